@@ -1,0 +1,535 @@
+"""Every failure that this project reports, as one tree.
+
+A `CdiError` carries what a person and a program need: a stable code, whether trying again can help, one sentence
+on what is wrong, where, and what to do about it.  Foreign exceptions are mapped onto this tree where they enter
+(a source, a codec, a target); nothing further in decides by searching the text of a message.
+
+    CdiError
+    ├── UsageError      exit 2   the command or manifest is wrong
+    ├── SourceError     exit 3   the image cannot be fetched
+    ├── ImageError      exit 4   the image was fetched and is refused
+    ├── VerifyError     exit 5   the image is not what was promised
+    ├── TargetError     exit 6   the volume cannot take it
+    ├── EngineError     exit 7   the importer itself failed
+    └── Interrupted     exit 130 somebody asked it to stop; it can go on later
+
+`docs/errors.md` is generated from this module.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+
+class Retry(enum.StrEnum):
+    """Whether the same work may succeed if it is tried again."""
+
+    NEVER = "never"
+    """The same input gives the same failure: the DataVolume ends as Failed."""
+    BACKOFF = "backoff"
+    """A passing fault: try again, with growing pauses and within a budget."""
+    ON_CHANGE = "on-change"
+    """It can only succeed after something else changes (a secret, a quota); look again when it does, or now and then."""
+
+
+class CdiError(Exception):
+    """A failure with a code, a cause and a remedy.
+
+    `what` is one sentence without a full stop; `where` names the thing that it happened to (a URL without its
+    credentials, a path, a field); `remedy` overrides the class's own.  The class docstring is the text of
+    `docs/errors.md`.
+    """
+
+    retry: ClassVar[Retry] = Retry.NEVER
+    exit_status: ClassVar[int] = 1
+    default_remedy: ClassVar[str] = ""
+
+    def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.remedy = self.default_remedy if remedy is None else remedy
+
+    @property
+    def code(self) -> str:
+        """The stable name, also the reason of a condition (CamelCase)."""
+        return type(self).__name__
+
+    @property
+    def message(self) -> str:
+        """Cause, place and remedy, without the code."""
+        return render(self.what, self.where, self.remedy)
+
+    def __str__(self) -> str:
+        return f"error[{self.code}]: {self.message}"
+
+
+def render(what: str, where: str | None, remedy: str) -> str:
+    """The one place that puts a message together: ``what (where). Try: remedy``."""
+    text = f"{what} ({where})." if where else f"{what}."
+    return f"{text} Try: {remedy}" if remedy else text
+
+
+# --- usage ------------------------------------------------------------------------------------------------------
+
+
+class UsageError(CdiError):
+    """The command line or a file given to it is wrong."""
+
+    exit_status = 2
+    default_remedy = "cdi --help"
+
+
+class InvalidManifest(UsageError):
+    """A manifest does not say what its kind needs, or says it twice."""
+
+    default_remedy = "correct the named fields and apply again"
+
+
+class NotFound(UsageError):
+    """The named object does not exist."""
+
+    default_remedy = "cdi get lists what there is"
+
+
+class AlreadyExists(UsageError):
+    """An object or volume of that name already exists and is not to be replaced."""
+
+    default_remedy = "delete it first, or choose another name"
+
+
+class Conflict(UsageError):
+    """Somebody else changed the object meanwhile."""
+
+    retry = Retry.BACKOFF
+    default_remedy = "read it again and repeat the change"
+
+
+class LockMismatch(UsageError):
+    """The lock file pins another image than the source now offers."""
+
+    exit_status = 5
+    default_remedy = "run cdi batch without --locked to accept the new image, or restore the old one"
+
+
+class WaitTimeout(UsageError):
+    """The time given to `wait` ran out before the condition came true."""
+
+    exit_status = 8
+    default_remedy = "cdi describe shows what it waits for; wait longer with --timeout"
+
+
+# --- source -----------------------------------------------------------------------------------------------------
+
+
+class SourceError(CdiError):
+    """The image cannot be fetched."""
+
+    exit_status = 3
+
+
+class SourceNotSupported(SourceError):
+    """The API knows this kind of source; this build cannot read from it."""
+
+    default_remedy = "download the image with the vendor's own tool and upload it"
+
+
+class SourceUrlInvalid(SourceError):
+    """The URL cannot be used: its scheme, host or form is wrong."""
+
+    default_remedy = "correct the source's url"
+
+
+class SourceNotFound(SourceError):
+    """The server says that there is nothing at this place (404, 410, NoSuchKey, MANIFEST_UNKNOWN)."""
+
+    default_remedy = "check the URL, the object's key or the tag"
+
+
+class SourceUnauthorized(SourceError):
+    """The server wants other credentials (401)."""
+
+    retry = Retry.ON_CHANGE
+    default_remedy = "check the secret named by secretRef"
+
+
+class SourceForbidden(SourceError):
+    """The credentials are known and not allowed to read this (403)."""
+
+    retry = Retry.ON_CHANGE
+    default_remedy = "grant read permission, or renew a presigned URL that has expired"
+
+
+class SourceCredentialsInvalid(SourceError):
+    """A secret lacks the keys that the source needs, or they cannot be parsed."""
+
+    retry = Retry.ON_CHANGE
+    default_remedy = "correct the secret named by secretRef"
+
+
+class SourceRefused(SourceError):
+    """The server answered with a status that trying again will not change (other 4xx)."""
+
+    default_remedy = "read the server's answer; the request itself is not accepted"
+
+
+class SourceUnreachable(SourceError):
+    """No connection: name not known, refused, reset, timed out."""
+
+    retry = Retry.BACKOFF
+    default_remedy = "check the host name, the network and the proxy settings"
+
+
+class SourceUnavailable(SourceError):
+    """The server is there and cannot serve now (429, 5xx)."""
+
+    retry = Retry.BACKOFF
+    default_remedy = "the import goes on by itself; if it does not end, look at the server"
+
+    def __init__(
+        self, what: str, *, where: str | None = None, remedy: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.retry_after = retry_after
+        """Seconds that the server asked to wait, where it did."""
+
+
+class SourceStalled(SourceError):
+    """The connection stands and no byte came for the length of the stall time-out."""
+
+    retry = Retry.BACKOFF
+    default_remedy = "the import goes on over a new connection; if it does not end, look at the server"
+
+
+class SourceTruncated(SourceError):
+    """The content ended before its announced length."""
+
+    retry = Retry.BACKOFF
+    default_remedy = "the import goes on from where it ended; if it does not end, the file on the server is short"
+
+
+class SourceTooLong(SourceError):
+    """More bytes came than were announced."""
+
+    default_remedy = "the server's Content-Length is wrong, or the file is still being written"
+
+
+class SourceProtocolError(SourceError):
+    """The server's answer contradicts the protocol (another range than asked for, unreadable headers)."""
+
+    default_remedy = "a proxy or server on the way alters answers; fetch past it"
+
+
+class SourceChanged(SourceError):
+    """The content was replaced while it was being fetched."""
+
+    retry = Retry.BACKOFF
+    default_remedy = "the import starts over with the new content"
+
+
+class SourceNotAnImage(SourceError):
+    """The server answered with a web page or another document instead of an image."""
+
+    default_remedy = "use the direct download link; a log-in or mirror page was served"
+
+
+class SourceTlsUntrusted(SourceError):
+    """The server's certificate is not trusted, expired, or names another host."""
+
+    retry = Retry.ON_CHANGE
+    default_remedy = "put the issuing CA into a ConfigMap and name it in certConfigMap"
+
+
+class SourceTooManyRedirects(SourceError):
+    """The server sends from place to place."""
+
+    default_remedy = "use the final URL"
+
+
+class PlatformNotFound(SourceError):
+    """The image index has no entry for the wanted architecture."""
+
+    default_remedy = "set platform.architecture to one that the index has"
+
+
+class DiskNotInImage(SourceError):
+    """The container image has no disk in /disk, or more than one."""
+
+    default_remedy = "build a containerDisk: exactly one file below /disk"
+
+
+# --- image ------------------------------------------------------------------------------------------------------
+
+
+class ImageError(CdiError):
+    """The image was fetched and is refused."""
+
+    exit_status = 4
+
+
+class FormatUnrecognised(ImageError):
+    """No known format, or more than one at the same time."""
+
+    default_remedy = "convert the image to qcow2 with qemu-img convert"
+
+
+class FormatUnsupported(ImageError):
+    """The format is known and this variant of it is not accepted."""
+
+    default_remedy = "convert the image to qcow2 with qemu-img convert"
+
+
+class ImageCorrupt(ImageError):
+    """A structure of the image points outside of it or contradicts another."""
+
+    default_remedy = "check the original with qemu-img check and export it again"
+
+
+class ImageUnsafe(ImageError):
+    """The image refers to something outside of itself, or is built to exhaust its reader."""
+
+    default_remedy = "flatten the image with qemu-img convert and use only images that you trust"
+
+
+class BackingFileRefused(ImageUnsafe):
+    """The image is an overlay over another file."""
+
+    default_remedy = "flatten it: qemu-img convert -O qcow2 overlay.qcow2 flat.qcow2"
+
+
+class ExternalDataRefused(ImageUnsafe):
+    """The image keeps its data in other files (qcow2 external data file, vmdk extents)."""
+
+    default_remedy = "flatten it: qemu-img convert -O qcow2"
+
+
+class EncryptionRefused(ImageError):
+    """The image is encrypted."""
+
+    default_remedy = "decrypt it first: qemu-img convert with the key"
+
+
+class ImageDirty(ImageError):
+    """The image was not closed cleanly, or is marked corrupt."""
+
+    default_remedy = "repair it first: qemu-img check -r all"
+
+
+class ContentTruncated(ImageError):
+    """The content ended inside a compressed stream or an image's structure, although the transfer was complete."""
+
+    default_remedy = "the file at the source is itself incomplete; publish it again"
+
+
+class DecoderFailed(ImageError):
+    """A compressed stream cannot be decoded."""
+
+    default_remedy = "the file at the source is damaged; publish it again"
+
+
+class DecoderLimit(ImageUnsafe):
+    """A compressed stream wants more memory or gives more output than is allowed."""
+
+    default_remedy = "compress the image with usual settings"
+
+
+class ArchiveUnsafe(ImageUnsafe):
+    """An archive has a member that would leave the volume, or is of a refused kind."""
+
+    default_remedy = "build the archive from relative paths of files, directories and inner links only"
+
+
+class NestedTooDeep(ImageUnsafe):
+    """Wrapper within wrapper within wrapper."""
+
+    default_remedy = "unpack the image once before publishing it"
+
+
+# --- verification -----------------------------------------------------------------------------------------------
+
+
+class VerifyError(CdiError):
+    """The image is not what was promised."""
+
+    exit_status = 5
+
+
+class ChecksumMismatch(VerifyError):
+    """The content's digest is not the expected one; the volume was wiped."""
+
+    default_remedy = "the image was replaced or damaged; correct the checksum only if you know why it differs"
+
+
+class ChecksumInvalid(VerifyError):
+    """The checksum itself is malformed or of an unknown algorithm."""
+
+    default_remedy = "write it as sha256:<64 hex digits> (or md5, sha1, sha512)"
+
+
+class ChecksumMissing(VerifyError):
+    """Policy wants a checksum and none was found."""
+
+    default_remedy = "set source.http.checksum, or publish SHA256SUMS beside the image"
+
+
+class SignatureInvalid(VerifyError):
+    """A signature is bad, or made by a key that is not trusted."""
+
+    default_remedy = "check the key ring given in the policy and where the image comes from"
+
+
+class SignatureMissing(VerifyError):
+    """Policy wants a signature and none was found."""
+
+    default_remedy = "publish SHA256SUMS.gpg or SHA256SUMS.asc beside the image, or relax the policy"
+
+
+# --- target -----------------------------------------------------------------------------------------------------
+
+
+class TargetError(CdiError):
+    """The volume cannot take the image."""
+
+    exit_status = 6
+
+
+class TargetTooSmall(TargetError):
+    """The image's virtual size is larger than the volume."""
+
+    default_remedy = "request at least the image's virtual size"
+
+
+class TargetFull(TargetError):
+    """The file system has no space left."""
+
+    retry = Retry.ON_CHANGE
+    default_remedy = "free space or choose another volume; the import goes on from where it stopped"
+
+
+class QuotaExceeded(TargetError):
+    """A quota leaves no room for the volume."""
+
+    retry = Retry.ON_CHANGE
+    default_remedy = "raise the quota or delete volumes"
+
+
+class TargetBusy(TargetError):
+    """Another worker or machine uses the volume."""
+
+    retry = Retry.BACKOFF
+    default_remedy = "wait until it ends, or stop it"
+
+
+class TargetIo(TargetError):
+    """Reading from or writing to the volume failed."""
+
+    retry = Retry.BACKOFF
+    default_remedy = "look at the storage: kernel log, file system, device"
+
+
+class TargetPermission(TargetError):
+    """The volume may not be written by this user."""
+
+    retry = Retry.ON_CHANGE
+    default_remedy = "give the worker's user (107) the right to write"
+
+
+class TargetUnsuitable(TargetError):
+    """The target is not of the kind that the content needs (an archive wants a directory)."""
+
+    default_remedy = "use volumeMode Filesystem for archives"
+
+
+class ScratchNeeded(TargetError):
+    """This image cannot be decoded as a stream and no scratch space is given."""
+
+    retry = Retry.ON_CHANGE
+    default_remedy = "serve the image with byte ranges, or allow scratch space"
+
+
+# --- engine -----------------------------------------------------------------------------------------------------
+
+
+class EngineError(CdiError):
+    """The importer itself failed."""
+
+    exit_status = 7
+
+
+class InternalError(EngineError):
+    """A defect of this program."""
+
+    retry = Retry.BACKOFF
+    default_remedy = "report it with the log; trying again may help"
+
+
+class QemuFailed(EngineError):
+    """A QEMU program ended with an error."""
+
+    default_remedy = "read QEMU's own message; the image may be damaged"
+
+
+class QemuMissing(EngineError):
+    """A QEMU program that this format needs is not installed."""
+
+    retry = Retry.ON_CHANGE
+    default_remedy = "install qemu-utils and qemu-system-common"
+
+
+class ResourceLimit(EngineError):
+    """A limit on memory or processor time stopped a decoder."""
+
+    default_remedy = "the image is unusual or hostile; convert it yourself first"
+
+
+class WorkerLost(EngineError):
+    """The worker ended without an outcome (killed, out of memory, machine restarted)."""
+
+    retry = Retry.BACKOFF
+    default_remedy = "the import goes on from its journal by itself"
+
+
+class ToolMissing(EngineError):
+    """A program that this command needs is not installed."""
+
+    default_remedy = "scripts/setup installs everything"
+
+
+class BootFailed(EngineError):
+    """The guest did not come up."""
+
+    exit_status = 9
+    default_remedy = "read the serial console that is shown; does the image hold a boot loader and support virtio?"
+
+
+class RetryBudgetSpent(EngineError):
+    """A passing fault came again and again until the budget of tries was spent."""
+
+    default_remedy = "remove the cause, then delete and apply the DataVolume again"
+
+
+class Interrupted(CdiError):
+    """The work was asked to stop; a later run goes on from the journal."""
+
+    exit_status = 130
+    retry = Retry.BACKOFF
+    default_remedy = "run it again; it goes on from where it was"
+
+
+def all_errors() -> list[type[CdiError]]:
+    """Every class of the tree, parents before children, in the order of definition."""
+    found: list[type[CdiError]] = []
+
+    def walk(cls: type[CdiError]) -> None:
+        for child in cls.__subclasses__():
+            found.append(child)
+            walk(child)
+
+    walk(CdiError)
+    return found
+
+
+def by_code(code: str) -> type[CdiError]:
+    """The class of a code, `InternalError` where a newer worker sent one that is not known here."""
+    return {cls.__name__: cls for cls in all_errors()}.get(code, InternalError)

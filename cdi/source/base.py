@@ -1,0 +1,74 @@
+"""What every source gives: facts first, then bytes.  Sources decide nothing.
+
+All calls block and are made from threads; a `Reader` is used by one thread, except for `abort`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from cdi.api.digest import Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFacts:
+    """What a source says about its content before it is read."""
+
+    location: str
+    """For messages: no credentials, no query string that may hold a signature."""
+    length: int | None
+    """Bytes, None where the source does not say."""
+    ranges: bool
+    """Any part can be read at any time, as often as wanted."""
+    validator: str | None = None
+    """Changes whenever the content does (a strong ETag, a generation, mtime and inode); kept in journals and lock files."""
+    digests: tuple[Digest, ...] = ()
+    """Of the whole content, as promised by the source itself (registry, S3, GCS)."""
+    content_type: str | None = None
+    name: str | None = None
+    """The last part of the path; a hint for finding it in a SHA256SUMS, never for its format."""
+
+
+class Reader(Protocol):
+    """A run of bytes, from front to back."""
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill some of `view`, at least a byte; 0 at the end of the run.
+
+        Raises `SourceTruncated` when the run ends early, `SourceStalled`, `SourceUnreachable`, `SourceTooLong`.
+        """
+        ...
+
+    def abort(self) -> None:
+        """From any thread: a read under way, or the next, raises `Interrupted` soon."""
+        ...
+
+    def close(self) -> None:
+        """Done with it; a connection that was read to its end may be used again."""
+        ...
+
+
+class Source(Protocol):
+    """An image's whereabouts."""
+
+    def probe(self) -> SourceFacts:
+        """Ask once, and remember; raises a `SourceError`."""
+        ...
+
+    def open(self, offset: int = 0, length: int | None = None) -> Reader:
+        """Read `length` bytes from `offset` (to the end where None).
+
+        An offset or length needs `ranges`.  The content is that which `probe` saw, or `SourceChanged` is raised.
+        """
+        ...
+
+    def sibling(self, name: str) -> Source | None:
+        """The file of that name beside this one, where the source has such a notion."""
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
