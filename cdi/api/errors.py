@@ -30,7 +30,7 @@ class Retry(enum.StrEnum):
     BACKOFF = "backoff"
     """A passing fault: try again, with growing pauses and within a budget."""
     ON_CHANGE = "on-change"
-    """It can only succeed after something else changes (a secret, a quota); look again when it does, or now and then."""
+    """It succeeds only after something else changes (a secret, a quota): look again then, or now and then."""
 
 
 class CdiError(Exception):

@@ -22,7 +22,7 @@ class SourceFacts:
     ranges: bool
     """Any part can be read at any time, as often as wanted."""
     validator: str | None = None
-    """Changes whenever the content does (a strong ETag, a generation, mtime and inode); kept in journals and lock files."""
+    """Changes whenever the content does (a strong ETag, a generation, mtime and inode); kept in journals."""
     digests: tuple[Digest, ...] = ()
     """Of the whole content, as promised by the source itself (registry, S3, GCS)."""
     content_type: str | None = None

@@ -10,7 +10,8 @@ ALIGNMENT = 4096
 
 class Target(Protocol):
     """A disk of fixed capacity.  All calls block, raise only `TargetError`s, and may come from several threads as
-    long as their ranges do not overlap."""
+    long as their ranges do not overlap.
+    """
 
     capacity: int | None
     """Bytes that the device has; None for a file, which is as large as it is made."""
