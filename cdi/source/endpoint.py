@@ -7,10 +7,12 @@ resuming.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from cdi.api.digest import Digest
+from cdi.api.errors import CdiError
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -44,6 +46,14 @@ class Endpoint(Protocol):
 
     def refused(self, status: int) -> bool:
         """The server answered 401 or 403.  True: the credentials were renewed, ask again (at most once a request)."""
+        ...
+
+    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> CdiError | None:
+        """What the service itself says in an answer that is an error (4xx, 5xx, a 3xx without a Location).
+
+        `headers` have lower-case names, `body` is the beginning of the answer, 16 KiB at most and possibly empty.
+        None: the status alone says it, in the terms of HTTP.
+        """
         ...
 
     def sibling(self, name: str) -> Endpoint | None:
