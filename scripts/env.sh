@@ -1,0 +1,30 @@
+# Sourced by the other scripts: where things are.  Sets CDI_ROOT, CDI_CACHE, CDI_PYTHON, CDI_VENV.
+# Everything that is built lives under CDI_CACHE, outside the checkout, so that the checkout stays clean.
+
+CDI_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+CDI_CACHE=${CDI_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/cdi}
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+export CDI_CACHE PATH
+
+# The first Python that is new enough and can make virtual environments; empty where there is none.  $CDI_PYTHON overrides.
+find_python() {
+    local candidate
+    for candidate in ${CDI_PYTHON:-} python3.11 python3.12 python3.13 python3 /usr/bin/python3; do
+        if "$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+}
+
+# One environment per checkout, Python and pyproject.toml: an editable install points at one checkout, and branches
+# that want other dependencies do not fight over one directory.
+venv_path() {
+    local key
+    key=$({ printf '%s\n' "$CDI_ROOT"; "$1" -c 'import sys; print(sys.executable, sys.version)'
+            cat "$CDI_ROOT/pyproject.toml"; } | sha256sum | cut -c1-12)
+    printf '%s/venv-%s\n' "$CDI_CACHE" "$key"
+}
+
+CDI_PYTHON=$(find_python)
+CDI_VENV=${CDI_PYTHON:+$(venv_path "$CDI_PYTHON")}
