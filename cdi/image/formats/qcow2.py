@@ -1,0 +1,351 @@
+"""The header of qcow2, versions 2 and 3, after QEMU's docs/interop/qcow2.txt; bounds are those of QEMU's own reader."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from cdi.api.errors import (
+    BackingFileRefused,
+    EncryptionRefused,
+    ExternalDataRefused,
+    FormatUnsupported,
+    ImageCorrupt,
+    ImageDirty,
+    ImageUnsafe,
+)
+from cdi.image.checks import Check, Checklist, shown
+from cdi.image.sizes import MAX_DISK, human
+
+MAGIC: Final = b"QFI\xfb"
+
+DIRTY: Final = 1 << 0
+CORRUPT: Final = 1 << 1
+EXTERNAL_DATA: Final = 1 << 2
+COMPRESSION: Final = 1 << 3
+EXTENDED_L2: Final = 1 << 4
+_KNOWN: Final = DIRTY | CORRUPT | EXTERNAL_DATA | COMPRESSION | EXTENDED_L2
+
+_EXT_END: Final = 0
+_EXT_BACKING_FORMAT: Final = 0xE2792ACA
+_EXT_FEATURE_NAMES: Final = 0x6803F857
+_EXT_ENCRYPTION: Final = 0x0537BE77
+_EXT_EXTERNAL_DATA: Final = 0x44415441
+_EXT_LIMIT: Final = 64
+"""Extensions in one header; QEMU writes at most six."""
+
+_V2: Final = struct.Struct(">4sIQIIQIIQQIIQ")
+_V3: Final = struct.Struct(">QQQII")
+V2_LENGTH: Final = 72
+V3_LENGTH: Final = 104
+
+MIN_CLUSTER_BITS: Final = 9
+MAX_CLUSTER_BITS: Final = 21
+MAX_L1_BYTES: Final = 32 << 20
+MAX_REFCOUNT_TABLE_BYTES: Final = 8 << 20
+MAX_SNAPSHOTS: Final = 65536
+_SUBCLUSTERS: Final = 32
+COMPRESSIONS: Final = {0: "zlib", 1: "zstd"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Qcow2Header:
+    """What the header says; offsets and sizes in bytes."""
+
+    version: int
+    cluster_bits: int
+    virtual_size: int
+    """As QEMU shows it: whole sectors."""
+    l1_offset: int
+    l1_entries: int
+    refcount_table_offset: int
+    refcount_table_clusters: int
+    refcount_order: int
+    snapshots: int
+    snapshots_offset: int
+    backing_offset: int
+    backing_size: int
+    crypt_method: int
+    incompatible: int
+    """Feature bits that a reader must know."""
+    compatible: int
+    autoclear: int
+    header_length: int
+    compression_type: int
+    """0 zlib (raw deflate), 1 zstd."""
+
+    @property
+    def cluster_size(self) -> int:
+        return 1 << self.cluster_bits
+
+    @property
+    def extended_l2(self) -> bool:
+        """L2 entries are 16 bytes and clusters have 32 subclusters."""
+        return bool(self.incompatible & EXTENDED_L2)
+
+    @property
+    def l2_entry_size(self) -> int:
+        return 16 if self.extended_l2 else 8
+
+    @property
+    def l2_entries(self) -> int:
+        """Of one L2 table, which fills a cluster."""
+        return self.cluster_size // self.l2_entry_size
+
+    @property
+    def l1_needed(self) -> int:
+        """L1 entries that the virtual size takes; more may be there, for a saved machine's state."""
+        reach = self.cluster_size * self.l2_entries
+        return -(-self.virtual_size // reach)
+
+    @property
+    def compression(self) -> str:
+        return COMPRESSIONS.get(self.compression_type, f"type {self.compression_type}")
+
+    @property
+    def needs_qemu(self) -> tuple[str, ...]:
+        """Why this project's own reader cannot take the image, although QEMU can."""
+        return ("it has extended L2 entries (subclusters)",) if self.extended_l2 else ()
+
+
+def parse_header(data: bytes, length: int | None) -> Qcow2Header:
+    """The header at the start of `data` (64 KiB, or the whole file), with every safety check passed.
+
+    `length` is that of the file where it is known.  Raises the `ImageError` of the gravest check that failed; what
+    comes back has sane geometry, refers to no other file, and its tables lie within the file.
+    """
+    header, _ = examine(data, length)
+    return header
+
+
+def examine(data: bytes, length: int | None) -> tuple[Qcow2Header, tuple[Check, ...]]:
+    """As `parse_header`, with the checks that were made."""
+    checks = Checklist("qcow2")
+    header = _read(data)
+    _check_features(header, data, checks)
+    if _check_geometry(header, checks):
+        _check_tables(header, length, checks)
+        _check_extensions(header, data, checks)
+    return header, checks.settle()
+
+
+def _read(data: bytes) -> Qcow2Header:
+    if len(data) < V2_LENGTH or not data.startswith(MAGIC):
+        raise ImageCorrupt("the file ends within the header", where="qcow2")
+    (_, version, backing_offset, backing_size, cluster_bits, size, crypt, l1_entries, l1_offset) = _V2.unpack_from(
+        data
+    )[:9]
+    (refcount_offset, refcount_clusters, snapshots, snapshots_offset) = _V2.unpack_from(data)[9:]
+    if version not in (2, 3):
+        raise FormatUnsupported(f"version {version} is not qcow2", where="qcow")
+    incompatible = compatible = autoclear = compression_type = 0
+    refcount_order, header_length = 4, V2_LENGTH
+    if version == 3:
+        if len(data) < V3_LENGTH:
+            raise ImageCorrupt("the file ends within the header", where="qcow2")
+        incompatible, compatible, autoclear, refcount_order, header_length = _V3.unpack_from(data, V2_LENGTH)
+        if header_length > V3_LENGTH and len(data) > V3_LENGTH:
+            compression_type = data[V3_LENGTH]
+    return Qcow2Header(
+        version=version,
+        cluster_bits=cluster_bits,
+        virtual_size=size // 512 * 512,
+        l1_offset=l1_offset,
+        l1_entries=l1_entries,
+        refcount_table_offset=refcount_offset,
+        refcount_table_clusters=refcount_clusters,
+        refcount_order=refcount_order,
+        snapshots=snapshots,
+        snapshots_offset=snapshots_offset,
+        backing_offset=backing_offset,
+        backing_size=backing_size,
+        crypt_method=crypt,
+        incompatible=incompatible,
+        compatible=compatible,
+        autoclear=autoclear,
+        header_length=header_length,
+        compression_type=compression_type,
+    )
+
+
+def _check_features(header: Qcow2Header, data: bytes, checks: Checklist) -> None:
+    backing = "no backing file"
+    if header.backing_offset:
+        end = min(header.backing_offset + min(header.backing_size, 1023), len(data))
+        name = data[header.backing_offset : end]
+        backing = f"it is an overlay over {shown(name)}" if name else "it is an overlay over another file"
+    checks.expect(not header.backing_offset, "backing file", backing, BackingFileRefused)
+    external = bool(header.incompatible & EXTERNAL_DATA)
+    checks.expect(
+        not external,
+        "external data file",
+        "its data is in another file" if external else "the data is in the image",
+        ExternalDataRefused,
+    )
+    methods = {0: "not encrypted", 1: "it is encrypted (AES)", 2: "it is encrypted (LUKS)"}
+    crypt = methods.get(header.crypt_method, f"it is encrypted by unknown method {header.crypt_method}")
+    checks.expect(header.crypt_method == 0, "encryption", crypt, EncryptionRefused)
+    dirty = bool(header.incompatible & DIRTY)
+    checks.expect(
+        not dirty,
+        "dirty bit",
+        "it was not closed cleanly (dirty bit: reference counts are stale)" if dirty else "closed cleanly",
+        ImageDirty,
+    )
+    corrupt = bool(header.incompatible & CORRUPT)
+    checks.expect(not corrupt, "corrupt bit", "it is marked corrupt" if corrupt else "not marked corrupt", ImageDirty)
+    unknown = header.incompatible & ~_KNOWN
+    checks.expect(
+        not unknown,
+        "incompatible features",
+        f"it needs features that are not known: {_feature_names(header, data, unknown)}" if unknown else "all known",
+        FormatUnsupported,
+    )
+    if checks.expect(
+        header.compression_type in COMPRESSIONS,
+        "compression type",
+        f"clusters are compressed with {header.compression}"
+        if header.compression_type in COMPRESSIONS
+        else f"compression type {header.compression_type} is not known",
+        FormatUnsupported,
+    ):
+        flagged = bool(header.incompatible & COMPRESSION)
+        checks.expect(
+            flagged == (header.compression_type != 0),
+            "compression flag",
+            "agrees with the type" if flagged == (header.compression_type != 0) else "compression type and bit differ",
+        )
+
+
+def _feature_names(header: Qcow2Header, data: bytes, bits: int) -> str:
+    """Names from the image's own feature table where it has one."""
+    names: dict[int, str] = {}
+    for kind, body in _extensions(header, data)[0]:
+        if kind == _EXT_FEATURE_NAMES:
+            for at in range(0, min(len(body), 48 * 256) - 47, 48):
+                if body[at] == 0:
+                    names.setdefault(body[at + 1], shown(body[at + 2 : at + 48].rstrip(b"\0")))
+    missing = [bit for bit in range(64) if bits >> bit & 1]
+    return ", ".join(f"bit {bit} {names[bit]}" if bit in names else f"bit {bit}" for bit in missing)
+
+
+def _check_geometry(header: Qcow2Header, checks: Checklist) -> bool:
+    """What everything else is computed from."""
+    bits = header.cluster_bits
+    if not checks.expect(
+        MIN_CLUSTER_BITS <= bits <= MAX_CLUSTER_BITS,
+        "cluster size",
+        f"2^{bits} bytes" if bits < 64 else f"cluster_bits is {bits}",
+    ):
+        return False
+    return all(
+        (
+            checks.expect(
+                header.virtual_size <= MAX_DISK,
+                "virtual size",
+                f"{header.virtual_size} bytes ({human(header.virtual_size)})"
+                + ("" if header.virtual_size <= MAX_DISK else f" is more than {human(MAX_DISK)}"),
+                FormatUnsupported,
+            ),
+            checks.expect(header.refcount_order <= 6, "refcount width", f"refcount_order is {header.refcount_order}"),
+            checks.expect(
+                header.version == 2 or V3_LENGTH <= header.header_length <= header.cluster_size,
+                "header length",
+                f"header_length is {header.header_length}",
+            ),
+            checks.expect(
+                not header.extended_l2 or header.cluster_size >= 512 * _SUBCLUSTERS,
+                "subcluster size",
+                "extended L2 entries with clusters too small for them" if header.extended_l2 else "no subclusters",
+            ),
+        )
+    )
+
+
+def _check_tables(header: Qcow2Header, length: int | None, checks: Checklist) -> None:
+    size = header.l1_entries * 8
+    if checks.expect(
+        size <= MAX_L1_BYTES, "L1 table size", f"the L1 table has {header.l1_entries} entries", ImageUnsafe
+    ):
+        checks.expect(
+            header.l1_entries >= header.l1_needed,
+            "L1 table covers the disk",
+            f"the L1 table has {header.l1_entries} entries and the virtual size takes {header.l1_needed}",
+        )
+    _check_place(header, checks, "L1 table", offset=header.l1_offset, size=size, length=length)
+    clusters = header.refcount_table_clusters
+    if checks.expect(clusters > 0, "refcount table", f"the refcount table has {clusters} clusters"):
+        checks.expect(
+            clusters << header.cluster_bits <= MAX_REFCOUNT_TABLE_BYTES,
+            "refcount table size",
+            f"the refcount table has {clusters} clusters",
+            ImageUnsafe,
+        )
+    # Only where it begins: the table is not read, and a file may end before its last cluster does.
+    _check_place(header, checks, "refcount table", offset=header.refcount_table_offset, size=1, length=length)
+    many = header.snapshots > MAX_SNAPSHOTS
+    checks.expect(not many, "snapshots", f"it claims {header.snapshots} internal snapshots", ImageUnsafe)
+    if header.snapshots:
+        _check_place(header, checks, "snapshot table", offset=header.snapshots_offset, size=1, length=length)
+
+
+def _check_place(
+    header: Qcow2Header, checks: Checklist, what: str, *, offset: int, size: int, length: int | None
+) -> None:
+    """A table begins at a cluster and lies within the file; one of no bytes is anywhere."""
+    if size == 0:
+        return
+    checks.expect(
+        offset % header.cluster_size == 0 and offset >= header.cluster_size,
+        f"{what} place",
+        f"the {what} is at offset {offset:#x}",
+    )
+    if length is not None:
+        checks.expect(
+            offset + size <= length,
+            f"{what} within the file",
+            f"the {what} ends at {offset + size} of {length} bytes",
+        )
+
+
+def _check_extensions(header: Qcow2Header, data: bytes, checks: Checklist) -> None:
+    extensions, fault = _extensions(header, data)
+    checks.expect(not fault, "header extensions", fault or f"{len(extensions)} of known form")
+    for kind, body in extensions:
+        if kind == _EXT_EXTERNAL_DATA:
+            checks.expect(
+                passed=False,
+                name="external data file name",
+                detail=f"it names {shown(body)} as its data file",
+                refusal=ExternalDataRefused,
+            )
+        elif kind == _EXT_ENCRYPTION:
+            checks.expect(
+                passed=False,
+                name="encryption header",
+                detail="it has an encryption header",
+                refusal=EncryptionRefused,
+            )
+
+
+def _extensions(header: Qcow2Header, data: bytes) -> tuple[list[tuple[int, bytes]], str]:
+    """The header extensions, and what is wrong with them; they end with the first cluster or at the backing name."""
+    found: list[tuple[int, bytes]] = []
+    end = header.cluster_size if header.cluster_bits <= MAX_CLUSTER_BITS else 0
+    if header.backing_offset:
+        end = min(end, header.backing_offset)
+    at = header.header_length
+    while at + 8 <= min(end, len(data)):
+        kind, size = struct.unpack_from(">II", data, at)
+        at += 8
+        if kind == _EXT_END:
+            return found, ""
+        if size > min(end, len(data)) - at:
+            return found, f"a header extension of {size} bytes leaves the header"
+        if len(found) == _EXT_LIMIT:
+            return found, f"more than {_EXT_LIMIT} header extensions"
+        found.append((kind, bytes(data[at : at + size])))
+        at += -(-size // 8) * 8
+    # Without an end marker they end with the cluster, unless more of that exists than was looked at.
+    return found, "header extensions without end" if at + 8 <= end and found else ""

@@ -1,0 +1,30 @@
+"""Sizes: rounding, words for people, and what a disk needs of a volume.  Everything is bytes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+SECTOR: Final = 512
+MEBI: Final = 1 << 20
+MAX_DISK: Final = 64 << 40
+"""The largest virtual disk that is accepted; also the most that a VHDX can have."""
+
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+def round_up(size: int, to: int) -> int:
+    """The least multiple of `to` that holds `size`."""
+    return -(-size // to) * to
+
+
+def round_down(size: int, to: int) -> int:
+    return size // to * to
+
+
+def human(size: int) -> str:
+    """``10 GiB``, ``1.5 GiB``, ``700 B``: three significant digits, binary units."""
+    value, unit = float(size), 0
+    while value >= 1024 and unit < len(_UNITS) - 1:
+        value /= 1024
+        unit += 1
+    return f"{value:.3g} {_UNITS[unit]}" if value < 1000 else f"{value:.0f} {_UNITS[unit]}"
