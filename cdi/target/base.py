@@ -19,8 +19,10 @@ class Target(Protocol):
     reads_zero: bool
     """What was never written reads as zeros."""
 
-    written: int
-    """Bytes handed to the kernel so far."""
+    @property
+    def written(self) -> int:
+        """Bytes handed to the kernel so far."""
+        ...
 
     def resize(self, size: int) -> None:
         """Make the disk `size` bytes (a file), or see that the device holds as much (`TargetTooSmall`)."""

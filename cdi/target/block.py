@@ -1,0 +1,182 @@
+"""A block device as a disk."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from cdi.api.errors import InternalError, TargetTooSmall, TargetUnsuitable
+from cdi.api.job import BlockTargetSpec
+from cdi.target import linux
+from cdi.target.descriptor import Descriptors
+from cdi.target.failure import UNSUPPORTED, mapped, target_error
+
+EDGE = 1 << 20
+"""Overwritten first at both ends when a device is wiped: partition tables and file systems begin there."""
+STEP = 1 << 30
+"""The most that one call zeroes, bytes, so that an interrupt is heard."""
+
+
+class BlockDevice:
+    """Satisfies `cdi.target.base.Target`.
+
+    Opened exclusively: a device that is mounted, or used by another worker, gives `TargetBusy`.
+    """
+
+    def __init__(self, spec: BlockTargetSpec) -> None:
+        """Raises `TargetBusy`, `TargetPermission`, `TargetUnsuitable` (no block device)."""
+        self.path = spec.path
+        self.reads_zero = spec.known_zero
+        self._io: Descriptors | None = None
+        with mapped(spec.path):
+            # O_EXCL means "claim it" for a block device only, so the kind is looked at first.
+            if not stat.S_ISBLK(os.stat(spec.path).st_mode):
+                raise TargetUnsuitable(
+                    "this is no block device", where=spec.path, remedy="use a file target, or name the device"
+                )
+            direct = os.open(spec.path, os.O_RDWR | os.O_EXCL | os.O_DIRECT | os.O_CLOEXEC)
+            try:
+                block = linux.logical_block_size(direct)
+                self._capacity = os.lseek(direct, 0, os.SEEK_END)
+                # The same device, even if the path should name another one by now.
+                cached = os.open(f"/proc/self/fd/{direct}", os.O_RDWR | os.O_CLOEXEC)
+            except BaseException:
+                os.close(direct)
+                raise
+        self.capacity: int | None = self._capacity
+        self._io = Descriptors(cached, direct, block)
+        self.size = self._capacity
+        """Bytes of the device that the disk takes, all of it until `resize`."""
+
+    @property
+    def written(self) -> int:
+        return self._descriptors.written
+
+    def resize(self, size: int) -> None:
+        if size > self._capacity:
+            raise TargetTooSmall(f"the disk has {size} bytes, the device holds {self._capacity} bytes", where=self.path)
+        self.size = size
+
+    def write(self, view: memoryview, offset: int) -> None:
+        if view.format != "B" or view.ndim != 1:
+            view = view.cast("B")
+        self._check(offset, len(view))
+        try:
+            self._descriptors.write(view, offset)
+        except OSError as error:
+            raise target_error(error, self.path) from error
+
+    def zero(self, offset: int, length: int) -> None:
+        """Discards the blocks where the device then reads zeros for certain, else has zeros written."""
+        self._check(offset, length)
+        try:
+            self._zero(offset, length)
+        except OSError as error:
+            raise target_error(error, self.path) from error
+
+    def preallocate(self) -> None:
+        """A device has all of its blocks; whether a thin pool behind it has them is the pool's affair."""
+
+    def flush(self) -> None:
+        with mapped(self.path):
+            os.fsync(self._descriptors.cached)
+
+    def reset(self) -> None:
+        """Have the device forget the disk's range where it can do so at once; `reads_zero` says whether it did.
+
+        A device without such a function keeps the old bytes between its first and last MiB until they are written
+        over: the import that follows writes or zeroes every byte, as `reads_zero` is then False.
+        """
+        try:
+            forgotten = self._whole(0, self.size, (linux.PUNCH_HOLE,))
+            if not forgotten:
+                self._edges()
+        except OSError as error:
+            raise target_error(error, self.path) from error
+        self.reads_zero = forgotten
+
+    def commit(self) -> None:
+        self.flush()
+
+    def wipe(self) -> None:
+        """Zero the disk's range, first its ends, and flush: nothing of it can be read once this returns.
+
+        If it is interrupted, the first and last MiB are gone at least.
+        """
+        try:
+            self._edges()
+            os.fsync(self._descriptors.cached)
+            self._zero(0, self.size)
+            os.fsync(self._descriptors.cached)
+        except OSError as error:
+            raise target_error(error, self.path) from error
+        self.reads_zero = self.size == self._capacity
+
+    def close(self) -> None:
+        if self._io is not None:
+            io, self._io = self._io, None
+            with mapped(self.path):
+                io.close()
+
+    @property
+    def _descriptors(self) -> Descriptors:
+        if self._io is None:
+            raise InternalError("a device is used after it was closed", where=self.path)
+        return self._io
+
+    def _edges(self) -> None:
+        head = min(EDGE, self.size)
+        self._descriptors.write_zeros(0, head)
+        tail = max(head, self.size - EDGE)
+        self._descriptors.write_zeros(tail, self.size - tail)
+
+    def _zero(self, offset: int, length: int) -> None:
+        io = self._descriptors
+        # The kernel drops the page cache of the range: whole pages only, lest it drops a neighbour's bytes.
+        start = -(-offset // io.block) * io.block
+        stop = (offset + length) // io.block * io.block
+        if start >= stop:
+            io.write_zeros(offset, length)
+            return
+        io.write_zeros(offset, start - offset)
+        if not self._whole(start, stop - start, (linux.PUNCH_HOLE, linux.ZERO_RANGE)):
+            self._zero_out(start, stop - start)
+        io.write_zeros(stop, offset + length - stop)
+
+    def _whole(self, offset: int, length: int, modes: tuple[int, ...]) -> bool:
+        """Zero whole blocks by the first of `modes` that the device knows; the odd end of a device is written.
+
+        For a device the kernel answers PUNCH_HOLE only if the range reads as zeros afterwards.
+        """
+        block = self._descriptors.block
+        end = offset + length // block * block
+        for mode in modes:
+            at = offset
+            try:
+                while at < end:
+                    step = min(STEP, end - at)
+                    linux.fallocate(self._descriptors.cached, mode | linux.KEEP_SIZE, at, step)
+                    at += step
+            except OSError as error:
+                if error.errno not in UNSUPPORTED:
+                    raise
+                continue
+            self._descriptors.write_zeros(end, offset + length - end)
+            return True
+        return False
+
+    def _zero_out(self, offset: int, length: int) -> None:
+        for at in range(offset, offset + length, STEP):
+            step = min(STEP, offset + length - at)
+            try:
+                linux.zero_out(self._descriptors.cached, at, step)
+            except OSError as error:
+                if error.errno not in UNSUPPORTED:
+                    raise
+                self._descriptors.write_zeros(at, step)
+
+    def _check(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise InternalError(
+                f"{length} bytes at {offset} do not lie within the disk of {self.size} bytes", where=self.path
+            )

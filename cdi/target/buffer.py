@@ -1,0 +1,87 @@
+"""Memory that can be written past the page cache, and the search for zeros in it."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Iterator
+
+from cdi.target.base import ALIGNMENT
+
+COARSE = 64 << 10
+"""Zeros are looked for in steps of this: a shorter gap costs more as a hole of its own than as written zeros."""
+
+_ZERO = bytes(1 << 20)
+
+
+def aligned_buffer(size: int) -> memoryview:
+    """`size` bytes of zeroed anonymous memory that begins on a page.
+
+    It is given back to the system when the last view of it is gone.  Raises `ValueError` below one byte.
+    """
+    if size <= 0:
+        raise ValueError(f"a buffer of {size} bytes")
+    pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    return memoryview(mmap.mmap(-1, pages, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))[:size]
+
+
+def is_aligned(view: memoryview, alignment: int = ALIGNMENT) -> bool:
+    """Whether the memory begins on a multiple of `alignment`.
+
+    Read-only views count as unaligned: their address cannot be had cheaply, and `bytes` objects never are aligned.
+    """
+    if view.readonly or not view.nbytes:
+        return False
+    return ctypes.addressof(ctypes.c_char.from_buffer(view)) % alignment == 0
+
+
+def is_zero(view: memoryview) -> bool:
+    """Whether every byte is zero (an empty view is)."""
+    size = len(view)
+    if size <= len(_ZERO):
+        # startswith is memcmp without a copy; comparing a memoryview with bytes is twenty times slower.
+        return _ZERO.startswith(view)
+    return all(_ZERO.startswith(view[at : at + len(_ZERO)]) for at in range(0, size, len(_ZERO)))
+
+
+def data_runs(view: memoryview, granularity: int = COARSE) -> Iterator[tuple[int, int]]:
+    """The parts that are not zero, as ``(start, stop)`` offsets in the view, in order and apart from each other.
+
+    What lies outside of them is zero.  Gaps are whole steps of `granularity` bytes, counted from the view's start;
+    the ends of a run are trimmed to steps of `ALIGNMENT`, so starts are multiples of it, and so is every stop but
+    that at the end of the view.
+    """
+    size = len(view)
+    startswith = _ZERO.startswith
+    if granularity > len(_ZERO):
+        raise ValueError(f"steps of {granularity} bytes")
+    begin: int | None = None
+    for at in range(0, size, granularity):
+        if startswith(view[at : at + granularity]):
+            if begin is not None:
+                yield _trim(view, begin, at)
+                begin = None
+        elif begin is None:
+            begin = at
+    if begin is not None:
+        yield _trim(view, begin, size)
+
+
+def zero_runs(view: memoryview, granularity: int = COARSE) -> Iterator[tuple[int, int]]:
+    """The complement of `data_runs`."""
+    end = 0
+    for start, stop in data_runs(view, granularity):
+        if start > end:
+            yield end, start
+        end = stop
+    if end < len(view):
+        yield end, len(view)
+
+
+def _trim(view: memoryview, start: int, stop: int) -> tuple[int, int]:
+    startswith = _ZERO.startswith
+    while startswith(view[start : start + ALIGNMENT]):
+        start += ALIGNMENT
+    while startswith(view[(last := (stop - 1) // ALIGNMENT * ALIGNMENT) : stop]):
+        stop = last
+    return start, stop

@@ -1,0 +1,105 @@
+"""Writing through two descriptors of one disk: whole blocks past the page cache, the rest through it.
+
+A block is never written both ways by the same call, and a partial block always goes through the page cache, where
+the kernel merges the bytes of several writers; so writers whose ranges meet inside a block need no lock.  Copying
+into the page cache and out again costs more processor time than everything else in an import of a raw image.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+
+from cdi.target.base import ALIGNMENT
+from cdi.target.buffer import aligned_buffer, is_aligned
+
+BOUNCE = 1 << 20
+"""Unaligned memory is copied in pieces of this size, bytes; one such buffer per writing thread."""
+
+_ZEROS = aligned_buffer(BOUNCE)
+
+
+class Descriptors:
+    """A disk, open once or twice.  Raises plain `OSError`s; its owner maps them."""
+
+    def __init__(self, cached: int, direct: int | None, block: int = ALIGNMENT) -> None:
+        """`direct` is opened with ``O_DIRECT``, or None where that is not to be had; `block` is its unit, bytes."""
+        self.cached = cached
+        self.direct = direct
+        self.block = max(block, ALIGNMENT)
+        self.written = 0
+        """Bytes handed to the kernel."""
+        self._lock = threading.Lock()
+        self._local = threading.local()
+
+    def write(self, view: memoryview, offset: int) -> None:
+        """All of `view` (bytes, contiguous) at `offset`."""
+        size = len(view)
+        head = min(-offset % self.block, size)
+        body = (size - head) // self.block * self.block
+        if self.direct is None or not body:
+            self._cached(view, offset)
+            return
+        if head:
+            self._cached(view[:head], offset)
+        self._past_cache(view[head : head + body], offset + head)
+        if head + body < size:
+            self._cached(view[head + body :], offset + head + body)
+
+    def write_zeros(self, offset: int, length: int) -> None:
+        """Zeros, written out; for where the kernel offers nothing better."""
+        end = offset + length
+        while offset < end:
+            # The first piece ends on a boundary, so that all others are whole blocks.
+            step = min(BOUNCE - offset % BOUNCE, end - offset)
+            self.write(_ZEROS[:step], offset)
+            offset += step
+
+    def close(self) -> None:
+        for fd in (self.direct, self.cached):
+            if fd is not None and fd >= 0:
+                os.close(fd)
+        self.direct, self.cached = None, -1
+
+    def _count(self, size: int) -> None:
+        with self._lock:
+            self.written += size
+
+    def _cached(self, view: memoryview, offset: int) -> None:
+        while view:
+            done = os.pwrite(self.cached, view, offset)
+            self._count(done)
+            view, offset = view[done:], offset + done
+
+    def _past_cache(self, view: memoryview, offset: int) -> None:
+        if is_aligned(view):
+            self._direct(view, offset)
+            return
+        bounce = getattr(self._local, "bounce", None)
+        if bounce is None:
+            bounce = self._local.bounce = aligned_buffer(max(BOUNCE, self.block))
+        for at in range(0, len(view), len(bounce)):
+            piece = view[at : at + len(bounce)]
+            aligned = bounce[: len(piece)]
+            aligned[:] = piece
+            self._direct(aligned, offset + at)
+
+    def _direct(self, view: memoryview, offset: int) -> None:
+        while view:
+            fd = self.direct
+            if fd is None or len(view) % self.block:
+                # A short write stopped inside a block, or direct writing was given up below.
+                self._cached(view, offset)
+                return
+            try:
+                done = os.pwrite(fd, view, offset)
+            except OSError as error:
+                # A few file systems take O_DIRECT at open and refuse the write.  Another thread may be using the
+                # descriptor, so it stays open until close().
+                if error.errno != errno.EINVAL:
+                    raise
+                self._cached(view, offset)
+                return
+            self._count(done)
+            view, offset = view[done:], offset + done

@@ -1,0 +1,60 @@
+"""What the kernel says about a volume, as `TargetError`s."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cdi.api.errors import (
+    QuotaExceeded,
+    TargetBusy,
+    TargetError,
+    TargetFull,
+    TargetIo,
+    TargetPermission,
+    TargetUnsuitable,
+)
+
+UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV, errno.ENOTTY})
+"""Answers of a kernel or file system that does not know a call; another way must be found."""
+
+
+def target_error(error: OSError, where: str, room: str = "") -> TargetError:
+    """The class for an errno; `room` says how much is wanted and how much is there."""
+    text = os.strerror(error.errno) if error.errno else str(error)
+    match error.errno:
+        case errno.ENOSPC:
+            return TargetFull(f"no space left{': ' + room if room else ''}", where=where)
+        case errno.EDQUOT:
+            return QuotaExceeded(f"the disk quota is used up{': ' + room if room else ''}", where=where)
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return TargetPermission(f"the volume cannot be written: {text}", where=where)
+        case errno.EBUSY | errno.ETXTBSY | errno.EWOULDBLOCK:
+            return TargetBusy(f"the volume is in use: {text}", where=where)
+        case errno.EFBIG:
+            return TargetUnsuitable(
+                "the file system cannot hold a file as large as the disk",
+                where=where,
+                remedy="use a volume with another file system (ext4, xfs), or a block volume",
+            )
+        case errno.ENOENT | errno.ENOTDIR | errno.ENXIO:
+            return TargetUnsuitable(
+                f"there is no such volume: {text}", where=where, remedy="check the target's path and that it is mounted"
+            )
+        case errno.ELOOP | errno.EISDIR | errno.ENAMETOOLONG | errno.ENOTEMPTY | errno.EEXIST:
+            return TargetUnsuitable(
+                f"something else stands in the disk's place: {text}", where=where, remedy="remove it from the volume"
+            )
+        case _:
+            return TargetIo(f"the storage failed: {text}", where=where)
+
+
+@contextmanager
+def mapped(where: str) -> Iterator[None]:
+    """Raise every `OSError` from within as a `TargetError`."""
+    try:
+        yield
+    except OSError as error:
+        raise target_error(error, where) from error

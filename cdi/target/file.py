@@ -1,0 +1,294 @@
+"""A raw disk image in a directory, sparse, under another name until it is verified."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+
+from cdi.api.errors import InternalError, TargetBusy, TargetError, TargetUnsuitable
+from cdi.api.job import FileTargetSpec
+from cdi.target import linux
+from cdi.target.base import ALIGNMENT
+from cdi.target.buffer import aligned_buffer, is_zero
+from cdi.target.descriptor import BOUNCE, Descriptors
+from cdi.target.failure import UNSUPPORTED, mapped, target_error
+
+MODE = 0o660
+"""Of the disk: its owner and group may use it, QEMU being one of them."""
+
+
+def partial_name(name: str) -> str:
+    """What the disk `name` is called until it is committed: hidden, and never taken for a disk."""
+    return f".{name}.partial"
+
+
+class DiskFile:
+    """Satisfies `cdi.target.base.Target`.
+
+    The file is made at once, or found as an earlier attempt left it, and locked with ``flock(2)``: a second writer
+    gets `TargetBusy`.  What was never written is a hole and reads as zeros.  An older disk of the final name stays
+    untouched until `commit`.
+    """
+
+    capacity: int | None = None
+
+    def __init__(self, spec: FileTargetSpec) -> None:
+        """Raises `TargetBusy`, `TargetPermission`, `TargetUnsuitable` (no such directory; the name is taken by
+        something that is no file), `TargetFull`.
+        """
+        self.path = spec.path
+        self.reads_zero = True
+        self.size = 0
+        """Bytes of the disk as it stands."""
+        directory, self._final = os.path.split(spec.path)
+        if self._final in ("", ".", ".."):
+            raise TargetUnsuitable("the path names no file", where=spec.path)
+        self._name = partial_name(self._final)
+        self._allocated = False
+        self._directory = -1
+        self._io: Descriptors | None = None
+        with mapped(spec.path):
+            self._directory = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self._refuse_other_kinds()
+                cached = self._open_locked()
+            except BaseException:
+                os.close(self._directory)
+                self._directory = -1
+                raise
+            self._io = Descriptors(cached, self._open_direct(cached))
+            self.size = os.fstat(cached).st_size
+
+    @property
+    def written(self) -> int:
+        return self._descriptors.written
+
+    @property
+    def allocated(self) -> int:
+        """Bytes of storage that the disk takes up."""
+        with mapped(self.path):
+            return os.fstat(self._descriptors.cached).st_blocks * 512
+
+    def resize(self, size: int) -> None:
+        with mapped(self.path):
+            os.ftruncate(self._descriptors.cached, size)
+        if size > self.size:
+            self._allocated = False
+        self.size = size
+
+    def write(self, view: memoryview, offset: int) -> None:
+        if view.format != "B" or view.ndim != 1:
+            view = view.cast("B")
+        self._check(offset, len(view))
+        try:
+            self._descriptors.write(view, offset)
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def zero(self, offset: int, length: int) -> None:
+        """Punches a hole; after `preallocate` the blocks stay, and are marked as zeros."""
+        self._check(offset, length)
+        try:
+            self._zero(offset, length)
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def preallocate(self) -> None:
+        """``fallocate(2)``; where the file system cannot, zeros are written into the holes.
+
+        Not to be called while another thread writes.
+        """
+        if self._allocated or not self.size:
+            return
+        try:
+            try:
+                linux.fallocate(self._descriptors.cached, 0, 0, self.size)
+            except OSError as error:
+                if error.errno not in UNSUPPORTED:
+                    raise
+                self._fill_holes()
+        except OSError as error:
+            raise self._failure(error) from error
+        self._allocated = True
+
+    def flush(self) -> None:
+        # One fsync covers what both descriptors wrote: they are one inode.
+        with mapped(self.path):
+            os.fsync(self._descriptors.cached)
+
+    def reset(self) -> None:
+        size, fd = self.size, self._descriptors.cached
+        with mapped(self.path):
+            os.ftruncate(fd, 0)
+            os.ftruncate(fd, size)
+        self._allocated = False
+
+    def commit(self) -> None:
+        """Flush, rename to the final name (replacing what stood there), and flush the directory.
+
+        Calling it again does nothing more than flush.
+        """
+        self.flush()
+        with mapped(self.path):
+            if self._name != self._final:
+                os.rename(self._name, self._final, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+                self._name = self._final
+            os.fsync(self._directory)
+
+    def wipe(self) -> None:
+        """Remove the file, whichever of its names it has; an older committed disk stays."""
+        with mapped(self.path):
+            try:
+                os.unlink(self._name, dir_fd=self._directory)
+            except FileNotFoundError:
+                return
+            os.fsync(self._directory)
+
+    def close(self) -> None:
+        if self._io is not None:
+            io, self._io = self._io, None
+            with mapped(self.path):
+                io.close()
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
+
+    # --- opening ------------------------------------------------------------------------------------------------
+
+    @property
+    def _descriptors(self) -> Descriptors:
+        if self._io is None:
+            raise InternalError("a disk is used after it was closed", where=self.path)
+        return self._io
+
+    def _refuse_other_kinds(self) -> None:
+        for name in (self._final, self._name):
+            try:
+                mode = os.stat(name, dir_fd=self._directory, follow_symlinks=False).st_mode
+            except FileNotFoundError:
+                continue
+            if not stat.S_ISREG(mode):
+                raise TargetUnsuitable(
+                    f"{name} exists and is not a regular file", where=self.path, remedy="remove it from the volume"
+                )
+
+    def _open_locked(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        for _ in range(16):
+            fd = os.open(self._name, flags, MODE, dir_fd=self._directory)
+            try:
+                self._lock(fd)
+                # A link put in its place would have been refused by O_NOFOLLOW, another kind of file is refused here.
+                if stat.S_ISREG(os.fstat(fd).st_mode) and self._is_named(fd):
+                    # The umask does not apply to a disk that QEMU's group must be able to open.
+                    if stat.S_IMODE(os.fstat(fd).st_mode) != MODE:
+                        os.fchmod(fd, MODE)
+                    return fd
+            except BaseException:
+                os.close(fd)
+                raise
+            # Between open and lock its former owner committed or removed it: this descriptor is another file's.
+            os.close(fd)
+        raise TargetBusy("another worker keeps replacing the unfinished disk", where=self.path)
+
+    def _lock(self, fd: int) -> None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # Some network file systems have no locks; there the volume's own access mode must serve.
+            if error.errno not in UNSUPPORTED and error.errno != errno.ENOLCK:
+                raise
+
+    def _is_named(self, fd: int) -> bool:
+        try:
+            named = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(named, os.fstat(fd))
+
+    def _open_direct(self, cached: int) -> int | None:
+        flags = os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            fd = os.open(self._name, flags, dir_fd=self._directory)
+        except OSError:
+            return None
+        if os.path.samestat(os.fstat(fd), os.fstat(cached)):
+            return fd
+        os.close(fd)
+        return None
+
+    # --- zeros --------------------------------------------------------------------------------------------------
+
+    def _zero(self, offset: int, length: int) -> None:
+        start = -(-offset // ALIGNMENT) * ALIGNMENT
+        stop = offset + length
+        if stop != self.size:
+            stop = stop // ALIGNMENT * ALIGNMENT
+        if start >= stop:
+            self._descriptors.write_zeros(offset, length)
+            return
+        self._descriptors.write_zeros(offset, start - offset)
+        if not self._zero_blocks(start, stop - start):
+            self._descriptors.write_zeros(start, stop - start)
+        self._descriptors.write_zeros(stop, offset + length - stop)
+
+    def _zero_blocks(self, offset: int, length: int) -> bool:
+        # A hole would take back what preallocation gave.
+        modes = (linux.ZERO_RANGE,) if self._allocated else (linux.PUNCH_HOLE, linux.ZERO_RANGE)
+        for mode in modes:
+            try:
+                linux.fallocate(self._descriptors.cached, mode | linux.KEEP_SIZE, offset, length)
+            except OSError as error:
+                if error.errno not in UNSUPPORTED:
+                    raise
+            else:
+                return True
+        return False
+
+    def _fill_holes(self) -> None:
+        fd, at = self._descriptors.cached, 0
+        # Without this the search for holes would miss blocks that are still only in memory.
+        os.fsync(fd)
+        while at < self.size:
+            hole = os.lseek(fd, at, os.SEEK_HOLE)
+            # A file system that cannot tell holes calls everything data: there, zeros are written over zeros.
+            for start in range(at, min(hole, self.size), BOUNCE):
+                self._rewrite_zeros(start, min(BOUNCE, min(hole, self.size) - start))
+            if hole >= self.size:
+                return
+            try:
+                at = os.lseek(fd, hole, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                at = self.size
+            self._descriptors.write_zeros(hole, min(at, self.size) - hole)
+
+    def _rewrite_zeros(self, offset: int, length: int) -> None:
+        piece = aligned_buffer(length)
+        length = os.preadv(self._descriptors.cached, [piece], offset)
+        for at in range(0, length, ALIGNMENT):
+            block = piece[at : min(at + ALIGNMENT, length)]
+            if is_zero(block):
+                self._descriptors.write(block, offset + at)
+
+    # --- checks -------------------------------------------------------------------------------------------------
+
+    def _check(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise InternalError(
+                f"{length} bytes at {offset} do not lie within the disk of {self.size} bytes", where=self.path
+            )
+
+    def _failure(self, error: OSError) -> TargetError:
+        room = ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and self._io is not None:
+            found = os.fstatvfs(self._io.cached)
+            taken = os.fstat(self._io.cached).st_blocks * 512
+            room = (
+                f"the disk has {self.size} bytes, {taken} of them are stored, "
+                f"{found.f_bavail * found.f_frsize} bytes are available"
+            )
+        return target_error(error, self.path, room)
