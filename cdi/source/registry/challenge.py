@@ -1,0 +1,66 @@
+"""``WWW-Authenticate``: how a registry says which proof of identity it wants.
+
+Follows RFC 9110 section 11.6.1 as far as registries use it: any number of challenges, each a scheme with parameters.
+Lenient where servers are sloppy (a URL without quotation marks), bounded everywhere: 8 KiB of a value and 16
+challenges are looked at, in one pass.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+_WORD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_EQUALS = re.compile(r"[ \t]*=[ \t]*(?!=)")
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_BARE = re.compile(r'[^\s,"]*')
+_SKIP = re.compile(r"[^,]*")
+_GAP = re.compile(r"[\s,]*")
+_LONGEST = 8192
+_MOST = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Challenge:
+    """One way to prove who one is; `scheme` and the parameters' names are lower case."""
+
+    scheme: str
+    parameters: dict[str, str] = field(default_factory=dict)
+
+
+def parse_challenges(values: Iterable[str]) -> tuple[Challenge, ...]:
+    """Read the header's values in the server's order; of a parameter given twice the first counts."""
+    found: list[Challenge] = []
+    for value in values:
+        text = value[:_LONGEST]
+        first = len(found)
+        position = 0
+        while (position := _end(_GAP, text, position)) < len(text):
+            word = _WORD.match(text, position)
+            if word is None:
+                position = max(_end(_SKIP, text, position), position + 1)
+                continue
+            position = word.end()
+            equals = _EQUALS.match(text, position)
+            if equals is None:
+                if text.startswith("=", position):  # the padding of a token68, as in Negotiate
+                    position = _end(_SKIP, text, position)
+                elif len(found) == _MOST:
+                    break
+                else:
+                    found.append(Challenge(scheme=word[0].lower()))
+                continue
+            quoted = _QUOTED.match(text, equals.end())
+            bare = quoted or _BARE.match(text, equals.end())
+            assert bare is not None, "an empty value matches too"
+            position = bare.end()
+            if len(found) > first:
+                content = bare[0] if quoted is None else re.sub(r"\\(.)", r"\1", quoted[1])
+                found[-1].parameters.setdefault(word[0].lower(), content)
+    return tuple(found)
+
+
+def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
+    match = pattern.match(text, position)
+    return position if match is None else match.end()

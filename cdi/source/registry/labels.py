@@ -1,0 +1,38 @@
+"""Labels that a containerDisk gives to its volume through its environment.
+
+Follows KubeVirt: of a variable whose name holds ``KUBEVIRT_IO_``, what stands before it becomes the label's prefix
+with dots (``INSTANCETYPE_`` → ``instancetype.``), what stands after it the name with dashes, all in lower case.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_MARK = "KUBEVIRT_IO_"
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+_PREFIX = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
+_MOST = 64
+_LONGEST = 1024
+
+
+def labels_of(env: Iterable[str]) -> dict[str, str]:
+    """From ``NAME=value`` entries.
+
+    What Kubernetes would refuse as a label is left out: a bad one must not keep the good ones, or the claim itself,
+    from being written.  At most 64.
+    """
+    labels: dict[str, str] = {}
+    for entry in env:
+        name, equals, value = entry.partition("=")
+        before, mark, after = name.partition(_MARK)
+        if not equals or not mark or len(entry) > _LONGEST:
+            continue
+        words = before.removesuffix("_")
+        prefix = (words.replace("_", ".") + "." if words else "").lower() + "kubevirt.io"
+        key = after.replace("_", "-").lower()
+        valid = _PREFIX.fullmatch(prefix) and len(prefix) <= 253 and _NAME.fullmatch(key) and _VALUE.fullmatch(value)
+        if valid and len(labels) < _MOST:
+            labels[f"{prefix}/{key}"] = value
+    return labels

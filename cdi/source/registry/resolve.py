@@ -1,0 +1,178 @@
+"""From a manifest to the one image that is wanted: which documents to read, and what they must be.
+
+A resolution is a generator.  It yields the `Descriptor` of the next document it needs and is sent that document's
+bytes, so that the registry's client (asynchronous) and an archive on disk (not) share every decision and check.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator
+from dataclasses import dataclass
+
+from cdi.api.digest import Digest
+from cdi.api.errors import ChecksumMismatch, DiskNotInImage, NestedTooDeep, SourceProtocolError
+from cdi.source.registry.labels import labels_of
+from cdi.source.registry.manifest import (
+    MANIFEST_LIMIT,
+    Descriptor,
+    Index,
+    Manifest,
+    parse_config,
+    parse_manifest,
+)
+from cdi.source.registry.platform import Platform, not_found
+
+_DEPTH = 4
+_DOCUMENTS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedImage:
+    """An image, down to the digests of its layers; every document on the way was verified."""
+
+    location: str
+    digest: Digest
+    """Of the document that the tag names, an index perhaps: what a poller compares and a lock file pins."""
+    manifest_digest: Digest
+    """Of the platform's own manifest."""
+    platform: Platform
+    """As the config has it."""
+    env: tuple[str, ...]
+    layers: tuple[Descriptor, ...]
+    """Lowest first, as in the manifest."""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """For the volume, from the environment."""
+        return labels_of(self.env)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """Bytes that are known to be those of `digest`."""
+
+    body: bytes
+    digest: Digest
+    media_type: str | None = None
+
+
+Resolution = Generator[Descriptor, bytes, ResolvedImage]
+
+
+def resolve(top: Document, *, architecture: str | None, where: str) -> Resolution:
+    """Find the image for a platform (`Platform.wanted`) in what a tag names.
+
+    Raises `PlatformNotFound`; `SourceProtocolError` and the others of `parse_manifest`; `ChecksumMismatch` where a
+    document is not the one its descriptor promised; `NestedTooDeep` for indexes within indexes.
+    """
+    search = _Search(wanted=Platform.wanted(architecture), explicit=architecture is not None, where=where)
+    found = yield from search.down(top, depth=0, checked=False)
+    if found is None:
+        raise not_found(search.wanted, search.seen, where)
+    return ResolvedImage(
+        location=where,
+        digest=top.digest,
+        manifest_digest=found.digest,
+        platform=found.platform,
+        env=found.env,
+        layers=found.layers,
+    )
+
+
+def check_document(descriptor: Descriptor, body: bytes, where: str) -> None:
+    """Raises `ChecksumMismatch` unless `body` has the length and the digest that the descriptor promises."""
+    if len(body) != descriptor.size:
+        raise ChecksumMismatch(
+            f"a document of {descriptor.size} bytes was promised and {len(body)} came", where=where, remedy=_REMEDY
+        )
+    check_digest(descriptor.digest, body, where)
+
+
+def check_digest(digest: Digest, body: bytes, where: str) -> None:
+    """Raises `ChecksumMismatch`."""
+    actual = hashlib.new(digest.algorithm, body).hexdigest()
+    if actual != digest.hex:
+        raise ChecksumMismatch(
+            f"the document of digest {digest} has {digest.algorithm}:{actual}", where=where, remedy=_REMEDY
+        )
+
+
+_REMEDY = "what the registry holds is damaged, or something on the way alters it; push the image again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    digest: Digest
+    platform: Platform
+    env: tuple[str, ...]
+    layers: tuple[Descriptor, ...]
+
+
+class _Search:
+    def __init__(self, *, wanted: Platform, explicit: bool, where: str) -> None:
+        self.wanted = wanted
+        self.explicit = explicit
+        self.where = where
+        self.seen: list[Platform] = []
+        self._budget = _DOCUMENTS
+
+    def down(self, document: Document, *, depth: int, checked: bool) -> Generator[Descriptor, bytes, _Found | None]:
+        """`checked`: an index said that this is the wanted platform, which counts for more than the config.
+
+        Images that are put together by hand, as disks are, often have the builder's architecture in the config.
+        """
+        parsed = parse_manifest(document.body, document.media_type, self.where)
+        if isinstance(parsed, Manifest):
+            return (yield from self._image(document.digest, parsed, checked=checked, alone=depth == 0))
+        if depth == _DEPTH:
+            raise NestedTooDeep(
+                "the image is an index within an index within an index …",
+                where=self.where,
+                remedy="name the inner image by its digest",
+            )
+        for entry in self._candidates(parsed):
+            known = entry.platform.known
+            body = yield from self._read(entry)
+            inner = Document(body=body, digest=entry.digest, media_type=entry.media_type)
+            found = yield from self.down(inner, depth=depth + 1, checked=known)
+            if found is not None:
+                return found
+        return None
+
+    def _candidates(self, index: Index) -> list[Descriptor]:
+        images = [entry for entry in index.entries if not entry.attached]
+        self.seen += [entry.platform for entry in images]
+        fitting = [entry for entry in images if entry.platform.known and entry.platform.fits(self.wanted)]
+        fitting.sort(key=lambda entry: entry.platform.preference())
+        # An entry that does not say what it is for is asked itself, when no other claims to fit.
+        return fitting[:1] or [entry for entry in images if not entry.platform.known]
+
+    def _image(
+        self, digest: Digest, manifest: Manifest, *, checked: bool, alone: bool
+    ) -> Generator[Descriptor, bytes, _Found | None]:
+        if not manifest.layers:
+            raise DiskNotInImage("the image has no layers", where=self.where)
+        config = parse_config((yield from self._read(manifest.config)), self.where)
+        # What is the only one there is need not be for this machine, unless somebody asked for a platform.
+        matters = not checked and (self.explicit or not alone)
+        if matters and config.platform.known and not config.platform.fits(self.wanted):
+            self.seen.append(config.platform)
+            return None
+        return _Found(digest=digest, platform=config.platform, env=config.env, layers=manifest.layers)
+
+    def _read(self, descriptor: Descriptor) -> Generator[Descriptor, bytes, bytes]:
+        self._budget -= 1
+        if self._budget < 0:
+            raise NestedTooDeep(
+                f"more than {_DOCUMENTS} documents to find one image", where=self.where, remedy="name it by its digest"
+            )
+        if descriptor.size > MANIFEST_LIMIT:
+            raise SourceProtocolError(
+                f"a manifest or config of {descriptor.size} bytes; at most {MANIFEST_LIMIT} are read",
+                where=self.where,
+                remedy="push the image again with a current tool",
+            )
+        body = yield descriptor
+        check_document(descriptor, body, self.where)
+        return body
