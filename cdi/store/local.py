@@ -1,0 +1,421 @@
+"""A directory as a store: ``<root>/<plural>/<namespace>/<name>.json``, shared by any number of processes.
+
+Every write happens under one lock (``flock``), goes to a new file that is flushed and renamed into place, and takes
+the next number of a counter as its resourceVersion.  Readers take no lock: a rename shows them the old file or the
+new one.  The counter also serves watchers: as long as it stands still, nothing has changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from cdi.api.errors import (
+    AlreadyExists,
+    CdiError,
+    Conflict,
+    InternalError,
+    InvalidManifest,
+    NotFound,
+    TargetFull,
+    TargetIo,
+    TargetPermission,
+)
+from cdi.store.base import Change, Key, Object
+from cdi.store.kinds import kind_of
+
+CLUSTER = "_cluster"
+"""The directory of objects without a namespace; no namespace can be called so."""
+OBJECT_LIMIT = 1 << 20
+"""The most that one object may take, bytes, as etcd has it."""
+POLL = 0.1
+"""Seconds between two looks at the counter."""
+_SERVER_OWNED = (
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "generation",
+    "managedFields",
+    "namespace",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+)
+_FILE_NAME = 200
+_COUNTER_DIGITS = 20
+
+
+class LocalStore:
+    """Implements `cdi.store.base.Store`; a directory that does not exist is made with mode 0700."""
+
+    def __init__(self, root: Path, *, now: Callable[[], datetime] | None = None) -> None:
+        self._root = root
+        self._now = now or _utc_now
+        with _mapped(root):
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def get(self, key: Key) -> Object:
+        body = _read(self._path(key))
+        if body is None:
+            raise NotFound(f"there is no {key}")
+        return body
+
+    def list(self, plural: str, namespace: str | None = None) -> list[Object]:
+        kind = kind_of(plural)
+        found: list[tuple[Key, Object]] = []
+        for path, _ in self._scan(kind.plural, namespace if kind.namespaced else None):
+            body = _read(path)
+            if body is not None:
+                found.append((Key.of_object(body), body))
+        return [body for _, body in sorted(found, key=lambda pair: pair[0])]
+
+    def create(self, body: Object) -> Object:
+        key = Key.of_object(body)
+        body = _copied(body)
+        if key.kind.has_status:
+            body.pop("status", None)
+        with self._locked():
+            path = self._path(key)
+            if _exists(path):
+                raise AlreadyExists(f"{key} already exists")
+            metadata = body["metadata"]
+            for field in _SERVER_OWNED:
+                metadata.pop(field, None)
+            if key.namespace:
+                metadata["namespace"] = key.namespace
+            metadata["uid"] = str(uuid.uuid4())
+            metadata["creationTimestamp"] = _timestamp(self._now())
+            metadata["generation"] = 1
+            body.setdefault("apiVersion", key.kind.api_version)
+            body["kind"] = key.kind.name
+            return self._write(key, body)
+
+    def update(self, body: Object) -> Object:
+        key = Key.of_object(body)
+        body = _copied(body)
+        with self._locked():
+            old = self._current(key, body)
+            metadata, before = body["metadata"], old["metadata"]
+            for field in _SERVER_OWNED:
+                metadata.pop(field, None)
+                if field in before:
+                    metadata[field] = before[field]
+            if "deletionTimestamp" in before:
+                added = set(metadata.get("finalizers") or ()) - set(before.get("finalizers") or ())
+                if added:
+                    raise InvalidManifest(
+                        f"{key} is being deleted and takes no new finalizer", where="metadata.finalizers"
+                    )
+            if key.kind.has_status:
+                body.pop("status", None)
+                if "status" in old:
+                    body["status"] = old["status"]
+            body["apiVersion"], body["kind"] = old["apiVersion"], old["kind"]
+            if body == old:
+                return old
+            if _content(body) != _content(old):
+                metadata["generation"] = int(before.get("generation", 1)) + 1
+            if "deletionTimestamp" in metadata and not metadata.get("finalizers"):
+                self._remove(key)
+                return body
+            return self._write(key, body)
+
+    def update_status(self, body: Object) -> Object:
+        key = Key.of_object(body)
+        status = _copied(body).get("status")
+        with self._locked():
+            old = self._current(key, body)
+            new = {k: v for k, v in old.items() if k != "status"}
+            if status is not None:
+                new["status"] = status
+            return old if new == old else self._write(key, copy.deepcopy(new))
+
+    def delete(self, key: Key, *, uid: str | None = None) -> Object | None:
+        with self._locked():
+            body = self.get(key)
+            metadata = body["metadata"]
+            if uid is not None and metadata.get("uid") != uid:
+                raise Conflict(f"{key} is another object of the same name")
+            if metadata.get("finalizers"):
+                if "deletionTimestamp" in metadata:
+                    return body
+                metadata["deletionTimestamp"] = _timestamp(self._now())
+                metadata["deletionGracePeriodSeconds"] = 0
+                return self._write(key, body)
+            self._remove(key)
+            return None
+
+    def watch(self, plurals: Collection[str]) -> LocalWatch:
+        return LocalWatch(self, [kind_of(plural).plural for plural in plurals])
+
+    def version(self) -> int:
+        """The resourceVersion of the newest write; whoever saw it saw everything."""
+        with _mapped(self._root):
+            try:
+                text = (self._root / ".version").read_bytes()
+            except FileNotFoundError:
+                return 0
+        return int(text) if text.strip().isdigit() else 0
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _path(self, key: Key) -> Path:
+        """Names beyond what a file system takes are cut and told apart by their digest."""
+        checked = Key.of(key.plural, key.namespace, key.name)
+        name = checked.name
+        if len(name) > _FILE_NAME:
+            name = f"{name[:_FILE_NAME]}~{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+        return self._root / checked.plural / (checked.namespace or CLUSTER) / f"{name}.json"
+
+    def _scan(self, plural: str, namespace: str | None) -> Iterator[tuple[Path, os.stat_result]]:
+        """Every object's file; one that vanishes meanwhile is left out."""
+        top = self._root / plural
+        spaces = [namespace] if namespace is not None else _names(top)
+        for space in spaces:
+            for name in _names(top / space):
+                if name.endswith(".json") and not name.startswith("."):
+                    path = top / space / name
+                    with contextlib.suppress(FileNotFoundError):
+                        yield path, path.stat()
+
+    def _current(self, key: Key, body: Object) -> Object:
+        old = self.get(key)
+        claimed, now = body.get("metadata", {}), old["metadata"]
+        if claimed.get("uid") not in (None, "", now["uid"]):
+            raise Conflict(f"{key} is another object of the same name")
+        if claimed.get("resourceVersion") not in (None, "", now["resourceVersion"]):
+            raise Conflict(f"{key} was changed meanwhile")
+        return old
+
+    def _write(self, key: Key, body: Object) -> Object:
+        """Under the lock: number it, flush it, rename it into place."""
+        path = self._path(key)
+        with _mapped(path):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            body["metadata"]["resourceVersion"] = str(self._next_version())
+            text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+            if len(text) > OBJECT_LIMIT:
+                raise InvalidManifest(f"{key} takes {len(text)} bytes, more than {OBJECT_LIMIT}")
+            temporary = path.parent / f".{uuid.uuid4().hex}"
+            mode = 0o600 if key.kind.confidential else 0o640
+            try:
+                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+                with open(descriptor, "wb") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(descriptor)
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            _sync(path.parent)
+        return body
+
+    def _remove(self, key: Key) -> None:
+        path = self._path(key)
+        with _mapped(path):
+            self._next_version()
+            path.unlink(missing_ok=True)
+            _sync(path.parent)
+
+    def _next_version(self) -> int:
+        """Counted before the write that it numbers, so no number is ever given twice."""
+        descriptor = os.open(self._root / ".version", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            text = os.pread(descriptor, _COUNTER_DIGITS, 0)
+            number = (int(text) if text.strip().isdigit() else self._highest()) + 1
+            os.pwrite(descriptor, b"%0*d" % (_COUNTER_DIGITS, number), 0)
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+        return number
+
+    def _highest(self) -> int:
+        """The counter is gone or damaged: it goes on after the newest object."""
+        versions = [0]
+        for plural in _names(self._root):
+            for path, _ in self._scan(plural, None):
+                body = _read(path)
+                if body is not None:
+                    versions.append(int(body["metadata"].get("resourceVersion", 0)))
+        return max(versions)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Excludes every other writer, of this process too: each use opens the lock anew."""
+        with _mapped(self._root):
+            descriptor = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            with _mapped(self._root):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+class LocalWatch:
+    """Compares what lies in the directory with what it saw before, whenever the counter has moved."""
+
+    def __init__(self, store: LocalStore, plurals: list[str]) -> None:
+        self._store = store
+        self._plurals = plurals
+        self._version: int | None = None
+        self._seen: dict[Path, tuple[int, int, int]] = {}
+        self._bodies: dict[Path, Object] = {}
+
+    def poll(self, timeout: float) -> list[Change]:
+        deadline = time.monotonic() + timeout
+        while True:
+            version = self._store.version()
+            if version != self._version:
+                changes = self._compare()
+                # The counter moves before the file does: a write that is under way now has already counted, so
+                # only a look under the lock may be remembered as complete.
+                if changes:
+                    return changes
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return []
+            time.sleep(min(POLL, left))
+
+    def close(self) -> None:
+        self._bodies.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _compare(self) -> list[Change]:
+        changes: list[Change] = []
+        present: set[Path] = set()
+        with self._store._locked():  # noqa: SLF001  the watch is the store's other half
+            self._version = self._store.version()
+            for plural in self._plurals:
+                for path, stat in self._store._scan(plural, None):  # noqa: SLF001
+                    present.add(path)
+                    mark = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+                    if self._seen.get(path) == mark:
+                        continue
+                    try:
+                        body = _read(path)
+                    except InternalError:
+                        # One damaged file must not blind the watch to all others; whoever reads it is told.
+                        continue
+                    if body is None:
+                        continue
+                    old = self._bodies.get(path)
+                    self._seen[path], self._bodies[path] = mark, body
+                    self._append(changes, old, body)
+        for path in [path for path in self._seen if path not in present]:
+            del self._seen[path]
+            body = self._bodies.pop(path)
+            changes.append(Change(type="DELETED", key=Key.of_object(body), body=body))
+        return changes
+
+    @staticmethod
+    def _append(changes: list[Change], old: Object | None, body: Object) -> None:
+        key = Key.of_object(body)
+        if old is None:
+            changes.append(Change(type="ADDED", key=key, body=copy.deepcopy(body)))
+            return
+        if old["metadata"]["uid"] != body["metadata"]["uid"]:
+            changes.append(Change(type="DELETED", key=key, body=old))
+            changes.append(Change(type="ADDED", key=key, body=copy.deepcopy(body)))
+        elif old["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
+            changes.append(Change(type="MODIFIED", key=key, body=copy.deepcopy(body)))
+
+
+def _copied(body: Object) -> Object:
+    """A copy of its own, of JSON only."""
+    try:
+        copied: Object = json.loads(json.dumps(body, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidManifest(f"the object is not plain JSON: {error}") from error
+    return copied
+
+
+def _content(body: Object) -> dict[str, Any]:
+    return {k: v for k, v in body.items() if k not in ("metadata", "status")}
+
+
+def _read(path: Path) -> Object | None:
+    """None where it is gone; a file that a power failure or a hand has damaged is an `InternalError`."""
+    with _mapped(path):
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            return None
+    try:
+        body: Object = json.loads(text.decode("utf-8", "surrogatepass"))
+        body["metadata"]["uid"].encode()
+        Key.of_object(body)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, CdiError) as error:
+        raise InternalError(
+            "a stored object is damaged", where=str(path), remedy="remove that file and apply its manifest again"
+        ) from error
+    return body
+
+
+def _names(directory: Path) -> list[str]:
+    with _mapped(directory):
+        try:
+            return sorted(name for name in os.listdir(directory) if not name.startswith("."))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
+def _exists(path: Path) -> bool:
+    with _mapped(path):
+        return path.exists()
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _timestamp(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@contextlib.contextmanager
+def _mapped(where: Path) -> Iterator[None]:
+    """Foreign exceptions become this project's at this edge."""
+    try:
+        yield
+    except OSError as error:
+        raise _as_cdi_error(error, where) from error
+
+
+def _as_cdi_error(error: OSError, where: Path) -> CdiError:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return TargetFull("no space is left for the objects", where=str(where))
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return TargetPermission(
+                f"the objects cannot be reached: {error.strerror}",
+                where=str(where),
+                remedy="give this user the right to write there, or set CDI_HOME",
+            )
+        case _:
+            return TargetIo(f"the objects cannot be reached: {error.strerror}", where=str(where))
