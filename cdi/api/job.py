@@ -176,6 +176,8 @@ class Policy:
     discover_checksum: bool = True
     """Look for SHA256SUMS and the like beside an HTTP image where no checksum is given."""
     require_checksum: bool = False
+    record_digest: bool = False
+    """Compute the content's sha256 even where there is nothing to compare it with."""
     signature: Literal["ignore", "if-present", "require"] = "ignore"
     """Whether SHA256SUMS's detached signature is checked against `keyring`."""
     keyring: str | None = None

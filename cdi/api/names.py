@@ -1,0 +1,278 @@
+"""Annotations, labels and object names that other programs look up, letter for letter.
+
+Where a text is also written by KubeVirt's CDI, it is the same, so that clients of either work with both.
+"""
+
+from __future__ import annotations
+
+import re
+
+GROUP = "cdi.kubevirt.io"
+VERSION = "v1beta1"
+UPLOAD_GROUP = "upload.cdi.kubevirt.io"
+
+MAX_NAME = 253
+"""Characters of an object's name (a DNS subdomain)."""
+MAX_LABEL = 63
+"""Characters of a label's value and of a service's name (a DNS label)."""
+
+# --- annotations that users set ---------------------------------------------------------------------------------
+
+ANN_IMMEDIATE_BINDING = f"{GROUP}/storage.bind.immediate.requested"
+"""Its presence counts, not its value."""
+ANN_USE_POPULATOR = f"{GROUP}/storage.usePopulator"
+ANN_POD_RETAIN = f"{GROUP}/storage.pod.retainAfterCompletion"
+ANN_ALLOW_CLAIM_ADOPTION = f"{GROUP}/allowClaimAdoption"
+ANN_PRE_POPULATED = f"{GROUP}/storage.prePopulated"
+ANN_POPULATED_FOR = f"{GROUP}/storage.populatedFor"
+ANN_CHECK_STATIC_VOLUME = f"{GROUP}/storage.checkStaticVolume"
+ANN_PERMISSIVE_CLONE = f"{GROUP}/permissiveClone"
+ANN_EXTERNAL_POPULATION = f"{GROUP}/externalPopulation"
+ANN_UPLOAD_TARGET = f"{GROUP}/storage.upload.target"
+ANN_CONTENT_TYPE = f"{GROUP}/storage.contentType"
+ANN_PREALLOCATION_REQUESTED = f"{GROUP}/storage.preallocation.requested"
+ANN_PRIORITY_CLASS = f"{GROUP}/storage.pod.priorityclassname"
+ANN_SERVICE_ACCOUNT = f"{GROUP}/storage.pod.serviceAccountName"
+ANN_VDDK_INIT_IMAGE = f"{GROUP}/storage.pod.vddk.initimageurl"
+ANN_VDDK_EXTRA_ARGS = f"{GROUP}/storage.pod.vddk.extraargs"
+ANN_CLONE_REQUEST = "k8s.io/CloneRequest"
+
+ANN_SOURCE = f"{GROUP}/storage.import.source"
+"""http, s3, gcs, glance, none, registry, imageio or vddk."""
+ANN_ENDPOINT = f"{GROUP}/storage.import.endpoint"
+ANN_SECRET = f"{GROUP}/storage.import.secretName"
+ANN_CERT_CONFIG_MAP = f"{GROUP}/storage.import.certConfigMap"
+ANN_REGISTRY_IMPORT_METHOD = f"{GROUP}/storage.import.registryImportMethod"
+ANN_REGISTRY_IMAGE_STREAM = f"{GROUP}/storage.import.registryImageStream"
+ANN_REGISTRY_ARCHITECTURE = f"{GROUP}/storage.import.registryImageArchitecture"
+ANN_DISK_ID = f"{GROUP}/storage.import.diskId"
+ANN_UUID = f"{GROUP}/storage.import.uuid"
+ANN_INSECURE_SKIP_VERIFY = f"{GROUP}/storage.import.insecureSkipVerify"
+ANN_BACKING_FILE = f"{GROUP}/storage.import.backingFile"
+ANN_THUMBPRINT = f"{GROUP}/storage.import.vddk.thumbprint"
+ANN_EXTRA_HEADERS = f"{GROUP}/storage.import.extraHeaders"
+"""A prefix: ``.0``, ``.1`` and so on follow."""
+ANN_SECRET_EXTRA_HEADERS = f"{GROUP}/storage.import.secretExtraHeaders"
+"""A prefix: ``.0``, ``.1`` and so on follow."""
+ANN_CHECKSUM = f"{GROUP}/storage.import.checksum"
+
+ANN_POD_NETWORK = "k8s.v1.cni.cncf.io/networks"
+ANN_POD_MULTUS_DEFAULT_NETWORK = "v1.multus-cni.io/default-network"
+ANN_POD_ISTIO_INJECTION = "sidecar.istio.io/inject"
+ANN_POD_LINKERD_INJECTION = "linkerd.io/inject"
+POD_ANNOTATION_DEFAULTS = {ANN_POD_ISTIO_INJECTION: "false", ANN_POD_LINKERD_INJECTION: "disabled"}
+POD_ANNOTATIONS = (
+    ANN_POD_NETWORK,
+    ANN_POD_MULTUS_DEFAULT_NETWORK,
+    ANN_POD_ISTIO_INJECTION,
+    ANN_POD_LINKERD_INJECTION,
+)
+"""Copied from a DataVolume or claim to its worker pod."""
+
+# --- annotations that are written as status ---------------------------------------------------------------------
+
+ANN_POD_PHASE = f"{GROUP}/storage.pod.phase"
+ANN_POD_READY = f"{GROUP}/storage.pod.ready"
+ANN_POD_RESTARTS = f"{GROUP}/storage.pod.restarts"
+ANN_POD_SCHEDULABLE = f"{GROUP}/storage.pod.schedulable"
+ANN_IMPORT_FATAL_ERROR = f"{GROUP}/storage.import.fatalError"
+ANN_IMPORT_POD = f"{GROUP}/storage.import.importPodName"
+ANN_REQUIRES_SCRATCH = f"{GROUP}/storage.import.requiresScratch"
+ANN_REQUIRES_DIRECT_IO = f"{GROUP}/storage.import.requiresDirectIo"
+ANN_UPLOAD_POD = f"{GROUP}/storage.uploadPodName"
+ANN_SOURCE_CLONE_POD = f"{GROUP}/storage.sourceClonePodName"
+ANN_RUNNING_CONDITION = f"{GROUP}/storage.condition.running"
+ANN_RUNNING_CONDITION_MESSAGE = f"{GROUP}/storage.condition.running.message"
+ANN_RUNNING_CONDITION_REASON = f"{GROUP}/storage.condition.running.reason"
+ANN_BOUND_CONDITION = f"{GROUP}/storage.condition.bound"
+ANN_BOUND_CONDITION_MESSAGE = f"{GROUP}/storage.condition.bound.message"
+ANN_BOUND_CONDITION_REASON = f"{GROUP}/storage.condition.bound.reason"
+ANN_SOURCE_RUNNING_CONDITION = f"{GROUP}/storage.condition.source.running"
+ANN_SOURCE_RUNNING_CONDITION_MESSAGE = f"{GROUP}/storage.condition.source.running.message"
+ANN_SOURCE_RUNNING_CONDITION_REASON = f"{GROUP}/storage.condition.source.running.reason"
+ANN_PREVIOUS_CHECKPOINT = f"{GROUP}/storage.checkpoint.previous"
+ANN_CURRENT_CHECKPOINT = f"{GROUP}/storage.checkpoint.current"
+ANN_FINAL_CHECKPOINT = f"{GROUP}/storage.checkpoint.final"
+ANN_CHECKPOINTS_COPIED = f"{GROUP}/storage.checkpoint.copied"
+"""A prefix: a dot and the checkpoint's name follow."""
+ANN_CHECKPOINT_POD_ID = f"{GROUP}/storage.checkpoint.pod.id"
+ANN_CHECKPOINT_DONE = f"{GROUP}/storage.checkpoint.done"
+ANN_POPULATOR_PROGRESS = f"{GROUP}/storage.populator.progress"
+ANN_PVC_PRIME = f"{GROUP}/storage.populator.pvcPrime"
+ANN_POPULATOR_KIND = f"{GROUP}/storage.populator.kind"
+ANN_PREALLOCATION_APPLIED = f"{GROUP}/storage.preallocation"
+ANN_CLONE_TOKEN = f"{GROUP}/storage.clone.token"
+ANN_EXTENDED_CLONE_TOKEN = f"{GROUP}/storage.extended.clone.token"
+ANN_CLONE_TYPE = f"{GROUP}/cloneType"
+ANN_CLONE_PHASE = f"{GROUP}/clonePhase"
+ANN_CLONE_FALLBACK_REASON = f"{GROUP}/cloneFallbackReason"
+ANN_CLONE_ERROR = f"{GROUP}/cloneError"
+ANN_CLONE_OF = "k8s.io/CloneOf"
+ANN_DATA_SOURCE_NAMESPACE = f"{GROUP}/dataSourceNamespace"
+ANN_OWNED_BY_DATA_VOLUME = f"{GROUP}/ownedByDataVolume"
+ANN_OWNER_UID = f"{GROUP}/ownerUID"
+ANN_CREATED_FOR_DATA_VOLUME = f"{GROUP}/createdForDataVolume"
+ANN_CREATED_BY_CONTROLLER = f"{GROUP}/storage.createdByController"
+ANN_UPLOAD_CLIENT_NAME = f"{GROUP}/uploadClientName"
+ANN_EVENT_SOURCE = f"{GROUP}/events.source"
+ANN_EVENT_SOURCE_KIND = f"{GROUP}/events.source.kind"
+ANN_DELETE_AFTER_COMPLETION = f"{GROUP}/storage.deleteAfterCompletion"
+"""Clients still set it; it has no effect."""
+ANN_GARBAGE_COLLECTED = f"{GROUP}/garbageCollected"
+"""Clients still read it."""
+
+# --- annotations on other objects -------------------------------------------------------------------------------
+
+ANN_SNAPSHOT_SOURCE_VOLUME_MODE = f"{GROUP}/storage.import.sourceVolumeMode"
+ANN_SNAPSHOT_ADVISED_RESTORE_SIZE = f"{GROUP}/storage.import.advisedRestoreSize"
+ANN_CRON_DESIRED_DIGEST = f"{GROUP}/storage.import.sourceDesiredDigest"
+ANN_CRON_IMAGE_STREAM_DOCKER_REF = f"{GROUP}/storage.import.imageStreamDockerRef"
+ANN_CRON_NEXT_TIME = f"{GROUP}/storage.import.nextCronTime"
+ANN_CRON_LAST_TIME = f"{GROUP}/storage.import.lastCronTime"
+ANN_CRON_LAST_USE_TIME = f"{GROUP}/storage.import.lastUseTime"
+ANN_CRON_STORAGE_CLASS = f"{GROUP}/storage.import.storageClass"
+ANN_DEFAULT_VIRT_CLASS = "storageclass.kubevirt.io/is-default-virt-class"
+ANN_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+ANN_CLONE_STRATEGY = f"{GROUP}/clone-strategy"
+ANN_MINIMUM_PVC_SIZE = f"{GROUP}/minimumSupportedPvcSize"
+ANN_CRON_READ_WRITE_ONCE = f"{GROUP}/useReadWriteOnceForDataImportCron"
+ANN_CRON_SNAPSHOT_CLASS = f"{GROUP}/snapshotClassForDataImportCron"
+ANN_CONFIG_AUTHORITY = f"{GROUP}/configAuthority"
+ANN_SELECTED_NODE = "volume.kubernetes.io/selected-node"
+
+# --- labels -----------------------------------------------------------------------------------------------------
+
+LABEL_APP = "app"
+APP = "containerized-data-importer"
+LABEL_COMPONENT = GROUP
+COMPONENT_IMPORTER = "importer"
+COMPONENT_UPLOAD_SERVER = "cdi-upload-server"
+COMPONENT_CLONER = "cdi-clone-source"
+LABEL_PROMETHEUS = "prometheus.cdi.kubevirt.io"
+LABEL_DATA_IMPORT_CRON = f"{GROUP}/dataImportCron"
+LABEL_DATA_IMPORT_CRON_CLEANUP = f"{GROUP}/dataImportCron.cleanup"
+LABEL_APPLY_STORAGE_PROFILE = f"{GROUP}/applyStorageProfile"
+LABEL_UPLOAD_TARGET = f"{GROUP}/uploadTarget"
+LABEL_ALERT_FILLING_UP = "alerts.k8s.io/KubePersistentVolumeFillingUp"
+LABEL_VELERO_EXCLUDE = "velero.io/exclude-from-backup"
+LABEL_DEFAULT_INSTANCETYPE = "instancetype.kubevirt.io/default-instancetype"
+LABEL_DEFAULT_INSTANCETYPE_KIND = "instancetype.kubevirt.io/default-instancetype-kind"
+LABEL_DEFAULT_PREFERENCE = "instancetype.kubevirt.io/default-preference"
+LABEL_DEFAULT_PREFERENCE_KIND = "instancetype.kubevirt.io/default-preference-kind"
+
+COMMON_LABELS = {LABEL_APP: APP}
+TEMPORARY_CLAIM_LABELS = {LABEL_VELERO_EXCLUDE: "true", LABEL_ALERT_FILLING_UP: "disabled"}
+"""On prime and scratch claims: nobody backs them up or is woken because they fill."""
+
+
+def propagates(label: str) -> bool:
+    """Whether a label goes from a source to its claim, DataVolume and DataSource: all of KubeVirt's own do."""
+    domain, slash, _ = label.partition("/")
+    return bool(slash) and (domain == "kubevirt.io" or domain.endswith(".kubevirt.io"))
+
+
+# --- names ------------------------------------------------------------------------------------------------------
+
+
+def joined(base: str, suffix: str, limit: int = MAX_NAME) -> str:
+    """``base-suffix``, shortened with a hash where it would be longer than `limit` characters.
+
+    The same inputs give the same name in KubeVirt's CDI: it uses OpenShift's namer, where the base gives way
+    first, and the suffix as well where there is no room for it.
+    """
+    name = f"{base}-{suffix}"
+    if len(name) <= limit:
+        return name
+    room = limit - 10 - len(suffix)
+    if room < 0:
+        return f"{_cut(base, limit - 9)}-{_hash(name)}"
+    return f"{_cut(base, room)}-{_hash(base)}-{suffix}"
+
+
+def label_name(name: str) -> str:
+    """A name as a label's value or a service's name: no dots, at most 63 characters."""
+    flat = name.replace(".", "-")
+    return flat if len(flat) <= MAX_LABEL else joined(flat, "cdi", MAX_LABEL)
+
+
+def importer_pod(claim: str) -> str:
+    """The importer pod of a claim; of a populated one, give its prime claim."""
+    return joined("importer", claim)
+
+
+def upload_pod(claim: str) -> str:
+    return joined("cdi-upload", claim)
+
+
+def upload_service(claim: str) -> str:
+    """The service in front of a claim's upload pod."""
+    return label_name(upload_pod(claim))
+
+
+def clone_source_pod(target_uid: str) -> str:
+    return f"{target_uid}-source-pod"
+
+
+def scratch_claim(claim: str) -> str:
+    return joined(claim, "scratch")
+
+
+def prime_claim(uid: str) -> str:
+    """The claim that is filled in place of the claim with this uid."""
+    return f"prime-{uid}"
+
+
+def temporary_claim(uid: str) -> str:
+    return f"tmp-pvc-{uid}"
+
+
+def temporary_snapshot(uid: str) -> str:
+    return f"tmp-snapshot-{uid}"
+
+
+def import_source(uid: str) -> str:
+    """The VolumeImportSource that a DataVolume of this uid makes."""
+    return f"volume-import-source-{uid}"
+
+
+def upload_source(uid: str) -> str:
+    return f"volume-upload-source-{uid}"
+
+
+def clone_source(uid: str) -> str:
+    return f"volume-clone-source-{uid}"
+
+
+def cron_import(managed_data_source: str, digest: str) -> str:
+    """The DataVolume of one import of a DataImportCron; `digest` with or without its algorithm."""
+    return joined(managed_data_source, digest.rpartition(":")[2][:12])
+
+
+def _cut(text: str, length: int) -> str:
+    # A label of a DNS name cannot begin with the hyphen that follows.
+    return text[: max(0, length)].rstrip(".")
+
+
+def _hash(text: str) -> str:
+    """FNV-1a, 32 bits, as eight hex digits."""
+    value = 0x811C9DC5
+    for byte in text.encode():
+        value = (value ^ byte) * 0x01000193 & 0xFFFFFFFF
+    return f"{value:08x}"
+
+
+# --- what a name may look like ----------------------------------------------------------------------------------
+
+_LABEL = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
+_DNS_LABEL = re.compile(_LABEL)
+_DNS_SUBDOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+
+
+def is_dns_label(text: str) -> bool:
+    """RFC 1123: a namespace, a service."""
+    return len(text) <= MAX_LABEL and _DNS_LABEL.fullmatch(text) is not None
+
+
+def is_dns_subdomain(text: str) -> bool:
+    """RFC 1123: most objects."""
+    return len(text) <= MAX_NAME and _DNS_SUBDOMAIN.fullmatch(text) is not None

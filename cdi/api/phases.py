@@ -1,0 +1,168 @@
+"""Phases, condition types and reasons: the words of status that other programs compare."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Phase(enum.StrEnum):
+    """Where a DataVolume is."""
+
+    UNSET = ""
+    PENDING = "Pending"
+    PVC_BOUND = "PVCBound"
+    WAIT_FOR_FIRST_CONSUMER = "WaitForFirstConsumer"
+    PENDING_POPULATION = "PendingPopulation"
+    IMPORT_SCHEDULED = "ImportScheduled"
+    IMPORT_IN_PROGRESS = "ImportInProgress"
+    CLONE_SCHEDULED = "CloneScheduled"
+    CLONE_IN_PROGRESS = "CloneInProgress"
+    SNAPSHOT_FOR_SMART_CLONE_IN_PROGRESS = "SnapshotForSmartCloneInProgress"
+    CLONE_FROM_SNAPSHOT_SOURCE_IN_PROGRESS = "CloneFromSnapshotSourceInProgress"
+    SMART_CLONE_PVC_IN_PROGRESS = "SmartClonePVCInProgress"
+    CSI_CLONE_IN_PROGRESS = "CSICloneInProgress"
+    EXPANSION_IN_PROGRESS = "ExpansionInProgress"
+    NAMESPACE_TRANSFER_IN_PROGRESS = "NamespaceTransferInProgress"
+    PREP_CLAIM_IN_PROGRESS = "PrepClaimInProgress"
+    REBIND_IN_PROGRESS = "RebindInProgress"
+    UPLOAD_SCHEDULED = "UploadScheduled"
+    UPLOAD_READY = "UploadReady"
+    PAUSED = "Paused"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    UNKNOWN = "Unknown"
+
+    @property
+    def final(self) -> bool:
+        """Nothing more will happen."""
+        return self in (Phase.SUCCEEDED, Phase.FAILED)
+
+
+class ClonePhase(enum.StrEnum):
+    """The value of the ``clonePhase`` annotation."""
+
+    PENDING = "Pending"
+    SNAPSHOT = "Snapshot"
+    SNAPSHOT_CLONE = "SnapshotClone"
+    CSI_CLONE = "CSIClone"
+    HOST_CLONE = "HostClone"
+    PREP_CLAIM = "PrepClaim"
+    REBIND = "Rebind"
+    SUCCEEDED = "Succeeded"
+    ERROR = "Error"
+
+
+class TransferPhase(enum.StrEnum):
+    """Where an ObjectTransfer is."""
+
+    UNSET = ""
+    PENDING = "Pending"
+    RUNNING = "Running"
+    COMPLETE = "Complete"
+    ERROR = "Error"
+
+
+class ConditionStatus(enum.StrEnum):
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class ConditionType(enum.StrEnum):
+    READY = "Ready"
+    BOUND = "Bound"
+    RUNNING = "Running"
+    PROGRESSING = "Progressing"
+    UP_TO_DATE = "UpToDate"
+    RECOGNIZED = "Recognized"
+    COMPLETE = "Complete"
+
+
+class Reason(enum.StrEnum):
+    """Of a condition.  A failure's own code (`cdi.api.errors`) is a reason as well."""
+
+    PENDING = "Pending"
+    BOUND = "Bound"
+    NOT_FOUND = "NotFound"
+    CLAIM_LOST = "ClaimLost"
+    CREATING_SCRATCH_SPACE = "CreatingScratchSpace"
+    ERR_EXCEEDED_QUOTA = "ErrExceededQuota"
+    ERR_CLAIM_NOT_VALID = "ErrClaimNotValid"
+    COMPLETED = "Completed"
+    ERROR = "Error"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    UNSCHEDULABLE = "Unschedulable"
+    CHECKSUM_ERROR = "ChecksumError"
+    CONTAINER_CREATING = "ContainerCreating"
+    TRANSFER_RUNNING = "TransferRunning"
+    READY = "Ready"
+    NO_SOURCE = "NoSource"
+    SNAPSHOT_NOT_READY = "SnapshotNotReady"
+    MAX_REFERENCE_DEPTH_REACHED = "MaxReferenceDepthReached"
+    SELF_REFERENCE = "SelfReference"
+    CROSS_NAMESPACE_REFERENCE = "CrossNamespaceReference"
+    NO_DIGEST = "NoDigest"
+    NO_IMPORT = "NoImport"
+    NOT_AUTHORIZED = "NotAuthorized"
+    OUTDATED = "Outdated"
+    IMPORT_SCHEDULED = "ImportScheduled"
+    IMPORT_PROGRESSING = "ImportProgressing"
+    UP_TO_DATE = "UpToDate"
+
+
+class EventReason(enum.StrEnum):
+    """Of an event about a DataVolume or claim."""
+
+    IMPORT_SCHEDULED = "ImportScheduled"
+    IMPORT_IN_PROGRESS = "ImportInProgress"
+    IMPORT_FAILED = "ImportFailed"
+    IMPORT_SUCCEEDED = "ImportSucceeded"
+    IMPORT_PAUSED = "ImportPaused"
+    IMPORT_TARGET_IN_USE = "ImportTargetInUse"
+    ERR_IMPORT_FAILED = "ErrImportFailed"
+    UPLOAD_SCHEDULED = "UploadScheduled"
+    UPLOAD_READY = "UploadReady"
+    UPLOAD_FAILED = "UploadFailed"
+    UPLOAD_SUCCEEDED = "UploadSucceeded"
+    UPLOAD_TARGET_IN_USE = "UploadTargetInUse"
+    CLONE_SCHEDULED = "CloneScheduled"
+    CLONE_IN_PROGRESS = "CloneInProgress"
+    CLONE_FAILED = "CloneFailed"
+    CLONE_SUCCEEDED = "CloneSucceeded"
+    CLONE_SOURCE_IN_USE = "CloneSourceInUse"
+    CLONE_VALIDATION_FAILED = "CloneValidationFailed"
+    CLONE_WITHOUT_SOURCE = "CloneWithoutSource"
+    SNAPSHOT_FOR_SMART_CLONE_IN_PROGRESS = "SnapshotForSmartCloneInProgress"
+    SNAPSHOT_FOR_SMART_CLONE_CREATED = "SnapshotForSmartCloneCreated"
+    CSI_CLONE_IN_PROGRESS = "CSICloneInProgress"
+    PREP_CLAIM_IN_PROGRESS = "PrepClaimInProgress"
+    REBIND_IN_PROGRESS = "RebindInProgress"
+    EXPANSION_IN_PROGRESS = "ExpansionInProgress"
+    NAMESPACE_TRANSFER_IN_PROGRESS = "NamespaceTransferInProgress"
+    ERR_INCOMPATIBLE_PVC = "ErrIncompatiblePVC"
+    ERR_UNABLE_TO_CLONE = "ErrUnableToClone"
+    ERR_RESOURCE_EXISTS = "ErrResourceExists"
+    ERR_CLAIM_LOST = "ErrClaimLost"
+    ERR_CLAIM_NOT_VALID = "ErrClaimNotValid"
+    ERR_EXCEEDED_QUOTA = "ErrExceededQuota"
+    ERR_STARTING_POD = "ErrStartingPod"
+    CREATED_PVC_PRIME = "CreatedPVCPrimeSuccessfully"
+    ERR_CREATING_PVC_PRIME = "ErrCreatingPVCPrime"
+    CLAIM_MISBOUND = "ClaimMisbound"
+    NO_VOLUME_SNAPSHOT_CLASS = "NoVolumeSnapshotClass"
+    INCOMPATIBLE_PROVISIONERS = "IncompatibleProvisioners"
+    INCOMPATIBLE_VOLUME_MODES = "IncompatibleVolumeModes"
+    NO_VOLUME_EXPANSION = "NoVolumeExpansion"
+    NO_PROVISIONER_MATCH = "NoProvisionerMatch"
+
+
+PROGRESS_DONE = "100.0%"
+PROGRESS_UNKNOWN = "N/A"
+
+
+def progress(fraction: float | None) -> str:
+    """A DataVolume's progress: ``xx.xx%``, ``100.0%`` at the end, ``N/A`` where it is not known."""
+    if fraction is None:
+        return PROGRESS_UNKNOWN
+    # Rounding must not show the end before it is reached.
+    return PROGRESS_DONE if fraction >= 1 else f"{min(max(fraction, 0) * 100, 99.99):.2f}%"

@@ -1,0 +1,181 @@
+"""Kubernetes quantities: ``10Gi``, ``1500m``, ``2e3``.
+
+The grammar, the rounding and the canonical form are those of ``k8s.io/apimachinery/pkg/api/resource``:
+
+    quantity  = [sign] number [suffix]
+    number    = digits | digits "." | digits "." digits | "." digits
+    suffix    = "Ki".."Ei" | "n" | "u" | "m" | "k" | "M" | "G" | "T" | "P" | "E" | ("e" | "E") [sign] digits
+
+Values are exact fractions, so no size is ever changed by a float.  Anything finer than a thousand-millionth is
+rounded away from zero, as Kubernetes does.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import total_ordering
+from typing import TYPE_CHECKING, Any, Self
+
+from cdi.api.errors import InvalidManifest
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic_core import CoreSchema
+
+MAX_TEXT = 128
+"""Characters; nothing sensible is longer, and an unbounded number costs quadratic time to read."""
+MAX_EXPONENT = 64
+MAX_BYTES = (1 << 63) - 1
+"""The largest size that Kubernetes and the kernel's offsets can express."""
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+
+PATTERN = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
+"""For JSON schemas."""
+_GRAMMAR = re.compile(
+    r"(?P<sign>[+-]?)(?P<whole>[0-9]*)(?:\.(?P<part>[0-9]*))?"
+    r"(?:(?P<binary>[KMGTPE])i|(?P<decimal>[numkMGTPE])|[eE](?P<exponent>[+-]?[0-9]+))?"
+)
+_BINARY = {"K": 1, "M": 2, "G": 3, "T": 4, "P": 5, "E": 6}
+_DECIMAL = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+_BINARY_SUFFIX = {power: f"{letter}i" for letter, power in _BINARY.items()} | {0: ""}
+_DECIMAL_SUFFIX = {power: letter for letter, power in _DECIMAL.items()} | {0: ""}
+_NANO = 10**9
+
+
+class Notation(enum.StrEnum):
+    """How a quantity was written, and so how its canonical form is written."""
+
+    DECIMAL = "decimal"
+    BINARY = "binary"
+    EXPONENT = "exponent"
+
+
+@total_ordering
+@dataclass(frozen=True, slots=True, eq=False)
+class Quantity:
+    """An exact amount.  Equality and order are those of the value: ``1Gi == 1024Mi``."""
+
+    text: str
+    """As it was written."""
+    value: Fraction
+    notation: Notation
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Read a quantity from a string, or a plain number from an integer.  Raises `InvalidManifest`."""
+        if isinstance(text, bool) or not isinstance(text, str | int):
+            raise InvalidManifest(f"a quantity is a string or an integer, not {type(text).__name__}")
+        if isinstance(text, int):
+            if abs(text) > 10**MAX_EXPONENT:
+                raise InvalidManifest("the quantity is out of range")
+            return cls(str(text), Fraction(text), Notation.DECIMAL)
+        if len(text) > MAX_TEXT:
+            raise InvalidManifest(f"a quantity of {len(text)} characters is too long")
+        match = _GRAMMAR.fullmatch(text)
+        # [0-9] also keeps out the other digits of Unicode, which int() would read.
+        if match is None or not (match["whole"] or match["part"]):
+            raise InvalidManifest(f"{text!r} is not a quantity such as 10Gi, 500M or 1.5Ti")
+        part = match["part"] or ""
+        value = Fraction(int((match["whole"] or "0") + part), 10 ** len(part))
+        notation = Notation.DECIMAL
+        if match["binary"]:
+            notation = Notation.BINARY
+            value *= 1 << (10 * _BINARY[match["binary"]])
+        elif match["decimal"]:
+            value *= Fraction(10) ** _DECIMAL[match["decimal"]]
+        elif match["exponent"]:
+            notation = Notation.EXPONENT
+            exponent = int(match["exponent"])
+            if abs(exponent) > MAX_EXPONENT:
+                raise InvalidManifest(f"the exponent of {text!r} is out of range")
+            value *= Fraction(10) ** exponent
+        value = Fraction(-(-value.numerator * _NANO // value.denominator), _NANO)
+        return cls(text, -value if match["sign"] == "-" else value, notation)
+
+    @classmethod
+    def of_bytes(cls, size: int) -> Self:
+        """The quantity of `size` bytes, written canonically in binary units."""
+        plain = cls(str(size), Fraction(size), Notation.BINARY)
+        return cls(plain.canonical(), plain.value, Notation.BINARY)
+
+    @property
+    def bytes(self) -> int:
+        """The value as a whole number, rounded away from zero."""
+        magnitude = abs(self.value)
+        whole = -(-magnitude.numerator // magnitude.denominator)
+        return whole if self.value >= 0 else -whole
+
+    def canonical(self) -> str:
+        """The largest suffix that leaves a whole number: ``1024Mi`` is ``1Gi``, ``1.5`` is ``1500m``.
+
+        As in Kubernetes, small or fractional binary amounts are written in decimal.
+        """
+        if not self.value:
+            return "0"
+        if self.notation is Notation.BINARY and abs(self.value) >= KIB and self.value.denominator == 1:
+            number, power = self.value.numerator, 0
+            while power < 6 and number % 1024 == 0:
+                number, power = number // 1024, power + 1
+            return f"{number}{_BINARY_SUFFIX[power]}"
+        scaled = self.value * _NANO
+        number, power = scaled.numerator, -9
+        highest = MAX_EXPONENT * 2 if self.notation is Notation.EXPONENT else 18
+        while power < highest and number % 1000 == 0:
+            number, power = number // 1000, power + 3
+        if self.notation is Notation.EXPONENT and power:
+            return f"{number}e{power}"
+        return f"{number}{_DECIMAL_SUFFIX[power]}"
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __eq__(self, other: object) -> bool:
+        return self.value == other.value if isinstance(other, Quantity) else NotImplemented
+
+    def __lt__(self, other: Quantity) -> bool:
+        return self.value < other.value
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """A field of a model: read from a string or an integer, written as it was written."""
+        from pydantic_core import PydanticCustomError, core_schema  # noqa: PLC0415 - sizes are read without models too
+
+        def read(value: object) -> Quantity:
+            if isinstance(value, Quantity):
+                return value
+            try:
+                return cls.parse(value)
+            except InvalidManifest as error:
+                raise PydanticCustomError("quantity", "{reason}", {"reason": error.what}) from None
+
+        return core_schema.no_info_plain_validator_function(
+            read, serialization=core_schema.plain_serializer_function_ser_schema(str)
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "pattern": PATTERN,
+            "x-kubernetes-int-or-string": True,
+        }
+
+
+def human(size: int) -> str:
+    """A size for people: exact where that is short (``20Gi``), otherwise with one decimal (``1.5Gi``)."""
+    if size < KIB:
+        return f"{size} bytes"
+    exact = Quantity.of_bytes(size).text
+    if exact.endswith("i") and len(exact) <= 6:
+        return exact
+    power = min(6, (size.bit_length() - 1) // 10)
+    return f"{size / (1 << (10 * power)):.1f}{_BINARY_SUFFIX[power]}"
