@@ -1,0 +1,184 @@
+"""Header fields: those that users give, and what servers answer.
+
+Everything a server sends is untrusted: each function here bounds what it reads and gives None, or an error, for what
+it cannot make sense of.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http.client import HTTPMessage
+
+from cdi.api.errors import InvalidManifest, SourceCredentialsInvalid, SourceProtocolError
+from cdi.source.endpoint import Headers
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_OURS = frozenset(
+    {
+        "range", "if-range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since",
+        "accept-encoding", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer",
+        "upgrade", "expect", "proxy-connection", "proxy-authorization", "proxy-authenticate",
+    }
+)  # fmt: skip
+_CONTENT_RANGE = re.compile(r"bytes[ =]\s*(?:(\d{1,19})\s*-\s*(\d{1,19})|\*)\s*/\s*(\d{1,19}|\*)", re.IGNORECASE)
+_ETAG = re.compile(r'(W/)?("[^"\x00-\x1f\x7f]{0,512}")')
+MAX_RETRY_AFTER = 300.0
+"""Seconds; a server that asks for more is asked again sooner."""
+MAX_SECRET_FILE = 64 << 10
+
+
+def parse_line(line: str) -> tuple[str, str]:
+    """One ``Name: value`` line; raises ValueError with a reason that does not hold the value."""
+    name, colon, value = line.partition(":")
+    name = name.strip()
+    value = value.strip(" \t")
+    if not colon or not _TOKEN.fullmatch(name):
+        raise ValueError("is not of the form 'Name: value'")
+    if _BAD_VALUE.search(value):
+        raise ValueError(f"{name!r} has a line break or control character in its value")
+    if name.lower() in _OURS:
+        raise ValueError(f"{name!r} is set by the importer itself")
+    return name, value
+
+
+def from_manifest(lines: Iterable[str]) -> Headers:
+    """The job's own header lines; raises `InvalidManifest`."""
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(parse_line(line))
+        except ValueError as error:
+            raise InvalidManifest(f"extra header {number} {error}", where="source.http.extraHeaders") from error
+    return tuple(found)
+
+
+def from_secret_files(paths: Iterable[str]) -> Headers:
+    """Every line of each file; raises `SourceCredentialsInvalid`, naming file and line but no content."""
+    found = []
+    for path in paths:
+        for number, line in enumerate(read_secret(path).splitlines(), 1):
+            if not line.strip():
+                continue
+            try:
+                found.append(parse_line(line))
+            except ValueError as error:
+                raise SourceCredentialsInvalid(f"secret header in line {number} {error}", where=path) from error
+    return tuple(found)
+
+
+def read_secret(path: str) -> str:
+    """A small secret file's text, without the newline that editors add; raises `SourceCredentialsInvalid`."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_SECRET_FILE + 1)
+    except OSError as error:
+        raise SourceCredentialsInvalid(f"the secret cannot be read: {error.strerror}", where=path) from error
+    if len(data) > MAX_SECRET_FILE:
+        raise SourceCredentialsInvalid(f"the secret is larger than {MAX_SECRET_FILE} bytes", where=path)
+    try:
+        return data.decode("utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise SourceCredentialsInvalid("the secret is not UTF-8 text", where=path) from error
+
+
+@dataclass(frozen=True, slots=True)
+class ContentRange:
+    """What a 206 or 416 says it carries; `end` is inclusive, as on the wire."""
+
+    start: int | None
+    end: int | None
+    total: int | None
+
+
+def content_range(headers: HTTPMessage) -> ContentRange | None:
+    """The one readable Content-Range (RFC 9110 section 14.4), else None."""
+    values = headers.get_all("Content-Range") or []
+    if len(values) != 1:
+        return None
+    match = _CONTENT_RANGE.fullmatch(values[0].strip())
+    if match is None:
+        return None
+    start, end, total = match.groups()
+    return ContentRange(
+        start=None if start is None else int(start),
+        end=None if end is None else int(end),
+        total=None if total == "*" else int(total),
+    )
+
+
+def content_length(headers: HTTPMessage, *, where: str) -> int | None:
+    """The announced length; several that agree are one (RFC 9110 section 8.6).  Raises `SourceProtocolError`."""
+    values = {part.strip() for value in headers.get_all("Content-Length") or [] for part in value.split(",")}
+    if not values:
+        return None
+    if len(values) > 1:
+        raise SourceProtocolError("the server announced several different lengths", where=where)
+    text = values.pop()
+    if not re.fullmatch(r"[0-9]{1,19}", text):
+        raise SourceProtocolError("the server announced a length that is no number", where=where)
+    return int(text)
+
+
+def chunked(headers: HTTPMessage, *, where: str) -> bool:
+    """Whether the body comes in chunks; raises `SourceProtocolError` on any other transfer coding."""
+    values = headers.get_all("Transfer-Encoding") or []
+    codings = [part.strip().lower() for value in values for part in value.split(",") if part.strip()]
+    if not codings or codings == ["identity"]:
+        return False
+    if codings != ["chunked"]:
+        raise SourceProtocolError(f"the server uses transfer coding {', '.join(codings)[:80]!r}", where=where)
+    return True
+
+
+def content_coding(headers: HTTPMessage) -> str | None:
+    """The Content-Encoding in lower case, None where the bytes are the file's own."""
+    text = ", ".join(headers.get_all("Content-Encoding") or []).strip().lower()
+    return None if text in {"", "identity", "none", "binary"} else text[:80]
+
+
+def etag(headers: HTTPMessage) -> tuple[str, bool] | None:
+    """The opaque tag with its quotes, and whether it is strong (RFC 9110 section 8.8.3)."""
+    match = _ETAG.fullmatch((headers.get("ETag") or "").strip())
+    return None if match is None else (match[2], match[1] is None)
+
+
+def last_modified(headers: HTTPMessage) -> str | None:
+    text = (headers.get("Last-Modified") or "").strip()
+    return text if 0 < len(text) <= 64 and text.isascii() and text.isprintable() else None
+
+
+def media_type(headers: HTTPMessage) -> str | None:
+    """The Content-Type without parameters, in lower case."""
+    text = (headers.get("Content-Type") or "").partition(";")[0].strip().lower()
+    return text if 0 < len(text) <= 128 and text.isascii() and text.isprintable() else None
+
+
+def retry_after(headers: HTTPMessage, *, now: float | None = None) -> float | None:
+    """Seconds to wait, from a number or a date, at most `MAX_RETRY_AFTER` (RFC 9110 section 10.2.3)."""
+    text = (headers.get("Retry-After") or "").strip()
+    if re.fullmatch(r"[0-9]{1,12}", text):
+        return min(float(text), MAX_RETRY_AFTER)
+    if not text or len(text) > 64:
+        return None
+    try:
+        when = email.utils.parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return min(max(0.0, when - (time.time() if now is None else now)), MAX_RETRY_AFTER)
+
+
+def excerpt(body: bytes, limit: int = 200) -> str:
+    """The beginning of a server's text on one line, without control characters or markup."""
+    text = re.sub(
+        r"<(script|style)\b.*?</\1\s*>|<[^>]*>",
+        " ",
+        body[: 8 << 10].decode("utf-8", "replace"),
+        flags=re.IGNORECASE | re.DOTALL,
+    )
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

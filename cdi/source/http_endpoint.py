@@ -1,0 +1,96 @@
+"""A file at a plain URL, with basic authentication and headers of the user's own."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping
+
+from cdi.api.digest import Digest
+from cdi.api.errors import CdiError, SourceCredentialsInvalid
+from cdi.api.job import Credentials, HttpSourceSpec
+from cdi.source import headers as fields
+from cdi.source.endpoint import Headers, HttpRequest
+from cdi.source.http_url import Url
+
+
+class HttpEndpoint:
+    """An `Endpoint` for `HttpSourceSpec`.
+
+    Whatever the user configured is a secret: the Authorization made from credential files (or, without those, from the
+    URL's own user), the headers and the secret headers.  They go to the URL's origin only.
+    """
+
+    def __init__(
+        self,
+        url: Url,
+        *,
+        credentials: Credentials,
+        headers: Headers,
+        secret_header_files: tuple[str, ...],
+    ) -> None:
+        """Raises `SourceCredentialsInvalid`."""
+        self.location = url.location
+        self.name = url.name
+        self.digests: tuple[Digest, ...] = ()
+        self._url = url
+        self._credentials = credentials
+        self._own = headers
+        self._files = secret_header_files
+        self._secret = self._read()
+
+    @classmethod
+    def from_spec(cls, spec: HttpSourceSpec) -> HttpEndpoint:
+        """Raises `SourceUrlInvalid`, `SourceCredentialsInvalid`, `InvalidManifest`."""
+        return cls(
+            Url.parse(spec.url),
+            credentials=spec.credentials,
+            headers=fields.from_manifest(spec.headers),
+            secret_header_files=spec.secret_header_files,
+        )
+
+    def request(self) -> HttpRequest:
+        return HttpRequest(url=self._url.text, secret_headers=self._secret)
+
+    def refused(self, status: int) -> bool:
+        """Mounted secrets are renewed in place: look whether these were."""
+        if status not in {401, 403}:
+            return False
+        before, self._secret = self._secret, self._read()
+        return before != self._secret
+
+    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> CdiError | None:
+        del status, headers, body
+        return None
+
+    def sibling(self, name: str) -> HttpEndpoint | None:
+        """None where the URL is signed: the signature is good for one path only."""
+        if self._url.signed:
+            return None
+        return HttpEndpoint(
+            self._url.beside(name),
+            credentials=self._credentials,
+            headers=self._own,
+            secret_header_files=self._files,
+        )
+
+    def _read(self) -> Headers:
+        given = (*self._own, *fields.from_secret_files(self._files))
+        if any(name.lower() == "authorization" for name, _ in given):
+            return given
+        authorization = self._basic()
+        return given if authorization is None else (("Authorization", authorization), *given)
+
+    def _basic(self) -> str | None:
+        """RFC 7617, in UTF-8."""
+        user, password = self._url.user, self._url.password
+        if self._credentials.access_key_file is not None:
+            user = fields.read_secret(self._credentials.access_key_file)
+            password = None
+        if self._credentials.secret_key_file is not None:
+            password = fields.read_secret(self._credentials.secret_key_file)
+        if user is None and password is None:
+            return None
+        user = user or ""
+        if ":" in user:
+            raise SourceCredentialsInvalid("the user name holds a colon", where=self.location)
+        return f"Basic {b64encode(f'{user}:{password or str()}'.encode()).decode('ascii')}"

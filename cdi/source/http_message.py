@@ -1,0 +1,227 @@
+"""HTTP/1.1 messages on a connection (RFC 9112): the request's bytes, the answer's head and the framing of its body.
+
+The standard library parses the fields; framing is done here, since bodies must go into the caller's buffer without a
+copy, end exactly where they were announced to, and be told apart from bodies that were cut off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import http.client
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http.client import HTTPMessage
+
+from cdi.api.errors import CdiError, SourceProtocolError, SourceTruncated
+from cdi.source import headers as fields
+from cdi.source.connection import Connection, ConnectionLost
+from cdi.source.http_url import Url
+
+MAX_HEAD = 128 << 10
+MAX_INTERIM = 8
+"""1xx answers before the real one."""
+MAX_DRAIN = 64 << 10
+"""Rather read this much of an unwanted body than open another connection."""
+_STATUS = re.compile(rb"HTTP/1\.([0-9])[ \t]+([1-9][0-9]{2})(?:[ \t][^\r\n]*)?\r?\n")
+_CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
+_MAX_LINE = 8 << 10
+_MAX_TRAILERS = 100
+
+
+class _Framing(enum.Enum):
+    LENGTH = enum.auto()
+    CHUNKED = enum.auto()
+    CLOSE = enum.auto()
+
+
+class Body:
+    """The bytes of one answer, from front to back."""
+
+    def __init__(self, connection: Connection, framing: _Framing, length: int | None, *, reusable: bool) -> None:
+        self.length = length
+        """As announced; None where the answer does not say."""
+        self.ended = framing is _Framing.LENGTH and length == 0
+        """Read to its proper end."""
+        self.reusable = reusable
+        """The connection may carry another request once the body has ended."""
+        self.endless = framing is _Framing.CLOSE
+        """Only the connection's end shows the body's."""
+        self._connection = connection
+        self._framing = framing
+        self._left = length or 0
+        self._within_chunks = False
+
+    def readinto(self, view: memoryview) -> int:
+        """Some bytes; 0 at the proper end.
+
+        Raises `SourceTruncated` at an improper one, `SourceProtocolError`, and what the connection raises.
+        """
+        if self.ended or not len(view):
+            return 0
+        if self._framing is _Framing.CHUNKED and not self._left and not self._next_chunk():
+            self.ended = True
+            return 0
+        bounded = self._framing is not _Framing.CLOSE
+        count = self._connection.read(view[: self._left] if bounded and self._left < len(view) else view)
+        if not bounded:
+            if not count:
+                if self._connection.ragged:
+                    raise self._truncated("the TLS connection was cut off, and no length was announced")
+                self.ended = True
+            return count
+        if not count:
+            raise self._truncated(f"the connection was closed with {self._left} bytes to come")
+        self._left -= count
+        if not self._left and self._framing is _Framing.LENGTH:
+            self.ended = True
+        return count
+
+    def _next_chunk(self) -> bool:
+        """Section 7.1: False after the last chunk and its trailers."""
+        if self._within_chunks and self._connection.readline(3) not in {b"\r\n", b"\n"}:
+            raise self._broken("a chunk does not end where it should")
+        line = self._connection.readline(_MAX_LINE)
+        if not line.endswith(b"\n"):
+            raise self._truncated("the connection was closed between two chunks")
+        match = _CHUNK_SIZE.fullmatch(line)
+        if match is None:
+            raise self._broken("a chunk has no readable size")
+        self._within_chunks = True
+        self._left = int(match[1], 16)
+        if self._left:
+            return True
+        for _ in range(_MAX_TRAILERS):
+            line = self._connection.readline(_MAX_LINE)
+            if line in {b"\r\n", b"\n"}:
+                return False
+            if not line:  # the content is whole; only the connection is not
+                self.reusable = False
+                return False
+        raise self._broken("the answer has too many trailers")
+
+    def _truncated(self, what: str) -> SourceTruncated:
+        return SourceTruncated(what, where=self._connection.where)
+
+    def _broken(self, what: str) -> SourceProtocolError:
+        self.reusable = False
+        return SourceProtocolError(what, where=self._connection.where)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """The head of an answer, and its body still to be read."""
+
+    url: Url
+    status: int
+    headers: HTTPMessage
+    body: Body
+    connection: Connection
+
+    def beginning(self, limit: int) -> bytes:
+        """At most `limit` bytes of the body, for messages: failures end it early."""
+        data = bytearray(limit)
+        view = memoryview(data)
+        done = 0
+        with contextlib.suppress(CdiError, ConnectionLost), self.connection.deadline():
+            while done < limit and (count := self.body.readinto(view[done:])):
+                done += count
+        return bytes(view[:done])
+
+    def drain(self) -> bool:
+        """Read the rest if it is short; whether the connection can be used again."""
+        if not self.body.reusable:
+            return False
+        if not self.body.ended:
+            if self.body.length is not None and self.body.length > MAX_DRAIN:
+                return False
+            scratch = memoryview(bytearray(MAX_DRAIN))
+            left = MAX_DRAIN
+            with contextlib.suppress(CdiError, ConnectionLost), self.connection.deadline():
+                while left > 0 and (count := self.body.readinto(scratch[:left])):
+                    left -= count
+        return self.body.ended and self.body.reusable
+
+
+def request_bytes(method: str, target: str, host: str, headers: Iterable[tuple[str, str]]) -> bytes:
+    """A request without a body.  Header values are checked where they come in; a user's Host replaces ours."""
+    names = {name.lower() for name, _ in headers}
+    lines = [f"{method} {target} HTTP/1.1"]
+    if "host" not in names:
+        lines.append(f"Host: {host}")
+    lines += [f"{name}: {value}" for name, value in headers]
+    if any("\r" in line or "\n" in line or "\0" in line for line in lines):
+        raise SourceProtocolError("a request header holds a line break", where=host)
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
+
+
+class _Lines:
+    """What `http.client.parse_headers` reads from, with a limit on the whole head."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._left = MAX_HEAD
+
+    def readline(self, limit: int = -1, /) -> bytes:
+        if self._left <= 0:
+            raise SourceProtocolError("the answer's head is too long", where=self._connection.where)
+        line = self._connection.readline(self._left if limit < 0 else min(limit, self._left))
+        self._left -= len(line)
+        return line
+
+
+def read_response(connection: Connection, url: Url, *, method: str = "GET") -> Response:
+    """Read an answer's head.
+
+    Raises `ConnectionLost` when no byte of it came, `SourceProtocolError`, `SourceTruncated`, and what the connection
+    raises.
+    """
+    lines = _Lines(connection)
+    with connection.deadline():
+        for _ in range(MAX_INTERIM):
+            minor, status = _status(lines, connection)
+            try:
+                headers = http.client.parse_headers(lines)  # type: ignore[arg-type]  # it only calls readline
+            except http.client.HTTPException as error:
+                raise SourceProtocolError(
+                    "the answer's header fields cannot be read", where=connection.where
+                ) from error
+            if status >= 200:
+                break
+        else:
+            raise SourceProtocolError("the server sends interim answers only", where=connection.where)
+    return Response(
+        url=url,
+        status=status,
+        headers=headers,
+        body=_body(connection, minor, status, headers, method),
+        connection=connection,
+    )
+
+
+def _status(lines: _Lines, connection: Connection) -> tuple[int, int]:
+    line = lines.readline(_MAX_LINE)
+    if not line and not connection.received:
+        raise ConnectionLost("closed")
+    if not line.endswith(b"\n") and b"HTTP/1.".startswith(line[:7]):
+        raise SourceTruncated("the connection was closed within the answer's head", where=connection.where)
+    match = _STATUS.fullmatch(line)
+    if match is None:
+        raise SourceProtocolError("the server does not answer in HTTP", where=connection.where)
+    return int(match[1]), int(match[2])
+
+
+def _body(connection: Connection, minor: int, status: int, headers: HTTPMessage, method: str) -> Body:
+    words = {word.strip().lower() for value in headers.get_all("Connection") or [] for word in value.split(",")}
+    reusable = "close" not in words and (minor >= 1 or "keep-alive" in words)
+    if status in {204, 304} or (method == "CONNECT" and 200 <= status < 300):
+        return Body(connection, _Framing.LENGTH, 0, reusable=reusable)
+    is_chunked = fields.chunked(headers, where=connection.where)
+    if is_chunked:
+        # With a length as well the answer may be an attempt at smuggling: nothing after it is believed.
+        return Body(connection, _Framing.CHUNKED, None, reusable=reusable and "Content-Length" not in headers)
+    length = fields.content_length(headers, where=connection.where)
+    if length is None:
+        return Body(connection, _Framing.CLOSE, None, reusable=False)
+    return Body(connection, _Framing.LENGTH, length, reusable=reusable)

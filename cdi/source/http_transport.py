@@ -1,0 +1,260 @@
+"""One HTTP exchange: find or open a connection (through a proxy, over TLS), send, and read the answer's head.
+
+A `Transport` is shared by the sources that go to the same places, so that trust is loaded once and connections are
+used again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+
+from cdi.api.errors import (
+    CdiError,
+    SourceError,
+    SourceForbidden,
+    SourceNotSupported,
+    SourceProtocolError,
+    SourceRefused,
+    SourceTruncated,
+    SourceUnauthorized,
+    SourceUnavailable,
+    SourceUnreachable,
+)
+from cdi.api.job import Proxy, Tls
+from cdi.source import tls as trust
+from cdi.source.connection import CONNECT_TIMEOUT, Canceller, Connection, ConnectionLost, Dialer, Pool
+from cdi.source.endpoint import Headers
+from cdi.source.http_message import Response, read_response, request_bytes
+from cdi.source.http_url import Url
+from cdi.source.proxy import ProxyChoice, ProxyServer
+
+_PROXY_REMEDY = "check the proxy settings (importProxy, or http_proxy, https_proxy and no_proxy)"
+_CERTIFICATE_TIMEOUT = 5.0
+USER_AGENT = "cdi-importer"
+
+
+class Transport:
+    """Connections under one set of TLS and proxy settings.  Any thread."""
+
+    def __init__(self, *, tls: Tls, proxy: Proxy, stall_timeout: float) -> None:
+        """Raises `SourceUrlInvalid` for a proxy that cannot be used."""
+        self._tls = tls
+        self._proxies = ProxyChoice.make(proxy)
+        self._stall = stall_timeout
+        self._pool = Pool()
+        self._dialer = Dialer()
+        self._lock = threading.Lock()
+        self._context: ssl.SSLContext | None = None
+        self._users = 0
+
+    def acquire(self) -> None:
+        """One more source uses it."""
+        with self._lock:
+            self._users += 1
+
+    def release(self) -> None:
+        """The last one to go closes everything."""
+        with self._lock:
+            self._users -= 1
+            last = self._users <= 0
+        if last:
+            self._pool.close()
+
+    def get(self, url: Url, headers: Headers, cancel: Canceller) -> Response:
+        """Send a GET and read the answer's head; the caller gives the response to `finish`.
+
+        An idle connection that the server closed meanwhile is replaced by a new one, once.  Raises `SourceError`s and
+        `Interrupted`; a status of whatever kind is no error here.
+        """
+        proxy = self._proxies.for_url(url)
+        target = url.target
+        if proxy is not None and url.scheme == "http":
+            target = url.text
+            if proxy.authorization is not None:
+                headers = (*headers, ("Proxy-Authorization", proxy.authorization))
+        data = request_bytes("GET", target, url.authority, headers)
+        key = (url.origin if proxy is None or url.scheme == "https" else "http", None if proxy is None else proxy)
+        connection = self._pool.take(key)
+        if connection is not None:
+            try:
+                return self._exchange(connection, url, data, cancel)
+            except ConnectionLost:
+                pass  # the server was about to close it; the request was not served
+        connection = self._open(url, proxy, key, cancel)
+        try:
+            return self._exchange(connection, url, data, cancel)
+        except ConnectionLost as error:
+            raise SourceUnreachable(
+                f"the server closed the connection without an answer ({error})", where=url.location
+            ) from error
+
+    def finish(self, response: Response) -> None:
+        """Done with the answer: keep its connection if nothing of it is left to come."""
+        if response.drain():
+            self._pool.give_back(response.connection)
+        else:
+            self._pool.drop(response.connection)
+
+    def abandon(self, response: Response) -> None:
+        """Done with the answer, whatever is left of it."""
+        if response.body.ended and response.body.reusable:
+            self._pool.give_back(response.connection)
+        else:
+            self._pool.drop(response.connection)
+
+    def _exchange(self, connection: Connection, url: Url, data: bytes, cancel: Canceller) -> Response:
+        try:
+            connection.lend(cancel, where=url.location)
+            connection.send(data)
+            return read_response(connection, url)
+        except BaseException:
+            self._pool.drop(connection)
+            raise
+
+    def _open(self, url: Url, proxy: ProxyServer | None, key: object, cancel: Canceller) -> Connection:
+        hop = url if proxy is None else proxy.url
+        try:
+            sock = self._dialer.dial(hop.host, hop.port, cancel, where=url.location)
+        except SourceUnreachable as error:
+            if proxy is None:
+                raise
+            raise SourceUnreachable(f"the proxy: {error.what}", where=url.location, remedy=_PROXY_REMEDY) from error
+        try:
+            if proxy is not None:
+                if proxy.url.scheme == "https":
+                    if url.scheme == "https":
+                        raise SourceNotSupported(
+                            "a proxy that is itself reached over TLS cannot carry https",
+                            where=proxy.label,
+                            remedy="give the proxy's http:// address",
+                        )
+                    sock = self._wrap(sock, proxy.url, proxy, cancel)
+                if url.scheme == "https":
+                    self._tunnel(sock, url, proxy, cancel)
+            if url.scheme == "https":
+                sock = self._wrap(sock, url, proxy, cancel)
+        except BaseException:
+            cancel.detach()
+            sock.close()
+            raise
+        connection = Connection(sock, key, stall_timeout=self._stall, where=url.location)
+        self._pool.add(connection)
+        return connection
+
+    def _wrap(self, sock: socket.socket, url: Url, proxy: ProxyServer | None, cancel: Canceller) -> ssl.SSLSocket:
+        context = self._trust()
+        # The wrapped socket takes the descriptor over, so the old object must not be interrupted any more.
+        cancel.detach()
+        sock.settimeout(CONNECT_TIMEOUT)
+        wrapped = context.wrap_socket(
+            sock,
+            server_hostname=url.host.partition("%")[0].rstrip("."),
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,
+        )
+        try:
+            cancel.attach(wrapped)
+            wrapped.do_handshake()
+        except ssl.SSLCertVerificationError as error:
+            cancel.detach()
+            wrapped.close()
+            raise trust.untrusted(
+                error,
+                host=url.host,
+                certificate=self._certificate(url, proxy, cancel),
+                where=url.location,
+            ) from error
+        except OSError as error:
+            cancel.detach()
+            wrapped.close()
+            cancel.check()
+            if isinstance(error, TimeoutError):
+                reason = f"no answer within {CONNECT_TIMEOUT:.0f} s"
+            else:
+                reason = (error.reason if isinstance(error, ssl.SSLError) else error.strerror) or type(error).__name__
+            raise SourceUnreachable(
+                f"no TLS connection to {url.host}:{url.port}: {reason}",
+                where=url.location,
+                remedy="see whether the server speaks TLS on this port, and a version that is still allowed",
+            ) from error
+        except BaseException:
+            cancel.detach()
+            wrapped.close()
+            raise
+        return wrapped
+
+    def _trust(self) -> ssl.SSLContext:
+        with self._lock:
+            if self._context is None:
+                self._context = trust.make_context(self._tls)
+            return self._context
+
+    def _certificate(self, url: Url, proxy: ProxyServer | None, cancel: Canceller) -> bytes | None:
+        """The certificate that was just refused, fetched once more for the message: OpenSSL does not keep it."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        hop = url if proxy is None else proxy.url
+        with contextlib.suppress(CdiError, OSError, ValueError):
+            sock = self._dialer.dial(hop.host, hop.port, cancel, where=url.location)
+            try:
+                sock.settimeout(_CERTIFICATE_TIMEOUT)
+                if proxy is not None and proxy.url != url:
+                    self._tunnel(sock, url, proxy, cancel)
+                with context.wrap_socket(sock, server_hostname=url.host) as wrapped:
+                    return wrapped.getpeercert(binary_form=True)
+            finally:
+                cancel.detach()
+                sock.close()
+        return None
+
+    def _tunnel(self, sock: socket.socket, url: Url, proxy: ProxyServer, cancel: Canceller) -> None:
+        """CONNECT (RFC 9110 section 9.3.6); the socket is the tunnel afterwards."""
+        host = f"[{url.host}]" if ":" in url.host else url.host
+        place = f"{host}:{url.port}"
+        headers: Headers = (("User-Agent", USER_AGENT),)
+        if proxy.authorization is not None:
+            headers = (*headers, ("Proxy-Authorization", proxy.authorization))
+        connection = Connection(sock, None, stall_timeout=CONNECT_TIMEOUT, where=url.location)
+        connection.lend(cancel, where=url.location)
+        try:
+            connection.send(request_bytes("CONNECT", place, place, headers))
+            response = read_response(connection, url, method="CONNECT")
+        except ConnectionLost as error:
+            raise SourceUnreachable(
+                f"the proxy {proxy.label} closed the connection without an answer",
+                where=url.location,
+                remedy=_PROXY_REMEDY,
+            ) from error
+        except (SourceProtocolError, SourceTruncated) as error:
+            raise SourceUnreachable(
+                f"{proxy.label} does not answer like a proxy: {error.what}", where=url.location, remedy=_PROXY_REMEDY
+            ) from error
+        if not 200 <= response.status < 300:
+            raise _proxy_refusal(response.status, proxy, where=url.location)
+        if not connection.quiet():
+            # TLS begins with us: a byte from the other side before that was put there by somebody else.
+            raise SourceProtocolError("the proxy sends data of its own into the tunnel", where=url.location)
+
+
+def _proxy_refusal(status: int, proxy: ProxyServer, *, where: str) -> SourceError:
+    if status == 407:
+        return SourceUnauthorized(
+            f"the proxy {proxy.label} wants other credentials (407)",
+            where=where,
+            remedy="put the user and password into the proxy's URL",
+        )
+    if status in {401, 403}:
+        return SourceForbidden(
+            f"the proxy {proxy.label} does not allow this host ({status})",
+            where=where,
+            remedy="have the host allowed by the proxy, or name it in no_proxy",
+        )
+    if status in {408, 429} or status >= 500:
+        return SourceUnavailable(
+            f"the proxy {proxy.label} cannot reach the server ({status})", where=where, remedy=_PROXY_REMEDY
+        )
+    return SourceRefused(f"the proxy {proxy.label} refuses to connect ({status})", where=where, remedy=_PROXY_REMEDY)
