@@ -1,0 +1,52 @@
+"""DataSource: a stable name for the newest golden image."""
+
+from __future__ import annotations
+
+from cdi.api.meta import Condition, KubeObject
+from cdi.api.model import Model
+from cdi.api.sources import SourcePvc, SourceSnapshot
+
+
+class DataSourceReference(Model):
+    """Another DataSource."""
+
+    namespace: str
+    """Its namespace."""
+    name: str
+    """Its name."""
+
+
+class DataSourceSource(Model):
+    """What the DataSource stands for; at most one member is set."""
+
+    pvc: SourcePvc | None = None
+    """A volume."""
+    snapshot: SourceSnapshot | None = None
+    """A snapshot."""
+    data_source: DataSourceReference | None = None
+    """Another DataSource of the same namespace; chains are short."""
+
+
+class DataSourceSpec(Model):
+    """What the DataSource stands for."""
+
+    source: DataSourceSource
+    """The volume, snapshot or other DataSource."""
+
+
+class DataSourceStatus(Model):
+    """What was found."""
+
+    source: DataSourceSource | None = None
+    """The volume or snapshot at the end of the chain."""
+    conditions: list[Condition] | None = None
+    """Ready, with the reason."""
+
+
+class DataSource(KubeObject):
+    """A stable name for a golden image; DataVolumes refer to it with sourceRef."""
+
+    spec: DataSourceSpec
+    """What the DataSource stands for."""
+    status: DataSourceStatus | None = None
+    """What was found; written by the controller."""

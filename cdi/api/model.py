@@ -1,0 +1,121 @@
+"""What all models of the API share.
+
+A model checks shape: which fields there are and of what type.  What the values mean is checked by
+`cdi.api.validation`, so that an object that a cluster already holds can always be read, and so that a refusal has
+one clear message.  Fields that are not known are not lost: they are kept aside, written again, and named by
+`unknown_fields`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from cdi.api.names import GROUP, VERSION
+
+# Where the API's own spelling is not the camel case of the attribute.
+_SPELLING = {
+    "init_image_url": "initImageURL",
+    "upload_proxy_url": "uploadProxyURL",
+    "upload_proxy_url_override": "uploadProxyURLOverride",
+    "upload_proxy_ca": "uploadProxyCA",
+    "http_proxy": "HTTPProxy",
+    "https_proxy": "HTTPSProxy",
+    "trusted_ca_proxy": "trustedCAProxy",
+    "data_volume_ttl_seconds": "dataVolumeTTLSeconds",
+    "min_tls_version": "minTLSVersion",
+    "last_imported_pvc": "lastImportedPVC",
+    "data_volume_name": "DataVolumeName",
+    "digest": "Digest",
+    "global_": "global",
+}
+
+
+def wire_name(attribute: str) -> str:
+    """The name of an attribute in manifests: ``secret_ref`` is ``secretRef``."""
+    return _SPELLING.get(attribute) or to_camel(attribute)
+
+
+Int32 = Annotated[int, Field(ge=-(1 << 31), le=(1 << 31) - 1, json_schema_extra={"format": "int32"})]
+Int64 = Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1, json_schema_extra={"format": "int64"})]
+FreeForm = dict[str, Any]
+"""An object whose fields are somebody else's."""
+
+
+class Model(BaseModel):
+    """A part of an object.  Made in Python with snake_case names, read and written with the API's own."""
+
+    model_config = ConfigDict(
+        alias_generator=wire_name,
+        validate_by_name=True,
+        validate_by_alias=True,
+        use_attribute_docstrings=True,
+        strict=True,
+        extra="allow",
+        frozen=True,
+        defer_build=True,
+        protected_namespaces=(),
+    )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is written in JSON; what was never set is left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+    def pruned(self) -> Self:
+        """The same without fields that are not known, as an API server stores it."""
+        known = {
+            name: _pruned(getattr(self, name)) for name in type(self).model_fields if name in self.model_fields_set
+        }
+        return type(self).model_construct(_fields_set=set(known), **known)
+
+
+def _pruned(value: Any) -> Any:
+    match value:
+        case Model():
+            return value.pruned()
+        case list():
+            return [_pruned(item) for item in value]
+        case dict():
+            return {key: _pruned(item) for key, item in value.items()}
+        case _:
+            return value
+
+
+def unknown_fields(value: object, path: str = "") -> Iterator[str]:
+    """The paths of fields that no model knows, such as ``spec.source.http.checkum``; typing errors, mostly."""
+    match value:
+        case Model():
+            for name in value.model_extra or {}:
+                yield child(path, name)
+            for name in type(value).model_fields:
+                yield from unknown_fields(getattr(value, name), child(path, wire_name(name)))
+        case list():
+            for index, item in enumerate(value):
+                yield from unknown_fields(item, f"{path}[{index}]")
+        case dict():
+            for key, item in value.items():
+                yield from unknown_fields(item, child(path, str(key)))
+        case _:
+            return
+
+
+def child(path: str, name: str) -> str:
+    """A field's path in a message: ``spec.pvc``."""
+    return f"{path}.{name}" if path else name
+
+
+class Resource(Model):
+    """An object with a kind of its own."""
+
+    group_version: ClassVar[str] = f"{GROUP}/{VERSION}"
+
+    @classmethod
+    def kind_name(cls) -> str:
+        return cls.__name__
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is written in JSON, with its ``apiVersion`` and ``kind``."""
+        return {"apiVersion": self.group_version, "kind": self.kind_name(), **super().to_dict()}
