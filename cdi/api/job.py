@@ -169,9 +169,9 @@ class Policy:
 
     engine: Literal["auto", "qemu"] = "auto"
     """``qemu`` gives every image to QEMU: the escape hatch."""
-    connections: int = Field(default=0, ge=0, le=64)
+    connections: Annotated[int, Field(ge=0, le=64)] = 0
     """How many ranges are fetched at a time; 0 chooses."""
-    bandwidth: int = Field(default=0, ge=0)
+    bandwidth: Annotated[int, Field(ge=0)] = 0
     """Bytes per second from the source; 0 is unlimited."""
     discover_checksum: bool = True
     """Look for SHA256SUMS and the like beside an HTTP image where no checksum is given."""
@@ -183,13 +183,13 @@ class Policy:
     keyring: str | None = None
     """A file of OpenPGP public keys, binary or armoured."""
     preallocation: bool = False
-    stall_timeout: float = Field(default=60.0, gt=0)
+    stall_timeout: Annotated[float, Field(gt=0)] = 60.0
     """Seconds without a byte until a connection is given up."""
-    retries: int = Field(default=8, ge=0)
+    retries: Annotated[int, Field(ge=0)] = 8
     """Failures in a row, without a byte of progress, until a passing fault is handed to the controller."""
-    qemu_memory: int = Field(default=1 << 30, gt=0)
+    qemu_memory: Annotated[int, Field(gt=0)] = 1 << 30
     """Address space for a QEMU program, bytes."""
-    qemu_cpu_seconds: int = Field(default=3600, gt=0)
+    qemu_cpu_seconds: Annotated[int, Field(gt=0)] = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
