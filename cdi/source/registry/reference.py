@@ -27,6 +27,16 @@ _LONGEST = 1024
 _DIGEST_ALGORITHMS = frozenset({"sha256", "sha512"})
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address (without brackets) is this machine itself."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
     """An image in a registry."""
@@ -116,12 +126,7 @@ class Reference:
     @property
     def loopback(self) -> bool:
         """The registry is on this very machine, so nobody else sees what is sent in the clear."""
-        if self.hostname == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.hostname).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.hostname)
 
     @property
     def selector(self) -> str:

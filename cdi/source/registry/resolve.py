@@ -1,7 +1,7 @@
 """From a manifest to the one image that is wanted: which documents to read, and what they must be.
 
-A resolution is a generator.  It yields the `Descriptor` of the next document it needs and is sent that document's
-bytes, so that the registry's client (asynchronous) and an archive on disk (not) share every decision and check.
+A resolution is a generator.  It yields a `Wanted`, the next document it needs, and is sent that document's bytes, so
+that the registry's client (asynchronous) and an archive on disk (not) share every decision and check.
 """
 
 from __future__ import annotations
@@ -57,7 +57,15 @@ class Document:
     media_type: str | None = None
 
 
-Resolution = Generator[Descriptor, bytes, ResolvedImage]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A document to read; `manifest` tells where a registry keeps it."""
+
+    descriptor: Descriptor
+    manifest: bool
+
+
+Resolution = Generator[Wanted, bytes, ResolvedImage]
 
 
 def resolve(top: Document, *, architecture: str | None, where: str) -> Resolution:
@@ -117,7 +125,7 @@ class _Search:
         self.seen: list[Platform] = []
         self._budget = _DOCUMENTS
 
-    def down(self, document: Document, *, depth: int, checked: bool) -> Generator[Descriptor, bytes, _Found | None]:
+    def down(self, document: Document, *, depth: int, checked: bool) -> Generator[Wanted, bytes, _Found | None]:
         """`checked`: an index said that this is the wanted platform, which counts for more than the config.
 
         Images that are put together by hand, as disks are, often have the builder's architecture in the config.
@@ -133,7 +141,7 @@ class _Search:
             )
         for entry in self._candidates(parsed):
             known = entry.platform.known
-            body = yield from self._read(entry)
+            body = yield from self._read(entry, manifest=True)
             inner = Document(body=body, digest=entry.digest, media_type=entry.media_type)
             found = yield from self.down(inner, depth=depth + 1, checked=known)
             if found is not None:
@@ -150,10 +158,10 @@ class _Search:
 
     def _image(
         self, digest: Digest, manifest: Manifest, *, checked: bool, alone: bool
-    ) -> Generator[Descriptor, bytes, _Found | None]:
+    ) -> Generator[Wanted, bytes, _Found | None]:
         if not manifest.layers:
             raise DiskNotInImage("the image has no layers", where=self.where)
-        config = parse_config((yield from self._read(manifest.config)), self.where)
+        config = parse_config((yield from self._read(manifest.config, manifest=False)), self.where)
         # What is the only one there is need not be for this machine, unless somebody asked for a platform.
         matters = not checked and (self.explicit or not alone)
         if matters and config.platform.known and not config.platform.fits(self.wanted):
@@ -161,7 +169,7 @@ class _Search:
             return None
         return _Found(digest=digest, platform=config.platform, env=config.env, layers=manifest.layers)
 
-    def _read(self, descriptor: Descriptor) -> Generator[Descriptor, bytes, bytes]:
+    def _read(self, descriptor: Descriptor, *, manifest: bool) -> Generator[Wanted, bytes, bytes]:
         self._budget -= 1
         if self._budget < 0:
             raise NestedTooDeep(
@@ -173,6 +181,6 @@ class _Search:
                 where=self.where,
                 remedy="push the image again with a current tool",
             )
-        body = yield descriptor
+        body = yield Wanted(descriptor=descriptor, manifest=manifest)
         check_document(descriptor, body, self.where)
         return body

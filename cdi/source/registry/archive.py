@@ -1,0 +1,266 @@
+"""Container images in a file: ``oci-archive:PATH[:TAG]``, an OCI image layout in an uncompressed tar.
+
+Follows the OCI image specification 1.1 (image layout).  Blobs are read where they lie; nothing is unpacked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from typing import Self
+
+from cdi.api.digest import Digest
+from cdi.api.errors import (
+    ArchiveUnsafe,
+    ChecksumMismatch,
+    FormatUnsupported,
+    InternalError,
+    Interrupted,
+    SourceForbidden,
+    SourceNotFound,
+    SourceProtocolError,
+    SourceTruncated,
+    SourceUnreachable,
+    SourceUrlInvalid,
+)
+from cdi.source.base import SourceFacts
+from cdi.source.registry.manifest import MANIFEST_LIMIT, OCI_INDEX, Descriptor, Index, parse_manifest
+from cdi.source.registry.resolve import Document, ResolvedImage, resolve
+from cdi.source.registry.tar_index import Member, index_tar
+
+_PREFIXES = ("oci-archive://", "oci-archive:")
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}
+
+
+def split_archive(url: str) -> tuple[str, str | None]:
+    """Path and tag of an ``oci-archive:`` URL; raises `SourceUrlInvalid`.
+
+    A colon belongs to the path where a file of the whole name exists, else the last one begins the tag.
+    """
+    prefix = next((prefix for prefix in _PREFIXES if url.startswith(prefix)), None)
+    if prefix is None:
+        raise SourceUrlInvalid("not an oci-archive: URL", where=url[:200])
+    path = url.removeprefix(prefix)
+    if prefix.endswith("//"):
+        path = "/" + path.lstrip("/")
+    if not path.strip("/") or "\0" in path:
+        raise SourceUrlInvalid("oci-archive: names no file", where=url[:200])
+    if os.path.exists(path):
+        return path, None
+    name, colon, tag = path.rpartition(":")
+    if colon and name and "/" not in tag:
+        return name, tag or None
+    return path, None
+
+
+class Archive:
+    """An open archive.  Its blobs stay readable until `close`."""
+
+    def __init__(self, path: str) -> None:
+        """Raises `SourceNotFound`, `SourceForbidden`, `FormatUnsupported`, and what `index_tar` raises."""
+        self.path = path
+        self._descriptor = _open(path)
+        try:
+            self._length = os.fstat(self._descriptor).st_size
+            self._refuse_compressed()
+            self._members = self._index()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def resolve(self, tag: str | None, architecture: str | None) -> ResolvedImage:
+        """Find the image; raises as `cdi.source.registry.resolve.resolve`, and `SourceNotFound` for a tag it lacks."""
+        where = f"{self.path}:{tag}" if tag else self.path
+        body = self._read(self._members["index.json"], where)
+        index = parse_manifest(body, OCI_INDEX, where)
+        assert isinstance(index, Index), "the content type said so"
+        resolution = resolve(self._top(index, tag, body, where), architecture=architecture, where=where)
+        try:
+            wanted = next(resolution)
+            while True:
+                wanted = resolution.send(self._read(self._blob(wanted.descriptor, where), where))
+        except StopIteration as stop:
+            image: ResolvedImage = stop.value
+            return image
+
+    def layer(self, descriptor: Descriptor) -> BlobSource:
+        """The bytes of a layer; raises `SourceNotFound`, `ChecksumMismatch` where the length is another."""
+        member = self._blob(descriptor, self.path)
+        if member.size != descriptor.size:
+            raise ChecksumMismatch(
+                f"a blob of {descriptor.size} bytes was promised and the archive has {member.size}",
+                where=f"{self.path}, {descriptor.digest}",
+            )
+        return BlobSource(self, member, descriptor.digest)
+
+    def read_at(self, offset: int, view: memoryview) -> int:
+        """Bytes from a place in the file; from any thread."""
+        return os.preadv(self._descriptor, [view], offset)
+
+    def _top(self, index: Index, tag: str | None, body: bytes, where: str) -> Document:
+        """What the tag names: a manifest or an inner index; the layout's own index where that is the platforms'."""
+        entries = [e for e in index.entries if not e.attached]
+        names = sorted({e.name for e in entries if e.name is not None})
+        if tag is not None:
+            entries = [e for e in entries if e.name is not None and (e.name == tag or e.name.endswith(f":{tag}"))]
+            if not entries:
+                listed = ", ".join(names[:20]) or "no tags"
+                raise SourceNotFound(f"the archive has no {tag[:140]!r}; it has {listed}", where=where)
+        elif len(names) > 1:
+            raise SourceUrlInvalid(
+                f"the archive holds several images: {', '.join(names[:20])}",
+                where=where,
+                remedy="append the one that is meant: oci-archive:PATH:TAG",
+            )
+        if len(entries) == 1:
+            entry = entries[0]
+            inner = self._read(self._blob(entry, where), where)
+            return Document(body=inner, digest=entry.digest, media_type=entry.media_type)
+        if tag is not None and len(names) > 1:
+            raise SourceUrlInvalid(
+                f"the archive has {len(entries)} images of the tag {tag!r}, among others",
+                where=where,
+                remedy="write one image into an archive",
+            )
+        return Document(body=body, digest=Digest("sha256", hashlib.sha256(body).hexdigest()), media_type=OCI_INDEX)
+
+    def _index(self) -> dict[str, Member]:
+        members: dict[str, Member] = {}
+        for member in index_tar(self._descriptor, self._length, where=self.path):
+            if member.name in members:
+                raise ArchiveUnsafe(f"the archive has {member.name[:200]!r} twice", where=self.path)
+            members[member.name] = member
+        if "index.json" not in members or "oci-layout" not in members:
+            kind = "docker-archive" if "manifest.json" in members else "tar archive"
+            raise FormatUnsupported(
+                f"the file is a {kind} and not an OCI archive",
+                where=self.path,
+                remedy="write it with: skopeo copy SOURCE oci-archive:PATH",
+            )
+        return members
+
+    def _refuse_compressed(self) -> None:
+        magic = os.pread(self._descriptor, 8, 0)
+        for beginning, name in _COMPRESSED.items():
+            if magic.startswith(beginning):
+                raise FormatUnsupported(
+                    f"the OCI archive is compressed with {name}",
+                    where=self.path,
+                    remedy="decompress it; its layers are compressed already",
+                )
+
+    def _blob(self, descriptor: Descriptor, where: str) -> Member:
+        digest = descriptor.digest
+        member = self._members.get(f"blobs/{digest.algorithm}/{digest.hex}")
+        if member is None:
+            raise SourceNotFound(
+                f"the archive lacks the blob {digest}", where=where, remedy="write the archive again, whole"
+            )
+        return member
+
+    def _read(self, member: Member, where: str) -> bytes:
+        if member.size > MANIFEST_LIMIT:
+            raise SourceProtocolError(
+                f"{member.name} has {member.size} bytes; at most {MANIFEST_LIMIT} are read", where=where
+            )
+        body = os.pread(self._descriptor, member.size, member.offset)
+        if len(body) != member.size:
+            raise SourceTruncated("the archive became shorter while it was read", where=where)
+        return body
+
+
+def _open(path: str) -> int:
+    try:
+        # Without O_NONBLOCK a named pipe would hold the worker for as long as nobody writes to it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        raise SourceNotFound("there is no such archive", where=path, remedy="check the path") from error
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise SourceForbidden(f"the archive cannot be opened: {reason}", where=path, remedy="see its mode") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FormatUnsupported(
+            "not a regular file", where=path, remedy="give the path of a tar file; directories are not read"
+        )
+    return descriptor
+
+
+class BlobSource:
+    """A `Source` over one blob of an archive.  It does not own the archive."""
+
+    def __init__(self, archive: Archive, member: Member, digest: Digest) -> None:
+        self._archive = archive
+        self._member = member
+        self._facts = SourceFacts(
+            location=f"{archive.path}, {digest}",
+            length=member.size,
+            ranges=True,
+            validator=str(digest),
+            digests=(digest,),
+        )
+
+    def probe(self) -> SourceFacts:
+        return self._facts
+
+    def open(self, offset: int = 0, length: int | None = None) -> BlobReader:
+        """Raises `InternalError` for a range that is not within the blob."""
+        size = self._member.size
+        end = size if length is None else offset + length
+        if not 0 <= offset <= end <= size:
+            raise InternalError(f"the range {offset}+{length} is not within {size}", where=self._facts.location)
+        return BlobReader(self._archive, self._member.offset + offset, end - offset, self._facts.location)
+
+    def sibling(self, name: str) -> None:
+        """Blobs have no names."""
+
+    def close(self) -> None:
+        """Nothing of its own is open."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class BlobReader:
+    """A run of bytes of a blob."""
+
+    def __init__(self, archive: Archive, offset: int, left: int, where: str) -> None:
+        self._archive = archive
+        self._offset = offset
+        self._left = left
+        self._where = where
+        self._aborted = False
+
+    def readinto(self, view: memoryview) -> int:
+        """Raises `SourceTruncated` when the file became shorter, `SourceUnreachable` when it cannot be read."""
+        if self._aborted:
+            raise Interrupted("reading was interrupted", where=self._where)
+        wanted = min(len(view), self._left)
+        if not wanted:
+            return 0
+        try:
+            count = self._archive.read_at(self._offset, view[:wanted])
+        except OSError as error:
+            raise SourceUnreachable(
+                f"the archive cannot be read: {error.strerror}", where=self._where, remedy="see the disk it is on"
+            ) from error
+        if not count:
+            raise SourceTruncated("the archive became shorter while it was read", where=self._where)
+        self._offset += count
+        self._left -= count
+        return count
+
+    def abort(self) -> None:
+        self._aborted = True
+
+    def close(self) -> None:
+        """Nothing of its own is open."""

@@ -1,0 +1,178 @@
+"""A client for container registries: from an image's name to the digests of its layers.
+
+Follows the OCI distribution specification 1.1 (pull).  Asynchronous; a worker runs it once, a controller keeps one to
+poll digests.  Every document is verified against the digest that named it; what a tag names is verified against the
+digest that the registry states, where it states one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from cdi.api.digest import Digest
+from cdi.api.errors import ChecksumInvalid, SourceError, SourceProtocolError, SourceTlsUntrusted, SourceUnreachable
+from cdi.api.job import Credentials, Proxy, Tls
+from cdi.source.http_url import Url
+from cdi.source.registry.access import Authorization, authorize
+from cdi.source.registry.challenge import Challenge, parse_challenges
+from cdi.source.registry.credentials import identity_for
+from cdi.source.registry.http import Answer, Documents
+from cdi.source.registry.manifest import ACCEPT, MANIFEST_LIMIT
+from cdi.source.registry.reference import Reference
+from cdi.source.registry.refusal import refusal
+from cdi.source.registry.resolve import Document, ResolvedImage, Wanted, check_digest, resolve
+
+_PING_LIMIT = 1 << 20
+_STATED = frozenset({"sha256", "sha384", "sha512"})
+
+
+@dataclass(slots=True)
+class Access:
+    """What was found out about reaching one repository."""
+
+    base: Url
+    """Ends in ``/v2/``."""
+    challenges: tuple[Challenge, ...] = ()
+    authorization: Authorization | None = None
+
+
+class RegistryClient:
+    """Reads manifests and configs; an asynchronous context manager.
+
+    `stall_timeout` is in seconds.  One client serves any number of references with the same credentials and trust.
+    """
+
+    def __init__(
+        self,
+        *,
+        credentials: Credentials = Credentials(),  # noqa: B008 - frozen
+        tls: Tls = Tls(),  # noqa: B008 - frozen
+        proxy: Proxy = Proxy(),  # noqa: B008 - frozen
+        stall_timeout: float = 60.0,
+    ) -> None:
+        self._credentials = credentials
+        self._insecure = tls.insecure
+        self._documents = Documents(tls=tls, proxy=proxy, stall_timeout=stall_timeout)
+        self._known: dict[tuple[str, str], Access] = {}
+
+    async def __aenter__(self) -> Self:
+        await self._documents.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._documents.__aexit__(kind, error, trace)
+
+    async def resolve(self, reference: Reference, architecture: str | None = None) -> ResolvedImage:
+        """Find the image for an architecture (this machine's where None) behind a reference.
+
+        Raises a `SourceError` (`SourceNotFound`, `SourceUnauthorized`, `PlatformNotFound`, `SourceUnavailable` with
+        `retry_after` …), `ChecksumMismatch`, or an `ImageError` for what is refused.
+        """
+        where = str(reference)
+        answer = await self._get(reference, f"manifests/{reference.selector}", ACCEPT)
+        digest = _verified(reference, answer, where)
+        top = Document(body=answer.body, digest=digest, media_type=answer.headers.get("content-type"))
+        resolution = resolve(top, architecture=architecture, where=where)
+        try:
+            wanted = next(resolution)
+            while True:
+                wanted = resolution.send(await self._document(reference, wanted))
+        except StopIteration as stop:
+            image: ResolvedImage = stop.value
+            return image
+
+    async def digest(self, reference: Reference) -> Digest:
+        """What the tag names now, an index perhaps: for a poller.  Raises as `resolve` does."""
+        return _verified(
+            reference, await self._get(reference, f"manifests/{reference.selector}", ACCEPT), str(reference)
+        )
+
+    async def reach(self, reference: Reference) -> Access:
+        """How the repository is reached, as found out once."""
+        known = self._known.get((reference.server, reference.path))
+        return await self._ping(reference) if known is None else known
+
+    async def renew(self, reference: Reference, access: Access) -> bool:
+        """A new authorization, from the same challenges; False where there is none to be had.  Raises as `resolve`."""
+        identity = identity_for(self._credentials, reference)
+        access.authorization = await authorize(
+            self._documents, reference, identity, access.challenges, plain=self._insecure
+        )
+        return access.authorization is not None
+
+    async def _document(self, reference: Reference, wanted: Wanted) -> bytes:
+        kind, accept = "blobs", "*/*"
+        if wanted.manifest:
+            kind, accept = "manifests", wanted.descriptor.media_type or ACCEPT
+        return (await self._get(reference, f"{kind}/{wanted.descriptor.digest}", accept)).body
+
+    async def _get(self, reference: Reference, path: str, accept: str) -> Answer:
+        access = await self.reach(reference)
+        if access.authorization is not None and access.authorization.stale:
+            await self.renew(reference, access)
+        answer = await self._ask(reference, access, path, accept)
+        # A challenge of the host that a redirect led to is not the registry's: it gets nothing.
+        if answer.status == 401 and not answer.moved:
+            access.challenges = parse_challenges(answer.challenges)
+            if await self.renew(reference, access):
+                answer = await self._ask(reference, access, path, accept)
+        if answer.status != 200:
+            raise refusal(answer.status, answer.headers, answer.body, str(reference))
+        return answer
+
+    async def _ask(self, reference: Reference, access: Access, path: str, accept: str) -> Answer:
+        return await self._documents.fetch(
+            Url.parse(f"{access.base.text}{reference.path}/{path}"),
+            limit=MANIFEST_LIMIT,
+            accept=accept,
+            authorization=access.authorization.value if access.authorization else None,
+        )
+
+    async def _ping(self, reference: Reference) -> Access:
+        """Find scheme and challenge: ``GET /v2/``, which every registry answers with 200 or 401.
+
+        Asked even where no credentials are at hand: some hide private repositories behind 404 until one is logged in,
+        and a later request then needs no second attempt.
+        """
+        base = Url.parse(f"https://{reference.server}/v2/")
+        try:
+            answer = await self._documents.fetch(base, limit=_PING_LIMIT)
+        except (SourceUnreachable, SourceTlsUntrusted) as refused:
+            if isinstance(refused, SourceTlsUntrusted) or not (self._insecure or reference.loopback):
+                raise
+            base = Url.parse(f"http://{reference.server}/v2/")
+            try:
+                answer = await self._documents.fetch(base, limit=_PING_LIMIT)
+            except SourceError as error:
+                raise error from refused
+        access = Access(base=base)
+        if answer.status == 401 and not answer.moved:
+            access.challenges = parse_challenges(answer.challenges)
+            await self.renew(reference, access)
+        elif answer.status == 429 or answer.status >= 500:
+            raise refusal(answer.status, answer.headers, answer.body, str(reference))
+        # Anything else (404 from a registry behind a narrow proxy) says nothing about the image itself.
+        self._known[reference.server, reference.path] = access
+        return access
+
+
+def _verified(reference: Reference, answer: Answer, where: str) -> Digest:
+    """The digest of what a tag or digest names; raises `ChecksumMismatch`."""
+    if reference.digest is not None:
+        check_digest(reference.digest, answer.body, where)
+        return reference.digest
+    stated = answer.headers.get("docker-content-digest")
+    if stated is not None:
+        try:
+            digest = Digest.parse(stated)
+        except ChecksumInvalid as error:
+            raise SourceProtocolError("the registry states a digest that is none", where=where) from error
+        if digest.algorithm in _STATED:
+            check_digest(digest, answer.body, where)
+            return digest
+    return Digest("sha256", hashlib.sha256(answer.body).hexdigest())

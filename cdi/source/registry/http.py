@@ -1,0 +1,196 @@
+"""Small documents over HTTP for the registry's client: bounded, redirected with care, failures mapped.
+
+Asynchronous (aiohttp), since a controller that polls many images uses it too; layers do not come this way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+import yarl
+
+from cdi.api.errors import (
+    CdiError,
+    SourceProtocolError,
+    SourceStalled,
+    SourceTooManyRedirects,
+    SourceUnreachable,
+)
+from cdi.api.job import Proxy, Tls
+from cdi.source.http_url import Url
+from cdi.source.proxy import ProxyChoice
+from cdi.source.tls import make_context, untrusted
+
+_REDIRECTS = 5
+_CONNECT = 30.0
+_TOTAL = 300.0
+"""Seconds for one document: who drips it a byte at a time is not waited for."""
+_CHUNK = 64 << 10
+_HEADER = 64 << 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    """Lower-case names; of a header given twice the last."""
+    challenges: tuple[str, ...]
+    """Every WWW-Authenticate."""
+    body: bytes
+    moved: bool
+    """Redirects led to another origin."""
+
+
+class Documents:
+    """Fetches documents; an asynchronous context manager."""
+
+    def __init__(self, *, tls: Tls, proxy: Proxy, stall_timeout: float) -> None:
+        """Raises `SourceTlsUntrusted`, `SourceUrlInvalid` for settings that cannot be used."""
+        self._tls = tls
+        self._context = make_context(tls)
+        self._proxies = ProxyChoice.make(proxy)
+        self._stall = stall_timeout
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=self._context, limit=16),
+            timeout=aiohttp.ClientTimeout(
+                total=max(_TOTAL, self._stall), sock_connect=min(_CONNECT, self._stall), sock_read=self._stall
+            ),
+            # A bomb unpacks before its length can be looked at; and nobody's cookies are of use here.
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            max_line_size=_HEADER,
+            max_field_size=_HEADER,
+            headers={"Accept-Encoding": "identity", "User-Agent": "cdi"},
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+            # TLS connections go away a turn of the loop later; without it their transports are left open.
+            await asyncio.sleep(0)
+            self._session = None
+
+    async def fetch(
+        self,
+        url: Url,
+        *,
+        limit: int,
+        accept: str | None = None,
+        authorization: str | None = None,
+        form: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """GET, or POST a form; at most `limit` bytes of body.  Any status is an answer.
+
+        A redirect is followed five times; to another origin without `authorization`, from https never to http, with a
+        form never.  Raises a `SourceError`.
+        """
+        first = url
+        for _ in range(_REDIRECTS + 1):
+            headers = {"Accept": accept or "application/json"}
+            moved = url.origin != first.origin
+            if authorization is not None and not moved:
+                headers["Authorization"] = authorization
+            answer, location = await self._once(url, headers, form, limit, moved=moved)
+            if location is None or form is not None:
+                return answer
+            target = url.redirected(location)
+            if url.scheme == "https" and target.scheme == "http" and not self._tls.insecure:
+                raise SourceProtocolError(
+                    "the server redirects from https to http", where=url.location, remedy="use the final URL"
+                )
+            url = target
+        raise SourceTooManyRedirects(f"more than {_REDIRECTS} redirects", where=first.location)
+
+    async def _once(
+        self, url: Url, headers: Mapping[str, str], form: Mapping[str, str] | None, limit: int, *, moved: bool
+    ) -> tuple[Answer, str | None]:
+        assert self._session is not None, "used as a context manager"
+        proxy = self._proxies.for_url(url)
+        proxy_headers = None
+        if proxy is not None and proxy.authorization is not None:
+            proxy_headers = {"Proxy-Authorization": proxy.authorization}
+            if url.scheme == "http":
+                headers = {**headers, **proxy_headers}
+        try:
+            async with self._session.request(
+                "GET" if form is None else "POST",
+                yarl.URL(url.text, encoded=True),
+                headers=headers,
+                data=None if form is None else dict(form),
+                allow_redirects=False,
+                proxy=None if proxy is None else yarl.URL(proxy.url.text, encoded=True),
+                proxy_headers=proxy_headers,
+            ) as response:
+                coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+                if coding not in ("", "identity"):
+                    raise SourceProtocolError(
+                        f"the server compressed its answer ({coding[:40]!r}) although it was asked not to",
+                        where=url.location,
+                    )
+                answer = Answer(
+                    status=response.status,
+                    headers={name.lower(): value for name, value in response.headers.items()},
+                    challenges=tuple(response.headers.getall("WWW-Authenticate", ())),
+                    body=await _read(response, limit, url.location),
+                    moved=moved,
+                )
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise _mapped(error, url, self._stall) from error
+        redirected = answer.status in (301, 302, 303, 307, 308)
+        return answer, answer.headers.get("location") if redirected else None
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int, where: str) -> bytes:
+    parts = bytearray()
+    while chunk := await response.content.read(_CHUNK):
+        parts += chunk
+        if len(parts) > limit:
+            raise SourceProtocolError(
+                f"a document of more than {limit} bytes",
+                where=where,
+                remedy="nothing of that size is a manifest; check the URL",
+            )
+    return bytes(parts)
+
+
+def _mapped(error: Exception, url: Url, stall: float) -> CdiError:
+    where = url.location
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        cause = error.certificate_error
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return untrusted(cause, host=url.host, certificate=None, where=where)
+        return SourceUnreachable(f"the TLS connection failed: {cause}", where=where)
+    if isinstance(error, aiohttp.ClientConnectorSSLError | ssl.SSLError):
+        return SourceUnreachable(
+            "the server does not speak TLS there",
+            where=where,
+            remedy="check host and port; a registry without TLS has to be marked as insecure",
+        )
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return SourceUnreachable(
+            f"the proxy answered {error.status}", where=where, remedy="check the proxy's settings and credentials"
+        )
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return SourceUnreachable("the proxy cannot be reached", where=where, remedy="check the proxy's settings")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return SourceUnreachable(f"no connection: {error.strerror or error.os_error}", where=where)
+    if isinstance(error, TimeoutError):
+        return SourceStalled(f"nothing came for {stall:g} s", where=where)
+    if isinstance(error, aiohttp.ClientResponseError):
+        return SourceProtocolError("the server's answer cannot be read as HTTP", where=where)
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError | OSError):
+        return SourceUnreachable("the connection was lost", where=where)
+    return SourceUnreachable(f"the request failed: {type(error).__name__}", where=where)

@@ -1,0 +1,220 @@
+"""A container image as a source: its layers as blobs that the engine reads like any other file."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
+from cdi.api.digest import Digest
+from cdi.api.errors import CdiError, ChecksumMismatch, SourceUrlInvalid
+from cdi.api.job import RegistrySourceSpec
+from cdi.source.base import Source, SourceFacts
+from cdi.source.endpoint import HttpRequest
+from cdi.source.http import HttpSource
+from cdi.source.http_transport import Transport
+from cdi.source.registry.archive import Archive, split_archive
+from cdi.source.registry.client import Access, RegistryClient
+from cdi.source.registry.manifest import Descriptor
+from cdi.source.registry.reference import Reference
+from cdi.source.registry.refusal import explain_refusal
+from cdi.source.registry.resolve import ResolvedImage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One layer.  `source` promises `digest`; whoever reads it to its end verifies it."""
+
+    source: Source
+    media_type: str
+    digest: Digest
+    size: int
+    """Bytes, compressed as it is."""
+
+
+class RegistryImage:
+    """A resolved image; its sources are usable until `close`."""
+
+    def __init__(self, image: ResolvedImage, layers: tuple[Layer, ...], *, archive: Archive | None = None) -> None:
+        self.image = image
+        self.layers = layers
+        """Top layer first: where a file is in several, the first that has it counts."""
+        self._archive = archive
+
+    @property
+    def digest(self) -> Digest:
+        """Of what the tag names."""
+        return self.image.digest
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return self.image.labels
+
+    @property
+    def location(self) -> str:
+        return self.image.location
+
+    def close(self) -> None:
+        for layer in self.layers:
+            layer.source.close()
+        if self._archive is not None:
+            self._archive.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def open_registry(spec: RegistrySourceSpec, stall_timeout: float) -> RegistryImage:
+    """Resolve a ``docker://`` or ``oci-archive:`` URL to its layers; no layer is read yet.
+
+    `stall_timeout` is in seconds.  Blocks; runs an event loop of its own.  Raises as `RegistryClient.resolve` and
+    `Archive` do, and `SourceUrlInvalid` for other kinds of places.
+    """
+    scheme = spec.url.strip().partition(":")[0]
+    if scheme == "docker":
+        return _open_remote(spec, stall_timeout)
+    if scheme == "oci-archive":
+        return _open_archive(spec)
+    raise SourceUrlInvalid(
+        f"images are not read from {scheme[:40]}: places",
+        where=spec.url[:200],
+        remedy="use docker://host/repository:tag, or write an archive with skopeo copy SOURCE oci-archive:PATH",
+    )
+
+
+def _open_archive(spec: RegistrySourceSpec) -> RegistryImage:
+    path, tag = split_archive(spec.url.strip())
+    archive = Archive(path)
+    try:
+        image = archive.resolve(tag, spec.architecture)
+        layers = tuple(
+            Layer(source=archive.layer(d), media_type=d.media_type, digest=d.digest, size=d.size)
+            for d in reversed(image.layers)
+        )
+    except BaseException:
+        archive.close()
+        raise
+    return RegistryImage(image, layers, archive=archive)
+
+
+def _open_remote(spec: RegistrySourceSpec, stall_timeout: float) -> RegistryImage:
+    reference = Reference.parse(spec.url)
+    image, access = asyncio.run(_resolve(spec, reference, stall_timeout))
+    gate = _Gate(spec, reference, access, stall_timeout)
+    transport = Transport(tls=spec.tls, proxy=spec.proxy, stall_timeout=stall_timeout)
+    return RegistryImage(
+        image,
+        tuple(
+            Layer(
+                source=LayerSource(_BlobEndpoint(gate, d), d, transport=transport),
+                media_type=d.media_type,
+                digest=d.digest,
+                size=d.size,
+            )
+            for d in reversed(image.layers)
+        ),
+    )
+
+
+async def _resolve(
+    spec: RegistrySourceSpec, reference: Reference, stall_timeout: float
+) -> tuple[ResolvedImage, Access]:
+    async with _client(spec, stall_timeout) as client:
+        return await client.resolve(reference, spec.architecture), await client.reach(reference)
+
+
+def _client(spec: RegistrySourceSpec, stall_timeout: float) -> RegistryClient:
+    return RegistryClient(credentials=spec.credentials, tls=spec.tls, proxy=spec.proxy, stall_timeout=stall_timeout)
+
+
+class _Gate:
+    """The authorization that all layers of an image share; renewed by whichever thread finds it stale."""
+
+    def __init__(self, spec: RegistrySourceSpec, reference: Reference, access: Access, stall_timeout: float) -> None:
+        self._spec = spec
+        self.reference = reference
+        self._access = access
+        self._stall = stall_timeout
+        self._lock = threading.Lock()
+
+    @property
+    def base(self) -> str:
+        return self._access.base.text
+
+    def value(self) -> str | None:
+        """For the Authorization header; raises as `RegistryClient.renew`."""
+        with self._lock:
+            authorization = self._access.authorization
+            if authorization is not None and authorization.stale:
+                self._renew()
+                authorization = self._access.authorization
+            return None if authorization is None else authorization.value
+
+    def renewed(self, refused: str | None) -> bool:
+        """There is another authorization than the one that was refused."""
+        with self._lock:
+            authorization = self._access.authorization
+            if authorization is None or authorization.value == refused:
+                self._renew()
+                authorization = self._access.authorization
+            return authorization is not None and authorization.value != refused
+
+    def _renew(self) -> None:
+        async def renew() -> None:
+            async with _client(self._spec, self._stall) as client:
+                await client.renew(self.reference, self._access)
+
+        asyncio.run(renew())
+
+
+class _BlobEndpoint:
+    """One blob; the registry may send the reader on to its storage, where the token does not go."""
+
+    def __init__(self, gate: _Gate, descriptor: Descriptor) -> None:
+        self._gate = gate
+        self._last = threading.local()
+        self._url = f"{gate.base}{gate.reference.path}/blobs/{descriptor.digest}"
+        self.location = f"docker://{gate.reference.name}, {descriptor.digest}"
+        self.name: str | None = None
+        self.digests: tuple[Digest, ...] = (descriptor.digest,)
+
+    def request(self) -> HttpRequest:
+        value = self._gate.value()
+        self._last.value = value
+        return HttpRequest(url=self._url, secret_headers=() if value is None else (("Authorization", value),))
+
+    def refused(self, status: int) -> bool:
+        # 403 is an answer to who one is; only 401 asks again.
+        return status == 401 and self._gate.renewed(getattr(self._last, "value", None))
+
+    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> CdiError | None:
+        return explain_refusal(status, headers, body, self.location)
+
+    def sibling(self, name: str) -> None:  # noqa: ARG002  # the contract's
+        return None
+
+
+class LayerSource(HttpSource):
+    """An `HttpSource` that knows beforehand how long it is."""
+
+    def __init__(self, endpoint: _BlobEndpoint, descriptor: Descriptor, *, transport: Transport) -> None:
+        super().__init__(endpoint, transport=transport)
+        self._size = descriptor.size
+        self._digest = descriptor.digest
+
+    def probe(self) -> SourceFacts:
+        """As `HttpSource.probe`; raises `ChecksumMismatch` where the server has another length than the manifest."""
+        facts = super().probe()
+        if facts.length not in (None, self._size):
+            raise ChecksumMismatch(
+                f"the manifest promises {self._size} bytes and the registry has {facts.length}",
+                where=facts.location,
+                remedy="push the image again; what the registry holds is damaged",
+            )
+        # The digest names the content better than the tags of whatever storage the registry sends one to.
+        return replace(facts, length=self._size, validator=str(self._digest))

@@ -1,0 +1,88 @@
+"""What a registry's error answer means.
+
+Follows the OCI distribution specification 1.1, section "Error codes": a JSON object with a list of errors, each with
+a code, a message and details.  Registries that answer something else are judged by their status alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+from cdi.api.errors import (
+    CdiError,
+    SourceForbidden,
+    SourceNotFound,
+    SourceRefused,
+    SourceUnauthorized,
+    SourceUnavailable,
+)
+
+_LONGEST_WAIT = 300.0
+_LISTED = 10
+_MISSING = frozenset({"MANIFEST_UNKNOWN", "NAME_UNKNOWN", "BLOB_UNKNOWN", "NOT_FOUND", "NAME_INVALID", "TAG_INVALID"})
+_PRIVATE = "check the image's name, and the secret: a private image, and on some registries a missing one, answers so"
+
+
+def explain_refusal(status: int, headers: Mapping[str, str], body: bytes, where: str) -> CdiError | None:
+    """The error for a registry's own error document; None where there is none that is understood.
+
+    `headers` have lower-case names.
+    """
+    for code, message in _errors(body):
+        text = f"the registry says {code}" + (f": {message}" if message else "")
+        if code in _MISSING and status in (400, 404, 410):
+            return SourceNotFound(text, where=where, remedy="check the image's repository and tag")
+        if code == "UNAUTHORIZED" and status in (401, 403):
+            return SourceUnauthorized(text, where=where, remedy=_PRIVATE)
+        if code == "DENIED" and status in (401, 403):
+            return SourceForbidden(text, where=where, remedy=_PRIVATE)
+        if code == "TOOMANYREQUESTS" and status in (403, 429, 503):
+            return _later(text, headers, where)
+    return None
+
+
+def refusal(status: int, headers: Mapping[str, str], body: bytes, where: str) -> CdiError:
+    """The error for any answer that is not the one hoped for."""
+    explained = explain_refusal(status, headers, body, where)
+    if explained is not None:
+        return explained
+    said = next((f": {code} {message}".rstrip() for code, message in _errors(body)), "")
+    text = f"the registry answered {status}{said}"
+    if status == 401:
+        return SourceUnauthorized(text, where=where, remedy=_PRIVATE)
+    if status == 403:
+        return SourceForbidden(text, where=where, remedy=_PRIVATE)
+    if status in (404, 410):
+        return SourceNotFound(text, where=where, remedy="check the image's repository and tag")
+    if status in (408, 425, 429) or status >= 500:
+        return _later(text, headers, where)
+    return SourceRefused(text, where=where)
+
+
+def _later(text: str, headers: Mapping[str, str], where: str) -> SourceUnavailable:
+    value = headers.get("retry-after", "").strip()
+    seconds = min(float(value), _LONGEST_WAIT) if re.fullmatch(r"[0-9]{1,9}", value) else None
+    remedy = "log in to the registry for a higher limit, or wait" if "TOOMANY" in text or "429" in text else None
+    return SourceUnavailable(text, where=where, remedy=remedy, retry_after=seconds)
+
+
+def _errors(body: bytes) -> list[tuple[str, str]]:
+    """Code and message of each entry, fit to be shown."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return []
+    entries = document.get("errors") if isinstance(document, dict) else None
+    found = []
+    for entry in entries[:_LISTED] if isinstance(entries, list) else ():
+        code = entry.get("code") if isinstance(entry, dict) else None
+        message = entry.get("message") if isinstance(entry, dict) else None
+        if isinstance(code, str):
+            found.append((_shown(code).upper()[:40], _shown(message)[:200] if isinstance(message, str) else ""))
+    return found
+
+
+def _shown(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text[:400]).strip().rstrip(".")
