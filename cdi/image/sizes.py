@@ -28,3 +28,11 @@ def human(size: int) -> str:
         value /= 1024
         unit += 1
     return f"{value:.3g} {_UNITS[unit]}" if value < 1000 else f"{value:.0f} {_UNITS[unit]}"
+
+
+def request(size: int) -> str:
+    """The shortest Kubernetes quantity that is exactly `size`: ``10Gi``, ``1500Mi``, ``10737418241``."""
+    for unit, suffix in ((1 << 40, "Ti"), (1 << 30, "Gi"), (1 << 20, "Mi"), (1 << 10, "Ki")):
+        if size and size % unit == 0:
+            return f"{size // unit}{suffix}"
+    return str(size)

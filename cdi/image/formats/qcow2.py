@@ -119,6 +119,12 @@ def parse_header(data: bytes, length: int | None) -> Qcow2Header:
     return header
 
 
+def header_cluster(head: bytes) -> int:
+    """The size of the cluster that holds the header, as far as `head` can be believed; at least a sector."""
+    bits = int.from_bytes(head[20:24], "big")
+    return 1 << bits if MIN_CLUSTER_BITS <= bits <= MAX_CLUSTER_BITS else 512
+
+
 def examine(data: bytes, length: int | None) -> tuple[Qcow2Header, tuple[Check, ...]]:
     """As `parse_header`, with the checks that were made."""
     checks = Checklist("qcow2")

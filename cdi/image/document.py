@@ -1,0 +1,58 @@
+"""Documents that servers send where an image was promised: log-in pages, error documents, directory listings."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_LOOKED_AT: Final = 4096
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_TAG: Final = re.compile(r"<(?:!doctype|!--|\?xml|/?[a-z][a-z0-9:-]*[\s/>])", re.IGNORECASE)
+_HTML: Final = re.compile(r"<!doctype html|<html|<head[\s>]|<body[\s>]|<title[\s>]", re.IGNORECASE)
+_TITLE: Final = re.compile(r"<title[^>]{0,200}>([^<]{1,200})", re.IGNORECASE)
+_JSON: Final = re.compile(r'(?:\{\s*(?:"|\})|\[\s*(?:["\[{\]]|-?\d|true|false|null))')
+
+
+def recognise_document(head: bytes, content_type: str | None) -> str | None:
+    """What document `head` begins, with its article; None where it may be an image.
+
+    The bytes decide, as servers name everything alike; only for plain text, which a small raw image might look like,
+    must `content_type` say so too.
+    """
+    text = _text(head[:_LOOKED_AT])
+    if text is None:
+        return None
+    begin = text.lstrip()
+    if not begin:
+        return None
+    media = (content_type or "").partition(";")[0].strip().lower()
+    if _TAG.match(begin):
+        if _HTML.search(begin) or media in ("text/html", "application/xhtml+xml"):
+            return _html(begin)
+        return "an XML document"
+    if _JSON.match(begin):
+        return "a JSON document"
+    if begin.startswith("-----BEGIN "):
+        return "a PEM or OpenPGP text"
+    if media.startswith("text/"):
+        return "an HTML page" if media == "text/html" else "a text document"
+    return None
+
+
+def _html(text: str) -> str:
+    title = _TITLE.search(text)
+    words = " ".join(title[1].split())[:80] if title else ""
+    return f"an HTML page titled {words!a}" if words else "an HTML page"
+
+
+def _text(head: bytes) -> str | None:
+    """Decoded, where no byte speaks against it being text."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) and len(head) >= 4:
+        try:
+            return head[: len(head) & ~1].decode("utf-16")
+        except UnicodeDecodeError:
+            return None
+    head = head.removeprefix(b"\xef\xbb\xbf")
+    if _CONTROL.search(head):
+        return None
+    return head.decode("latin-1")

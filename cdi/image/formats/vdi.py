@@ -1,0 +1,67 @@
+"""VirtualBox disk images, version 1.1 (VirtualBox' VDICore.h); bounds are those of QEMU's driver."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from cdi.api.errors import BackingFileRefused, FormatUnsupported, ImageCorrupt
+from cdi.image.checks import Checklist
+from cdi.image.formats.content import Content, Inspection
+from cdi.image.info import ImageInfo
+from cdi.image.sizes import MAX_DISK, MEBI, SECTOR, human, round_up
+
+SIGNATURE: Final = 0xBEDA107F
+SIGNATURE_AT: Final = 64
+MIN_HEADER: Final = 456
+
+_TYPES: Final = {1: "dynamic", 2: "static", 3: "undo", 4: "differencing"}
+
+
+def recognised(head: bytes) -> bool:
+    return head[SIGNATURE_AT : SIGNATURE_AT + 4] == SIGNATURE.to_bytes(4, "little")
+
+
+def inspect(content: Content) -> Inspection:
+    """Everything is in the header.  Raises the `ImageError` of the gravest check that failed."""
+    head = content.head
+    if len(head) < MIN_HEADER:
+        raise ImageCorrupt("the file ends within the header", where="vdi")
+    yield from ()
+    version, _, kind = struct.unpack_from("<III", head, 68)
+    map_offset, data_offset, _, _, _, sector_size, _, disk_size, block_size, _, blocks, allocated = struct.unpack_from(
+        "<IIIIIIIQIIII", head, 340
+    )
+    linked, parent = head[424:440], head[440:456]
+    checks = Checklist("vdi")
+    checks.expect(version == 0x0001_0001, "version", f"version {version >> 16}.{version & 0xFFFF}", FormatUnsupported)
+    overlay = kind in (3, 4) or any(linked) or any(parent)
+    checks.expect(
+        not overlay, "parent image", "it is a difference to another image" if overlay else "none", BackingFileRefused
+    )
+    variant = _TYPES.get(kind)
+    checks.expect(variant is not None, "image type", variant or f"type {kind} is not known", FormatUnsupported)
+    checks.expect(sector_size == SECTOR, "sector size", f"sectors of {sector_size} bytes", FormatUnsupported)
+    checks.expect(block_size == MEBI, "block size", f"blocks of {block_size} bytes", FormatUnsupported)
+    checks.expect(disk_size <= MAX_DISK, "virtual size", f"{disk_size} bytes ({human(disk_size)})", FormatUnsupported)
+    size = round_up(disk_size, SECTOR)
+    checks.expect(
+        size <= blocks * block_size,
+        "map covers the disk",
+        f"{blocks} blocks of {block_size} bytes for a disk of {size} bytes",
+    )
+    checks.expect(allocated <= blocks, "blocks in use", f"{allocated} of {blocks} blocks are in use")
+    for name, offset in (("block map", map_offset), ("data", data_offset)):
+        checks.expect(
+            offset % SECTOR == 0 and offset >= SECTOR, f"{name} place", f"the {name} begins at offset {offset:#x}"
+        )
+    checks.expect(map_offset + 4 * blocks <= data_offset, "map before data", f"the block map has {blocks} entries")
+    if content.length is not None:
+        end = data_offset if allocated else map_offset + 4 * blocks
+        checks.expect(
+            end <= content.length, "map within the file", f"its map ends before {end} of {content.length} bytes"
+        )
+    passed = checks.settle()
+    return ImageInfo(
+        format="vdi", variant=variant, virtual_size=size, cluster_size=block_size, version=1, checks=passed
+    )

@@ -1,0 +1,183 @@
+"""The text descriptor of a VMDK, after VMware's Virtual Disk Format 5.0, "The Descriptor File".
+
+It can name any file of the machine that opens it, so it is read strictly: the first reading of a key is the only one
+allowed, and whatever looks like an extent is one.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from cdi.api.errors import BackingFileRefused, EncryptionRefused, ExternalDataRefused, FormatUnsupported, ImageUnsafe
+from cdi.image.checks import Checklist, shown
+
+MARK: Final = b"# disk descriptorfile"
+"""How it begins, in lower case."""
+MAX_SIZE: Final = 64 << 10
+MAX_LINES: Final = 2048
+
+MONOLITHIC: Final = ("monolithicSparse", "streamOptimized")
+"""The kinds that keep everything in one file; of the others the data is elsewhere."""
+_OTHER_FILES: Final = frozenset(
+    {
+        "monolithicflat",
+        "twogbmaxextentsparse",
+        "twogbmaxextentflat",
+        "fulldevice",
+        "partitioneddevice",
+        "vmfs",
+        "vmfspreallocated",
+        "vmfseagerzeroedthick",
+        "vmfsthin",
+        "vmfssparse",
+        "vmfsrdm",
+        "vmfsrdmp",
+        "vmfsrawdevicemap",
+        "vmfspassthroughrawdevicemap",
+        "vmfsraw",
+        "sesparse",
+        "custom",
+    }
+)
+_NO_PARENT: Final = b"ffffffff"
+
+_EXTENT: Final = re.compile(rb"\s*(?:RW|RDONLY|NOACCESS)\s", re.IGNORECASE)
+_EXTENT_PARTS: Final = re.compile(rb'\s*\S+\s+(\d{1,19})\s+(\w+)(?:\s+"([^"]*)")?(.*)', re.DOTALL)
+_KEY: Final = re.compile(rb'\s*([A-Za-z_][\w.]*)\s*=\s*"?([^"\r]*)"?\s*')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """One run of the disk."""
+
+    kind: str
+    """``SPARSE``, ``FLAT``, ``VMFS`` …"""
+    sectors: int
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Descriptor:
+    values: dict[str, bytes]
+    """By key in lower case."""
+    twice: tuple[str, ...]
+    """Keys that stand there with two different values."""
+    extents: tuple[Extent, ...]
+    odd: tuple[bytes, ...]
+    """Lines that begin as an extent does and are none."""
+
+
+def is_descriptor(head: bytes) -> bool:
+    """`head` begins with a bare text descriptor, as QEMU too would tell it: after comments comes the version."""
+    if head[: len(MARK)].lower() == MARK:
+        return True
+    for line in head[:4096].split(b"\n"):
+        words = line.strip(b" \r\t")
+        if words and not words.startswith(b"#"):
+            return words.lower().startswith(b"version=") and words[8:9].isdigit()
+    return False
+
+
+def parse(text: bytes) -> Descriptor | None:
+    """The descriptor in `text`, which ends at its first zero byte; None where it does not begin as one."""
+    text = text.partition(b"\0")[0]
+    if text[: len(MARK)].lower() != MARK:
+        return None
+    values: dict[str, bytes] = {}
+    twice: list[str] = []
+    extents: list[Extent] = []
+    odd: list[bytes] = []
+    for line in text.split(b"\n", MAX_LINES)[:MAX_LINES]:
+        if line.lstrip().startswith(b"#"):
+            continue
+        if _EXTENT.match(line):
+            parts = _EXTENT_PARTS.fullmatch(line)
+            if parts is None:
+                odd.append(line)
+            else:
+                extents.append(
+                    Extent(
+                        kind=parts[2].decode("ascii", "replace").upper(), sectors=int(parts[1]), name=parts[3] or b""
+                    )
+                )
+        elif match := _KEY.fullmatch(line):
+            key = match[1].decode("ascii", "replace").lower()
+            value = match[2].strip()
+            if values.setdefault(key, value) != value:
+                twice.append(key)
+    return Descriptor(values=values, twice=tuple(twice), extents=tuple(extents), odd=tuple(odd))
+
+
+def check(descriptor: Descriptor, text: bytes, checks: Checklist) -> str | None:
+    """Add every check of a descriptor, whose bytes are `text`; returns the createType where it is accepted."""
+    lines = text.partition(b"\0")[0].count(b"\n")
+    checks.expect(lines < MAX_LINES, "descriptor length", f"the descriptor has {lines} lines", ImageUnsafe)
+    twice = ", ".join(shown(key.encode()) for key in descriptor.twice[:4])
+    checks.expect(
+        not twice, "descriptor keys", f"the descriptor says {twice} twice" if twice else "each once", ImageUnsafe
+    )
+    encrypted = [key for key in descriptor.values if key.startswith("encryption.")]
+    checks.expect(not encrypted, "encryption", "it is encrypted" if encrypted else "not encrypted", EncryptionRefused)
+    _check_parent(descriptor, text, checks)
+    kind = _check_kind(descriptor, checks)
+    _check_extents(descriptor, checks)
+    return kind
+
+
+def _check_parent(descriptor: Descriptor, text: bytes, checks: Checklist) -> None:
+    cid = descriptor.values.get("parentcid", _NO_PARENT).lower()
+    # QEMU looks for the hint's name anywhere in the text, so nothing that could be read as one may stand there.
+    hint = b"parentfilenamehint" in text.partition(b"\0")[0].lower()
+    if hint:
+        detail = f"it is an overlay over {shown(descriptor.values.get('parentfilenamehint', b'another file'))}"
+    elif cid != _NO_PARENT:
+        detail = f"it is an overlay over the image with CID {shown(cid)}"
+    else:
+        detail = "no parent"
+    checks.expect(not hint and cid == _NO_PARENT, "parent image", detail, BackingFileRefused)
+
+
+def _check_kind(descriptor: Descriptor, checks: Checklist) -> str | None:
+    said = descriptor.values.get("createtype", b"")
+    for kind in MONOLITHIC:
+        if said == kind.encode():
+            checks.expect(passed=True, name="create type", detail=kind)
+            return kind
+    elsewhere = said.decode("ascii", "replace").lower() in _OTHER_FILES
+    checks.expect(
+        passed=False,
+        name="create type",
+        detail=f"its data is in other files (createType {shown(said)})"
+        if elsewhere
+        else f"createType {shown(said)} is not one of {', '.join(MONOLITHIC)}",
+        refusal=ExternalDataRefused if elsewhere else FormatUnsupported,
+    )
+    return None
+
+
+def _check_extents(descriptor: Descriptor, checks: Checklist) -> None:
+    extents = descriptor.extents
+    if descriptor.odd:
+        checks.expect(
+            passed=False,
+            name="extent lines",
+            detail=f"the extent line {shown(descriptor.odd[0])} is malformed",
+            refusal=ImageUnsafe,
+        )
+    checks.expect(
+        len(extents) == 1,
+        "one extent",
+        f"the descriptor names {len(extents)} extents",
+        ExternalDataRefused if extents else ImageUnsafe,
+    )
+    for extent in extents[:4]:
+        sparse = extent.kind == "SPARSE"
+        inside = not any(mark in extent.name for mark in (b"/", b"\\")) and extent.name not in (b"", b".", b"..")
+        checks.expect(
+            sparse and inside,
+            "extent is the image itself",
+            f"{extent.kind} extent {shown(extent.name)}" + ("" if sparse and inside else " is outside of the image"),
+            ExternalDataRefused,
+        )

@@ -1,0 +1,169 @@
+"""VHD, which QEMU calls vpc, after Microsoft's Virtual Hard Disk Image Format Specification 1.0."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from cdi.api.errors import BackingFileRefused, FormatUnsupported, ImageCorrupt, ImageUnsafe
+from cdi.image.checks import Checklist, shown
+from cdi.image.formats.content import Content, Inspection, Steps
+from cdi.image.info import ImageInfo
+from cdi.image.sizes import SECTOR, human
+
+COOKIE: Final = b"conectix"
+FOOTER: Final = 512
+_DYNAMIC_COOKIE: Final = b"cxsparse"
+_DYNAMIC_HEADER: Final = 1024
+
+MAX_TABLE: Final = 64 << 20
+"""Bytes of a block map; one of 2 TiB in the usual blocks of 2 MiB has 4 MiB."""
+
+_FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
+_TYPES: Final = {_FIXED: "fixed", _DYNAMIC: "dynamic", _DIFFERENCING: "differencing"}
+
+_MAX_GEOMETRY: Final = 65535 * 16 * 255
+_MAX_SECTORS: Final = 0xFF00_0000
+_TRUE_SIZE_APPS: Final = (b"win ", b"qem2", b"d2v ", b"CTXS", b"tap\0")
+"""Writers whose footer says the size that a guest sees; with others the geometry does, as in QEMU's driver."""
+
+_FOOTER_FORM: Final = struct.Struct(">8sIIQI4sI4sQQHBBII")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footer:
+    """The 512 bytes at the end of every VHD, and at the start of those that are not fixed."""
+
+    kind: int
+    data_offset: int
+    creator: bytes
+    virtual_size: int
+    """Bytes, as QEMU's driver has it."""
+    checksum_holds: bool
+
+    @property
+    def variant(self) -> str:
+        return _TYPES.get(self.kind, f"type {self.kind}")
+
+
+def parse_footer(data: bytes) -> Footer | None:
+    """The footer in exactly these 512 bytes; None where they are something else."""
+    if len(data) != FOOTER or not data.startswith(COOKIE):
+        return None
+    (_, _, _, data_offset, _, creator, _, _, _, current, cylinders, heads, sectors, kind, checksum) = (
+        _FOOTER_FORM.unpack_from(data)
+    )
+    by_geometry = cylinders * heads * sectors
+    if creator in _TRUE_SIZE_APPS or by_geometry == _MAX_GEOMETRY:
+        by_geometry = current // SECTOR
+    return Footer(
+        kind=kind,
+        data_offset=data_offset,
+        creator=creator,
+        virtual_size=by_geometry * SECTOR,
+        checksum_holds=_checksum(data, 64) == checksum,
+    )
+
+
+def fixed_payload(tail: bytes, length: int) -> int | None:
+    """The size of the disk, where `tail`, the last 512 of `length` bytes, is a fixed VHD's footer.
+
+    Serves streams too, whose end is seen only when the rest was written: bytes past this size are no disk's.
+    """
+    footer = parse_footer(tail)
+    if footer is None or footer.kind != _FIXED or not footer.checksum_holds:
+        return None
+    return min(footer.virtual_size, length - FOOTER)
+
+
+def inspect_fixed(content: Content, tail: bytes) -> ImageInfo | None:
+    """Raw content with a footer behind it; None where `tail`, the last 512 bytes, is none.
+
+    A disk that merely ends in something like a footer is not taken for one: the checksum must hold.
+    """
+    footer = parse_footer(tail)
+    if footer is None or content.length is None or not footer.checksum_holds or footer.kind != _FIXED:
+        return None
+    checks = Checklist("vhd")
+    size = _check_size(footer, checks)
+    room = content.length - FOOTER
+    checks.expect(size <= room, "disk within the file", f"a disk of {size} bytes in {room} bytes")
+    passed = checks.settle()
+    return ImageInfo(
+        format="vpc",
+        variant="fixed",
+        virtual_size=size,
+        version=1,
+        payload=(0, size),
+        details=(("made by", shown(footer.creator)),),
+        checks=passed,
+    )
+
+
+def inspect(content: Content) -> Inspection:
+    """A VHD that begins with a copy of its footer.  Raises the `ImageError` of the gravest check that failed."""
+    footer = parse_footer(content.head[:FOOTER])
+    if footer is None:
+        raise ImageCorrupt("the file ends within the footer's copy", where="vhd")
+    checks = Checklist("vhd")
+    checks.expect(footer.checksum_holds, "footer checksum", "holds" if footer.checksum_holds else "it is damaged")
+    overlay = footer.kind == _DIFFERENCING
+    checks.expect(
+        not overlay, "parent image", "it is a difference to another image" if overlay else "none", BackingFileRefused
+    )
+    if not overlay:
+        known = footer.kind == _DYNAMIC
+        checks.expect(known, "disk type", f"{footer.variant}, with a footer in front", FormatUnsupported)
+    size = _check_size(footer, checks)
+    block_size = yield from _dynamic_header(content, footer, size, checks)
+    passed = checks.settle()
+    return ImageInfo(
+        format="vpc",
+        variant="dynamic",
+        virtual_size=size,
+        cluster_size=block_size,
+        version=1,
+        details=(("made by", shown(footer.creator)),),
+        checks=passed,
+    )
+
+
+def _check_size(footer: Footer, checks: Checklist) -> int:
+    size = footer.virtual_size
+    checks.expect(size <= _MAX_SECTORS * SECTOR, "virtual size", f"{size} bytes ({human(size)})", FormatUnsupported)
+    return size
+
+
+def _dynamic_header(content: Content, footer: Footer, size: int, checks: Checklist) -> Steps[int | None]:
+    """The block size; None where the header cannot be read, which the checks then say."""
+    at = footer.data_offset
+    placed = at >= FOOTER and at % SECTOR == 0 and content.reachable(at, _DYNAMIC_HEADER)
+    if not checks.expect(placed, "dynamic header place", f"the dynamic header is at offset {at:#x}"):
+        return None
+    data = yield from content.read(at, _DYNAMIC_HEADER)
+    whole = len(data) == _DYNAMIC_HEADER and data.startswith(_DYNAMIC_COOKIE)
+    if not checks.expect(whole, "dynamic header", "found" if whole else "the dynamic header is missing"):
+        return None
+    table, version, entries, block_size, checksum = struct.unpack_from(">QIIII", data, 16)
+    holds = _checksum(data, 36) == checksum
+    checks.expect(holds, "dynamic header checksum", "holds" if holds else "the dynamic header is damaged")
+    checks.expect(version >> 16 == 1, "version", f"version {version >> 16}.{version & 0xFFFF}", FormatUnsupported)
+    sound = block_size >= SECTOR and block_size & (block_size - 1) == 0
+    checks.expect(sound, "block size", f"blocks of {block_size} bytes")
+    checks.expect(
+        entries * block_size >= size,
+        "map covers the disk",
+        f"{entries} blocks of {block_size} bytes for a disk of {size} bytes",
+    )
+    checks.expect(entries * 4 <= MAX_TABLE, "map size", f"the block map has {entries} entries", ImageUnsafe)
+    checks.expect(table >= FOOTER and table % SECTOR == 0, "map place", f"the block map is at offset {table:#x}")
+    if content.length is not None:
+        end = table + entries * 4
+        checks.expect(end <= content.length, "map within the file", f"it ends at {end} of {content.length} bytes")
+    return int(block_size)
+
+
+def _checksum(data: bytes, field: int) -> int:
+    """The complement of the sum of all bytes but those of the checksum itself."""
+    return ~(sum(data) - sum(data[field : field + 4])) & 0xFFFF_FFFF
