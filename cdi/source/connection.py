@@ -259,12 +259,12 @@ class Connection:
 
     def _receive_tls(self, sock: ssl.SSLSocket, view: memoryview) -> int:
         # One read gives one record of 16 KiB at most; several at a time save the caller's work per piece.
-        count = sock.read(len(view), view)  # type: ignore[arg-type]  # typeshed: bytearray; any writable buffer does
+        count = sock.recv_into(view)
         wanted = min(len(view), _TLS_BATCH)
         enough = time.monotonic() + _TLS_BATCH_SECONDS
         while 0 < count < wanted and time.monotonic() < enough:
             try:
-                more = sock.read(len(view) - count, view[count:])  # type: ignore[arg-type]  # the same
+                more = sock.recv_into(view[count:])
             except OSError:
                 break  # what came is good; the next call meets the failure again
             if not more:

@@ -182,7 +182,7 @@ def read_response(connection: Connection, url: Url, *, method: str = "GET") -> R
         for _ in range(MAX_INTERIM):
             minor, status = _status(lines, connection)
             try:
-                headers = http.client.parse_headers(lines)  # type: ignore[arg-type]  # it only calls readline
+                headers = http.client.parse_headers(lines)
             except http.client.HTTPException as error:
                 raise SourceProtocolError(
                     "the answer's header fields cannot be read", where=connection.where

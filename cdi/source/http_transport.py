@@ -116,6 +116,12 @@ class Transport:
 
     def _open(self, url: Url, proxy: ProxyServer | None, key: object, cancel: Canceller) -> Connection:
         hop = url if proxy is None else proxy.url
+        if proxy is not None and proxy.url.scheme == url.scheme == "https":
+            raise SourceNotSupported(
+                "a proxy that is itself reached over TLS cannot carry https",
+                where=proxy.label,
+                remedy="give the proxy's http:// address",
+            )
         try:
             sock = self._dialer.dial(hop.host, hop.port, cancel, where=url.location)
         except SourceUnreachable as error:
@@ -125,12 +131,6 @@ class Transport:
         try:
             if proxy is not None:
                 if proxy.url.scheme == "https":
-                    if url.scheme == "https":
-                        raise SourceNotSupported(
-                            "a proxy that is itself reached over TLS cannot carry https",
-                            where=proxy.label,
-                            remedy="give the proxy's http:// address",
-                        )
                     sock = self._wrap(sock, proxy.url, proxy, cancel)
                 if url.scheme == "https":
                     self._tunnel(sock, url, proxy, cancel)

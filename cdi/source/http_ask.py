@@ -1,0 +1,141 @@
+"""Asking for an object until it is given or refused: redirects, credentials, remembered places.
+
+Three things are repeated here, because the fault is not the server's: a request whose credentials were renewed, one to
+a remembered redirect that has expired, and (in the transport) one on an idle connection that had been closed.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from cdi.api.errors import (
+    SourceProtocolError,
+    SourceStalled,
+    SourceTooManyRedirects,
+    SourceTruncated,
+    SourceUnreachable,
+)
+from cdi.source import http_status
+from cdi.source.connection import Canceller
+from cdi.source.endpoint import Endpoint, Headers, HttpRequest
+from cdi.source.http_message import Response
+from cdi.source.http_transport import USER_AGENT, Transport
+from cdi.source.http_url import Url
+
+MAX_REDIRECTS = 10
+_FORGET_AFTER = 3
+"""Failures in a row until a remembered redirect is asked for anew: another mirror may live."""
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_ANSWERS = frozenset({200, 206, 416})
+_RENEWABLE = frozenset({301, 307, 400, 401, 403})
+"""Where another signature, token or region may help: S3 says 400 and 301 for some of that."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Final:
+    """Where a URL led to."""
+
+    asked: str
+    url: Url
+    crossed: bool
+    """An origin was left on the way, so credentials stay behind."""
+
+
+class Asker:
+    """GETs for one endpoint, from any thread."""
+
+    def __init__(self, endpoint: Endpoint, transport: Transport) -> None:
+        self._endpoint = endpoint
+        self._transport = transport
+        self._lock = threading.Lock()
+        self._final: _Final | None = None
+        self._final_failures = 0
+
+    def ask(self, cancel: Canceller, *extra: tuple[str, str]) -> Response:
+        """A GET with redirects followed and credentials renewed.
+
+        Gives an answer of status 200, 206 or 416; raises for any other.
+        """
+        renewed = False
+        request = self._endpoint.request()
+        final = self._remembered(request.url)
+        while True:
+            try:
+                response, crossed = self._follow(request, final, cancel, extra)
+            except (SourceUnreachable, SourceStalled, SourceTruncated):
+                self._count_failure(final)
+                raise
+            if response.status in {200, 206, 416}:
+                self._final_failures = 0
+                return response
+            body = response.beginning(http_status.MAX_BODY)
+            self._transport.finish(response)
+            if final is not None and 400 <= response.status < 500 and response.status not in http_status.PASSING:
+                # A signed link has run out, most likely: ask the one who gave it.
+                self._forget()
+                final = None
+                continue
+            self._count_failure(final)
+            problem = self._endpoint.explain(response.status, http_status.lower(response), body)
+            if not crossed and not renewed and response.status in {301, 307, 400, 401, 403}:
+                renewed = True
+                if self._endpoint.refused(response.status):
+                    request = self._endpoint.request()
+                    continue
+            if problem is None:
+                dropped = crossed and bool(request.secret_headers)
+                problem = http_status.failure(response, body, credentials_dropped=dropped)
+            raise problem
+
+    def _follow(
+        self, request: HttpRequest, final: _Final | None, cancel: Canceller, extra: Headers
+    ) -> tuple[Response, bool]:
+        """The answer at the end of the redirects, and whether another origin gave it."""
+        url, crossed = (Url.parse(request.url), False) if final is None else (final.url, final.crossed)
+        for _ in range(MAX_REDIRECTS + 1):
+            response = self._transport.get(url, self._headers(request, extra, crossed=crossed), cancel)
+            location = response.headers.get("Location")
+            if response.status not in _REDIRECTS or location is None:
+                break
+            self._transport.finish(response)
+            following = url.redirected(location)
+            if url.scheme == "https" and following.scheme == "http":
+                raise SourceProtocolError(
+                    f"the server redirects from https to plain http ({following.location})",
+                    where=url.location,
+                    remedy="use a server that stays with https, or its http URL if that is what you mean",
+                )
+            # Once left, credentials stay behind even where the way leads back: whoever redirects chooses the path.
+            crossed = crossed or following.origin != url.origin
+            url = following
+        else:
+            raise SourceTooManyRedirects(f"more than {MAX_REDIRECTS} redirects", where=self._endpoint.location)
+        if final is None and url.text != Url.parse(request.url).text and response.status in {200, 206, 416}:
+            with self._lock:
+                self._final = _Final(request.url, url, crossed)
+        return response, crossed
+
+    def _headers(self, request: HttpRequest, extra: Headers, *, crossed: bool) -> Headers:
+        own = request.headers if crossed else (*request.headers, *request.secret_headers)
+        names = {name.lower() for name, _ in own}
+        usual = (("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Accept-Encoding", "identity"))
+        return (*(pair for pair in usual if pair[0].lower() not in names), *own, *extra)
+
+    def _remembered(self, asked: str) -> _Final | None:
+        with self._lock:
+            return self._final if self._final is not None and self._final.asked == asked else None
+
+    def _forget(self) -> None:
+        with self._lock:
+            self._final = None
+            self._final_failures = 0
+
+    def _count_failure(self, final: _Final | None) -> None:
+        if final is None:
+            return
+        with self._lock:
+            self._final_failures += 1
+            if self._final_failures >= _FORGET_AFTER:
+                self._final = None
+                self._final_failures = 0

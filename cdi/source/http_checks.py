@@ -1,0 +1,115 @@
+"""Whether an answer is what was asked for, of the content that was first seen.
+
+Servers, caches and log-in pages answer what they like; nothing is handed on before it was compared here.
+"""
+
+from __future__ import annotations
+
+from cdi.api.errors import SourceChanged, SourceNotAnImage, SourceProtocolError, SourceUnavailable
+from cdi.source import headers as fields
+from cdi.source.base import SourceFacts
+from cdi.source.http_message import Response
+from cdi.source.http_url import Url
+from cdi.source.validator import Validator
+
+WRAPPERS = frozenset({"gzip", "x-gzip", "zstd"})
+"""Content codings that the engine takes off by itself."""
+PEEK = 1 << 10
+"""Bytes of a page that calls itself HTML, to see whether it is."""
+MIN_PART = 64 << 10
+"""A server may answer with less than the range; with ever less than this it would never come to an end."""
+_HTML = frozenset({"text/html", "application/xhtml+xml"})
+_HTML_BEGINNINGS = (
+    *(b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<title", b"<meta", b"<!--", b"<?xml"),
+    *(b"<div", b"<h1", b"<p>", b"<pre", b"<center", b"<a "),
+)
+
+
+def first_byte(response: Response, body: bytes) -> int | None:
+    """The total, if a 206 is exactly the one byte that was asked for."""
+    got = fields.content_range(response.headers)
+    if got is None or (got.start, got.end) != (0, 0) or not got.total or len(body) != 1:
+        return None
+    return got.total
+
+
+def same(response: Response, seen: Validator, facts: SourceFacts) -> bool:
+    """An answer with everything (200) speaks of the content that was seen first."""
+    length = response.body.length
+    return Validator.of(response).agrees(seen) and (length is None or facts.length in {None, length})
+
+
+def whole(response: Response, seen: Validator, facts: SourceFacts) -> int | None:
+    """Where the answer to a request for everything ends; raises `SourceChanged`, `SourceProtocolError`."""
+    refuse_status(response)
+    if not same(response, seen, facts):
+        raise SourceChanged("the content was replaced since it was first looked at", where=response.url.location)
+    return facts.length
+
+
+def part(response: Response, seen: Validator, facts: SourceFacts, start: int, end: int) -> int | None:
+    """Where the answer to a request for the bytes `start` to `end` (exclusive) ends, which may be earlier.
+
+    Raises `SourceChanged`, `SourceProtocolError`, and `SourceUnavailable` where ranges worked before: caches in front
+    of a server do that while they fetch a file.
+    """
+    where = response.url.location
+    got = fields.content_range(response.headers)
+    if response.status == 416:
+        if got is not None and got.total not in {None, facts.length}:
+            raise SourceChanged(f"the content has {got.total} bytes now, not {facts.length}", where=where)
+        raise SourceProtocolError("the server refuses a range that is within the file (416)", where=where)
+    if response.status == 200:
+        if not same(response, seen, facts):
+            raise SourceChanged("the content was replaced while it was being fetched", where=where)
+        if start:
+            raise SourceUnavailable("the server gave ranges before and now only the whole file", where=where)
+        return facts.length
+    if not Validator.of(response).agrees(seen):
+        raise SourceChanged("the content was replaced while it was being fetched", where=where)
+    if got is None or got.start is None or got.end is None:
+        raise SourceProtocolError("the server does not say which range it sends", where=where)
+    if got.total is not None and got.total != facts.length:
+        raise SourceChanged(f"the content has {got.total} bytes now, not {facts.length}", where=where)
+    sent = got.end + 1 - start
+    if got.start != start or not start <= got.end < end:
+        raise SourceProtocolError(
+            f"the server was asked for the bytes {start}-{end - 1} and sends {got.start}-{got.end}", where=where
+        )
+    if response.body.length not in {None, sent}:
+        raise SourceProtocolError(
+            f"the server announces {response.body.length} bytes for the range {got.start}-{got.end}", where=where
+        )
+    if got.end + 1 < end and sent < MIN_PART:
+        raise SourceProtocolError(f"the server sends ranges of only {sent} bytes", where=where)
+    return got.end + 1
+
+
+def refuse_status(response: Response) -> None:
+    """Raises `SourceProtocolError` when everything was asked for and something else is sent."""
+    if response.status != 200:
+        raise SourceProtocolError(
+            f"the server answers {response.status} to a request for everything", where=response.url.location
+        )
+
+
+def says_html(response: Response) -> bool:
+    return fields.media_type(response.headers) in _HTML
+
+
+def refuse_html(beginning: bytes, url: Url) -> None:
+    """Some servers call every unknown file HTML, so its first bytes decide; raises `SourceNotAnImage`."""
+    text = beginning.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if not text or text.startswith(_HTML_BEGINNINGS):
+        raise SourceNotAnImage("the server answered with a web page", where=url.location)
+
+
+def refuse_coding(response: Response) -> None:
+    """Raises `SourceProtocolError` for a coding that nothing here can take off."""
+    coding = fields.content_coding(response.headers)
+    if coding is not None and coding not in WRAPPERS:
+        raise SourceProtocolError(
+            f"the server encodes the file as {coding!r} although that was not asked for",
+            where=response.url.location,
+            remedy="turn compression on the fly off for images, at the server or the proxy on the way",
+        )

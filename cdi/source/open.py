@@ -1,0 +1,57 @@
+"""From a job's source to the object that reads it.
+
+Each kind is imported only when it is wanted: a worker for a small HTTP image must not pay for boto3.
+"""
+
+# ruff: noqa: PLC0415  # the imports within functions are this module's purpose
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from cdi.api.errors import InternalError
+from cdi.api.job import (
+    BlankSourceSpec,
+    FileSourceSpec,
+    GcsSourceSpec,
+    HttpSourceSpec,
+    Policy,
+    RegistrySourceSpec,
+    S3SourceSpec,
+    SourceSpec,
+    StreamSourceSpec,
+)
+from cdi.source.base import Source
+
+
+def open_source(spec: SourceSpec, policy: Policy) -> Source:
+    """A source that was not asked anything yet; close it.
+
+    Raises errors about the job itself (`SourceUrlInvalid`, `SourceCredentialsInvalid`, `InvalidManifest`).  A registry
+    gives layers (`cdi.source.registry.open_registry`) and blank has no bytes: both are an `InternalError` here.
+    """
+    match spec:
+        case HttpSourceSpec():
+            from cdi.source.http import open_http
+
+            return open_http(spec, policy.stall_timeout)
+        case S3SourceSpec():
+            from cdi.source.s3 import open_s3
+
+            return open_s3(spec, policy.stall_timeout)
+        case GcsSourceSpec():
+            from cdi.source.gcs import open_gcs
+
+            return open_gcs(spec, policy.stall_timeout)
+        case FileSourceSpec():
+            from cdi.source.file import FileSource
+
+            return FileSource(spec.path)
+        case StreamSourceSpec():
+            from cdi.source.stream import StreamSource
+
+            return StreamSource(spec.descriptor, length=spec.length, stall_timeout=policy.stall_timeout)
+        case RegistrySourceSpec() | BlankSourceSpec():
+            raise InternalError(f"a {spec.kind} source is not one run of bytes", where=spec.kind)
+        case _:
+            assert_never(spec)
