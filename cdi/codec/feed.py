@@ -1,0 +1,112 @@
+"""A cursor over an iterator of buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cdi.api.errors import ContentTruncated
+from cdi.codec.base import Buffer
+
+FORM_END = b"\r\n--"
+"""How the closing line of a multipart form begins (RFC 2046 section 5.1.1)."""
+_FORM_END_MOST = 1024
+
+_NOTHING = memoryview(b"")
+
+
+class Feed:
+    """Reads from `pieces` what is asked for, and holds no more than the buffer that it came in.
+
+    `name` says in messages what ends too early.
+    """
+
+    def __init__(self, pieces: Iterator[Buffer], name: str) -> None:
+        self._pieces = pieces
+        self._piece = _NOTHING
+        self._at = 0
+        self.name = name
+
+    def window(self, most: int) -> memoryview:
+        """At least one and at most `most` of the next bytes, not consumed; empty at the end of the content.
+
+        The view is good until the next call of anything but `advance` and `back`.
+        """
+        while self._at == len(self._piece):
+            piece = next(self._pieces, None)
+            if piece is None:
+                return _NOTHING
+            self._piece, self._at = memoryview(piece), 0
+        return self._piece[self._at : self._at + most]
+
+    def advance(self, count: int) -> None:
+        """Consume `count` bytes of the last window."""
+        self._at += count
+
+    def back(self, count: int) -> None:
+        """Return the last `count` bytes that were consumed from one window."""
+        self._at -= count
+
+    def peek(self, count: int) -> bytes:
+        """The next `count` bytes, not consumed; fewer at the end of the content."""
+        head = bytes(self.window(count))
+        if not head or len(head) == count:
+            return head
+        parts = [bytes(self.window(len(self._piece)))]
+        size = len(parts[0])
+        while size < count:
+            piece = next(self._pieces, None)
+            if piece is None:
+                break
+            parts.append(bytes(piece))
+            size += len(piece)
+        self._piece, self._at = memoryview(b"".join(parts)), 0
+        return bytes(self._piece[:count])
+
+    def take(self, count: int) -> bytes:
+        """Consume exactly `count` bytes; raises `ContentTruncated`."""
+        parts = []
+        while count:
+            part = bytes(self._must(count))
+            self._at += len(part)
+            count -= len(part)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def views(self, count: int, most: int) -> Iterator[memoryview]:
+        """Consume exactly `count` bytes as views of at most `most`; raises `ContentTruncated`.
+
+        Each view is good until the next one is asked for.
+        """
+        while count:
+            view = self._must(min(count, most))
+            self._at += len(view)
+            count -= len(view)
+            yield view
+
+    def _must(self, most: int) -> memoryview:
+        view = self.window(most)
+        if not view:
+            raise ContentTruncated(f"the {self.name} ends before its end mark")
+        return view
+
+    def skip_zeros(self) -> int:
+        """Consume zeros; gives their number."""
+        skipped = 0
+        while view := self.window(1 << 20):
+            kept = len(bytes(view).lstrip(b"\0"))
+            skipped += len(view) - kept
+            self._at += len(view) - kept
+            if kept:
+                break
+        return skipped
+
+    def skip_form_end(self) -> bool:
+        """Consume the closing line of a multipart form, if that is all that is left.
+
+        Some clients send it after the image when they upload.
+        """
+        tail = self.peek(_FORM_END_MOST + 1)
+        if not tail.startswith(FORM_END) or len(tail) > _FORM_END_MOST:
+            return False
+        self.take(len(tail))
+        return True

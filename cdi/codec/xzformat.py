@@ -1,0 +1,140 @@
+"""The .xz file format (version 1.2.1, tukaani.org): headers, index and footer, as far as a block decoder needs them."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+from cdi.api.errors import DecoderFailed, DecoderLimit
+
+STREAM_MAGIC = b"\xfd7zXZ\0"
+FOOTER_MAGIC = b"YZ"
+HEADER_SIZE = 12
+"""Of a stream's header and of its footer."""
+DICTIONARY_MOST = 128 << 20
+"""The largest dictionary that is accepted, bytes; ``xz -9`` makes 64 MiB."""
+
+_CHECK_SIZES = (0, 4, 4, 4, 8, 8, 8, 16, 16, 16, 32, 32, 32, 64, 64, 64)
+_LZMA2 = 0x21
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamHeader:
+    raw: bytes
+    check_size: int
+    """Bytes of the check after each block."""
+
+    @property
+    def flags(self) -> bytes:
+        return self.raw[6:8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockHeader:
+    raw: bytes
+    compressed: int | None
+    """Bytes of the compressed data, without padding and check."""
+    uncompressed: int | None
+    dictionary: int
+    """Bytes."""
+
+
+def damaged(what: str) -> DecoderFailed:
+    return DecoderFailed(f"the xz stream is damaged: {what}")
+
+
+def parse_stream_header(raw: bytes) -> StreamHeader:
+    """Section 2.1.1; raises `DecoderFailed`."""
+    if raw[:6] != STREAM_MAGIC:
+        raise damaged(f"no stream begins with {raw[:6].hex(' ')}")
+    if zlib.crc32(raw[6:8]) != int.from_bytes(raw[8:12], "little"):
+        raise damaged("the stream header's CRC is wrong")
+    if raw[6] or raw[7] & 0xF0:
+        raise damaged("the stream header has flags that no specification knows")
+    return StreamHeader(raw=raw, check_size=_CHECK_SIZES[raw[7]])
+
+
+def parse_block_header(raw: bytes) -> BlockHeader:
+    """Section 3.1; raises `DecoderFailed`, and `DecoderLimit` for a dictionary above `DICTIONARY_MOST`."""
+    if zlib.crc32(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
+        raise damaged("a block header's CRC is wrong")
+    flags, at, end = raw[1], 2, len(raw) - 4
+    if flags & 0x3C:
+        raise damaged("a block header has flags that no specification knows")
+    compressed = uncompressed = None
+    if flags & 0x40:
+        compressed, at = parse_number(raw, at, end)
+        if not compressed:
+            raise damaged("a block has no data")
+    if flags & 0x80:
+        uncompressed, at = parse_number(raw, at, end)
+    last, properties = -1, b""
+    for _ in range((flags & 3) + 1):
+        last, at = parse_number(raw, at, end)
+        size, at = parse_number(raw, at, end)
+        if size > end - at:
+            raise damaged("a filter's properties do not fit into the block header")
+        properties, at = raw[at : at + size], at + size
+    if any(raw[at:end]):
+        raise damaged("a block header has content that no specification knows")
+    # Only LZMA2 can end a chain of filters, the others transform its output (section 5.3).
+    if last != _LZMA2 or len(properties) != 1 or properties[0] > 40:
+        raise damaged("a block is not compressed with LZMA2")
+    return BlockHeader(
+        raw=raw, compressed=compressed, uncompressed=uncompressed, dictionary=_dictionary_size(properties[0])
+    )
+
+
+def _dictionary_size(code: int) -> int:
+    """Section 5.3.1."""
+    size = 0xFFFFFFFF if code == 40 else (2 | code & 1) << (code // 2 + 11)
+    if size > DICTIONARY_MOST:
+        raise DecoderLimit(
+            f"the xz stream wants a dictionary of {size} bytes, {DICTIONARY_MOST} are allowed",
+            remedy="compress the image with xz -9 or less",
+        )
+    return size
+
+
+def parse_number(raw: bytes, at: int, end: int) -> tuple[int, int]:
+    """A variable-length integer (section 1.2) and the position after it; raises `DecoderFailed`."""
+    value = 0
+    for shift in range(0, 63, 7):
+        if at >= end:
+            break
+        byte = raw[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if not byte and shift:
+                break
+            return value, at
+    raise damaged("a number is malformed")
+
+
+def format_number(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def parse_footer(raw: bytes, header: StreamHeader) -> int:
+    """The size of the index that goes before it, bytes (section 2.1.2); raises `DecoderFailed`."""
+    if raw[10:] != FOOTER_MAGIC or zlib.crc32(raw[4:10]) != int.from_bytes(raw[:4], "little"):
+        raise damaged("the stream footer is wrong")
+    if raw[8:10] != header.flags:
+        raise damaged("the stream's footer contradicts its header")
+    return (int.from_bytes(raw[4:8], "little") + 1) * 4
+
+
+def stream_end(header: StreamHeader, unpadded: int, uncompressed: int) -> bytes:
+    """Index and footer of a stream that has this one block: with them liblzma itself says whether it is whole."""
+    index = b"\0\x01" + format_number(unpadded) + format_number(uncompressed)
+    index += bytes(-len(index) % 4)
+    index += struct.pack("<I", zlib.crc32(index))
+    body = struct.pack("<I", len(index) // 4 - 1) + header.flags
+    return index + struct.pack("<I", zlib.crc32(body)) + body + FOOTER_MAGIC
