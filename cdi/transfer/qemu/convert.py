@@ -1,0 +1,418 @@
+"""Images that only QEMU reads, onto the target: a mirror job in a sandboxed `qemu-storage-daemon`.
+
+Measured with QEMU 7.2, a vmdk of a 2 GiB disk with 600 MB in it onto a file: ``blockdev-mirror`` in 1 MiB pieces past
+the page cache 1.5-1.9 s and 1 CPU-s, ``blockdev-backup`` 3.1-7 s (and it gives every block of the file its place),
+``qemu-img convert -n -W -m 8 -t none`` 2.9-3.2 s and 2.6 CPU-s.  A mirror knows progress, speed and cancel too.
+
+Every driver is named; nothing is probed, and no node has a backing file.  Should an image's driver want to open
+another file all the same, the sandbox has no right to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from cdi.api.errors import (
+    CdiError,
+    ImageCorrupt,
+    InternalError,
+    Interrupted,
+    QemuFailed,
+    TargetFull,
+    TargetIo,
+    TargetPermission,
+    TargetTooSmall,
+)
+from cdi.api.job import Policy
+from cdi.transfer.qemu import sandbox
+
+if TYPE_CHECKING:
+    from qemu.qmp import QMPClient
+
+Format = Literal["raw", "qcow2", "vmdk", "vdi", "vpc", "vhdx"]
+
+SECTOR = 512
+"""QEMU counts a disk in these, and rounds up."""
+PIECE = 1 << 20
+"""What the mirror copies at a time: 64 KiB costs twice the time and three times the processor."""
+BUFFER = 16 << 20
+"""Of all pieces under way together."""
+GRACE = 5.0
+"""Seconds for the daemon to end once it was asked to."""
+POLL = 0.1
+"""Seconds between two looks at progress, speed and cancel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertResult:
+    """What was done."""
+
+    virtual_size: int
+    """Of the disk as QEMU sees it, bytes: a multiple of 512."""
+    copied: int
+    """Bytes of the disk that the image holds data for; the rest reads as zeros."""
+    direct: bool
+    """Written past the page cache."""
+    protections: tuple[str, ...]
+    """The layers of the sandbox that stood."""
+
+
+def convert(
+    *,
+    image: socket.socket | str,
+    format: Format,  # noqa: A002 — the name that the rest of the project has for it
+    virtual_size: int,
+    target_path: str,
+    target_is_block: bool,
+    target_reads_zero: bool,
+    policy: Policy,
+    on_progress: Callable[[int, int], None],
+    bandwidth: Callable[[], int] | None,
+    cancelled: threading.Event,
+    workdir: str,
+) -> ConvertResult:
+    """Write the disk in `image` over the first `virtual_size` bytes of the target.
+
+    `image` is a local file's path or one end of an `NbdServer` (`attach`), which is closed.  The target exists and is
+    large enough; what lies beyond `virtual_size` is left alone.  Where `target_reads_zero`, places that the image has
+    no data for are left alone too, otherwise they are made zero.  `on_progress` is given the bytes of the disk that
+    were copied and how many there are to copy, from this thread; `bandwidth` says how many bytes of the disk may be
+    copied a second, 0 unlimited, and is asked all the time.  `workdir` is a directory of the caller's.
+
+    Returns when everything is handed to the kernel; making it durable (fsync) is the target's business.
+
+    Raises `ImageCorrupt` where QEMU sees another size than `virtual_size` (before anything is written), `TargetFull`,
+    `TargetIo`, `TargetTooSmall`, `TargetPermission`, `QemuFailed`, `QemuMissing`, `ResourceLimit`, `Interrupted`.  The
+    cause of a failed read over NBD is the server's `cause`, to be preferred by the caller (`NbdServer.cause`).
+    """
+    copy = Copy(
+        image=image,
+        format=format,
+        virtual_size=virtual_size,
+        target=inspect_target(target_path, is_block=target_is_block, reads_zero=target_reads_zero),
+        policy=policy,
+        on_progress=on_progress,
+        bandwidth=bandwidth,
+        cancelled=cancelled,
+    )
+    try:
+        if copy.target.size < virtual_size:
+            raise TargetTooSmall(f"the disk has {virtual_size} bytes, the target {copy.target.size}", where=target_path)
+        if cancelled.is_set():
+            raise Interrupted("the conversion was stopped", where=target_path)
+        daemon, monitor = copy.start(workdir)
+        with monitor, daemon:
+            return asyncio.run(copy.run(daemon, monitor))
+    finally:
+        if isinstance(image, socket.socket):
+            image.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetDisk:
+    """What is known of the target before the daemon opens it."""
+
+    path: str
+    is_block: bool
+    reads_zero: bool
+    size: int
+    direct: bool
+    """It can be opened past the page cache."""
+    offloads_zero: bool
+    """Making a range zero is a request, not a transfer."""
+
+
+def inspect_target(path: str, *, is_block: bool, reads_zero: bool) -> TargetDisk:
+    """Raises `TargetIo`, `TargetPermission`, `InternalError`."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            status = os.fstat(handle)
+            size = os.lseek(handle, 0, os.SEEK_END)
+        finally:
+            os.close(handle)
+        if stat.S_ISBLK(status.st_mode) != is_block or not (is_block or stat.S_ISREG(status.st_mode)):
+            raise InternalError("the target is not of the kind that was said", where=path)
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC))
+            direct = True
+        except OSError:
+            direct = False  # tmpfs, some network and overlay file systems
+    except OSError as error:
+        raise target_error(error.errno, path) from error
+    return TargetDisk(
+        path=path,
+        is_block=is_block,
+        reads_zero=reads_zero,
+        size=size,
+        direct=direct,
+        offloads_zero=not is_block or device_offloads_zero(status.st_rdev),
+    )
+
+
+def device_offloads_zero(device: int) -> bool:
+    """Whether a block device takes "write zeroes" as a request (Documentation/ABI/stable/sysfs-block)."""
+    base = f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"
+    for queue in (f"{base}/queue", f"{base}/../queue"):  # a partition has its disk's
+        try:
+            with open(f"{queue}/write_zeroes_max_bytes", encoding="ascii") as file:
+                return int(file.read()) > 0
+        except (OSError, ValueError):
+            continue
+    return False
+
+
+def target_error(number: int | None, path: str) -> CdiError:
+    """An errno of the target's, as the error it stands for."""
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return TargetFull("the file system has no space left", where=path)
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return TargetPermission(f"the target cannot be opened for writing: {os.strerror(number)}", where=path)
+    text = os.strerror(number) if number is not None else "input/output error"
+    return TargetIo(f"the target cannot be written: {text}", where=path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """One conversion."""
+
+    image: socket.socket | str
+    format: Format
+    virtual_size: int
+    target: TargetDisk
+    policy: Policy
+    on_progress: Callable[[int, int], None]
+    bandwidth: Callable[[], int] | None
+    cancelled: threading.Event
+
+    @property
+    def sectors_size(self) -> int:
+        return -(-self.virtual_size // SECTOR) * SECTOR
+
+    def bytes_node(self) -> dict[str, Any]:
+        """What the image is stored in."""
+        if isinstance(self.image, str):
+            node: dict[str, Any] = {
+                "driver": "host_device" if stat.S_ISBLK(os.stat(self.image).st_mode) else "file",
+                "filename": self.image,
+                "locking": "off",
+            }
+        else:
+            node = {"driver": "nbd", "server": {"type": "fd", "str": str(self.image.fileno())}}
+        return node | {"node-name": "bytes", "read-only": True, "auto-read-only": False}
+
+    def image_node(self) -> dict[str, Any]:
+        """The disk in it."""
+        node: dict[str, Any] = {"driver": self.format, "node-name": "image", "file": "bytes", "read-only": True}
+        if self.format in ("qcow2", "vmdk"):
+            node["backing"] = None
+        return node
+
+    def target_nodes(self) -> list[dict[str, Any]]:
+        """The disk: a window of the image's size at the front of the target."""
+        # With "unmap" the mirror first makes all of the target zero, then copies data: right where that is cheap.
+        # With "ignore" it makes each place zero that needs it, so a device that has to write zeros writes each once.
+        unmap = self.target.reads_zero or self.target.offloads_zero
+        discard = "unmap" if unmap else "ignore"
+        cache = {"direct": self.target.direct, "no-flush": False}
+        protocol = {
+            "driver": "host_device" if self.target.is_block else "file",
+            "node-name": "volume",
+            "filename": self.target.path,
+            "discard": discard,
+            "cache": cache,
+            "locking": "off",  # the caller holds the volume; QEMU's own locks fail on some network file systems
+        }
+        disk = {
+            "driver": "raw",
+            "node-name": "target",
+            "file": "volume",
+            "size": self.sectors_size,
+            "discard": discard,
+            "cache": cache,
+            "detect-zeroes": "unmap" if unmap else "on",
+        }
+        return [protocol, disk]
+
+    def start(self, workdir: str) -> tuple[sandbox.Confined, socket.socket]:
+        """The daemon, and its monitor; raises `QemuMissing`."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            arguments = ["--chardev", f"socket,id=monitor,fd={theirs.fileno()}", "--monitor", "chardev=monitor"]
+            # Only here may a node take an inherited descriptor by its number.
+            arguments += ["--blockdev", json.dumps(self.bytes_node())]
+            inherited = [theirs.fileno()]
+            readable: tuple[str, ...] = ()
+            if isinstance(self.image, str):
+                readable = (self.image,)
+            else:
+                inherited.append(self.image.fileno())
+            try:
+                confined = sandbox.start(
+                    "qemu-storage-daemon",
+                    arguments,
+                    limits=sandbox.Limits(
+                        memory=self.policy.qemu_memory,
+                        cpu_seconds=self.policy.qemu_cpu_seconds,
+                        file_size=max(self.target.size, self.sectors_size),
+                    ),
+                    access=sandbox.Access(read=readable, write=(self.target.path,)),
+                    workdir=workdir,
+                    pass_fds=tuple(inherited),
+                )
+            except BaseException:
+                ours.close()
+                raise
+        return confined, ours
+
+    async def run(self, daemon: sandbox.Confined, monitor: socket.socket) -> ConvertResult:
+        """Drive the daemon to the end of the copy."""
+        # Here, not above: only a conversion pays for it.
+        from qemu.qmp import QMPClient, QMPError  # noqa: PLC0415
+
+        client = QMPClient("convert")
+        client.logger.disabled = True  # it logs what is raised anyway
+        watcher = asyncio.create_task(self._stop_when_cancelled(daemon))
+        try:
+            await client.connect(monitor)
+            try:
+                copied = await self._copy(client)
+            finally:
+                with contextlib.suppress(QMPError, EOFError, OSError):
+                    await client.execute("quit")
+                with contextlib.suppress(QMPError, EOFError, OSError):
+                    await client.disconnect()
+            return ConvertResult(
+                virtual_size=self.sectors_size,
+                copied=copied,
+                direct=self.target.direct,
+                protections=daemon.protections(),
+            )
+        except (QMPError, EOFError, OSError) as error:
+            raise await self._ended(daemon, error) from error
+        finally:
+            watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watcher
+            await asyncio.to_thread(self._let_end, daemon)
+            if not self.target.is_block and self.sectors_size > self.target.size:
+                # A size that is no multiple of 512 was rounded up to write the last sector.
+                os.truncate(self.target.path, self.target.size)
+
+    # --- the job ------------------------------------------------------------------------------------------------
+
+    async def _copy(self, client: QMPClient) -> int:
+        await self._open_image(client)
+        await self._open_target(client)
+        speed = self._speed()
+        with client.listener(("JOB_STATUS_CHANGE", "BLOCK_JOB_ERROR")) as events:
+            await client.execute(
+                "blockdev-mirror",
+                {
+                    "job-id": "copy",
+                    "device": "image",
+                    "target": "target",
+                    # The image is its only layer, so "top" is all of it; said this way, places that no layer has data
+                    # for are left as they are.
+                    "sync": "top" if self.target.reads_zero else "full",
+                    "granularity": PIECE,
+                    "buf-size": BUFFER,
+                    "speed": speed,
+                    "auto-dismiss": False,
+                    "on-source-error": "report",
+                    "on-target-error": "report",
+                },
+            )
+            while True:
+                (job,) = await client.execute("query-jobs")
+                done, total = int(job["current-progress"]), int(job["total-progress"])
+                self.on_progress(done, total)
+                if job["status"] == "concluded":
+                    if "error" in job:
+                        sides = [event["data"]["operation"] for event in events.history if "operation" in event["data"]]
+                        raise self._job_error(str(job["error"]), sides[0] if sides else None)
+                    return total
+                if job["status"] == "ready":
+                    # Not job-complete, which would put the target in the image's place; a cancel of a job that is
+                    # ready ends it with the copy whole.
+                    await client.execute("block-job-cancel", {"device": "copy"})
+                if (wanted := self._speed()) != speed:
+                    speed = wanted
+                    await client.execute("block-job-set-speed", {"device": "copy", "speed": speed})
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(events.get(), POLL)
+
+    def _speed(self) -> int:
+        return max(0, self.bandwidth()) if self.bandwidth is not None else 0
+
+    async def _open_image(self, client: QMPClient) -> None:
+        from qemu.qmp import ExecuteError  # noqa: PLC0415 — as in run
+
+        where = self.image if isinstance(self.image, str) else None
+        try:
+            await client.execute("blockdev-add", self.image_node())
+        except ExecuteError as error:
+            said = sandbox.printable(error.error.desc)
+            raise QemuFailed(f"QEMU cannot open the {self.format} image: {said}", where=where) from error
+        nodes = await client.execute("query-named-block-nodes", {"flat": True})
+        (size,) = (node["image"]["virtual-size"] for node in nodes if node["node-name"] == "image")
+        if size != self.sectors_size:
+            raise ImageCorrupt(
+                f"QEMU sees a {self.format} disk of {size} bytes, its header was read as {self.virtual_size}",
+                where=where,
+            )
+
+    async def _open_target(self, client: QMPClient) -> None:
+        from qemu.qmp import ExecuteError  # noqa: PLC0415 — as in run
+
+        try:
+            for node in self.target_nodes():
+                await client.execute("blockdev-add", node)
+        except ExecuteError as error:
+            said = sandbox.printable(error.error.desc)
+            raise TargetIo(f"QEMU cannot open the target: {said}", where=self.target.path) from error
+
+    def _job_error(self, text: str, side: str | None) -> CdiError:
+        """`text` is strerror's, in the C locale; `side` whether reading or writing failed, None where unsaid."""
+        number = next((n for n in errno.errorcode if os.strerror(n) == text), None)
+        if side == "write" or number in (errno.ENOSPC, errno.EDQUOT):
+            return target_error(number, self.target.path)
+        where = self.image if isinstance(self.image, str) else None
+        return QemuFailed(f"reading the {self.format} image failed: {sandbox.printable(text)}", where=where)
+
+    # --- its end ------------------------------------------------------------------------------------------------
+
+    async def _stop_when_cancelled(self, daemon: sandbox.Confined) -> None:
+        """Kill the daemon when asked to: what it wrote is of no use to a later attempt, so nothing is lost."""
+        while not self.cancelled.is_set():
+            await asyncio.sleep(POLL)
+        daemon.process.kill()
+
+    async def _ended(self, daemon: sandbox.Confined, error: Exception) -> CdiError:
+        """Why the daemon does not answer any more."""
+        from qemu.qmp import ExecuteError  # noqa: PLC0415 — as in run
+
+        if self.cancelled.is_set():
+            return Interrupted("the conversion was stopped", where=self.target.path)
+        if isinstance(error, ExecuteError):
+            return QemuFailed(f"qemu-storage-daemon refused: {sandbox.printable(error.error.desc)}")
+        status = await asyncio.to_thread(self._let_end, daemon)
+        if status == 0:
+            return QemuFailed("qemu-storage-daemon ended early")
+        return daemon.failure(where=self.image if isinstance(self.image, str) else None)
+
+    def _let_end(self, daemon: sandbox.Confined) -> int:
+        try:
+            return daemon.wait(timeout=GRACE)
+        except CdiError:
+            return daemon.process.returncode

@@ -1,0 +1,330 @@
+"""A read-only NBD server for one client program, from blocking threads.
+
+It lends bytes that live anywhere to QEMU, which knows formats but should know neither networks nor credentials.  The
+server has no address: `NbdServer.attach` gives one end of a socket pair, to be inherited by the program, so nobody
+else can connect.
+
+It follows https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md: fixed newstyle negotiation with
+EXPORT_NAME, ABORT, LIST, INFO and GO, simple replies, block size constraints.  Structured replies are not offered:
+they would only say what a simple one does, for a file whose holes nobody knows.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from cdi.api.errors import CdiError, InternalError
+
+MAGIC = b"NBDMAGIC"
+OPTION_MAGIC = b"IHAVEOPT"
+REPLY_MAGIC = 0x3E889045565A9
+REQUEST_MAGIC = 0x25609513
+SIMPLE_REPLY_MAGIC = 0x67446698
+
+FLAG_FIXED_NEWSTYLE = 1 << 0
+FLAG_NO_ZEROES = 1 << 1
+
+FLAG_HAS_FLAGS = 1 << 0
+FLAG_READ_ONLY = 1 << 1
+FLAG_CAN_MULTI_CONN = 1 << 8
+TRANSMISSION_FLAGS = FLAG_HAS_FLAGS | FLAG_READ_ONLY | FLAG_CAN_MULTI_CONN
+
+OPT_EXPORT_NAME = 1
+OPT_ABORT = 2
+OPT_LIST = 3
+OPT_INFO = 6
+OPT_GO = 7
+
+REP_ACK = 1
+REP_SERVER = 2
+REP_INFO = 3
+REP_ERR_UNSUP = (1 << 31) + 1
+REP_ERR_INVALID = (1 << 31) + 3
+REP_ERR_UNKNOWN = (1 << 31) + 6
+
+INFO_EXPORT = 0
+INFO_BLOCK_SIZE = 3
+
+CMD_READ = 0
+CMD_WRITE = 1
+CMD_DISC = 2
+CMD_FLUSH = 3
+
+MAX_OPTIONS = 64
+"""A client that goes on haggling for longer is not one."""
+MAX_OPTION_LENGTH = 1 << 16
+MAX_WRITE = 32 << 20
+"""A refused write's payload is read past only up to here; the protocol's own default maximum."""
+
+REQUEST = struct.Struct(">IHHQQI")
+SIMPLE_REPLY = struct.Struct(">II8s")
+
+
+class RandomAccess(Protocol):
+    """Bytes that can be read anywhere; called from several threads."""
+
+    length: int
+
+    def read_at(self, offset: int, length: int) -> Sequence[memoryview]:
+        """Exactly `length` bytes, in one or more pieces that stay valid until this thread's next call.
+
+        Raises a `CdiError` where they cannot be had.
+        """
+        ...
+
+    def release(self) -> None:
+        """This thread is done with the pieces it was given last."""
+        ...
+
+
+class Hangup(Exception):
+    """The client is gone, or speaks something else; its connection is closed and nothing more happens."""
+
+
+class NbdServer:
+    """Serves `access` to whoever inherits an end given by `attach`.
+
+    `cause` is the first error met while reading; the client only learns of an input/output error.
+    """
+
+    def __init__(self, access: RandomAccess, *, threads: int = 4, max_request: int = 1 << 20) -> None:
+        """`threads` requests of each connection are worked on at a time; none is longer than `max_request` bytes."""
+        self._access = access
+        self._threads_per_connection = threads
+        self._max_request = max_request
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._connections: list[Connection] = []
+        self._closed = False
+        self.cause: CdiError | None = None
+        self.requests = 0
+        self.sent = 0
+
+    def attach(self) -> socket.socket:
+        """The client's end of a new connection.  The caller closes it once the program has inherited it."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        # A whole reply should fit, or each one costs several wake-ups on both sides.  Capped by net.core.wmem_max.
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._max_request)
+        connection = Connection(ours)
+        thread = threading.Thread(target=self._converse, args=(connection,), name="nbd", daemon=True)
+        with self._lock:
+            if self._closed:
+                ours.close()
+                theirs.close()
+                raise InternalError("the NBD server is closed")
+            self._connections.append(connection)
+            self._threads.append(thread)
+        thread.start()
+        return theirs
+
+    def close(self) -> None:
+        """Hang up on everybody and wait for the threads.  A read under way must be ended by its own means first."""
+        with self._lock:
+            self._closed = True
+            connections, self._connections = self._connections, []
+        for connection in connections:
+            connection.hang_up()
+        while True:
+            with self._lock:
+                if not self._threads:
+                    break
+                thread = self._threads.pop()
+            thread.join()
+        for connection in connections:
+            connection.socket.close()
+
+    def __enter__(self) -> NbdServer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # --- negotiation --------------------------------------------------------------------------------------------
+
+    def _converse(self, connection: Connection) -> None:
+        try:
+            self._negotiate(connection)
+        except (Hangup, OSError):
+            connection.hang_up()
+            return
+        helpers = [
+            threading.Thread(target=self._serve, args=(connection,), name=f"nbd-{n}", daemon=True)
+            for n in range(1, self._threads_per_connection)
+        ]
+        with self._lock:
+            if self._closed:
+                return
+            self._threads += helpers
+            for helper in helpers:
+                helper.start()
+        self._serve(connection)
+
+    def _negotiate(self, connection: Connection) -> None:
+        """Returns when the transmission phase begins; raises `Hangup` when it does not come to that."""
+        sock = connection.socket
+        sock.sendall(MAGIC + OPTION_MAGIC + struct.pack(">H", FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES))
+        (client_flags,) = struct.unpack(">I", connection.receive(4))
+        if client_flags & ~(FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES):
+            raise Hangup
+        for _ in range(MAX_OPTIONS):
+            header = connection.receive(16)
+            magic, option, length = struct.unpack(">8sII", header)
+            if magic != OPTION_MAGIC or length > MAX_OPTION_LENGTH:
+                raise Hangup
+            data = connection.receive(length)
+
+            def reply(kind: int, payload: bytes = b"", option: int = option) -> None:
+                sock.sendall(struct.pack(">QIII", REPLY_MAGIC, option, kind, len(payload)) + payload)
+
+            if option == OPT_EXPORT_NAME:
+                if data:
+                    raise Hangup  # the protocol gives no way to refuse a name here
+                padding = b"" if client_flags & FLAG_NO_ZEROES else bytes(124)
+                sock.sendall(struct.pack(">QH", self._access.length, TRANSMISSION_FLAGS) + padding)
+                return
+            if option == OPT_ABORT:
+                reply(REP_ACK)
+                raise Hangup
+            if option == OPT_LIST:
+                if data:
+                    reply(REP_ERR_INVALID)
+                    continue
+                reply(REP_SERVER, struct.pack(">I", 0))
+                reply(REP_ACK)
+            elif option in (OPT_INFO, OPT_GO):
+                if self._inform(data, reply) and option == OPT_GO:
+                    return
+            else:
+                reply(REP_ERR_UNSUP)
+        raise Hangup
+
+    def _inform(self, data: bytes, reply: Callable[[int, bytes], None]) -> bool:
+        """Answer INFO and GO; True when the export was accepted."""
+        if len(data) < 6:
+            reply(REP_ERR_INVALID, b"")
+            return False
+        (name_length,) = struct.unpack_from(">I", data)
+        if len(data) < 6 + name_length:
+            reply(REP_ERR_INVALID, b"")
+            return False
+        (count,) = struct.unpack_from(">H", data, 4 + name_length)
+        if len(data) != 6 + name_length + 2 * count:
+            reply(REP_ERR_INVALID, b"")
+            return False
+        if name_length:
+            reply(REP_ERR_UNKNOWN, b"")
+            return False
+        reply(REP_INFO, struct.pack(">HQH", INFO_EXPORT, self._access.length, TRANSMISSION_FLAGS))
+        # Unasked for, as the protocol allows: a server with a maximum should say so.
+        reply(REP_INFO, struct.pack(">HIII", INFO_BLOCK_SIZE, 1, 4096, self._max_request))
+        reply(REP_ACK, b"")
+        return True
+
+    # --- transmission -------------------------------------------------------------------------------------------
+
+    def _serve(self, connection: Connection) -> None:
+        """One of several threads that take turns at receiving, then work side by side.
+
+        Whoever receives a request also answers it: nothing is handed from thread to thread, which would cost more
+        than most reads.
+        """
+        try:
+            while True:
+                with connection.receiving:
+                    request = self._receive(connection)
+                self._answer(connection, *request)
+        except (Hangup, OSError):
+            connection.hang_up()
+        finally:
+            self._access.release()
+
+    def _receive(self, connection: Connection) -> tuple[int, bytes, int, int]:
+        magic, _flags, command, cookie, offset, length = REQUEST.unpack(connection.receive(REQUEST.size))
+        if magic != REQUEST_MAGIC or command == CMD_DISC:
+            raise Hangup
+        if command == CMD_WRITE:
+            if length > MAX_WRITE:
+                raise Hangup
+            connection.skip(length)
+        return command, cookie.to_bytes(8, "big"), offset, length
+
+    def _answer(self, connection: Connection, command: int, cookie: bytes, offset: int, length: int) -> None:
+        views: Sequence[memoryview] = ()
+        error = 0
+        if command == CMD_READ:
+            if length > self._max_request or offset + length > self._access.length:
+                error = errno.EINVAL
+            elif length:
+                try:
+                    views = self._access.read_at(offset, length)
+                except CdiError as cause:
+                    self._keep(cause)
+                    error = errno.EIO
+                except Exception as defect:  # noqa: BLE001 — the client must get its answer, or it waits for ever
+                    self._keep(InternalError(f"reading the image failed: {defect!r}"))
+                    error = errno.EIO
+        elif command == CMD_FLUSH:
+            pass
+        else:
+            error = errno.EPERM
+        with connection.sending:
+            connection.send(SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, error, cookie), views)
+            self.requests += 1
+            if not error:
+                self.sent += length
+        self._access.release()
+
+    def _keep(self, cause: CdiError) -> None:
+        with self._lock:
+            if self.cause is None:
+                self.cause = cause
+
+
+class Connection:
+    """A socket, and whose turn it is at each of its two directions."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self.receiving = threading.Lock()
+        self.sending = threading.Lock()
+
+    def receive(self, length: int) -> bytes:
+        """Exactly `length` bytes; raises `Hangup` at the end of the stream."""
+        if length == 0:
+            return b""
+        data = self.socket.recv(length, socket.MSG_WAITALL)
+        while len(data) < length:  # a signal may cut MSG_WAITALL short
+            more = self.socket.recv(length - len(data), socket.MSG_WAITALL)
+            if not more:
+                raise Hangup
+            data += more
+        return data
+
+    def skip(self, length: int) -> None:
+        while length:
+            data = self.socket.recv(min(length, 1 << 16))
+            if not data:
+                raise Hangup
+            length -= len(data)
+
+    def send(self, header: bytes, views: Sequence[memoryview]) -> None:
+        pieces: list[memoryview] = [memoryview(header), *views]
+        while pieces:
+            sent = self.socket.sendmsg(pieces)
+            while pieces and sent >= len(pieces[0]):
+                sent -= len(pieces[0])
+                del pieces[0]
+            if pieces and sent:
+                pieces[0] = pieces[0][sent:]
+
+    def hang_up(self) -> None:
+        """Wakes whoever is blocked on the socket; safe to repeat, and from any thread."""
+        try:
+            self.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # not connected any more

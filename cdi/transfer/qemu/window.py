@@ -1,0 +1,385 @@
+"""A sliding window over a source that can be read anywhere: a converter's small, roughly ordered reads become large
+ranged reads, several at a time and ahead of need, and every byte of the source passes a digest once and in order.
+
+Blocks of fixed size live in a fixed number of buffers.  Loader threads fetch, in this order: what a reader waits for;
+what lies between the watermark and the readers, where that keeps the digest from falling behind; what a sequential
+reader will want next.
+
+The watermark is the first block that the digest has not seen.  Images are written roughly front to back, so nearly
+every block is still here when its turn comes.  A block that was read far ahead of the watermark and had to make room
+is fetched again by `finish`; `fetched` counts it twice, which is the price of a true digest over an image that is read
+out of order.  At worst the source is fetched once for the digest and once for the converter.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+
+from cdi.api.errors import CdiError, InternalError, Interrupted
+
+Fetch = Callable[[int, memoryview], None]
+"""Fills the view with the bytes at an offset.  Called from several threads at a time; retries, throttles and counts by
+itself, and raises a `CdiError` when it gives up for good."""
+
+OVERTAKING = 3
+"""Blocks that a sequential reader may be ahead of itself."""
+SUSTAINED = 4
+"""A run of so many blocks is a new place to read from, not a look at a table."""
+
+
+class Block:
+    """A buffer and what is in it.  Every field is guarded by the cache's lock; the bytes themselves are written by
+    one loader before `ready` and only read after.
+    """
+
+    __slots__ = ("buffer", "index", "pins", "ready", "touched", "used", "view")
+
+    def __init__(self, index: int, buffer: memoryview, length: int) -> None:
+        self.index = index
+        self.buffer = buffer
+        self.view = buffer[:length]
+        self.ready = False
+        self.pins = 0
+        self.touched = False
+        """A reader wanted it."""
+        self.used = 0
+
+
+class BlockCache:
+    """`RandomAccess` over a source, for `cdi.transfer.qemu.nbd`."""
+
+    def __init__(
+        self,
+        *,
+        length: int,
+        fetch: Fetch,
+        block_size: int = 2 << 20,
+        memory: int = 48 << 20,
+        connections: int = 4,
+        on_block_in_order: Callable[[memoryview], None] | None = None,
+    ) -> None:
+        """`length`, `block_size` and `memory` are bytes; `connections` is how many fetches run at a time.
+
+        `on_block_in_order` is given every byte of the source once, in order, from one thread at a time; it may raise
+        a `CdiError`, which ends the reading.
+        """
+        self.length = length
+        self.block_size = block_size
+        self.fetched = 0
+        """Bytes asked of `fetch` and received."""
+        self._capacity = max(4, memory // block_size)
+        self._connections = max(1, min(connections, self._capacity // 2))
+        self._fetch = fetch
+        self._on_block_in_order = on_block_in_order
+        self._count = -(-length // block_size)
+        self._depth = max(1, self._capacity // 2 - 1)
+
+        self._lock = threading.Lock()
+        self._ready = threading.Condition(self._lock)
+        """A block became ready, the watermark moved, or something broke."""
+        self._work = threading.Condition(self._lock)
+        """There may be something to load, or a buffer to load it into."""
+        # A reader holds two blocks at most; so many readers leave a buffer for every loader and one for the digest.
+        self._readers = threading.BoundedSemaphore(max(1, (self._capacity - self._connections - 1) // 2))
+        self._mine = threading.local()
+
+        self._blocks: dict[int, Block] = {}
+        self._buffers = 0
+        self._clock = 0
+        self._waited: dict[int, int] = {}
+        """Blocks that readers wait for, and how many do."""
+        self._runs: OrderedDict[int, int] = OrderedDict()
+        """How many blocks in a row were read up to this one, for the latest few."""
+        self._ahead: deque[range] = deque(maxlen=4)
+        """What sequential readers will want, the latest reader first."""
+        self._watermark = 0
+        self._catch_up = 0
+        """Load everything below this for the digest."""
+        self._catch_up_first = False
+        """… and before anything that readers want."""
+        self._digesting = False
+        self._broken: CdiError | None = None
+        self._closed = False
+        self._threads: list[threading.Thread] = []
+
+    # --- readers ------------------------------------------------------------------------------------------------
+
+    def read_at(self, offset: int, length: int) -> Sequence[memoryview]:
+        """`length` bytes, at most `block_size`, in one or two views that hold until `release` or this thread's next
+        call.  Raises what `fetch` or the digest raised, `Interrupted` after `close`, `InternalError` out of bounds.
+        """
+        self.release()
+        if offset < 0 or length <= 0 or length > self.block_size or offset + length > self.length:
+            raise InternalError(f"a read of {length} bytes at {offset} is out of bounds")
+        first, last = offset // self.block_size, (offset + length - 1) // self.block_size
+        views: list[memoryview] = []
+        pinned: list[Block] = []
+        self._readers.acquire()
+        self._mine.pinned = pinned
+        try:
+            with self._lock:
+                self._start()
+                for index in range(first, last + 1):
+                    self._touch(index)
+                for index in range(first, last + 1):
+                    block = self._wait_for(index)
+                    block.pins += 1
+                    self._clock += 1
+                    block.used = self._clock
+                    block.touched = True
+                    pinned.append(block)
+                    start = index * self.block_size
+                    views.append(block.view[max(0, offset - start) : offset + length - start])
+        except BaseException:
+            self.release()
+            raise
+        return views
+
+    def release(self) -> None:
+        """Let go of the views that this thread was given last."""
+        pinned: list[Block] | None = getattr(self._mine, "pinned", None)
+        if pinned is None:
+            return
+        self._mine.pinned = None
+        with self._lock:
+            for block in pinned:
+                block.pins -= 1
+            self._work.notify()
+        self._readers.release()
+
+    def _wait_for(self, index: int) -> Block:
+        while True:
+            self._check()
+            block = self._blocks.get(index)
+            if block is not None and block.ready:
+                return block
+            self._waited[index] = self._waited.get(index, 0) + 1
+            self._work.notify()
+            try:
+                self._ready.wait()
+            finally:
+                self._waited[index] -= 1
+                if not self._waited[index]:
+                    del self._waited[index]
+
+    def _check(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+        if self._closed:
+            raise Interrupted("reading the image was stopped")
+
+    def _touch(self, index: int) -> None:
+        """A reader came to a block: decide what is wanted next."""
+        if index in self._runs:
+            return
+        # A converter's parallel reads overtake each other by a block or two.
+        run = 1 + max(self._runs.get(index - before, 0) for before in range(1, OVERTAKING + 1))
+        self._runs[index] = run
+        if len(self._runs) > 4 * self._capacity:
+            self._runs.popitem(last=False)
+        # The first block is followed by the rest, usually; anywhere else a reader has to show it first.
+        depth = min(self._depth, 1 << run) if run > 1 or index == 0 else 0
+        if depth:
+            start, stop = index + 1, min(self._count, index + 1 + depth)
+            for ahead in self._ahead:
+                if ahead.start - OVERTAKING <= index <= ahead.stop:
+                    self._ahead.remove(ahead)
+                    start, stop = max(start, ahead.start), max(stop, ahead.stop)
+                    break
+            self._ahead.appendleft(range(start, stop))
+        if self._on_block_in_order is not None and index > self._watermark:
+            if index - self._watermark <= self._capacity // 2:
+                self._catch_up = max(self._catch_up, index)
+            elif run >= SUSTAINED:
+                # The readers have gone elsewhere for good.  What was left out is needed for the digest in any case;
+                # fetched now, before them, the blocks that they read from here on need not be fetched twice.
+                self._catch_up = max(self._catch_up, index - run + 1)
+                self._catch_up_first = True
+        self._work.notify_all()
+
+    # --- the digest ---------------------------------------------------------------------------------------------
+
+    @property
+    def watermark(self) -> int:
+        """Bytes from the front that the digest has seen."""
+        with self._lock:
+            return min(self.length, self._watermark * self.block_size)
+
+    def finish(self) -> None:
+        """Fetch what the digest has not seen.  Raises what `fetch` or the digest raised, `Interrupted` after `close`."""
+        if self._on_block_in_order is None:
+            return
+        with self._lock:
+            self._start()
+            self._ahead.clear()
+            self._catch_up = self._count
+            self._work.notify_all()
+            while self._watermark < self._count:
+                self._check()
+                self._ready.wait()
+            self._check()
+
+    def _advance(self) -> None:
+        """Give the digest every block whose turn has come.  Called with the lock, which it lets go of meanwhile."""
+        digest = self._on_block_in_order
+        if digest is None or self._digesting:
+            return
+        self._digesting = True
+        try:
+            while (block := self._blocks.get(self._watermark)) is not None and block.ready:
+                block.pins += 1
+                self._lock.release()
+                try:
+                    digest(block.view)
+                finally:
+                    self._lock.acquire()
+                    block.pins -= 1
+                self._watermark += 1
+                if self._watermark >= self._catch_up:
+                    self._catch_up_first = False
+                self._work.notify_all()
+                self._ready.notify_all()
+        finally:
+            self._digesting = False
+
+    # --- loaders ------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        if self._threads or self._closed:
+            return
+        for number in range(self._connections):
+            thread = threading.Thread(target=self._load, name=f"window-{number}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _load(self) -> None:
+        with self._lock:
+            try:
+                while True:
+                    while (block := self._begin()) is None:
+                        if self._closed or self._broken is not None:
+                            return
+                        self._work.wait()
+                    self._lock.release()
+                    try:
+                        self._fetch(block.index * self.block_size, block.view)
+                    finally:
+                        self._lock.acquire()
+                    block.ready = True
+                    self.fetched += len(block.view)
+                    self._clock += 1
+                    block.used = self._clock
+                    self._ready.notify_all()
+                    self._advance()
+            except CdiError as error:
+                self._break(error)
+            except BaseException as defect:
+                self._break(InternalError(f"fetching the image failed: {defect!r}"))
+                if not isinstance(defect, Exception):
+                    raise
+
+    def _break(self, error: CdiError) -> None:
+        """`fetch` has tried all it may: whatever is read from here on cannot become a whole disk."""
+        if self._broken is None:
+            self._broken = error
+        self._ready.notify_all()
+        self._work.notify_all()
+
+    def _begin(self) -> Block | None:
+        """The next block to load, in a buffer of its own; None when there is nothing, or no buffer, for now."""
+        if self._closed or self._broken is not None:
+            return None
+        for index, urgent in self._candidates():
+            buffer = self._buffer(index, urgent=urgent)
+            if buffer is None:
+                return None
+            length = min(self.block_size, self.length - index * self.block_size)
+            block = self._blocks[index] = Block(index, buffer, length)
+            return block
+        return None
+
+    def _candidates(self) -> Sequence[tuple[int, bool]]:
+        """The first block in the order of need that is not here, and whether somebody is held up without it."""
+        if self._catch_up_first:
+            for index in range(self._watermark, self._watermark_reach()):
+                if index not in self._blocks:
+                    return ((index, True),)
+        for index in self._waited:
+            if index not in self._blocks:
+                return ((index, True),)
+        for index in range(self._watermark, self._watermark_reach()):
+            if index not in self._blocks:
+                return ((index, index == self._watermark),)
+        for ahead in self._ahead:
+            for index in ahead:
+                if index not in self._blocks:
+                    return ((index, False),)
+        return ()
+
+    def _watermark_reach(self) -> int:
+        """Past the last block to load for the digest now: no more at a time than buffers stand for it."""
+        return min(self._catch_up, self._watermark + self._depth)
+
+    def _buffer(self, index: int, *, urgent: bool) -> memoryview | None:
+        if self._buffers < self._capacity:
+            self._buffers += 1
+            return memoryview(mmap.mmap(-1, self.block_size))
+        victim = self._victim(index, urgent=urgent)
+        if victim is None:
+            return None
+        del self._blocks[victim.index]
+        victim.view.release()
+        return victim.buffer
+
+    def _victim(self, wanted: int, *, urgent: bool) -> Block | None:
+        """The block that is missed least.
+
+        Read and digested first, then what was read and lies furthest from the watermark, then what was loaded ahead
+        for nothing.  What is still expected to be read is given up only for somebody who waits.
+        """
+        best: Block | None = None
+        best_rank = (9, 0)
+        expected = [ahead for ahead in self._ahead if ahead]
+        for block in self._blocks.values():
+            if not block.ready or block.pins or block.index in self._waited:
+                continue
+            digested = self._on_block_in_order is None or block.index < self._watermark
+            needed = not digested and block.index < self._watermark_reach()
+            if needed and not (urgent and block.index > wanted):
+                continue  # about to be digested: to drop it is to fetch it again at once
+            if block.touched:
+                rank = (0, block.used) if digested else (1, -block.index)
+            elif any(block.index in ahead for ahead in expected):
+                if not urgent:
+                    continue
+                rank = (3, -block.index)
+            else:
+                rank = (2, block.used)
+            if needed:
+                rank = (4, -block.index)
+            if rank < best_rank:
+                best, best_rank = block, rank
+        return best
+
+    # --- end ----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stop loading and wake every reader with `Interrupted`.
+
+        A `fetch` under way must be ended by its own means (the reader's `abort`); this waits for it.
+        """
+        with self._lock:
+            self._closed = True
+            self._ready.notify_all()
+            self._work.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def __enter__(self) -> BlockCache:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
