@@ -1,0 +1,12 @@
+"""Fixtures that tests of several packages share live in modules of their own; this registers them."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+pytest_plugins = [
+    "tests.integration.fixtures_http",
+    "tests.faults.plugin",
+    "tests.integration.fixtures_registry",
+]
