@@ -147,7 +147,7 @@ class Quantity:
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         """A field of a model: read from a string or an integer, written as it was written."""
-        from pydantic_core import PydanticCustomError, core_schema  # noqa: PLC0415 - sizes are read without models too
+        from pydantic_core import PydanticCustomError, core_schema
 
         def read(value: object) -> Quantity:
             if isinstance(value, Quantity):

@@ -1,0 +1,52 @@
+"""The claim that a DataVolume asks for, in both forms."""
+
+from __future__ import annotations
+
+from cdi.api.claims import AccessMode, ClaimSpec, StorageSpec, VolumeMode
+from cdi.api.quantity import MAX_BYTES, MIB
+from cdi.api.rules.problems import Problem, Problems, one_of, optional_name, unsupported
+
+
+def check_claim(claim: StorageSpec, field: str, *, size_optional: bool) -> Problems:
+    """`size_optional`: the content knows its own size (a clone into the storage form)."""
+    what = "PVC" if isinstance(claim, ClaimSpec) else "Storage"
+    yield from check_size(claim, field, what, optional=size_optional)
+    modes = claim.access_modes or []
+    if isinstance(claim, ClaimSpec) and len(modes) != 1:
+        yield Problem(
+            field=f"{field}.accessModes",
+            message="PVC multiple accessModes: exactly 1 access mode is allowed"
+            if modes
+            else "Required value: at least 1 access mode is required",
+        )
+    yield from check_access_modes(modes, f"{field}.accessModes")
+    yield from one_of(claim.volume_mode, tuple(VolumeMode), f"{field}.volumeMode")
+    yield from optional_name(claim.storage_class_name, f"{field}.storageClassName", "StorageClass")
+    yield from optional_name(claim.volume_name, f"{field}.volumeName", "PersistentVolume")
+
+
+def check_size(claim: StorageSpec, field: str, what: str, *, optional: bool) -> Problems:
+    """A size of at least 1 MiB that fits into 64 bits."""
+    path = f"{field}.resources.requests.storage"
+    size = claim.size
+    if size is None:
+        if not optional:
+            yield Problem(field=path, message=f"{what} size is missing")
+    elif size.value <= 0:
+        yield Problem(field=path, message=f"{what} size can't be equal or less than zero")
+    elif size.bytes < MIB:
+        yield Problem(field=path, message=f"{what} size {size} is smaller than the minimum of 1Mi")
+    elif size.bytes > MAX_BYTES:
+        yield Problem(field=path, message=f"{what} size {size} is larger than a volume can be (8Ei)")
+
+
+def check_access_modes(modes: list[str], field: str) -> Problems:
+    """Known modes, each once."""
+    for mode in dict.fromkeys(modes):
+        if mode not in tuple(AccessMode):
+            yield Problem(field=field, message=unsupported(mode, tuple(AccessMode)))
+
+
+def external_population(claim: StorageSpec) -> bool:
+    """Something other than CDI fills the volume."""
+    return claim.data_source is not None or claim.data_source_ref is not None

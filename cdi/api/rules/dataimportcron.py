@@ -1,0 +1,45 @@
+"""What a DataImportCron must and must not say."""
+
+from __future__ import annotations
+
+from cdi.api.dataimportcron import DataImportCron, GarbageCollect, RetentionPolicy
+from cdi.api.rules.datavolume import check_spec
+from cdi.api.rules.problems import Problem, Problems, object_name, one_of, optional_name, shown
+from cdi.api.rules.schedule import schedule_problem
+from cdi.api.sources import SourceKind
+
+POLLED = {SourceKind.REGISTRY, SourceKind.PVC, SourceKind.HTTP, SourceKind.S3, SourceKind.GCS}
+"""Sources that can be asked whether their content changed."""
+
+
+def check_dataimportcron(cron: DataImportCron) -> Problems:
+    """A DataImportCron, with the DataVolume in it."""
+    spec, field = cron.spec, "spec"
+    template = spec.template.spec
+    path = f"{field}.template.spec"
+    kinds = {kind for kind, _ in template.source.given()} if template.source else set()
+    if not kinds & POLLED:
+        names = ", ".join(sorted(POLLED))
+        yield Problem(
+            field=f"{path}.source", message=f"Missing registry source, or another that can be polled: {names}"
+        )
+    else:
+        yield from check_spec(template, path)
+    if template.source_ref is not None or template.content_type or template.checkpoints or template.final_checkpoint:
+        yield Problem(field=path, message="Unsettable fields: SourceRef, ContentType, Checkpoints, FinalCheckpoint")
+    problem = schedule_problem(spec.schedule)
+    if problem:
+        yield Problem(field=f"{field}.schedule", message=f"Illegal cron schedule {shown(spec.schedule)!r}: {problem}")
+    if spec.garbage_collect and spec.garbage_collect not in tuple(GarbageCollect):
+        yield Problem(
+            field=f"{field}.garbageCollect",
+            message=f"Illegal GarbageCollect value {shown(spec.garbage_collect)!r}: Outdated or Never",
+        )
+    yield from one_of(spec.retention_policy, tuple(RetentionPolicy), f"{field}.retentionPolicy")
+    if spec.imports_to_keep is not None and spec.imports_to_keep < 0:
+        yield Problem(field=f"{field}.importsToKeep", message="it is less than 0")
+    if not spec.managed_data_source:
+        yield Problem(field=f"{field}.managedDataSource", message="Illegal ManagedDataSource value: it is empty")
+    else:
+        yield from object_name(spec.managed_data_source, f"{field}.managedDataSource", "DataSource")
+    yield from optional_name(spec.service_account_name, f"{field}.serviceAccountName", "ServiceAccount")

@@ -1,0 +1,85 @@
+"""What a DataVolume must and must not say."""
+
+from __future__ import annotations
+
+from cdi.api.claims import StorageSpec, VolumeMode
+from cdi.api.datavolume import Checkpoint, ContentType, DataVolume, DataVolumeSpec, SourceRef
+from cdi.api.rules.claims import check_claim, external_population
+from cdi.api.rules.problems import Problem, Problems, object_name, optional_name, shown
+from cdi.api.rules.sources import WARM_SOURCES, check_content_type, check_one_source
+from cdi.api.sources import ImportSource
+
+
+def check_datavolume(datavolume: DataVolume) -> Problems:
+    """A DataVolume."""
+    yield from check_spec(datavolume.spec, "spec")
+
+
+def check_spec(spec: DataVolumeSpec, field: str) -> Problems:
+    """A DataVolume's spec, also that of a template."""
+    claim = spec.claim
+    if claim is None:
+        yield Problem(field=f"{field}.storage", message="Missing Data volume PVC: give storage or pvc")
+    elif spec.pvc is not None and spec.storage is not None:
+        yield Problem(
+            field=f"{field}.storage",
+            message="Duplicate storage definition, both target storage and target pvc defined",
+        )
+    else:
+        path = f"{field}.pvc" if spec.pvc is not None else f"{field}.storage"
+        yield from check_claim(claim, path, size_optional=spec.storage is not None and spec.is_clone)
+        if spec.content_type == ContentType.ARCHIVE and claim.volume_mode == VolumeMode.BLOCK:
+            yield Problem(field=f"{path}.volumeMode", message="an archive needs volumeMode Filesystem")
+    yield from _origin(spec, claim, field)
+    yield from check_content_type(spec.content_type, spec.source, f"{field}.contentType")
+    yield from check_checkpoints(spec.checkpoints, spec.source, f"{field}.checkpoints")
+    yield from optional_name(spec.priority_class_name, f"{field}.priorityClassName", "PriorityClass")
+    yield from optional_name(spec.service_account_name, f"{field}.serviceAccountName", "ServiceAccount")
+
+
+def _origin(spec: DataVolumeSpec, claim: StorageSpec | None, field: str) -> Problems:
+    if claim is not None and external_population(claim):
+        if spec.source is not None or spec.source_ref is not None:
+            yield Problem(field=field, message="External population is incompatible with Source and SourceRef")
+    elif (spec.source is None) == (spec.source_ref is None):
+        yield Problem(
+            field=f"{field}.source",
+            message="Data volume should have either Source or SourceRef"
+            + (", not both" if spec.source is not None else ""),
+        )
+    elif spec.source_ref is not None:
+        yield from _source_ref(spec.source_ref, f"{field}.sourceRef")
+    else:
+        yield from check_one_source(spec.source, f"{field}.source", "Data volume")
+
+
+def _source_ref(ref: SourceRef, field: str) -> Problems:
+    if not ref.kind:
+        yield Problem(field=f"{field}.kind", message="Missing sourceRef kind")
+    elif ref.kind != "DataSource":
+        yield Problem(
+            field=f"{field}.kind",
+            message=f"Unsupported sourceRef kind {shown(ref.kind)}, currently only DataSource is supported",
+        )
+    if not ref.name:
+        yield Problem(field=f"{field}.name", message="Missing sourceRef name")
+    else:
+        yield from object_name(ref.name, f"{field}.name", "DataSource")
+    yield from optional_name(ref.namespace, f"{field}.namespace", "namespace")
+
+
+def check_checkpoints(checkpoints: list[Checkpoint] | None, source: ImportSource | None, field: str) -> Problems:
+    """Stages are for sources that keep snapshots; each names its own snapshot, once."""
+    if not checkpoints:
+        return
+    if source is None or not any(kind in WARM_SOURCES for kind, _ in source.given()):
+        yield Problem(field=field, message="checkpoints are for the sources imageio and vddk only")
+    seen: set[str] = set()
+    for index, checkpoint in enumerate(checkpoints):
+        if not checkpoint.current:
+            yield Problem(
+                field=f"{field}[{index}].current", message="Required value: the snapshot of this stage is missing"
+            )
+        elif checkpoint.current in seen:
+            yield Problem(field=f"{field}[{index}].current", message=f"Duplicate value: {shown(checkpoint.current)!r}")
+        seen.add(checkpoint.current)

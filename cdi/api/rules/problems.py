@@ -1,0 +1,73 @@
+"""What is wrong with an object, and small checks that many rules share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+from cdi.api.names import MAX_NAME, is_dns_subdomain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong."""
+
+    field: str
+    """The path of the field, such as ``spec.source.http.url``."""
+    message: str
+    """What is wrong with it, in one sentence without a full stop."""
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}" if self.field else self.message
+
+
+Problems = Iterator[Problem]
+
+
+def one_of(value: str | None, allowed: Collection[str], field: str) -> Problems:
+    """An optional word from a list; empty is the same as absent, as in Go."""
+    if value and value not in allowed:
+        yield Problem(field=field, message=unsupported(value, allowed))
+
+
+def unsupported(value: str, allowed: Collection[str]) -> str:
+    """Kubernetes' own wording."""
+    words = ", ".join(f'"{word}"' for word in sorted(allowed))
+    return f'Unsupported value: "{shown(value)}": supported values: {words}'
+
+
+def object_name(name: str, field: str, what: str) -> Problems:
+    """A name that an object may have; `what` is for the message."""
+    if not name:
+        yield Problem(field=field, message=f"Required value: the name of {what} is missing")
+    elif len(name) > MAX_NAME:
+        yield Problem(field=field, message=f"Name of {what} cannot be more than {MAX_NAME} characters")
+    elif not is_dns_subdomain(name):
+        yield Problem(
+            field=field,
+            message=f"Name of {what} {shown(name)!r} is not a DNS subdomain: lower case letters, digits, '-' and '.', "
+            "beginning and ending with a letter or digit",
+        )
+
+
+def optional_name(name: str | None, field: str, what: str) -> Problems:
+    """As `object_name`, where empty is the same as absent."""
+    if name:
+        yield from object_name(name, field, what)
+
+
+def each(values: list[str] | None, field: str, check: Callable[[str, str], Problems]) -> Problems:
+    """Apply a check to the members of a list."""
+    for index, value in enumerate(values or []):
+        yield from check(value, f"{field}[{index}]")
+
+
+def has_control_characters(text: str) -> bool:
+    """C0, DEL and C1: what breaks lines, headers and terminals."""
+    return any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in text)
+
+
+def shown(text: str, limit: int = 80) -> str:
+    """A value as it may stand in a message: bounded, and without characters that act on a terminal."""
+    cut = text if len(text) <= limit else text[:limit] + "…"
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in cut)

@@ -1,0 +1,96 @@
+"""What may change in an object that exists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cdi.api.datavolume import DataVolumeSpec
+from cdi.api.meta import KubeObject
+from cdi.api.model import Model, wire_name
+from cdi.api.rules.problems import Problem
+from cdi.api.rules.sources import WARM_SOURCES
+
+IMMUTABLE = {
+    "DataVolume": "Cannot update DataVolume Spec",
+    "DataImportCron": "Cannot update DataImportCron Spec",
+    "VolumeImportSource": "Cannot update VolumeImportSource Spec",
+    "VolumeUploadSource": "Cannot update VolumeUploadSource Spec",
+    "ObjectTransfer": "ObjectTransfer spec is immutable",
+}
+_STAGES = {"checkpoints", "finalCheckpoint"}
+_BY_SERVER = {"createdBy"}
+
+
+def check_update(old: KubeObject, new: KubeObject) -> tuple[tuple[Problem, ...], bool]:
+    """What is wrong with replacing `old` by `new`, and whether what the user may set has changed."""
+    if type(old) is not type(new):
+        problem = Problem(field="kind", message=f"a {old.kind_name()} cannot become a {new.kind_name()}")
+        return (problem,), True
+    moved = tuple(
+        Problem(field=f"metadata.{field}", message="field is immutable")
+        for field in ("name", "namespace")
+        if (getattr(old.metadata, field) or "") != (getattr(new.metadata, field) or "")
+    )
+    before, after = _content(old), _content(new)
+    if before == after:
+        return moved, False
+    message = IMMUTABLE.get(new.kind_name())
+    if message is None or _next_stage(new, before, after):
+        return moved, True
+    return (*moved, Problem(field="spec", message=message)), True
+
+
+def _next_stage(new: KubeObject, before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """A warm import goes on: only its checkpoints change."""
+    spec: DataVolumeSpec | None = getattr(new, "spec", None)
+    source = getattr(spec, "source", None)
+    if source is None or not getattr(spec, "checkpoints", None):
+        return False
+    if not any(kind in WARM_SOURCES for kind, _ in source.given()):
+        return False
+    return _without(before, _STAGES) == _without(after, _STAGES)
+
+
+def _content(obj: KubeObject) -> dict[str, Any]:
+    """What the user says, in a form where equal meaning is equal."""
+    everything = _meaning(obj, skip={"apiVersion", "kind", "metadata", "status"})
+    spec = everything.get("spec")
+    return everything | {"spec": _without(spec, _BY_SERVER)} if isinstance(spec, dict) else everything
+
+
+def _without(values: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    if isinstance(values.get("spec"), dict):
+        return values | {"spec": _without(values["spec"], names)}
+    return {name: value for name, value in values.items() if name not in names}
+
+
+def _meaning(model: Model, skip: frozenset[str] | set[str] = frozenset()) -> dict[str, Any]:
+    """As Kubernetes compares: absent, null and empty are the same, amounts are compared by value.
+
+    An empty member such as ``blank: {}`` means something; it stays.
+    """
+    found: dict[str, Any] = {}
+    for attribute in type(model).model_fields:
+        name = wire_name(attribute)
+        value = getattr(model, attribute)
+        if name in skip or value is None or value in ("", [], {}):
+            continue
+        if name == "finalCheckpoint" and value is False:
+            continue
+        meaning = _value(value)
+        if meaning == {} and name in ("resources", "infra", "workload", "customizeComponents", "status"):
+            continue
+        found[name] = meaning
+    return found
+
+
+def _value(value: Any) -> Any:
+    match value:
+        case Model():
+            return _meaning(value)
+        case list():
+            return [_value(item) for item in value]
+        case dict():
+            return {key: _value(item) for key, item in value.items()}
+        case _:
+            return value

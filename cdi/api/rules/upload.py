@@ -1,0 +1,11 @@
+"""What a request for an upload token must say."""
+
+from __future__ import annotations
+
+from cdi.api.rules.problems import Problems, object_name
+from cdi.api.upload import UploadTokenRequest
+
+
+def check_upload_token_request(request: UploadTokenRequest) -> Problems:
+    """An UploadTokenRequest."""
+    yield from object_name(request.spec.pvc_name, "spec.pvcName", "PersistentVolumeClaim")

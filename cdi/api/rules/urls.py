@@ -1,0 +1,104 @@
+"""URLs of sources.  What stands in a message never holds a password or a signature."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from urllib.parse import SplitResult, urlsplit
+
+from cdi.api.rules.problems import Problem, Problems, has_control_characters, shown
+
+MAX_URL = 8192
+HTTP_SCHEMES = ("http", "https")
+S3_SCHEMES = ("s3", "http", "https")
+GCS_SCHEMES = ("gs", "http", "https")
+REGISTRY_SCHEMES = ("docker", "oci-archive")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_HOST = re.compile(r"[^\s/?#@\\<>\"^`{|}%]+")
+
+
+def redacted(url: str) -> str:
+    """A URL for messages: without user name, password and query."""
+    return shown(re.sub(r"//[^/?#]*@", "//", url.partition("?")[0].partition("#")[0]))
+
+
+def check_url(url: str | None, schemes: Collection[str], field: str) -> Problems:
+    """A source's URL with a host, of one of the schemes."""
+    parts = _split(url, field)
+    if isinstance(parts, Problem):
+        yield parts
+        return
+    assert url is not None
+    if parts.scheme not in schemes:
+        yield Problem(
+            field=field,
+            message=f"Invalid source URL scheme: {redacted(url)} does not begin with {_alternatives(schemes)}",
+        )
+        return
+    if parts.scheme in ("s3", "gs"):
+        yield from _bucket(url, parts, field)
+        return
+    try:
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        yield Problem(field=field, message=f"Invalid source URL: {redacted(url)} has no valid port")
+        return
+    if not host or not _HOST.fullmatch(host):
+        yield Problem(field=field, message=f"Invalid source URL: {redacted(url)} names no host")
+
+
+def check_registry_url(url: str, field: str) -> Problems:
+    """``docker://host/repository[:tag|@digest]`` or ``oci-archive:path``."""
+    parts = _split(url, field)
+    if isinstance(parts, Problem):
+        yield Problem(field=field, message=parts.message.replace("Invalid source URL", "Illegal registry source URL"))
+        return
+    rest = url.partition(":")[2]
+    if parts.scheme not in REGISTRY_SCHEMES:
+        yield Problem(
+            field=field,
+            message=f"Illegal registry source URL scheme {redacted(url)}: "
+            f"it begins with {_alternatives(REGISTRY_SCHEMES)}",
+        )
+    elif re.search(r"\s", rest) or not rest.strip("/"):
+        yield Problem(field=field, message=f"Illegal registry source URL {redacted(url)}: it names no image")
+    elif parts.scheme == "docker" and not rest.startswith("//"):
+        yield Problem(field=field, message=f"Illegal registry source URL {redacted(url)}: write docker://…")
+
+
+def _split(url: str | None, field: str) -> SplitResult | Problem:
+    if not url:
+        return Problem(field=field, message="source URL is empty")
+    if len(url) > MAX_URL:
+        return Problem(field=field, message=f"Invalid source URL: it is longer than {MAX_URL} characters")
+    # urlsplit drops some control characters silently, so they are refused before it sees them.
+    if has_control_characters(url) or url != url.strip():
+        return Problem(
+            field=field, message=f"Invalid source URL: {redacted(url)} holds control characters or outer spaces"
+        )
+    if "\\" in url:
+        return Problem(field=field, message=f"Invalid source URL: {redacted(url)} holds a backslash")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return Problem(field=field, message=f"Invalid source URL: {redacted(url)} cannot be parsed")
+    if not parts.scheme:
+        return Problem(field=field, message=f"Invalid source URL: {redacted(url)} has no scheme")
+    if _BAD_ESCAPE.search(parts.path):
+        return Problem(
+            field=field, message=f"Invalid source URL: {redacted(url)} has a percent sign that escapes nothing"
+        )
+    return parts
+
+
+def _bucket(url: str, parts: SplitResult, field: str) -> Problems:
+    if not parts.netloc or not parts.path.strip("/"):
+        yield Problem(
+            field=field,
+            message=f"Invalid source URL: {redacted(url)} is not of the form {parts.scheme}://bucket/object",
+        )
+
+
+def _alternatives(schemes: Collection[str]) -> str:
+    words = [f"{scheme}://" for scheme in schemes]
+    return f"{', '.join(words[:-1])} or {words[-1]}"

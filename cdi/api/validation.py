@@ -1,0 +1,138 @@
+"""Whether an object says what its kind needs: the checks that can be made without looking at anything else.
+
+They are those of KubeVirt CDI's webhooks, in its words where programs look for them, and more where a mistake would
+otherwise show only when the import runs.  All problems of an object are found at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from cdi.api.document import plain
+from cdi.api.errors import InvalidManifest
+from cdi.api.kinds import Kind, kind_of
+from cdi.api.meta import KubeObject
+from cdi.api.rules.metadata import check_metadata
+from cdi.api.rules.problems import Problem, Problems, shown
+from cdi.api.rules.update import check_update
+
+MAX_PROBLEMS = 20
+"""So many are named in a message; the rest is counted."""
+
+# Imported when first needed, as the models are.
+_RULES = {
+    "DataVolume": ("datavolume", "check_datavolume"),
+    "DataSource": ("datasource", "check_datasource"),
+    "DataImportCron": ("dataimportcron", "check_dataimportcron"),
+    "StorageProfile": ("configuration", "check_storage_profile"),
+    "VolumeImportSource": ("populators", "check_import_source"),
+    "VolumeUploadSource": ("populators", "check_upload_source"),
+    "VolumeCloneSource": ("populators", "check_clone_source"),
+    "CDI": ("configuration", "check_installation"),
+    "CDIConfig": ("configuration", "check_config"),
+    "ObjectTransfer": ("transfer", "check_transfer"),
+    "UploadTokenRequest": ("upload", "check_upload_token_request"),
+    "PersistentVolumeClaim": ("core", "check_pvc"),
+    "Secret": ("core", "check_secret"),
+    "ConfigMap": ("core", "check_config_map"),
+}
+
+
+def parse(document: Mapping[str, Any]) -> KubeObject:
+    """The model of an object that was admitted before, by a cluster or store: only its shape is checked.
+
+    Raises `InvalidManifest` naming every field that is missing or of a wrong type.
+    """
+    body = plain(document)
+    return _model(body, _kind(body))
+
+
+def parse_manifest(document: Mapping[str, Any]) -> KubeObject:
+    """The model of a manifest from a user.
+
+    Raises `InvalidManifest` with all problems in one message.  Fields that are not known are no problem here:
+    `cdi.api.model.unknown_fields` names them.
+    """
+    body = plain(document)
+    obj = _model(body, _kind(body))
+    raise_problems(validate(obj), where=describe(obj))
+    return obj
+
+
+def validate(obj: KubeObject) -> tuple[Problem, ...]:
+    """Everything that is wrong with an object that is to be made."""
+    kind = kind_of(obj.group_version, obj.kind_name())
+    module, function = _RULES[kind.name]
+    rule: Callable[[KubeObject], Problems] = getattr(importlib.import_module(f"cdi.api.rules.{module}"), function)
+    return (*check_metadata(obj.metadata, kind), *rule(obj))
+
+
+def validate_update(old: KubeObject, new: KubeObject) -> tuple[Problem, ...]:
+    """Everything that is wrong with replacing `old` by `new`.
+
+    An object whose spec stays as it is may always be updated, even where rules have become stricter since it was
+    made: its finalizers and annotations must stay within reach.
+    """
+    problems, changed = check_update(old, new)
+    return problems if problems or not changed else validate(new)
+
+
+def raise_problems(problems: Iterable[Problem], *, where: str | None) -> None:
+    """Raise `InvalidManifest` with all problems in one message; nothing happens where there is none."""
+    found = list(problems)
+    if not found:
+        return
+    lines = [str(problem) for problem in found[:MAX_PROBLEMS]]
+    if len(found) > MAX_PROBLEMS:
+        lines.append(f"and {len(found) - MAX_PROBLEMS} more")
+    raise InvalidManifest("; ".join(lines), where=where)
+
+
+def describe(obj: KubeObject) -> str:
+    """An object for messages: ``DataVolume default/fedora``."""
+    meta = obj.metadata
+    name = shown(meta.name or f"{meta.generate_name or ''}*")
+    return f"{obj.kind_name()} {shown(meta.namespace)}/{name}" if meta.namespace else f"{obj.kind_name()} {name}"
+
+
+def _kind(body: dict[str, Any]) -> Kind:
+    words = []
+    for field in ("apiVersion", "kind"):
+        value = body.get(field)
+        if not isinstance(value, str) or not value:
+            raise InvalidManifest(f"{field}: Required value: a manifest says its {field}")
+        words.append(value)
+    return kind_of(*words)
+
+
+def _model(body: dict[str, Any], kind: Kind) -> KubeObject:
+    try:
+        return kind.model.model_validate(body, by_alias=True, by_name=False)
+    except ValidationError as error:
+        problems = _problems(error)
+    raise_problems(problems, where=_where(body, kind))
+    raise AssertionError("a validation error without a problem")
+
+
+def _where(body: dict[str, Any], kind: Kind) -> str:
+    metadata = body.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    return f"{kind.name} {shown(name)}" if isinstance(name, str) else kind.name
+
+
+def _problems(error: ValidationError) -> list[Problem]:
+    return list(dict.fromkeys(_shape_problems(error.errors(include_url=False, include_context=False))))
+
+
+def _shape_problems(errors: list[ErrorDetails]) -> Iterator[Problem]:
+    for one in errors:
+        field = "".join(f"[{part}]" if isinstance(part, int) else f".{shown(part)}" for part in one["loc"]).lstrip(".")
+        if one["type"] == "missing":
+            yield Problem(field=field, message="Required value")
+        else:
+            yield Problem(field=field, message=f"Invalid value: {shown(one['msg'], 200)}")
