@@ -16,6 +16,9 @@ class Target(Protocol):
     capacity: int | None
     """Bytes that the device has; None for a file, which is as large as it is made."""
 
+    size: int
+    """Bytes of the disk as it stands: what `resize` made it, or an earlier attempt."""
+
     reads_zero: bool
     """What was never written reads as zeros."""
 

@@ -1,0 +1,44 @@
+"""What is shared by all parts of one running transfer: cancellation, limits, counters."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from cdi.api.job import Job, Limits, Progress
+from cdi.transfer.meter import Meter
+from cdi.transfer.throttle import Throttle
+
+
+class Control:
+    """The handle by which a transfer is watched, limited and stopped from outside, from any thread."""
+
+    def __init__(self, job: Job) -> None:
+        self.cancelled = threading.Event()
+        self.meter = Meter()
+        self.throttle = Throttle(Limits(bandwidth=job.policy.bandwidth), self.cancelled)
+        self.written: Callable[[], int] = int
+        """Bytes that the target took so far."""
+        self._on_cancel: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
+
+    def on_cancel(self, act: Callable[[], None]) -> None:
+        """Call `act` when the transfer is cancelled, at once if it already is."""
+        with self._lock:
+            self._on_cancel.append(act)
+        if self.cancelled.is_set():
+            act()
+
+    def cancel(self) -> None:
+        """Stop soon, leaving a journal that a later run goes on from."""
+        self.cancelled.set()
+        with self._lock:
+            acts = list(self._on_cancel)
+        for act in acts:
+            act()
+
+    def limit(self, limits: Limits) -> None:
+        self.throttle.change(limits)
+
+    def progress(self) -> Progress:
+        return self.meter.snapshot(self.written())

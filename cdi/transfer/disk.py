@@ -1,0 +1,409 @@
+"""One attempt at one disk image: look, decide, write, verify, finish."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Literal, NoReturn
+
+from cdi.api.digest import Digest
+from cdi.api.errors import CdiError, DiskNotInImage, FormatUnsupported, Retry, TargetFull
+from cdi.api.job import FileTargetSpec, Job
+from cdi.image.formats.qcow2 import parse_header
+from cdi.image.formats.vpc import fixed_payload
+from cdi.image.info import ImageInfo
+from cdi.image.plan import Plan
+from cdi.image.plan import plan as plan_for
+from cdi.image.qcow2map import MapTooLarge, Qcow2Map
+from cdi.image.sizes import human
+from cdi.source.base import Source
+from cdi.target.base import Target
+from cdi.target.open import open_target
+from cdi.transfer.control import Control
+from cdi.transfer.expect import Expectation, expectation
+from cdi.transfer.fetch import Fetcher
+from cdi.transfer.intake import Intake
+from cdi.transfer.journal import Journal, encode_state, forget
+from cdi.transfer.peel import NoDisk, Peeled, peel_ranged, peel_stream
+from cdi.transfer.planning import plan_input
+from cdi.transfer.qcow2_ranged import load_map, qcow2_ranged
+from cdi.transfer.qcow2_stream import Qcow2Stream
+from cdi.transfer.raw import raw_ranged, raw_stream
+from cdi.transfer.result import Result
+from cdi.transfer.watermark import Watermark
+from cdi.verify.hashing import ResumableHash
+
+if TYPE_CHECKING:
+    from cdi.codec.tar import Member
+
+_STREAM_LIMIT = 64 << 40
+_TAIL = 512
+
+
+class DiskTransfer:
+    """`source` to the disk of ``job.target``.
+
+    `choose` picks the disk's member where the source is a tar (a registry layer).  After a failure that trying again
+    may mend, the unfinished disk and its journal stay; after any other nothing stays.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        source: Source,
+        control: Control,
+        result: Result,
+        choose: Callable[[Member], bool] | None = None,
+    ) -> None:
+        self.job = job
+        self.source = source
+        self.control = control
+        self.result = result
+        self.choose = choose
+        self.meter = control.meter
+        self._touched = False
+
+    def run(self) -> None:
+        """Raises `CdiError`, and `StreamBroken` where the caller may begin again."""
+        fetcher = Fetcher(
+            self.source,
+            policy=self.job.policy,
+            meter=self.meter,
+            throttle=self.control.throttle,
+            cancelled=self.control.cancelled,
+        )
+        self.control.on_cancel(fetcher.abort)
+        target = open_target(self.job.target)
+        self.control.written = lambda: target.written
+        try:
+            self._import(fetcher, target)
+        except CdiError as error:
+            self._give_up(target, error)
+            raise
+        finally:
+            written = target.written
+            self.control.written = lambda: written
+            self.result.written += written
+            target.close()
+
+    def _give_up(self, target: Target, error: CdiError) -> None:
+        journal = self.job.journal
+        resumable = journal is not None and os.path.exists(journal)
+        if error.retry is not Retry.NEVER and (resumable or self._touched):
+            return
+        if self._touched or resumable or isinstance(self.job.target, FileTargetSpec):
+            target.wipe()
+        forget(journal)
+
+    # --- look and decide ----------------------------------------------------------------------------------------
+
+    def _import(self, fetcher: Fetcher, target: Target) -> None:
+        facts = fetcher.facts
+        self.result.validator = facts.validator
+        self.meter.total = facts.length
+        wanted = expectation(self.job, self.source, facts, self.result)
+        digest = None if wanted.algorithm is None else ResumableHash(wanted.algorithm)
+        peeled = peel_ranged(fetcher, facts, archive=False) if facts.ranges and facts.length is not None else None
+        if peeled is not None:
+            self._ranged(fetcher, target, peeled, wanted, digest)
+        else:
+            self._streamed(fetcher, target, wanted, digest)
+
+    def _plan(
+        self,
+        fetcher: Fetcher,
+        target: Target,
+        peeled: Peeled,
+        wanted: Expectation,
+        engine: Literal["qemu"] | None = None,
+    ) -> Plan:
+        assert peeled.image is not None
+        found = plan_for(
+            plan_input(
+                self.job,
+                fetcher.facts,
+                image=peeled.image,
+                wrappers=peeled.wrappers,
+                capacity=target.capacity,
+                reads_zero=target.reads_zero,
+                digest_wanted=wanted.algorithm is not None,
+                engine=engine,
+            )
+        )
+        self.result.format = peeled.image.format
+        self.result.wrappers = peeled.wrappers
+        self.result.path = found.path
+        self.result.virtual_size = peeled.image.virtual_size
+        return found
+
+    # --- a source that can be read anywhere ---------------------------------------------------------------------
+
+    def _ranged(
+        self, fetcher: Fetcher, target: Target, peeled: Peeled, wanted: Expectation, digest: ResumableHash | None
+    ) -> None:
+        plan, image, length = self._plan(fetcher, target, peeled, wanted), peeled.image, fetcher.facts.length
+        assert image is not None
+        assert length is not None
+        table: Qcow2Map | None = None
+        if plan.path == "qcow2-ranged":
+            try:
+                table = load_map(fetcher, parse_header(peeled.head, length), length, plan.connections, peeled.head)
+            except MapTooLarge:
+                self.result.warn("the image has more extents than are kept in memory: QEMU reads it")
+                plan = self._plan(fetcher, target, peeled, wanted, "qemu")
+        if plan.path == "qemu-bridge":
+            self._begin(target, plan, image)
+            self.meter.phase = "converting"
+            from cdi.transfer.through_qemu import convert_bridged
+
+            convert_bridged(self.job, fetcher, target, image, plan, digest, self.control, self.result)
+            self._finish(fetcher, target, plan, wanted, digest)
+            return
+        assert plan.disk_size is not None
+        start, digest = self._resume(fetcher, target, plan, wanted, digest)
+        if start is None:
+            if table is not None and isinstance(self.job.target, FileTargetSpec):
+                self._check_room(self.job.target, table.data_bytes())
+            self._begin(target, plan, image)
+        self.result.resumed_at = start or 0
+        self.meter.restart(f"resumed at {human(start)}" if start else "", start or 0)
+        self.meter.phase = "transferring"
+        self._touched = True
+        watermark = Watermark(
+            start or 0, digest, self.meter, self.control.cancelled, self._checkpoints(fetcher, target, plan, wanted)
+        )
+        done = False
+        try:
+            if table is not None:
+                qcow2_ranged(
+                    fetcher,
+                    table,
+                    target,
+                    watermark,
+                    length=length,
+                    whole=digest is not None,
+                    connections=plan.connections,
+                )
+            else:
+                payload = image.payload[1] if image.payload is not None else length
+                raw_ranged(fetcher, target, watermark, length=length, payload=payload, connections=plan.connections)
+            done = True
+        finally:
+            watermark.close(final=not done)
+        self.meter.advance(length)
+        self._finish(fetcher, target, plan, wanted, digest)
+
+    def _resume(
+        self, fetcher: Fetcher, target: Target, plan: Plan, wanted: Expectation, digest: ResumableHash | None
+    ) -> tuple[int | None, ResumableHash | None]:
+        """The watermark to go on from and the digest at it; None where the disk has to be begun anew."""
+        facts = fetcher.facts
+        if self.job.journal is None:
+            return None, digest
+        journal = Journal.load(self.job.journal)
+        if journal is None:
+            return None, digest
+        # A source that says nothing of its identity can only be trusted to be the same where a digest will tell.
+        known = facts.validator is not None or bool(wanted.promises)
+        same = (
+            journal.job == self.job.id
+            and journal.path == plan.path
+            and journal.validator == facts.validator
+            and journal.length == facts.length
+            and journal.disk_size == plan.disk_size == target.size
+            and journal.watermark <= (facts.length or 0)
+        )
+        if not same or not known:
+            self.result.warn("the content or the volume is not what an earlier attempt saw: started over")
+            return None, digest
+        if digest is not None:
+            state = journal.state
+            restored = None
+            if journal.algorithm == wanted.algorithm and state is not None:
+                restored = ResumableHash.restore(journal.algorithm or "", state)
+            if restored is None:
+                self.result.warn("the digest of an earlier attempt cannot be continued: started over")
+                return None, digest
+            digest = restored
+        return journal.watermark, digest
+
+    def _checkpoints(
+        self, fetcher: Fetcher, target: Target, plan: Plan, wanted: Expectation
+    ) -> Callable[[int, bytes | None], None] | None:
+        path = self.job.journal
+        if path is None:
+            return None
+        facts, disk_size = fetcher.facts, plan.disk_size
+        assert disk_size is not None
+
+        def checkpoint(watermark: int, state: bytes | None) -> None:
+            target.flush()
+            Journal(
+                job=self.job.id,
+                path=plan.path,
+                validator=facts.validator,
+                length=facts.length,
+                watermark=watermark,
+                disk_size=disk_size,
+                algorithm=wanted.algorithm,
+                digest_state=encode_state(state),
+            ).save(path)
+
+        return checkpoint
+
+    # --- a source that comes once -------------------------------------------------------------------------------
+
+    def _streamed(self, fetcher: Fetcher, target: Target, wanted: Expectation, digest: ResumableHash | None) -> None:
+        connections = self.job.policy.connections or (4 if fetcher.facts.ranges else 1)
+        intake = Intake(fetcher, digest, self.meter, connections)
+        pieces: Iterator[memoryview] = intake.pieces()
+        try:
+            try:
+                peeled = peel_stream(pieces, fetcher.facts, archive=False, choose=self.choose)
+            except NoDisk:
+                self._no_disk(pieces, fetcher, wanted, digest)
+            plan, image = self._plan(fetcher, target, peeled, wanted), peeled.image
+            assert image is not None
+            assert peeled.stream is not None
+            disk_size = plan.disk_size
+            if plan.path == "qemu-spool":
+                from cdi.transfer.through_qemu import convert_spooled
+
+                convert_spooled(
+                    self.job,
+                    peeled.stream,
+                    target,
+                    image,
+                    lambda: self._begin(target, plan, image),
+                    self.control,
+                    self.result,
+                )
+            else:
+                self._begin(target, plan, image)
+                self.meter.phase = "transferring"
+                if plan.path == "qcow2-stream":
+                    self._qcow2_stream(peeled.stream, target)
+                else:
+                    disk_size = self._raw_stream(peeled.stream, target, disk_size)
+            # Whatever follows the image belongs to the content: its length and digest are not known before its end.
+            for _ in pieces:
+                pass
+        finally:
+            intake.close()
+        self._finish(fetcher, target, plan, wanted, digest, disk_size=disk_size)
+
+    def _no_disk(
+        self, pieces: Iterator[memoryview], fetcher: Fetcher, wanted: Expectation, digest: ResumableHash | None
+    ) -> NoReturn:
+        """That there is no disk is only believed of the true content."""
+        for _ in pieces:
+            pass
+        if digest is not None:
+            wanted.check(digest.digest(), fetcher.facts.location, self.result)
+        if self.choose is None:
+            raise DiskNotInImage("the archive holds no file that could be the disk", where=fetcher.facts.location)
+        raise NoDisk
+
+    def _qcow2_stream(self, stream: Iterator[bytes | memoryview], target: Target) -> None:
+        held = bytearray()
+        while len(held) < 64 << 10 and (piece := next(stream, None)) is not None:
+            held += piece
+        reader = Qcow2Stream(parse_header(bytes(held), None), target, self.job.scratch)
+
+        def whole() -> Iterator[bytes | memoryview]:
+            yield memoryview(held)
+            yield from stream
+
+        try:
+            reader.run(whole())
+        except MapTooLarge:
+            raise FormatUnsupported(
+                "the image has more extents than can be kept in memory while it streams",
+                remedy="serve it with byte ranges and not compressed as a whole",
+            ) from None
+        finally:
+            self.result.scratch += reader.scratch
+
+    def _raw_stream(self, stream: Iterator[bytes | memoryview], target: Target, disk_size: int | None) -> int:
+        if disk_size is not None:
+            limit, grow = disk_size, None
+        else:
+            limit, grow = target.capacity or _STREAM_LIMIT, target.resize
+
+        footed = False
+
+        def trim(tail: memoryview, total: int) -> int:
+            """A fixed VHD is a raw disk with a footer behind it."""
+            nonlocal footed
+            payload = fixed_payload(bytes(tail[-_TAIL:]), total)
+            if payload is None:
+                return 0
+            self.result.format = "vpc"
+            footed = True
+            return total - payload
+
+        size = raw_stream(stream, target, limit=limit, grow=grow, trim=trim)
+        self.result.virtual_size = size
+        rounded = -(-size // 512) * 512
+        if disk_size is not None and disk_size > size and (footed or not target.reads_zero):
+            target.zero(size, disk_size - size)
+        if disk_size is None:
+            target.resize(rounded)
+        return disk_size or rounded
+
+    # --- begin and finish ---------------------------------------------------------------------------------------
+
+    def _begin(self, target: Target, plan: Plan, image: ImageInfo) -> None:
+        """Size the disk and empty it: nothing of an earlier attempt is left."""
+        forget(self.job.journal)
+        self._touched = True
+        if plan.disk_size is not None:
+            target.resize(plan.disk_size)
+        target.reset()
+        if self.job.policy.preallocation and plan.disk_size is not None:
+            target.preallocate()
+            self.result.preallocated = True
+        # What the disk has beyond the image reads as zeros, and old data survive on block devices.
+        size = image.virtual_size
+        if size is not None and not target.reads_zero and target.size > size:
+            target.zero(size, target.size - size)
+
+    def _check_room(self, spec: FileTargetSpec, data: int) -> None:
+        """A disk that cannot fit is refused before it is fetched, not when the volume is full."""
+        found = os.statvfs(os.path.dirname(spec.path) or ".")
+        free = found.f_bavail * found.f_frsize
+        if data > free:
+            raise TargetFull(
+                f"the image holds {human(data)} ({data} bytes) of data and the volume has {human(free)} "
+                f"({free} bytes) free",
+                where=spec.path,
+            )
+
+    def _finish(
+        self,
+        fetcher: Fetcher,
+        target: Target,
+        plan: Plan,
+        wanted: Expectation,
+        digest: ResumableHash | None,
+        *,
+        disk_size: int | None = None,
+    ) -> None:
+        """Verified, flushed, named: in that order."""
+        facts = fetcher.facts
+        self.meter.phase = "verifying"
+        if facts.length is not None:
+            self.result.verified("length")
+        if digest is not None:
+            found: Digest = digest.digest()
+            self.result.digest = str(found)
+            wanted.check(found, facts.location, self.result)
+        fetcher.check()
+        disk_size = disk_size or plan.disk_size
+        if self.job.policy.preallocation and not self.result.preallocated:
+            target.preallocate()
+            self.result.preallocated = True
+        self.meter.phase = "flushing"
+        target.commit()
+        forget(self.job.journal)
+        self.result.disk_size = disk_size

@@ -1,0 +1,275 @@
+"""Bytes from a source that is sometimes away: retries, limits, counting, read-ahead.
+
+A lost connection goes on in place: the next request begins at the byte where the last one broke off, guarded by the
+source against a changed content.  Only failures in a row without a single byte of progress use the budget up.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from cdi.api.errors import (
+    CdiError,
+    Interrupted,
+    Retry,
+    SourceChanged,
+    SourceTooLong,
+    SourceTruncated,
+    SourceUnavailable,
+)
+from cdi.api.job import Policy
+from cdi.source.base import Reader, Source, SourceFacts
+from cdi.target.buffer import aligned_buffer
+from cdi.transfer.meter import Meter
+from cdi.transfer.throttle import Throttle
+
+_PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
+STREAM_CHUNK = 2 << 20
+
+
+class StreamBroken(Exception):
+    """A stream that cannot be mended in place broke with `cause`."""
+
+    def __init__(self, cause: CdiError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class Fetcher:
+    """Reads a source on behalf of one transfer.
+
+    All methods may be called from several threads at once.  Raises the source's own errors once the budget is spent,
+    and `Interrupted` when cancelled.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        policy: Policy,
+        meter: Meter,
+        throttle: Throttle,
+        cancelled: threading.Event,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.source = source
+        self._policy = policy
+        self._meter = meter
+        self._throttle = throttle
+        self._cancelled = cancelled
+        self._jitter = jitter
+        self._readers: set[Reader] = set()
+        self._lock = threading.Lock()
+        self.facts = self._probe()
+
+    def _probe(self) -> SourceFacts:
+        failures = 0
+        while True:
+            try:
+                return self.source.probe()
+            except CdiError as failure:
+                failures += 1
+                self.pause(failure, failures)
+
+    # --- cancellation -------------------------------------------------------------------------------------------
+
+    def abort(self) -> None:
+        """Wake every read that is under way; `cancelled` is set before."""
+        with self._lock:
+            readers = list(self._readers)
+        for reader in readers:
+            reader.abort()
+
+    def check(self) -> None:
+        if self._cancelled.is_set():
+            raise Interrupted("the transfer was stopped")
+
+    def _open(self, offset: int, length: int | None) -> Reader:
+        reader = self.source.open(offset, length)
+        with self._lock:
+            self._readers.add(reader)
+        if self._cancelled.is_set():
+            reader.abort()
+        return reader
+
+    def _close(self, reader: Reader) -> None:
+        with self._lock:
+            self._readers.discard(reader)
+        reader.close()
+
+    def pause(self, failure: CdiError, failures: int) -> None:
+        """Wait before the next try, or raise `failure` where there is none."""
+        self.check()
+        if isinstance(failure, Interrupted):
+            raise failure
+        if failure.retry is not Retry.BACKOFF or isinstance(failure, SourceChanged) or failures > self._policy.retries:
+            raise failure
+        seconds = _PAUSES[min(failures, len(_PAUSES)) - 1] * (0.5 + self._jitter())
+        if isinstance(failure, SourceUnavailable) and failure.retry_after is not None:
+            seconds = max(seconds, failure.retry_after)
+        self._meter.note = f"waiting {seconds:.0f} s: {failure.code}: {failure.what}"
+        if self._cancelled.wait(seconds):
+            raise Interrupted("the transfer was stopped")
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    def fill(self, offset: int, view: memoryview) -> None:
+        """Read exactly ``len(view)`` bytes from `offset`.  Needs ranges."""
+        got, failures = 0, 0
+        while got < len(view):
+            before = got
+            try:
+                with self._throttle:
+                    reader = self._open(offset + got, len(view) - got)
+                    try:
+                        while got < len(view):
+                            count = reader.readinto(view[got : got + self._throttle.grain(len(view) - got)])
+                            if count == 0:
+                                raise SourceTruncated(
+                                    f"the content ended at byte {offset + got}, before {offset + len(view)}",
+                                    where=self.facts.location,
+                                )
+                            got += count
+                            self._meter.add_fetched(count)
+                            self._throttle.spend(count)
+                    finally:
+                        self._close(reader)
+            except CdiError as failure:
+                failures = 1 if got > before else failures + 1
+                self.pause(failure, failures)
+            else:
+                self._meter.note = ""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """A small range, clipped to the content."""
+        if self.facts.length is not None:
+            length = max(0, min(length, self.facts.length - offset))
+        data = bytearray(length)
+        if length:
+            self.fill(offset, memoryview(data))
+        return bytes(data)
+
+    def stream(self, connections: int) -> Generator[memoryview, None, None]:
+        """The whole content in order.  A view is good until the next one is asked for.
+
+        With ranges several connections read ahead, and a break is mended in place.  Without, there is one connection,
+        and a break is `StreamBroken`: the caller starts over.
+        """
+        if self.facts.ranges and self.facts.length is not None:
+            return self._ahead(self.facts.length, max(1, connections))
+        return self._once()
+
+    def _once(self) -> Generator[memoryview, None, None]:
+        """One connection, read by a thread of its own so that decoding and receiving overlap."""
+        ready: deque[tuple[memoryview, int] | BaseException | None] = deque()
+        free = deque(aligned_buffer(STREAM_CHUNK) for _ in range(3))
+        turn = threading.Condition()
+        ended = False
+
+        def put(item: tuple[memoryview, int] | BaseException | None) -> None:
+            with turn:
+                ready.append(item)
+                turn.notify_all()
+
+        def receive() -> None:
+            try:
+                with self._throttle:
+                    reader = self._open(0, None)
+                    try:
+                        self._receive(reader, take, put)
+                    finally:
+                        self._close(reader)
+                put(None)
+            except BaseException as failure:  # noqa: BLE001 - handed over to the consuming thread
+                put(failure)
+
+        def take() -> memoryview | None:
+            with turn:
+                while not free and not ended:
+                    turn.wait(0.5)
+                    self.check()
+                return None if ended else free.popleft()
+
+        thread = threading.Thread(target=receive, name="receive", daemon=True)
+        thread.start()
+        try:
+            while True:
+                with turn:
+                    while not ready:
+                        turn.wait(0.5)
+                    item = ready.popleft()
+                if item is None:
+                    return
+                if isinstance(item, CdiError) and item.retry is Retry.BACKOFF and not self._cancelled.is_set():
+                    raise item if isinstance(item, SourceChanged) else StreamBroken(item)
+                if isinstance(item, BaseException):
+                    raise item
+                buffer, filled = item
+                yield buffer[:filled]
+                with turn:
+                    free.append(buffer)
+                    turn.notify_all()
+        finally:
+            with turn:
+                ended = True
+                turn.notify_all()
+            if thread.is_alive():
+                self.abort()
+            thread.join()
+
+    def _receive(
+        self,
+        reader: Reader,
+        take: Callable[[], memoryview | None],
+        put: Callable[[tuple[memoryview, int]], None],
+    ) -> None:
+        total, length = 0, self.facts.length
+        while True:
+            buffer = take()
+            if buffer is None:
+                return
+            filled = 0
+            while filled < len(buffer):
+                count = reader.readinto(buffer[filled : filled + self._throttle.grain(len(buffer) - filled)])
+                if count == 0:
+                    break
+                filled += count
+                total += count
+                self._meter.add_fetched(count)
+                self._throttle.spend(count)
+                if length is not None and total > length:
+                    raise SourceTooLong(f"more than the announced {length} bytes came", where=self.facts.location)
+            if filled:
+                put((buffer, filled))
+            if filled < len(buffer):
+                if length is not None and total < length:
+                    raise SourceTruncated(f"the content ended at byte {total} of {length}", where=self.facts.location)
+                return
+
+    def _ahead(self, end: int, connections: int) -> Generator[memoryview, None, None]:
+        waiting: deque[tuple[Future[None], memoryview]] = deque()
+        free = [aligned_buffer(STREAM_CHUNK) for _ in range(connections + 2)]
+        position = given = 0
+        with ThreadPoolExecutor(connections, "fetch") as pool:
+            try:
+                while waiting or position < end:
+                    while free and position < end:
+                        buffer = free.pop()
+                        view = buffer[: min(STREAM_CHUNK, end - position)]
+                        waiting.append((pool.submit(self.fill, position, view), buffer))
+                        position += len(view)
+                    future, buffer = waiting.popleft()
+                    future.result()
+                    size = min(STREAM_CHUNK, end - given)
+                    given += size
+                    yield buffer[:size]
+                    free.append(buffer)
+            finally:
+                for future, _ in waiting:
+                    future.cancel()
+                if any(not future.done() for future, _ in waiting):
+                    self.abort()

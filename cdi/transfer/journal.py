@@ -1,0 +1,84 @@
+"""What one attempt leaves for the next: how far it came, of which content, and what its digest needs to end true.
+
+A journal is written only after the target was flushed up to its watermark, and replaced in one step, so whatever a
+crash leaves is a true statement about the volume.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import Self
+
+VERSION = 1
+_SIZE_LIMIT = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Journal:
+    """The state of an unfinished transfer at its watermark.  Offsets and sizes are bytes."""
+
+    job: str
+    """`Job.id`."""
+    path: str
+    """The pipeline (`cdi.image.plan`); another one cuts the content differently."""
+    validator: str | None
+    length: int | None
+    watermark: int
+    """All of the source before this offset is decoded, written and flushed."""
+    disk_size: int
+    algorithm: str | None
+    """Of the digest that was being computed."""
+    digest_state: str | None
+    """Base64 of the digest's state at the watermark; None where it cannot be saved."""
+    version: int = VERSION
+
+    @property
+    def state(self) -> bytes | None:
+        return None if self.digest_state is None else base64.b64decode(self.digest_state)
+
+    @classmethod
+    def load(cls, path: str) -> Self | None:
+        """The journal at `path`; None where there is none, or none that can be trusted."""
+        try:
+            with open(path, "rb") as file:
+                body = json.loads(file.read(_SIZE_LIMIT))
+            if not isinstance(body.get("watermark"), int) or not isinstance(body.get("disk_size"), int):
+                return None
+            journal = cls(**body)
+            if journal.version != VERSION or journal.watermark < 0:
+                return None
+            _ = journal.state
+        except (OSError, ValueError, TypeError, AttributeError, binascii.Error):
+            return None
+        return journal
+
+    def save(self, path: str) -> None:
+        """Replace the journal at `path`.  Raises `OSError`."""
+        body = json.dumps(asdict(self)).encode()
+        temporary = f"{path}.new"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, body)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+
+
+def forget(path: str | None) -> None:
+    """Remove a journal, if there is one."""
+    if path is None:
+        return
+    for name in (path, f"{path}.new"):
+        try:
+            os.unlink(name)
+        except FileNotFoundError:
+            continue
+
+
+def encode_state(state: bytes | None) -> str | None:
+    return None if state is None else base64.b64encode(state).decode()

@@ -1,0 +1,161 @@
+"""From a source's first bytes to the image in it: wrapper after wrapper, until an image is recognised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from cdi.api.errors import DiskNotInImage, FormatUnsupported, NestedTooDeep, SourceNotAnImage
+from cdi.codec.base import Buffer
+from cdi.codec.open import decoder
+from cdi.image.document import recognise_document
+from cdi.image.info import ImageInfo
+from cdi.image.inspect import Inspector
+from cdi.image.wrapper import recognise_foreign, recognise_wrapper
+from cdi.source.base import SourceFacts
+from cdi.transfer.fetch import Fetcher
+
+if TYPE_CHECKING:
+    from cdi.codec.tar import Member
+
+HEAD = 64 << 10
+READ_AHEAD = 512 << 10
+"""Read at once from the start of a source with ranges: mostly the tables of a qcow2 image lie there too."""
+DEPTH = 4
+"""Wrappers within one another: registry layer, tar, and a disk that is compressed once more, even twice."""
+
+Wrapper = Literal["gz", "xz", "zst", "tar"]
+
+
+class NoDisk(Exception):
+    """The tar was read to its end and no member of it is the disk; another layer may have it."""
+
+
+@dataclass(slots=True)
+class Peeled:
+    """The image inside a source.
+
+    Either `stream` gives the innermost content from its start, or it is None and the source itself is the content, to
+    be read at any place; then `head` are its first bytes.
+    """
+
+    wrappers: tuple[Wrapper, ...]
+    image: ImageInfo | None
+    """None where the content is to be an archive."""
+    stream: Iterator[Buffer] | None = None
+    head: bytes = b""
+    close: Callable[[], None] = field(default=lambda: None)
+
+
+def peel_ranged(fetcher: Fetcher, facts: SourceFacts, *, archive: bool) -> Peeled | None:
+    """Look into a source with ranges; None where it is wrapped and must be read as a stream."""
+    assert facts.length is not None
+    head = fetcher.read(0, READ_AHEAD)
+    refuse_strangers(head, facts)
+    if archive or recognise_wrapper(head[:HEAD]) is not None:
+        return None
+    inspector = Inspector(facts.length)
+    while (wanted := inspector.wants()) is not None:
+        offset, size = wanted
+        data = head[offset : offset + size] if offset + size <= len(head) else fetcher.read(offset, size)
+        inspector.feed(offset, data)
+    return Peeled((), inspector.verdict(), None, head)
+
+
+def peel_stream(
+    pieces: Iterator[Buffer],
+    facts: SourceFacts,
+    *,
+    archive: bool,
+    choose: Callable[[Member], bool] | None = None,
+) -> Peeled:
+    """Look into a one-way stream, unwrapping as it goes.
+
+    `choose` tells which member of a tar is the disk; None takes the only file there is.  Raises what the decoders and
+    inspectors raise, `SourceNotAnImage`, `NestedTooDeep`, `DiskNotInImage`.
+    """
+    wrappers: list[Wrapper] = []
+    while True:
+        head, pieces = look(pieces, HEAD)
+        if not wrappers:
+            refuse_strangers(head, facts)
+        wrapper = recognise_wrapper(head)
+        if wrapper is None:
+            break
+        if wrapper == "tar" and archive:
+            return Peeled((*wrappers, "tar"), None, pieces)
+        wrappers.append(wrapper)
+        if len(wrappers) > DEPTH:
+            raise NestedTooDeep(f"the content is wrapped more than {DEPTH} times: {' in '.join(reversed(wrappers))}")
+        pieces = _only_disk(pieces, choose) if wrapper == "tar" else decoder(wrapper).decode(pieces)
+    if archive:
+        raise FormatUnsupported(
+            "the content is no tar archive", where=facts.location, remedy="use contentType kubevirt for disk images"
+        )
+    if wrappers:
+        refuse_strangers(head, facts, content_type=None)
+    inspector = Inspector(None)
+    held = bytearray()
+    while (wanted := inspector.wants()) is not None:
+        offset, size = wanted
+        while len(held) < offset + size and (piece := next(pieces, None)) is not None:
+            held += piece
+        inspector.feed(offset, bytes(held[offset : offset + size]))
+    info = inspector.verdict()
+    return Peeled(tuple(wrappers), info, _chain(held, pieces))
+
+
+def refuse_strangers(head: bytes, facts: SourceFacts, *, content_type: str | None = "") -> None:
+    """Raise for what is plainly something else: a web page, a zip."""
+    if content_type == "":
+        content_type = facts.content_type
+    document = recognise_document(head, content_type)
+    if document is not None:
+        raise SourceNotAnImage(f"the source gave {document} instead of an image", where=facts.location)
+    foreign = recognise_foreign(head)
+    if foreign is not None:
+        raise FormatUnsupported(
+            f"the content is {foreign}, which is not supported",
+            where=facts.location,
+            remedy="unpack it and publish the image itself, or wrapped in gz, xz or zst",
+        )
+
+
+def look(pieces: Iterator[Buffer], size: int) -> tuple[bytes, Iterator[Buffer]]:
+    """The first `size` bytes (fewer at the end of the content), and an iterator that gives all of them again."""
+    held = bytearray()
+    while len(held) < size and (piece := next(pieces, None)) is not None:
+        held += piece
+    return bytes(held[:size]), _chain(held, pieces)
+
+
+def _chain(held: bytearray, rest: Iterator[Buffer]) -> Iterator[Buffer]:
+    if held:
+        yield memoryview(held)
+    yield from rest
+
+
+def _only_disk(pieces: Iterator[Buffer], choose: Callable[[Member], bool] | None) -> Iterator[Buffer]:
+    """The bytes of the one file in a tar that is the disk; what follows it is read to the end."""
+    from cdi.codec.tar import members
+
+    found: str | None = None
+    for member in members(pieces):
+        if not member.is_file or not (choose is None or choose(member)):
+            continue
+        if found is not None:
+            raise DiskNotInImage(
+                f"the archive holds both {found!r} and {member.name!r}, and only one can be the disk",
+                remedy="put one disk alone into the archive, or use contentType archive",
+            )
+        found = member.name
+        yield from member.read()
+    if found is None:
+        raise NoDisk
+
+
+def in_disk_directory(member: Member) -> bool:
+    """A containerDisk keeps its disk as a file right below /disk."""
+    parts = [part for part in member.name.split("/") if part not in ("", ".")]
+    return len(parts) == 2 and parts[0] == "disk" and not parts[1].startswith(".wh.")

@@ -1,0 +1,58 @@
+"""Beginning again, where a source can neither be mended in place nor be given up yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from cdi.api.errors import CdiError, Interrupted, SourceChanged, SourceUnavailable
+from cdi.api.job import Job
+from cdi.source.base import Source
+from cdi.transfer.control import Control
+from cdi.transfer.fetch import StreamBroken
+from cdi.transfer.journal import forget
+from cdi.transfer.result import Result
+
+_PROGRESS = 16 << 20
+"""An attempt that brought this many bytes does not count against the budget."""
+
+
+def persist(
+    job: Job,
+    control: Control,
+    result: Result,
+    reopen: Callable[[], AbstractContextManager[Source]],
+    attempt: Callable[[Source], None],
+) -> None:
+    """Call `attempt` until it ends, from the beginning each time.
+
+    A one-way stream that broke and a content that changed under way are begun again, as often as the policy's retries
+    allow; every other failure is raised at once, having used up a budget of its own where trying again made sense.
+    """
+    failures = 0
+    while True:
+        before = control.meter.fetched
+        cause: CdiError
+        try:
+            with reopen() as source:
+                attempt(source)
+            return
+        except SourceChanged as changed:
+            forget(job.journal)
+            cause = changed
+        except StreamBroken as broken:
+            if job.source.kind == "stream":
+                raise broken.cause from broken
+            cause = broken.cause
+        progressed = control.meter.fetched - before > _PROGRESS
+        failures = 1 if progressed and failures < job.policy.retries else failures + 1
+        if failures > job.policy.retries:
+            raise cause
+        note = f"{cause.what}; started over"
+        result.warn(note)
+        control.meter.restart(note)
+        pause = min(0.1 * 2**failures, 30.0)
+        if isinstance(cause, SourceUnavailable) and cause.retry_after is not None:
+            pause = max(pause, cause.retry_after)
+        if control.cancelled.wait(pause):
+            raise Interrupted("the transfer was stopped") from cause

@@ -1,0 +1,104 @@
+"""qcow2 over ranges: the tables first, then the file from front to back, each cluster straight to its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from cdi.image.formats.qcow2 import Qcow2Header
+from cdi.image.qcow2map import Piece, Qcow2Map, pieces
+from cdi.target.base import Target
+from cdi.transfer.clusters import ClusterWriter, inflater
+from cdi.transfer.fetch import Fetcher
+from cdi.transfer.ranged import PIECE_SIZE, Handler, run_ranged
+from cdi.transfer.watermark import Watermark
+
+_TABLES_AT_ONCE = 1 << 20
+"""Neighbouring L2 tables are read together up to this many bytes."""
+_TABLES_GAP = 256 << 10
+"""Reading over so many bytes between two tables is cheaper than another request."""
+
+
+def load_map(fetcher: Fetcher, header: Qcow2Header, length: int, connections: int, head: bytes = b"") -> Qcow2Map:
+    """Read L1 and all L2 tables; gives the sealed map.
+
+    `head` are bytes from the start of the file that are at hand already.  Raises `MapTooLarge`, `ImageCorrupt`, and what
+    the source raises.
+    """
+    image = Qcow2Map(header, length)
+
+    def read(offset: int, size: int) -> bytes:
+        if offset + size <= len(head):
+            return head[offset : offset + size]
+        return fetcher.read(offset, size)
+
+    offset, size = image.l1_range
+    tables = image.tables(read(offset, size))
+    cluster = image.cluster_size
+    reads = list(_grouped(tables, cluster))
+    indices = [[index for index, _ in group] for _, _, group in reads]
+
+    with ThreadPoolExecutor(max(1, connections), "tables") as pool:
+        # Read a few ahead, in order: a large disk's tables together may be larger than the memory that is ours.
+        waiting = [pool.submit(read, start, stop - start) for start, stop, _ in reads[: 2 * connections]]
+        following = iter(reads[len(waiting) :])
+        for (start, _, group), _ in zip(reads, indices, strict=True):
+            data = memoryview(waiting.pop(0).result())
+            if (ahead := next(following, None)) is not None:
+                waiting.append(pool.submit(read, ahead[0], ahead[1] - ahead[0]))
+            for index, table in group:
+                image.add_table(index, data[table - start : table - start + cluster])
+    image.seal()
+    return image
+
+
+def _grouped(tables: list[tuple[int, int]], cluster: int) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
+    """Neighbouring tables as one read: (start, stop, tables)."""
+    group: list[tuple[int, int]] = []
+    start = stop = 0
+    for index, offset in sorted(tables, key=lambda table: table[1]):
+        if group and (offset - stop > _TABLES_GAP or offset + cluster - start > _TABLES_AT_ONCE):
+            yield start, stop, group
+            group = []
+        if not group:
+            start = offset
+        group.append((index, offset))
+        stop = offset + cluster
+    if group:
+        yield start, stop, group
+
+
+def qcow2_ranged(
+    fetcher: Fetcher,
+    image: Qcow2Map,
+    target: Target,
+    watermark: Watermark,
+    *,
+    length: int,
+    whole: bool,
+    connections: int,
+) -> None:
+    """Fetch the file from the watermark on and write every cluster.
+
+    `whole`: every byte of the file is fetched, as a digest needs.  Where the target does not read as zero, the disk's
+    holes are zeroed first.
+    """
+    if not target.reads_zero:
+        for offset, size in image.holes():
+            fetcher.check()
+            target.zero(offset, size)
+
+    def handlers() -> Handler:
+        writer = ClusterWriter(target, inflater(image.header.compression_type), image.cluster_size)
+
+        def handle(piece: Piece, view: memoryview) -> None:
+            for position in range(piece.first, piece.last):
+                extent = image.extent(position)
+                at = extent.host - piece.start
+                writer.put(extent, view[at : at + extent.size])
+            writer.flush()
+
+        return handle
+
+    cut = pieces(image, length, begin=watermark.value, size=PIECE_SIZE, whole=whole)
+    run_ranged(fetcher, cut, watermark, handlers, connections=connections)

@@ -1,0 +1,103 @@
+"""Raw images: write what is not zero where it belongs."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+
+from cdi.api.errors import TargetTooSmall
+from cdi.codec.base import Buffer
+from cdi.image.qcow2map import Piece
+from cdi.target.base import Target
+from cdi.target.buffer import aligned_buffer
+from cdi.transfer.clusters import write_sparse
+from cdi.transfer.fetch import Fetcher
+from cdi.transfer.ranged import PIECE_SIZE, Handler, run_ranged
+from cdi.transfer.watermark import Watermark
+
+_BLOCK = 2 << 20
+_WRITERS = 2
+
+
+def raw_ranged(
+    fetcher: Fetcher,
+    target: Target,
+    watermark: Watermark,
+    *,
+    length: int,
+    payload: int,
+    connections: int,
+) -> None:
+    """Fetch all `length` bytes from the watermark on; the first `payload` of them are the disk."""
+
+    def cut() -> Iterator[Piece]:
+        for start in range(watermark.value, length, PIECE_SIZE):
+            stop = min(length, start + PIECE_SIZE)
+            yield Piece(start, stop, stop, 0, 0)
+
+    def handlers() -> Handler:
+        def handle(piece: Piece, view: memoryview) -> None:
+            inside = min(piece.stop, payload) - piece.start
+            if inside > 0:
+                write_sparse(target, view[:inside], piece.start)
+
+        return handle
+
+    run_ranged(fetcher, cut(), watermark, handlers, connections=connections)
+
+
+def raw_stream(
+    pieces: Iterator[Buffer],
+    target: Target,
+    *,
+    limit: int,
+    grow: Callable[[int], None] | None = None,
+    trim: Callable[[memoryview, int], int] | None = None,
+) -> int:
+    """Write an ordered stream; gives the number of bytes that the disk has of it.
+
+    `trim` sees the end of the content (512 bytes at least where there are as many) and its whole length, and says how
+    many bytes at the end are not the disk's.  Raises `TargetTooSmall` as soon as more than `limit` bytes have come.
+    """
+    free: SimpleQueue[memoryview] = SimpleQueue()
+    for _ in range(_WRITERS + 2):
+        free.put(aligned_buffer(_BLOCK))
+    busy: deque[Future[None]] = deque()
+
+    def write(buffer: memoryview, size: int, at: int) -> None:
+        try:
+            write_sparse(target, buffer[:size], at)
+        finally:
+            free.put(buffer)
+
+    with ThreadPoolExecutor(_WRITERS, "write") as pool:
+
+        def hand_over(buffer: memoryview, size: int, at: int) -> None:
+            if at + size > limit:
+                raise TargetTooSmall(f"the image has more than the {limit} bytes that the disk may have")
+            if grow is not None:
+                grow(at + size)
+            busy.append(pool.submit(write, buffer, size, at))
+            while len(busy) > _WRITERS:
+                busy.popleft().result()
+
+        current, filled, offset = free.get(), 0, 0
+        for piece in pieces:
+            view = memoryview(piece)
+            while view:
+                # A full block waits until more comes, so that the end of the content is always still at hand.
+                if filled == _BLOCK:
+                    hand_over(current, filled, offset)
+                    offset, filled, current = offset + filled, 0, free.get()
+                count = min(len(view), _BLOCK - filled)
+                current[filled : filled + count] = view[:count]
+                filled += count
+                view = view[count:]
+        dropped = 0 if trim is None else trim(current[:filled], offset + filled)
+        if filled > dropped:
+            hand_over(current, filled - dropped, offset)
+        for future in busy:
+            future.result()
+    return offset + filled - dropped

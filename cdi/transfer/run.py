@@ -1,0 +1,67 @@
+"""One transfer, from a `Job` to its `Outcome`.
+
+    probe ─► expectations ─► peel ─► plan ─► fetch, decode, write ─► verify ─► flush ─► name it
+
+A source that breaks or changes under way is begun again here; everything that cannot get better ends with the
+target wiped, everything that can with a journal.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from functools import partial
+
+from cdi.api.errors import CdiError, InternalError
+from cdi.api.job import BlankSourceSpec, Failure, Job, Outcome, RegistrySourceSpec
+from cdi.source.base import Source
+from cdi.source.open import open_source
+from cdi.transfer.blank import make_blank
+from cdi.transfer.control import Control
+from cdi.transfer.disk import DiskTransfer
+from cdi.transfer.persist import persist
+from cdi.transfer.result import Result
+
+
+def transfer(job: Job, control: Control) -> Outcome:
+    """Carry `job` out.  Raises nothing: a failure is part of the outcome."""
+    began = time.monotonic()
+    result = Result(job.id)
+    try:
+        _dispatch(job, control, result)
+    except CdiError as error:
+        result.failure = failure_of(error)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a defect is reported, not lost
+        traceback.print_exc()
+        result.failure = failure_of(InternalError(f"{type(error).__name__}: {error}"))
+    control.meter.phase = "done"
+    result.fetched = control.meter.fetched
+    result.seconds = round(time.monotonic() - began, 3)
+    return result.outcome()
+
+
+def failure_of(error: CdiError) -> Failure:
+    return Failure(code=error.code, message=error.message, retry=error.retry, exit_status=error.exit_status)
+
+
+def _dispatch(job: Job, control: Control, result: Result) -> None:
+    source = job.source
+    if isinstance(source, BlankSourceSpec):
+        make_blank(job, control, result)
+    elif isinstance(source, RegistrySourceSpec):
+        from cdi.transfer.layers import import_registry
+
+        import_registry(job, source, control, result)
+    else:
+        carry = _import_archive if job.content_type == "archive" else _import_disk
+        persist(job, control, result, lambda: open_source(source, job.policy), partial(carry, job, control, result))
+
+
+def _import_disk(job: Job, control: Control, result: Result, source: Source) -> None:
+    DiskTransfer(job, source, control, result).run()
+
+
+def _import_archive(job: Job, control: Control, result: Result, source: Source) -> None:
+    from cdi.transfer.unpack import unpack_archive
+
+    unpack_archive(job, source, control, result)

@@ -1,0 +1,95 @@
+"""What arrived before it was known where it belongs: kept in memory while it is little, on scratch beyond."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from bisect import bisect_right
+
+from cdi.api.errors import ScratchNeeded
+from cdi.target.failure import mapped
+
+MEMORY_LIMIT = 16 << 20
+
+
+class Spill:
+    """Runs of a stream, by their offset in it; added in ascending order.
+
+    `directory` is where a nameless file is made once `MEMORY_LIMIT` is passed; without it, that is `ScratchNeeded`.
+    """
+
+    def __init__(self, directory: str | None, limit: int = MEMORY_LIMIT) -> None:
+        self._directory = directory
+        self._limit = limit
+        self._starts: list[int] = []
+        self._runs: list[bytearray | tuple[int, int]] = []
+        """In memory, or (offset in the scratch file, size)."""
+        self._held = 0
+        self._file: int | None = None
+        self.scratch = 0
+        """Bytes written to scratch."""
+
+    def add(self, offset: int, data: memoryview) -> None:
+        if not data:
+            return
+        if self._held + len(data) > self._limit:
+            self._to_scratch(offset, data)
+            return
+        self._held += len(data)
+        last = self._runs[-1] if self._runs else None
+        if isinstance(last, bytearray) and self._starts[-1] + len(last) == offset:
+            last += data
+            return
+        self._starts.append(offset)
+        self._runs.append(bytearray(data))
+
+    def _to_scratch(self, offset: int, data: memoryview) -> None:
+        if self._directory is None:
+            raise ScratchNeeded(
+                "the image keeps more data before the tables that place it than memory may hold",
+                remedy="serve the image with byte ranges, rewrite it with qemu-img convert, or allow scratch space",
+            )
+        with mapped(self._directory):
+            if self._file is None:
+                self._file, name = tempfile.mkstemp(prefix=".spill-", dir=self._directory)
+                os.unlink(name)
+            position, view = self.scratch, data
+            while view:
+                count = os.pwrite(self._file, view, position)
+                position, view = position + count, view[count:]
+        last = self._runs[-1] if self._runs else None
+        if isinstance(last, tuple) and self._starts[-1] + last[1] == offset:
+            self._runs[-1] = (last[0], last[1] + len(data))
+        else:
+            self._starts.append(offset)
+            self._runs.append((self.scratch, len(data)))
+        self.scratch = position
+
+    def read(self, offset: int, size: int) -> bytes:
+        """As many of the `size` bytes at `offset` as are held without a gap; b"" where the first is not."""
+        found = bytearray()
+        position = bisect_right(self._starts, offset) - 1
+        while 0 <= position < len(self._starts) and len(found) < size:
+            start, run = self._starts[position], self._runs[position]
+            skip = offset + len(found) - start
+            length = run[1] if isinstance(run, tuple) else len(run)
+            if skip < 0 or skip >= length:
+                break
+            wanted = min(length - skip, size - len(found))
+            if isinstance(run, tuple):
+                assert self._file is not None
+                with mapped(self._directory or ""):
+                    data = os.pread(self._file, wanted, run[0] + skip)
+                if len(data) < wanted:
+                    found += data
+                    break
+                found += data
+            else:
+                found += run[skip : skip + wanted]
+            position += 1
+        return bytes(found)
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None

@@ -1,0 +1,150 @@
+"""Images that only QEMU reads: over ranges without scratch, or from scratch where the source comes but once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+
+from cdi.api.errors import CdiError, FormatUnsupported, ScratchNeeded, SourceChanged
+from cdi.api.job import BlockTargetSpec, FileTargetSpec, Job
+from cdi.codec.base import Buffer
+from cdi.image.info import ImageInfo
+from cdi.image.plan import Plan
+from cdi.target.base import Target
+from cdi.target.failure import mapped
+from cdi.target.file import partial_name
+from cdi.transfer.control import Control
+from cdi.transfer.fetch import Fetcher
+from cdi.transfer.qemu.convert import convert
+from cdi.transfer.qemu.nbd import NbdServer
+from cdi.transfer.qemu.window import BlockCache
+from cdi.transfer.result import Result
+from cdi.transfer.watermark import Hash
+
+
+class Rereading:
+    """`Fetcher.fill` for a window that may fetch a block twice: once for QEMU, once more for the digest.
+
+    The digest speaks only of what QEMU was given if both times the same bytes came, so blocks are compared by a hash
+    of their own.
+    """
+
+    def __init__(self, fetcher: Fetcher) -> None:
+        self._fetcher = fetcher
+        self._seen: dict[tuple[int, int], bytes] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, offset: int, view: memoryview) -> None:
+        """Raises `SourceChanged` when a block is not what it was."""
+        self._fetcher.fill(offset, view)
+        found = hashlib.blake2b(view, digest_size=16).digest()
+        with self._lock:
+            before = self._seen.setdefault((offset, len(view)), found)
+        if before != found:
+            raise SourceChanged(
+                f"the {len(view)} bytes at {offset} were others when they were read again",
+                where=self._fetcher.facts.location,
+            )
+
+
+def convert_bridged(
+    job: Job,
+    fetcher: Fetcher,
+    target: Target,
+    image: ImageInfo,
+    plan: Plan,
+    digest: Hash | None,
+    control: Control,
+    result: Result,
+) -> None:
+    """Have QEMU read the source through a window of ranges; the digest sees every byte in order."""
+    length = fetcher.facts.length
+    assert length is not None
+    cache = BlockCache(
+        length=length,
+        fetch=fetcher.fill if digest is None else Rereading(fetcher),
+        connections=plan.connections,
+        on_block_in_order=None if digest is None else digest.update,
+    )
+    server = NbdServer(cache)
+    try:
+        _convert(job, server, target, image, control, result)
+        control.meter.phase = "verifying"
+        cache.finish()
+    except CdiError as error:
+        if server.cause is not None:
+            # QEMU only knows of an input/output error.
+            raise server.cause from error
+        raise
+    finally:
+        fetcher.abort()
+        cache.close()
+        server.close()
+
+
+def convert_spooled(
+    job: Job,
+    stream: Iterator[Buffer],
+    target: Target,
+    image: ImageInfo,
+    begin: Callable[[], None],
+    control: Control,
+    result: Result,
+) -> None:
+    """Write the stream to scratch space, have QEMU convert it from there, and remove it."""
+    if job.scratch is None:
+        raise ScratchNeeded("the image cannot be decoded as a stream and no scratch space is given")
+    control.meter.phase = "transferring"
+    with mapped(job.scratch), tempfile.NamedTemporaryFile(prefix=".spool-", dir=job.scratch, buffering=0) as spool:
+        for piece in stream:
+            view = memoryview(piece)
+            while view:
+                view = view[spool.write(view) :]
+            result.scratch += len(piece)
+        begin()
+        control.meter.phase = "converting"
+        _convert(job, spool.name, target, image, control, result)
+
+
+def _convert(
+    job: Job, origin: NbdServer | str, target: Target, image: ImageInfo, control: Control, result: Result
+) -> None:
+    virtual_size = image.virtual_size
+    if virtual_size is None:
+        raise FormatUnsupported(f"the {image.format} image does not tell its size before it is read whole")
+    path, is_block = _place(job)
+    copied = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal copied
+        copied = done
+        control.meter.total = total
+        control.meter.advance(done)
+
+    with tempfile.TemporaryDirectory(prefix="cdi-qemu-") as workdir:
+        done = convert(
+            image=origin.attach() if isinstance(origin, NbdServer) else origin,
+            format=image.format,
+            virtual_size=virtual_size,
+            target_path=path,
+            target_is_block=is_block,
+            target_reads_zero=target.reads_zero,
+            policy=job.policy,
+            on_progress=progress,
+            bandwidth=lambda: control.throttle.bandwidth,
+            cancelled=control.cancelled,
+            workdir=workdir,
+        )
+    result.written += done.copied
+
+
+def _place(job: Job) -> tuple[str, bool]:
+    """Where the disk stands while it is unfinished, and whether that is a device."""
+    if isinstance(job.target, BlockTargetSpec):
+        return job.target.path, True
+    assert isinstance(job.target, FileTargetSpec)
+    directory, name = os.path.split(job.target.path)
+    return os.path.join(directory, partial_name(name)), False
