@@ -1,0 +1,64 @@
+"""What is told of a DataVolume's course: an event for each new phase and for each new failure."""
+
+from __future__ import annotations
+
+from cdi.api.datavolume import DataVolume
+from cdi.api.phases import ConditionType, Phase, Reason
+from cdi.reconcile.actions import EventFact
+from cdi.reconcile.status import State, condition_of
+from cdi.reconcile.world import Operation
+
+_STEPS = {
+    Phase.IMPORT_SCHEDULED: "scheduled",
+    Phase.CLONE_SCHEDULED: "scheduled",
+    Phase.UPLOAD_SCHEDULED: "scheduled",
+    Phase.IMPORT_IN_PROGRESS: "in progress",
+    Phase.CLONE_IN_PROGRESS: "in progress",
+    Phase.UPLOAD_READY: "ready",
+}
+
+
+def told(dv: DataVolume, operation: Operation, state: State, others: tuple[EventFact, ...]) -> tuple[EventFact, ...]:
+    """The events of the step from the DataVolume's present status to `state`; `others` only if they are news."""
+    before = (dv.status.phase if dv.status else None) or ""
+    running = condition_of(dv, ConditionType.RUNNING)
+    ready = condition_of(dv, ConditionType.READY)
+    events: list[EventFact] = []
+    name = dv.metadata.name
+    failing = state.running.reason in (Reason.ERROR, Reason.CHECKSUM_ERROR)
+    if state.phase != before:
+        match state.phase:
+            case Phase.SUCCEEDED:
+                text = state.ready.message
+                message = f"{operation} into {name} succeeded{f': {text}' if text else ''}"
+                events.append(EventFact(type="Normal", reason=f"{operation}Succeeded", message=message))
+            case Phase.FAILED:
+                reason = _failure_reason(operation, state)
+                events.append(EventFact(type="Warning", reason=reason, message=_coded(state)))
+            case phase if phase in _STEPS:
+                events.append(
+                    EventFact(type="Normal", reason=phase.value, message=f"{operation} into {name} {_STEPS[phase]}")
+                )
+            case _:
+                pass
+    news = running is None or (running.reason, running.message) != (state.running.reason, state.running.message)
+    if failing and news and state.phase is not Phase.FAILED:
+        reason = "ErrImportFailed" if operation == "Import" else f"{operation}Failed"
+        events.append(EventFact(type="Warning", reason=reason, message=_coded(state)))
+    if ready is None or ready.message != state.ready.message:
+        events.extend(others)
+    return tuple(events)
+
+
+def _failure_reason(operation: Operation, state: State) -> str:
+    if state.ready.reason == Reason.CLAIM_LOST:
+        return "ErrClaimLost"
+    if state.ready.reason == "AlreadyExists":
+        return "ErrResourceExists"
+    if operation == "Clone" and state.ready.reason == "TargetTooSmall" and not state.claim_name:
+        return "CloneValidationFailed"
+    return f"{operation}Failed"
+
+
+def _coded(state: State) -> str:
+    return f"[{state.ready.reason}] {state.ready.message}"

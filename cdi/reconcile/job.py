@@ -1,0 +1,297 @@
+"""From a DataVolume to the `Job` that a worker needs: each field crosses here, once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import assert_never
+
+from cdi.api.datavolume import ContentType, DataVolume
+from cdi.api.errors import InvalidManifest, SourceCredentialsInvalid
+from cdi.api.job import (
+    BlankSourceSpec,
+    Credentials,
+    DirectoryTargetSpec,
+    FileSourceSpec,
+    FileTargetSpec,
+    GcsSourceSpec,
+    HttpSourceSpec,
+    Job,
+    RegistrySourceSpec,
+    S3SourceSpec,
+    SourceSpec,
+    StreamSourceSpec,
+    Tls,
+)
+from cdi.api.names import ANN_CONTENT_TYPE
+from cdi.api.phases import Reason
+from cdi.api.sources import SourceBlank, SourceGcs, SourceHttp, SourceRegistry, SourceS3
+from cdi.reconcile.actions import CloneJob, InputRef, Mount, Work
+from cdi.reconcile.origin import Clone, Import, Origin, Upload, Wait, requested_size
+from cdi.reconcile.policy import Knobs, read_knobs
+from cdi.reconcile.upload import UploadRequest
+from cdi.reconcile.world import Claim, Layout, World
+
+ACCESS_KEY, SECRET_KEY, SESSION_TOKEN = "accessKeyId", "secretKey", "sessionToken"
+SERVICE_ACCOUNT, DOCKER_CONFIG = "credentials.json", ".dockerconfigjson"
+KEYRING = "keyring"
+SECTOR = 512
+"""A disk is a whole number of these, bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """All that a worker is started with."""
+
+    work: Work
+    mounts: tuple[Mount, ...] = ()
+    fingerprint: str = ""
+
+
+class _Missing(Exception):
+    def __init__(self, wait: Wait) -> None:
+        super().__init__(wait.message)
+        self.wait = wait
+
+
+def prepare(
+    world: World, claim: Claim, origin: Origin, *, source: Claim | None, upload: UploadRequest | None
+) -> Prepared | Wait:
+    """The work that fills `claim`; `source` is the claim that is cloned, `upload` what the client brings.
+
+    Waits where a Secret or ConfigMap is missing or lacks a key.  Raises `InvalidManifest` where the DataVolume's
+    annotations cannot be followed.
+    """
+    assert world.layout is not None
+    try:
+        return _Builder(world, world.layout, claim).build(origin, source, upload)
+    except _Missing as missing:
+        return missing.wait
+
+
+def content_type(dv: DataVolume) -> ContentType:
+    return ContentType.ARCHIVE if dv.spec.content_type == ContentType.ARCHIVE else ContentType.KUBEVIRT
+
+
+def disk_size(dv: DataVolume, capacity: int | None) -> int | None:
+    """The disk's size in bytes: what was asked for, else what the claim has; whole sectors."""
+    size = requested_size(dv)
+    if size is None:
+        size = capacity
+    return None if size is None else -(-size // SECTOR) * SECTOR
+
+
+class _Builder:
+    """Collects the inputs while it maps the fields."""
+
+    def __init__(self, world: World, layout: Layout, claim: Claim) -> None:
+        self._dv = world.datavolume
+        self._claim = claim
+        self._layout = layout
+        self._objects = world.objects
+        self._config = world.config
+        self._platform = world.platform
+        self._namespace = world.datavolume.metadata.namespace or ""
+        self._mounts: list[Mount] = []
+        self._versions: list[str] = []
+
+    def build(self, origin: Origin, source: Claim | None, upload: UploadRequest | None) -> Prepared:
+        knobs = read_knobs(self._dv.metadata.annotations)
+        match origin:
+            case Clone():
+                assert source is not None
+                work: Work = self._clone(source)
+            case Import():
+                work = self._job(self._import(origin, knobs), knobs)
+            case Upload():
+                assert upload is not None
+                work = self._job(self._upload(upload), knobs)
+            case _:
+                assert_never(origin)
+        text = "\n".join([work.to_json(), *self._versions])
+        return Prepared(
+            work=work,
+            mounts=tuple(self._mounts),
+            fingerprint=hashlib.sha256(text.encode()).hexdigest()[:32],
+        )
+
+    def _job(self, source: SourceSpec, knobs: Knobs) -> Job:
+        content = content_type(self._dv)
+        layout = self._layout
+        checksum = source_checksum(self._dv)
+        return Job(
+            id=self._claim.uid,
+            source=source,
+            target=DirectoryTargetSpec(path=layout.directory)
+            if content is ContentType.ARCHIVE
+            else FileTargetSpec(path=layout.disk),
+            content_type=content.value,
+            size=disk_size(self._dv, self._claim.capacity),
+            checksum=checksum,
+            policy=knobs.policy(preallocation=self._preallocation(), keyring=self._keyring(knobs)),
+            journal=layout.journal,
+            scratch=layout.scratch,
+        )
+
+    def _clone(self, source: Claim) -> CloneJob:
+        if source.path is None:
+            raise InvalidManifest("the source volume is not on this machine", where=f"{source.namespace}/{source.name}")
+        archive = source.annotations.get(ANN_CONTENT_TYPE) == ContentType.ARCHIVE
+        return CloneJob(
+            id=self._claim.uid,
+            source=source.path if archive else f"{source.path}/disk.img",
+            target=self._layout.directory if archive else self._layout.disk,
+            content="archive" if archive else "kubevirt",
+            size=None if archive else disk_size(self._dv, self._claim.capacity),
+            preallocation=self._preallocation(),
+        )
+
+    def _upload(self, upload: UploadRequest) -> SourceSpec:
+        if upload.path is not None:
+            return FileSourceSpec(path=upload.path)
+        return StreamSourceSpec(descriptor=0, length=upload.length)
+
+    def _import(self, origin: Import, knobs: Knobs) -> SourceSpec:
+        source = origin.source
+        match source:
+            case SourceBlank():
+                return BlankSourceSpec()
+            case SourceHttp():
+                return HttpSourceSpec(
+                    url=source.url,
+                    credentials=self._login(source.secret_ref),
+                    tls=self._tls(source.cert_config_map, insecure=bool(source.insecure_skip_verify)),
+                    proxy=self._config.proxy,
+                    headers=tuple(source.extra_headers or ()),
+                    secret_header_files=tuple(self._header_files(source.secret_extra_headers or ())),
+                )
+            case SourceS3():
+                return S3SourceSpec(
+                    url=source.url,
+                    credentials=self._login(source.secret_ref),
+                    tls=self._tls(source.cert_config_map),
+                    proxy=self._config.proxy,
+                    region=knobs.region,
+                    endpoint=knobs.endpoint,
+                    addressing=knobs.addressing,
+                    anonymous=knobs.anonymous,
+                )
+            case SourceGcs():
+                account = None
+                if source.secret_ref:
+                    directory, _ = self._mount("secret", "Secret", source.secret_ref, needs=(SERVICE_ACCOUNT,))
+                    account = f"{directory}/{SERVICE_ACCOUNT}"
+                return GcsSourceSpec(
+                    url=source.url,
+                    credentials=Credentials(service_account_file=account),
+                    tls=self._tls(None),
+                    proxy=self._config.proxy,
+                    endpoint=knobs.endpoint,
+                )
+            case SourceRegistry():
+                assert source.url is not None
+                return RegistrySourceSpec(
+                    url=source.url,
+                    credentials=self._login(source.secret_ref, docker=True),
+                    tls=self._tls(source.cert_config_map, insecure=self._is_insecure(source.url)),
+                    proxy=self._config.proxy,
+                    architecture=source.platform.architecture if source.platform else None,
+                )
+            case _:
+                assert_never(source)
+
+    # --- inputs -----------------------------------------------------------------------------------------------
+
+    def _mount(self, place: str, kind: str, name: str, *, needs: Iterable[str] = ()) -> tuple[str, frozenset[str]]:
+        """Its directory and keys."""
+        ref = InputRef(kind="Secret" if kind == "Secret" else "ConfigMap", namespace=self._namespace, name=name)
+        keys = self._look(ref, needs)
+        directory = f"{self._layout.inputs}/{place}"
+        self._mounts.append(Mount(directory=directory, inputs=(ref,)))
+        return directory, keys
+
+    def _look(self, ref: InputRef, needs: Iterable[str] = ()) -> frozenset[str]:
+        found = self._objects.input(ref)
+        if found is None:
+            raise _Missing(
+                Wait(
+                    reason=Reason.NOT_FOUND,
+                    message=f"{ref} does not exist. Try: create it; the import begins by itself",
+                )
+            )
+        lacking = [key for key in needs if key not in found.keys]
+        if lacking:
+            error = SourceCredentialsInvalid(
+                f"{ref} has no key {', '.join(lacking)}",
+                where=f"its keys are {', '.join(sorted(found.keys)[:10]) or 'none'}",
+                remedy="add it; the import begins by itself",
+            )
+            raise _Missing(Wait(reason=error.code, message=error.message))
+        self._versions.append(f"{ref}={found.version}")
+        return found.keys
+
+    def _login(self, secret: str | None, *, docker: bool = False) -> Credentials:
+        if not secret:
+            return Credentials()
+        found = self._objects.input(InputRef(kind="Secret", namespace=self._namespace, name=secret))
+        if docker and found is not None and DOCKER_CONFIG in found.keys:
+            directory, _ = self._mount("secret", "Secret", secret)
+            return Credentials(docker_config_file=f"{directory}/{DOCKER_CONFIG}")
+        directory, keys = self._mount("secret", "Secret", secret, needs=(ACCESS_KEY, SECRET_KEY))
+        return Credentials(
+            access_key_file=f"{directory}/{ACCESS_KEY}",
+            secret_key_file=f"{directory}/{SECRET_KEY}",
+            session_token_file=f"{directory}/{SESSION_TOKEN}" if SESSION_TOKEN in keys else None,
+        )
+
+    def _tls(self, config_map: str | None, *, insecure: bool = False) -> Tls:
+        refs = []
+        if config_map:
+            refs.append(InputRef(kind="ConfigMap", namespace=self._namespace, name=config_map))
+        if self._config.trusted_ca is not None:
+            refs.append(self._config.trusted_ca)
+        if not refs:
+            return Tls(insecure=insecure)
+        for ref in refs:
+            self._look(ref)
+        directory = f"{self._layout.inputs}/certificates"
+        self._mounts.append(Mount(directory=directory, inputs=tuple(refs)))
+        return Tls(ca_dir=directory, insecure=insecure)
+
+    def _header_files(self, secrets: Iterable[str]) -> Iterable[str]:
+        for number, secret in enumerate(secrets):
+            directory, keys = self._mount(f"headers-{number}", "Secret", secret)
+            yield from (f"{directory}/{key}" for key in sorted(keys))
+
+    def _keyring(self, knobs: Knobs) -> str | None:
+        if knobs.keyring is None:
+            return None
+        if knobs.keyring.startswith("/"):
+            if not self._platform.local_files:
+                raise InvalidManifest(
+                    "a key ring of the cluster's machines cannot be named",
+                    where=knobs.keyring,
+                    remedy="put the keys into a ConfigMap and give its name",
+                )
+            return knobs.keyring
+        name, _, key = knobs.keyring.partition("/")
+        directory, keys = self._mount(KEYRING, "ConfigMap", name, needs=(key,) if key else ())
+        if not key:
+            key = next(iter(keys)) if len(keys) == 1 else KEYRING
+            self._look(InputRef(kind="ConfigMap", namespace=self._namespace, name=name), (key,))
+        return f"{directory}/{key}"
+
+    def _is_insecure(self, url: str) -> bool:
+        host = url.partition("://")[2].partition("/")[0].lower()
+        return host in self._config.insecure_registries
+
+    def _preallocation(self) -> bool:
+        asked = self._dv.spec.preallocation
+        return self._config.preallocation if asked is None else asked
+
+
+def source_checksum(dv: DataVolume) -> str | None:
+    """Only HTTP sources carry one; registries, S3 and GCS know their own."""
+    http = dv.spec.source.http if dv.spec.source else None
+    return http.checksum if http is not None else None

@@ -1,0 +1,109 @@
+"""What is remembered of the attempts at one volume.
+
+Workers come and go and their files with them, so what they told is written into an annotation of the claim before
+anything follows from it.  Recording the same end twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Self
+
+from pydantic import TypeAdapter, ValidationError
+
+from cdi.api.errors import CdiError, RetryBudgetSpent, WorkerLost
+from cdi.api.job import Failure
+from cdi.api.names import GROUP
+from cdi.reconcile.world import Retries, Worker
+
+ANNOTATION = f"{GROUP}/storage.attempts"
+_LONGEST_MESSAGE = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """The attempts whose end is known."""
+
+    attempt: int = 0
+    """The newest of them."""
+    done: bool = False
+    failure: Failure | None = None
+    """How it failed."""
+    ended: float = 0.0
+    """Seconds since the epoch."""
+    failures: int = 0
+    """In a row, without progress."""
+    mark: int = 0
+    """The farthest that any of them came, bytes of the source."""
+    fingerprint: str = ""
+    """Of what it was started with."""
+    upload: str = ""
+    """The upload that these attempts are for."""
+
+    @classmethod
+    def read(cls, text: str | None) -> Self:
+        """One that was never written, or that somebody has altered beyond reading, is empty."""
+        if not text:
+            return cls()
+        try:
+            ledger: Self = TypeAdapter(cls).validate_json(text)
+        except ValidationError:
+            return cls()
+        return ledger
+
+    def write(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    def after(self, worker: Worker | None) -> Self:
+        """With the end of `worker`'s attempt, if that is news."""
+        if worker is None or worker.running or worker.attempt <= self.attempt:
+            return self
+        mark = worker.progress.done if worker.progress is not None else 0
+        failure = _lost() if worker.outcome is None else worker.outcome.failure
+        if failure is not None and len(failure.message) > _LONGEST_MESSAGE:
+            failure = replace(failure, message=failure.message[:_LONGEST_MESSAGE])
+        farther = mark > self.mark
+        return replace(
+            self,
+            attempt=worker.attempt,
+            done=failure is None,
+            failure=failure,
+            ended=worker.started if worker.ended is None else worker.ended,
+            failures=0 if failure is None else 1 if farther else self.failures + 1,
+            mark=max(mark, self.mark),
+            fingerprint=worker.fingerprint,
+            upload=worker.upload,
+        )
+
+    def for_upload(self, request: str) -> Self:
+        """Another upload is another story; attempts are still counted on."""
+        return replace(type(self)(), attempt=self.attempt, upload=request)
+
+    def pause(self, uid: str, retries: Retries) -> float:
+        """Seconds to wait after the last failure: doubled each time, and spread by a quarter either way so that a
+        thousand volumes do not come back at once.  The same uid and attempt always wait as long.
+        """
+        spread = int.from_bytes(hashlib.sha256(f"{uid}/{self.attempt}".encode()).digest()[:4], "big") / 0xFFFFFFFF
+        exponent = min(max(self.failures - 1, 0), 32)
+        return float(min(retries.base * 2**exponent, retries.longest) * (0.75 + spread / 2))
+
+    def spent(self, retries: Retries) -> Failure | None:
+        """The failure that ends it all once the budget is used up."""
+        if self.failure is None or self.failures < retries.budget:
+            return None
+        return as_failure(
+            RetryBudgetSpent(
+                f"gave up after {self.failures} attempts without progress; the last: {self.failure.message}"
+            )
+        )
+
+
+def as_failure(error: CdiError) -> Failure:
+    """An error as it stands in status."""
+    return Failure(code=error.code, message=error.message, retry=error.retry, exit_status=error.exit_status)
+
+
+def _lost() -> Failure:
+    return as_failure(WorkerLost("the worker ended without an outcome"))

@@ -1,0 +1,282 @@
+"""Where a DataVolume's content comes from, once its references are followed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cdi.api.datasource import DataSource
+from cdi.api.datavolume import DataVolume
+from cdi.api.errors import CdiError, InvalidManifest, SourceNotSupported, TargetTooSmall
+from cdi.api.job import Failure
+from cdi.api.names import ANN_CLONE_REQUEST, ANN_PERMISSIVE_CLONE, ANN_POD_PHASE
+from cdi.api.phases import EventReason, Phase, Reason
+from cdi.api.quantity import human
+from cdi.api.sources import (
+    SourceBlank,
+    SourceGcs,
+    SourceHttp,
+    SourceImageio,
+    SourceKind,
+    SourcePvc,
+    SourceRegistry,
+    SourceS3,
+    SourceSnapshot,
+    SourceUpload,
+    SourceVddk,
+)
+from cdi.reconcile.ledger import as_failure
+from cdi.reconcile.world import Claim, Objects, Platform, World
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Import:
+    """From outside, or blank."""
+
+    kind: SourceKind
+    source: SourceHttp | SourceS3 | SourceGcs | SourceRegistry | SourceBlank
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """A client brings it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clone:
+    """Of another claim."""
+
+    namespace: str
+    name: str
+
+
+Origin = Import | Upload | Clone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Nothing to be done until something else changes."""
+
+    reason: str
+    message: str
+    """The one thing that it waits for, and how to bring it about."""
+    event: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refuse:
+    """It will never come to be."""
+
+    failure: Failure
+
+    @classmethod
+    def because(cls, error: CdiError) -> Refuse:
+        return cls(failure=as_failure(error))
+
+
+def find_origin(world: World) -> Origin | Wait | Refuse:
+    """Follow sourceRef and look at the source's kind; whether it can be used now is another question."""
+    spec = world.datavolume.spec
+    if spec.checkpoints:
+        return Refuse.because(
+            SourceNotSupported("warm imports (checkpoints) are not supported by this build", where="spec.checkpoints")
+        )
+    claim = _own_claim(world)
+    pinned = (claim.annotations if claim else {}).get(ANN_CLONE_REQUEST)
+    if pinned:
+        # What the size was taken from is what is cloned, even if a DataSource has moved on meanwhile.
+        namespace, _, name = pinned.partition("/")
+        return Clone(namespace=namespace, name=name)
+    if spec.source_ref is not None:
+        namespace = spec.source_ref.namespace or world.datavolume.metadata.namespace or ""
+        data_source = world.objects.data_source(namespace, spec.source_ref.name)
+        if data_source is None:
+            return Wait(
+                reason=Reason.NOT_FOUND,
+                message=f"DataSource {namespace}/{spec.source_ref.name} does not exist. Try: create it; "
+                "this goes on by itself",
+            )
+        end = follow(data_source, world.objects)
+        if isinstance(end, Broken):
+            where = f"DataSource {namespace}/{spec.source_ref.name}"
+            return Wait(reason=end.reason, message=f"{where}: {end.message}")
+        return _of_source(end, world.platform)
+    given = [member for _, member in spec.source.given()] if spec.source else []
+    if len(given) != 1:
+        return Refuse.because(InvalidManifest("exactly one source is wanted", where="spec.source"))
+    return _of_source(given[0], world.platform)
+
+
+def _of_source(
+    source: SourceHttp
+    | SourceS3
+    | SourceGcs
+    | SourceRegistry
+    | SourceBlank
+    | SourcePvc
+    | SourceSnapshot
+    | SourceUpload
+    | SourceImageio
+    | SourceVddk,
+    platform: Platform,
+) -> Origin | Refuse:
+    match source:
+        case SourceHttp():
+            return Import(kind=SourceKind.HTTP, source=source)
+        case SourceS3():
+            return Import(kind=SourceKind.S3, source=source)
+        case SourceGcs():
+            return Import(kind=SourceKind.GCS, source=source)
+        case SourceRegistry():
+            if source.url is None and not platform.image_streams:
+                return Refuse.because(
+                    SourceNotSupported(
+                        "image streams exist in OpenShift clusters only",
+                        where="spec.source.registry.imageStream",
+                        remedy="name the image by its url",
+                    )
+                )
+            return Import(kind=SourceKind.REGISTRY, source=source)
+        case SourceBlank():
+            return Import(kind=SourceKind.BLANK, source=source)
+        case SourcePvc():
+            return Clone(namespace=source.namespace, name=source.name)
+        case SourceUpload():
+            return Upload()
+        case SourceSnapshot():
+            if platform.snapshots:
+                return Refuse.because(SourceNotSupported("snapshots are not cloned by this build"))
+            return Refuse.because(
+                SourceNotSupported(
+                    "there are no volume snapshots outside of a cluster",
+                    where="spec.source.snapshot",
+                    remedy="clone the volume itself (source.pvc)",
+                )
+            )
+        case SourceImageio() | SourceVddk():
+            kind = "imageio" if isinstance(source, SourceImageio) else "vddk"
+            return Refuse.because(
+                SourceNotSupported(f"this build cannot read from {kind}", where=f"spec.source.{kind}")
+            )
+
+
+# --- DataSources ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """A DataSource that leads nowhere."""
+
+    reason: Literal[
+        Reason.NO_SOURCE,
+        Reason.NOT_FOUND,
+        Reason.SELF_REFERENCE,
+        Reason.CROSS_NAMESPACE_REFERENCE,
+        Reason.MAX_REFERENCE_DEPTH_REACHED,
+    ]
+    message: str
+
+
+def follow(data_source: DataSource, objects: Objects) -> SourcePvc | SourceSnapshot | Broken:
+    """The volume or snapshot that a DataSource stands for.
+
+    As in KubeVirt's CDI a DataSource may point to another one of its namespace, and that one to none.
+    """
+    end = _direct(data_source)
+    if end is not None:
+        return end
+    reference = data_source.spec.source.data_source
+    if reference is None:
+        return Broken(reason=Reason.NO_SOURCE, message="it names no source. Try: set spec.source")
+    own = (data_source.metadata.namespace, data_source.metadata.name)
+    if (reference.namespace, reference.name) == own:
+        return Broken(reason=Reason.SELF_REFERENCE, message="it refers to itself. Try: name a volume")
+    if reference.namespace != own[0]:
+        return Broken(
+            reason=Reason.CROSS_NAMESPACE_REFERENCE,
+            message=f"it refers to namespace {reference.namespace}. Try: refer to a DataSource of its own namespace",
+        )
+    target = objects.data_source(reference.namespace, reference.name)
+    if target is None:
+        return Broken(
+            reason=Reason.NOT_FOUND,
+            message=f"DataSource {reference.namespace}/{reference.name} does not exist. Try: create it",
+        )
+    end = _direct(target)
+    if end is not None:
+        return end
+    if target.spec.source.data_source is None:
+        return Broken(reason=Reason.NO_SOURCE, message=f"DataSource {reference.name} names no source")
+    return Broken(
+        reason=Reason.MAX_REFERENCE_DEPTH_REACHED,
+        message="it refers to a reference. Try: refer to the last DataSource of the chain",
+    )
+
+
+def _direct(data_source: DataSource) -> SourcePvc | SourceSnapshot | None:
+    source = data_source.spec.source
+    return source.pvc if source.pvc is not None else source.snapshot
+
+
+# --- clones -----------------------------------------------------------------------------------------------------
+
+
+def examine_clone(world: World, clone: Clone) -> Claim | Wait | Refuse:
+    """The source claim, if it can be cloned now: there, bound, populated, and not larger than the target."""
+    dv, objects = world.datavolume, world.objects
+    place = f"{clone.namespace}/{clone.name}"
+    if (clone.namespace, clone.name) == (dv.metadata.namespace, dv.metadata.name):
+        return Refuse.because(InvalidManifest("a volume cannot be cloned from itself", where="spec.source.pvc"))
+    claim = objects.claim(clone.namespace, clone.name)
+    if claim is None:
+        return Wait(
+            reason=EventReason.CLONE_WITHOUT_SOURCE,
+            message=f"the source PVC {place} does not exist. Try: create it; the clone begins by itself",
+            event=EventReason.CLONE_WITHOUT_SOURCE,
+        )
+    if claim.deleting:
+        return Wait(reason=EventReason.CLONE_WITHOUT_SOURCE, message=f"the source PVC {place} is being deleted")
+    if claim.phase != "Bound":
+        return Wait(reason=Reason.PENDING, message=f"the source PVC {place} is not bound")
+    populating = _populating(claim, objects)
+    if populating is not None:
+        return Wait(
+            reason=EventReason.CLONE_SOURCE_IN_USE,
+            message=f"the source PVC {place} is not populated: {populating}",
+            event=EventReason.CLONE_SOURCE_IN_USE,
+        )
+    size = requested_size(dv)
+    permissive = (dv.metadata.annotations or {}).get(ANN_PERMISSIVE_CLONE) == "true"
+    if size is not None and claim.capacity is not None and size < claim.capacity and not permissive:
+        return Refuse.because(
+            TargetTooSmall(
+                f"the source PVC has {claim.capacity} bytes ({human(claim.capacity)}), "
+                f"only {size} bytes ({human(size)}) are requested",
+                where=place,
+                remedy=f"request at least {human(claim.capacity)}",
+            )
+        )
+    return claim
+
+
+def _populating(claim: Claim, objects: Objects) -> str | None:
+    """What still happens, or failed, on a claim that is to be cloned."""
+    if claim.controller_kind == "DataVolume":
+        owner = objects.data_volume(claim.namespace, claim.controller_name)
+        phase = (owner.status.phase if owner and owner.status else None) or "new"
+        return None if phase == Phase.SUCCEEDED else f"its DataVolume is {phase}"
+    pod = claim.annotations.get(ANN_POD_PHASE)
+    return None if pod in (None, "Succeeded") else f"its worker is {pod}"
+
+
+def requested_size(dv: DataVolume) -> int | None:
+    """Bytes that the manifest asks for."""
+    claim = dv.spec.claim
+    size = claim.size if claim else None
+    return size.bytes if size is not None else None
+
+
+def _own_claim(world: World) -> Claim | None:
+    metadata = world.datavolume.metadata
+    claim = world.objects.claim(metadata.namespace or "", metadata.name or "")
+    return claim if claim is not None and claim.controller_uid == metadata.uid else None

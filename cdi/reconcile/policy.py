@@ -1,0 +1,139 @@
+"""How an import is done, as a DataVolume's annotations ``cdi.kubevirt.io/policy.*`` ask for it.
+
+The API's own fields stay those of KubeVirt's CDI; what this importer can do beyond them is asked for here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from cdi.api.errors import InvalidManifest
+from cdi.api.job import Policy
+from cdi.api.names import GROUP
+from cdi.api.quantity import Quantity
+
+PREFIX = f"{GROUP}/policy."
+BANDWIDTH = f"{PREFIX}bandwidth"
+CONNECTIONS = f"{PREFIX}connections"
+_MOST_CONNECTIONS = 64
+_LONGEST_STALL = 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knobs:
+    """What the annotations say; None where they do not."""
+
+    engine: Literal["auto", "qemu"] = "auto"
+    connections: int = 0
+    bandwidth: int = 0
+    """Bytes per second."""
+    discover_checksum: bool = True
+    require_checksum: bool = False
+    signature: Literal["ignore", "if-present", "require"] = "ignore"
+    keyring: str | None = None
+    """An absolute path, or ``configmap`` or ``configmap/key``."""
+    stall_timeout: int | None = None
+    """Seconds."""
+    endpoint: str | None = None
+    """Another service that speaks S3 or GCS."""
+    region: str | None = None
+    addressing: Literal["auto", "path", "virtual"] = "auto"
+    anonymous: bool = False
+
+    def policy(self, *, preallocation: bool, keyring: str | None) -> Policy:
+        """For a job; `keyring` is the file that the knob of that name came to be."""
+        policy = Policy(
+            engine=self.engine,
+            connections=self.connections,
+            bandwidth=self.bandwidth,
+            discover_checksum=self.discover_checksum,
+            require_checksum=self.require_checksum,
+            signature=self.signature,
+            keyring=keyring,
+            preallocation=preallocation,
+        )
+        return policy if self.stall_timeout is None else replace(policy, stall_timeout=float(self.stall_timeout))
+
+
+def read_knobs(annotations: Mapping[str, str] | None) -> Knobs:
+    """Raises `InvalidManifest` naming every annotation that cannot be followed, those that are not known included."""
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, text in sorted((annotations or {}).items()):
+        if not name.startswith(PREFIX):
+            continue
+        knob = _KNOBS.get(name.removeprefix(PREFIX))
+        if knob is None:
+            problems.append(f"{name} is not known (there are {', '.join(sorted(_KNOBS))})")
+            continue
+        field, parse = knob
+        try:
+            values[field] = parse(text.strip())
+        except (ValueError, InvalidManifest) as error:
+            problems.append(f"{name}: {error.what if isinstance(error, InvalidManifest) else error}")
+    if problems:
+        raise InvalidManifest("; ".join(problems), where="metadata.annotations")
+    knobs = Knobs(**values)
+    if knobs.signature != "ignore" and knobs.keyring is None:
+        raise InvalidManifest(
+            "a signature cannot be checked without keys",
+            where=f"{PREFIX}signature",
+            remedy=f"set {PREFIX}keyring as well",
+        )
+    return knobs
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"{text[:40]!r} is none of {', '.join(words)}")
+        return text
+
+    return parse
+
+
+def _boolean(text: str) -> bool:
+    return _one_of("true", "false")(text) == "true"
+
+
+def _whole(lowest: int, highest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or len(text) > len(str(highest)):
+            raise ValueError(f"{text[:40]!r} is no whole number from {lowest} to {highest}")
+        number = int(text)
+        if not lowest <= number <= highest:
+            raise ValueError(f"{number} is not from {lowest} to {highest}")
+        return number
+
+    return parse
+
+
+def _bytes_per_second(text: str) -> int:
+    rate = Quantity.parse(text).bytes
+    if not 0 <= rate < 1 << 62:
+        raise ValueError(f"{text[:40]!r} is no number of bytes per second")
+    return rate
+
+
+def _plain(text: str) -> str:
+    if not text or not text.isprintable():
+        raise ValueError("is empty or holds control characters")
+    return text
+
+
+_KNOBS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "engine": ("engine", _one_of("auto", "qemu")),
+    "connections": ("connections", _whole(0, _MOST_CONNECTIONS)),
+    "bandwidth": ("bandwidth", _bytes_per_second),
+    "discoverChecksum": ("discover_checksum", _boolean),
+    "requireChecksum": ("require_checksum", _boolean),
+    "signature": ("signature", _one_of("ignore", "if-present", "require")),
+    "keyring": ("keyring", _plain),
+    "stallTimeout": ("stall_timeout", _whole(1, _LONGEST_STALL)),
+    "endpoint": ("endpoint", _plain),
+    "region": ("region", _plain),
+    "addressing": ("addressing", _one_of("auto", "path", "virtual")),
+    "anonymous": ("anonymous", _boolean),
+}

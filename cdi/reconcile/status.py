@@ -1,0 +1,95 @@
+"""A DataVolume's status: rendered in one place, from what was decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from cdi.api.datavolume import DataVolume
+from cdi.api.meta import Condition
+from cdi.api.phases import PROGRESS_UNKNOWN, ConditionStatus, ConditionType, Phase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aspect:
+    """One condition as it shall be."""
+
+    status: ConditionStatus
+    reason: str = ""
+    message: str = ""
+
+
+def yes(reason: str = "", message: str = "") -> Aspect:
+    return Aspect(status=ConditionStatus.TRUE, reason=reason, message=message)
+
+
+def no(reason: str = "", message: str = "") -> Aspect:
+    return Aspect(status=ConditionStatus.FALSE, reason=reason, message=message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """A DataVolume as it shall show itself."""
+
+    phase: Phase
+    bound: Aspect
+    running: Aspect
+    ready: Aspect
+    claim_name: str | None = None
+    progress: str = PROGRESS_UNKNOWN
+    restarts: int = 0
+
+
+def render(dv: DataVolume, state: State, now: float) -> dict[str, Any]:
+    """The whole status; times change only where something else does."""
+    old = dv.status.conditions if dv.status and dv.status.conditions else []
+    aspects = {
+        ConditionType.READY: state.ready,
+        ConditionType.BOUND: state.bound,
+        ConditionType.RUNNING: state.running,
+    }
+    status: dict[str, Any] = {
+        "conditions": conditions(old, aspects, now),
+        "phase": state.phase.value,
+        "progress": state.progress,
+        "restartCount": state.restarts,
+    }
+    if state.claim_name:
+        status["claimName"] = state.claim_name
+    return status
+
+
+def conditions(old: Sequence[Condition], aspects: Mapping[ConditionType, Aspect], now: float) -> list[dict[str, Any]]:
+    """Conditions as API objects: a transition time moves with the status, a heartbeat with any change."""
+    known = {condition.type: condition for condition in old}
+    moment = timestamp(now)
+    rendered: list[dict[str, Any]] = []
+    for kind, aspect in aspects.items():
+        before = known.get(kind.value)
+        same_status = before is not None and before.status == aspect.status.value
+        same = same_status and before is not None and (before.reason, before.message) == (aspect.reason, aspect.message)
+        rendered.append(
+            {
+                "type": kind.value,
+                "status": aspect.status.value,
+                "reason": aspect.reason,
+                "message": aspect.message,
+                "lastTransitionTime": before.last_transition_time if before and same_status else moment,
+                "lastHeartbeatTime": before.last_heartbeat_time if before and same else moment,
+            }
+        )
+    return rendered
+
+
+def condition_of(dv: DataVolume, kind: ConditionType) -> Condition | None:
+    for condition in (dv.status.conditions if dv.status else None) or []:
+        if condition.type == kind.value:
+            return condition
+    return None
+
+
+def timestamp(seconds: float) -> str:
+    """RFC 3339, UTC, whole seconds."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

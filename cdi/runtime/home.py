@@ -1,0 +1,158 @@
+"""The layout of CDI_HOME, everything that the embedded mode keeps on disk.
+
+    objects/<plural>/<namespace>/<name>.json   the store (`cdi.store.local`)
+    volumes/<namespace>/<name>/disk.img        the volumes; an archive is unpacked into the directory itself
+    workers/<claim's uid>/                     one volume's life of attempts, see `WorkerDirectory`
+    supervisor.lock, supervisor.log
+
+Directories are made with mode 0700.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from cdi.api.errors import InternalError, TargetPermission
+from cdi.store.base import Key
+
+DISK = "disk.img"
+_UID = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDirectory:
+    """What one volume's workers and their supervisor tell each other.
+
+    The worker reads `job` and `control`, and writes `progress`, `outcome` and `log`.  `guard` is locked from before a
+    worker starts until its last descriptor is closed, so it tells whether one is alive without knowing its process
+    id; `lock` is the worker's own.
+    """
+
+    path: Path
+
+    @property
+    def job(self) -> Path:
+        return self.path / "job.json"
+
+    @property
+    def attempt(self) -> Path:
+        return self.path / "attempt.json"
+
+    @property
+    def progress(self) -> Path:
+        return self.path / "progress.json"
+
+    @property
+    def outcome(self) -> Path:
+        return self.path / "outcome.json"
+
+    @property
+    def control(self) -> Path:
+        return self.path / "control.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "lock"
+
+    @property
+    def guard(self) -> Path:
+        return self.path / "guard"
+
+    @property
+    def starting(self) -> Path:
+        """Locked while somebody starts a worker here."""
+        return self.path / "start.lock"
+
+    @property
+    def stopping(self) -> Path:
+        """Made when a worker was first asked to stop."""
+        return self.path / "stopping"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal"
+
+    @property
+    def scratch(self) -> Path:
+        return self.path / "scratch"
+
+    @property
+    def inputs(self) -> Path:
+        """Secrets and config maps as files, while a worker needs them."""
+        return self.path / "inputs"
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Paths below one CDI_HOME; nothing here touches the disk but `make`."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, root: Path | None = None, environment: Mapping[str, str] | None = None) -> Self:
+        """`root`, else $CDI_HOME, else $XDG_DATA_HOME/cdi, else ~/.local/share/cdi; absolute."""
+        environment = os.environ if environment is None else environment
+        if root is None:
+            named, data = environment.get("CDI_HOME"), environment.get("XDG_DATA_HOME")
+            if named:
+                root = Path(named)
+            elif data and Path(data).is_absolute():
+                root = Path(data) / "cdi"
+            else:
+                root = Path("~/.local/share/cdi")
+        try:
+            return cls(root.expanduser().absolute())
+        except RuntimeError as error:
+            raise TargetPermission("this user has no home directory", remedy="set CDI_HOME") from error
+
+    def make(self) -> None:
+        """Make what is missing; raises `TargetPermission`."""
+        try:
+            for directory in (self.root, self.objects, self.volumes, self.workers):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise TargetPermission(
+                f"CDI_HOME cannot be made: {error.strerror}", where=str(self.root), remedy="set CDI_HOME"
+            ) from error
+
+    @property
+    def objects(self) -> Path:
+        return self.root / "objects"
+
+    @property
+    def volumes(self) -> Path:
+        return self.root / "volumes"
+
+    @property
+    def workers(self) -> Path:
+        return self.root / "workers"
+
+    @property
+    def supervisor_lock(self) -> Path:
+        return self.root / "supervisor.lock"
+
+    @property
+    def supervisor_log(self) -> Path:
+        return self.root / "supervisor.log"
+
+    def volume(self, namespace: str, name: str) -> Path:
+        """The directory of a claim; raises `InvalidManifest` for names that are none."""
+        key = Key.of("persistentvolumeclaims", namespace, name)
+        return self.volumes / key.namespace / key.name
+
+    def disk(self, namespace: str, name: str) -> Path:
+        return self.volume(namespace, name) / DISK
+
+    def worker(self, uid: str) -> WorkerDirectory:
+        if not _UID.fullmatch(uid):
+            raise InternalError(f"{uid[:80]!r} is no uid")
+        return WorkerDirectory(self.workers / uid)

@@ -1,0 +1,281 @@
+"""Workers as processes: started, observed, stopped.
+
+A worker is known by its directory (`cdi.runtime.home.WorkerDirectory`), not by its process: whether one is alive is
+asked of a lock that it holds from before its first instruction to its last.  So a supervisor that was killed and
+comes back finds everything as it is, and no process id is ever trusted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from cdi.api.errors import CdiError, InternalError, WorkerLost
+from cdi.api.job import Failure, Job, Limits, Outcome, Progress
+from cdi.reconcile.actions import InputRef, StartWorker
+from cdi.reconcile.ledger import as_failure
+from cdi.reconcile.world import Worker
+from cdi.runtime import durable
+from cdi.runtime.home import Home, WorkerDirectory
+from cdi.runtime.processes import Processes, rotate, with_argument
+
+GRACE = 10.0
+"""Seconds between asking a worker to stop and killing it."""
+_TAIL = 4096
+
+ReadInput = Callable[[InputRef], Mapping[str, bytes]]
+"""The keys and values of a Secret or ConfigMap; raises `NotFound`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Attempt:
+    attempt: int
+    started: float
+    fingerprint: str = ""
+    upload: str = ""
+
+
+class Launcher:
+    """Of one CDI_HOME.  Calls may come from any process at any time."""
+
+    def __init__(
+        self, home: Home, *, import_module: str = "cdi.worker", clone_module: str = "cdi.runtime.clone"
+    ) -> None:
+        self._home = home
+        self._import_module = import_module
+        self._clone_module = clone_module
+        self._processes = Processes()
+        self._parsed: dict[Path, tuple[tuple[int, int], object]] = {}
+
+    def start(self, action: StartWorker, read_input: ReadInput, *, stdin: int | None = None) -> bool:
+        """Begin an attempt; False where one is under way or this one was begun before.
+
+        Raises `NotFound` where an input is gone, `InternalError` where a process or its files cannot
+        be made.
+        """
+        directory = self._home.worker(action.claim)
+        with _mapped(directory.path):
+            for path in (directory.path, directory.scratch):
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with durable.locked(directory.starting):
+                before = self._attempt(directory)
+                if self._alive(directory) or (before is not None and before.attempt >= action.attempt):
+                    return False
+                # Nobody else starts one and the last one has ended, so this waits only for those who ask.
+                with durable.locked(directory.guard) as guard:
+                    self._write_inputs(directory, action, read_input)
+                    durable.write(directory.job, action.work.to_json().encode())
+                    for path in (directory.outcome, directory.progress, directory.control, directory.stopping):
+                        path.unlink(missing_ok=True)
+                    attempt = _Attempt(
+                        attempt=action.attempt,
+                        started=time.time(),
+                        fingerprint=action.fingerprint,
+                        upload=action.upload,
+                    )
+                    durable.write(directory.attempt, json.dumps(asdict(attempt)).encode())
+                    self._processes.spawn(
+                        self._import_module if isinstance(action.work, Job) else self._clone_module,
+                        ["run", str(directory.job), "--status-dir", str(directory.path)],
+                        log=directory.log,
+                        guard=guard,
+                        stdin=stdin,
+                    )
+        return True
+
+    def observe(self, claim: str) -> Worker | None:
+        """The newest attempt, None where there was none."""
+        directory = self._home.worker(claim)
+        self._processes.reap()
+        with _mapped(directory.path):
+            # Asked before the outcome is read: who is not alive any more has written what it ever will.
+            alive = self._alive(directory)
+            attempt = self._attempt(directory)
+            if attempt is None:
+                return None
+            progress = self._parse(directory.progress, Progress.from_json)
+            outcome: Outcome | None = None
+            ended: float | None = None
+            if alive:
+                rotate(directory.log, writing=True)
+            else:
+                outcome, ended = self._end(directory, claim, attempt)
+                if ended is None:
+                    alive = True
+        return Worker(
+            attempt=attempt.attempt,
+            running=alive,
+            started=attempt.started,
+            ended=ended,
+            progress=progress if isinstance(progress, Progress) else None,
+            outcome=outcome,
+            fingerprint=attempt.fingerprint,
+            upload=attempt.upload,
+        )
+
+    def alive(self, claim: str) -> bool:
+        self._processes.reap()
+        return self._alive(self._home.worker(claim))
+
+    def stop(self, claim: str, grace: float = GRACE) -> bool:
+        """Ask the worker to stop, and kill it when it was asked `grace` seconds ago; True once none is alive.
+
+        Does not wait: call it again.
+        """
+        directory = self._home.worker(claim)
+        self._processes.reap()
+        if not self._alive(directory):
+            return True
+        with _mapped(directory.path):
+            try:
+                asked = directory.stopping.stat().st_mtime
+            except FileNotFoundError:
+                directory.stopping.touch()
+                self._signal(directory, signal.SIGTERM)
+                return False
+            if time.time() - asked >= grace:
+                self._signal(directory, signal.SIGKILL)
+        return False
+
+    def limit(self, claim: str, limits: Limits) -> bool:
+        """Tell a running worker its new limits; False where none runs."""
+        directory = self._home.worker(claim)
+        if not self._alive(directory):
+            return False
+        with _mapped(directory.path):
+            durable.write(directory.control, limits.to_json().encode())
+        return True
+
+    def tidy(self, claim: str) -> None:
+        """Of a volume that is complete or given up: secrets, scratch and journal are needed no more."""
+        directory = self._home.worker(claim)
+        if not self._alive(directory):
+            with _mapped(directory.path):
+                shutil.rmtree(directory.inputs, ignore_errors=True)
+                shutil.rmtree(directory.scratch, ignore_errors=True)
+
+    def forget(self, claim: str) -> bool:
+        """Stop the worker and remove its directory; True once both are gone.  Does not wait: call it again."""
+        if not self.stop(claim):
+            return False
+        directory = self._home.worker(claim)
+        with _mapped(directory.path):
+            if not directory.path.exists():
+                return True
+            with durable.locked(directory.starting, wait=False) as lock:
+                if lock is None or self._alive(directory):
+                    return False
+                shutil.rmtree(directory.path, ignore_errors=True)
+        self._parsed = {path: value for path, value in self._parsed.items() if directory.path not in path.parents}
+        return not directory.path.exists()
+
+    def known(self) -> list[str]:
+        """The uids that have a directory."""
+        try:
+            return sorted(name for name in os.listdir(self._home.workers) if not name.startswith("."))
+        except FileNotFoundError:
+            return []
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _alive(self, directory: WorkerDirectory) -> bool:
+        # The worker's own lock counts too: somebody may run one by hand.  It is asked second, so that asking never
+        # disturbs a worker of ours while it takes that lock.
+        return durable.held(directory.guard) or durable.held(directory.lock)
+
+    def _attempt(self, directory: WorkerDirectory) -> _Attempt | None:
+        text = durable.read(directory.attempt)
+        if text is None:
+            return None
+        try:
+            return TypeAdapter(_Attempt).validate_json(text)
+        except ValidationError as error:
+            raise InternalError("a worker's directory is damaged", where=str(directory.attempt)) from error
+
+    def _end(self, directory: WorkerDirectory, claim: str, attempt: _Attempt) -> tuple[Outcome | None, float | None]:
+        """The outcome and when it came.  A worker that left none gets one, once, so that its end has a time.
+
+        Nothing, where a new attempt is just being started.
+        """
+        with durable.locked(directory.starting, wait=False) as lock:
+            if lock is None or self._alive(directory) or self._attempt(directory) != attempt:
+                return None, None
+            if not directory.outcome.exists():
+                outcome = Outcome(id=claim, failure=_lost(directory))
+                durable.write(directory.outcome, outcome.to_json().encode())
+            ended = directory.outcome.stat().st_mtime
+            parsed = self._parse(directory.outcome, Outcome.from_json)
+        if isinstance(parsed, Outcome):
+            return parsed, ended
+        failure = as_failure(InternalError("the worker's outcome cannot be read", where=str(directory.outcome)))
+        return Outcome(id=claim, failure=failure), ended
+
+    def _parse(self, path: Path, parser: Callable[[bytes], object]) -> object | None:
+        """The parsed file, again only when it was replaced; None where it is missing or no such thing."""
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            return None
+        mark = (stat.st_ino, stat.st_mtime_ns)
+        known = self._parsed.get(path)
+        if known is not None and known[0] == mark:
+            return known[1]
+        text = durable.read(path)
+        if text is None:
+            return None
+        try:
+            value = parser(text)
+        except (ValidationError, CdiError, ValueError):
+            return None
+        self._parsed[path] = (mark, value)
+        return value
+
+    @staticmethod
+    def _write_inputs(directory: WorkerDirectory, action: StartWorker, read_input: ReadInput) -> None:
+        shutil.rmtree(directory.inputs, ignore_errors=True)
+        for mount in action.mounts:
+            place = Path(mount.directory)
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for ref in mount.inputs:
+                for key, value in read_input(ref).items():
+                    name = key if len(mount.inputs) == 1 else f"{ref.kind.lower()}-{ref.name}-{key}"[-200:]
+                    durable.write(place / name, value)
+
+    @staticmethod
+    def _signal(directory: WorkerDirectory, number: signal.Signals) -> None:
+        """To the whole session of the worker; those it started elsewhere go with its descriptors."""
+        for pid in with_argument(str(directory.path)):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                group = os.getpgid(pid)
+                if group == pid:
+                    os.killpg(group, number)
+                else:
+                    os.kill(pid, number)
+
+
+def _lost(directory: WorkerDirectory) -> Failure:
+    """What is known of a worker that ended without a word: the end of its log."""
+    last = ""
+    with contextlib.suppress(OSError), open(directory.log, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+        lines = [line.strip() for line in file.read(_TAIL).decode(errors="replace").splitlines() if line.strip()]
+        last = "".join(c for c in lines[-1] if c.isprintable())[:200] if lines else ""
+    what = "the worker ended without an outcome"
+    return as_failure(WorkerLost(f"{what}; its last words: {last}" if last else what))
+
+
+@contextlib.contextmanager
+def _mapped(where: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InternalError(f"a worker's files: {error.strerror}", where=str(where)) from error
