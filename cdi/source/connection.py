@@ -224,21 +224,26 @@ class Connection:
                 break
         return line
 
-    def read(self, view: memoryview) -> int:
-        """Some bytes into `view`, which is not empty; 0 at the end of the stream."""
+    def read(self, view: memoryview, *, due: bool = False) -> int:
+        """Some bytes into `view`, which is not empty; 0 at the end of the stream.
+
+        `due`: the peer has promised as many, so it does no harm to wait for some more of them.
+        """
         held = self._end - self._start
         if held:
             count = min(held, len(view))
             view[:count] = self._buffer[self._start : self._start + count]
             self._start += count
             return count
-        return self._receive(view)
+        return self._receive(view, due=due)
 
-    def _receive(self, view: memoryview) -> int:
+    def _receive(self, view: memoryview, *, due: bool = False) -> int:
         if self._deadline is not None:
             self._sock.settimeout(max(0.001, self._deadline - time.monotonic()))
         try:
-            count = self._sock.recv_into(view) if self._tls is None else self._receive_tls(self._tls, view)
+            count = self._sock.recv_into(view)
+            if due and self._tls is not None:
+                count = self._more_records(self._tls, view, count)
         except TimeoutError as error:
             raise self._stalled() from error
         except ssl.SSLEOFError:
@@ -257,9 +262,9 @@ class Connection:
         self.received += count
         return count
 
-    def _receive_tls(self, sock: ssl.SSLSocket, view: memoryview) -> int:
-        # One read gives one record of 16 KiB at most; several at a time save the caller's work per piece.
-        count = sock.recv_into(view)
+    @staticmethod
+    def _more_records(sock: ssl.SSLSocket, view: memoryview, count: int) -> int:
+        """One read gives one record of 16 KiB at most; several at a time save the caller's work per piece."""
         wanted = min(len(view), _TLS_BATCH)
         enough = time.monotonic() + _TLS_BATCH_SECONDS
         while 0 < count < wanted and time.monotonic() < enough:

@@ -64,7 +64,8 @@ class Body:
             self.ended = True
             return 0
         bounded = self._framing is not _Framing.CLOSE
-        count = self._connection.read(view[: self._left] if bounded and self._left < len(view) else view)
+        room = view[: self._left] if bounded and self._left < len(view) else view
+        count = self._connection.read(room, due=bounded)
         if not bounded:
             if not count:
                 if self._connection.ragged:
