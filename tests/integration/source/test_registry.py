@@ -20,7 +20,7 @@ from cdi.api.job import Credentials, RegistrySourceSpec, Tls
 from cdi.source.registry.client import RegistryClient
 from cdi.source.registry.open import open_registry
 from cdi.source.registry.reference import Reference
-from tests.integration.fixtures_registry import PASSWORD, USER, tar_of
+from tests.integration.fixtures_registry import PASSWORD, USER, OciLayout, tar_of
 
 DISK = bytes(range(256)) * 5000
 
@@ -50,8 +50,6 @@ def secret(tmp_path):
 @pytest.fixture(scope="session")
 def pushed(registries, tmp_path_factory):
     """One image of two layers in private/disk, the same in public/disk."""
-    from tests.integration.fixtures_registry import OciLayout
-
     layout = OciLayout(tmp_path_factory.mktemp("pushed"))
     lower = layout.layer({"etc/": b"", "etc/hostname": b"x"})
     upper = layout.layer({"disk/": b"", "disk/disk.img": DISK}, "none")
@@ -66,6 +64,18 @@ def pushed(registries, tmp_path_factory):
 def spec(end, name, **more):
     tls = more.pop("tls", Tls(ca_dir=str(end.ca_dir)) if end.ca_dir else Tls(insecure=True))
     return RegistrySourceSpec(url=end.url(name), tls=tls, **more)
+
+
+@pytest.fixture(scope="session")
+def index(registries, tmp_path_factory):
+    layout = OciLayout(tmp_path_factory.mktemp("index"))
+    images = {}
+    for name, variant in {"amd64": None, "arm64": "v8", "s390x": None}.items():
+        layer = layout.layer({"disk/": b"", "disk/a.img": name.encode()}, "none")
+        images[name] = layout.image([layer], architecture=name, variant=variant)
+    entry = layout.index(list(images.values()), tag="t")
+    assert registries.push(layout, "t", "public/index:t") == entry["digest"]
+    return entry, images
 
 
 class TestLayers:
@@ -123,19 +133,6 @@ class TestNames:
 
 
 class TestPlatforms:
-    @pytest.fixture(scope="class")
-    def index(self, registries, tmp_path_factory):
-        from tests.integration.fixtures_registry import OciLayout
-
-        layout = OciLayout(tmp_path_factory.mktemp("index"))
-        images = {}
-        for name, variant in {"amd64": None, "arm64": "v8", "s390x": None}.items():
-            layer = layout.layer({"disk/": b"", "disk/a.img": name.encode()}, "none")
-            images[name] = layout.image([layer], architecture=name, variant=variant)
-        entry = layout.index(list(images.values()), tag="t")
-        assert registries.push(layout, "t", "public/index:t") == entry["digest"]
-        return entry, images
-
     @pytest.mark.parametrize("wanted", ["amd64", "arm64", "s390x", "arm64/v8", "linux/amd64", "x86_64", "aarch64"])
     def test_the_wanted_one_is_chosen(self, registries, index, wanted):
         entry, images = index
