@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from cdi.api.model import FreeForm, Int64, Model, Resource
 
 
@@ -64,7 +66,7 @@ class KubeObject(Resource):
     """The group and version of this object's schema."""
     kind: str | None = None
     """The kind of this object."""
-    metadata: ObjectMeta = ObjectMeta()
+    metadata: ObjectMeta = Field(default_factory=ObjectMeta)
     """Standard object metadata."""
 
 

@@ -68,7 +68,7 @@ class StorageProfileStatus(StorageProfileSpec):
 class StorageProfile(KubeObject):
     """What a storage class can do; one for each StorageClass, of the same name."""
 
-    spec: StorageProfileSpec = StorageProfileSpec()
+    spec: StorageProfileSpec = Field(default_factory=StorageProfileSpec)
     """What the administrator knows better than CDI."""
     status: StorageProfileStatus | None = None
     """What is in force; written by the controller."""

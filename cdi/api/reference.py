@@ -1,0 +1,96 @@
+"""The reference pages: every error with its remedy, every field of every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cdi.api.errors import CdiError, Retry, all_errors
+from cdi.api.kinds import KINDS, Kind
+from cdi.api.schema import Schema, object_schema
+
+_RETRY = {
+    Retry.NEVER: "no: the DataVolume ends as Failed",
+    Retry.BACKOFF: "yes, with growing pauses",
+    Retry.ON_CHANGE: "after something else has changed",
+}
+
+
+def errors_page() -> str:
+    """``docs/errors.md``."""
+    lines = [
+        "# Errors",
+        "",
+        "Every failure has a code. It stands in the message, `error[CODE]: what is wrong (where). Try: remedy`, and as",
+        "the reason of the DataVolume's condition. The process ends with the exit status of the code.",
+        "",
+        "| code | meaning | tried again | exit | remedy |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{error.__name__}` | {_cell(_summary(error))} | {_RETRY[error.retry]} | {error.exit_status} "
+        f"| {_cell(error.default_remedy)} |"
+        for error in all_errors()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def api_page() -> str:
+    """``docs/api.md``."""
+    own = [kind for kind in KINDS if kind.group]
+    lines = ["# API reference", ""]
+    lines += [f"- [{kind.name}](#{kind.singular})" for kind in own]
+    for kind in own:
+        lines += _kind(kind)
+    return "\n".join(lines) + "\n"
+
+
+def _kind(kind: Kind) -> list[str]:
+    schema = object_schema(kind)
+    facts = [f"`{kind.api_version}`", "namespaced" if kind.namespaced else "cluster-scoped", f"`{kind.plural}`"]
+    facts += [f"`{name}`" for name in kind.short_names if name != kind.plural]
+    return [
+        "",
+        f"## {kind.name}",
+        "",
+        schema["description"],
+        "",
+        ", ".join(facts) + ("" if kind.defined else ". Served by the API server of CDI itself; it has no definition."),
+        "",
+        "| field | type | |",
+        "|---|---|---|",
+        *_fields(schema, "", skip=("apiVersion", "kind", "metadata")),
+    ]
+
+
+def _fields(schema: Schema, path: str, skip: tuple[str, ...] = ()) -> Iterator[str]:
+    required = schema.get("required", ())
+    for name, part in schema.get("properties", {}).items():
+        if name in skip:
+            continue
+        field = f"{path}.{name}" if path else name
+        needed = " **Required.**" if name in required else ""
+        yield f"| `{field}` | {_type(part)} | {_cell(part.get('description', ''))}{needed} |"
+        inner = part.get("items", part)
+        if inner is not part:
+            field += "[]"
+        elif isinstance(part.get("additionalProperties"), dict):
+            inner, field = part["additionalProperties"], f"{field}.*"
+        yield from _fields(inner, field)
+
+
+def _type(schema: Schema) -> str:
+    if "x-kubernetes-int-or-string" in schema:
+        return "quantity"
+    if "items" in schema:
+        return f"list of {_type(schema['items'])}"
+    if isinstance(schema.get("additionalProperties"), dict):
+        return f"map of {_type(schema['additionalProperties'])}"
+    return str(schema["type"])
+
+
+def _summary(error: type[CdiError]) -> str:
+    return " ".join((error.__doc__ or "").split())
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
