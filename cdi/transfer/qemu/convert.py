@@ -22,27 +22,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from cdi.api.errors import (
-    CdiError,
-    ImageCorrupt,
-    InternalError,
-    Interrupted,
-    QemuFailed,
-    TargetFull,
-    TargetIo,
-    TargetPermission,
-    TargetTooSmall,
-)
+from cdi.api.errors import CdiError, ImageCorrupt, Interrupted, QemuFailed, TargetIo, TargetTooSmall
 from cdi.api.job import Policy
 from cdi.transfer.qemu import sandbox
+from cdi.transfer.qemu.disk import SECTOR, TargetDisk, inspect_target, target_error
 
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
 
 Format = Literal["raw", "qcow2", "vmdk", "vdi", "vpc", "vhdx"]
 
-SECTOR = 512
-"""QEMU counts a disk in these, and rounds up."""
 PIECE = 1 << 20
 """What the mirror copies at a time: 64 KiB costs twice the time and three times the processor."""
 BUFFER = 16 << 20
@@ -116,70 +105,6 @@ def convert(
     finally:
         if isinstance(image, socket.socket):
             image.close()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TargetDisk:
-    """What is known of the target before the daemon opens it."""
-
-    path: str
-    is_block: bool
-    reads_zero: bool
-    size: int
-    direct: bool
-    """It can be opened past the page cache."""
-    offloads_zero: bool
-    """Making a range zero is a request, not a transfer."""
-
-
-def inspect_target(path: str, *, is_block: bool, reads_zero: bool) -> TargetDisk:
-    """Raises `TargetIo`, `TargetPermission`, `InternalError`."""
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            status = os.fstat(handle)
-            size = os.lseek(handle, 0, os.SEEK_END)
-        finally:
-            os.close(handle)
-        if stat.S_ISBLK(status.st_mode) != is_block or not (is_block or stat.S_ISREG(status.st_mode)):
-            raise InternalError("the target is not of the kind that was said", where=path)
-        try:
-            os.close(os.open(path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC))
-            direct = True
-        except OSError:
-            direct = False  # tmpfs, some network and overlay file systems
-    except OSError as error:
-        raise target_error(error.errno, path) from error
-    return TargetDisk(
-        path=path,
-        is_block=is_block,
-        reads_zero=reads_zero,
-        size=size,
-        direct=direct,
-        offloads_zero=not is_block or device_offloads_zero(status.st_rdev),
-    )
-
-
-def device_offloads_zero(device: int) -> bool:
-    """Whether a block device takes "write zeroes" as a request (Documentation/ABI/stable/sysfs-block)."""
-    base = f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"
-    for queue in (f"{base}/queue", f"{base}/../queue"):  # a partition has its disk's
-        try:
-            with open(f"{queue}/write_zeroes_max_bytes", encoding="ascii") as file:
-                return int(file.read()) > 0
-        except (OSError, ValueError):
-            continue
-    return False
-
-
-def target_error(number: int | None, path: str) -> CdiError:
-    """An errno of the target's, as the error it stands for."""
-    if number in (errno.ENOSPC, errno.EDQUOT):
-        return TargetFull("the file system has no space left", where=path)
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return TargetPermission(f"the target cannot be opened for writing: {os.strerror(number)}", where=path)
-    text = os.strerror(number) if number is not None else "input/output error"
-    return TargetIo(f"the target cannot be written: {text}", where=path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +203,7 @@ class Copy:
     async def run(self, daemon: sandbox.Confined, monitor: socket.socket) -> ConvertResult:
         """Drive the daemon to the end of the copy."""
         # Here, not above: only a conversion pays for it.
-        from qemu.qmp import QMPClient, QMPError  # noqa: PLC0415
+        from qemu.qmp import QMPClient, QMPError
 
         client = QMPClient("convert")
         client.logger.disabled = True  # it logs what is raised anyway
@@ -334,12 +259,14 @@ class Copy:
                 },
             )
             while True:
-                (job,) = await client.execute("query-jobs")
+                jobs: Any = await client.execute("query-jobs")
+                (job,) = jobs
                 done, total = int(job["current-progress"]), int(job["total-progress"])
                 self.on_progress(done, total)
                 if job["status"] == "concluded":
                     if "error" in job:
-                        sides = [event["data"]["operation"] for event in events.history if "operation" in event["data"]]
+                        history: Any = events.history
+                        sides = [event["data"]["operation"] for event in history if "operation" in event["data"]]
                         raise self._job_error(str(job["error"]), sides[0] if sides else None)
                     return total
                 if job["status"] == "ready":
@@ -356,15 +283,15 @@ class Copy:
         return max(0, self.bandwidth()) if self.bandwidth is not None else 0
 
     async def _open_image(self, client: QMPClient) -> None:
-        from qemu.qmp import ExecuteError  # noqa: PLC0415 — as in run
+        from qemu.qmp import ExecuteError
 
         where = self.image if isinstance(self.image, str) else None
         try:
             await client.execute("blockdev-add", self.image_node())
         except ExecuteError as error:
-            said = sandbox.printable(error.error.desc)
+            said = sandbox.printable(str(error))
             raise QemuFailed(f"QEMU cannot open the {self.format} image: {said}", where=where) from error
-        nodes = await client.execute("query-named-block-nodes", {"flat": True})
+        nodes: Any = await client.execute("query-named-block-nodes", {"flat": True})
         (size,) = (node["image"]["virtual-size"] for node in nodes if node["node-name"] == "image")
         if size != self.sectors_size:
             raise ImageCorrupt(
@@ -373,13 +300,13 @@ class Copy:
             )
 
     async def _open_target(self, client: QMPClient) -> None:
-        from qemu.qmp import ExecuteError  # noqa: PLC0415 — as in run
+        from qemu.qmp import ExecuteError
 
         try:
             for node in self.target_nodes():
                 await client.execute("blockdev-add", node)
         except ExecuteError as error:
-            said = sandbox.printable(error.error.desc)
+            said = sandbox.printable(str(error))
             raise TargetIo(f"QEMU cannot open the target: {said}", where=self.target.path) from error
 
     def _job_error(self, text: str, side: str | None) -> CdiError:
@@ -394,18 +321,18 @@ class Copy:
 
     async def _stop_when_cancelled(self, daemon: sandbox.Confined) -> None:
         """Kill the daemon when asked to: what it wrote is of no use to a later attempt, so nothing is lost."""
-        while not self.cancelled.is_set():
+        while not self.cancelled.is_set():  # noqa: ASYNC110 — it is set by a thread that knows no event loop
             await asyncio.sleep(POLL)
         daemon.process.kill()
 
     async def _ended(self, daemon: sandbox.Confined, error: Exception) -> CdiError:
         """Why the daemon does not answer any more."""
-        from qemu.qmp import ExecuteError  # noqa: PLC0415 — as in run
+        from qemu.qmp import ExecuteError
 
         if self.cancelled.is_set():
             return Interrupted("the conversion was stopped", where=self.target.path)
         if isinstance(error, ExecuteError):
-            return QemuFailed(f"qemu-storage-daemon refused: {sandbox.printable(error.error.desc)}")
+            return QemuFailed(f"qemu-storage-daemon refused: {sandbox.printable(str(error))}")
         status = await asyncio.to_thread(self._let_end, daemon)
         if status == 0:
             return QemuFailed("qemu-storage-daemon ended early")

@@ -78,7 +78,23 @@ class PathBeneathAttr(ctypes.Structure):
 
 def landlock_version() -> int:
     """The kernel's Landlock ABI, 0 where it has none or a filter forbids it."""
-    return max(0, libc.syscall(LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), LANDLOCK_CREATE_RULESET_VERSION))
+    version: int = libc.syscall(LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), LANDLOCK_CREATE_RULESET_VERSION)
+    return max(0, version)
+
+
+def allow(ruleset: int, path: str, rights: int) -> bool:
+    """Add one path to a ruleset; False where the kernel refuses it."""
+    try:
+        handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return True  # what does not exist needs no permission
+    try:
+        if not stat.S_ISDIR(os.fstat(handle).st_mode):
+            rights &= FILE_ONLY
+        rule = PathBeneathAttr(rights, handle)
+        return bool(libc.syscall(LANDLOCK_ADD_RULE, ruleset, LANDLOCK_RULE_PATH_BENEATH, ctypes.byref(rule), 0) == 0)
+    finally:
+        os.close(handle)
 
 
 def landlock(rules: list[tuple[str, int]], *, network: bool) -> bool:
@@ -105,21 +121,9 @@ def landlock(rules: list[tuple[str, int]], *, network: bool) -> bool:
     if ruleset < 0:
         return False
     try:
-        for path, rights in rules:
-            try:
-                handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            except OSError:
-                continue  # what does not exist needs no permission
-            try:
-                allowed = rights & handled
-                if not stat.S_ISDIR(os.fstat(handle).st_mode):
-                    allowed &= FILE_ONLY
-                rule = PathBeneathAttr(allowed, handle)
-                if libc.syscall(LANDLOCK_ADD_RULE, ruleset, LANDLOCK_RULE_PATH_BENEATH, ctypes.byref(rule), 0):
-                    return False
-            finally:
-                os.close(handle)
-        return libc.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0) == 0
+        if not all(allow(ruleset, path, rights & handled) for path, rights in rules):
+            return False
+        return bool(libc.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0) == 0)
     finally:
         os.close(ruleset)
 
@@ -203,13 +207,14 @@ def main(arguments: list[str]) -> int:
     if report >= 0:
         os.write(report, "\n".join(active).encode())
         os.close(report)
-    # SIGPIPE and SIGXFSZ are ignored by Python, and what is ignored stays so across exec; QEMU expects EFBIG over death.
+    # Python ignores SIGPIPE and SIGXFSZ, and what is ignored stays so across exec.  The latter is wanted: a write past
+    # the limit fails with EFBIG, which becomes the job's error, instead of killing.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     # Last: the limits count for this interpreter too, and it needs more address space than some programs.
     for setting in limits:
         limit(setting)
     try:
-        os.execv(program[0], program)
+        os.execv(program[0], program)  # noqa: S606 — this is the launcher's purpose
     except FileNotFoundError:
         os.write(2, f"launcher: {program[0]} does not exist\n".encode())
         return 127

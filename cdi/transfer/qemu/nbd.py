@@ -11,12 +11,13 @@ they would only say what a simple one does, for a file whose holes nobody knows.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import struct
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 from cdi.api.errors import CdiError, InternalError
 
@@ -138,7 +139,7 @@ class NbdServer:
         for connection in connections:
             connection.socket.close()
 
-    def __enter__(self) -> NbdServer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -324,7 +325,5 @@ class Connection:
 
     def hang_up(self) -> None:
         """Wakes whoever is blocked on the socket; safe to repeat, and from any thread."""
-        try:
+        with contextlib.suppress(OSError):  # not connected any more
             self.socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # not connected any more

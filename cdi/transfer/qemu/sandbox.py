@@ -143,7 +143,9 @@ class Confined:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -216,7 +218,11 @@ def start(
         options.append("network=1")
     # A program from elsewhere (/opt/qemu/bin) brings its libraries and data along, below the same prefix.
     prefix = os.path.dirname(os.path.dirname(path))
-    own = [path] if prefix in ("/usr", "/usr/local", "/") else [path, f"{prefix}/lib", f"{prefix}/lib64", f"{prefix}/share"]
+    own = (
+        [path]
+        if prefix in ("/usr", "/usr/local", "/")
+        else [path, f"{prefix}/lib", f"{prefix}/lib64", f"{prefix}/share"]
+    )
     options += [f"run={directory}" for directory in (*LIBRARIES, *own)]
     options += [f"read={name}" for name in (*SYSTEM_FILES, *access.read)]
     options += [f"write={name}" for name in ("/dev/null", *access.write)]
@@ -299,7 +305,8 @@ def explain(name: str, status: int, stderr: str, *, where: str | None = None) ->
     if any(words in line for words in NO_MEMORY for line in lines):
         return ResourceLimit(f"{name} came to its limit of memory: {last}", where=where)
     if status == -signal.SIGKILL:
-        return ResourceLimit(f"{name} was killed: it came to a limit of processor time, or the machine ran out of memory", where=where)
+        what = f"{name} was killed: it came to a limit of processor time, or the machine ran out of memory"
+        return ResourceLimit(what, where=where)
     said = last.removeprefix(f"{name}: ") or "it said nothing"
     if status < 0:
         with contextlib.suppress(ValueError):

@@ -17,6 +17,7 @@ import mmap
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from typing import Self
 
 from cdi.api.errors import CdiError, InternalError, Interrupted
 
@@ -192,11 +193,11 @@ class BlockCache:
             self._ahead.appendleft(range(start, stop))
         if self._on_block_in_order is not None and index > self._watermark:
             if index - self._watermark <= self._capacity // 2:
-                self._catch_up = max(self._catch_up, index)
+                self._catch_up = max(self._catch_up, index + 1)
             elif run >= SUSTAINED:
-                # The readers have gone elsewhere for good.  What was left out is needed for the digest in any case;
-                # fetched now, before them, the blocks that they read from here on need not be fetched twice.
-                self._catch_up = max(self._catch_up, index - run + 1)
+                # The readers outrun the digest, or have gone elsewhere for good.  What was left out is needed in any
+                # case; dealt with now, before them, the blocks that they read from here on need not be fetched twice.
+                self._catch_up = max(self._catch_up, index + 1)
                 self._catch_up_first = True
         self._work.notify_all()
 
@@ -209,7 +210,10 @@ class BlockCache:
             return min(self.length, self._watermark * self.block_size)
 
     def finish(self) -> None:
-        """Fetch what the digest has not seen.  Raises what `fetch` or the digest raised, `Interrupted` after `close`."""
+        """Fetch what the digest has not seen.
+
+        Raises what `fetch` or the digest raised, `Interrupted` after `close`.
+        """
         if self._on_block_in_order is None:
             return
         with self._lock:
@@ -347,9 +351,10 @@ class BlockCache:
             if not block.ready or block.pins or block.index in self._waited:
                 continue
             digested = self._on_block_in_order is None or block.index < self._watermark
-            needed = not digested and block.index < self._watermark_reach()
+            needed = not digested and block.index < max(self._catch_up, self._watermark + self._depth)
             if needed and not (urgent and block.index > wanted):
-                continue  # about to be digested: to drop it is to fetch it again at once
+                # Soon to be digested, and to drop it is to fetch it again: readers that outrun the digest wait here.
+                continue
             if block.touched:
                 rank = (0, block.used) if digested else (1, -block.index)
             elif any(block.index in ahead for ahead in expected):
@@ -378,7 +383,7 @@ class BlockCache:
         for thread in self._threads:
             thread.join()
 
-    def __enter__(self) -> BlockCache:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

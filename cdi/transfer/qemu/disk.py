@@ -1,0 +1,77 @@
+"""The target of a conversion, as it is before QEMU opens it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+
+from cdi.api.errors import CdiError, InternalError, TargetFull, TargetIo, TargetPermission
+
+SECTOR = 512
+"""QEMU counts a disk in these, and rounds up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetDisk:
+    """What is known of the target before the daemon opens it."""
+
+    path: str
+    is_block: bool
+    reads_zero: bool
+    size: int
+    direct: bool
+    """It can be opened past the page cache."""
+    offloads_zero: bool
+    """Making a range zero is a request, not a transfer."""
+
+
+def inspect_target(path: str, *, is_block: bool, reads_zero: bool) -> TargetDisk:
+    """Raises `TargetIo`, `TargetPermission`, `InternalError`."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            status = os.fstat(handle)
+            size = os.lseek(handle, 0, os.SEEK_END)
+        finally:
+            os.close(handle)
+        if stat.S_ISBLK(status.st_mode) != is_block or not (is_block or stat.S_ISREG(status.st_mode)):
+            raise InternalError("the target is not of the kind that was said", where=path)
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC))
+            direct = True
+        except OSError:
+            direct = False  # tmpfs, some network and overlay file systems
+    except OSError as error:
+        raise target_error(error.errno, path) from error
+    return TargetDisk(
+        path=path,
+        is_block=is_block,
+        reads_zero=reads_zero,
+        size=size,
+        direct=direct,
+        offloads_zero=not is_block or device_offloads_zero(status.st_rdev),
+    )
+
+
+def device_offloads_zero(device: int) -> bool:
+    """Whether a block device takes "write zeroes" as a request (Documentation/ABI/stable/sysfs-block)."""
+    base = f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"
+    for queue in (f"{base}/queue", f"{base}/../queue"):  # a partition has its disk's
+        try:
+            with open(f"{queue}/write_zeroes_max_bytes", encoding="ascii") as file:
+                return int(file.read()) > 0
+        except (OSError, ValueError):
+            continue
+    return False
+
+
+def target_error(number: int | None, path: str) -> CdiError:
+    """An errno of the target's, as the error it stands for."""
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return TargetFull("the file system has no space left", where=path)
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return TargetPermission(f"the target cannot be opened for writing: {os.strerror(number)}", where=path)
+    text = os.strerror(number) if number is not None else "input/output error"
+    return TargetIo(f"the target cannot be written: {text}", where=path)

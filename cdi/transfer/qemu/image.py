@@ -1,0 +1,147 @@
+"""What QEMU itself says of an image: `qemu-img info` and `qemu-img check`, shut in like every other QEMU program.
+
+Only for local files, as a second opinion: whether an image is accepted is decided by `cdi.image`.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from cdi.api.errors import QemuFailed
+from cdi.api.job import Policy
+from cdi.transfer.qemu import sandbox
+from cdi.transfer.qemu.convert import Format
+
+CHECK_CORRUPT = 2
+CHECK_LEAKS = 3
+CHECK_UNSUPPORTED = 63
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageInfo:
+    """The header, as QEMU reads it."""
+
+    format: str
+    virtual_size: int
+    """Bytes, rounded up to 512."""
+    actual_size: int | None
+    """Bytes that the file occupies."""
+    cluster_size: int | None
+    backing_file: str | None
+    """As written in the header; never opened."""
+    encrypted: bool
+    dirty: bool
+    details: dict[str, Any]
+    """What is special to the format; foreign, for showing only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReport:
+    """What a consistency check found."""
+
+    supported: bool
+    """The format has a check at all."""
+    corruptions: int
+    leaks: int
+    errors: int
+    """Places that could not be checked."""
+
+    @property
+    def sound(self) -> bool:
+        """Leaks waste space and harm nothing."""
+        return self.corruptions == 0 and self.errors == 0
+
+
+def info(
+    path: str,
+    *,
+    format: Format,  # noqa: A002 — the name that the rest of the project has for it
+    policy: Policy,
+    workdir: str,
+    cancelled: threading.Event | None = None,
+) -> ImageInfo:
+    """Raises `QemuFailed`, `QemuMissing`, `ResourceLimit`, `Interrupted`."""
+    _, output = _qemu_img(
+        ["info", "--output=json", "--force-share", "-f", format, "--", path],
+        path=path,
+        policy=policy,
+        workdir=workdir,
+        cancelled=cancelled,
+        accept=(0,),
+    )
+    said = _object(output, path)
+    specific = said.get("format-specific")
+    details = specific.get("data") if isinstance(specific, dict) else None
+    backing = said.get("backing-filename")
+    return ImageInfo(
+        format=str(said.get("format", format)),
+        virtual_size=int(said["virtual-size"]),
+        actual_size=int(said["actual-size"]) if "actual-size" in said else None,
+        cluster_size=int(said["cluster-size"]) if "cluster-size" in said else None,
+        backing_file=None if backing is None else sandbox.printable(str(backing)),
+        encrypted=bool(said.get("encrypted", False)),
+        dirty=bool(said.get("dirty-flag", False)),
+        details=details if isinstance(details, dict) else {},
+    )
+
+
+def check(
+    path: str,
+    *,
+    format: Format,  # noqa: A002 — the name that the rest of the project has for it
+    policy: Policy,
+    workdir: str,
+    cancelled: threading.Event | None = None,
+) -> CheckReport:
+    """Raises `QemuFailed` where the image cannot be opened, `QemuMissing`, `ResourceLimit`, `Interrupted`."""
+    status, output = _qemu_img(
+        ["check", "--output=json", "--force-share", "-f", format, "--", path],
+        path=path,
+        policy=policy,
+        workdir=workdir,
+        cancelled=cancelled,
+        accept=(0, CHECK_CORRUPT, CHECK_LEAKS, CHECK_UNSUPPORTED),
+    )
+    if status == CHECK_UNSUPPORTED:
+        return CheckReport(supported=False, corruptions=0, leaks=0, errors=0)
+    said = _object(output, path)
+    return CheckReport(
+        supported=True,
+        corruptions=int(said.get("corruptions", 0)),
+        leaks=int(said.get("leaks", 0)),
+        errors=int(said.get("check-errors", 0)),
+    )
+
+
+def _qemu_img(
+    arguments: list[str],
+    *,
+    path: str,
+    policy: Policy,
+    workdir: str,
+    cancelled: threading.Event | None,
+    accept: tuple[int, ...],
+) -> tuple[int, bytes]:
+    return sandbox.run(
+        "qemu-img",
+        arguments,
+        limits=sandbox.Limits(memory=policy.qemu_memory, cpu_seconds=policy.qemu_cpu_seconds, file_size=0),
+        access=sandbox.Access(read=(path,)),
+        workdir=workdir,
+        cancelled=cancelled,
+        accept=accept,
+        where=path,
+    )
+
+
+def _object(output: bytes, path: str) -> dict[str, Any]:
+    try:
+        said = json.loads(output)
+    except ValueError as error:
+        raise QemuFailed("qemu-img did not answer in JSON", where=path) from error
+    if not isinstance(said, dict):
+        raise QemuFailed("qemu-img did not answer with an object", where=path)
+    return said
