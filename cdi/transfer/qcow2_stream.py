@@ -22,8 +22,9 @@ from cdi.transfer.clusters import ClusterWriter, inflater
 from cdi.transfer.spill import Spill
 
 _WINDOW = 4 << 20
-_WINDOWS = 3
-_DECODERS = 2
+_WINDOWS = 4
+_DECODERS = 4
+"""More than processors: each waits for its own writes."""
 _SECTOR = 512
 
 

@@ -18,7 +18,7 @@ from cdi.transfer.ranged import PIECE_SIZE, Handler, run_ranged
 from cdi.transfer.watermark import Watermark
 
 _BLOCK = 2 << 20
-_WRITERS = 2
+_WRITERS = 3
 
 
 def raw_ranged(
