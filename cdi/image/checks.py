@@ -15,6 +15,7 @@ from cdi.api.errors import (
     ImageError,
     ImageUnsafe,
 )
+from cdi.image.sizes import MAX_DISK, human
 
 _PRECEDENCE: Final[tuple[type[ImageError], ...]] = (
     BackingFileRefused,
@@ -61,11 +62,18 @@ class Checklist:
     def failed(self) -> bool:
         return bool(self._refusals)
 
+    def expect_size(self, size: int, limit: int = MAX_DISK) -> bool:
+        """Note whether a disk of `size` bytes is accepted."""
+        held = size <= limit
+        detail = f"{size} bytes ({human(size)})" + ("" if held else f", more than {human(limit)}")
+        return self.expect(held, "virtual size", detail, FormatUnsupported)
+
     def settle(self) -> tuple[Check, ...]:
         """All checks, where all passed; else exactly one error, of the gravest class, that lists every failure."""
         if self._refusals:
             gravest = min(self._refusals, key=_PRECEDENCE.index)
-            raise gravest("; ".join(check.detail for check in self._checks if not check.passed), where=self.where)
+            failed = (f"{check.name}: {check.detail}" for check in self._checks if not check.passed)
+            raise gravest("; ".join(failed), where=self.where)
         return tuple(self._checks)
 
 

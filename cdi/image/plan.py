@@ -236,7 +236,7 @@ def _too_small(facts: PlanInput, virtual: int, room: str) -> TargetTooSmall:
     remedy = f"request storage: {fits}"
     if facts.target == "file":
         # Only when it is needed: exact fractions cost more to import than the rest of the plan.
-        from cdi.api.overhead import required  # noqa: PLC0415
+        from cdi.api.overhead import required
 
         remedy += f" (with spec.pvc on a file system: {request(required(virtual))})"
     return TargetTooSmall(f"the image's virtual size is {_exact(virtual)} and {room}", remedy=remedy)

@@ -16,7 +16,6 @@ from cdi.api.errors import (
     ImageUnsafe,
 )
 from cdi.image.checks import Check, Checklist, shown
-from cdi.image.sizes import MAX_DISK, human
 
 MAGIC: Final = b"QFI\xfb"
 
@@ -247,13 +246,7 @@ def _check_geometry(header: Qcow2Header, checks: Checklist) -> bool:
         return False
     return all(
         (
-            checks.expect(
-                header.virtual_size <= MAX_DISK,
-                "virtual size",
-                f"{header.virtual_size} bytes ({human(header.virtual_size)})"
-                + ("" if header.virtual_size <= MAX_DISK else f" is more than {human(MAX_DISK)}"),
-                FormatUnsupported,
-            ),
+            checks.expect_size(header.virtual_size),
             checks.expect(header.refcount_order <= 6, "refcount width", f"refcount_order is {header.refcount_order}"),
             checks.expect(
                 header.version == 2 or V3_LENGTH <= header.header_length <= header.cluster_size,

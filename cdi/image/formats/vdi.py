@@ -9,7 +9,7 @@ from cdi.api.errors import BackingFileRefused, FormatUnsupported, ImageCorrupt
 from cdi.image.checks import Checklist
 from cdi.image.formats.content import Content, Inspection
 from cdi.image.info import ImageInfo
-from cdi.image.sizes import MAX_DISK, MEBI, SECTOR, human, round_up
+from cdi.image.sizes import MEBI, SECTOR, round_up
 
 SIGNATURE: Final = 0xBEDA107F
 SIGNATURE_AT: Final = 64
@@ -42,14 +42,14 @@ def inspect(content: Content) -> Inspection:
     variant = _TYPES.get(kind)
     checks.expect(variant is not None, "image type", variant or f"type {kind} is not known", FormatUnsupported)
     checks.expect(sector_size == SECTOR, "sector size", f"sectors of {sector_size} bytes", FormatUnsupported)
-    checks.expect(block_size == MEBI, "block size", f"blocks of {block_size} bytes", FormatUnsupported)
-    checks.expect(disk_size <= MAX_DISK, "virtual size", f"{disk_size} bytes ({human(disk_size)})", FormatUnsupported)
+    usual = checks.expect(block_size == MEBI, "block size", f"blocks of {block_size} bytes", FormatUnsupported)
     size = round_up(disk_size, SECTOR)
-    checks.expect(
-        size <= blocks * block_size,
-        "map covers the disk",
-        f"{blocks} blocks of {block_size} bytes for a disk of {size} bytes",
-    )
+    if checks.expect_size(size) and usual:
+        checks.expect(
+            size <= blocks * block_size,
+            "map covers the disk",
+            f"{blocks} blocks of {block_size} bytes for a disk of {size} bytes",
+        )
     checks.expect(allocated <= blocks, "blocks in use", f"{allocated} of {blocks} blocks are in use")
     for name, offset in (("block map", map_offset), ("data", data_offset)):
         checks.expect(

@@ -11,7 +11,7 @@ from cdi.api.errors import BackingFileRefused, FormatUnsupported, ImageCorrupt, 
 from cdi.image.checks import Checklist, shown
 from cdi.image.formats.content import Content, Inspection, Steps
 from cdi.image.info import ImageInfo
-from cdi.image.sizes import MAX_DISK, MEBI, SECTOR, human
+from cdi.image.sizes import MEBI, SECTOR
 
 SIGNATURE: Final = b"vhdxfile"
 
@@ -214,8 +214,9 @@ def _metadata(
 def _check_disk(size: int, sector: int, block_size: int, table: _Region | None, checks: Checklist) -> None:
     # QEMU takes a disk of 4096-byte sectors for an eighth of its size: refused, not cut.
     checks.expect(sector == SECTOR, "logical sector", f"sectors of {sector} bytes", FormatUnsupported)
+    if not checks.expect_size(size):
+        return
     checks.expect(size % SECTOR == 0, "whole sectors", f"a disk of {size} bytes")
-    checks.expect(size <= MAX_DISK, "virtual size", f"{size} bytes ({human(size)})", FormatUnsupported)
     sound = MEBI <= block_size <= 256 * MEBI and block_size & (block_size - 1) == 0
     if checks.expect(sound, "block size", f"blocks of {block_size} bytes") and table is not None:
         blocks = -(-size // block_size)

@@ -11,7 +11,7 @@ from cdi.image.checks import Checklist
 from cdi.image.formats import vmdk_descriptor
 from cdi.image.formats.content import Content, Inspection, Steps
 from cdi.image.info import ImageInfo
-from cdi.image.sizes import MAX_DISK, SECTOR, human, round_up
+from cdi.image.sizes import SECTOR, round_up
 
 MAGIC: Final = b"KDMV"
 COWD: Final = b"COWD"
@@ -140,15 +140,14 @@ def _check_header(header: Header, length: int | None, checks: Checklist) -> None
         f"{header.capacity} sectors" if header.capacity else "it has no data of its own (capacity 0)",
         ExternalDataRefused,
     )
-    size = header.capacity * SECTOR
-    checks.expect(size <= MAX_DISK, "virtual size", f"{size} bytes ({human(size)})", FormatUnsupported)
+    sized = checks.expect_size(header.capacity * SECTOR)
     intact = not header.flags & _FLAG_NEWLINES or header.newlines == _NEWLINES
     checks.expect(intact, "line ends", "intact" if intact else "it was altered by a transfer that converts line ends")
     sound = 1 <= header.grain <= _MAX_GRAIN and header.grain & (header.grain - 1) == 0
     checks.expect(sound, "grain size", f"grains of {header.grain} sectors")
     tables = 1 <= header.table_entries <= 512
     checks.expect(tables, "grain tables", f"grain tables of {header.table_entries} entries")
-    if sound and tables:
+    if sized and sound and tables:
         directory = -(-header.capacity // (header.grain * header.table_entries))
         checks.expect(
             directory <= _MAX_TABLES, "grain directory size", f"{directory} grain directory entries", ImageUnsafe

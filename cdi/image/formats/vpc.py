@@ -10,7 +10,7 @@ from cdi.api.errors import BackingFileRefused, FormatUnsupported, ImageCorrupt, 
 from cdi.image.checks import Checklist, shown
 from cdi.image.formats.content import Content, Inspection, Steps
 from cdi.image.info import ImageInfo
-from cdi.image.sizes import SECTOR, human
+from cdi.image.sizes import SECTOR
 
 COOKIE: Final = b"conectix"
 FOOTER: Final = 512
@@ -24,9 +24,10 @@ _FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
 _TYPES: Final = {_FIXED: "fixed", _DYNAMIC: "dynamic", _DIFFERENCING: "differencing"}
 
 _MAX_GEOMETRY: Final = 65535 * 16 * 255
-_MAX_SECTORS: Final = 0xFF00_0000
-_TRUE_SIZE_APPS: Final = (b"win ", b"qem2", b"d2v ", b"CTXS", b"tap\0")
-"""Writers whose footer says the size that a guest sees; with others the geometry does, as in QEMU's driver."""
+MAX_SECTORS: Final = 0xFF00_0000
+_TRUE_SIZE_APPS: Final = (b"win ", b"qem2", b"d2v ", b"CTXS", b"tap\0", b"wa\0\0")
+"""Writers whose footer says the size that a guest sees; with others the geometry does, as in QEMU's
+driver (whose older versions do not know Azure's ``wa`` and cut its disks short)."""
 
 _FOOTER_FORM: Final = struct.Struct(">8sIIQI4sI4sQQHBBII")
 
@@ -86,9 +87,11 @@ def inspect_fixed(content: Content, tail: bytes) -> ImageInfo | None:
     if footer is None or content.length is None or not footer.checksum_holds or footer.kind != _FIXED:
         return None
     checks = Checklist("vhd")
-    size = _check_size(footer, checks)
+    size = footer.virtual_size
+    sized = checks.expect_size(size, MAX_SECTORS * SECTOR)
     room = content.length - FOOTER
-    checks.expect(size <= room, "disk within the file", f"a disk of {size} bytes in {room} bytes")
+    if sized:
+        checks.expect(size <= room, "disk within the file", f"a disk of {size} bytes in {room} bytes")
     passed = checks.settle()
     return ImageInfo(
         format="vpc",
@@ -115,8 +118,9 @@ def inspect(content: Content) -> Inspection:
     if not overlay:
         known = footer.kind == _DYNAMIC
         checks.expect(known, "disk type", f"{footer.variant}, with a footer in front", FormatUnsupported)
-    size = _check_size(footer, checks)
-    block_size = yield from _dynamic_header(content, footer, size, checks)
+    size = footer.virtual_size
+    sized = checks.expect_size(size, MAX_SECTORS * SECTOR)
+    block_size = (yield from _dynamic_header(content, footer, checks)) if sized else None
     passed = checks.settle()
     return ImageInfo(
         format="vpc",
@@ -129,13 +133,7 @@ def inspect(content: Content) -> Inspection:
     )
 
 
-def _check_size(footer: Footer, checks: Checklist) -> int:
-    size = footer.virtual_size
-    checks.expect(size <= _MAX_SECTORS * SECTOR, "virtual size", f"{size} bytes ({human(size)})", FormatUnsupported)
-    return size
-
-
-def _dynamic_header(content: Content, footer: Footer, size: int, checks: Checklist) -> Steps[int | None]:
+def _dynamic_header(content: Content, footer: Footer, checks: Checklist) -> Steps[int | None]:
     """The block size; None where the header cannot be read, which the checks then say."""
     at = footer.data_offset
     placed = at >= FOOTER and at % SECTOR == 0 and content.reachable(at, _DYNAMIC_HEADER)
@@ -152,9 +150,9 @@ def _dynamic_header(content: Content, footer: Footer, size: int, checks: Checkli
     sound = block_size >= SECTOR and block_size & (block_size - 1) == 0
     checks.expect(sound, "block size", f"blocks of {block_size} bytes")
     checks.expect(
-        entries * block_size >= size,
+        entries * block_size >= footer.virtual_size,
         "map covers the disk",
-        f"{entries} blocks of {block_size} bytes for a disk of {size} bytes",
+        f"{entries} blocks of {block_size} bytes for a disk of {footer.virtual_size} bytes",
     )
     checks.expect(entries * 4 <= MAX_TABLE, "map size", f"the block map has {entries} entries", ImageUnsafe)
     checks.expect(table >= FOOTER and table % SECTOR == 0, "map place", f"the block map is at offset {table:#x}")
