@@ -66,7 +66,8 @@ class ClusterWriter:
         # Each decoder has an exception class of its own, and whatever it is, the cluster is damaged.
         except Exception as error:
             raise DecoderFailed(
-                f"the compressed cluster at {extent.host:#x} (disk offset {extent.guest:#x}) cannot be inflated: {error}"
+                f"the compressed cluster at {extent.host:#x} (disk offset {extent.guest:#x}) cannot be inflated: "
+                f"{error}"
             ) from error
         if len(plain) != self._cluster:
             raise DecoderFailed(

@@ -6,13 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from cdi.api.digest import Digest
-from cdi.api.errors import CdiError, ChecksumMismatch, ChecksumMissing, Interrupted, SignatureMissing
+from cdi.api.errors import CdiError, ChecksumInvalid, ChecksumMismatch, ChecksumMissing, Interrupted, SignatureMissing
 from cdi.api.job import Job, Policy
 from cdi.source.base import Source, SourceFacts
 from cdi.source.small import read_small
 from cdi.transfer.result import Result
 
 _STRENGTH = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
+_SUMS_MOST = 1 << 20
 _DISCOVERED_KINDS = frozenset({"http", "s3", "gcs", "file"})
 
 
@@ -82,40 +83,62 @@ def _discover(source: Source, facts: SourceFacts, policy: Policy, result: Result
     name = facts.name
     if not name:
         return _undiscovered(policy, facts)
+    from cdi.verify.sums import checksum_files, find_digest
+
     candidates = checksum_files(name)
-    with ThreadPoolExecutor(len(candidates), "sums") as pool:
+    with ThreadPoolExecutor(8, "sums") as pool:
         bodies = list(pool.map(lambda candidate: _small(source, candidate), candidates))
     for candidate, body in zip(candidates, bodies, strict=True):
         if body is None:
             continue
-        digest = lookup(body, name, candidate)
+        try:
+            digest = find_digest(body, name, file_name=candidate)
+        except ChecksumInvalid as error:
+            # A server that answers everything with a page of its own has no such file; whoever must have one is told.
+            if policy.require_checksum:
+                raise
+            result.warn(f"{candidate} beside the image is not used: {error.what}")
+            continue
         if digest is None:
             continue
-        if policy.signature != "ignore":
-            signed = _check_signature(source, candidate, body, policy, facts)
-            if signed is not None:
-                result.verified(f"signature {signed} of {candidate}")
+        if policy.signature != "ignore" and not _check_signature(source, candidate, body, policy, result):
+            continue
         return [Promise(digest, candidate)]
     return _undiscovered(policy, facts)
 
 
 def _undiscovered(policy: Policy, facts: SourceFacts) -> list[Promise]:
     if policy.signature == "require":
-        raise SignatureMissing("no checksum file that names the image is published beside it", where=facts.location)
+        raise SignatureMissing(
+            "no signed checksum file that names the image is published beside it", where=facts.location
+        )
     return []
 
 
-def _check_signature(source: Source, candidate: str, body: bytes, policy: Policy, facts: SourceFacts) -> str | None:
-    """The fingerprint that signed the checksum file; None where there is no signature and that is allowed."""
-    if is_cleartext_signed(body):
-        return verify_cleartext(body, policy.keyring, where=candidate)
-    for name in signature_files(candidate):
-        signature = _small(source, name)
-        if signature is not None:
-            return verify_detached(body, signature, policy.keyring, where=name)
-    if policy.signature == "require":
-        raise SignatureMissing(f"{candidate} is not signed", where=facts.location)
-    return None
+def _check_signature(source: Source, candidate: str, body: bytes, policy: Policy, result: Result) -> bool:
+    """Whether the checksum file is to be believed: its signature is good, or it has none and need not have one.
+
+    Raises `SignatureInvalid`: a bad signature is never passed over.
+    """
+    from cdi.verify.signature import is_clearsigned, verify_clearsigned, verify_detached
+    from cdi.verify.sums import signature_files
+
+    if policy.keyring is None:
+        raise SignatureMissing(
+            "the policy wants signatures checked and names no key ring", remedy="set the policy's keyring"
+        )
+    signers: tuple[str, ...] = ()
+    if is_clearsigned(body):
+        signers = verify_clearsigned(body, policy.keyring)
+    else:
+        for name in signature_files(candidate):
+            signature = _small(source, name)
+            if signature is not None:
+                signers = verify_detached(body, signature, policy.keyring)
+                break
+    for signer in signers:
+        result.verified(f"signature by {signer} of {candidate}")
+    return bool(signers) or policy.signature == "if-present"
 
 
 def _small(source: Source, name: str) -> bytes | None:
@@ -125,7 +148,7 @@ def _small(source: Source, name: str) -> bytes | None:
         if sibling is None:
             return None
         with sibling:
-            return read_small(sibling, SUMS_LIMIT)
+            return read_small(sibling, _SUMS_MOST)
     except Interrupted:
         raise
     except CdiError:

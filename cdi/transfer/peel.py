@@ -142,7 +142,7 @@ def _only_disk(pieces: Iterator[Buffer], choose: Callable[[Member], bool] | None
 
     found: str | None = None
     for member in members(pieces):
-        if not member.is_file or not (choose is None or choose(member)):
+        if member.kind != "file" or not (choose is None or choose(member)):
             continue
         if found is not None:
             raise DiskNotInImage(

@@ -22,8 +22,8 @@ _TABLES_GAP = 256 << 10
 def load_map(fetcher: Fetcher, header: Qcow2Header, length: int, connections: int, head: bytes = b"") -> Qcow2Map:
     """Read L1 and all L2 tables; gives the sealed map.
 
-    `head` are bytes from the start of the file that are at hand already.  Raises `MapTooLarge`, `ImageCorrupt`, and what
-    the source raises.
+    `head` are bytes from the start of the file that are at hand already.  Raises `MapTooLarge`, `ImageCorrupt`, and
+    what the source raises.
     """
     image = Qcow2Map(header, length)
 

@@ -194,7 +194,7 @@ class Qcow2Stream:
             self._spill.add(position, window[position - base : end - base])
 
     def _late(self, extent: Extent, window: memoryview, pool: ThreadPoolExecutor) -> None:
-        """Write an extent that begins before the window: from what was put aside, and the window where it reaches in."""
+        """Write an extent that begins before the window: from what was put aside, and the window's beginning."""
         data = self._spill.read(extent.host, extent.size)
         at = extent.host + len(data) - self._base
         if len(data) < extent.size and 0 <= at < len(window):

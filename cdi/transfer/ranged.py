@@ -31,8 +31,8 @@ def run_ranged(
 ) -> None:
     """Fetch every piece, hand it to a handler and then to the watermark.
 
-    `handlers` makes one handler for each thread.  The view that a handler gets begins at ``piece.start``, and where that
-    is a multiple of `ALIGNMENT` so is its memory.  The first failure ends the others and is raised.
+    `handlers` makes one handler for each thread.  The view that a handler gets begins at ``piece.start``, and where
+    that is a multiple of `ALIGNMENT` so is its memory.  The first failure ends the others and is raised.
     """
     numbered = enumerate(pieces)
     lock = threading.Lock()

@@ -1,0 +1,141 @@
+"""Checksum files as distributions publish them beside their images.
+
+Read are GNU coreutils' lines (``<hex>  name``, ``<hex> *name``, with ``\\`` in front where the name is escaped), BSD's
+(``SHA256 (name) = <hex>``), a bare digest in a file of one line, and any of these inside an OpenPGP clear-signed
+message (RFC 9580 section 7), whose signature is for `cdi.verify.signature` to check.
+"""
+
+from __future__ import annotations
+
+import re
+
+from cdi.api.digest import HEX_LENGTH, Digest
+from cdi.api.errors import ChecksumInvalid
+
+SUMS_MOST = 1 << 20
+"""The largest checksum file, bytes."""
+
+_ALGORITHMS = {length: name for name, length in HEX_LENGTH.items()}
+_STRENGTH = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
+_BSD = re.compile(r"([A-Za-z0-9/-]+) ?\((.+)\) ?= ?([0-9A-Fa-f]+)")
+_GNU = re.compile(r"(\\?)([0-9A-Fa-f]{32,128})(?: [ *]|\t+| +)(.+)")
+_BARE = re.compile(r"(?:([A-Za-z0-9-]+):)?([0-9A-Fa-f]{32,128})")
+
+SIGNED_BEGIN = "-----BEGIN PGP SIGNED MESSAGE-----"
+_SIGNATURE_BEGIN = "-----BEGIN PGP SIGNATURE-----"
+
+
+def checksum_files(name: str) -> tuple[str, ...]:
+    """The names to look for beside an image, most wanted first.
+
+    Files of many images stand before those of one, as only the former are usually signed.
+    """
+    stem = name
+    for wrapper in (".gz", ".xz", ".zst", ".bz2"):
+        stem = stem.removesuffix(wrapper)
+    base = stem.rpartition(".")[0] or stem
+    return (
+        "SHA256SUMS",
+        "SHA512SUMS",
+        "CHECKSUM",
+        f"{base}-CHECKSUM",
+        "sha256sum.txt",
+        "SHA256SUM",
+        f"{name}.sha512",
+        f"{name}.sha256",
+        f"{name}.sha512sum",
+        f"{name}.sha256sum",
+        f"{name}.SHA256",
+        f"{name}.SHA256SUM",
+        f"{name}.CHECKSUM",
+        "SHA1SUMS",
+        "MD5SUMS",
+    )
+
+
+def signature_files(name: str) -> tuple[str, ...]:
+    """The names of detached signatures to look for beside a checksum file."""
+    return (f"{name}.gpg", f"{name}.sign", f"{name}.asc", f"{name}.sig")
+
+
+def find_digest(content: bytes, name: str, *, file_name: str = "") -> Digest | None:
+    """The strongest digest that `content`, a checksum file, gives for the image `name`; None where it has none.
+
+    `file_name` is that of the checksum file: one that is named after the image alone may hold a bare digest.
+    Raises `ChecksumInvalid`: the file is larger than `SUMS_MOST`, is no text, or gives two digests of one algorithm
+    for the same name.
+    """
+    where = file_name or None
+    found: dict[str, str] = {}
+    for algorithm, value, listed in _entries(signed_text(content, where), file_name, name):
+        if _plain(listed) != name:
+            continue
+        if found.setdefault(algorithm, value) != value:
+            raise ChecksumInvalid(f"the checksum file gives two {algorithm} digests for {name[:200]!r}", where=where)
+    for algorithm in reversed(_STRENGTH):
+        if algorithm in found:
+            return Digest(algorithm, found[algorithm])
+    return None
+
+
+def signed_text(content: bytes, where: str | None = None) -> str:
+    """The text of a checksum file; of a clear-signed one only what the signature covers.
+
+    What stands outside of the signed part is dropped: anybody can have put it there.
+    Raises `ChecksumInvalid`.
+    """
+    if len(content) > SUMS_MOST:
+        raise ChecksumInvalid(f"the checksum file is larger than {SUMS_MOST} bytes", where=where)
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "utf-16"
+    else:
+        encoding = "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ChecksumInvalid("the checksum file is no text", where=where) from error
+    if "\0" in text:
+        raise ChecksumInvalid("the checksum file is no text", where=where)
+    lines = [line.rstrip(" \t\r") for line in text.split("\n")]
+    if SIGNED_BEGIN not in lines:
+        return "\n".join(lines)
+    if lines.count(SIGNED_BEGIN) != 1 or lines.count(_SIGNATURE_BEGIN) != 1:
+        raise ChecksumInvalid("the checksum file has several signed parts", where=where)
+    begin, end = lines.index(SIGNED_BEGIN), lines.index(_SIGNATURE_BEGIN)
+    body = lines[begin + 1 : end]
+    if "" not in body:
+        raise ChecksumInvalid("the checksum file's signed part has no text", where=where)
+    # Header lines (Hash: …) end with an empty line; a dash at the start of a line is escaped.
+    return "\n".join(line.removeprefix("- ") for line in body[body.index("") + 1 :])
+
+
+def _entries(text: str, file_name: str, name: str) -> list[tuple[str, str, str]]:
+    """``(algorithm, hex, name)`` of every line that gives one."""
+    entries = []
+    lines = [line.strip() for line in text.split("\n")]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    for line in lines:
+        if bsd := _BSD.fullmatch(line):
+            algorithm = bsd[1].lower().replace("-", "").replace("sha2/", "sha").replace("sha512/256", "")
+            value = bsd[3].lower()
+            if HEX_LENGTH.get(algorithm) == len(value):
+                entries.append((algorithm, value, bsd[2]))
+        elif gnu := _GNU.fullmatch(line):
+            value = gnu[2].lower()
+            listed = gnu[3].replace("\\n", "\n").replace("\\\\", "\\") if gnu[1] else gnu[3]
+            if len(value) in _ALGORITHMS:
+                entries.append((_ALGORITHMS[len(value)], value, listed))
+    if not entries and len(lines) == 1 and file_name.startswith(name) and (bare := _BARE.fullmatch(lines[0])):
+        value = bare[2].lower()
+        algorithm = (bare[1] or _ALGORITHMS.get(len(value), "")).lower()
+        if HEX_LENGTH.get(algorithm) == len(value):
+            entries.append((algorithm, value, name))
+    return entries
+
+
+def _plain(listed: str) -> str:
+    """A listed name without the directories that lead to the checksum file itself."""
+    listed = listed.strip().removeprefix("*")
+    while listed.startswith("./"):
+        listed = listed[2:]
+    return listed
