@@ -1,0 +1,280 @@
+"""Objects in S3 and services that speak its language.
+
+Bytes come through `HttpSource`, each request signed by itself; no HEAD is ever sent, as read-only policies and gateways
+refuse it.  The region may be unknown or wrong: the service says which it is, once.
+
+Promised digests: a SHA-256 or SHA-1 that the service keeps for the whole object.  Checksums of parts (composite), CRCs
+and the ETag are not used: an ETag is an MD5 only for some ways of uploading and encrypting, and nothing in an answer
+tells for sure.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+from cdi.api.digest import HEX_LENGTH, Digest
+from cdi.api.errors import (
+    CdiError,
+    SourceChanged,
+    SourceError,
+    SourceForbidden,
+    SourceNotFound,
+    SourceRefused,
+    SourceUnauthorized,
+    SourceUnavailable,
+)
+from cdi.api.job import S3SourceSpec
+from cdi.source.base import SourceFacts
+from cdi.source.connection import Canceller
+from cdi.source.endpoint import Headers, HttpRequest
+from cdi.source.http import HttpSource
+from cdi.source.http_transport import Transport
+from cdi.source.http_url import Url
+from cdi.source.s3_credentials import Identity, identity_for
+from cdi.source.s3_location import DEFAULT_REGION, Addressing, S3Location
+from cdi.source.s3_signature import Keys, sign
+
+_CODE = re.compile(rb"<Code>([A-Za-z0-9._-]{1,80})</Code>")
+_MESSAGE = re.compile(rb"<Message>([^<]{1,400})</Message>")
+_REGION = re.compile(r"[a-z0-9-]{1,40}")
+_BODY_REGION = re.compile(rb"<Region>([a-z0-9-]{1,40})</Region>")
+_SERVER_TIME = re.compile(rb"<ServerTime>([0-9T:.-]{10,40})Z?</ServerTime>")
+_EXPECTED_REGION = re.compile(rb"expecting '([a-z0-9-]{1,40})'")
+_CHECKSUMS = (("x-amz-checksum-sha256", "sha256"), ("x-amz-checksum-sha1", "sha1"))
+_MAX_SKEW = timedelta(days=3650)
+
+_NO_KEY = "check the bucket and the key; keys differ by upper and lower case"
+_MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchVersion", "InvalidBucketName", "NoSuchAccessPoint"})
+_KEYS_WRONG = {
+    "SignatureDoesNotMatch": "the secret key does not belong to the access key: correct secretKey",
+    "InvalidAccessKeyId": "the service does not know the access key: correct accessKeyId, or the endpoint",
+    "ExpiredToken": "the temporary credentials have run out: renew them",
+    "ExpiredTokenException": "the temporary credentials have run out: renew them",
+    "TokenRefreshRequired": "the temporary credentials have run out: renew them",
+    "InvalidToken": "temporary credentials need their session token, and permanent ones must not have one",
+    "InvalidClientTokenId": "the service does not know the access key: correct accessKeyId",
+    "InvalidSecurity": "correct accessKeyId and secretKey",
+    "UnauthorizedAccess": "correct accessKeyId and secretKey, or the endpoint: China and GovCloud have their own keys",
+    "RequestTimeTooSkewed": "set this machine's clock",
+}
+_BUSY = frozenset(
+    {
+        "Busy",
+        "InternalError",
+        "RequestLimitExceeded",
+        "RequestTimeout",
+        "ServiceUnavailable",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequests",
+    }
+)
+_ELSEWHERE = frozenset(
+    {
+        "AuthorizationHeaderMalformed",
+        "IllegalLocationConstraintException",
+        "InvalidRegion",
+        "PermanentRedirect",
+        "TemporaryRedirect",
+    }
+)
+
+
+def open_s3(spec: S3SourceSpec, stall_timeout: float) -> S3Source:
+    """A source over one object; nothing is fetched yet, but credentials are looked for.
+
+    `stall_timeout` is in seconds.  Raises `SourceUrlInvalid`, `SourceCredentialsInvalid`, `SourceUnreachable` (a
+    service that gives credentials).
+    """
+    endpoint = spec.endpoint
+    if endpoint is None and spec.url.strip().lower().startswith("s3:"):
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+    location = S3Location.parse(spec.url, endpoint=endpoint)
+    identity = identity_for(spec)
+    region = spec.region or location.region or identity.region or DEFAULT_REGION
+    session = _Session(identity, region, spec.addressing)
+    transport = Transport(tls=spec.tls, proxy=spec.proxy, stall_timeout=stall_timeout)
+    return S3Source(S3Endpoint(location, session), transport=transport)
+
+
+class _Session:
+    """What the requests for a bucket's objects share, and what was learnt on the way.  Any thread."""
+
+    def __init__(self, identity: Identity, region: str, addressing: Addressing) -> None:
+        self.identity = identity
+        self.region = region
+        self.addressing: Addressing = addressing
+        self.skew = timedelta()
+        self.lock = threading.Lock()
+        self.corrected_region = False
+        self.corrected_clock = False
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.skew
+
+
+class S3Endpoint:
+    """An `Endpoint` for one object."""
+
+    def __init__(self, location: S3Location, session: _Session) -> None:
+        self._object = location
+        self._session = session
+        self._used = threading.local()
+        self.location = location.location
+        self.name: str | None = location.name
+        self.digests: tuple[Digest, ...] = ()
+
+    def request(self, headers: Mapping[str, str] | None = None) -> HttpRequest:
+        """Signed for now; `headers` (lower-case names) are signed along.  Raises `SourceCredentialsInvalid` …"""
+        session = self._session
+        keys = session.identity.keys()
+        region = session.region
+        self._used.keys, self._used.region, self._used.skew = keys, region, session.skew
+        url = self._object.url(region, session.addressing)
+        if keys is None:
+            return HttpRequest(url=url, headers=tuple((headers or {}).items()))
+        signed: Headers = sign(url, keys, region=region, now=session.now(), headers=headers)
+        return HttpRequest(url=url, secret_headers=signed)
+
+    def refused(self, status: int) -> bool:  # noqa: ARG002  # the contract's; what matters is what has changed since
+        """True when region, clock or keys are others now than those that the request was made with."""
+        used = self._used
+        if used.region != self._session.region or used.skew != self._session.skew:
+            return True
+        before: Keys | None = used.keys
+        return before is not None and self._session.identity.keys() != before
+
+    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> CdiError | None:
+        """From S3's error document; also learns the bucket's region and the service's time."""
+        found = _CODE.search(body)
+        code = found[1].decode("ascii") if found else ""
+        self._learn(code, status, headers, body)
+        said = _MESSAGE.search(body)
+        text = f"S3 says {code}" if code else f"S3 answered {status}"
+        if said is not None:
+            message = "".join(c if c.isprintable() else " " for c in said[1].decode("utf-8", "replace"))
+            text += f": {message[:200].strip().rstrip('.')}"
+        where = self.location
+        if code in _MISSING or (code == "MethodNotAllowed" and headers.get("x-amz-delete-marker") == "true"):
+            return SourceNotFound(text, where=where, remedy=_NO_KEY)
+        if code in _KEYS_WRONG:
+            return SourceUnauthorized(text, where=where, remedy=_KEYS_WRONG[code])
+        if code in {"AccessDenied", "AllAccessDisabled", "AccountProblem", "Forbidden"}:
+            return SourceForbidden(text, where=where, remedy=self._permission())
+        if code == "InvalidObjectState":
+            return SourceForbidden(text, where=where, remedy="the object is archived: restore it first")
+        if code in _BUSY or status in (429, 503):
+            return SourceUnavailable(text, where=where, retry_after=_seconds(headers.get("retry-after")))
+        if code in _ELSEWHERE or status == 301:
+            return SourceRefused(text, where=where, remedy="set the bucket's region, or use its region's endpoint")
+        if code == "PreconditionFailed":
+            return SourceChanged(text, where=where)
+        return None
+
+    def sibling(self, name: str) -> S3Endpoint | None:
+        return S3Endpoint(self._object.beside(name), self._session)
+
+    def _permission(self) -> str:
+        if getattr(self._used, "keys", None) is None:
+            return (
+                "no credentials were found, so it was asked for anonymously: give a secret, or make the object public"
+            )
+        return "allow s3:GetObject on this key; S3 also says so of a missing key to those who may not list the bucket"
+
+    def _learn(self, code: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        session = self._session
+        with session.lock:
+            if code == "RequestTimeTooSkewed" and not session.corrected_clock:
+                session.corrected_clock = True
+                session.skew = _skew(headers, body)
+            if status not in (301, 307, 400, 403) or session.corrected_region:
+                return
+            region = headers.get("x-amz-bucket-region", "")
+            in_body = _EXPECTED_REGION.search(body) or _BODY_REGION.search(body)
+            if code in _ELSEWHERE and not region and in_body is not None:
+                region = in_body[1].decode("ascii")
+            if _REGION.fullmatch(region) and region != session.region:
+                session.corrected_region = True
+                session.region = region
+
+
+class S3Source(HttpSource):
+    """An `HttpSource` that also asks S3 for the checksum that it keeps."""
+
+    def __init__(self, endpoint: S3Endpoint, *, transport: Transport) -> None:
+        super().__init__(endpoint, transport=transport)
+        self._s3 = endpoint
+        self._asking = threading.Lock()
+        self._promised: tuple[Digest, ...] | None = None
+
+    def probe(self) -> SourceFacts:
+        """As `HttpSource.probe`, with the object's checksum where the service has one."""
+        facts = super().probe()
+        with self._asking:
+            if self._promised is None:
+                self._promised = self._checksum() if facts.length else ()
+            return replace(facts, digests=self._promised)
+
+    def sibling(self, name: str) -> S3Source | None:
+        endpoint = self._s3.sibling(name)
+        return None if endpoint is None else S3Source(endpoint, transport=self.transport)
+
+    def _checksum(self) -> tuple[Digest, ...]:
+        """A request for the whole object of which only the head is read: ranges come without a checksum of the whole.
+
+        Needs no permission beyond reading.  Whatever goes wrong here goes wrong, and is told, when the bytes are read.
+        """
+        request = self._s3.request({"x-amz-checksum-mode": "ENABLED"})
+        try:
+            response = self.transport.get(
+                Url.parse(request.url),
+                (*request.headers, *request.secret_headers, ("Accept-Encoding", "identity")),
+                Canceller(),
+            )
+        except SourceError:
+            return ()
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        self.transport.abandon(response)
+        return promised(headers) if response.status == 200 else ()
+
+
+def promised(headers: Mapping[str, str]) -> tuple[Digest, ...]:
+    """The digest of the whole object, as an answer's headers (lower-case names) state it."""
+    if headers.get("x-amz-checksum-type", "FULL_OBJECT").strip().upper() != "FULL_OBJECT":
+        return ()
+    for name, algorithm in _CHECKSUMS:
+        # A composite value ends in "-" and the number of parts.
+        try:
+            raw = base64.b64decode(headers.get(name, "").strip(), validate=True)
+        except (binascii.Error, ValueError):
+            continue
+        if len(raw) * 2 == HEX_LENGTH[algorithm]:
+            return (Digest(algorithm, raw.hex()),)
+    return ()
+
+
+def _skew(headers: Mapping[str, str], body: bytes) -> timedelta:
+    """How far the service's clock is ahead of ours; nothing where it does not say."""
+    found = _SERVER_TIME.search(body)
+    try:
+        if found is not None:
+            there = datetime.fromisoformat(found[1].decode("ascii")).replace(tzinfo=UTC)
+        else:
+            there = parsedate_to_datetime(headers.get("date", "")).astimezone(UTC)
+    except (ValueError, TypeError, OverflowError):
+        return timedelta()
+    skew = there - datetime.now(UTC)
+    return skew if abs(skew) < _MAX_SKEW else timedelta()
+
+
+def _seconds(text: str | None) -> float | None:
+    return min(float(text), 300.0) if text and re.fullmatch(r"[0-9]{1,9}", text) else None

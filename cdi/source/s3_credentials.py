@@ -1,0 +1,157 @@
+"""Whose keys sign: the job's secret, what the machine itself is (boto's credential chain), or nobody's.
+
+The chain is boto's own and whole: environment, shared credentials and config files with their profiles, assumed
+roles, web identity, SSO, processes, container and instance metadata.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import ssl
+import tempfile
+from typing import Any, Protocol
+
+from cdi.api.errors import CdiError, SourceCredentialsInvalid, SourceUnreachable
+from cdi.api.job import Credentials, Proxy, S3SourceSpec, Tls
+from cdi.source.headers import read_secret
+from cdi.source.s3_signature import Keys
+
+
+class Identity(Protocol):
+    """Keys that may change while they are used.  Any thread."""
+
+    region: str | None
+    """As the identity's own configuration has it."""
+
+    def keys(self) -> Keys | None:
+        """Those of now; None is nobody.  Raises `SourceCredentialsInvalid`, `SourceUnreachable`."""
+        ...
+
+
+class SecretIdentity:
+    """Keys from the job's files; read each time, as a secret that is rotated changes under its path."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        """Raises `SourceCredentialsInvalid` for half a secret."""
+        if credentials.access_key_file is None or credentials.secret_key_file is None:
+            raise SourceCredentialsInvalid("S3 wants both accessKeyId and secretKey", where="source.s3.secretRef")
+        self._access, self._secret = credentials.access_key_file, credentials.secret_key_file
+        self._session = credentials.session_token_file
+        self.region = environment_region()
+
+    def keys(self) -> Keys:
+        return Keys(
+            access_key=_line(self._access),
+            secret_key=_line(self._secret),
+            session_token=None if self._session is None else _line(self._session) or None,
+        )
+
+
+class NoIdentity:
+    """Requests are not signed."""
+
+    def __init__(self) -> None:
+        self.region = environment_region()
+
+    def keys(self) -> None:
+        return None
+
+
+class ChainIdentity:
+    """What boto finds; it renews temporary keys itself before they end."""
+
+    def __init__(self, tls: Tls, proxy: Proxy) -> None:
+        """Raises `SourceCredentialsInvalid`, `SourceUnreachable` when something is configured and does not work."""
+        # The import costs 0.2 s of CPU; jobs with a secret of their own do without.
+        import botocore.config
+        import botocore.session
+
+        session = botocore.session.get_session()
+        # Token services are asked under the same trust and through the same proxy as the object.
+        if tls.ca_dir is not None:
+            session.set_config_variable("ca_bundle", _bundle(tls.ca_dir))
+        proxies = {scheme: url for scheme, url in (("http", proxy.http), ("https", proxy.https)) if url}
+        session.set_default_client_config(botocore.config.Config(proxies=proxies or None, connect_timeout=30))
+        self._credentials: Any = _calling(session.get_credentials)
+        self.region: str | None = environment_region() or _calling(lambda: session.get_config_variable("region"))
+
+    def keys(self) -> Keys | None:
+        if self._credentials is None:
+            return None
+        frozen = _calling(self._credentials.get_frozen_credentials)
+        if not frozen.access_key or not frozen.secret_key:
+            return None
+        return Keys(access_key=frozen.access_key, secret_key=frozen.secret_key, session_token=frozen.token)
+
+
+def identity_for(spec: S3SourceSpec) -> Identity:
+    """Raises `SourceCredentialsInvalid`, `SourceUnreachable`."""
+    given = spec.credentials
+    if given.access_key_file is not None or given.secret_key_file is not None:
+        return SecretIdentity(given)
+    if spec.anonymous:
+        return NoIdentity()
+    return ChainIdentity(spec.tls, spec.proxy)
+
+
+def environment_region() -> str | None:
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
+
+
+def _line(path: str) -> str:
+    text = read_secret(path).strip()
+    if any(not 0x20 < ord(c) < 0x7F for c in text):
+        raise SourceCredentialsInvalid("the secret holds characters that no key has", where=path)
+    return text
+
+
+def _calling(call: Any) -> Any:
+    """Boto's failures, as ours."""
+    import botocore.exceptions  # as above
+
+    where = "AWS credential chain"
+    try:
+        return call()
+    except botocore.exceptions.HTTPClientError as error:
+        raise SourceUnreachable(
+            f"a service that gives credentials cannot be reached: {_brief(error)}", where=where
+        ) from error
+    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+        raise SourceCredentialsInvalid(
+            _brief(error),
+            where=where,
+            remedy="correct the AWS configuration, or give a secret with accessKeyId and secretKey",
+        ) from error
+    except CdiError:
+        raise
+    except (OSError, ValueError, KeyError) as error:  # a profile's files are parsed without much care
+        raise SourceCredentialsInvalid(
+            f"the AWS configuration cannot be used: {type(error).__name__}", where=where
+        ) from error
+
+
+def _brief(error: Exception) -> str:
+    return "".join(c if c.isprintable() else " " for c in str(error))[:300].rstrip(" .")
+
+
+def _bundle(ca_dir: str) -> str:
+    """The system's certificates and the directory's in one file, which is the only form that boto takes."""
+    paths = ssl.get_default_verify_paths()
+    files = [paths.cafile] if paths.cafile else []
+    files += [os.path.join(ca_dir, name) for name in sorted(os.listdir(ca_dir)) if not name.startswith("..")]
+    descriptor, bundle = tempfile.mkstemp(prefix="cdi-ca-", suffix=".pem")
+    # Boto reads it whenever it renews, so it stays until the end.
+    atexit.register(_remove, bundle)
+    with os.fdopen(descriptor, "wb") as output:
+        for path in files:
+            if os.path.isfile(path):
+                with open(path, "rb") as file:
+                    output.write(file.read(4 << 20) + b"\n")
+    return bundle
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)

@@ -1,0 +1,197 @@
+"""Where an object lies: the ways in which people write S3 URLs, and the URL that a request goes to.
+
+Amazon's hosts are recognised in all their forms (virtual-hosted and path-style, dual-stack, FIPS, China, interface
+endpoints, access points); any other host is an S3-compatible service and takes the bucket as the first part of the
+path.  A key is written percent-encoded or not; it is sent with everything encoded but unreserved characters, as
+Signature Version 4 wants it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from cdi.api.errors import SourceUrlInvalid
+from cdi.source.http_url import Url
+
+Addressing = Literal["auto", "path", "virtual"]
+
+_REGION = r"[a-z]{2,4}(?:-[a-z0-9]+){1,4}"
+_DOMAIN = r"amazonaws\.com(?:\.cn)?|amazonaws\.eu"
+_AWS = re.compile(
+    rf"(?:(?P<bucket>.+)\.)?s3(?P<fips>-fips)?(?P<dual>\.dualstack)?(?:[.-](?P<region>{_REGION}))?\.(?P<domain>{_DOMAIN})"
+)
+_ACCELERATE = re.compile(rf"(?P<bucket>.+)\.s3-accelerate(?:\.dualstack)?\.(?:{_DOMAIN})")
+_ACCESS_POINT = re.compile(
+    rf"(?P<bucket>[a-z0-9-]+)\.s3-accesspoint(?:-fips)?(?:\.dualstack)?\.(?P<region>{_REGION})\.(?:{_DOMAIN})"
+)
+_WEBSITE = re.compile(rf".+\.s3-website[.-].*\.(?:{_DOMAIN})")
+# vpce-….s3.REGION.vpce.amazonaws.com, s3.fr-par.scw.cloud, s3.us-west-004.backblazeb2.com: many put it there.
+_REGION_HINT = re.compile(rf"(?:^|\.)s3[.-](?P<region>{_REGION})\.")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
+_DNS_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
+_LONGEST_KEY = 1024
+DEFAULT_REGION = "us-east-1"
+_PRESIGNED = ("x-amz-signature", "signature", "x-amz-credential")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Location:
+    """One object."""
+
+    bucket: str
+    key: str
+    """Decoded."""
+    version: str | None = None
+    region: str | None = None
+    """As far as the URL tells."""
+    endpoint: str | None = None
+    """Scheme, host and port of a service that is fixed; None: Amazon's own, by region."""
+    virtual: bool = False
+    """The bucket is a part of the endpoint's host already."""
+    infix: str = ""
+    """Of Amazon's hosts: ``-fips``, ``.dualstack`` or both."""
+    domain: str = "amazonaws.com"
+
+    @classmethod
+    def parse(cls, url: str, *, endpoint: str | None = None) -> Self:
+        """Read ``s3://bucket/key`` or an http(s) URL; raises `SourceUrlInvalid`.
+
+        `endpoint` is the service's URL, where it is not Amazon; it goes before the URL's own host.
+        """
+        scheme = url.strip().partition("://")[0].lower()
+        if scheme == "s3":
+            return cls._plain(url.strip(), endpoint)
+        if scheme not in ("http", "https"):
+            raise SourceUrlInvalid(
+                "an object is named s3://bucket/key or https://endpoint/bucket/key", where=_shown(url)
+            )
+        parsed = Url.parse(url)
+        version = _version(parsed.query, parsed.location)
+        path = unquote(parsed.path)[1:]
+        host = parsed.host.rstrip(".")
+        if endpoint is not None:
+            base = Url.parse(endpoint)
+            if host.endswith(f".{base.host}"):
+                path = f"{host.removesuffix(f'.{base.host}')}/{path}"
+            return cls._object(path, parsed.location, version=version, endpoint=_origin(base), region=_hint(base.host))
+        if _WEBSITE.fullmatch(host):
+            raise SourceUrlInvalid(
+                "this is a bucket's web site, not its S3 interface",
+                where=parsed.location,
+                remedy="use source http for it",
+            )
+        for pattern in (_ACCELERATE, _ACCESS_POINT):
+            if (match := pattern.fullmatch(host)) is not None:
+                region = match.groupdict().get("region")
+                return cls._make(
+                    match["bucket"], path, parsed.location,
+                    version=version, region=region, endpoint=parsed.origin_text, virtual=True,
+                )  # fmt: skip
+        match = _AWS.fullmatch(host)
+        if match is None or ".vpce" in f".{host}":
+            return cls._object(path, parsed.location, version=version, endpoint=parsed.origin_text, region=_hint(host))
+        infix = (match["fips"] or "") + (match["dual"] or "")
+        region = None if match["region"] == "external-1" else match["region"]
+        if match["bucket"]:
+            path = f"{match['bucket']}/{path}"
+        found = cls._object(path, parsed.location, version=version, region=region)
+        return replace(found, infix=infix, domain=match["domain"])
+
+    @classmethod
+    def _plain(cls, url: str, endpoint: str | None) -> Self:
+        rest = url[len("s3://") :]
+        # A question mark may be part of a key; only a version is taken for a query.
+        before, mark, query = rest.rpartition("?")
+        version = None
+        if mark and re.fullmatch(r"versionId=[^&]{1,1024}", query):
+            rest, version = before, unquote(query.partition("=")[2])
+        base = None if endpoint is None else Url.parse(endpoint)
+        return cls._object(
+            unquote(rest),
+            _shown(url),
+            version=version,
+            endpoint=None if base is None else _origin(base),
+            region=None if base is None else _hint(base.host),
+        )
+
+    @classmethod
+    def _object(
+        cls, path: str, where: str, *, version: str | None, region: str | None = None, endpoint: str | None = None
+    ) -> Self:
+        bucket, _, key = path.partition("/")
+        return cls._make(bucket, key, where, version=version, region=region, endpoint=endpoint, virtual=False)
+
+    @classmethod
+    def _make(
+        cls, bucket: str, key: str, where: str, *,
+        version: str | None, region: str | None, endpoint: str | None, virtual: bool,
+    ) -> Self:  # fmt: skip
+        if not _BUCKET.fullmatch(bucket):
+            raise SourceUrlInvalid(f"{bucket[:80]!r} is not a bucket's name", where=where)
+        if not key or key.endswith("/"):
+            raise SourceUrlInvalid("the URL names a bucket or a folder, not an object", where=where)
+        if len(key.encode("utf-8", "surrogatepass")) > _LONGEST_KEY or "\0" in key:
+            raise SourceUrlInvalid("the object's key is longer than 1024 bytes, or has a NUL", where=where)
+        return cls(bucket=bucket, key=key, version=version, region=region, endpoint=endpoint, virtual=virtual)
+
+    @property
+    def name(self) -> str:
+        return self.key.rpartition("/")[2]
+
+    @property
+    def location(self) -> str:
+        """For messages."""
+        if self.endpoint is None:
+            return f"s3://{self.bucket}/{self.key}"
+        return f"{self.endpoint}/{self.key}" if self.virtual else f"{self.endpoint}/{self.bucket}/{self.key}"
+
+    def url(self, region: str, addressing: Addressing) -> str:
+        """What is asked for; with the version, without a signature."""
+        key = quote(self.key, safe="-_.~/", errors="surrogatepass")
+        query = "" if self.version is None else f"?versionId={quote(self.version, safe='-_.~')}"
+        if self.virtual:
+            return f"{self.endpoint}/{key}{query}"
+        if self.endpoint is None:
+            base = f"https://s3{self.infix}.{region}.{self.domain}"
+            # A dot in a bucket's name is one label too many for Amazon's certificate.
+            virtual = addressing != "path" and _DNS_BUCKET.fullmatch(self.bucket) is not None
+        else:
+            base = self.endpoint
+            virtual = addressing == "virtual"
+        if virtual:
+            scheme, _, host = base.partition("://")
+            return f"{scheme}://{self.bucket}.{host}/{key}{query}"
+        return f"{base}/{self.bucket}/{key}{query}"
+
+    def beside(self, name: str) -> S3Location:
+        """The object of that name under the same prefix."""
+        prefix, slash, _ = self.key.rpartition("/")
+        return replace(self, key=f"{prefix}{slash}{name}", version=None)
+
+
+def _origin(url: Url) -> str | None:
+    """None for Amazon's own hosts, which are made from the region."""
+    return url.origin_text if _AWS.fullmatch(url.host) is None else None
+
+
+def _hint(host: str) -> str | None:
+    match = _REGION_HINT.search(host)
+    return None if match is None else match["region"]
+
+
+def _version(query: str, where: str) -> str | None:
+    fields = dict(parse_qsl(query, keep_blank_values=True))
+    if any(name.lower() in _PRESIGNED for name in fields):
+        raise SourceUrlInvalid(
+            "the URL is presigned: it needs no credentials and must not be signed again",
+            where=where,
+            remedy="use source http for it",
+        )
+    return fields.get("versionId") or None
+
+
+def _shown(url: str) -> str:
+    return urlsplit(url)._replace(query="", fragment="").geturl()[:400] if url.isprintable() else "s3 url"
