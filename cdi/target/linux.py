@@ -40,3 +40,10 @@ def logical_block_size(fd: int) -> int:
     answer = array.array("i", [0])
     fcntl.ioctl(fd, _BLKSSZGET, answer)
     return answer[0]
+
+
+def sync_file_system(fd: int) -> None:
+    """``syncfs(2)``: everything in the file system of `fd` is on stable storage; raises `OSError`."""
+    if _libc.syncfs(ctypes.c_int(fd)) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))

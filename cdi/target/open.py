@@ -15,7 +15,7 @@ def open_target(spec: FileTargetSpec | BlockTargetSpec | DirectoryTargetSpec) ->
     """Open what `spec` names for writing a disk; the caller closes it.
 
     Raises `TargetError`s; `TargetUnsuitable` for a directory, which takes archives only
-    (`cdi.target.directory.unpack`).
+    (`cdi.target.directory.DirectoryTarget`).
     """
     match spec:
         case FileTargetSpec():

@@ -1,6 +1,6 @@
 """Checksum files as distributions publish them beside their images.
 
-Read are GNU coreutils' lines (``<hex>  name``, ``<hex> *name``, with ``\\`` in front where the name is escaped), BSD's
+Read are GNU coreutils' lines (``<hex>  name``, ``<hex> *name``, with a backslash where the name is escaped), BSD's
 (``SHA256 (name) = <hex>``), a bare digest in a file of one line, and any of these inside an OpenPGP clear-signed
 message (RFC 9580 section 7), whose signature is for `cdi.verify.signature` to check.
 """
@@ -16,8 +16,10 @@ SUMS_MOST = 1 << 20
 """The largest checksum file, bytes."""
 
 _ALGORITHMS = {length: name for name, length in HEX_LENGTH.items()}
-_STRENGTH = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
-_BSD = re.compile(r"([A-Za-z0-9/-]+) ?\((.+)\) ?= ?([0-9A-Fa-f]+)")
+_PREFERENCE = ("sha256", "sha512", "sha384", "sha224", "sha1", "md5")
+# sha256 is as safe as its longer sisters, and three times as fast where the processor knows it.
+_LINE_MOST = 8192
+_BSD = re.compile(r"([A-Za-z0-9-]+) ?\((.+)\) ?= ?([0-9A-Fa-f]+)")
 _GNU = re.compile(r"(\\?)([0-9A-Fa-f]{32,128})(?: [ *]|\t+| +)(.+)")
 _BARE = re.compile(r"(?:([A-Za-z0-9-]+):)?([0-9A-Fa-f]{32,128})")
 
@@ -30,24 +32,19 @@ def checksum_files(name: str) -> tuple[str, ...]:
 
     Files of many images stand before those of one, as only the former are usually signed.
     """
-    stem = name
-    for wrapper in (".gz", ".xz", ".zst", ".bz2"):
-        stem = stem.removesuffix(wrapper)
-    base = stem.rpartition(".")[0] or stem
     return (
         "SHA256SUMS",
         "SHA512SUMS",
         "CHECKSUM",
-        f"{base}-CHECKSUM",
-        "sha256sum.txt",
-        "SHA256SUM",
-        f"{name}.sha512",
         f"{name}.sha256",
-        f"{name}.sha512sum",
-        f"{name}.sha256sum",
-        f"{name}.SHA256",
-        f"{name}.SHA256SUM",
+        f"{name}.sha512",
         f"{name}.CHECKSUM",
+        f"{name}.SHA256SUM",
+        f"{name}.sha256sum",
+        f"{name}.sha512sum",
+        f"{name}.SHA256",
+        "sha256sum.txt",
+        "CHECKSUM.SHA256",
         "SHA1SUMS",
         "MD5SUMS",
     )
@@ -59,7 +56,7 @@ def signature_files(name: str) -> tuple[str, ...]:
 
 
 def find_digest(content: bytes, name: str, *, file_name: str = "") -> Digest | None:
-    """The strongest digest that `content`, a checksum file, gives for the image `name`; None where it has none.
+    """The best digest that `content`, a checksum file, gives for the image `name`; None where it has none.
 
     `file_name` is that of the checksum file: one that is named after the image alone may hold a bare digest.
     Raises `ChecksumInvalid`: the file is larger than `SUMS_MOST`, is no text, or gives two digests of one algorithm
@@ -72,7 +69,7 @@ def find_digest(content: bytes, name: str, *, file_name: str = "") -> Digest | N
             continue
         if found.setdefault(algorithm, value) != value:
             raise ChecksumInvalid(f"the checksum file gives two {algorithm} digests for {name[:200]!r}", where=where)
-    for algorithm in reversed(_STRENGTH):
+    for algorithm in _PREFERENCE:
         if algorithm in found:
             return Digest(algorithm, found[algorithm])
     return None
@@ -86,10 +83,8 @@ def signed_text(content: bytes, where: str | None = None) -> str:
     """
     if len(content) > SUMS_MOST:
         raise ChecksumInvalid(f"the checksum file is larger than {SUMS_MOST} bytes", where=where)
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encoding = "utf-16"
-    else:
-        encoding = "utf-8-sig"
+    # PowerShell's redirection writes UTF-16.
+    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -113,10 +108,10 @@ def _entries(text: str, file_name: str, name: str) -> list[tuple[str, str, str]]
     """``(algorithm, hex, name)`` of every line that gives one."""
     entries = []
     lines = [line.strip() for line in text.split("\n")]
-    lines = [line for line in lines if line and not line.startswith("#")]
+    lines = [line for line in lines if line and not line.startswith("#") and len(line) <= _LINE_MOST]
     for line in lines:
         if bsd := _BSD.fullmatch(line):
-            algorithm = bsd[1].lower().replace("-", "").replace("sha2/", "sha").replace("sha512/256", "")
+            algorithm = bsd[1].lower().replace("-", "")
             value = bsd[3].lower()
             if HEX_LENGTH.get(algorithm) == len(value):
                 entries.append((algorithm, value, bsd[2]))
@@ -134,7 +129,7 @@ def _entries(text: str, file_name: str, name: str) -> list[tuple[str, str, str]]
 
 
 def _plain(listed: str) -> str:
-    """A listed name without the directories that lead to the checksum file itself."""
+    """A listed name without its marks.  One in another directory stays as it is: it is not the image beside the file."""
     listed = listed.strip().removeprefix("*")
     while listed.startswith("./"):
         listed = listed[2:]

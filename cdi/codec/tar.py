@@ -1,0 +1,287 @@
+"""tar archives as a stream of members: ustar, pax, GNU long names, GNU sparse files (old, 0.0, 0.1 and 1.0).
+
+Nothing here touches a file system; what a member may do is for `cdi.target.directory` to judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cdi.api.errors import ContentTruncated, ImageUnsafe
+from cdi.codec.base import PIECE, Buffer
+from cdi.codec.feed import Feed
+from cdi.codec.tarformat import (
+    BLOCK,
+    SPARSE_MOST,
+    Header,
+    check_sparse,
+    corrupt,
+    decimal,
+    length,
+    number,
+    parse_header,
+    parse_pax,
+    parse_time,
+    sparse_entries,
+    text,
+)
+
+EXTENDED_MOST = 1 << 20
+"""The largest extended header or long name, bytes."""
+_EXTENDED_IN_A_ROW = 16
+
+Kind = Literal["file", "directory", "symlink", "hardlink", "character", "block", "fifo", "other"]
+
+_KINDS: dict[bytes, Kind] = {
+    b"0": "file",
+    b"\0": "file",
+    b"7": "file",
+    b"S": "file",
+    b"1": "hardlink",
+    b"2": "symlink",
+    b"3": "character",
+    b"4": "block",
+    b"5": "directory",
+    b"6": "fifo",
+}
+
+_ZEROS = bytes(PIECE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One entry.  Its content can be read once, and only until the next member is asked for."""
+
+    name: str
+    """As in the archive; bytes that are not UTF-8 are surrogates (`os.fsencode`)."""
+    kind: Kind
+    size: int
+    """Bytes of content; for a sparse file those between its parts, too.  0 for all that is no file."""
+    stored: int
+    """Bytes of content in the archive."""
+    offset: int
+    """Where the stored content begins in the archive, bytes."""
+    mode: int
+    """Permission bits, setuid and the like included."""
+    mtime: float
+    link: str
+    """Where a link points to."""
+    parts: tuple[tuple[int, int], ...]
+    """``(offset, length)`` of what is stored; the rest of the content is zero."""
+    _content: Iterator[memoryview] = field(repr=False)
+
+    def chunks(self) -> Iterator[tuple[int, Buffer]]:
+        """What is stored, in pieces of at most `PIECE` bytes with their place in the content."""
+        parts = iter(self.parts)
+        at = left = 0
+        for view in self._content:
+            begin = 0
+            while begin < len(view):
+                if not left:
+                    at, left = next(parts)
+                piece = view[begin : begin + left]
+                yield at, piece
+                at, left, begin = at + len(piece), left - len(piece), begin + len(piece)
+
+    def read(self) -> Iterator[Buffer]:
+        """The content, zeros included, in pieces of at most `PIECE` bytes."""
+        at = 0
+        for offset, piece in self.chunks():
+            yield from _zeros(offset - at)
+            yield piece
+            at = offset + len(piece)
+        yield from _zeros(self.size - at)
+
+
+def _zeros(count: int) -> Iterator[Buffer]:
+    view = memoryview(_ZEROS)
+    for at in range(0, count, PIECE):
+        yield view[: min(PIECE, count - at)]
+
+
+def members(pieces: Iterator[Buffer]) -> Iterator[Member]:
+    """The members of an archive in their order; what follows its end mark is read and dropped.
+
+    Raises `ContentTruncated`, `ImageCorrupt`, and `ImageUnsafe` for extended headers that are too large.
+    """
+    return _Archive(pieces).members()
+
+
+class _Extended:
+    """What extended headers say about the next member."""
+
+    def __init__(self, shared: dict[str, bytes]) -> None:
+        self.values = dict(shared)
+        self.parts: list[tuple[int, int]] = []
+        self._offset: int | None = None
+
+    def add(self, key: str, value: bytes) -> None:
+        # Version 0.0 of the sparse format repeats this pair of keys for every part.
+        if key == "GNU.sparse.offset":
+            self._offset = decimal(value)
+        elif key == "GNU.sparse.numbytes" and self._offset is not None:
+            self.parts.append((self._offset, decimal(value)))
+            self._offset = None
+        elif key == "GNU.sparse.map":
+            numbers = [decimal(part) for part in value.split(b",")] if value else []
+            if len(numbers) % 2:
+                raise corrupt("a sparse map is malformed")
+            self.parts = list(zip(numbers[::2], numbers[1::2], strict=True))
+        else:
+            self.values[key] = value
+
+    def name(self, *keys: str) -> str | None:
+        for key in keys:
+            if key in self.values:
+                return text(self.values[key])
+        return None
+
+
+class _Archive:
+    def __init__(self, pieces: Iterator[Buffer]) -> None:
+        self._feed = Feed(pieces, "tar archive")
+        self._at = 0
+        self._shared: dict[str, bytes] = {}
+
+    def members(self) -> Iterator[Member]:
+        if not self._feed.window(1):
+            raise ContentTruncated("the tar archive is empty")
+        while True:
+            member = self._next()
+            if member is None:
+                break
+            yield member
+            for _ in member._content:  # noqa: SLF001 - what the caller left unread
+                pass
+            self._take(-member.stored % BLOCK)
+        # The rest belongs to the transfer, whose digest covers it.
+        while view := self._feed.window(PIECE):
+            self._feed.advance(len(view))
+
+    def _take(self, count: int) -> bytes:
+        self._at += count
+        return self._feed.take(count)
+
+    def _header(self) -> Header | None:
+        """None at the end: a block of zeros, or the end of the content where a header should be."""
+        if not self._feed.window(1):
+            return None
+        raw = self._take(BLOCK)
+        return parse_header(raw) if any(raw) else None
+
+    def _payload(self, header: Header) -> bytes:
+        if header.size > EXTENDED_MOST:
+            raise ImageUnsafe(
+                f"an extended header of the archive has {header.size} bytes, {EXTENDED_MOST} are allowed",
+                remedy="build the archive without such metadata",
+            )
+        raw = self._take(header.size)
+        self._take(-header.size % BLOCK)
+        return raw
+
+    def _next(self) -> Member | None:
+        extended = _Extended(self._shared)
+        for _ in range(_EXTENDED_IN_A_ROW):
+            header = self._header()
+            if header is None:
+                return None
+            match header.type:
+                case b"x" | b"X":
+                    for key, value in parse_pax(self._payload(header)):
+                        extended.add(key, value)
+                case b"g":
+                    for key, value in parse_pax(self._payload(header)):
+                        self._shared[key] = value
+                    if sum(len(key) + len(value) for key, value in self._shared.items()) > EXTENDED_MOST:
+                        raise ImageUnsafe("the archive's global headers are too large")
+                    extended = _Extended(self._shared)
+                case b"L":
+                    extended.values.setdefault("path", self._payload(header))
+                case b"K":
+                    extended.values.setdefault("linkpath", self._payload(header))
+                case b"V":
+                    # A volume's label: it names the archive, not a member.
+                    self._payload(header)
+                case _:
+                    return self._member(header, extended)
+        raise corrupt("extended headers follow one another without a member")
+
+    def _member(self, header: Header, extended: _Extended) -> Member:
+        kind = _KINDS.get(header.type, "other")
+        name = extended.name("GNU.sparse.name", "path")
+        name = header.name if name is None else name
+        if kind == "file" and name.endswith("/") and header.type != b"S":
+            kind = "directory"
+        link = extended.name("linkpath")
+        mtime = extended.values.get("mtime")
+        stored = header.size if "size" not in extended.values else decimal(extended.values["size"])
+        # A link or directory may carry a size, but never content (as Go's and Python's readers have it).
+        if kind not in ("file", "other"):
+            stored = 0
+        size, parts, stored = self._sparse(header, extended, stored) if kind == "file" else (stored, None, stored)
+        offset = self._at
+        self._at += stored
+        return Member(
+            name=name,
+            kind=kind,
+            size=size if kind == "file" else 0,
+            stored=stored,
+            offset=offset,
+            mode=header.mode,
+            mtime=header.mtime if mtime is None else parse_time(mtime),
+            link=header.link if link is None else link,
+            parts=(((0, stored),) if stored else ()) if parts is None else parts,
+            _content=self._feed.views(stored, PIECE),
+        )
+
+    # --- sparse files -------------------------------------------------------------------------------------------
+
+    def _sparse(
+        self, header: Header, extended: _Extended, stored: int
+    ) -> tuple[int, tuple[tuple[int, int], ...] | None, int]:
+        """Size, parts (None where all is stored) and stored size of a file."""
+        values = extended.values
+        if header.type == b"S":
+            size, parts = self._old_map(header.raw)
+        elif values.get("GNU.sparse.major") == b"1":
+            parts, used = self._map_in_content(stored)
+            size = decimal(values.get("GNU.sparse.realsize", b""))
+            stored -= used
+        elif "GNU.sparse.major" in values or "GNU.sparse.size" in values:
+            parts, size = extended.parts, decimal(values.get("GNU.sparse.size", b""))
+        else:
+            return stored, None, stored
+        return size, check_sparse(parts, size, stored), stored
+
+    def _old_map(self, raw: bytes) -> tuple[int, list[tuple[int, int]]]:
+        parts = list(sparse_entries(raw[386:482]))
+        more = raw[482]
+        while more:
+            block = self._take(BLOCK)
+            parts.extend(sparse_entries(block[:504]))
+            more = block[504]
+            if len(parts) > SPARSE_MOST:
+                raise ImageUnsafe(f"a sparse member of the archive has more than {SPARSE_MOST} parts")
+        return length(number(raw[483:495])), parts
+
+    def _map_in_content(self, stored: int) -> tuple[list[tuple[int, int]], int]:
+        """Version 1.0: the map stands before the content, as lines, filled up to a block.  Also gives its size."""
+        used, rest = 0, b""
+        numbers: list[int] = []
+        wanted = 1
+        while len(numbers) < wanted:
+            if used + BLOCK > stored:
+                raise corrupt("a sparse map does not end within its member")
+            *lines, rest = (rest + self._take(BLOCK)).split(b"\n")
+            used += BLOCK
+            numbers.extend(decimal(line) for line in lines[: wanted - len(numbers)])
+            if numbers and wanted == 1:
+                if numbers[0] > SPARSE_MOST:
+                    raise ImageUnsafe(f"a sparse member of the archive has more than {SPARSE_MOST} parts")
+                wanted = 1 + 2 * numbers[0]
+                numbers.extend(decimal(line) for line in lines[1:wanted])
+            if len(rest) > BLOCK:
+                raise corrupt("a sparse map is malformed")
+        return list(zip(numbers[1::2], numbers[2::2], strict=True)), used

@@ -1,0 +1,274 @@
+"""An archive unpacked into a directory: all of it, or nothing.
+
+Members go to a hidden directory inside the volume first, and are moved to their places when all of them are there
+and were found harmless.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from cdi.api.errors import ArchiveUnsafe, TargetFull
+from cdi.api.job import DirectoryTargetSpec
+from cdi.target import linux
+from cdi.target.failure import UNSUPPORTED, mapped
+from cdi.target.tree import Path, Tree, remove, shown, split
+
+STAGING = ".cdi-unpack.partial"
+MEMBERS_MOST = 1_000_000
+NAMES_MOST = 32 << 20
+"""Bytes of the names of all directories, which are kept until their modes and times are set."""
+DIRECTORIES_MOST = 200_000
+
+LOST_AND_FOUND = "lost+found"
+_ROOM_CHECKED_FROM = 1 << 20
+
+
+class ArchiveMember(Protocol):
+    """What is needed of a member; `cdi.codec.tar.Member` is one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def stored(self) -> int: ...
+    @property
+    def mode(self) -> int: ...
+    @property
+    def mtime(self) -> float: ...
+    @property
+    def link(self) -> str: ...
+    def chunks(self) -> Iterator[tuple[int, bytes | memoryview]]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unpacked:
+    members: int
+    written: int
+    """Bytes of content."""
+
+
+class DirectoryTarget:
+    """A directory that takes one archive: `unpack`, then, when the archive is verified, `commit`; or `wipe`.
+
+    The directory is locked with ``flock(2)``: a second worker gets `TargetBusy`.
+    """
+
+    def __init__(self, spec: DirectoryTargetSpec) -> None:
+        """Raises `TargetBusy`, `TargetPermission`, `TargetUnsuitable` (no such directory).
+
+        What an earlier attempt left unfinished is removed.
+        """
+        self.path = spec.path
+        self.written = 0
+        """Bytes of content that were written so far."""
+        self._root = self._staging = -1
+        self._directories: dict[Path, tuple[int, float]] = {}
+        with mapped(spec.path):
+            self._root = os.open(spec.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                try:
+                    fcntl.flock(self._root, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    if error.errno not in UNSUPPORTED:
+                        raise
+                self._begin()
+            except BaseException:
+                self.close()
+                raise
+
+    def unpack(self, members: Iterable[ArchiveMember], progress: Callable[[int], None] | None = None) -> Unpacked:
+        """Write all members to the staging directory; what was there is removed first.
+
+        Modes (without setuid, setgid and sticky bits) and times are the archive's, the owner is this process.
+        `progress` is told of the bytes written, piece by piece.  Raises `ArchiveUnsafe` and `TargetError`s, and lets
+        what `members` raises pass; nothing is left to be seen in the directory then, after `wipe` or a new attempt.
+        """
+        count = names = 0
+        with mapped(self.path):
+            self._begin()
+            tree = Tree(self._staging)
+            try:
+                for member in members:
+                    count += 1
+                    names += len(member.name) if member.kind == "directory" else 0
+                    if count > MEMBERS_MOST:
+                        raise ArchiveUnsafe(f"the archive has more than {MEMBERS_MOST} members")
+                    if names > NAMES_MOST or len(self._directories) > DIRECTORIES_MOST:
+                        raise ArchiveUnsafe("the archive has too many directories")
+                    self._one(tree, member, progress)
+                tree.check_links()
+                self._finish_directories(tree, lambda path: len(path) > 1)
+            finally:
+                tree.close()
+        return Unpacked(members=count, written=self.written)
+
+    def commit(self) -> None:
+        """Flush, and move everything to its place; what stood there under the same name is replaced."""
+        with mapped(self.path):
+            linux.sync_file_system(self._staging)
+            top = os.listdir(self._staging)
+            for name in top:
+                self._move(name)
+            tree = Tree(self._root)
+            try:
+                self._finish_directories(tree, lambda path: len(path) == 1)
+            finally:
+                tree.close()
+            os.close(self._staging)
+            self._staging = -1
+            remove(STAGING, self._root)
+            linux.sync_file_system(self._root)
+
+    def wipe(self) -> None:
+        """Remove what was unpacked and not committed; the rest of the directory is left as it is."""
+        with mapped(self.path):
+            self._close_staging()
+            remove(STAGING, self._root)
+            os.fsync(self._root)
+
+    def close(self) -> None:
+        """Let go.  What was not committed stays hidden until the next attempt removes it."""
+        self._close_staging()
+        if self._root >= 0:
+            os.close(self._root)
+            self._root = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- members ------------------------------------------------------------------------------------------------
+
+    def _one(self, tree: Tree, member: ArchiveMember, progress: Callable[[int], None] | None) -> None:
+        path = split(member.name)
+        if path and path[0] == STAGING:
+            raise ArchiveUnsafe("the archive has a member of a reserved name", where=shown(member.name))
+        match member.kind:
+            case "directory":
+                tree.directory(path)
+                if path:
+                    self._directories[path] = (member.mode & 0o777, member.mtime)
+            case "file":
+                self._file(tree, path, member, progress)
+            case "symlink":
+                tree.symlink(path, member.link)
+                os.utime(
+                    path[-1], (member.mtime, member.mtime), dir_fd=tree.directory(path[:-1]), follow_symlinks=False
+                )
+            case "hardlink":
+                tree.hardlink(path, split(member.link))
+            case "character" | "block":
+                raise ArchiveUnsafe("the archive has a device", where=shown(member.name))
+            case "fifo":
+                raise ArchiveUnsafe("the archive has a named pipe", where=shown(member.name))
+            case _:
+                raise ArchiveUnsafe("the archive has a member of an unknown kind", where=shown(member.name))
+
+    def _file(self, tree: Tree, path: Path, member: ArchiveMember, progress: Callable[[int], None] | None) -> None:
+        if member.stored >= _ROOM_CHECKED_FROM:
+            found = os.fstatvfs(self._staging)
+            available = found.f_bavail * found.f_frsize
+            if member.stored > available:
+                raise TargetFull(
+                    f"{shown(member.name)} has {member.stored} bytes, {available} are available", where=self.path
+                )
+        fd = tree.file(path)
+        try:
+            for offset, piece in member.chunks():
+                view, at = memoryview(piece), offset
+                while view:
+                    done = os.pwrite(fd, view, at)
+                    view, at = view[done:], at + done
+                self.written += len(piece)
+                if progress is not None:
+                    progress(len(piece))
+            if os.fstat(fd).st_size != member.size:
+                os.ftruncate(fd, member.size)
+            os.fchmod(fd, member.mode & 0o777)
+            os.utime(fd, (member.mtime, member.mtime))
+        finally:
+            os.close(fd)
+
+    def _finish_directories(self, tree: Tree, wanted: Callable[[Path], bool]) -> None:
+        """Set modes and times, children before parents: a parent may forbid to look into it."""
+        for path in sorted(filter(wanted, self._directories), key=len, reverse=True):
+            mode, mtime = self._directories[path]
+            parent = tree.directory(path[:-1])
+            try:
+                found = os.stat(path[-1], dir_fd=parent, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if stat.S_ISDIR(found.st_mode):
+                fd = os.open(path[-1], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+                try:
+                    os.utime(fd, (mtime, mtime))
+                    os.fchmod(fd, mode)
+                finally:
+                    os.close(fd)
+
+    # --- the volume ---------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._close_staging()
+        self._directories.clear()
+        self.written = 0
+        remove(STAGING, self._root)
+        os.mkdir(STAGING, 0o700, dir_fd=self._root)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._staging = os.open(STAGING, flags, dir_fd=self._root)
+
+    def _close_staging(self) -> None:
+        if self._staging >= 0:
+            os.close(self._staging)
+            self._staging = -1
+
+    def _move(self, name: str) -> None:
+        if name == LOST_AND_FOUND and self._is_directory(name, self._root) and self._is_empty(name):
+            # An archive of a whole file system brings one; the volume has its own.
+            os.rmdir(name, dir_fd=self._staging)
+            self._directories.pop((name,), None)
+            return
+        try:
+            os.rename(name, name, src_dir_fd=self._staging, dst_dir_fd=self._root)
+        except OSError:
+            if name == LOST_AND_FOUND or not self._exists(name):
+                raise
+            remove(name, self._root)
+            os.rename(name, name, src_dir_fd=self._staging, dst_dir_fd=self._root)
+
+    def _exists(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self._root, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    @staticmethod
+    def _is_directory(name: str, parent: int) -> bool:
+        try:
+            return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+        except FileNotFoundError:
+            return False
+
+    def _is_empty(self, name: str) -> bool:
+        if not self._is_directory(name, self._staging):
+            return False
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._staging)
+        try:
+            return not os.listdir(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,251 @@
+"""A directory tree that is built from names that nobody trusts.
+
+Every name is walked from the root component by component with ``openat(2)`` and ``O_NOFOLLOW``, so nothing is ever
+made, read or removed through a link, whoever put it there.  A symbolic link is accepted if it cannot lead out of the
+tree: its directory is known to be a real one, so ``..`` in front of its target climbs exactly; behind a name,
+``..`` may climb from wherever another link leads, and is looked at when the tree is complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+
+from cdi.api.errors import ArchiveUnsafe
+
+DEPTH_MOST = 256
+"""Directories within directories."""
+_NAME_MOST = 255
+_PATH_MOST = 4095
+_HOPS_MOST = 40
+# As in the kernel (path_resolution(7)).
+_CLIMBING_LINKS_MOST = 10_000
+
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+Path = tuple[str, ...]
+"""Components from the root of the tree, none of them empty, ``.`` or ``..``."""
+
+
+def split(name: str) -> Path:
+    """The components of a member's name; raises `ArchiveUnsafe`."""
+    if name.startswith("/"):
+        raise ArchiveUnsafe("the archive has a member of an absolute name", where=shown(name))
+    parts = tuple(part for part in name.split("/") if part not in ("", "."))
+    if ".." in parts:
+        raise ArchiveUnsafe("the archive has a member that climbs with ..", where=shown(name))
+    if "\0" in name or len(parts) > DEPTH_MOST or len(os.fsencode(name)) > _PATH_MOST:
+        raise ArchiveUnsafe("the archive has a member whose name no file system takes", where=shown(name))
+    if any(len(os.fsencode(part)) > _NAME_MOST for part in parts):
+        raise ArchiveUnsafe("the archive has a member whose name is too long", where=shown(name))
+    return parts
+
+
+def shown(name: str) -> str:
+    """A name from an archive, fit for a message."""
+    return ascii(name if len(name) <= 200 else f"{name[:200]}…")
+
+
+class Tree:
+    """Makes entries below `root`, a descriptor that stays its owner's.  Raises `ArchiveUnsafe` and `OSError`."""
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._last: tuple[Path, int] | None = None
+        self._climbing: list[Path] = []
+
+    def close(self) -> None:
+        if self._last is not None:
+            os.close(self._last[1])
+            self._last = None
+
+    def directory(self, path: Path) -> int:
+        """A descriptor of the directory, made with its parents where it is missing; good until the next call."""
+        if not path:
+            return self._root
+        if self._last is not None and self._last[0] == path:
+            return self._last[1]
+        fd = self._walk(path)
+        self.close()
+        self._last = path, fd
+        return fd
+
+    def file(self, path: Path) -> int:
+        """A new, empty regular file, open for writing; replaces what is no directory."""
+        parent = self._vacate(path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(path[-1], flags, 0o600, dir_fd=parent)
+
+    def hardlink(self, path: Path, existing: Path) -> None:
+        """Another name for a file of this tree.  That of a symbolic link becomes a link of its own, judged anew."""
+        source = self._existing_parent(existing)
+        try:
+            mode = self._mode(existing[-1], source)
+            if path == existing:
+                return
+            if stat.S_ISLNK(mode):
+                self.symlink(path, os.readlink(existing[-1], dir_fd=source))
+                return
+            if not stat.S_ISREG(mode):
+                raise ArchiveUnsafe("the archive links to what is no file", where=shown("/".join(existing)))
+            parent = self._vacate(path)
+            os.link(existing[-1], path[-1], src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+        finally:
+            os.close(source)
+
+    def symlink(self, path: Path, target: str) -> None:
+        parts = [part for part in target.split("/") if part not in ("", ".")]
+        climb = next((at for at, part in enumerate(parts) if part != ".."), len(parts))
+        if not target or "\0" in target or len(os.fsencode(target)) > _PATH_MOST:
+            raise ArchiveUnsafe("the archive has a link to nowhere", where=shown("/".join(path)))
+        if target.startswith("/") or climb > len(path) - 1:
+            raise ArchiveUnsafe(
+                f"the archive has a link that leaves it, to {shown(target)}", where=shown("/".join(path))
+            )
+        parent = self._vacate(path)
+        os.symlink(target, path[-1], dir_fd=parent)
+        if ".." in parts[climb:]:
+            self._climbing.append(path)
+            if len(self._climbing) > _CLIMBING_LINKS_MOST:
+                raise ArchiveUnsafe("the archive has too many links that climb with .. behind a name")
+
+    def check_links(self) -> None:
+        """To be called when the tree is complete; raises `ArchiveUnsafe` for a link that leads out of it."""
+        for path in self._climbing:
+            try:
+                mode = os.stat("/".join(path), dir_fd=self._root, follow_symlinks=False).st_mode
+            except FileNotFoundError:
+                continue
+            if stat.S_ISLNK(mode):
+                self._resolve(path)
+
+    # --- walking ------------------------------------------------------------------------------------------------
+
+    def _walk(self, path: Path) -> int:
+        fd = os.dup(self._root)
+        try:
+            for at, part in enumerate(path):
+                try:
+                    deeper = os.open(part, _OPEN_DIRECTORY, dir_fd=fd)
+                except FileNotFoundError:
+                    os.mkdir(part, 0o755, dir_fd=fd)
+                    deeper = os.open(part, _OPEN_DIRECTORY, dir_fd=fd)
+                except OSError as error:
+                    if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                        raise
+                    raise ArchiveUnsafe(
+                        "the archive has a member below a link or file", where=shown("/".join(path[: at + 1]))
+                    ) from error
+                os.close(fd)
+                fd = deeper
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _existing_parent(self, path: Path) -> int:
+        """A descriptor of its own of the directory that holds a link's target."""
+        if not path:
+            raise ArchiveUnsafe("the archive links to its own root")
+        fd = os.dup(self._root)
+        try:
+            for part in path[:-1]:
+                deeper = os.open(part, _OPEN_DIRECTORY, dir_fd=fd)
+                os.close(fd)
+                fd = deeper
+            os.stat(path[-1], dir_fd=fd, follow_symlinks=False)
+        except OSError as error:
+            os.close(fd)
+            if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+                raise
+            raise ArchiveUnsafe(
+                "the archive links to a file that it does not have", where=shown("/".join(path))
+            ) from None
+        return fd
+
+    def _vacate(self, path: Path) -> int:
+        """The parent of `path`, in which its last name is free."""
+        if not path:
+            raise ArchiveUnsafe("the archive has a file in the place of its root")
+        parent = self.directory(path[:-1])
+        try:
+            mode = self._mode(path[-1], parent)
+        except FileNotFoundError:
+            return parent
+        if not stat.S_ISDIR(mode):
+            os.unlink(path[-1], dir_fd=parent)
+            return parent
+        if self._last is not None and self._last[0] == path:
+            self.close()
+        try:
+            os.rmdir(path[-1], dir_fd=parent)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise ArchiveUnsafe(
+                "the archive has a directory and another member of the same name", where=shown("/".join(path))
+            ) from error
+        return parent
+
+    @staticmethod
+    def _mode(name: str, parent: int) -> int:
+        return os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+
+    def _resolve(self, path: Path) -> None:
+        """Follow a link as the kernel would, without letting the kernel do it."""
+        unsafe = ArchiveUnsafe("the archive has a link that leads out of it", where=shown("/".join(path)))
+        here = list(path[:-1])
+        todo = [path[-1]]
+        hops = 0
+        while todo:
+            part = todo.pop()
+            if part == "..":
+                if not here:
+                    raise unsafe
+                here.pop()
+                continue
+            here.append(part)
+            if len(here) > DEPTH_MOST:
+                raise unsafe
+            target = ""
+            # What does not exist leads nowhere; it is counted as a directory.
+            with suppress(FileNotFoundError, NotADirectoryError):
+                if stat.S_ISLNK(self._mode("/".join(here), self._root)):
+                    target = os.readlink("/".join(here), dir_fd=self._root)
+            if target:
+                hops += 1
+                here.pop()
+                todo.extend(step for step in reversed(target.split("/")) if step not in ("", "."))
+                if hops > _HOPS_MOST or len(todo) > _PATH_MOST:
+                    raise unsafe
+
+
+def remove(name: str, parent: int) -> None:
+    """Remove `name` and all below it, never through a link; what is not there is removed already.
+
+    Directories without permissions are given them first.  Raises `OSError`.
+    """
+    try:
+        os.unlink(name, dir_fd=parent)
+    except FileNotFoundError:
+        return
+    except IsADirectoryError:
+        _remove_directory(name, parent)
+
+
+def _remove_directory(name: str, parent: int) -> None:
+    try:
+        fd = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=parent)
+        fd = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+    try:
+        if stat.S_IMODE(os.fstat(fd).st_mode) & 0o700 != 0o700:
+            os.fchmod(fd, 0o700)
+        for entry in os.listdir(fd):
+            remove(entry, fd)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=parent)

@@ -1,0 +1,183 @@
+"""OpenPGP signatures, checked by ``gpgv`` against a key ring that the policy names.
+
+Only gpgv's machine-readable status lines are believed (``doc/DETAILS`` of GnuPG, section "Format of the --status-fd
+output"), and only those about complete signatures by keys that are valid now.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import shutil
+import subprocess
+import tempfile
+
+from cdi.api.errors import SignatureInvalid, SignatureMissing, ToolMissing
+from cdi.verify.sums import SIGNED_BEGIN, SUMS_MOST
+
+KEYRING_MOST = 16 << 20
+SIGNATURE_MOST = 1 << 20
+TIMEOUT = 60.0
+"""Seconds that gpgv may take."""
+
+_STATUS = "[GNUPG:] "
+_BAD = frozenset({"BADSIG", "ERRSIG", "EXPSIG", "EXPKEYSIG", "REVKEYSIG", "FAILURE", "UNEXPECTED", "NO_PUBKEY"})
+_WEAK_HASHES = frozenset({"1", "2", "3"})
+# MD5, SHA-1, RIPEMD-160 (RFC 9580 section 9.5).
+_ARMOUR = b"-----BEGIN PGP "
+
+
+def verify_detached(content: bytes, signature: bytes, keyring: str) -> tuple[str, ...]:
+    """Check a detached signature, binary or armoured, of `content`.
+
+    `keyring` is the path of a file of public keys, binary or armoured.  Gives the fingerprints of the primary keys
+    of all good signatures (40 or 64 hex digits, upper case).  At least one must be good, none may be bad; those by
+    keys that the ring does not hold do not count.
+
+    Raises `SignatureInvalid`, `SignatureMissing` (the signature is empty), `ToolMissing` (no gpgv).
+    """
+    if not signature.strip():
+        raise SignatureMissing("the signature is empty")
+    if len(signature) > SIGNATURE_MOST:
+        raise SignatureInvalid(f"the signature is larger than {SIGNATURE_MOST} bytes")
+    with tempfile.TemporaryDirectory(prefix="cdi-gpgv-") as home:
+        _write(home, "content", content)
+        _write(home, "signature", signature)
+        return _gpgv(home, keyring, ["signature", "content"])
+
+
+def verify_clearsigned(content: bytes, keyring: str) -> tuple[bytes, tuple[str, ...]]:
+    """Check a clear-signed message, as `verify_detached` does; gives the text that is signed, too.
+
+    Only that text may be used: anybody can have written around it.
+    """
+    if len(content) > SUMS_MOST:
+        raise SignatureInvalid(f"the signed message is larger than {SUMS_MOST} bytes")
+    if not is_clearsigned(content):
+        raise SignatureMissing("the message is not signed")
+    with tempfile.TemporaryDirectory(prefix="cdi-gpgv-") as home:
+        _write(home, "content", content)
+        keys = _gpgv(home, keyring, ["content"], output="signed")
+        with open(os.path.join(home, "signed"), "rb") as file:
+            return file.read(SUMS_MOST), keys
+
+
+def is_clearsigned(content: bytes) -> bool:
+    """Whether the text brings its signature with it."""
+    return any(line.rstrip(b" \t\r") == SIGNED_BEGIN.encode() for line in content.split(b"\n"))
+
+
+def dearmour(raw: bytes) -> bytes:
+    """Binary keys of a key ring that may be armoured, several blocks after one another included (RFC 9580 section 6).
+
+    Raises `SignatureInvalid`.
+    """
+    if _ARMOUR not in raw:
+        return raw
+    parts: list[bytes] = []
+    body: list[bytes] = []
+    inside = False
+    for line in (line.strip() for line in raw.split(b"\n")):
+        if line.startswith(_ARMOUR):
+            if line != b"-----BEGIN PGP PUBLIC KEY BLOCK-----":
+                raise SignatureInvalid("the key ring holds something else than public keys")
+            inside, body = True, []
+        elif line.startswith(b"-----END PGP ") and inside:
+            # After an empty line and the content there may be a check sum, "=" and four characters; it is no
+            # protection, and RFC 9580 tells readers to ignore it.
+            start = body.index(b"") + 1 if b"" in body else 0
+            data = b"".join(line for line in body[start:] if not line.startswith(b"="))
+            try:
+                parts.append(base64.b64decode(data, validate=True))
+            except binascii.Error as error:
+                raise SignatureInvalid("the key ring's armour is damaged") from error
+            inside = False
+        elif inside:
+            body.append(line)
+    if inside or not parts:
+        raise SignatureInvalid("the key ring's armour does not end")
+    return b"".join(parts)
+
+
+def _read_keyring(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(KEYRING_MOST + 1)
+    except OSError as error:
+        raise SignatureInvalid(
+            f"the key ring cannot be read: {error.strerror}", where=path, remedy="name a readable file of public keys"
+        ) from error
+    if len(raw) > KEYRING_MOST:
+        raise SignatureInvalid(f"the key ring is larger than {KEYRING_MOST} bytes", where=path)
+    if not raw:
+        raise SignatureInvalid("the key ring is empty", where=path, remedy="name a file of public keys")
+    return dearmour(raw)
+
+
+def _write(home: str, name: str, content: bytes) -> None:
+    with open(os.path.join(home, name), "wb") as file:
+        file.write(content)
+
+
+def _gpgv(home: str, keyring: str, files: list[str], output: str | None = None) -> tuple[str, ...]:
+    program = shutil.which("gpgv")
+    if program is None:
+        raise ToolMissing("gpgv is not installed, no signature can be checked", remedy="apt-get install gpgv")
+    _write(home, "keyring", _read_keyring(keyring))
+    command = [program, "--homedir", home, "--keyring", os.path.join(home, "keyring"), "--status-fd", "1"]
+    try:
+        ended = subprocess.run(
+            [*command, *(["--output", output] if output else []), "--", *files],
+            cwd=home,
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "HOME": home, "GNUPGHOME": home},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SignatureInvalid(f"gpgv did not end within {TIMEOUT:.0f} seconds") from error
+    return judge(ended.stdout.decode("utf-8", "replace"))
+
+
+def judge(status: str) -> tuple[str, ...]:
+    """The fingerprints of the good signatures in gpgv's status lines; raises `SignatureInvalid`.
+
+    Each signature begins with NEWSIG.  It is good if it has GOODSIG and VALIDSIG and nothing bad; it does not count
+    if its key is unknown (ERRSIG with reason 9, NO_PUBKEY), as images are often signed by an old and a new key; in
+    every other case it is bad, and so is the whole.
+    """
+    good: list[str] = []
+    unknown: list[str] = []
+    signatures: list[list[list[str]]] = []
+    for line in status.splitlines():
+        if not line.startswith(_STATUS):
+            continue
+        words = line[len(_STATUS) :].split(" ")
+        if words[0] == "NEWSIG":
+            signatures.append([])
+        elif signatures:
+            signatures[-1].append(words)
+        elif words[0] in _BAD:
+            raise SignatureInvalid(f"the signature cannot be checked ({words[0]})")
+    for words_of in signatures:
+        keys = {words[0] for words in words_of}
+        missing = [words for words in words_of if words[0] == "ERRSIG" and len(words) > 6 and words[6] == "9"]
+        valid = [words for words in words_of if words[0] == "VALIDSIG"]
+        if missing and not valid and keys & _BAD <= {"ERRSIG", "NO_PUBKEY"}:
+            unknown.append(missing[0][1])
+        elif keys & _BAD or "GOODSIG" not in keys or len(valid) != 1 or len(valid[0]) < 2:
+            reason = ", ".join(sorted(keys & _BAD)) or "incomplete"
+            raise SignatureInvalid(f"the signature is not good ({reason})")
+        elif len(valid[0]) > 8 and valid[0][8] in _WEAK_HASHES:
+            raise SignatureInvalid("the signature is made with a hash that can be forged (MD5 or SHA-1)")
+        else:
+            # The last word is the primary key's fingerprint, the first that of the subkey that signed.
+            good.append(valid[0][10] if len(valid[0]) > 10 else valid[0][1])
+    if not good:
+        if unknown:
+            raise SignatureInvalid(f"the signature was made by a key that is not trusted ({', '.join(unknown)[:200]})")
+        raise SignatureInvalid("there is no signature in the file")
+    return tuple(dict.fromkeys(good))
