@@ -345,6 +345,9 @@ class DiskTransfer:
         size = raw_stream(stream, target, limit=limit, grow=grow, trim=trim)
         self.result.virtual_size = size
         rounded = -(-size // 512) * 512
+        if footed and self.job.size is None and target.capacity is None:
+            # The disk was sized by the length of the content, footer included.
+            disk_size = None
         if disk_size is not None and disk_size > size and (footed or not target.reads_zero):
             target.zero(size, disk_size - size)
         if disk_size is None:
