@@ -166,12 +166,8 @@ def _check_header(header: Header, length: int | None, checks: Checklist) -> None
 
 def _descriptor(header: Header, content: Content, checks: Checklist) -> Steps[str | None]:
     """The createType, where descriptor and header let the image pass."""
-    if not checks.expect(
-        header.descriptor_offset > 0,
-        "descriptor",
-        "embedded" if header.descriptor_offset else "one part of an image of several files: it has no descriptor",
-        ExternalDataRefused,
-    ):
+    if header.descriptor_offset == 0:
+        _one_of_many(checks)
         return None
     size = header.descriptor_size * SECTOR
     if not checks.expect(
@@ -182,6 +178,9 @@ def _descriptor(header: Header, content: Content, checks: Checklist) -> Steps[st
     ):
         return None
     text = yield from content.read(DESCRIPTOR_AT, max(size, DESCRIPTOR_READ))
+    if not text.strip(b"\0"):
+        _one_of_many(checks)
+        return None
     descriptor = vmdk_descriptor.parse(text)
     if descriptor is None:
         checks.expect(passed=False, name="descriptor text", detail="the embedded descriptor is not one")
@@ -195,6 +194,12 @@ def _descriptor(header: Header, content: Content, checks: Checklist) -> Steps[st
             f"the descriptor says {said} sectors and the header {header.capacity}",
         )
     return kind
+
+
+def _one_of_many(checks: Checklist) -> None:
+    """Of an extent without a descriptor, which another file has."""
+    detail = "it has none: one part of an image of several files"
+    checks.expect(passed=False, name="descriptor", detail=detail, refusal=ExternalDataRefused)
 
 
 def _check_footer(header: Header, content: Content, checks: Checklist) -> Steps[None]:
