@@ -129,7 +129,7 @@ def _entries(text: str, file_name: str, name: str) -> list[tuple[str, str, str]]
 
 
 def _plain(listed: str) -> str:
-    """A listed name without its marks.  One in another directory stays as it is: it is not the image beside the file."""
+    """A listed name without its marks.  One in another directory is left so: it is not the image beside the file."""
     listed = listed.strip().removeprefix("*")
     while listed.startswith("./"):
         listed = listed[2:]
