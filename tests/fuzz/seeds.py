@@ -1,0 +1,31 @@
+"""What the fuzz targets share: seeds in a directory, and a run that ends with a status."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import atheris
+
+
+def run(target: Callable[[bytes], None], seeds: Iterable[bytes], max_len: int) -> None:
+    """Fuzz until a flag such as ``-max_total_time=60`` ends it, or something other than a `CdiError` gets out.
+
+    Arguments are libFuzzer's; a directory among them collects what was found beside the seeds.
+    """
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as directory:
+        for seed in seeds:
+            if len(seed) <= max_len:
+                (Path(directory) / hashlib.sha256(seed).hexdigest()).write_bytes(seed)
+        own = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+        flags = [argument for argument in sys.argv[1:] if argument.startswith("-")]
+        # A crash is printed with its input; files of it go where the caller says with -artifact_prefix.
+        if not any(flag.startswith("-max_len") for flag in flags):
+            flags.append(f"-max_len={max_len}")
+        if not any(flag.startswith("-artifact_prefix") for flag in flags):
+            flags.append(f"-artifact_prefix={directory}/")
+        atheris.Setup([sys.argv[0], *flags, *own, directory], target)
+        atheris.Fuzz()
