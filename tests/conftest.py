@@ -9,4 +9,5 @@ pytest_plugins = [
     "tests.integration.fixtures_http",
     "tests.faults.plugin",
     "tests.integration.fixtures_registry",
+    "tests.integration.fixtures_s3",
 ]

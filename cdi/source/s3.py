@@ -168,7 +168,7 @@ class S3Endpoint:
             return SourceNotFound(text, where=where, remedy=_NO_KEY)
         if code in _KEYS_WRONG:
             return SourceUnauthorized(text, where=where, remedy=_KEYS_WRONG[code])
-        if code in {"AccessDenied", "AllAccessDisabled", "AccountProblem", "Forbidden"}:
+        if code in {"AccessDenied", "AllAccessDisabled", "AccountProblem", "Forbidden"} or (status == 403 and not code):
             return SourceForbidden(text, where=where, remedy=self._permission())
         if code == "InvalidObjectState":
             return SourceForbidden(text, where=where, remedy="the object is archived: restore it first")

@@ -21,7 +21,7 @@ Addressing = Literal["auto", "path", "virtual"]
 _REGION = r"[a-z]{2,4}(?:-[a-z0-9]+){1,4}"
 _DOMAIN = r"amazonaws\.com(?:\.cn)?|amazonaws\.eu"
 _AWS = re.compile(
-    rf"(?:(?P<bucket>.+)\.)?s3(?P<fips>-fips)?(?P<dual>\.dualstack)?(?:[.-](?P<region>{_REGION}))?\.(?P<domain>{_DOMAIN})"
+    rf"(?:(?P<bucket>.+)\.)?s3(?P<fips>-fips)?(?P<dual>\.dualstack)?(?:-external-1|[.-](?P<region>{_REGION}))?\.(?P<domain>{_DOMAIN})"
 )
 _ACCELERATE = re.compile(rf"(?P<bucket>.+)\.s3-accelerate(?:\.dualstack)?\.(?:{_DOMAIN})")
 _ACCESS_POINT = re.compile(
@@ -94,7 +94,7 @@ class S3Location:
         if match is None or ".vpce" in f".{host}":
             return cls._object(path, parsed.location, version=version, endpoint=parsed.origin_text, region=_hint(host))
         infix = (match["fips"] or "") + (match["dual"] or "")
-        region = None if match["region"] == "external-1" else match["region"]
+        region = match["region"]
         if match["bucket"]:
             path = f"{match['bucket']}/{path}"
         found = cls._object(path, parsed.location, version=version, region=region)
