@@ -11,8 +11,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, TypeAdapter, ValidationError
-
+from cdi.api.decode import DecodeError, Range, decode
 from cdi.api.errors import InvalidManifest, Retry
 
 
@@ -123,16 +122,15 @@ class BlankSourceSpec:
     kind: Literal["blank"] = "blank"
 
 
-SourceSpec = Annotated[
+SourceSpec = (
     HttpSourceSpec
     | S3SourceSpec
     | GcsSourceSpec
     | RegistrySourceSpec
     | FileSourceSpec
     | StreamSourceSpec
-    | BlankSourceSpec,
-    Field(discriminator="kind"),
-]
+    | BlankSourceSpec
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +158,7 @@ class DirectoryTargetSpec:
     path: str
 
 
-TargetSpec = Annotated[FileTargetSpec | BlockTargetSpec | DirectoryTargetSpec, Field(discriminator="kind")]
+TargetSpec = FileTargetSpec | BlockTargetSpec | DirectoryTargetSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,9 +167,9 @@ class Policy:
 
     engine: Literal["auto", "qemu"] = "auto"
     """``qemu`` gives every image to QEMU: the escape hatch."""
-    connections: Annotated[int, Field(ge=0, le=64)] = 0
+    connections: Annotated[int, Range(at_least=0, at_most=64)] = 0
     """How many ranges are fetched at a time; 0 chooses."""
-    bandwidth: Annotated[int, Field(ge=0)] = 0
+    bandwidth: Annotated[int, Range(at_least=0)] = 0
     """Bytes per second from the source; 0 is unlimited."""
     discover_checksum: bool = True
     """Look for SHA256SUMS and the like beside an HTTP image where no checksum is given."""
@@ -183,13 +181,13 @@ class Policy:
     keyring: str | None = None
     """A file of OpenPGP public keys, binary or armoured."""
     preallocation: bool = False
-    stall_timeout: Annotated[float, Field(gt=0)] = 60.0
+    stall_timeout: Annotated[float, Range(above=0)] = 60.0
     """Seconds without a byte until a connection is given up."""
-    retries: Annotated[int, Field(ge=0)] = 8
+    retries: Annotated[int, Range(at_least=0)] = 8
     """Failures in a row, without a byte of progress, until a passing fault is handed to the controller."""
-    qemu_memory: Annotated[int, Field(gt=0)] = 1 << 30
+    qemu_memory: Annotated[int, Range(above=0)] = 1 << 30
     """Address space for a QEMU program, bytes."""
-    qemu_cpu_seconds: Annotated[int, Field(gt=0)] = 3600
+    qemu_cpu_seconds: Annotated[int, Range(above=0)] = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,11 +214,9 @@ class Job:
     def from_json(cls, text: str | bytes) -> Self:
         """Raises `InvalidManifest` naming every field that is wrong."""
         try:
-            job: Self = TypeAdapter(cls).validate_json(text, extra="forbid")
-        except ValidationError as error:
-            fields = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise InvalidManifest(f"not a job: {fields}") from error
-        return job
+            return decode(cls, text)
+        except DecodeError as error:
+            raise InvalidManifest(f"not a job: {error}") from error
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
@@ -254,8 +250,8 @@ class Progress:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        progress: Self = TypeAdapter(cls).validate_json(text)
-        return progress
+        """Raises `ValueError`."""
+        return decode(cls, text)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
@@ -307,8 +303,8 @@ class Outcome:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        outcome: Self = TypeAdapter(cls).validate_json(text)
-        return outcome
+        """Raises `ValueError`."""
+        return decode(cls, text)
 
     def to_json(self, limit: int = 4096) -> str:
         """At most `limit` bytes: warnings, then labels, then the tail of a failure's message give way."""
@@ -338,8 +334,8 @@ class Limits:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        limits: Self = TypeAdapter(cls).validate_json(text)
-        return limits
+        """Raises `ValueError`."""
+        return decode(cls, text)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))

@@ -1,0 +1,141 @@
+"""JSON into frozen dataclasses, strictly, for what crosses between the planes.
+
+The models of the API are pydantic's.  A worker that moves one small image would spend more time on importing pydantic
+than on the image, so `Job` and its kin are read by this: exact types, no unknown fields, every problem in one message.
+Understands str, int, float, bool, Literal, enums of strings, ``X | None``, ``tuple[X, ...]``, ``dict[str, X]``,
+dataclasses, and unions of dataclasses that are told apart by a Literal field ``kind``; `Range` bounds numbers.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import json
+import types
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+_DEPTH = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """In ``Annotated[int, Range(...)]``: the values that a number may have."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+    above: float | None = None
+
+    def problem(self, value: float) -> str | None:
+        if self.at_least is not None and value < self.at_least:
+            return f"must be at least {self.at_least:g}"
+        if self.at_most is not None and value > self.at_most:
+            return f"must be at most {self.at_most:g}"
+        if self.above is not None and not value > self.above:
+            return f"must be greater than {self.above:g}"
+        return None
+
+
+class DecodeError(ValueError):
+    """The document is not one of these; `problems` are ``field: what is wrong``."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+def decode(cls: type[T], text: str | bytes) -> T:
+    """Read one JSON document.  Raises `DecodeError`."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DecodeError([f"not JSON: {error}"]) from error
+    problems: list[str] = []
+    value = _value(cls, document, "", problems)
+    if problems:
+        raise DecodeError(problems)
+    return cast(T, value)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
+
+
+def _value(hint: Any, value: Any, at: str, problems: list[str]) -> Any:
+    """`value` as the type `hint`; adds to `problems` and gives None where it is none."""
+    bound: Range | None = None
+    if get_origin(hint) is Annotated:
+        hint, *notes = get_args(hint)
+        bound = next((note for note in notes if isinstance(note, Range)), None)
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return _union(get_args(hint), value, at, problems)
+    if origin is Literal:
+        if value in get_args(hint) and isinstance(value, str):
+            return value
+        return _wrong(at, f"must be one of {', '.join(map(str, get_args(hint)))}", problems)
+    if origin is tuple:
+        if not isinstance(value, list):
+            return _wrong(at, "must be a list", problems)
+        inner = get_args(hint)[0]
+        return tuple(_value(inner, item, f"{at}[{number}]", problems) for number, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            return _wrong(at, "must be an object", problems)
+        inner = get_args(hint)[1]
+        return {key: _value(inner, item, f"{at}.{key}", problems) for key, item in value.items()}
+    if is_dataclass(hint):
+        return _dataclass(cast(type, hint), value, at, problems)
+    if isinstance(hint, type) and issubclass(hint, enum.StrEnum):
+        if isinstance(value, str) and value in list(hint):
+            return hint(value)
+        return _wrong(at, f"must be one of {', '.join(hint)}", problems)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    # A bool is an int to Python and to nobody else.
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        return _wrong(at, f"must be of type {hint.__name__}", problems)
+    if bound is not None and (problem := bound.problem(value)) is not None:
+        return _wrong(at, problem, problems)
+    return value
+
+
+def _union(choices: tuple[Any, ...], value: Any, at: str, problems: list[str]) -> Any:
+    if types.NoneType in choices:
+        if value is None:
+            return None
+        rest = tuple(choice for choice in choices if choice is not types.NoneType)
+        if len(rest) == 1:
+            return _value(rest[0], value, at, problems)
+        choices = rest
+    kinds = {get_args(_hints(choice)["kind"])[0]: choice for choice in choices}
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if not isinstance(kind, str) or kind not in kinds:
+        return _wrong(f"{at}.kind", f"must be one of {', '.join(kinds)}", problems)
+    return _dataclass(kinds[kind], value, at, problems)
+
+
+def _dataclass(cls: type, value: Any, at: str, problems: list[str]) -> Any:
+    if not isinstance(value, dict):
+        return _wrong(at, "must be an object", problems)
+    if at.count(".") > _DEPTH:
+        return _wrong(at, "is nested too deep", problems)
+    before = len(problems)
+    hints = _hints(cls)
+    found: dict[str, Any] = {}
+    for field in fields(cls):
+        place = f"{at}.{field.name}"
+        if field.name in value:
+            found[field.name] = _value(hints[field.name], value[field.name], place, problems)
+        elif field.default is MISSING and field.default_factory is MISSING:
+            _wrong(place, "is missing", problems)
+    for name in value.keys() - hints.keys():
+        _wrong(f"{at}.{name}"[:200], "is not known", problems)
+    return None if len(problems) > before else cls(**found)
+
+
+def _wrong(at: str, what: str, problems: list[str]) -> None:
+    problems.append(f"{at.lstrip('.') or 'it'}: {what}")
