@@ -183,9 +183,11 @@ class _Archive:
 
     def _next(self) -> Member | None:
         extended = _Extended(self._shared)
-        for _ in range(_EXTENDED_IN_A_ROW):
+        for before in range(_EXTENDED_IN_A_ROW):
             header = self._header()
             if header is None:
+                if before:
+                    raise ContentTruncated("the tar archive ends after an extended header")
                 return None
             match header.type:
                 case b"x" | b"X":
