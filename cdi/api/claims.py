@@ -69,8 +69,12 @@ class StorageSpec(Model):
 class ClaimSpec(StorageSpec):
     """A PersistentVolumeClaim's spec, taken as it is."""
 
+    access_modes: list[str] | None = None
+    """The access mode that the volume must have; exactly one."""
     resources: VolumeResources | None = None
     """The size of the volume, file system included."""
+    volume_mode: str | None = None
+    """Filesystem (the default) or Block."""
     volume_attributes_class_name: str | None = None
     """The VolumeAttributesClass that tunes the volume."""
 

@@ -435,6 +435,12 @@ class TargetPermission(TargetError):
     default_remedy = "give the worker's user (107) the right to write"
 
 
+class ClaimLost(TargetError):
+    """The volume is gone, although the DataVolume had it."""
+
+    default_remedy = "delete the DataVolume and apply it again"
+
+
 class TargetUnsuitable(TargetError):
     """The target is not of the kind that the content needs (an archive wants a directory)."""
 

@@ -51,6 +51,8 @@ _NANO = 10**9
 class Notation(enum.StrEnum):
     """How a quantity was written, and so how its canonical form is written."""
 
+    NUMBER = "number"
+    """A plain number, not text; it is written as one again."""
     DECIMAL = "decimal"
     BINARY = "binary"
     EXPONENT = "exponent"
@@ -74,7 +76,7 @@ class Quantity:
         if isinstance(text, int):
             if abs(text) > 10**MAX_EXPONENT:
                 raise InvalidManifest("the quantity is out of range")
-            return cls(str(text), Fraction(text), Notation.DECIMAL)
+            return cls(str(text), Fraction(text), Notation.NUMBER)
         if len(text) > MAX_TEXT:
             raise InvalidManifest(f"a quantity of {len(text)} characters is too long")
         match = _GRAMMAR.fullmatch(text)
@@ -149,6 +151,9 @@ class Quantity:
         """A field of a model: read from a string or an integer, written as it was written."""
         from pydantic_core import PydanticCustomError, core_schema
 
+        def write(value: Quantity) -> str | int:
+            return value.bytes if value.notation is Notation.NUMBER else value.text
+
         def read(value: object) -> Quantity:
             if isinstance(value, Quantity):
                 return value
@@ -158,7 +163,7 @@ class Quantity:
                 raise PydanticCustomError("quantity", "{reason}", {"reason": error.what}) from None
 
         return core_schema.no_info_plain_validator_function(
-            read, serialization=core_schema.plain_serializer_function_ser_schema(str)
+            read, serialization=core_schema.plain_serializer_function_ser_schema(write)
         )
 
     @classmethod

@@ -9,7 +9,7 @@ from cdi.api.kinds import KINDS, Kind
 from cdi.api.schema import Schema, object_schema
 
 _RETRY = {
-    Retry.NEVER: "no: the DataVolume ends as Failed",
+    Retry.NEVER: "no",
     Retry.BACKOFF: "yes, with growing pauses",
     Retry.ON_CHANGE: "after something else has changed",
 }
@@ -21,7 +21,8 @@ def errors_page() -> str:
         "# Errors",
         "",
         "Every failure has a code. It stands in the message, `error[CODE]: what is wrong (where). Try: remedy`, and as",
-        "the reason of the DataVolume's condition. The process ends with the exit status of the code.",
+        "the reason of the DataVolume's condition. A failure that is not tried again ends the DataVolume as Failed; a",
+        "command ends with the exit status.",
         "",
         "| code | meaning | tried again | exit | remedy |",
         "|---|---|---|---|---|",
@@ -30,6 +31,7 @@ def errors_page() -> str:
         f"| `{error.__name__}` | {_cell(_summary(error))} | {_RETRY[error.retry]} | {error.exit_status} "
         f"| {_cell(error.default_remedy)} |"
         for error in all_errors()
+        if error.__module__ == CdiError.__module__
     ]
     return "\n".join(lines) + "\n"
 
@@ -93,4 +95,4 @@ def _summary(error: type[CdiError]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())

@@ -1,0 +1,71 @@
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdi.api import names
+
+label = st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=63)
+subdomains = st.lists(label, min_size=1, max_size=8).map(".".join).map(lambda text: text[:253].rstrip("."))
+
+
+def test_short_names_are_joined():
+    assert names.importer_pod("fedora") == "importer-fedora"
+    assert names.importer_pod(names.prime_claim("42-a")) == "importer-prime-42-a"
+    assert names.upload_pod("fedora") == "cdi-upload-fedora"
+    assert names.scratch_claim("fedora") == "fedora-scratch"
+    assert names.clone_source_pod("42") == "42-source-pod"
+    assert names.import_source("42") == "volume-import-source-42"
+    assert names.cron_import("fedora", "sha256:0123456789abcdef") == "fedora-0123456789ab"
+
+
+def test_long_names_are_shortened_as_openshift_does():
+    assert names.joined("importer", "c" * 244) == "importer-" + "c" * 244
+    assert names.joined("b" * 250, "scratch") == f"{'b' * 236}-{names._hash('b' * 250)}-scratch"
+    assert names.joined("importer", "c" * 253) == f"importer-{names._hash('importer-' + 'c' * 253)}"
+
+
+def test_the_hash_is_fnv_1a():
+    # Published test vectors.
+    assert names._hash("foobar") == "bf9cf968"
+    assert names._hash("") == "811c9dc5"
+
+
+@given(subdomains)
+def test_every_name_made_from_a_valid_name_is_valid_and_short_enough(name):
+    for made in (names.importer_pod(name), names.upload_pod(name), names.scratch_claim(name)):
+        assert names.is_dns_subdomain(made), made
+    assert names.is_dns_label(names.upload_service(name))
+
+
+@given(subdomains, subdomains)
+def test_different_claims_have_different_pods(one, other):
+    if one != other:
+        assert names.importer_pod(one) != names.importer_pod(other)
+        assert names.scratch_claim(one) != names.scratch_claim(other)
+
+
+def test_a_cut_before_a_dot_still_gives_a_valid_name():
+    name = "a" * 235 + "." + "b" * 17
+    assert names.is_dns_subdomain(names.scratch_claim(name))
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("kubevirt.io/x", True),
+        ("instancetype.kubevirt.io/default-preference", True),
+        ("cdi.kubevirt.io", False),
+        ("notkubevirt.io/x", False),
+        ("kubevirt.io.example/x", False),
+        ("app", False),
+    ],
+)
+def test_labels_of_kubevirt_propagate(key, expected):
+    assert names.propagates(key) is expected
+
+
+def test_all_annotations_differ():
+    found = [value for name, value in vars(names).items() if name.startswith("ANN_")]
+    assert len(found) == len(set(found)) > 80
