@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
-from pydantic import TypeAdapter, ValidationError
-
+from cdi.api.decode import DecodeError, decode
 from cdi.api.errors import InvalidManifest
 from cdi.api.job import Job
 
@@ -32,11 +31,9 @@ class CloneJob:
     def from_json(cls, text: str | bytes) -> Self:
         """Raises `InvalidManifest` naming every field that is wrong."""
         try:
-            job: Self = TypeAdapter(cls).validate_json(text, extra="forbid")
-        except ValidationError as error:
-            fields = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise InvalidManifest(f"not a clone job: {fields}") from error
-        return job
+            return decode(cls, text)
+        except DecodeError as error:
+            raise InvalidManifest(f"not a clone job: {error}") from error
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
@@ -104,14 +101,7 @@ class StartWorker:
     """The upload request that it serves."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopWorker:
-    """End the worker of this claim's uid, if there is one."""
-
-    claim: str
-
-
-Action = CreateClaim | PatchObject | StartWorker | StopWorker
+Action = CreateClaim | PatchObject | StartWorker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

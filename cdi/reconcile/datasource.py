@@ -7,7 +7,7 @@ from typing import Any
 from cdi.api.datasource import DataSource
 from cdi.api.names import propagates
 from cdi.api.phases import ConditionType, Phase, Reason
-from cdi.api.sources import SourcePvc, SourceSnapshot
+from cdi.api.sources import SourcePvc
 from cdi.reconcile.actions import PatchObject, Plan
 from cdi.reconcile.origin import Broken, follow
 from cdi.reconcile.status import Aspect, conditions, no, yes
@@ -22,17 +22,16 @@ def reconcile_data_source(data_source: DataSource, objects: Objects, platform: P
     end = follow(data_source, objects)
     status: dict[str, Any] = {}
     claim: Claim | None = None
-    match end:
-        case Broken():
-            ready = no(end.reason, end.message)
-        case SourcePvc():
-            status["source"] = {"pvc": end.to_dict()}
-            claim = objects.claim(end.namespace, end.name)
-            ready = _claim_ready(end, claim, objects)
-        case SourceSnapshot():
-            status["source"] = {"snapshot": end.to_dict()}
-            message = "" if platform.snapshots else "there are no volume snapshots outside of a cluster"
-            ready = no(Reason.SNAPSHOT_NOT_READY, message)
+    if isinstance(end, Broken):
+        ready = no(end.reason, end.message)
+    elif isinstance(end, SourcePvc):
+        status["source"] = {"pvc": end.to_dict()}
+        claim = objects.claim(end.namespace, end.name)
+        ready = _claim_ready(end, claim, objects)
+    else:
+        status["source"] = {"snapshot": end.to_dict()}
+        message = "" if platform.snapshots else "there are no volume snapshots outside of a cluster"
+        ready = no(Reason.SNAPSHOT_NOT_READY, message)
     old = (data_source.status.conditions if data_source.status else None) or []
     status["conditions"] = conditions(old, {ConditionType.READY: ready}, now)
     before = data_source.status.to_dict() if data_source.status is not None else None

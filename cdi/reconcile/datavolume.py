@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from cdi.api.datavolume import DataVolume
-from cdi.api.errors import AlreadyExists, CdiError, InvalidManifest, Retry, TargetError
+from cdi.api.errors import AlreadyExists, CdiError, ClaimLost, InvalidManifest, Retry
 from cdi.api.job import Failure, Outcome
 from cdi.api.names import (
     ANN_ALLOW_CLAIM_ADOPTION,
@@ -36,8 +36,9 @@ from cdi.reconcile import upload as uploads
 from cdi.reconcile.actions import Action, CreateClaim, EventFact, PatchObject, Plan, StartWorker
 from cdi.reconcile.claim import build_claim, owner_reference, populated_for
 from cdi.reconcile.events import told
+from cdi.reconcile.failure import as_failure
 from cdi.reconcile.job import Prepared, prepare
-from cdi.reconcile.ledger import ANNOTATION, Ledger, as_failure
+from cdi.reconcile.ledger import ANNOTATION, Ledger
 from cdi.reconcile.origin import Clone, Refuse, Upload, Wait, examine_clone, find_origin
 from cdi.reconcile.policy import read_knobs
 from cdi.reconcile.status import Aspect, State, condition_of, no, render, yes
@@ -338,10 +339,7 @@ def _failed(claim: Claim | None, failure: Failure) -> _Decision:
 
 
 def _claim_lost(dv: DataVolume, name: str) -> _Decision:
-    error = TargetError(
-        f"the volume of PVC {dv.metadata.namespace}/{name} is lost",
-        remedy="delete the DataVolume and apply it again",
-    )
+    error = ClaimLost(f"the volume of PVC {dv.metadata.namespace}/{name} is lost")
     state = State(
         phase=Phase.FAILED,
         bound=no(Reason.CLAIM_LOST, error.message),

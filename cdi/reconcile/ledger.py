@@ -11,11 +11,11 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Self
 
-from pydantic import TypeAdapter, ValidationError
-
-from cdi.api.errors import CdiError, RetryBudgetSpent, WorkerLost
+from cdi.api.decode import DecodeError, decode
+from cdi.api.errors import RetryBudgetSpent, WorkerLost
 from cdi.api.job import Failure
 from cdi.api.names import GROUP
+from cdi.reconcile.failure import as_failure
 from cdi.reconcile.world import Retries, Worker
 
 ANNOTATION = f"{GROUP}/storage.attempts"
@@ -48,10 +48,9 @@ class Ledger:
         if not text:
             return cls()
         try:
-            ledger: Self = TypeAdapter(cls).validate_json(text)
-        except ValidationError:
+            return decode(cls, text)
+        except DecodeError:
             return cls()
-        return ledger
 
     def write(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
@@ -98,11 +97,6 @@ class Ledger:
                 f"gave up after {self.failures} attempts without progress; the last: {self.failure.message}"
             )
         )
-
-
-def as_failure(error: CdiError) -> Failure:
-    """An error as it stands in status."""
-    return Failure(code=error.code, message=error.message, retry=error.retry, exit_status=error.exit_status)
 
 
 def _lost() -> Failure:

@@ -25,7 +25,7 @@ from cdi.api.sources import (
     SourceUpload,
     SourceVddk,
 )
-from cdi.reconcile.ledger import as_failure
+from cdi.reconcile.failure import as_failure
 from cdi.reconcile.world import Claim, Objects, Platform, World
 
 

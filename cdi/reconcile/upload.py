@@ -6,8 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Self
 
-from pydantic import TypeAdapter, ValidationError
-
+from cdi.api.decode import DecodeError, decode
 from cdi.api.names import GROUP
 
 ANNOTATION = f"{GROUP}/storage.upload.request"
@@ -29,10 +28,9 @@ class UploadRequest:
         if not text:
             return None
         try:
-            request: Self = TypeAdapter(cls).validate_json(text)
-        except ValidationError:
+            return decode(cls, text)
+        except DecodeError:
             return None
-        return request
 
     def write(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))

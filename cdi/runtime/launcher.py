@@ -17,16 +17,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
+from cdi.api.decode import DecodeError, decode
 from cdi.api.errors import CdiError, InternalError, WorkerLost
 from cdi.api.job import Failure, Job, Limits, Outcome, Progress
 from cdi.reconcile.actions import InputRef, StartWorker
-from cdi.reconcile.ledger import as_failure
+from cdi.reconcile.failure import as_failure
 from cdi.reconcile.world import Worker
 from cdi.runtime import durable
 from cdi.runtime.home import Home, WorkerDirectory
-from cdi.runtime.processes import Processes, rotate, with_argument
+from cdi.runtime.processes import Processes, rotate, with_arguments
 
 GRACE = 10.0
 """Seconds between asking a worker to stop and killing it."""
@@ -197,8 +196,8 @@ class Launcher:
         if text is None:
             return None
         try:
-            return TypeAdapter(_Attempt).validate_json(text)
-        except ValidationError as error:
+            return decode(_Attempt, text)
+        except DecodeError as error:
             raise InternalError("a worker's directory is damaged", where=str(directory.attempt)) from error
 
     def _end(self, directory: WorkerDirectory, claim: str, attempt: _Attempt) -> tuple[Outcome | None, float | None]:
@@ -234,7 +233,7 @@ class Launcher:
             return None
         try:
             value = parser(text)
-        except (ValidationError, CdiError, ValueError):
+        except (CdiError, ValueError):
             return None
         self._parsed[path] = (mark, value)
         return value
@@ -253,7 +252,7 @@ class Launcher:
     @staticmethod
     def _signal(directory: WorkerDirectory, number: signal.Signals) -> None:
         """To the whole session of the worker; those it started elsewhere go with its descriptors."""
-        for pid in with_argument(str(directory.path)):
+        for pid in with_arguments("--status-dir", str(directory.path)):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 group = os.getpgid(pid)
                 if group == pid:

@@ -92,8 +92,9 @@ def rotate(log: Path, *, writing: bool = False) -> None:
         return
 
 
-def with_argument(argument: str) -> list[int]:
-    """This user's processes that were started with exactly this argument."""
+def with_arguments(*arguments: str) -> list[int]:
+    """This user's processes that were started with exactly these arguments, one after another."""
+    wanted = b"".join(b"\0" + os.fsencode(argument) for argument in arguments) + b"\0"
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -102,7 +103,7 @@ def with_argument(argument: str) -> list[int]:
             if os.stat(f"/proc/{name}").st_uid != os.geteuid():
                 continue
             with open(f"/proc/{name}/cmdline", "rb") as file:
-                if os.fsencode(argument) in file.read(1 << 20).split(b"\0"):
+                if wanted in file.read(1 << 20):
                     found.append(int(name))
     return found
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cdi.api import kinds
 from cdi.api.errors import NotFound
-
-CDI_V1BETA1 = "cdi.kubevirt.io/v1beta1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +18,7 @@ class Kind:
     """Lower case; the store's key."""
     singular: str
     short_names: tuple[str, ...] = ()
-    api_version: str = CDI_V1BETA1
+    api_version: str
     namespaced: bool = True
     has_status: bool = True
     """Status is written apart from the rest."""
@@ -27,44 +26,23 @@ class Kind:
     """Only its owner may read it where it lies."""
 
 
+_WITHOUT_STATUS = ("Secret", "ConfigMap")
+
 KINDS = (
-    Kind(name="DataVolume", plural="datavolumes", singular="datavolume", short_names=("dv", "dvs")),
-    Kind(name="DataSource", plural="datasources", singular="datasource", short_names=("das",)),
-    Kind(name="DataImportCron", plural="dataimportcrons", singular="dataimportcron", short_names=("dic", "dics")),
-    Kind(name="StorageProfile", plural="storageprofiles", singular="storageprofile", namespaced=False),
-    Kind(name="CDIConfig", plural="cdiconfigs", singular="cdiconfig", namespaced=False),
-    Kind(name="CDI", plural="cdis", singular="cdi", short_names=("cdi", "cdis"), namespaced=False),
-    Kind(
-        name="PersistentVolumeClaim",
-        plural="persistentvolumeclaims",
-        singular="persistentvolumeclaim",
-        short_names=("pvc",),
-        api_version="v1",
+    *(
+        Kind(
+            name=kind.name,
+            plural=kind.plural,
+            singular=kind.singular,
+            short_names=kind.short_names,
+            api_version=kind.api_version,
+            namespaced=kind.namespaced,
+            has_status=kind.name not in _WITHOUT_STATUS,
+            confidential=kind.name == "Secret",
+        )
+        for kind in kinds.KINDS
     ),
-    Kind(
-        name="Secret",
-        plural="secrets",
-        singular="secret",
-        api_version="v1",
-        has_status=False,
-        confidential=True,
-    ),
-    Kind(
-        name="ConfigMap",
-        plural="configmaps",
-        singular="configmap",
-        short_names=("cm",),
-        api_version="v1",
-        has_status=False,
-    ),
-    Kind(
-        name="Event",
-        plural="events",
-        singular="event",
-        short_names=("ev",),
-        api_version="v1",
-        has_status=False,
-    ),
+    Kind(name="Event", plural="events", singular="event", short_names=("ev",), api_version="v1", has_status=False),
 )
 
 _BY_WORD = {word.lower(): kind for kind in KINDS for word in (kind.name, kind.plural, kind.singular, *kind.short_names)}

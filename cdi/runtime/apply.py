@@ -1,0 +1,166 @@
+"""Manifests into the store, as ``kubectl apply`` does it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cdi.api.errors import AlreadyExists, Conflict, InvalidManifest, NotFound
+from cdi.api.names import GROUP
+from cdi.api.validation import parse, parse_manifest, raise_problems, validate_update
+from cdi.store.base import Key, Object, Store
+
+APPLIED = f"{GROUP}/applied"
+"""An annotation: the labels and annotations that the last manifest set, so that the next one can take them away."""
+_SERVER_OWNED = (
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "managedFields",
+    "selfLink",
+    "finalizers",
+)
+_ELSEWHERE = {
+    "VolumeImportSource": "use a DataVolume with the same source",
+    "VolumeUploadSource": "use a DataVolume with source.upload",
+    "VolumeCloneSource": "use a DataVolume with source.pvc",
+    "ObjectTransfer": "delete the object and apply it under its new name",
+    "UploadTokenRequest": "run cdi upload; no token is needed on this machine",
+}
+"""Kinds that only a cluster's controllers act on."""
+_TRIES = 20
+_DEEPEST_LIST = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What became of one manifest."""
+
+    kind: str
+    namespace: str
+    name: str
+    action: Literal["created", "configured", "unchanged"]
+
+
+def apply(store: Store, manifests: Iterable[Mapping[str, Any]]) -> list[Applied]:
+    """All manifests are checked before any is written.
+
+    Raises `InvalidManifest` with all problems of a manifest, also where a DataVolume's spec would change.
+    """
+    bodies = [_checked(body) for body in _flattened(manifests, 0)]
+    for body in bodies:
+        _check_update(store, body)
+    return [_apply_one(store, body) for body in bodies]
+
+
+def _flattened(manifests: Iterable[Any], depth: int) -> Iterator[Any]:
+    for manifest in manifests:
+        items = manifest.get("items") if isinstance(manifest, Mapping) else None
+        kind = manifest.get("kind") if isinstance(manifest, Mapping) else None
+        if isinstance(kind, str) and kind.endswith("List") and isinstance(items, list):
+            if depth >= _DEEPEST_LIST:
+                raise InvalidManifest("lists are nested too deeply", where="items")
+            yield from _flattened(items, depth + 1)
+        else:
+            yield manifest
+
+
+def _checked(manifest: Mapping[str, Any]) -> Object:
+    """The manifest as it is stored: valid, in a namespace, without what only the store may say."""
+    model = parse_manifest(manifest)
+    kind = model.kind_name()
+    if kind in _ELSEWHERE:
+        raise InvalidManifest(f"{kind} has an effect in a cluster only", where="kind", remedy=_ELSEWHERE[kind])
+    body: Object = json.loads(json.dumps(manifest, default=str))
+    metadata = {name: value for name, value in body["metadata"].items() if name not in _SERVER_OWNED}
+    body["metadata"] = metadata
+    body.pop("status", None)
+    key = Key.of_object(body)
+    if key.namespace:
+        metadata["namespace"] = key.namespace
+    else:
+        metadata.pop("namespace", None)
+    if kind == "Secret" and body.get("stringData"):
+        encoded = {name: base64.b64encode(text.encode()).decode() for name, text in body["stringData"].items()}
+        body["data"] = {**(body.get("data") or {}), **encoded}
+        del body["stringData"]
+    return body
+
+
+def _existing(store: Store, body: Object) -> Object | None:
+    try:
+        return store.get(Key.of_object(body))
+    except NotFound:
+        return None
+
+
+def _check_update(store: Store, body: Object) -> None:
+    old = _existing(store, body)
+    if old is None:
+        return
+    if "deletionTimestamp" in old["metadata"]:
+        raise Conflict(f"{Key.of_object(body)} is being deleted", remedy="wait until it is gone and apply again")
+    before = parse(old)
+    merged = _merged(old, body)
+    raise_problems(validate_update(before, parse(merged)), where=str(Key.of_object(body)))
+
+
+def _apply_one(store: Store, body: Object) -> Applied:
+    key = Key.of_object(body)
+    for _ in range(_TRIES):
+        old = _existing(store, body)
+        try:
+            if old is None:
+                store.create(_merged({"metadata": {}}, body))
+                return _told(key, "created")
+            _check_update(store, body)
+            new = store.update(_merged(old, body))
+        except (AlreadyExists, Conflict, NotFound):
+            if old is not None and "deletionTimestamp" in old["metadata"]:
+                raise
+            continue
+        same = new["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"]
+        return _told(key, "unchanged" if same else "configured")
+    raise Conflict(f"{key} is changed faster than it can be written")
+
+
+def _told(key: Key, action: Literal["created", "configured", "unchanged"]) -> Applied:
+    return Applied(kind=key.kind.name, namespace=key.namespace, name=key.name, action=action)
+
+
+def _merged(old: Object, body: Object) -> Object:
+    """The manifest over what is stored: labels and annotations that others set stay, those of the last manifest that
+    this one does not have go.
+    """
+    before = old["metadata"]
+    try:
+        applied = json.loads((before.get("annotations") or {}).get(APPLIED, "{}"))
+    except ValueError:
+        applied = {}
+    metadata: dict[str, Any] = {**before, **body["metadata"]}
+    ours: dict[str, list[str]] = {}
+    for field in ("labels", "annotations"):
+        wanted = body["metadata"].get(field) or {}
+        gone = (
+            {name for name in (applied.get(field) or []) if name not in wanted} if isinstance(applied, dict) else set()
+        )
+        kept = {name: text for name, text in (before.get(field) or {}).items() if name not in gone}
+        merged = {**kept, **wanted}
+        ours[field] = sorted(wanted)
+        metadata.pop(field, None)
+        if merged:
+            metadata[field] = merged
+    if any(ours.values()) or applied:
+        metadata.setdefault("annotations", {})[APPLIED] = json.dumps(ours, separators=(",", ":"))
+    if "ownerReferences" in before:
+        metadata["ownerReferences"] = before["ownerReferences"]
+    new = {**body, "metadata": metadata}
+    if "status" in old:
+        new["status"] = old["status"]
+    return new

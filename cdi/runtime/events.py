@@ -1,0 +1,64 @@
+"""Events as objects: the same event told again only counts up."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+
+from cdi.api.errors import AlreadyExists, NotFound
+from cdi.reconcile.actions import EventFact
+from cdi.reconcile.status import timestamp
+from cdi.store.base import Key, Object, Store, amend
+
+KEPT = 50
+"""Events of one object."""
+_NAME = 200
+_MESSAGE = 1024
+
+
+def record(store: Store, about: Object, fact: EventFact, now: float) -> None:
+    """Tell `fact` about an object."""
+    metadata = about["metadata"]
+    digest = hashlib.sha256(f"{metadata['uid']}\n{fact.reason}\n{fact.message}".encode()).hexdigest()[:16]
+    name = f"{metadata['name'][:_NAME].rstrip('.-')}.{digest}"
+    moment = timestamp(now)
+    body: Object = {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": name, "namespace": metadata.get("namespace") or "default"},
+        "involvedObject": {
+            "apiVersion": about["apiVersion"],
+            "kind": about["kind"],
+            "name": metadata["name"],
+            "namespace": metadata.get("namespace", ""),
+            "uid": metadata["uid"],
+        },
+        "type": fact.type,
+        "reason": fact.reason,
+        "message": fact.message[:_MESSAGE],
+        "source": {"component": "cdi"},
+        "firstTimestamp": moment,
+        "lastTimestamp": moment,
+        "count": 1,
+    }
+
+    def again(event: Object) -> None:
+        event["count"] = int(event.get("count", 1)) + 1
+        event["lastTimestamp"] = moment
+
+    try:
+        store.create(body)
+    except AlreadyExists:
+        with contextlib.suppress(NotFound):
+            amend(store, Key.of_object(body), again)
+
+
+def of(store: Store, about: Object) -> list[Object]:
+    """The events of one object, oldest first."""
+    metadata = about["metadata"]
+    found = [
+        event
+        for event in store.list("events", metadata.get("namespace") or "default")
+        if event.get("involvedObject", {}).get("uid") == metadata["uid"]
+    ]
+    return sorted(found, key=lambda e: (e["lastTimestamp"], int(e["metadata"]["resourceVersion"])))

@@ -1,0 +1,81 @@
+"""Carries plans out.  Everything here may be done twice, and may be stopped between any two lines."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import assert_never
+
+from cdi.api.errors import AlreadyExists, Conflict, NotFound
+from cdi.reconcile.actions import Action, CreateClaim, PatchObject, Plan, StartWorker
+from cdi.runtime import events
+from cdi.runtime.launcher import Launcher, ReadInput
+from cdi.store.base import Key, Object, Store, amend
+
+
+class Executor:
+    """Of one CDI_HOME."""
+
+    def __init__(self, store: Store, launcher: Launcher, read_input: ReadInput) -> None:
+        self._store = store
+        self._launcher = launcher
+        self._read_input = read_input
+
+    def carry_out(self, plan: Plan, body: Object, now: float, *, stdin: int | None = None) -> None:
+        """`body` is the object that was reconciled.  The status goes last: what it says has been done.
+
+        Raises what the store and the launcher raise; a conflict is no failure, since whoever changed the object
+        causes another reconcile.
+        """
+        for action in plan.actions:
+            self._act(action, stdin)
+        for fact in plan.events:
+            events.record(self._store, body, fact, now)
+        if plan.status is not None:
+            metadata = body["metadata"]
+            with contextlib.suppress(Conflict, NotFound):
+                self._store.update_status(
+                    {
+                        "apiVersion": body["apiVersion"],
+                        "kind": body["kind"],
+                        "metadata": {
+                            field: metadata[field]
+                            for field in ("name", "namespace", "uid", "resourceVersion")
+                            if field in metadata
+                        },
+                        "status": dict(plan.status),
+                    }
+                )
+
+    def _act(self, action: Action, stdin: int | None) -> None:
+        match action:
+            case CreateClaim():
+                with contextlib.suppress(AlreadyExists):
+                    self._store.create(dict(action.body))
+            case PatchObject():
+                key = Key.of(action.plural, action.namespace, action.name)
+                with contextlib.suppress(NotFound):
+                    amend(self._store, key, lambda body: patch(body, action), uid=action.uid)
+            case StartWorker():
+                with contextlib.suppress(NotFound):
+                    self._launcher.start(action, self._read_input, stdin=stdin)
+            case _:
+                assert_never(action)
+
+
+def patch(body: Object, action: PatchObject) -> None:
+    """Alter `body` in place."""
+    metadata = body["metadata"]
+    annotations = dict(metadata.get("annotations") or {})
+    for name, text in action.annotations.items():
+        if text is None:
+            annotations.pop(name, None)
+        else:
+            annotations[name] = text
+    if annotations:
+        metadata["annotations"] = annotations
+    if action.labels:
+        metadata["labels"] = {**(metadata.get("labels") or {}), **action.labels}
+    if action.owner is not None:
+        owners = [owner for owner in metadata.get("ownerReferences") or [] if owner.get("uid") != action.owner["uid"]]
+        if not any(owner.get("controller") for owner in owners):
+            metadata["ownerReferences"] = [*owners, dict(action.owner)]

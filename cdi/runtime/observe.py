@@ -1,0 +1,219 @@
+"""What is known of the objects of one CDI_HOME, and the world that a reconciler sees of them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from cdi.api.configuration import CONFIG_NAME, CDIConfig
+from cdi.api.core import ConfigMap, PersistentVolumeClaim, Secret
+from cdi.api.datasource import DataSource
+from cdi.api.datavolume import DataVolume
+from cdi.api.errors import InternalError, NotFound
+from cdi.api.installation import CDI
+from cdi.api.job import Proxy
+from cdi.api.meta import KubeObject
+from cdi.api.names import ANN_BOUND_CONDITION_MESSAGE
+from cdi.api.storageprofile import StorageProfile
+from cdi.api.validation import parse
+from cdi.reconcile.actions import InputRef
+from cdi.reconcile.world import Claim, Config, Input, Layout, Platform, Profile, Retries, Worker, World
+from cdi.runtime.home import Home
+from cdi.store.base import Change, Key, Object
+
+INSTALL_NAMESPACE = "cdi"
+"""Where CDIConfig's own references point to."""
+PLATFORM = Platform(local_files=True)
+WATCHED = (
+    "datavolumes",
+    "datasources",
+    "dataimportcrons",
+    "persistentvolumeclaims",
+    "secrets",
+    "configmaps",
+    "storageprofiles",
+    "cdiconfigs",
+    "cdis",
+    "events",
+)
+M = TypeVar("M", bound=KubeObject)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What a machine brings to every world."""
+
+    retries: Retries = field(default_factory=Retries)
+    now: Callable[[], float] = time.time
+
+
+class Observed:
+    """The objects as a watch told of them; implements `cdi.reconcile.world.Objects`."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._bodies: dict[Key, Object] = {}
+        self._models: dict[Key, tuple[str, KubeObject]] = {}
+
+    def take(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            if change.type == "DELETED":
+                self._bodies.pop(change.key, None)
+                self._models.pop(change.key, None)
+            else:
+                self._bodies[change.key] = change.body
+
+    def keys(self, plural: str) -> Iterator[Key]:
+        return (key for key in list(self._bodies) if key.plural == plural)
+
+    def body(self, key: Key) -> Object | None:
+        return self._bodies.get(key)
+
+    def uids(self) -> set[str]:
+        return {body["metadata"]["uid"] for body in self._bodies.values()}
+
+    def model(self, key: Key, kind: type[M]) -> M | None:
+        """Raises `InvalidManifest` for a stored object that no version of this project can have written."""
+        body = self._bodies.get(key)
+        if body is None:
+            return None
+        version = body["metadata"]["resourceVersion"]
+        known = self._models.get(key)
+        if known is None or known[0] != version:
+            known = (version, parse(body))
+            self._models[key] = known
+        model = known[1]
+        if not isinstance(model, kind):
+            raise InternalError(f"{key} is kept as a {type(model).__name__}")
+        return model
+
+    # --- what reconcilers ask -----------------------------------------------------------------------------------
+
+    def claim(self, namespace: str, name: str) -> Claim | None:
+        body = self._bodies.get(Key("persistentvolumeclaims", namespace, name))
+        model = self.model(Key("persistentvolumeclaims", namespace, name), PersistentVolumeClaim)
+        return None if model is None or body is None else self._claim(model)
+
+    def data_volume(self, namespace: str, name: str) -> DataVolume | None:
+        return self.model(Key("datavolumes", namespace, name), DataVolume)
+
+    def data_source(self, namespace: str, name: str) -> DataSource | None:
+        return self.model(Key("datasources", namespace, name), DataSource)
+
+    def input(self, ref: InputRef) -> Input | None:
+        body = self._bodies.get(_input_key(ref))
+        if body is None:
+            return None
+        keys = {*(body.get("data") or {}), *(body.get("binaryData") or {})}
+        metadata = body["metadata"]
+        return Input(version=f"{metadata['uid']}/{metadata['resourceVersion']}", keys=frozenset(keys))
+
+    def profile(self, storage_class: str | None) -> Profile:
+        profile = self.model(Key("storageprofiles", "", storage_class or ""), StorageProfile)
+        sets = profile.spec.claim_property_sets if profile is not None else None
+        if not sets:
+            return Profile()
+        return Profile(
+            access_modes=tuple(sets[0].access_modes) or Profile().access_modes, volume_mode=sets[0].volume_mode
+        )
+
+    def config(self) -> Config:
+        """CDIConfig's spec; where there is none, that of the CDI object."""
+        own = self.model(Key("cdiconfigs", "", CONFIG_NAME), CDIConfig)
+        spec = own.spec if own is not None else None
+        if spec is None:
+            for key in self.keys("cdis"):
+                installation = self.model(key, CDI)
+                spec = installation.spec.config if installation is not None else None
+        if spec is None:
+            return Config()
+        proxy = spec.import_proxy
+        authority = proxy.trusted_ca_proxy if proxy is not None else None
+        return Config(
+            preallocation=bool(spec.preallocation),
+            proxy=Proxy()
+            if proxy is None
+            else Proxy(http=proxy.http_proxy, https=proxy.https_proxy, no_proxy=proxy.no_proxy),
+            trusted_ca=InputRef(kind="ConfigMap", namespace=INSTALL_NAMESPACE, name=authority) if authority else None,
+            insecure_registries=frozenset(host.lower() for host in spec.insecure_registries or ()),
+        )
+
+    def _claim(self, claim: PersistentVolumeClaim) -> Claim:
+        metadata, status = claim.metadata, claim.status
+        annotations = metadata.annotations or {}
+        controller = next((owner for owner in metadata.owner_references or () if owner.controller), None)
+        capacity = (status.capacity or {}).get("storage") if status is not None else None
+        namespace, name = metadata.namespace or "", metadata.name or ""
+        return Claim(
+            namespace=namespace,
+            name=name,
+            uid=metadata.uid or "",
+            phase=(status.phase if status is not None else None) or "Pending",
+            why_pending=annotations.get(ANN_BOUND_CONDITION_MESSAGE, ""),
+            capacity=capacity.bytes if capacity is not None else None,
+            controller_kind=controller.kind if controller else "",
+            controller_name=controller.name if controller else "",
+            controller_uid=controller.uid if controller else "",
+            annotations=annotations,
+            labels=metadata.labels or {},
+            deleting=metadata.deletion_timestamp is not None,
+            path=str(self._home.volume(namespace, name)),
+        )
+
+    # --- for the runtime ----------------------------------------------------------------------------------------
+
+    def content(self, ref: InputRef) -> Mapping[str, bytes]:
+        """The values of a Secret or ConfigMap; raises `NotFound`."""
+        key = _input_key(ref)
+        if key not in self._bodies:
+            raise NotFound(f"{ref} does not exist")
+        data: Mapping[str, str] = {}
+        text: Mapping[str, str] = {}
+        if ref.kind == "Secret":
+            secret = self.model(key, Secret)
+            data = (secret.data if secret is not None else None) or {}
+        else:
+            config_map = self.model(key, ConfigMap)
+            if config_map is not None:
+                data, text = config_map.binary_data or {}, config_map.data or {}
+        try:
+            binary = {name: base64.b64decode(value, validate=False) for name, value in data.items()}
+        except binascii.Error as error:
+            raise InternalError(f"{ref} holds a value that is not base64") from error
+        return {**{name: value.encode() for name, value in text.items()}, **binary}
+
+    def world(
+        self, dv: DataVolume, worker: Worker | None, setting: Setting, *, admitted: bool, turn: str = ""
+    ) -> World:
+        claim = self.claim(dv.metadata.namespace or "", dv.metadata.name or "")
+        return World(
+            now=setting.now(),
+            datavolume=dv,
+            objects=self,
+            worker=worker,
+            layout=None if claim is None else layout(self._home, claim),
+            config=self.config(),
+            retries=setting.retries,
+            platform=PLATFORM,
+            admitted=admitted,
+            turn=turn,
+        )
+
+
+def layout(home: Home, claim: Claim) -> Layout:
+    directory = home.worker(claim.uid)
+    return Layout(
+        disk=str(home.disk(claim.namespace, claim.name)),
+        directory=str(home.volume(claim.namespace, claim.name)),
+        journal=str(directory.journal),
+        scratch=str(directory.scratch),
+        inputs=str(directory.inputs),
+    )
+
+
+def _input_key(ref: InputRef) -> Key:
+    return Key("secrets" if ref.kind == "Secret" else "configmaps", ref.namespace, ref.name)

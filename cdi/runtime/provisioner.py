@@ -1,0 +1,129 @@
+"""Directories as volumes: claims are bound to them, and they go when the claim goes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+
+from cdi.api.core import PersistentVolumeClaim
+from cdi.api.errors import NotFound, TargetError
+from cdi.api.names import (
+    ANN_BOUND_CONDITION,
+    ANN_BOUND_CONDITION_MESSAGE,
+    ANN_BOUND_CONDITION_REASON,
+    GROUP,
+)
+from cdi.api.phases import Reason
+from cdi.reconcile.actions import PatchObject
+from cdi.runtime.executor import patch
+from cdi.runtime.home import DISK, Home
+from cdi.runtime.launcher import Launcher
+from cdi.store.base import Key, Object, Store, amend
+
+FINALIZER = f"{GROUP}/volume"
+"""On a claim that has a directory; it is taken off when the directory is gone."""
+
+
+class Provisioner:
+    """Of one CDI_HOME."""
+
+    def __init__(self, home: Home, store: Store, launcher: Launcher) -> None:
+        self._home = home
+        self._store = store
+        self._launcher = launcher
+
+    def reconcile(self, key: Key, body: Object, claim: PersistentVolumeClaim) -> bool:
+        """Bring one claim a step on; True where it must be looked at again soon.  Raises `TargetError`."""
+        if claim.metadata.deletion_timestamp is not None:
+            return FINALIZER in (claim.metadata.finalizers or ()) and not self._release(key, body)
+        if claim.status is not None and claim.status.phase in ("Bound", "Lost"):
+            return False
+        with contextlib.suppress(NotFound):
+            self._bind(key, body, claim)
+        return False
+
+    def _bind(self, key: Key, body: Object, claim: PersistentVolumeClaim) -> None:
+        directory = self._home.volume(key.namespace, key.name)
+        metadata = claim.metadata
+        ours = FINALIZER in (metadata.finalizers or ())
+        # A claim that a person made by hand may be for a volume that is there; one made for an import may not.
+        made_for_import = any(owner.controller for owner in metadata.owner_references or ())
+        if not ours and made_for_import and _holds_something(directory):
+            message = f"the directory {directory} already holds files. Try: remove them, or choose another name"
+            self._explain(key, body, message)
+            return
+        uid = body["metadata"]["uid"]
+
+        def own(claimed: Object) -> None:
+            finalizers = list(claimed["metadata"].get("finalizers") or [])
+            claimed["metadata"]["finalizers"] = [*finalizers, *([] if FINALIZER in finalizers else [FINALIZER])]
+
+        if not ours:
+            amend(self._store, key, own, uid=uid)
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise TargetError(
+                f"the volume's directory cannot be made: {error.strerror}", where=str(directory)
+            ) from error
+        status: Object = {"phase": "Bound", "accessModes": claim.spec.access_modes or ["ReadWriteOnce"]}
+        size = claim.spec.size.bytes if claim.spec.size is not None else 0
+        with contextlib.suppress(FileNotFoundError):
+            size = max(size, (directory / DISK).stat().st_size)
+        if size:
+            status["capacity"] = {"storage": str(size)}
+        fresh = self._store.get(key)
+        if fresh["metadata"]["uid"] == uid and "deletionTimestamp" not in fresh["metadata"]:
+            self._store.update_status({**fresh, "status": status})
+
+    def _explain(self, key: Key, body: Object, message: str) -> None:
+        annotations = body["metadata"].get("annotations") or {}
+        if annotations.get(ANN_BOUND_CONDITION_MESSAGE) == message:
+            return
+        note = PatchObject(
+            plural=key.plural,
+            namespace=key.namespace,
+            name=key.name,
+            uid=body["metadata"]["uid"],
+            annotations={
+                ANN_BOUND_CONDITION: "false",
+                ANN_BOUND_CONDITION_REASON: Reason.ERR_CLAIM_NOT_VALID,
+                ANN_BOUND_CONDITION_MESSAGE: message,
+            },
+        )
+        amend(self._store, key, lambda claimed: patch(claimed, note), uid=note.uid)
+
+    def _release(self, key: Key, body: Object) -> bool:
+        """Remove worker, directory and finalizer, in that order; False where it must be tried again."""
+        uid = body["metadata"]["uid"]
+        if not self._launcher.forget(uid):
+            return False
+        directory = self._home.volume(key.namespace, key.name)
+        try:
+            if directory.is_symlink():
+                directory.unlink()
+            elif directory.exists():
+                shutil.rmtree(directory)
+        except OSError as error:
+            raise TargetError(f"the volume cannot be removed: {error.strerror}", where=str(directory)) from error
+        with contextlib.suppress(OSError):
+            directory.parent.rmdir()
+
+        def disown(claimed: Object) -> None:
+            rest = [name for name in claimed["metadata"].get("finalizers") or [] if name != FINALIZER]
+            claimed["metadata"]["finalizers"] = rest
+
+        with contextlib.suppress(NotFound):
+            amend(self._store, key, disown, uid=uid)
+        return True
+
+
+def _holds_something(directory: os.PathLike[str]) -> bool:
+    try:
+        with os.scandir(directory) as entries:
+            return next(entries, None) is not None
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise TargetError(f"the volume's directory cannot be read: {error.strerror}", where=str(directory)) from error

@@ -1,0 +1,347 @@
+"""The controller of one machine: ``python -m cdi.runtime.supervisor --home DIR``.
+
+One process per CDI_HOME, started by whichever command leaves work behind, gone when there is none.  It holds nothing
+that cannot be lost: killed at any moment, the next one finds objects, volumes and workers as they are and goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import logging
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+
+from cdi.api.configuration import CONFIG_NAME
+from cdi.api.core import PersistentVolumeClaim
+from cdi.api.dataimportcron import DataImportCron
+from cdi.api.datasource import DataSource
+from cdi.api.datavolume import DataVolume
+from cdi.api.errors import CdiError, Conflict, InvalidManifest
+from cdi.api.names import ANN_POD_PHASE, GROUP
+from cdi.api.phases import Phase
+from cdi.reconcile import upload as uploads
+from cdi.reconcile.actions import Plan, StartWorker
+from cdi.reconcile.dataimportcron import reconcile_unscheduled
+from cdi.reconcile.datasource import reconcile_data_source
+from cdi.reconcile.datavolume import reconcile
+from cdi.reconcile.upload import UploadRequest
+from cdi.runtime import durable
+from cdi.runtime.executor import Executor
+from cdi.runtime.garbage import collect
+from cdi.runtime.home import Home
+from cdi.runtime.launcher import Launcher
+from cdi.runtime.observe import PLATFORM, WATCHED, Observed, Setting
+from cdi.runtime.processes import Processes, rotate
+from cdi.runtime.provisioner import Provisioner
+from cdi.store.base import Change, Key, Object
+from cdi.store.local import LocalStore
+
+MAX_WORKERS = f"{GROUP}/policy.maxWorkers"
+"""An annotation of CDIConfig ``config``: how many workers run at a time."""
+DEFAULT_WORKERS = 4
+LINGER = 3.0
+"""Seconds without anything to do until the supervisor goes."""
+_TICK = 0.1
+_LOOK = 0.5
+_TROUBLE = 60.0
+
+log = logging.getLogger("cdi.supervisor")
+_processes = Processes()
+
+
+def ensure_supervisor(home: Home) -> None:
+    """Start the supervisor unless one is running.
+
+    Whoever wrote something and then calls this is served: a supervisor that is about to go looks once more at the
+    objects after it has let go of its lock.
+    """
+    _processes.reap()
+    if not durable.held(home.supervisor_lock):
+        _processes.spawn("cdi.runtime.supervisor", ["--home", str(home.root)], log=home.supervisor_log)
+
+
+class Supervisor:
+    """Observes, reconciles, carries out; `step` is one round."""
+
+    def __init__(
+        self, home: Home, *, launcher: Launcher | None = None, setting: Setting | None = None, linger: float = LINGER
+    ) -> None:
+        self._home = home
+        self._setting = setting or Setting()
+        self._linger = linger
+        self._store = LocalStore(home.objects)
+        self._launcher = launcher or Launcher(home)
+        self._observed = Observed(home)
+        self._executor = Executor(self._store, self._launcher, self._observed.content)
+        self._provisioner = Provisioner(home, self._store, self._launcher)
+        self._watch = self._store.watch(WATCHED)
+        self._due: dict[Key, float] = {}
+        self._heap: list[tuple[float, Key]] = []
+        self._trouble: dict[Key, float] = {}
+        self._queue: deque[Key] = deque()
+        self._running: dict[str, Key] = {}
+        self._faces: dict[Key, tuple[object, ...] | None] = {}
+        self._garbage = True
+        self._ended = False
+
+    def end(self) -> None:
+        """Go after the present round; workers stay."""
+        self._ended = True
+
+    def close(self) -> None:
+        self._watch.close()
+
+    def run(self) -> bool:
+        """Until nothing is left to do; False where another supervisor has this CDI_HOME."""
+        while True:
+            with durable.locked(self._home.supervisor_lock, wait=False) as lock:
+                if lock is None:
+                    return False
+                seen = self._serve()
+            if self._ended or self._store.version() == seen:
+                return True
+
+    def _serve(self) -> int:
+        idle_since: float | None = None
+        while True:
+            seen = self._store.version()
+            busy = self.step(_TICK if idle_since is None or self._running else 2 * _TICK)
+            rotate(self._home.supervisor_log, writing=True)
+            now = time.monotonic()
+            if busy:
+                idle_since = None
+            elif idle_since is None:
+                idle_since = now
+            elif now - idle_since >= self._linger:
+                return seen
+            if self._ended:
+                return seen
+
+    def step(self, timeout: float) -> bool:
+        """Take what has changed, waiting at most `timeout` seconds, and act; True where there is work left."""
+        if self._due and (nearest := self._nearest()) is not None:
+            timeout = max(0.0, min(timeout, nearest - time.monotonic()))
+        changes = self._watch.poll(timeout)
+        self._observed.take(changes)
+        for key in self._touched(changes):
+            self._schedule(key, 0.0)
+        for uid, key in list(self._running.items()):
+            if not self._launcher.alive(uid):
+                del self._running[uid]
+                self._schedule(key, 0.0)
+        for key in self._pop_due():
+            self._guarded(key)
+        self._admit()
+        if self._garbage:
+            self._garbage = collect(self._store, self._observed, self._launcher)
+        return bool(self._due or self._running or self._garbage or changes)
+
+    # --- what is due ----------------------------------------------------------------------------------------------
+
+    def _schedule(self, key: Key, delay: float) -> None:
+        moment = time.monotonic() + delay
+        known = self._due.get(key)
+        if known is None or moment < known:
+            self._due[key] = moment
+            heapq.heappush(self._heap, (moment, key))
+
+    def _nearest(self) -> float | None:
+        while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def _pop_due(self) -> list[Key]:
+        """Claims before DataVolumes before those that refer to them, each in the order of creation."""
+        now = time.monotonic()
+        due: list[Key] = []
+        while (nearest := self._nearest()) is not None and nearest <= now:
+            _, key = heapq.heappop(self._heap)
+            del self._due[key]
+            due.append(key)
+        order = ("persistentvolumeclaims", "datavolumes")
+        return sorted(due, key=lambda key: (order.index(key.plural) if key.plural in order else 2, self._born(key)))
+
+    def _born(self, key: Key) -> tuple[str, Key]:
+        body = self._observed.body(key)
+        return (body["metadata"].get("creationTimestamp", "") if body else "", key)
+
+    def _touched(self, changes: Iterable[Change]) -> Iterable[Key]:
+        """The objects that a reconciler must look at because of these changes."""
+        touched: set[Key] = set()
+        everything = clones = False
+        for change in changes:
+            self._garbage = self._garbage or change.type == "DELETED"
+            match change.key.plural:
+                case "datavolumes":
+                    touched.add(change.key)
+                    clones = clones or self._turned(change)
+                case "persistentvolumeclaims":
+                    touched |= {change.key, Key("datavolumes", change.key.namespace, change.key.name)}
+                    clones = clones or self._turned(change)
+                case "datasources" | "dataimportcrons":
+                    touched.add(change.key)
+                    clones = True
+                case "events":
+                    pass
+                case _:
+                    everything = True
+        if everything or clones:
+            touched |= set(self._observed.keys("datasources"))
+            touched |= {
+                key
+                for key in self._observed.keys("datavolumes")
+                if (everything or self._refers(key)) and not self._is_final(key)
+            }
+        return touched
+
+    def _turned(self, change: Change) -> bool:
+        """Whether others can see a difference: progress is nobody else's business."""
+        metadata, status = change.body["metadata"], change.body.get("status") or {}
+        face = (
+            None
+            if change.type == "DELETED"
+            else (
+                metadata["uid"],
+                status.get("phase"),
+                "deletionTimestamp" in metadata,
+                (metadata.get("annotations") or {}).get(ANN_POD_PHASE),
+                str(metadata.get("labels")),
+            )
+        )
+        before = self._faces.get(change.key)
+        self._faces[change.key] = face
+        return face != before
+
+    def _refers(self, key: Key) -> bool:
+        spec = (self._observed.body(key) or {}).get("spec", {})
+        return bool(spec.get("sourceRef") or (spec.get("source") or {}).get("pvc"))
+
+    def _is_final(self, key: Key) -> bool:
+        phase = ((self._observed.body(key) or {}).get("status") or {}).get("phase")
+        return phase in (Phase.SUCCEEDED, Phase.FAILED)
+
+    # --- reconciling ----------------------------------------------------------------------------------------------
+
+    def _guarded(self, key: Key, *, admitted: bool = False) -> None:
+        """One object's trouble is not another's."""
+        try:
+            self._reconcile(key, admitted=admitted)
+        except Conflict:
+            self._schedule(key, 0.0)
+        except InvalidManifest as error:
+            log.error("%s: %s", key, error)  # noqa: TRY400  the error says it all, and changes only with the object
+        except CdiError as error:
+            self._troubled(key, str(error))
+        except Exception:
+            log.exception("%s", key)
+            self._troubled(key, "unexpected")
+        else:
+            self._trouble.pop(key, None)
+
+    def _troubled(self, key: Key, text: str) -> None:
+        pause = min(self._trouble.get(key, 0.5) * 2, _TROUBLE)
+        self._trouble[key] = pause
+        log.error("%s: %s; again in %.0f s", key, text, pause)
+        self._schedule(key, pause)
+
+    def _reconcile(self, key: Key, *, admitted: bool) -> None:
+        body = self._observed.body(key)
+        if body is None:
+            if key in self._queue:
+                self._queue.remove(key)
+            return
+        now = self._setting.now()
+        match key.plural:
+            case "persistentvolumeclaims":
+                claim = self._observed.model(key, PersistentVolumeClaim)
+                assert claim is not None
+                if self._provisioner.reconcile(key, body, claim):
+                    self._schedule(key, _TICK)
+            case "datavolumes":
+                self._data_volume(key, body, admitted=admitted)
+            case "datasources":
+                source = self._observed.model(key, DataSource)
+                assert source is not None
+                self._carry_out(reconcile_data_source(source, self._observed, PLATFORM, now), body)
+            case "dataimportcrons":
+                cron = self._observed.model(key, DataImportCron)
+                assert cron is not None
+                self._carry_out(reconcile_unscheduled(cron, now), body)
+            case _:
+                pass
+
+    def _data_volume(self, key: Key, body: Object, *, admitted: bool) -> None:
+        dv = self._observed.model(key, DataVolume)
+        assert dv is not None
+        claim = self._observed.claim(key.namespace, key.name)
+        worker = self._launcher.observe(claim.uid) if claim is not None else None
+        if claim is not None and worker is not None and worker.running:
+            self._running[claim.uid] = key
+        request = UploadRequest.read(claim.annotations.get(uploads.ANNOTATION)) if claim is not None else None
+        streamed = request is not None and request.path is None
+        limit = self._limit()
+        turn = "waits for the client that sends it" if streamed else f"waits for one of {limit} workers to become free"
+        plan = reconcile(self._observed.world(dv, worker, self._setting, admitted=admitted, turn=turn))
+        if not plan.wants_worker and key in self._queue:
+            self._queue.remove(key)
+        if plan.wants_worker and not streamed:
+            if key not in self._queue:
+                self._queue.append(key)
+            if self._queue[0] == key and len(self._running) < limit:
+                # It is its turn already: `_admit` comes at once, and the wait need not be told.
+                return
+        self._carry_out(plan, body)
+        for action in plan.actions:
+            if isinstance(action, StartWorker):
+                self._running[action.claim] = key
+                log.info("%s: attempt %d began", key, action.attempt)
+        if plan.status is not None:
+            phase = plan.status["phase"]
+            log.info("%s: %s %s", key, phase, plan.status["progress"])
+            if phase in (Phase.SUCCEEDED, Phase.FAILED) and claim is not None:
+                self._launcher.tidy(claim.uid)
+        if plan.requeue_after is not None:
+            self._schedule(key, plan.requeue_after)
+        elif worker is not None and worker.running:
+            self._schedule(key, _LOOK)
+
+    def _carry_out(self, plan: Plan, body: Object) -> None:
+        self._executor.carry_out(plan, body, self._setting.now())
+
+    def _admit(self) -> None:
+        """Workers for those that wait longest."""
+        limit = self._limit()
+        while self._queue and len(self._running) < limit:
+            key = self._queue.popleft()
+            self._guarded(key, admitted=True)
+
+    def _limit(self) -> int:
+        config = self._observed.body(Key("cdiconfigs", "", CONFIG_NAME)) or {}
+        text = (config.get("metadata", {}).get("annotations") or {}).get(MAX_WORKERS, "")
+        return max(1, min(int(text), 1000)) if text.isascii() and text.isdigit() else DEFAULT_WORKERS
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 2 or arguments[0] != "--home":
+        sys.stderr.write("usage: python -m cdi.runtime.supervisor --home DIR\n")
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    os.umask(0o077)
+    home = Home.find(Path(arguments[1]))
+    home.make()
+    os.chdir(home.root)
+    with contextlib.closing(Supervisor(home)) as supervisor:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: supervisor.end())
+        supervisor.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
