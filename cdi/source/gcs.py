@@ -1,0 +1,257 @@
+"""Objects in Google Cloud Storage, over its JSON API.
+
+The metadata come first: they name the generation, which pins the content for every later request, and the MD5, which
+composed objects lack.  An object that was stored with ``Content-Encoding: gzip`` is asked for as it is stored, since
+unpacked on the fly it has neither a length nor ranges; the engine knows gzip by its bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+
+from cdi.api.digest import Digest
+from cdi.api.errors import (
+    CdiError,
+    Interrupted,
+    SourceChanged,
+    SourceForbidden,
+    SourceNotFound,
+    SourceProtocolError,
+    SourceUnauthorized,
+)
+from cdi.api.job import GcsSourceSpec
+from cdi.source.base import Reader, SourceFacts
+from cdi.source.endpoint import HttpRequest
+from cdi.source.gcs_location import GcsLocation
+from cdi.source.http import HttpSource
+from cdi.source.http_transport import Transport
+from cdi.source.small import read_small
+
+if TYPE_CHECKING:
+    from cdi.source.gcs_credentials import Tokens
+
+_METADATA_LIMIT = 256 << 10
+
+
+def open_gcs(spec: GcsSourceSpec, stall_timeout: float) -> GcsSource:
+    """A source over one object; nothing is fetched yet.
+
+    `stall_timeout` is in seconds.  Raises `SourceUrlInvalid`, `SourceCredentialsInvalid`.
+    """
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+    if emulator and "://" not in emulator:
+        emulator = f"http://{emulator}"
+    configured = spec.endpoint or emulator or None
+    location = GcsLocation.parse(spec.url, endpoint=configured)
+    transport = Transport(tls=spec.tls, proxy=spec.proxy, stall_timeout=stall_timeout)
+    return GcsSource(location, _tokens(spec, location, emulator=bool(emulator)), transport)
+
+
+def _tokens(spec: GcsSourceSpec, location: GcsLocation, *, emulator: bool) -> Tokens | None:
+    path = spec.credentials.service_account_file
+    # What the environment grants goes to Google, or where the operator says; not to a host that a URL names.
+    trusted = location.google or spec.endpoint is not None
+    if path is None and (emulator or not trusted or not os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")):
+        return None
+    # google-auth costs 0.17 s of CPU to import, which public objects do without.
+    from cdi.source.gcs_credentials import Tokens
+
+    if path is not None:
+        return Tokens.from_file(path, tls=spec.tls, proxy=spec.proxy)
+    return Tokens.from_environment(tls=spec.tls, proxy=spec.proxy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Metadata:
+    generation: str | None
+    size: int | None
+    md5: Digest | None
+    gzip: bool
+    content_type: str | None
+
+
+class _Endpoint:
+    """An `Endpoint` for one URL of the JSON API."""
+
+    def __init__(self, url: str, location: GcsLocation, tokens: Tokens | None, *, gzip: bool = False) -> None:
+        self._url = url
+        self._tokens = tokens
+        self._used = threading.local()
+        self._headers = (("Accept-Encoding", "gzip"),) if gzip else ()
+        self.location = location.location
+        self.name: str | None = location.name
+        self.digests: tuple[Digest, ...] = ()
+
+    def request(self) -> HttpRequest:
+        """Raises `SourceUnauthorized`, `SourceUnreachable` where a token is wanted and none is given."""
+        if self._tokens is None:
+            return HttpRequest(url=self._url, headers=self._headers)
+        self._used.value = self._tokens.value()
+        return HttpRequest(url=self._url, headers=self._headers, secret_headers=(("Authorization", self._used.value),))
+
+    def refused(self, status: int) -> bool:
+        if status != 401 or self._tokens is None:
+            return False
+        used = getattr(self._used, "value", None)
+        return self._tokens.value(instead_of=used) != used
+
+    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> CdiError | None:
+        """From the JSON API's error document."""
+        del headers
+        said = _message(body)
+        text = f"Google answered {status}" + (f": {said}" if said else "")
+        if status in (401, 403):
+            if self._tokens is None:
+                remedy = "it was asked for anonymously: give a secret with credentials.json, or make the object public"
+                return SourceUnauthorized(text, where=self.location, remedy=remedy)
+            if status == 401:
+                return SourceUnauthorized(text, where=self.location)
+            remedy = "give the service account the role roles/storage.objectViewer on the bucket"
+            return SourceForbidden(text, where=self.location, remedy=remedy)
+        if status in (404, 410):
+            return SourceNotFound(text, where=self.location, remedy="check the bucket and the object's name")
+        return None
+
+    def sibling(self, name: str) -> None:
+        """Siblings are made by the source, which asks for their metadata first."""
+        del name
+
+
+class _Media(_Endpoint):
+    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> CdiError | None:
+        if status in (404, 410):
+            # Its metadata were there a moment ago, under this very generation.
+            return SourceChanged("the object was replaced or deleted while it was being fetched", where=self.location)
+        return super().explain(status, headers, body)
+
+
+class GcsSource:
+    """A `cdi.source.base.Source` over one object."""
+
+    def __init__(self, location: GcsLocation, tokens: Tokens | None, transport: Transport) -> None:
+        self._object = location
+        self._tokens = tokens
+        self._transport = transport
+        self._transport.acquire()
+        self._lock = threading.Lock()
+        self._probing = threading.Lock()
+        self._sources: list[HttpSource] = []
+        self._probed: tuple[HttpSource, SourceFacts] | None = None
+        self._closed = False
+
+    def probe(self) -> SourceFacts:
+        """Metadata, then the first byte; remembered.  Raises a `SourceError`."""
+        return self._known()[1]
+
+    def open(self, offset: int = 0, length: int | None = None) -> Reader:
+        return self._known()[0].open(offset, length)
+
+    def sibling(self, name: str) -> GcsSource | None:
+        return GcsSource(self._object.beside(name), self._tokens, self._transport)
+
+    def close(self) -> None:
+        """Interrupts whatever is under way, in any thread."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            sources, self._sources = self._sources, []
+        for source in sources:
+            source.close()
+        self._transport.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _known(self) -> tuple[HttpSource, SourceFacts]:
+        with self._probing:
+            if self._probed is None:
+                self._probed = self._probe()
+            return self._probed
+
+    def _http(self, endpoint: _Endpoint) -> HttpSource:
+        """A source that `close` closes."""
+        source = HttpSource(endpoint, transport=self._transport)
+        with self._lock:
+            if not self._closed:
+                self._sources.append(source)
+                return source
+        source.close()
+        raise Interrupted("the source was closed", where=self._object.location)
+
+    def _probe(self) -> tuple[HttpSource, SourceFacts]:
+        metadata = self._metadata()
+        url = self._object.media_url(metadata.generation)
+        media = self._http(_Media(url, self._object, self._tokens, gzip=metadata.gzip))
+        facts = media.probe()
+        if metadata.size is not None and facts.length not in (None, metadata.size):
+            raise SourceProtocolError(
+                f"the object has {metadata.size} bytes by its metadata and {facts.length} by its content",
+                where=facts.location,
+            )
+        # The MD5 is of what is stored: where the service nevertheless unpacks it on the fly, it is of something else.
+        stored = facts.length == metadata.size
+        return media, replace(
+            facts,
+            digests=(metadata.md5,) if metadata.md5 is not None and stored else (),
+            validator=metadata.generation or facts.validator,
+            content_type=metadata.content_type or facts.content_type,
+        )
+
+    def _metadata(self) -> _Metadata:
+        endpoint = _Endpoint(self._object.metadata_url(), self._object, self._tokens)
+        body = read_small(self._http(endpoint), _METADATA_LIMIT)
+        try:
+            document = json.loads(body)
+        except (ValueError, RecursionError):
+            document = None
+        if not isinstance(document, dict):
+            raise SourceProtocolError("the object's metadata are not a JSON object", where=self._object.location)
+        return _read_metadata(document)
+
+
+def _read_metadata(document: dict[str, Any]) -> _Metadata:
+    def text(name: str) -> str:
+        value = document.get(name)
+        # Numbers of 64 bits are strings in Google's JSON; stand-ins do not always know.
+        return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+
+    def number(name: str) -> str | None:
+        return text(name) if re.fullmatch(r"[0-9]{1,20}", text(name)) else None
+
+    md5 = None
+    try:
+        raw = base64.b64decode(text("md5Hash"), validate=True)
+        md5 = Digest("md5", raw.hex()) if len(raw) == 16 else None
+    except (binascii.Error, ValueError):
+        pass
+    size = number("size")
+    return _Metadata(
+        generation=number("generation"),
+        size=None if size is None else int(size),
+        md5=md5,
+        gzip="gzip" in text("contentEncoding").lower(),
+        content_type=text("contentType")[:128] or None,
+    )
+
+
+def _message(body: bytes) -> str:
+    try:
+        document = json.loads(body)
+        message = document["error"]["message"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        # Media answers with plain text.
+        message = body.decode("utf-8", "replace") if not body.lstrip().startswith((b"<", b"{")) else ""
+    shown = "".join(c if c.isprintable() else " " for c in str(message)[:300])
+    return shown.strip().rstrip(".")

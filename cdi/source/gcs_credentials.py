@@ -1,0 +1,190 @@
+"""Who asks Google: a service account, what the environment names, or anybody.
+
+A secret may hold a service account's key only.  Other kinds of Google credentials name files to read, programs to run
+and hosts to send the result to, which is not for the author of a DataVolume to choose; the operator may use them all
+through GOOGLE_APPLICATION_CREDENTIALS.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import IO, Any
+from urllib.parse import quote
+
+import google.auth
+from google.auth import exceptions, transport
+from google.oauth2 import service_account
+
+from cdi.api.errors import SourceCredentialsInvalid, SourceError, SourceUnauthorized, SourceUnreachable
+from cdi.api.job import Proxy, Tls
+from cdi.source.headers import read_secret
+from cdi.source.http_url import Url
+from cdi.source.proxy import ProxyChoice, ProxyServer
+from cdi.source.tls import make_context
+
+_SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"
+_LIMIT = 1 << 20
+_TIMEOUT = 60.0
+# google-auth says that it is typed and is not.
+_from_info: Any = service_account.Credentials.from_service_account_info
+_from_file: Any = google.auth.load_credentials_from_file
+_TransportError: Any = exceptions.TransportError
+ENVIRONMENT = "GOOGLE_APPLICATION_CREDENTIALS"
+
+
+class Tokens:
+    """An access token, renewed when it ends.  Any thread."""
+
+    def __init__(self, credentials: Any, request: transport.Request, where: str) -> None:
+        self._credentials = credentials
+        self._request = request
+        self._where = where
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_file(cls, path: str, *, tls: Tls, proxy: Proxy) -> Tokens:
+        """From a service account's JSON key; raises `SourceCredentialsInvalid`."""
+        try:
+            info = json.loads(read_secret(path))
+        except (ValueError, RecursionError) as error:
+            raise SourceCredentialsInvalid("the secret's credentials.json is not JSON", where=path) from error
+        kind = info.get("type") if isinstance(info, dict) else None
+        if kind != "service_account":
+            raise SourceCredentialsInvalid(
+                f"credentials.json is of the type {str(kind)[:40]!r}, not service_account",
+                where=path,
+                remedy="put a service account's JSON key into the secret",
+            )
+        try:
+            credentials = _from_info(info, scopes=[_SCOPE])
+        except (ValueError, exceptions.GoogleAuthError) as error:
+            raise SourceCredentialsInvalid(
+                "credentials.json lacks a field, or its private key cannot be read", where=path
+            ) from error
+        _check_token_uri(info.get("token_uri"), path)
+        return cls(credentials, _Request(tls, proxy), path)
+
+    @classmethod
+    def from_environment(cls, *, tls: Tls, proxy: Proxy) -> Tokens | None:
+        """What GOOGLE_APPLICATION_CREDENTIALS names, of whatever kind; None where it is not set."""
+        path = os.environ.get(ENVIRONMENT)
+        if not path:
+            return None
+        request = _Request(tls, proxy)
+        try:
+            credentials, _ = _from_file(path, scopes=[_SCOPE], request=request)
+        except (exceptions.GoogleAuthError, OSError, ValueError) as error:
+            raise SourceCredentialsInvalid(
+                f"what {ENVIRONMENT} names cannot be used ({type(error).__name__})",
+                where=path,
+                remedy="correct the file, or give a secret with credentials.json",
+            ) from error
+        return cls(credentials, request, path)
+
+    def value(self, *, instead_of: str | None = None) -> str:
+        """For the Authorization header; another one than `instead_of` if there is any to be had.
+
+        Raises `SourceUnauthorized`, `SourceUnreachable`.
+        """
+        with self._lock:
+            if not self._credentials.valid or f"Bearer {self._credentials.token}" == instead_of:
+                self._refresh()
+            return f"Bearer {self._credentials.token}"
+
+    def _refresh(self) -> None:
+        try:
+            self._credentials.refresh(self._request)
+        except exceptions.TransportError as error:
+            cause = error.__cause__
+            if isinstance(cause, SourceError):
+                raise cause from error
+            raise SourceUnreachable("Google's token service cannot be reached", where=self._where) from error
+        except (exceptions.GoogleAuthError, ValueError) as error:
+            said = "".join(c if c.isprintable() else " " for c in str(error.args[0] if error.args else ""))[:200]
+            raise SourceUnauthorized(
+                f"Google gives no token for these credentials: {said}",
+                where=self._where,
+                remedy="check that the service account exists, that its key is not revoked, and this machine's clock",
+            ) from error
+
+
+def _check_token_uri(value: object, where: str) -> None:
+    uri = Url.parse(value) if isinstance(value, str) else None
+    if uri is None or (uri.scheme != "https" and uri.host not in ("localhost", "127.0.0.1", "::1")):
+        raise SourceCredentialsInvalid("credentials.json's token_uri is not an https URL", where=where)
+
+
+def _with_user(proxy: ProxyServer) -> str:
+    """The proxy's URL in urllib's form, its user and password included."""
+    url = proxy.url
+    if url.user is None:
+        return url.origin_text
+    user = f"{quote(url.user, safe='')}:{quote(url.password or '', safe='')}"
+    return f"{url.scheme}://{user}@{url.authority}"
+
+
+class _Response(transport.Response):
+    def __init__(self, status: int, headers: Mapping[str, str], data: bytes) -> None:
+        self._status, self._headers, self._data = status, headers, data
+
+    @property
+    def status(self) -> int:
+        return self._status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._headers
+
+    @property
+    def data(self) -> bytes:
+        return self._data
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req: Any, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str) -> None:
+        """A token service has no reason to send anybody elsewhere."""
+
+
+class _Request(transport.Request):
+    """Google-auth's way to the network, under the job's trust and proxy."""
+
+    def __init__(self, tls: Tls, proxy: Proxy) -> None:
+        # Certificates are always checked here: what goes this way is proof of who one is.
+        self._context = make_context(Tls(ca_dir=tls.ca_dir))
+        self._proxies = ProxyChoice.make(proxy)
+
+    def __call__(
+        self,
+        url: str,
+        method: str = "GET",
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> _Response:
+        del kwargs
+        try:
+            target = Url.parse(url)
+            proxy = self._proxies.for_url(target)
+            through = {} if proxy is None else {target.scheme: _with_user(proxy)}
+            opener = urllib.request.build_opener(
+                urllib.request.ProxyHandler(through),
+                urllib.request.HTTPSHandler(context=self._context),
+                _NoRedirects(),
+            )
+            request = urllib.request.Request(target.text, data=body, headers=dict(headers or {}), method=method)  # noqa: S310  # http(s) only
+            with opener.open(request, timeout=timeout or _TIMEOUT) as answer:
+                return _Response(answer.status, dict(answer.headers), answer.read(_LIMIT))
+        except urllib.error.HTTPError as error:
+            with error:
+                return _Response(error.code, dict(error.headers), error.read(_LIMIT))
+        except SourceError as error:
+            raise _TransportError(error.what) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise _TransportError(type(error).__name__) from error
