@@ -45,6 +45,9 @@ class BlockDevice:
                 raise
         self.capacity: int | None = self._capacity
         self._io = Descriptors(cached, direct, block)
+        # Through another descriptor than that which claims the device the kernel refuses to zero a range (EBUSY) as
+        # soon as there are dirty pages in it.
+        self._claimed = direct
         self.size = self._capacity
         """Bytes of the device that the disk takes, all of it until `resize`."""
 
@@ -155,7 +158,7 @@ class BlockDevice:
             try:
                 while at < end:
                     step = min(STEP, end - at)
-                    linux.fallocate(self._descriptors.cached, mode | linux.KEEP_SIZE, at, step)
+                    linux.fallocate(self._claimed, mode | linux.KEEP_SIZE, at, step)
                     at += step
             except OSError as error:
                 if error.errno not in UNSUPPORTED:
@@ -169,7 +172,7 @@ class BlockDevice:
         for at in range(offset, offset + length, STEP):
             step = min(STEP, offset + length - at)
             try:
-                linux.zero_out(self._descriptors.cached, at, step)
+                linux.zero_out(self._claimed, at, step)
             except OSError as error:
                 if error.errno not in UNSUPPORTED:
                     raise
