@@ -123,7 +123,7 @@ class HttpSource:
         if response.status == 206:
             body = response.beginning(2)
             self.transport.finish(response)
-            total = checks.first_byte(response, body)
+            total = checks.single_byte(response, body, 0)
             if total is not None:
                 if checks.says_html(response):
                     self._look_at_page(total)
@@ -176,10 +176,10 @@ class HttpSource:
             response = self._asker.ask(self._cancel, ("Range", "bytes=1-1"))
         except SourceError:
             return False
-        got = fields.content_range(response.headers) if response.status == 206 else None
+        body = b"" if response.status == 200 else response.beginning(2)
         agrees = Validator.of(response).agrees(Validator.of(whole))
         self.transport.finish(response)
-        return agrees and got == fields.ContentRange(1, 1, length)
+        return agrees and checks.single_byte(response, body, 1) == length
 
     def _learn(self, response: Response, *, length: int | None, ranges: bool) -> SourceFacts:
         checks.refuse_coding(response)

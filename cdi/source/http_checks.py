@@ -25,12 +25,12 @@ _HTML_BEGINNINGS = (
 )
 
 
-def first_byte(response: Response, body: bytes) -> int | None:
+def single_byte(response: Response, body: bytes, at: int) -> int | None:
     """The total, if a 206 is exactly the one byte that was asked for."""
     got = fields.content_range(response.headers)
-    if got is None or (got.start, got.end) != (0, 0) or not got.total or len(body) != 1:
+    if response.status != 206 or got is None or (got.start, got.end) != (at, at) or len(body) != 1:
         return None
-    return got.total
+    return got.total if got.total is not None and got.total > at else None
 
 
 def same(response: Response, seen: Validator, facts: SourceFacts) -> bool:

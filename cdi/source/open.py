@@ -3,8 +3,6 @@
 Each kind is imported only when it is wanted: a worker for a small HTTP image must not pay for boto3.
 """
 
-# ruff: noqa: PLC0415  # the imports within functions are this module's purpose
-
 from __future__ import annotations
 
 from typing import assert_never

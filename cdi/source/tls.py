@@ -113,7 +113,7 @@ def untrusted(
 
 def _summary(der: bytes) -> str:
     """Subject, issuer, names and days of a certificate, for a person."""
-    from cryptography import x509  # noqa: PLC0415  # 50 ms, only on the way to an error
+    from cryptography import x509  # 50 ms, only on the way to an error
 
     try:
         cert = x509.load_der_x509_certificate(der)

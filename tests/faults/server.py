@@ -13,6 +13,7 @@ thread; leaving the context closes all of them, also those that stall.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import select
 import socket
@@ -104,7 +105,7 @@ class Fault:
     close_silently: bool = False
     """Close the connection after the answer without having said so."""
     raw: bytes | None = None
-    """Send just these bytes, and close."""
+    """Send just these bytes instead of head and body, and close."""
     delay: float = 0.0
     """Seconds before the answer."""
 
@@ -134,7 +135,6 @@ class FaultServer:
         self._files: dict[str, File] = {}
         self._lock = threading.Lock()
         self._listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-        self._listener.settimeout(0.2)
         self._stopping = threading.Event()
         self._sockets: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
@@ -182,12 +182,12 @@ class FaultServer:
 
     def __exit__(self, *exc: object) -> None:
         self._stopping.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept
         with self._lock:
             for sock in self._sockets:
-                try:
+                with contextlib.suppress(OSError):
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
-                except OSError:
-                    pass
         for thread in list(self._threads):
             thread.join()
         self._listener.close()
@@ -201,8 +201,8 @@ class FaultServer:
         while not self._stopping.is_set():
             try:
                 sock, _ = self._listener.accept()
-            except TimeoutError:
-                continue
+            except OSError:
+                return
             number = self.connections
             self.connections += 1
             self._start(self._serve, sock, number)
@@ -242,13 +242,14 @@ class FaultServer:
             number = 0 if file is None else file.asked
             request = Request(number=number, connection=connection, method=method, target=target, headers=headers)
             self.requests.append(request)
-            fault = None
             if file is not None:
                 file.asked += 1
-                if number < len(file.faults):
-                    fault = file.faults[number]
-                else:
-                    fault = file.always(request) if callable(file.always) else file.always
+        fault = None
+        if file is not None:
+            if number < len(file.faults):
+                fault = file.faults[number]
+            else:
+                fault = file.always(request) if callable(file.always) else file.always
         if file is None:
             file, fault = File(data=b""), Fault(status=404, body=b"nothing here\n")
         elif file.authorization is not None and request.header("Authorization") != file.authorization:
@@ -259,7 +260,7 @@ class FaultServer:
         if fault.delay:
             self._stopping.wait(fault.delay)
         if fault.raw is not None:
-            sock.sendall(fault.raw)
+            self._transmit(sock, fault.raw, fault)
             return False
         status, reason, fields, body = self._content(request, file, fault)
         body += fault.extra
@@ -281,7 +282,9 @@ class FaultServer:
         if fault.framing == "chunked":
             size = fault.chunk
             pieces = [body[i : i + size] for i in range(0, len(body), size)]
-            body = b"".join(b"%x;x=y\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\nX-Trailer: 1\r\n\r\n"
+            body = (
+                b"".join(b"%x;x=y\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\nX-Trailer: 1\r\n\r\n"
+            )
         return self._transmit(sock, body, fault) and keep and not fault.close_silently
 
     def _content(self, request: Request, file: File, fault: Fault) -> tuple[int, str, dict[str, str], bytes]:
