@@ -10,4 +10,5 @@ pytest_plugins = [
     "tests.faults.plugin",
     "tests.integration.fixtures_registry",
     "tests.integration.fixtures_s3",
+    "tests.integration.fixtures_gcs",
 ]

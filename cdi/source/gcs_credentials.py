@@ -33,7 +33,7 @@ _LIMIT = 1 << 20
 _TIMEOUT = 60.0
 # google-auth says that it is typed and is not.
 _from_info: Any = service_account.Credentials.from_service_account_info
-_from_file: Any = google.auth.load_credentials_from_file
+_default: Any = google.auth.default
 _TransportError: Any = exceptions.TransportError
 ENVIRONMENT = "GOOGLE_APPLICATION_CREDENTIALS"
 
@@ -78,7 +78,8 @@ class Tokens:
             return None
         request = _Request(tls, proxy)
         try:
-            credentials, _ = _from_file(path, scopes=[_SCOPE], request=request)
+            # With the variable set it looks nowhere else.
+            credentials, _ = _default(scopes=[_SCOPE], request=request)
         except (exceptions.GoogleAuthError, OSError, ValueError) as error:
             raise SourceCredentialsInvalid(
                 f"what {ENVIRONMENT} names cannot be used ({type(error).__name__})",

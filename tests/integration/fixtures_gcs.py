@@ -1,0 +1,17 @@
+"""Google Cloud Storage's stand-in (`tests/standins/gcs_json_api_standin.py`), running."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.standins.gcs_json_api_standin import GcsStandin
+
+
+@pytest.fixture
+def gcs_standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[GcsStandin]:
+    for name in ("STORAGE_EMULATOR_HOST", "GOOGLE_APPLICATION_CREDENTIALS"):
+        monkeypatch.delenv(name, raising=False)
+    with GcsStandin() as standin:
+        yield standin
