@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import pytest
+from tests.unit.reconcile.simulation import HTTP, Objects, Simulation, data_volume
+
+from cdi.api.validation import parse
+from cdi.reconcile.dataimportcron import reconcile_unscheduled
+from cdi.reconcile.datasource import reconcile_data_source
+from cdi.reconcile.world import Claim, Platform
+
+
+def source(name, *, pvc=None, ref=None, snapshot=None, namespace="default", status=None):
+    spec = {}
+    if pvc:
+        spec["pvc"] = {"namespace": "default", "name": pvc}
+    if ref:
+        spec["dataSource"] = {"namespace": ref[0], "name": ref[1]}
+    if snapshot:
+        spec["snapshot"] = {"namespace": "default", "name": snapshot}
+    body = {
+        "apiVersion": "cdi.kubevirt.io/v1beta1",
+        "kind": "DataSource",
+        "metadata": {"name": name, "namespace": namespace, "uid": f"{name}-uid"},
+        "spec": {"source": spec},
+    }
+    if status:
+        body["status"] = status
+    return parse(body)
+
+
+@pytest.fixture
+def objects():
+    objects = Objects()
+    objects.sources["default", "end"] = source("end", pvc="golden")
+    objects.sources["default", "pointer"] = source("pointer", ref=("default", "end"))
+    objects.sources["default", "empty"] = source("empty")
+    objects.claims["default", "golden"] = Claim(
+        namespace="default",
+        name="golden",
+        uid="g",
+        phase="Bound",
+        labels={"instancetype.kubevirt.io/default-instancetype": "u1", "x": "y"},
+    )
+    return objects
+
+
+@pytest.mark.parametrize(
+    ("data_source", "status", "reason"),
+    [
+        (source("s", pvc="golden"), "True", "Ready"),
+        (source("s", ref=("default", "end")), "True", "Ready"),
+        (source("s", pvc="missing"), "False", "NotFound"),
+        (source("s", ref=("default", "missing")), "False", "NotFound"),
+        (source("s"), "False", "NoSource"),
+        (source("s", ref=("default", "empty")), "False", "NoSource"),
+        (source("s", ref=("default", "s")), "False", "SelfReference"),
+        (source("s", ref=("other", "end")), "False", "CrossNamespaceReference"),
+        (source("s", ref=("default", "pointer")), "False", "MaxReferenceDepthReached"),
+        (source("s", snapshot="x"), "False", "SnapshotNotReady"),
+    ],
+)
+def test_every_reason_has_its_word(objects, data_source, status, reason):
+    plan = reconcile_data_source(data_source, objects, Platform(), 0.0)
+    ready = plan.status["conditions"][0]
+    assert (ready["type"], ready["status"], ready["reason"]) == ("Ready", status, reason)
+    if status == "True":
+        assert plan.status["source"] == {"pvc": {"namespace": "default", "name": "golden"}}
+        assert plan.actions[0].labels == {"instancetype.kubevirt.io/default-instancetype": "u1"}
+
+
+def test_it_is_ready_only_when_its_datavolume_is(objects):
+    body = data_volume(HTTP, name="golden")
+    body["status"] = {"phase": "ImportInProgress"}
+    objects.volumes["default", "golden"] = parse(body)
+    ready = reconcile_data_source(source("s", pvc="golden"), objects, Platform(), 0.0).status["conditions"][0]
+    assert (ready["status"], ready["reason"]) == ("False", "ImportInProgress")
+
+
+def test_what_is_written_stays(objects):
+    status = dict(reconcile_data_source(source("s", pvc="golden"), objects, Platform(), 0.0).status)
+    again = reconcile_data_source(source("s", pvc="golden", status=status), objects, Platform(), 99.0)
+    assert again.status is None
+
+
+def test_a_datavolume_waits_for_its_datasource(objects):
+    sim = Simulation(data_volume(None, sourceRef={"kind": "DataSource", "name": "golden-source"}))
+    sim.run()
+    assert sim.status["phase"] == "Pending"
+    assert "DataSource default/golden-source does not exist" in sim.condition("Ready")["message"]
+    sim.objects.sources["default", "golden-source"] = source("golden-source", ref=("default", "golden-source"))
+    assert sim.run().condition("Ready")["reason"] == "SelfReference"
+    sim.objects.sources["default", "golden-source"] = source("golden-source", pvc="golden")
+    sim.add_claim("golden")
+    assert sim.run().status["phase"] == "Succeeded"
+
+
+def test_a_cron_says_that_nobody_runs_it():
+    cron = {
+        "apiVersion": "cdi.kubevirt.io/v1beta1",
+        "kind": "DataImportCron",
+        "metadata": {"name": "c", "namespace": "default"},
+        "spec": {"template": data_volume(HTTP), "schedule": "* * * * *", "managedDataSource": "x"},
+    }
+    plan = reconcile_unscheduled(parse(cron), 0.0)
+    assert {c["type"]: c["status"] for c in plan.status["conditions"]} == {"Progressing": "False", "UpToDate": "False"}
+    assert reconcile_unscheduled(parse({**cron, "status": dict(plan.status)}), 5.0).status is None
