@@ -79,8 +79,8 @@ def test_a_zstd_window_above_the_limit_is_refused(original):
         list(decoder("zst").decode(pieces(packed)))
 
 
-@pytest.mark.parametrize("format", ["gnu", "oldgnu", "posix", "ustar", "v7"])
-def test_a_tree_that_tar_packed_is_the_same_again(tmp_path, format):
+@pytest.mark.parametrize("layout", ["gnu", "oldgnu", "posix", "ustar", "v7"])
+def test_a_tree_that_tar_packed_is_the_same_again(tmp_path, layout):
     source, volume = tmp_path / "source", tmp_path / "volume"
     (source / "deep" / ("n" * 80)).mkdir(parents=True)
     volume.mkdir()
@@ -88,11 +88,11 @@ def test_a_tree_that_tar_packed_is_the_same_again(tmp_path, format):
     (source / "deep" / ("n" * 80) / "empty").touch(mode=0o600)
     (source / "link").symlink_to("deep/file")
     os.link(source / "deep" / "file", source / "hard")
-    if format in ("gnu", "oldgnu", "posix"):
+    if layout in ("gnu", "oldgnu", "posix"):
         (source / ("ü" * 90)).mkdir()
         (source / ("ü" * 90) / ("long" * 40)).write_text("long")
     packed = subprocess.run(
-        ["tar", f"--format={format}", "-C", str(source), "-c", "."], capture_output=True, check=True
+        ["tar", f"--format={layout}", "-C", str(source), "-c", "."], capture_output=True, check=True
     ).stdout
     with DirectoryTarget(DirectoryTargetSpec(path=str(volume))) as target:
         target.unpack(members(pieces(packed, 9999)))
@@ -114,9 +114,17 @@ def same(compared: filecmp.dircmp) -> None:
         same(below)
 
 
-@pytest.mark.parametrize("format", ["--format=gnu", "--format=posix --sparse-version=0.0", "--format=posix --sparse-version=0.1", "--format=posix --sparse-version=1.0"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "--format=gnu",
+        "--format=posix --sparse-version=0.0",
+        "--format=posix --sparse-version=0.1",
+        "--format=posix --sparse-version=1.0",
+    ],
+)
 @pytest.mark.parametrize("holes", [3, 40])
-def test_sparse_files_of_every_version(tmp_path, format, holes):
+def test_sparse_files_of_every_version(tmp_path, layout, holes):
     path = tmp_path / "disk.img"
     made = random.Random(holes)
     with open(path, "wb") as file:
@@ -125,7 +133,7 @@ def test_sparse_files_of_every_version(tmp_path, format, holes):
             file.write(made.randbytes(5000))
         file.truncate(holes * MIB + 12345)
     packed = subprocess.run(
-        ["tar", *format.split(), "--sparse", "-C", str(tmp_path), "-c", "disk.img"], capture_output=True, check=True
+        ["tar", *layout.split(), "--sparse", "-C", str(tmp_path), "-c", "disk.img"], capture_output=True, check=True
     ).stdout
     assert len(packed) < MIB
     (found,) = [(m.name, b"".join(m.read())) for m in members(pieces(packed, 4321))]

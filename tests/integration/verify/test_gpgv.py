@@ -20,7 +20,17 @@ class Keys:
         home.mkdir(mode=0o700)
 
     def gpg(self, *arguments: str, given: bytes = b"") -> bytes:
-        command = ["gpg", "--homedir", str(self.home), "--batch", "--yes", "--pinentry-mode", "loopback", "--passphrase", ""]
+        command = [
+            "gpg",
+            "--homedir",
+            str(self.home),
+            "--batch",
+            "--yes",
+            "--pinentry-mode",
+            "loopback",
+            "--passphrase",
+            "",
+        ]
         return subprocess.run([*command, *arguments], input=given, capture_output=True, check=True).stdout
 
     def make(self, name: str, *, expires: str = "0", when: str | None = None) -> str:
@@ -116,7 +126,9 @@ def test_a_weak_hash_is_refused(keys, tmp_path):
         verify_detached(CONTENT, keys.detached("alice", "--digest-algo", "SHA1", "--allow-weak-key-signatures"), ring)
 
 
-@pytest.mark.parametrize("signature", [b"garbage", b"-----BEGIN PGP SIGNATURE-----\n\nxxxx\n-----END PGP SIGNATURE-----\n"])
+@pytest.mark.parametrize(
+    "signature", [b"garbage", b"-----BEGIN PGP SIGNATURE-----\n\nxxxx\n-----END PGP SIGNATURE-----\n"]
+)
 def test_what_is_no_signature_is_refused(keys, tmp_path, signature):
     ring = keys.export(tmp_path / "ring", "alice")
     with pytest.raises(SignatureInvalid):

@@ -197,7 +197,9 @@ def test_the_zstd_window_is_limited(log, fits):
 
 
 def test_a_zstd_dictionary_is_named_as_the_cause():
-    dictionary = zstd.ZstdDict(zstd.train_dict([f"sample {i} of many {i * 7}".encode() for i in range(3000)], 2000).dict_content)
+    dictionary = zstd.ZstdDict(
+        zstd.train_dict([f"sample {i} of many {i * 7}".encode() for i in range(3000)], 2000).dict_content
+    )
     with pytest.raises(DecoderFailed, match="dictionary"):
         unpack("zst", zstd.compress(b"sample 1 of many 7", zstd_dict=dictionary))
 

@@ -24,19 +24,21 @@ def entry(name: str, content: bytes = b"", **fields) -> tuple[tarfile.TarInfo, b
     return info, content
 
 
-def archive(*entries: tuple[tarfile.TarInfo, bytes], format: int = tarfile.PAX_FORMAT, pax: dict | None = None) -> bytes:
+def archive(
+    *entries: tuple[tarfile.TarInfo, bytes], layout: int = tarfile.PAX_FORMAT, pax: dict | None = None
+) -> bytes:
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=format, pax_headers=pax) as made:
+    with tarfile.open(fileobj=out, mode="w", format=layout, pax_headers=pax) as made:
         for info, content in entries:
             made.addfile(info, io.BytesIO(content))
     return out.getvalue()
 
 
-def header(name: bytes, type: bytes, size: int = 0, **patches: bytes) -> bytes:
+def header(name: bytes, flag: bytes, size: int = 0, **patches: bytes) -> bytes:
     raw = bytearray(tarfile.TarInfo("x").tobuf(tarfile.GNU_FORMAT))
     raw[0:100] = name.ljust(100, b"\0")
     raw[124:136] = b"%011o\0" % size
-    raw[156:157] = type
+    raw[156:157] = flag
     for place, value in patches.items():
         at = int(place[1:])
         raw[at : at + len(value)] = value
@@ -66,16 +68,16 @@ names = st.text(st.characters(codec="utf-8", exclude_characters="\0/\n"), min_si
 @settings(max_examples=60, deadline=None)
 @given(
     entries=st.lists(st.tuples(names, st.binary(max_size=1500)), max_size=5),
-    format=st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+    layout=st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
     step=st.integers(1, 2000),
 )
-def test_any_chunking_of_any_members_gives_their_content(entries, format, step):
-    packed = archive(*(entry(name, content) for name, content in entries), format=format)
+def test_any_chunking_of_any_members_gives_their_content(entries, layout, step):
+    packed = archive(*(entry(name, content) for name, content in entries), layout=layout)
     assert read(packed, step) == [(name, "file", content) for name, content in entries]
 
 
-@pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
-def test_every_kind_of_member(format):
+@pytest.mark.parametrize("layout", FORMATS.values(), ids=FORMATS)
+def test_every_kind_of_member(layout):
     packed = archive(
         entry("dir", type=tarfile.DIRTYPE, mode=0o755),
         entry("dir/file", b"content", mode=0o4755, mtime=1234567890),
@@ -84,7 +86,7 @@ def test_every_kind_of_member(format):
         entry("tty", type=tarfile.CHRTYPE),
         entry("disk", type=tarfile.BLKTYPE),
         entry("pipe", type=tarfile.FIFOTYPE),
-        format=format,
+        layout=layout,
     )
     found = {m.name: m for m in members(cut(packed, 700))}
     kinds = {name: m.kind for name, m in found.items()}
@@ -105,12 +107,12 @@ def test_every_kind_of_member(format):
     assert found["hard"].link == "dir/file"
 
 
-@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_long_and_strange_names(format):
+@pytest.mark.parametrize("layout", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_and_strange_names(layout):
     long, target = "d/" * 300 + "ö" * 50, "t/" * 200 + "end"
     strange = b"\xff\xfe name\n".decode("utf-8", "surrogateescape")
     packed = archive(
-        entry(long, b"1"), entry("link", type=tarfile.SYMTYPE, linkname=target), entry(strange, b"2"), format=format
+        entry(long, b"1"), entry("link", type=tarfile.SYMTYPE, linkname=target), entry(strange, b"2"), layout=layout
     )
     found = list(members(cut(packed, 511)))
     assert [m.name for m in found[:2]] == [long, "link"]
@@ -120,7 +122,7 @@ def test_long_and_strange_names(format):
 
 def test_a_ustar_prefix_is_part_of_the_name():
     name = "p" * 120 + "/" + "n" * 90
-    assert read(archive(entry(name, b"x"), format=tarfile.USTAR_FORMAT))[0][0] == name
+    assert read(archive(entry(name, b"x"), layout=tarfile.USTAR_FORMAT))[0][0] == name
 
 
 def test_what_is_not_read_is_skipped():
@@ -200,7 +202,9 @@ def test_pax_sparse_of_every_version():
         ("GNU.sparse.numbytes", "4"),
     )
     zero_one = pax(("GNU.sparse.size", "5000"), ("GNU.sparse.map", "10,3,4000,4"), ("GNU.sparse.name", "s"))
-    one = pax(("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "5000"), ("GNU.sparse.name", "s"))
+    one = pax(
+        ("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "5000"), ("GNU.sparse.name", "s")
+    )
     table = padded(b"2\n10\n3\n4000\n4\n")
     expected = bytes(10) + b"abc" + bytes(3987) + b"defg" + bytes(996)
     for packed in (
@@ -250,10 +254,10 @@ def test_what_is_malformed_is_refused(packed):
         read(packed + END)
 
 
-@pytest.mark.parametrize("type", [b"x", b"g", b"L", b"K", b"V"])
-def test_extended_headers_are_bounded(type):
+@pytest.mark.parametrize("flag", [b"x", b"g", b"L", b"K", b"V"])
+def test_extended_headers_are_bounded(flag):
     with pytest.raises(ImageUnsafe):
-        read(header(b"x", type, EXTENDED_MOST + 1) + bytes(2 << 20))
+        read(header(b"x", flag, EXTENDED_MOST + 1) + bytes(2 << 20))
 
 
 def test_a_sparse_map_is_bounded():
@@ -263,7 +267,7 @@ def test_a_sparse_map_is_bounded():
 
 
 def test_every_truncation_inside_a_member_is_seen():
-    packed = archive(entry("a" * 150, b"content" * 100), format=tarfile.GNU_FORMAT)
+    packed = archive(entry("a" * 150, b"content" * 100), layout=tarfile.GNU_FORMAT)
     stop = next(members(iter([packed]))).offset + 700
     for end in range(stop):
         with pytest.raises(ContentTruncated):
@@ -290,7 +294,9 @@ def test_an_absurd_time_is_bounded():
 @given(st.data())
 def test_any_damage_ends_in_members_or_an_error(data):
     packed = bytearray(
-        archive(entry("a" * 120, b"content" * 50), entry("b", type=tarfile.SYMTYPE, linkname="a"), entry("c", b"x" * 600))
+        archive(
+            entry("a" * 120, b"content" * 50), entry("b", type=tarfile.SYMTYPE, linkname="a"), entry("c", b"x" * 600)
+        )
     )
     for _ in range(data.draw(st.integers(1, 4))):
         packed[data.draw(st.integers(0, len(packed) - 1))] = data.draw(st.integers(0, 255))

@@ -42,7 +42,12 @@ blocks = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 3)), max_size=12)
 
 
 @settings(deadline=None)
-@given(places=blocks, tail=st.integers(0, ALIGNMENT - 1), granularity=st.sampled_from([4096, 16384, COARSE]), last=st.booleans())
+@given(
+    places=blocks,
+    tail=st.integers(0, ALIGNMENT - 1),
+    granularity=st.sampled_from([4096, 16384, COARSE]),
+    last=st.booleans(),
+)
 def test_runs_cover_what_is_not_zero_and_no_zero_blocks_at_their_ends(places, tail, granularity, last):
     raw = bytearray(43 * ALIGNMENT + tail)
     for at, count in places:

@@ -181,7 +181,9 @@ def test_a_later_duplicate_wins_and_other_names_keep_the_former(volume):
 
 def test_a_member_below_a_directory_that_was_replaced_is_refused(volume):
     with pytest.raises(ArchiveUnsafe):
-        unpack(volume, folder("d"), Made("d/x", content=b"1"), Made("e"), folder("f"), Made("f", content=b"2"), Made("f/x"))
+        unpack(
+            volume, folder("d"), Made("d/x", content=b"1"), Made("e"), folder("f"), Made("f", content=b"2"), Made("f/x")
+        )
 
 
 def test_a_hard_link_to_a_link_becomes_a_link(volume):

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdi.api.errors import InternalError, QuotaExceeded, TargetBusy, TargetFull, TargetIo, TargetPermission, TargetUnsuitable
+from cdi.api.errors import (
+    InternalError,
+    QuotaExceeded,
+    TargetBusy,
+    TargetFull,
+    TargetIo,
+    TargetPermission,
+    TargetUnsuitable,
+)
 from cdi.api.job import DirectoryTargetSpec, FileTargetSpec
 from cdi.target import linux
 from cdi.target.buffer import aligned_buffer
@@ -131,7 +139,8 @@ def test_a_closed_disk_is_not_used(path):
 
 
 writes = st.lists(
-    st.tuples(st.sampled_from(["write", "aligned", "zero"]), st.integers(0, 40_000), st.integers(0, 40_000)), max_size=12
+    st.tuples(st.sampled_from(["write", "aligned", "zero"]), st.integers(0, 40_000), st.integers(0, 40_000)),
+    max_size=12,
 )
 
 
@@ -246,9 +255,11 @@ def test_a_file_system_without_direct_writes_is_written_through_the_cache(path, 
     monkeypatch.setattr(
         os,
         "open",
-        lambda name, flags, *rest, **named: (_ for _ in ()).throw(OSError(errno.EINVAL, "no"))
-        if flags & os.O_DIRECT
-        else real(name, flags, *rest, **named),
+        lambda name, flags, *rest, **named: (
+            (_ for _ in ()).throw(OSError(errno.EINVAL, "no"))
+            if flags & os.O_DIRECT
+            else real(name, flags, *rest, **named)
+        ),
     )
     made = disk(path)
     made.resize(MIB)
