@@ -18,12 +18,14 @@ import os
 import socket
 import stat
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from cdi.api.errors import CdiError, ImageCorrupt, Interrupted, QemuFailed, TargetIo, TargetTooSmall
 from cdi.api.job import Policy
+from cdi.target.base import ALIGNMENT
 from cdi.transfer.qemu import sandbox
 from cdi.transfer.qemu.disk import SECTOR, TargetDisk, inspect_target, target_error
 
@@ -124,6 +126,13 @@ class Copy:
     def sectors_size(self) -> int:
         return -(-self.virtual_size // SECTOR) * SECTOR
 
+    @property
+    def direct(self) -> bool:
+        """Past the page cache, where the target takes it and the disk ends on a block's boundary: the mirror writes
+        its last piece no longer than it is.
+        """
+        return self.target.direct and self.sectors_size % ALIGNMENT == 0
+
     def bytes_node(self) -> dict[str, Any]:
         """What the image is stored in."""
         if isinstance(self.image, str):
@@ -149,7 +158,7 @@ class Copy:
         # With "ignore" it makes each place zero that needs it, so a device that has to write zeros writes each once.
         unmap = self.target.reads_zero or self.target.offloads_zero
         discard = "unmap" if unmap else "ignore"
-        cache = {"direct": self.target.direct, "no-flush": False}
+        cache = {"direct": self.direct, "no-flush": False}
         protocol = {
             "driver": "host_device" if self.target.is_block else "file",
             "node-name": "volume",
@@ -210,17 +219,14 @@ class Copy:
         watcher = asyncio.create_task(self._stop_when_cancelled(daemon))
         try:
             await client.connect(monitor)
-            try:
-                copied = await self._copy(client)
-            finally:
-                with contextlib.suppress(QMPError, EOFError, OSError):
-                    await client.execute("quit")
-                with contextlib.suppress(QMPError, EOFError, OSError):
-                    await client.disconnect()
+            copied = await self._copy(client)
+            with contextlib.suppress(QMPError, EOFError, OSError, TimeoutError):
+                await asyncio.wait_for(client.execute("quit"), GRACE)
+                await asyncio.to_thread(self._let_end, daemon)
             return ConvertResult(
                 virtual_size=self.sectors_size,
                 copied=copied,
-                direct=self.target.direct,
+                direct=self.direct,
                 protections=daemon.protections(),
             )
         except (QMPError, EOFError, OSError) as error:
@@ -229,7 +235,10 @@ class Copy:
             watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watcher
-            await asyncio.to_thread(self._let_end, daemon)
+            # Not "quit": a job that hangs would be waited for.
+            daemon.kill()
+            with contextlib.suppress(QMPError, EOFError, OSError):
+                await client.disconnect()
             if not self.target.is_block and self.sectors_size > self.target.size:
                 # A size that is no multiple of 512 was rounded up to write the last sector.
                 os.truncate(self.target.path, self.target.size)
@@ -258,11 +267,14 @@ class Copy:
                     "on-target-error": "report",
                 },
             )
+            patience = Patience(self.policy)
             while True:
                 jobs: Any = await client.execute("query-jobs")
                 (job,) = jobs
                 done, total = int(job["current-progress"]), int(job["total-progress"])
                 self.on_progress(done, total)
+                if patience.spent(done, throttled=speed > 0):
+                    raise QemuFailed(f"qemu-storage-daemon made no progress for {patience.seconds:.0f} seconds")
                 if job["status"] == "concluded":
                     if "error" in job:
                         history: Any = events.history
@@ -343,3 +355,23 @@ class Copy:
             return daemon.wait(timeout=GRACE)
         except CdiError:
             return daemon.process.returncode
+
+
+class Patience:
+    """How long a job may stand still.
+
+    Longer than a source may take until it gives up, because then its error is the better one; what is left is QEMU
+    itself, which a hostile image may have sent to sleep.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.seconds = 120 + policy.stall_timeout * (policy.retries + 1) * 2
+        self._done = -1
+        self._since = 0.0
+
+    def spent(self, done: int, *, throttled: bool) -> bool:
+        """Whether it stood still for so long; a job that is held back on purpose never does."""
+        now = time.monotonic()
+        if done != self._done or throttled:
+            self._done, self._since = done, now
+        return now - self._since > self.seconds

@@ -62,6 +62,9 @@ MAX_OPTION_LENGTH = 1 << 16
 MAX_WRITE = 32 << 20
 """A refused write's payload is read past only up to here; the protocol's own default maximum."""
 
+SECTOR = 512
+PADDING = memoryview(bytes(SECTOR))
+
 REQUEST = struct.Struct(">IHHQQI")
 SIMPLE_REPLY = struct.Struct(">II8s")
 
@@ -90,12 +93,16 @@ class Hangup(Exception):
 class NbdServer:
     """Serves `access` to whoever inherits an end given by `attach`.
 
+    The export ends with the sector that the bytes end in, filled up with zeros, as QEMU would see a file of that
+    length: a mirror job of QEMU 7.2 whose source ends within a sector never ends.
+
     `cause` is the first error met while reading; the client only learns of an input/output error.
     """
 
     def __init__(self, access: RandomAccess, *, threads: int = 4, max_request: int = 1 << 20) -> None:
         """`threads` requests of each connection are worked on at a time; none is longer than `max_request` bytes."""
         self._access = access
+        self._size = -(-access.length // SECTOR) * SECTOR
         self._threads_per_connection = threads
         self._max_request = max_request
         self._lock = threading.Lock()
@@ -186,7 +193,7 @@ class NbdServer:
                 if data:
                     raise Hangup  # the protocol gives no way to refuse a name here
                 padding = b"" if client_flags & FLAG_NO_ZEROES else bytes(124)
-                sock.sendall(struct.pack(">QH", self._access.length, TRANSMISSION_FLAGS) + padding)
+                sock.sendall(struct.pack(">QH", self._size, TRANSMISSION_FLAGS) + padding)
                 return
             if option == OPT_ABORT:
                 reply(REP_ACK)
@@ -220,7 +227,7 @@ class NbdServer:
         if name_length:
             reply(REP_ERR_UNKNOWN, b"")
             return False
-        reply(REP_INFO, struct.pack(">HQH", INFO_EXPORT, self._access.length, TRANSMISSION_FLAGS))
+        reply(REP_INFO, struct.pack(">HQH", INFO_EXPORT, self._size, TRANSMISSION_FLAGS))
         # Unasked for, as the protocol allows: a server with a maximum should say so.
         reply(REP_INFO, struct.pack(">HIII", INFO_BLOCK_SIZE, 1, 4096, self._max_request))
         reply(REP_ACK, b"")
@@ -258,11 +265,11 @@ class NbdServer:
         views: Sequence[memoryview] = ()
         error = 0
         if command == CMD_READ:
-            if length > self._max_request or offset + length > self._access.length:
+            if length > self._max_request or offset + length > self._size:
                 error = errno.EINVAL
             elif length:
                 try:
-                    views = self._access.read_at(offset, length)
+                    views = self._read(offset, length)
                 except CdiError as cause:
                     self._keep(cause)
                     error = errno.EIO
@@ -279,6 +286,11 @@ class NbdServer:
             if not error:
                 self.sent += length
         self._access.release()
+
+    def _read(self, offset: int, length: int) -> Sequence[memoryview]:
+        there = min(length, max(0, self._access.length - offset))
+        views = self._access.read_at(offset, there) if there else ()
+        return views if there == length else (*views, PADDING[: length - there])
 
     def _keep(self, cause: CdiError) -> None:
         with self._lock:

@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 from cdi.api.errors import InternalError, SourceUnavailable
 from cdi.transfer.qemu import nbd
 
-DATA = random.Random(7).randbytes(100_001)
+FILE = random.Random(7).randbytes(100_001)
+DATA = FILE + bytes(100_352 - len(FILE))
+"""As exported: up to the end of the sector."""
 
 
 class Memory:
     """Bytes, of which some are bad."""
 
-    length = len(DATA)
+    length = len(FILE)
 
     def __init__(self, error=None):
         self.error = error
@@ -25,7 +27,8 @@ class Memory:
     def read_at(self, offset, length):
         if self.error is not None:
             raise self.error
-        view = memoryview(DATA)[offset : offset + length]
+        assert 0 < length <= len(FILE) - offset
+        view = memoryview(FILE)[offset : offset + length]
         return [view[: length // 3], view[length // 3 :]]
 
     def release(self):
@@ -187,7 +190,14 @@ def test_what_is_not_the_protocol_is_hung_up_on(client, garbage):
 
 def test_reads_anywhere(client):
     client.go()
-    for offset, length in [(0, 1), (1, 65536), (len(DATA) - 1, 1), (len(DATA) - 65536, 65536), (77, 0)]:
+    for offset, length in [
+        (0, 1),
+        (1, 65536),
+        (len(DATA) - 1, 1),
+        (len(DATA) - 65536, 65536),
+        (len(FILE) - 2, 5),
+        (77, 0),
+    ]:
         assert client.read(offset, length) == (0, DATA[offset : offset + length])
 
 

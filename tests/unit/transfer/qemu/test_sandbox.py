@@ -27,7 +27,9 @@ def test_an_exit_status_and_last_words_become_an_error(status, stderr, error):
 
 
 def test_the_message_is_qemus_last_line_made_harmless():
-    failure = sandbox.explain("qemu-img", 1, "first\nqemu-img: bad \x1b[31mname" + "x" * 1000 + "\n\n", where="disk.vmdk")
+    failure = sandbox.explain(
+        "qemu-img", 1, "first\nqemu-img: bad \x1b[31mname" + "x" * 1000 + "\n\n", where="disk.vmdk"
+    )
     assert failure.what.startswith("qemu-img: bad ?[31mname")
     assert len(failure.what) < 400
     assert failure.where == "disk.vmdk"

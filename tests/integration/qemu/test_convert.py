@@ -1,0 +1,358 @@
+"""Conversions by the storage daemon, compared with what qemu-img makes of the same image."""
+
+import contextlib
+import hashlib
+import os
+import random
+import subprocess
+import threading
+
+import pytest
+
+from cdi.api.errors import (
+    ImageCorrupt,
+    Interrupted,
+    QemuFailed,
+    ResourceLimit,
+    SourceTruncated,
+    TargetFull,
+    TargetTooSmall,
+)
+from cdi.api.job import Policy
+from cdi.transfer.qemu.convert import convert
+from cdi.transfer.qemu.nbd import NbdServer
+from cdi.transfer.qemu.window import BlockCache
+
+MIB = 1 << 20
+SIZE = 24 * MIB + 65536
+
+FORMATS = {
+    "raw": ("raw", ()),
+    "vmdk": ("vmdk", ("subformat=monolithicSparse",)),
+    "vmdk-stream": ("vmdk", ("subformat=streamOptimized",)),
+    "vdi": ("vdi", ()),
+    "vdi-static": ("vdi", ("static=on",)),
+    "vhd": ("vpc", ("subformat=dynamic", "force_size=on")),
+    "vhd-fixed": ("vpc", ("subformat=fixed", "force_size=on")),
+    "vhdx": ("vhdx", ()),
+    "vhdx-fixed": ("vhdx", ("subformat=fixed", "block_size=1M")),
+    "qcow2": ("qcow2", ()),
+    "qcow2-small": ("qcow2", ("cluster_size=512", "compat=0.10")),
+    "qcow2-large": ("qcow2", ("cluster_size=2M",)),
+    "qcow2-subclusters": ("qcow2", ("extended_l2=on", "cluster_size=128k")),
+}
+
+
+def qemu_img(*arguments):
+    subprocess.run(["qemu-img", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+
+
+def disk(path, size=SIZE):
+    """Data at odd places, written zeros, and holes."""
+    dice = random.Random(5)
+    with open(path, "wb") as file:
+        file.truncate(size)
+        for _ in range(60):
+            offset = dice.randrange(size // 512 - 1) * 512
+            length = min(dice.choice([512, 4096, 65536, 200_000]), size - offset)
+            file.seek(offset)
+            file.write(dice.randbytes(length))
+        file.seek(size // 4)
+        file.write(bytes(size // 8))
+        file.seek(size - 512)
+        file.write(b"end" + bytes(509))
+    return path
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("images")
+    plain = disk(directory / "disk.raw")
+    made = {}
+    for name, (kind, options) in FORMATS.items():
+        path = directory / name
+        arguments = [part for option in options for part in ("-o", option)]
+        qemu_img("convert", "-f", "raw", "-O", kind, *arguments, plain, path)
+        oracle = directory / f"{name}.oracle"
+        qemu_img("convert", "-f", kind, "-O", "raw", path, oracle)
+        made[name] = (kind, path, oracle)
+    return made
+
+
+def fresh(path, size, content=b""):
+    with open(path, "wb") as file:
+        file.write(content)
+        file.truncate(size)
+    return str(path)
+
+
+def run(image, kind, target, size, tmp_path, **more):
+    defaults = {
+        "target_is_block": False,
+        "target_reads_zero": True,
+        "policy": Policy(),
+        "on_progress": lambda done, total: None,
+        "bandwidth": None,
+        "cancelled": threading.Event(),
+        "workdir": str(tmp_path),
+    }
+    return convert(image=image, format=kind, virtual_size=size, target_path=target, **(defaults | more))
+
+
+@contextlib.contextmanager
+def bridge(path, *, on_block=None, fail_at=None, block_size=256 * 1024):
+    """The image over NBD, as the engine does it."""
+    handle = os.open(path, os.O_RDONLY)
+
+    def fetch(offset, view):
+        if fail_at is not None and offset + len(view) > fail_at:
+            raise SourceTruncated("the content ended early")
+        while view:
+            count = os.preadv(handle, [view], offset)
+            offset += count
+            view = view[count:]
+
+    try:
+        with (
+            BlockCache(
+                length=os.path.getsize(path),
+                fetch=fetch,
+                block_size=block_size,
+                memory=24 * block_size,
+                on_block_in_order=on_block,
+            ) as cache,
+            NbdServer(cache, max_request=block_size) as server,
+        ):
+            yield server, cache
+    finally:
+        os.close(handle)
+
+
+def content(path, length):
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read(length)).hexdigest()
+
+
+@contextlib.contextmanager
+def loop_device(path, size):
+    """A block device full of old data."""
+    with open(path, "wb") as file:
+        file.write(b"\xa5" * size)
+    device = subprocess.run(
+        ["losetup", "--find", "--show", str(path)], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    try:
+        yield device
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_disk_is_what_qemu_img_makes_of_it(name, images, tmp_path):
+    kind, image, oracle = images[name]
+    size = oracle.stat().st_size
+    target = fresh(tmp_path / "disk.img", size + MIB)
+    digest = hashlib.sha256()
+    with bridge(image, on_block=digest.update) as (server, cache):
+        result = run(server.attach(), kind, target, size, tmp_path)
+        cache.finish()
+        assert server.cause is None
+    assert result.virtual_size == size
+    assert content(target, size) == content(oracle, size)
+    assert digest.hexdigest() == content(image, -1)
+    # What the image has no data for takes no room, nor does a whole mebibyte of written zeros.
+    assert os.stat(target).st_blocks * 512 < size - MIB
+
+
+@pytest.mark.parametrize("name", ["raw", "vmdk-stream", "vhdx", "qcow2-subclusters"])
+def test_a_local_file_needs_no_bridge(name, images, tmp_path):
+    kind, image, oracle = images[name]
+    size = oracle.stat().st_size
+    target = fresh(tmp_path / "disk.img", size)
+    run(str(image), kind, target, size, tmp_path)
+    assert content(target, -1) == content(oracle, -1)
+
+
+@pytest.mark.parametrize("name", ["raw", "vmdk", "qcow2"])
+def test_a_disk_that_ends_between_blocks_of_the_volume(name, tmp_path):
+    kind, options = FORMATS[name]
+    size = 3 * MIB + 512
+    plain = disk(tmp_path / "disk.raw", size)
+    qemu_img("convert", "-f", "raw", "-O", kind, plain, tmp_path / "image")
+    target = fresh(tmp_path / "disk.img", size)
+    assert not run(str(tmp_path / "image"), kind, target, size, tmp_path).direct
+    assert content(target, -1) == content(plain, -1)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="loop devices need root")
+@pytest.mark.parametrize("offloads", [True, False])
+@pytest.mark.parametrize("name", ["vmdk", "vhdx", "qcow2", "raw"])
+def test_a_used_block_device_reads_as_the_image_and_not_beyond(name, offloads, images, tmp_path, monkeypatch):
+    kind, image, oracle = images[name]
+    size = oracle.stat().st_size
+    monkeypatch.setattr("cdi.transfer.qemu.disk.device_offloads_zero", lambda device: offloads)
+    with loop_device(tmp_path / "backing", 32 * MIB) as device, bridge(image) as (server, _):
+        run(server.attach(), kind, device, size, tmp_path, target_is_block=True, target_reads_zero=False)
+        assert content(device, size) == content(oracle, size)
+        with open(device, "rb") as file:
+            file.seek(size)
+            assert set(file.read()) == {0xA5}
+
+
+def test_a_used_file_reads_as_the_image(images, tmp_path):
+    kind, image, oracle = images["vmdk"]
+    size = oracle.stat().st_size
+    target = fresh(tmp_path / "disk.img", size, b"\xa5" * size)
+    run(str(image), kind, target, size, tmp_path, target_reads_zero=False)
+    assert content(target, -1) == content(oracle, -1)
+
+
+def test_a_size_that_is_no_multiple_of_a_sector_stays(tmp_path):
+    image = tmp_path / "odd.raw"
+    image.write_bytes(random.Random(1).randbytes(70_001))
+    target = fresh(tmp_path / "disk.img", 70_001)
+    with bridge(image) as (server, _):
+        run(server.attach(), "raw", target, 70_001, tmp_path)
+    assert content(target, -1) == content(image, -1)
+    assert os.path.getsize(target) == 70_001
+
+
+def test_progress_grows_to_its_end(images, tmp_path):
+    kind, image, oracle = images["qcow2"]
+    size = oracle.stat().st_size
+    seen = []
+    run(
+        str(image),
+        kind,
+        fresh(tmp_path / "disk.img", size),
+        size,
+        tmp_path,
+        on_progress=lambda *pair: seen.append(pair),
+    )
+    assert seen[-1][0] == seen[-1][1] > 0
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_another_size_than_the_header_was_read_as_is_refused_before_anything_is_written(images, tmp_path):
+    kind, image, oracle = images["vmdk"]
+    size = oracle.stat().st_size
+    target = fresh(tmp_path / "disk.img", size)
+    with pytest.raises(ImageCorrupt, match=str(size - 512)):
+        run(str(image), kind, target, size - 512, tmp_path)
+    assert os.stat(target).st_blocks == 0
+
+
+def test_a_target_that_is_too_small_is_refused(images, tmp_path):
+    kind, image, oracle = images["vmdk"]
+    size = oracle.stat().st_size
+    with pytest.raises(TargetTooSmall, match=str(size)):
+        run(str(image), kind, fresh(tmp_path / "disk.img", size - MIB), size, tmp_path)
+
+
+@pytest.mark.parametrize("fail_at", [1, 8 * MIB])
+def test_the_cause_of_a_failed_fetch_is_kept(fail_at, images, tmp_path):
+    kind, image, oracle = images["raw"]
+    size = oracle.stat().st_size
+    with bridge(image, fail_at=fail_at) as (server, _):
+        with pytest.raises(QemuFailed):
+            run(server.attach(), kind, fresh(tmp_path / "disk.img", size), size, tmp_path)
+        assert type(server.cause) is SourceTruncated
+
+
+def test_cancelling_stops_it(images, tmp_path):
+    kind, image, oracle = images["raw"]
+    size = oracle.stat().st_size
+    cancelled = threading.Event()
+
+    def progress(done, total):
+        if done:
+            cancelled.set()
+
+    with bridge(image) as (server, _), pytest.raises(Interrupted):
+        # So slow that it would take minutes.
+        run(
+            server.attach(),
+            kind,
+            fresh(tmp_path / "disk.img", size),
+            size,
+            tmp_path,
+            cancelled=cancelled,
+            bandwidth=lambda: 200_000,
+            on_progress=progress,
+        )
+
+
+def test_the_speed_can_be_changed_meanwhile(images, tmp_path):
+    kind, image, oracle = images["raw"]
+    size = oracle.stat().st_size
+    asked = 0
+
+    def bandwidth():
+        nonlocal asked
+        asked += 1
+        return 1000 if asked < 5 else 0  # at the first speed it would take hours
+
+    target = fresh(tmp_path / "disk.img", size)
+    run(str(image), kind, target, size, tmp_path, bandwidth=bandwidth)
+    assert content(target, -1) == content(oracle, -1)
+    assert asked >= 5
+
+
+def test_too_little_memory_is_said_so(images, tmp_path):
+    kind, image, oracle = images["qcow2"]
+    size = oracle.stat().st_size
+    with pytest.raises(ResourceLimit, match="memory"):
+        run(str(image), kind, fresh(tmp_path / "disk.img", size), size, tmp_path, policy=Policy(qemu_memory=40 << 20))
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+def test_a_full_file_system_is_said_so(images, tmp_path):
+    kind, image, oracle = images["raw"]
+    size = oracle.stat().st_size
+    mount = tmp_path / "small"
+    mount.mkdir()
+    # Also a file system that has no direct I/O before Linux 6.6.
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(mount)], check=True)
+    try:
+        with pytest.raises(TargetFull):
+            run(str(image), kind, fresh(mount / "disk.img", size), size, tmp_path)
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_no_image_makes_qemu_open_another_file(tmp_path):
+    secret = disk(tmp_path / "secret", 2 * MIB)
+    overlay = tmp_path / "overlay.qcow2"
+    qemu_img("create", "-f", "qcow2", "-b", secret, "-F", "raw", overlay)
+    target = fresh(tmp_path / "disk.img", 2 * MIB)
+    with bridge(overlay) as (server, _):
+        run(server.attach(), "qcow2", target, 2 * MIB, tmp_path)
+    with open(target, "rb") as file:
+        assert not file.read().strip(b"\0")
+
+    descriptor = tmp_path / "descriptor.vmdk"
+    qemu_img("convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=monolithicFlat", secret, descriptor)
+    for image in (str(descriptor), None):
+        with contextlib.ExitStack() as stack:
+            if image is None:
+                server, _ = stack.enter_context(bridge(descriptor))
+                image = server.attach()
+            with pytest.raises(QemuFailed):
+                run(image, "vmdk", fresh(tmp_path / "out.img", 2 * MIB), 2 * MIB, tmp_path)
+
+    data_file = tmp_path / "external.qcow2"
+    qemu_img("create", "-f", "qcow2", "-o", f"data_file={tmp_path / 'data'},data_file_raw=on", data_file, "2M")
+    with pytest.raises(QemuFailed):
+        run(str(data_file), "qcow2", fresh(tmp_path / "out.img", 2 * MIB), 2 * MIB, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["qcow2", "vmdk", "vdi", "vpc", "vhdx"])
+@pytest.mark.parametrize("garbage", [b"", b"\0" * 4096, b"QFI\xfb" + b"\xff" * 4096, b"KDMV" + b"\xff" * 4096])
+def test_what_is_no_image_fails_with_qemus_words(kind, garbage, tmp_path):
+    image = tmp_path / "garbage"
+    image.write_bytes(garbage)
+    with pytest.raises((QemuFailed, ResourceLimit)) as raised:
+        run(str(image), kind, fresh(tmp_path / "disk.img", MIB), MIB, tmp_path)
+    assert "blockdev" not in raised.value.what
