@@ -134,7 +134,7 @@ class _Native:
         low, high = struct.unpack_from("=II" if layout.word == 4 else "=QQ", context, layout.count)
         bits = low | high << 8 * layout.word
         (fill,) = struct.unpack_from("=I", context, layout.fill)
-        if bits % 8 or fill >= layout.block or bits // 8 % layout.block != fill:
+        if bits % 8 or bits // 8 % layout.block != fill:
             return False
         if layout.has_length and struct.unpack_from("=I", context, layout.fill + 4) != (self._length,):
             return False

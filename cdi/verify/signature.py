@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 
 from cdi.api.errors import SignatureInvalid, SignatureMissing, ToolMissing
-from cdi.verify.sums import SIGNED_BEGIN, SUMS_MOST
+from cdi.verify.sums import SIGNED_BEGIN, SUMS_MOST, signed_text
 
 KEYRING_MOST = 16 << 20
 SIGNATURE_MOST = 1 << 20
@@ -47,10 +47,11 @@ def verify_detached(content: bytes, signature: bytes, keyring: str) -> tuple[str
         return _gpgv(home, keyring, ["signature", "content"])
 
 
-def verify_clearsigned(content: bytes, keyring: str) -> tuple[bytes, tuple[str, ...]]:
-    """Check a clear-signed message, as `verify_detached` does; gives the text that is signed, too.
+def verify_clearsigned(content: bytes, keyring: str) -> tuple[str, ...]:
+    """Check a clear-signed message, as `verify_detached` does.
 
-    Only that text may be used: anybody can have written around it.
+    What is signed is `cdi.verify.sums.signed_text(content)`, and only that may be used: anybody can have written
+    around it.  That gpgv found the same text is part of the check.
     """
     if len(content) > SUMS_MOST:
         raise SignatureInvalid(f"the signed message is larger than {SUMS_MOST} bytes")
@@ -60,7 +61,11 @@ def verify_clearsigned(content: bytes, keyring: str) -> tuple[bytes, tuple[str, 
         _write(home, "content", content)
         keys = _gpgv(home, keyring, ["content"], output="signed")
         with open(os.path.join(home, "signed"), "rb") as file:
-            return file.read(SUMS_MOST), keys
+            signed = file.read(SUMS_MOST + 1)
+    # Two readers of one format may disagree, and a forger would look for where they do.
+    if signed_text(signed).rstrip("\n") != signed_text(content).rstrip("\n"):
+        raise SignatureInvalid("the signed text cannot be told from what stands around it")
+    return keys
 
 
 def is_clearsigned(content: bytes) -> bool:

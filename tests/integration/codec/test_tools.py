@@ -24,8 +24,8 @@ MIB = 1 << 20
 def original() -> bytes:
     made = random.Random(5)
     words = [made.randbytes(made.randrange(2, 12)) for _ in range(3000)]
-    text = b"".join(made.choice(words) for _ in range(150_000))
-    return text + bytes(2 * MIB) + made.randbytes(MIB) + text[: MIB // 2] + b"odd"
+    text = b"".join(made.choice(words) for _ in range(60_000))
+    return text + bytes(MIB) + made.randbytes(MIB // 4) + text[: MIB // 2] + b"odd"
 
 
 def pack(original: bytes, *command: str) -> bytes:

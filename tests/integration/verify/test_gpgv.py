@@ -10,6 +10,7 @@ import pytest
 
 from cdi.api.errors import SignatureInvalid, SignatureMissing, ToolMissing
 from cdi.verify.signature import dearmour, judge, verify_clearsigned, verify_detached
+from cdi.verify.sums import signed_text
 
 CONTENT = b"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855  disk.img\n"
 
@@ -147,10 +148,11 @@ def test_a_clear_signed_message_gives_what_is_signed_and_nothing_else(keys, tmp_
     ring = keys.export(tmp_path / "ring", "alice")
     text = b"# Fedora\n- dashed\n" + CONTENT
     message = keys.gpg("-u", "alice@example.org", "--output", "-", "--clear-sign", "-", given=text)
-    signed, fingerprints = verify_clearsigned(message, ring)
-    assert (signed, fingerprints) == (text, (keys.fingerprints["alice"],))
-    signed, _ = verify_clearsigned(b"ffff  before\n" + message + b"ffff  after\n", ring)
-    assert signed == text
+    assert verify_clearsigned(message, ring) == (keys.fingerprints["alice"],)
+    assert signed_text(message).rstrip("\n") == text.decode().rstrip("\n")
+    around = b"ffff  before\n" + message + b"ffff  after\n"
+    assert verify_clearsigned(around, ring) == (keys.fingerprints["alice"],)
+    assert signed_text(around) == signed_text(message)
     with pytest.raises(SignatureInvalid):
         verify_clearsigned(message.replace(b"disk.img", b"mine.img"), ring)
 
@@ -191,3 +193,13 @@ def test_without_gpgv_the_tool_is_named(monkeypatch, tmp_path):
 def test_status_lines_that_do_not_prove_a_signature(status):
     with pytest.raises(SignatureInvalid):
         judge(status)
+
+
+def test_text_that_two_readers_see_differently_is_refused(keys, tmp_path, monkeypatch):
+    from cdi.verify import signature
+
+    ring = keys.export(tmp_path / "ring", "alice")
+    message = keys.gpg("-u", "alice@example.org", "--output", "-", "--clear-sign", "-", given=CONTENT)
+    monkeypatch.setattr(signature, "signed_text", lambda content: content.decode())
+    with pytest.raises(SignatureInvalid, match="stands around"):
+        verify_clearsigned(message, ring)

@@ -119,6 +119,13 @@ def test_an_index_that_does_not_belong_to_the_blocks_is_refused():
         unpack(one[: -12 - index_one] + two[-12 - index_two :])
 
 
+def test_an_index_of_other_sizes_is_refused():
+    one, two = stream([(b"x" * 5000, True), (b"y" * 300, True)]), stream([(b"y" * 300, True), (b"x" * 5000, True)])
+    index = (int.from_bytes(one[-8:-4], "little") + 1) * 4 + 12
+    with pytest.raises(DecoderFailed, match="index contradicts"):
+        unpack(one[:-index] + two[-index:])
+
+
 def test_memory_in_flight_is_bounded():
     blocks = [(bytes(1 << 20), True)] * 40
     packed = stream(blocks)

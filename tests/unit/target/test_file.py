@@ -20,7 +20,7 @@ from cdi.api.errors import (
 )
 from cdi.api.job import DirectoryTargetSpec, FileTargetSpec
 from cdi.target import linux
-from cdi.target.buffer import aligned_buffer
+from cdi.target.buffer import aligned_buffer, is_aligned
 from cdi.target.file import DiskFile
 from cdi.target.open import open_target
 
@@ -286,6 +286,29 @@ def test_a_direct_write_that_is_refused_goes_through_the_cache(path, monkeypatch
     made.commit()
     made.close()
     assert path.read_bytes() == b"x" * 8192
+
+
+def test_only_whole_blocks_in_aligned_memory_go_past_the_cache(path, monkeypatch):
+    made = disk(path)
+    if made._io.direct is None:
+        made.close()
+        pytest.skip("no direct writes here")
+    real, direct, seen = os.pwrite, made._io.direct, []
+
+    def pwrite(fd, view, offset):
+        if fd == direct:
+            seen.append((offset, len(view)))
+            assert is_aligned(view)
+            assert offset % 4096 == len(view) % 4096 == 0
+        return real(fd, view, offset)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    made.resize(4 * MIB)
+    made.write(memoryview(b"x" * (2 * MIB)), 1)
+    made.write(aligned_buffer(MIB)[100:], 3 * MIB)
+    made.write(aligned_buffer(8192), 8192)
+    made.close()
+    assert sum(length for _, length in seen) == 2 * MIB - 4096 + MIB - 4096 + 8192
 
 
 def test_short_writes_go_on(path, monkeypatch):
