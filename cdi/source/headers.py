@@ -34,7 +34,8 @@ MAX_SECRET_FILE = 64 << 10
 
 def parse_line(line: str) -> tuple[str, str]:
     """One ``Name: value`` line; raises ValueError with a reason that does not hold the value."""
-    name, colon, value = line.partition(":")
+    # A block scalar in YAML ends with a line break; one within the line would be another header.
+    name, colon, value = line.removesuffix("\n").removesuffix("\r").partition(":")
     name = name.strip()
     value = value.strip(" \t")
     if not colon or not _TOKEN.fullmatch(name):
@@ -61,7 +62,7 @@ def from_secret_files(paths: Iterable[str]) -> Headers:
     """Every line of each file; raises `SourceCredentialsInvalid`, naming file and line but no content."""
     found = []
     for path in paths:
-        for number, line in enumerate(read_secret(path).splitlines(), 1):
+        for number, line in enumerate(read_secret(path).split("\n"), 1):
             if not line.strip():
                 continue
             try:

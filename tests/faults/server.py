@@ -222,6 +222,9 @@ class FaultServer:
                     if not more:
                         return
                     buffer += more
+                    if buffer.startswith(b"\x16"):  # TLS, as nginx answers it
+                        sock.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+                        return
                 head, _, buffer = buffer.partition(b"\r\n\r\n")
                 if not self._answer(sock, number, head.decode("latin-1")):
                     return
