@@ -231,6 +231,7 @@ def test_a_range_that_is_given_in_parts_is_asked_for_until_it_is_whole(fault_ser
         (Fault(etag='"v2"'), errors.SourceChanged),
         (Fault(ignore_range=True), errors.SourceUnavailable),
         (Fault(data=DATA[:100]), errors.SourceChanged),
+        (Fault(data=DATA[:-1], ignore_range=True), errors.SourceChanged),
         (Fault(data=DATA[:100], total=len(DATA)), errors.SourceProtocolError),
         (Fault(status=412), errors.SourceChanged),
         (Fault(status=404), errors.SourceNotFound),
@@ -273,6 +274,21 @@ def test_a_wrong_answer_to_a_range_has_its_error(
         assert type(caught.value) is error
         assert caught.value.where is not None
         assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("lie", [-1, 1, -5000])
+@pytest.mark.parametrize("framing", ["length", "chunked", "close"])
+def test_a_long_range_from_another_place_is_refused(fault_server: FaultServer, lie: int, framing: str) -> None:
+    url = fault_server.put("/x", DATA, faults=[Fault()], always=Fault(lie=lie, framing=framing))
+    with source_of(url) as source, pytest.raises(errors.SourceProtocolError):
+        read(source, 5000, 200_000)
+
+
+def test_a_length_beside_chunks_ends_the_connection(fault_server: FaultServer) -> None:
+    url = fault_server.put("/x", DATA, always=Fault(framing="chunked", headers=(("Content-Length", "3"),)))
+    with source_of(url) as source:
+        assert read(source, 5, 50) == DATA[5:55]
+    assert fault_server.connections == 2
 
 
 @pytest.mark.parametrize(
@@ -557,7 +573,8 @@ def test_credentials_do_not_come_back_by_a_detour(fault_server: FaultServer) -> 
     with FaultServer() as other:
         back = other.put("/b", always=Fault(status=302, location=fault_server.url("/c")))
         url = fault_server.put("/a", always=Fault(status=302, location=back))
-        fault_server.put("/c", DATA, authorization="Basic dXNlcjpwdw==")
+        fault_server.put("/c", always=Fault(status=302, location="/d"))
+        fault_server.put("/d", DATA, authorization="Basic dXNlcjpwdw==")
         with source_of(url.replace("//", "//user:pw@")) as source, pytest.raises(errors.SourceUnauthorized) as caught:
             source.probe()
     assert "final URL" in caught.value.remedy

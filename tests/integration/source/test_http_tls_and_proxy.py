@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
 import random
 import ssl
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -97,7 +97,7 @@ def test_a_wrong_name_is_told_with_the_right_ones(ca: trustme.CA, trusted: Tls) 
 
 
 def test_an_expired_certificate_is_told(ca: trustme.CA, trusted: Tls) -> None:
-    past = datetime.datetime(2020, 5, 1, tzinfo=datetime.UTC)
+    past = datetime(2020, 5, 1, tzinfo=UTC)
     expired = ca.issue_cert("127.0.0.1", not_before=past, not_after=past)
     with FaultServer(tls=serving(expired)) as server, source_of(server.put("/x", DATA), tls=trusted) as source:
         with pytest.raises(errors.SourceTlsUntrusted, match="has expired.*2020-05-01"):
