@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from cdi.api.digest import Digest
-from cdi.api.errors import ChecksumInvalid, SourceError, SourceProtocolError, SourceTlsUntrusted, SourceUnreachable
+from cdi.api.errors import ChecksumInvalid, SourceError, SourceProtocolError, SourceStalled, SourceUnreachable
 from cdi.api.job import Credentials, Proxy, Tls
 from cdi.source.http_url import Url
 from cdi.source.registry.access import Authorization, authorize
@@ -142,8 +142,9 @@ class RegistryClient:
         base = Url.parse(f"https://{reference.server}/v2/")
         try:
             answer = await self._documents.fetch(base, limit=_PING_LIMIT)
-        except (SourceUnreachable, SourceTlsUntrusted) as refused:
-            if isinstance(refused, SourceTlsUntrusted) or not (self._insecure or reference.loopback):
+        except (SourceUnreachable, SourceStalled) as refused:
+            # Stalled: a server that waits for the rest of what it takes for a very odd request line.
+            if not (self._insecure or reference.loopback):
                 raise
             base = Url.parse(f"http://{reference.server}/v2/")
             try:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 import yarl
@@ -32,6 +33,7 @@ _CONNECT = 30.0
 _TOTAL = 300.0
 """Seconds for one document: who drips it a byte at a time is not waited for."""
 _CHUNK = 64 << 10
+_TURNS = 5
 _HEADER = 64 << 10
 
 
@@ -47,6 +49,32 @@ class Answer:
     """Redirects led to another origin."""
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Keeps account of its connections, so that none outlives the client.
+
+    A TLS connection that is closed after a failure waits for its peer's farewell, longer than the event loop lives.
+    """
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__(ssl=context, limit=16)
+        self._opened: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
+
+    async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
+        connection = await super().connect(*args, **kwargs)
+        if connection.transport is not None:
+            self._opened.add(connection.transport)
+        return connection
+
+    async def abort(self) -> None:
+        """Cut off whatever is still there."""
+        for transport in tuple(self._opened):
+            if isinstance(transport, asyncio.WriteTransport):
+                transport.abort()
+        # A transport closes its socket some turns of the loop after it was told to.
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+
+
 class Documents:
     """Fetches documents; an asynchronous context manager."""
 
@@ -57,10 +85,12 @@ class Documents:
         self._proxies = ProxyChoice.make(proxy)
         self._stall = stall_timeout
         self._session: aiohttp.ClientSession | None = None
+        self._connector: _Connector | None = None
 
     async def __aenter__(self) -> Self:
+        self._connector = _Connector(self._context)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._context, limit=16),
+            connector=self._connector,
             timeout=aiohttp.ClientTimeout(
                 total=max(_TOTAL, self._stall), sock_connect=min(_CONNECT, self._stall), sock_read=self._stall
             ),
@@ -77,11 +107,10 @@ class Documents:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
+        if self._session is not None and self._connector is not None:
             await self._session.close()
-            # TLS connections go away a turn of the loop later; without it their transports are left open.
-            await asyncio.sleep(0)
-            self._session = None
+            await self._connector.abort()
+            self._session = self._connector = None
 
     async def fetch(
         self,
