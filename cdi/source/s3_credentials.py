@@ -11,12 +11,15 @@ import contextlib
 import os
 import ssl
 import tempfile
+from collections.abc import Callable
 from typing import Any, Protocol
 
-from cdi.api.errors import CdiError, SourceCredentialsInvalid, SourceUnreachable
+from cdi.api.errors import SourceCredentialsInvalid, SourceProtocolError, SourceTlsUntrusted, SourceUnreachable
 from cdi.api.job import Credentials, Proxy, S3SourceSpec, Tls
 from cdi.source.headers import read_secret
 from cdi.source.s3_signature import Keys
+
+_REMEDY = "correct the AWS configuration, or give a secret with accessKeyId and secretKey"
 
 
 class Identity(Protocol):
@@ -107,29 +110,26 @@ def _line(path: str) -> str:
     return text
 
 
-def _calling(call: Any) -> Any:
+def _calling(call: Callable[[], Any]) -> Any:
     """Boto's failures, as ours."""
-    import botocore.exceptions  # as above
+    # Costs as above, and is there already when this is called.
+    import botocore.exceptions as known
+    import botocore.parsers
 
     where = "AWS credential chain"
     try:
         return call()
-    except botocore.exceptions.HTTPClientError as error:
-        raise SourceUnreachable(
-            f"a service that gives credentials cannot be reached: {_brief(error)}", where=where
-        ) from error
-    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-        raise SourceCredentialsInvalid(
-            _brief(error),
-            where=where,
-            remedy="correct the AWS configuration, or give a secret with accessKeyId and secretKey",
-        ) from error
-    except CdiError:
-        raise
+    except known.SSLError as error:
+        raise SourceTlsUntrusted(f"a service that gives credentials: {_brief(error)}", where=where) from error
+    except (known.ConnectionError, known.HTTPClientError) as error:
+        raise SourceUnreachable(f"a service that gives credentials: {_brief(error)}", where=where) from error
+    except botocore.parsers.ResponseParserError as error:
+        raise SourceProtocolError("a service that gives credentials answers unreadably", where=where) from error
+    except (known.BotoCoreError, known.ClientError) as error:
+        raise SourceCredentialsInvalid(_brief(error), where=where, remedy=_REMEDY) from error
     except (OSError, ValueError, KeyError) as error:  # a profile's files are parsed without much care
-        raise SourceCredentialsInvalid(
-            f"the AWS configuration cannot be used: {type(error).__name__}", where=where
-        ) from error
+        kind = type(error).__name__
+        raise SourceCredentialsInvalid(f"the AWS configuration cannot be used: {kind}", where=where) from error
 
 
 def _brief(error: Exception) -> str:

@@ -3,9 +3,11 @@
 import base64
 import hashlib
 import json
+import ssl
 import urllib.request
 
 import pytest
+import trustme
 
 from cdi.api.digest import Digest
 from cdi.api.errors import (
@@ -13,14 +15,17 @@ from cdi.api.errors import (
     SourceCredentialsInvalid,
     SourceForbidden,
     SourceNotFound,
+    SourceProtocolError,
     SourceRefused,
+    SourceTlsUntrusted,
     SourceUnauthorized,
     SourceUnavailable,
+    SourceUnreachable,
 )
-from cdi.api.job import Credentials, S3SourceSpec
+from cdi.api.job import Credentials, Proxy, S3SourceSpec, Tls
 from cdi.source.s3 import open_s3
 from cdi.source.small import read_small
-from tests.faults.server import Fault
+from tests.faults.server import Fault, FaultServer
 
 DISK = bytes(range(256)) * 2000
 
@@ -316,3 +321,52 @@ class TestRequests:
         value = base64.b64encode(hashlib.sha256(DISK).digest()).decode()
         with ask(Fault(), Fault(headers=(("x-amz-checksum-sha256", value),))) as source:
             assert source.probe().digests == (Digest("sha256", hashlib.sha256(DISK).hexdigest()),)
+
+
+class TestTokenServices:
+    """The chain's own requests."""
+
+    @pytest.fixture
+    def web_identity(self, no_aws, tmp_path, s3):
+        (tmp_path / "jwt").write_text("x.y.z")
+        no_aws.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/reader")
+        no_aws.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "jwt"))
+        no_aws.setenv("AWS_REGION", "us-east-1")
+        return no_aws
+
+    def test_a_web_identity_becomes_temporary_keys(self, s3, web_identity):
+        web_identity.setenv("AWS_ENDPOINT_URL_STS", s3.endpoint)
+        with open_s3(S3SourceSpec(url=s3.url("k")), 10) as source:
+            keys = source.endpoint._session.identity.keys()
+        assert keys.access_key.startswith("ASIA")
+        assert keys.session_token
+
+    def test_one_that_cannot_be_reached_is_told(self, s3, web_identity, unused_tcp_port):
+        web_identity.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{unused_tcp_port}")
+        web_identity.setenv("AWS_MAX_ATTEMPTS", "1")
+        with pytest.raises(SourceUnreachable):
+            content(S3SourceSpec(url=s3.url("k")))
+
+    def test_they_go_through_the_jobs_proxy(self, s3, web_identity, fault_server):
+        web_identity.setenv("AWS_ENDPOINT_URL_STS", "http://sts.example")
+        web_identity.setenv("AWS_MAX_ATTEMPTS", "1")
+        with pytest.raises(SourceProtocolError):
+            content(S3SourceSpec(url=s3.url("k"), proxy=Proxy(http=fault_server.origin)))
+        assert fault_server.requests[0].target.startswith("http://sts.example/")
+
+    def test_they_trust_the_jobs_authorities(self, s3, web_identity, tmp_path):
+        ca = trustme.CA()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        ca.issue_cert("localhost").configure_cert(context)
+        trust = tmp_path / "ca"
+        trust.mkdir()
+        ca.cert_pem.write_to_path(str(trust / "any-name.crt"))
+        web_identity.setenv("AWS_MAX_ATTEMPTS", "1")
+        with FaultServer(context) as server:
+            web_identity.setenv("AWS_ENDPOINT_URL_STS", server.origin.replace("127.0.0.1", "localhost"))
+            with pytest.raises(SourceTlsUntrusted):
+                content(S3SourceSpec(url=s3.url("k")))
+            assert not server.requests
+            with pytest.raises(SourceProtocolError):  # it answers, though not as a token service does
+                content(S3SourceSpec(url=s3.url("k"), tls=Tls(ca_dir=str(trust))))
+            assert server.requests
