@@ -243,6 +243,13 @@ class TestRedirects:
             registry.open(credentials=secret)
         assert {request.header("authorization") for request in other.requests} == {None}
 
+    def test_nor_does_its_token_service_learn_anything(self, registry, fault_server, other, secret):
+        wants = challenge(other.put("/token", b'{"token": "t"}'))
+        fault_server.put(registry.manifest, b"", always=Fault(status=307, location=other.put("/m", b"", always=wants)))
+        with pytest.raises(SourceUnauthorized):
+            registry.open(credentials=secret)
+        assert not other.asked("/token")
+
     def test_https_is_not_left_for_http(self, registry, fault_server):
         with FaultServer() as plain:
             fault_server.put(registry.manifest, b"", always=Fault(status=307, location=plain.put("/m", MANIFEST)))

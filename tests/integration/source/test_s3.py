@@ -264,6 +264,7 @@ class TestRequests:
         ):
             source.probe()
         assert len(fault_server.requests) == 2
+        assert source.endpoint._session.region == "eu-west-1"
 
     def test_follow_the_services_clock(self, ask, fault_server):
         body = b"<Error><Code>RequestTimeTooSkewed</Code><ServerTime>2031-01-02T03:04:05Z</ServerTime></Error>"
