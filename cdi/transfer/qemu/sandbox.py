@@ -76,7 +76,7 @@ class Access:
 
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
-    """Read and written; directories with everything below them."""
+    """Read and written, directories with everything that is in them; nothing can be made, renamed or removed."""
 
 
 class Confined:

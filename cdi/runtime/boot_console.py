@@ -1,0 +1,193 @@
+"""What a guest's serial console says about its boot: pure, fed piece by piece, the same verdict for any pieces.
+
+The firmware, the boot loader, the kernel and systemd each have words of their own for success and failure; the tables
+below hold them.  A failure counts when it is printed; so does proof that the system is up.  A hint (systemd greets) is
+only believed when nothing better came until the time was up.
+"""
+
+from __future__ import annotations
+
+import codecs
+import enum
+import re
+from dataclasses import dataclass
+
+TAIL = 64 << 10
+"""Characters of the console that are kept."""
+LINE = 4096
+"""A line that is longer is cut here: no message that matters is."""
+
+
+class Kind(enum.Enum):
+    """What a line of the console means."""
+
+    BOOTED = "booted"
+    HINT = "hint"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """A line that tells something."""
+
+    kind: Kind
+    what: str
+    """A few words: what it means."""
+    line: str
+    """As it was printed, without control sequences."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """Words to look for, from the beginning of a line where the pattern says so.
+
+    A match must not depend on what follows it: the end of a line is not known while it is being printed.
+    """
+
+    kind: Kind
+    what: str
+    pattern: re.Pattern[str]
+
+
+def _signs(kind: Kind, table: tuple[tuple[str, str], ...]) -> tuple[Sign, ...]:
+    return tuple(Sign(kind, what, re.compile(pattern)) for what, pattern in table)
+
+
+FAILURES = _signs(
+    Kind.FAILED,
+    (
+        ("the firmware found nothing to boot from", r"No bootable device|Boot failed: not a bootable disk"),
+        ("the firmware found nothing to boot from", r"BdsDxe: (?:No bootable option|failed to load Boot\d{4})"),
+        ("the firmware fell back to its shell", r"UEFI Interactive Shell|^Shell> "),
+        (
+            "the boot sector found no system",
+            r"Missing operating system|Operating system not found|Error loading operating system",
+        ),
+        (
+            "the boot sector found no system",
+            r"Invalid partition table|Non-[Ss]ystem disk|isolinux\.bin missing or corrupt",
+        ),
+        ("the boot loader stopped at its prompt", r"^grub rescue> |^grub> |Minimal BASH-like line editing"),
+        ("the kernel panicked", r"Kernel panic - not syncing"),
+        ("the root file system was not found", r"Unable to mount root fs|ALERT! .{0,200} does not exist\."),
+        ("the initramfs gave up and started a shell", r"^\(initramfs\) |Dropping to a shell!|^dracut:/# "),
+        ("the initramfs gave up and started a shell", r"^initramfs emergency recovery shell"),
+        (
+            "the system went into emergency mode",
+            r"You are in (?:emergency|rescue) mode|Entering emergency mode|Give root password for maintenance",
+        ),
+        ("the system went into emergency mode", r"Reached target (?:emergency\.target|Emergency Mode)"),
+        ("the init process could not be started", r"Failed to execute /(?:init|sbin/init)|No working init found"),
+    ),
+)
+
+SUCCESSES = _signs(
+    Kind.BOOTED,
+    (
+        ("a login prompt", r"^(?!Last )(?:[A-Za-z0-9][A-Za-z0-9._-]{0,63} )?login: ?"),
+        ("the cloud-init run is finished", r"Cloud-init v\. ?\S{1,60} finished at "),
+        (
+            "the multi-user system is reached",
+            r"Reached target (?:multi-user\.target|graphical\.target|getty\.target)",
+        ),
+        ("the multi-user system is reached", r"Reached target (?:Multi-User System|Graphical Interface|Login Prompts)"),
+        ("a login service was started", r"Started (?:serial-getty@|getty@|Serial Getty on |Getty on )"),
+    ),
+)
+
+HINTS = _signs(
+    Kind.HINT,
+    (
+        ("the system's own userspace was started", r"^Welcome to (?!.{0,200}(?:[Ii]nitramfs|dracut))\S.{0,200}!"),
+        ("systemd came as far as the basic system", r"Reached target (?:basic\.target|Basic System)"),
+    ),
+)
+
+# ECMA-48: CSI sequences, OSC strings, two-character escapes; and the control characters that remain.
+ESCAPES = re.compile(
+    r"\x1b\[[0-?]{0,32}[ -/]{0,4}[@-~]|\x1b\][^\x07\x1b]{0,256}(?:\x07|\x1b\\)|\x1b[ -/]{0,2}[0-Z\\^-~]"
+)
+UNFINISHED = re.compile(r"\x1b(?:\[[0-?]{0,32}[ -/]{0,4}|\][^\x07\x1b]{0,256}\x1b?|[ -/]{0,2})?\Z")
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+class Console:
+    """Reads a console.  `feed` returns the first sighting that decides, once; afterwards None for ever."""
+
+    def __init__(self, *, marker: str | None = None, expect: re.Pattern[str] | None = None) -> None:
+        """`marker` is printed by the seed at the end of the boot.  With `expect`, nothing else proves one: it is
+        searched for in every line, also while the line is being printed.
+        """
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace")
+        self._pending = ""
+        """The beginning of an escape sequence."""
+        self._line = ""
+        self._expect = expect
+        self._marker = marker
+        self._tail = ""
+        self.hint: Sighting | None = None
+        self.decided: Sighting | None = None
+        self.received = 0
+        """Bytes."""
+
+    @property
+    def tail(self) -> str:
+        """The last 64 Ki characters, without control sequences."""
+        return self._tail
+
+    @property
+    def awaits_text(self) -> bool:
+        """Only what the caller expects proves a boot."""
+        return self._expect is not None
+
+    def feed(self, data: bytes) -> Sighting | None:
+        """Read some more; the sighting that decides, when it is in there."""
+        self.received += len(data)
+        text = ESCAPES.sub("", self._pending + self._decode.decode(data))
+        self._pending = ""
+        if (unfinished := UNFINISHED.search(text)) is not None and unfinished.group():
+            self._pending = unfinished.group()
+            text = text[: unfinished.start()]
+        decided: Sighting | None = None
+        # A carriage return alone begins the line anew: boot loaders count down that way.
+        for character_run in re.split(r"(\n|\r)", text):
+            if character_run in ("\n", "\r"):
+                if character_run == "\n":
+                    self._keep("\n")
+                self._line = ""
+                continue
+            clean = CONTROLS.sub("", character_run)
+            self._keep(clean)
+            self._line = (self._line + clean)[:LINE]
+            if clean and self.decided is None:
+                decided = decided or self._judge()
+        return decided
+
+    def _keep(self, text: str) -> None:
+        self._tail = (self._tail + text)[-TAIL:]
+
+    def _judge(self) -> Sighting | None:
+        """The current line, as far as it has been printed."""
+        line = self._line
+        first: tuple[int, Sighting] | None = None
+        for sign in self._signs():
+            if (match := sign.pattern.search(line)) is None:
+                continue
+            if sign.kind is Kind.HINT:
+                if self.hint is None:
+                    self.hint = Sighting(kind=sign.kind, what=sign.what, line=line)
+                continue
+            if first is None or match.end() < first[0]:
+                first = (match.end(), Sighting(kind=sign.kind, what=sign.what, line=line[:400]))
+        if first is None:
+            return None
+        self.decided = first[1]
+        return self.decided
+
+    def _signs(self) -> tuple[Sign, ...]:
+        if self._expect is not None:
+            return (*FAILURES, Sign(Kind.BOOTED, "the expected text", self._expect), *HINTS)
+        if self._marker is not None:
+            mark = Sign(Kind.BOOTED, "the seed's last script has run", re.compile(re.escape(self._marker)))
+            return (*FAILURES, mark, *SUCCESSES, *HINTS)
+        return (*FAILURES, *SUCCESSES, *HINTS)

@@ -1,0 +1,207 @@
+"""The virtual machine of a boot check, as a command line: devices as KubeVirt gives them, nothing that leads out.
+
+The disk is never written: the guest writes to a throw-away qcow2 over it.  There is a network card, because guests
+wait for one, on a network that ends at the card (``restrict=on``, in an empty network namespace).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cdi.api.errors import BootFailed, QemuMissing
+
+Firmware = Literal["bios", "uefi"]
+Accelerator = Literal["kvm", "tcg"]
+
+CODE_AND_VARS = {
+    "x86_64": (
+        ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+        ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+        ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
+        ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
+        ("/usr/share/qemu/edk2-x86_64-code.fd", "/usr/share/qemu/edk2-i386-vars.fd"),
+        ("/usr/local/share/qemu/edk2-x86_64-code.fd", "/usr/local/share/qemu/edk2-i386-vars.fd"),
+    ),
+    "aarch64": (
+        ("/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"),
+        ("/usr/share/edk2/aarch64/QEMU_EFI-pflash.raw", "/usr/share/edk2/aarch64/vars-template-pflash.raw"),
+        ("/usr/share/qemu/edk2-aarch64-code.fd", "/usr/share/qemu/edk2-arm-vars.fd"),
+        ("/usr/local/share/qemu/edk2-aarch64-code.fd", "/usr/local/share/qemu/edk2-arm-vars.fd"),
+    ),
+}
+"""UEFI firmware and its empty variable store, where distributions put them; the first pair that is there is taken."""
+
+FIRMWARE_PLACES = (
+    "/usr/share/seabios",
+    "/usr/share/vgabios",
+    "/usr/share/qemu-firmware",
+    "/usr/share/OVMF",
+    "/usr/share/AAVMF",
+    "/usr/share/edk2",
+    "/usr/share/qemu-efi-aarch64",
+)
+"""Where distributions keep what QEMU's own data directory only links to."""
+
+EFI_SYSTEM = bytes.fromhex("28732ac11ff8d211ba4b00a0c93ec93b")
+"""The type of a GPT's EFI system partition (UEFI 2.10, 5.3.3), as it is stored."""
+
+SECTOR = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What the guest is given."""
+
+    arch: str
+    """As QEMU names it: x86_64, aarch64."""
+    firmware: Firmware
+    code: str | None
+    """The UEFI firmware's file."""
+    variables: str | None
+    """A copy of its variable store, written by the guest."""
+    accelerator: Accelerator
+    memory: int
+    """Bytes."""
+    disk: str
+    disk_is_block: bool
+    overlay: str
+    seed: str
+
+    @property
+    def program(self) -> str:
+        return f"qemu-system-{self.arch}"
+
+    @property
+    def cpu(self) -> str:
+        """All that there is.  Virtual machines that lend KVM to theirs often show IA32_ARCH_CAPABILITIES and refuse to
+        set it, on which QEMU aborts; it tells of mitigations only, and no guest needs it to boot.
+        """
+        if self.accelerator == "tcg":
+            return "max"
+        return "host,arch-capabilities=off" if self.arch == "x86_64" else "host"
+
+    def arguments(self, *, monitor: int, console: int) -> list[str]:
+        """QEMU's, without the program's name: the descriptors are those of QMP's and the serial console's sockets.
+
+        The guest is stopped at its first instruction.
+        """
+        kind = "q35,graphics=off" if self.arch == "x86_64" else "virt,gic-version=max"
+        arguments = ["-nodefaults", "-no-user-config", "-display", "none", "-S", "-name", "boot-check"]
+        arguments += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+        arguments += ["-machine", kind, "-cpu", self.cpu, "-accel", self.accelerator]
+        arguments += ["-m", f"size={max(1, self.memory >> 20)}M", "-smp", str(min(2, os.cpu_count() or 1))]
+        arguments += ["-chardev", f"socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control"]
+        arguments += ["-chardev", f"socket,id=console,fd={console}", "-serial", "chardev:console"]
+        arguments += ["-boot", "strict=on", "-device", "pvpanic" if self.arch == "x86_64" else "pvpanic-pci"]
+        for node in self._nodes():
+            arguments += ["-blockdev", json.dumps(node)]
+        arguments += ["-device", "virtio-blk-pci,drive=disk,bootindex=1", "-device", "virtio-blk-pci,drive=seed"]
+        arguments += ["-object", "rng-builtin,id=rng", "-device", "virtio-rng-pci,rng=rng"]
+        arguments += ["-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net,romfile="]
+        if self.firmware == "uefi":
+            arguments += ["-drive", f"if=pflash,format=raw,readonly=on,file={escaped(self.code)}"]
+            arguments += ["-drive", f"if=pflash,format=raw,file={escaped(self.variables)}"]
+        return arguments
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        file = {
+            "driver": "host_device" if self.disk_is_block else "file",
+            "filename": self.disk,
+            "read-only": True,
+            "auto-read-only": False,
+            "locking": "off",
+        }
+        return [
+            {
+                "driver": "qcow2",
+                "node-name": "disk",
+                "file": {"driver": "file", "filename": self.overlay},
+                "backing": {"driver": "raw", "file": file, "read-only": True},
+                "discard": "unmap",
+            },
+            {
+                "driver": "raw",
+                "node-name": "seed",
+                "file": {"driver": "file", "filename": self.seed, "read-only": True},
+                "read-only": True,
+            },
+        ]
+
+
+def escaped(path: str | None) -> str:
+    """For QEMU's comma-separated options."""
+    return (path or "").replace(",", ",,")
+
+
+def host_arch() -> str:
+    """This machine's architecture by QEMU's name."""
+    machine = platform.machine().lower()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+
+
+def accelerators(*, tcg: bool) -> tuple[Accelerator, ...]:
+    """What may run the guest, best first; raises `BootFailed` where nothing may."""
+    kvm = os.access("/dev/kvm", os.R_OK | os.W_OK)
+    if kvm:
+        return ("kvm", "tcg") if tcg else ("kvm",)
+    if not tcg:
+        raise BootFailed(
+            "there is no usable /dev/kvm, and emulation is not allowed",
+            remedy="give access to /dev/kvm, or allow emulation (slower)",
+        )
+    return ("tcg",)
+
+
+def uefi_files(arch: str) -> tuple[str, str]:
+    """Firmware and variable store; raises `QemuMissing`."""
+    for code, variables in CODE_AND_VARS.get(arch, ()):
+        if os.path.exists(code) and os.path.exists(variables):
+            return code, variables
+    raise QemuMissing(
+        f"no UEFI firmware for {arch} is installed",
+        remedy="install ovmf (x86_64) or qemu-efi-aarch64, or check the boot with the BIOS",
+    )
+
+
+def choose_firmware(read_at: Callable[[int, int], bytes], arch: str) -> Firmware:
+    """What the disk is made for: the BIOS if its first sector holds code, else UEFI if it has a system partition.
+
+    Images for both boot with either, and the BIOS is there sooner.  Nothing that can be recognised is left to the
+    BIOS, which says best that there is nothing.
+    """
+    if arch != "x86_64":
+        return "uefi"
+    first = read_at(0, SECTOR)
+    if len(first) < SECTOR or first[510:512] != b"\x55\xaa":
+        return "bios"
+    if any(first[:440].rstrip(b"\0")):
+        return "bios"
+    for number in range(4):
+        if first[446 + 16 * number + 4] == 0xEF:
+            return "uefi"
+    header = read_at(SECTOR, 92)
+    if len(header) < 92 or header[:8] != b"EFI PART":
+        return "bios"
+    first_entry, count, size = struct.unpack_from("<QII", header, 72)
+    if not 128 <= size <= 4096 or first_entry > 1 << 40:
+        return "bios"
+    for number in range(min(count, 128)):
+        if read_at(first_entry * SECTOR + number * size, 16) == EFI_SYSTEM:
+            return "uefi"
+    return "bios"
+
+
+def prepare_uefi(arch: str, directory: str) -> tuple[str, str]:
+    """The firmware's file and a copy of its variables in `directory`; raises `QemuMissing`."""
+    code, variables = uefi_files(arch)
+    own = os.path.join(directory, "variables.fd")
+    shutil.copyfile(variables, own)
+    os.chmod(own, 0o600)
+    return code, own
