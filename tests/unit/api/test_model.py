@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -145,3 +148,8 @@ def test_any_subset_of_known_fields_survives(data):
     }
     document = dv({"http": source})
     assert parse(document).to_dict() == document
+
+
+def test_a_worker_does_not_pay_for_the_models():
+    code = "import sys, cdi.api.job, cdi.api.quantity, cdi.api.names; sys.exit('cdi.api.model' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
