@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from cdi.api.meta import LabelSelector, TypedLocalObjectReference, TypedObjectReference
-from cdi.api.model import Model
+from cdi.api.model import Amount, Model
 from cdi.api.quantity import Quantity
 
 
@@ -33,9 +33,9 @@ class VolumeMode(enum.StrEnum):
 class VolumeResources(Model):
     """How much a volume must hold."""
 
-    requests: dict[str, Quantity] | None = None
+    requests: dict[str, Amount] | None = None
     """At least this much; `storage` is the size in bytes."""
-    limits: dict[str, Quantity] | None = None
+    limits: dict[str, Amount] | None = None
     """At most this much."""
 
 

@@ -7,8 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from cdi.api.meta import KubeObject, LocalObjectReference
-from cdi.api.model import Int32, Model
-from cdi.api.quantity import Quantity
+from cdi.api.model import Amount, Int32, Model
 
 CONFIG_NAME = "config"
 """The name of the one CDIConfig of a cluster."""
@@ -50,9 +49,9 @@ class ResourceClaim(Model):
 class ResourceRequirements(Model):
     """Processor and memory of a pod."""
 
-    limits: dict[str, Quantity] | None = None
+    limits: dict[str, Amount] | None = None
     """At most this much."""
-    requests: dict[str, Quantity] | None = None
+    requests: dict[str, Amount] | None = None
     """At least this much."""
     claims: list[ResourceClaim] | None = None
     """Devices."""

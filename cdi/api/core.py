@@ -6,8 +6,7 @@ from typing import ClassVar
 
 from cdi.api.claims import ClaimSpec
 from cdi.api.meta import Condition, KubeObject
-from cdi.api.model import Model
-from cdi.api.quantity import Quantity
+from cdi.api.model import Amount, Model
 
 
 class Secret(KubeObject):
@@ -45,7 +44,7 @@ class ClaimStatus(Model):
     """Pending, Bound or Lost."""
     access_modes: list[str] | None = None
     """The volume's access modes."""
-    capacity: dict[str, Quantity] | None = None
+    capacity: dict[str, Amount] | None = None
     """How much the volume holds; `storage` in bytes."""
     conditions: list[Condition] | None = None
     """Of a resize, for instance."""

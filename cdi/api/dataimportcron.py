@@ -32,7 +32,7 @@ class DataImportCronSpec(Model):
     template: DataVolume
     """The DataVolume that each import makes."""
     schedule: str
-    """When to look for a new image, in cron format."""
+    """When to look for a new image, in cron format; empty where something else sets the desired digest."""
     garbage_collect: str | None = None
     """Outdated (the default): older imports are deleted; Never: they stay."""
     imports_to_keep: Int32 | None = None

@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
+from cdi.api.errors import InvalidManifest
 from cdi.api.names import GROUP, VERSION
+from cdi.api.quantity import PATTERN, Notation, Quantity
 
 # Where the API's own spelling is not the camel case of the attribute.
 _SPELLING = {
@@ -41,6 +43,30 @@ def wire_name(attribute: str) -> str:
 
 Int32 = Annotated[int, Field(ge=-(1 << 31), le=(1 << 31) - 1, json_schema_extra={"format": "int32"})]
 Int64 = Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1, json_schema_extra={"format": "int64"})]
+
+
+def _read_amount(value: object) -> Quantity:
+    if isinstance(value, Quantity):
+        return value
+    try:
+        return Quantity.parse(value)
+    except InvalidManifest as error:
+        raise ValueError(error.what) from None
+
+
+def _write_amount(value: Quantity) -> str | int:
+    return value.bytes if value.notation is Notation.NUMBER else value.text
+
+
+Amount = Annotated[
+    Quantity,
+    PlainValidator(_read_amount),
+    PlainSerializer(_write_amount),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer"}, {"type": "string"}], "pattern": PATTERN, "x-kubernetes-int-or-string": True}
+    ),
+]
+"""A quantity, read from a string or an integer and written as it was written."""
 FreeForm = dict[str, Any]
 """An object whose fields are somebody else's."""
 

@@ -17,13 +17,9 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import total_ordering
-from typing import TYPE_CHECKING, Any, Self
+from typing import Self
 
 from cdi.api.errors import InvalidManifest
-
-if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
-    from pydantic_core import CoreSchema
 
 MAX_TEXT = 128
 """Characters; nothing sensible is longer, and an unbounded number costs quadratic time to read."""
@@ -145,34 +141,6 @@ class Quantity:
 
     def __hash__(self) -> int:
         return hash(self.value)
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """A field of a model: read from a string or an integer, written as it was written."""
-        from pydantic_core import PydanticCustomError, core_schema
-
-        def write(value: Quantity) -> str | int:
-            return value.bytes if value.notation is Notation.NUMBER else value.text
-
-        def read(value: object) -> Quantity:
-            if isinstance(value, Quantity):
-                return value
-            try:
-                return cls.parse(value)
-            except InvalidManifest as error:
-                raise PydanticCustomError("quantity", "{reason}", {"reason": error.what}) from None
-
-        return core_schema.no_info_plain_validator_function(
-            read, serialization=core_schema.plain_serializer_function_ser_schema(write)
-        )
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {
-            "anyOf": [{"type": "integer"}, {"type": "string"}],
-            "pattern": PATTERN,
-            "x-kubernetes-int-or-string": True,
-        }
 
 
 def human(size: int) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from cdi.api.document import plain
 from cdi.api.errors import InvalidManifest
@@ -129,10 +128,10 @@ def _problems(error: ValidationError) -> list[Problem]:
     return list(dict.fromkeys(_shape_problems(error.errors(include_url=False, include_context=False))))
 
 
-def _shape_problems(errors: list[ErrorDetails]) -> Iterator[Problem]:
+def _shape_problems(errors: Iterable[Mapping[str, Any]]) -> Iterator[Problem]:
     for one in errors:
         field = "".join(f"[{part}]" if isinstance(part, int) else f".{shown(part)}" for part in one["loc"]).lstrip(".")
         if one["type"] == "missing":
             yield Problem(field=field, message="Required value")
         else:
-            yield Problem(field=field, message=f"Invalid value: {shown(one['msg'], 200)}")
+            yield Problem(field=field, message=f"Invalid value: {shown(one['msg'].removeprefix('Value error, '), 200)}")

@@ -7,7 +7,7 @@ import binascii
 import re
 
 from cdi.api.core import ConfigMap, PersistentVolumeClaim, Secret
-from cdi.api.names import MAX_NAME
+from cdi.api.names import LABEL_APPLY_STORAGE_PROFILE, MAX_NAME
 from cdi.api.rules.claims import check_access_modes, check_size
 from cdi.api.rules.problems import Problem, Problems, one_of, optional_name, shown
 
@@ -32,8 +32,10 @@ def check_config_map(config_map: ConfigMap) -> Problems:
 
 def check_pvc(claim: PersistentVolumeClaim) -> Problems:
     """A PersistentVolumeClaim."""
-    yield from check_size(claim.spec, "spec", "PVC", optional=False)
-    if not claim.spec.access_modes:
+    # What such a claim leaves out is filled in when it is made.
+    completed = (claim.metadata.labels or {}).get(LABEL_APPLY_STORAGE_PROFILE) == "true"
+    yield from check_size(claim.spec, "spec", "PVC", optional=completed)
+    if not claim.spec.access_modes and not completed:
         yield Problem(field="spec.accessModes", message="Required value: at least 1 access mode is required")
     yield from check_access_modes(claim.spec.access_modes or [], "spec.accessModes")
     yield from one_of(claim.spec.volume_mode, ("Block", "Filesystem", "FromStorageProfile"), "spec.volumeMode")

@@ -27,7 +27,8 @@ def check_dataimportcron(cron: DataImportCron) -> Problems:
         yield from check_spec(template, path)
     if template.source_ref is not None or template.content_type or template.checkpoints or template.final_checkpoint:
         yield Problem(field=path, message="Unsettable fields: SourceRef, ContentType, Checkpoints, FinalCheckpoint")
-    problem = schedule_problem(spec.schedule)
+    # An empty schedule: nothing is polled, somebody else says in an annotation which digest is wanted.
+    problem = schedule_problem(spec.schedule) if spec.schedule else None
     if problem:
         yield Problem(field=f"{field}.schedule", message=f"Illegal cron schedule {shown(spec.schedule)!r}: {problem}")
     if spec.garbage_collect and spec.garbage_collect not in tuple(GarbageCollect):

@@ -38,7 +38,7 @@ def check_clone_source(populator: VolumeCloneSource) -> Problems:
         yield Problem(field="spec.source.kind", message="Required value: the kind is empty")
     yield from one_of(spec.source.kind, tuple(CLONE_KINDS), "spec.source.kind")
     group = CLONE_KINDS.get(spec.source.kind)
-    if group is not None and (spec.source.api_group or "") != group:
+    if group is not None and spec.source.api_group and spec.source.api_group != group:
         yield Problem(
             field="spec.source.apiGroup",
             message=f"the API group of a {spec.source.kind} is {group or 'empty'}",

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from cdi.api.errors import InvalidManifest
+from cdi.api.model import Amount
 from cdi.api.quantity import MAX_BYTES, Quantity, human
 
 BINARY = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"]
@@ -121,11 +122,12 @@ def test_any_text_is_read_or_refused(text):
 
 def test_as_a_field_it_keeps_what_was_written():
     class Holder(BaseModel):
-        size: Quantity
+        size: Amount
 
     holder = Holder.model_validate({"size": "1024Mi"})
     assert holder.size == Quantity.parse("1Gi")
     assert holder.model_dump(mode="json") == {"size": "1024Mi"}
+    assert Holder.model_validate({"size": 1024}).model_dump(mode="json") == {"size": 1024}
     with pytest.raises(ValidationError, match=r"'\{1\}' is not a quantity"):
         Holder.model_validate({"size": "{1}"})
 

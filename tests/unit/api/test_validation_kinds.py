@@ -31,7 +31,7 @@ REFUSED = [
     (cron_of(HTTP, contentType="archive"), "spec.template.spec", "Unsettable fields"),
     (cron_of(HTTP, finalCheckpoint=True), "spec.template.spec", "Unsettable fields"),
     (cron_of(HTTP, storage={}), "spec.template.spec.storage.resources.requests.storage", "size is missing"),
-    (spoilt(CRON, schedule=""), "spec.schedule", "Illegal cron schedule"),
+    (spoilt(CRON, schedule="hourly"), "spec.schedule", "Illegal cron schedule"),
     (spoilt(CRON, garbageCollect="Old"), "spec.garbageCollect", "Illegal GarbageCollect value"),
     (spoilt(CRON, retentionPolicy="Some"), "spec.retentionPolicy", "Unsupported value"),
     (spoilt(CRON, importsToKeep=-1), "spec.importsToKeep", "less than 0"),
@@ -91,7 +91,7 @@ REFUSED = [
      "spec.targetClaim", "Unable to do multi-stage import without specifying a target claim"),
     (obj("VolumeUploadSource", {"contentType": "x"}), "spec.contentType", "ContentType not one of"),
     (obj("VolumeCloneSource", {"source": {"kind": "Pod", "name": "x"}}), "spec.source.kind", "Unsupported value"),
-    (obj("VolumeCloneSource", {"source": {"kind": "VolumeSnapshot", "name": "x"}}), "spec.source.apiGroup",
+    (obj("VolumeCloneSource", {"source": {"kind": "VolumeSnapshot", "name": "x", "apiGroup": "apps"}}), "spec.source.apiGroup",
      "snapshot.storage.k8s.io"),
     (obj("VolumeCloneSource", {"source": {"kind": "PersistentVolumeClaim", "name": ""}}), "spec.source.name", "missing"),
     # ObjectTransfer, UploadTokenRequest
@@ -150,7 +150,7 @@ def test_many_problems_are_counted():
 
 @pytest.mark.parametrize(
     "schedule",
-    ["* * * * *", "0 */6 * * *", "16 12/12 * * *", "0 0 1 JAN-mar sun", "1,2,5-9/2 ? * * 7", "@hourly", "@daily",
+    ["* * * * *", "0 */6 * * *", "16 12/12 * * *", "0 0 1 JAN-mar sun", "1,2,5-9/2 ? * * 7", "", "@hourly", "@daily",
      "@every 1h30m", "  0 0 * * 1-5  "],
 )  # fmt: skip
 def test_schedules_of_cron_are_accepted(schedule):
@@ -173,3 +173,11 @@ def test_every_kind_reads_back_what_it_wrote(which):
     written = parse_manifest(sound(which)).to_dict()
     assert written == sound(which)
     assert parse_manifest(written).to_dict() == written
+
+
+def test_a_claim_that_asks_for_its_profile_may_leave_out_what_the_profile_knows():
+    claim = obj("PersistentVolumeClaim", {"volumeMode": "FromStorageProfile"}, api_version="v1")
+    with pytest.raises(InvalidManifest, match="PVC size is missing"):
+        parse_manifest(claim)
+    claim["metadata"]["labels"] = {"cdi.kubevirt.io/applyStorageProfile": "true"}
+    parse_manifest(claim)
