@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from cdi.api.errors import BootFailed, CdiError, Interrupted, QemuFailed, TargetIo, TargetPermission
-from cdi.runtime.boot_console import Console, Kind, Sighting
+from cdi.runtime.boot_console import Console, Kind
 from cdi.runtime.boot_machine import (
     FIRMWARE_PLACES,
     Firmware,
@@ -187,7 +187,8 @@ class Watch:
         self.cancelled = cancelled
         self.resets = 0
         self.why_not: str | None = None
-        self.sighting: Sighting | None = None
+        self.seen = False
+        """The console decided."""
         self.decided = asyncio.Event()
         self.unable: CdiError | None = None
         """The accelerator gave up."""
@@ -231,6 +232,7 @@ class Watch:
             await client.execute("cont")
             self.began = time.monotonic()
             await self._wait(guest)
+            await asyncio.sleep(POLL)  # for the rest of the line that decided
             await self._ask_for_reads(client)
         except (QMPError, EOFError, OSError) as error:
             if not self.decided.is_set():
@@ -270,15 +272,15 @@ class Watch:
         loop = asyncio.get_running_loop()
         console.setblocking(False)
         while data := await loop.sock_recv(console, 1 << 16):
-            if (sighting := self.console.feed(data)) is not None and not self.decided.is_set():
-                self.sighting = sighting
+            if self.console.feed(data) is not None and not self.decided.is_set():
+                self.seen = True
                 self.decided.set()
 
     async def _watch(self, client: QMPClient) -> None:
         names = ("STOP", "SHUTDOWN", "RESET", "GUEST_PANICKED", "BLOCK_IO_ERROR")
         with client.listener(names) as events:
             async for event in events:
-                data: Any = event["data"] if "data" in event else {}
+                data: Any = event.get("data", {})
                 match event["event"]:
                     case "STOP":
                         await self._stopped(client)
@@ -323,7 +325,7 @@ class Watch:
         return BootFailed(f"QEMU does not answer: {sandbox.printable(str(error))}")
 
     def _report(self, seconds: float) -> BootReport:
-        sighting = self.sighting
+        sighting = self.console.decided if self.seen else None
         evidence: str | None = None
         why_not = self.why_not
         if sighting is not None:

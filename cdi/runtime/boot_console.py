@@ -10,10 +10,12 @@ from __future__ import annotations
 import codecs
 import enum
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 TAIL = 64 << 10
 """Characters of the console that are kept."""
+SHOWN = 400
+"""Characters of a line that a sighting quotes."""
 LINE = 4096
 """A line that is longer is cut here: no message that matters is."""
 
@@ -56,8 +58,8 @@ def _signs(kind: Kind, table: tuple[tuple[str, str], ...]) -> tuple[Sign, ...]:
 FAILURES = _signs(
     Kind.FAILED,
     (
-        ("the firmware found nothing to boot from", r"No bootable device|Boot failed: not a bootable disk"),
-        ("the firmware found nothing to boot from", r"BdsDxe: (?:No bootable option|failed to load Boot\d{4})"),
+        ("the firmware found nothing to boot from", r"No bootable device"),
+        ("the firmware found nothing to boot from", r"BdsDxe: No bootable option"),
         ("the firmware fell back to its shell", r"UEFI Interactive Shell|^Shell> "),
         (
             "the boot sector found no system",
@@ -69,7 +71,7 @@ FAILURES = _signs(
         ),
         ("the boot loader stopped at its prompt", r"^grub rescue> |^grub> |Minimal BASH-like line editing"),
         ("the kernel panicked", r"Kernel panic - not syncing"),
-        ("the root file system was not found", r"Unable to mount root fs|ALERT! .{0,200} does not exist\."),
+        ("the root file system was not found", r"Unable to mount root fs|ALERT! .{0,200}? does not exist\."),
         ("the initramfs gave up and started a shell", r"^\(initramfs\) |Dropping to a shell!|^dracut:/# "),
         ("the initramfs gave up and started a shell", r"^initramfs emergency recovery shell"),
         (
@@ -84,8 +86,8 @@ FAILURES = _signs(
 SUCCESSES = _signs(
     Kind.BOOTED,
     (
-        ("a login prompt", r"^(?!Last )(?:[A-Za-z0-9][A-Za-z0-9._-]{0,63} )?login: ?"),
-        ("the cloud-init run is finished", r"Cloud-init v\. ?\S{1,60} finished at "),
+        ("a login prompt", r"^(?!Last )(?:[A-Za-z0-9][A-Za-z0-9._-]{0,63} )?login:"),
+        ("the cloud-init run is finished", r"Cloud-init v\. ?\S{1,60}? finished at "),
         (
             "the multi-user system is reached",
             r"Reached target (?:multi-user\.target|graphical\.target|getty\.target)",
@@ -98,7 +100,7 @@ SUCCESSES = _signs(
 HINTS = _signs(
     Kind.HINT,
     (
-        ("the system's own userspace was started", r"^Welcome to (?!.{0,200}(?:[Ii]nitramfs|dracut))\S.{0,200}!"),
+        ("the system's own userspace was started", r"^Welcome to (?:(?![Ii]nitramfs|dracut)[^!]){1,200}!"),
         ("systemd came as far as the basic system", r"Reached target (?:basic\.target|Basic System)"),
     ),
 )
@@ -127,6 +129,8 @@ class Console:
         self._tail = ""
         self.hint: Sighting | None = None
         self.decided: Sighting | None = None
+        """Its line grows until its end is printed."""
+        self._deciding = False
         self.received = 0
         """Bytes."""
 
@@ -143,11 +147,10 @@ class Console:
     def feed(self, data: bytes) -> Sighting | None:
         """Read some more; the sighting that decides, when it is in there."""
         self.received += len(data)
-        text = ESCAPES.sub("", self._pending + self._decode.decode(data))
-        self._pending = ""
-        if (unfinished := UNFINISHED.search(text)) is not None and unfinished.group():
-            self._pending = unfinished.group()
-            text = text[: unfinished.start()]
+        text = self._pending + self._decode.decode(data)
+        unfinished = UNFINISHED.search(text)
+        self._pending = "" if unfinished is None else unfinished.group()
+        text = ESCAPES.sub("", text[: len(text) - len(self._pending)])
         decided: Sighting | None = None
         # A carriage return alone begins the line anew: boot loaders count down that way.
         for character_run in re.split(r"(\n|\r)", text):
@@ -155,10 +158,13 @@ class Console:
                 if character_run == "\n":
                     self._keep("\n")
                 self._line = ""
+                self._deciding = False
                 continue
             clean = CONTROLS.sub("", character_run)
             self._keep(clean)
             self._line = (self._line + clean)[:LINE]
+            if self._deciding and self.decided is not None:
+                self.decided = replace(self.decided, line=self._line[:SHOWN])
             if clean and self.decided is None:
                 decided = decided or self._judge()
         return decided
@@ -169,20 +175,19 @@ class Console:
     def _judge(self) -> Sighting | None:
         """The current line, as far as it has been printed."""
         line = self._line
-        first: tuple[int, Sighting] | None = None
-        for sign in self._signs():
-            if (match := sign.pattern.search(line)) is None:
-                continue
-            if sign.kind is Kind.HINT:
-                if self.hint is None:
-                    self.hint = Sighting(kind=sign.kind, what=sign.what, line=line)
-                continue
-            if first is None or match.end() < first[0]:
-                first = (match.end(), Sighting(kind=sign.kind, what=sign.what, line=line[:400]))
-        if first is None:
-            return None
-        self.decided = first[1]
-        return self.decided
+        # The match that ends first is the one that would have been seen first, had the line come byte by byte.
+        found = sorted(
+            ((match.end(), sign) for sign in self._signs() if (match := sign.pattern.search(line)) is not None),
+            key=lambda pair: pair[0],
+        )
+        for end, sign in found:
+            if sign.kind is not Kind.HINT:
+                self.decided = Sighting(kind=sign.kind, what=sign.what, line=line[:SHOWN])
+                self._deciding = True
+                return self.decided
+            if self.hint is None:
+                self.hint = Sighting(kind=sign.kind, what=sign.what, line=line[:end])
+        return None
 
     def _signs(self) -> tuple[Sign, ...]:
         if self._expect is not None:

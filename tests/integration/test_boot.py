@@ -1,0 +1,122 @@
+"""Boot checks of disks with a boot sector of our own, which says what a test wants on the serial port."""
+
+import hashlib
+import threading
+from pathlib import Path
+
+import pytest
+
+from cdi.api.errors import BootFailed, Interrupted, TargetIo
+from cdi.runtime import boot
+from cdi.runtime.boot import boot_check
+
+HALT = bytes.fromhex("f4ebfd")  # hlt; jmp $-1
+RESET = bytes.fromhex("b0fee664f4ebfd")  # mov al,0xfe; out 0x64,al; hlt; jmp $-1
+
+
+def boot_sector(text, then):
+    code = bytearray.fromhex(
+        "31c0 8ed8 fc"  # xor ax,ax; mov ds,ax; cld
+        "ba f803 be 0000"  # mov dx,0x3f8; mov si,text
+        "ac 84c0 7412"  # next: lodsb; test al,al; jz done
+        "88c3"  # mov bl,al
+        "83c205 ec 83ea05"  # wait: add dx,5; in al,dx; sub dx,5
+        "a820 74f5"  # test al,0x20; jz wait
+        "88d8 ee ebe9"  # mov al,bl; out dx,al; jmp next
+    )
+    code += then  # done:
+    code[9:11] = (0x7C00 + len(code)).to_bytes(2, "little")
+    return (bytes(code) + text + b"\0").ljust(510, b"\0") + b"\x55\xaa"
+
+
+@pytest.fixture
+def disk(tmp_path):
+    def make(first=b"", size=1 << 20):
+        path = tmp_path / "disk.img"
+        path.write_bytes(first.ljust(size, b"\0"))
+        return str(path)
+
+    return make
+
+
+def check(path, tmp_path, **more):
+    return boot_check(path, workdir=str(tmp_path), **({"timeout": 90, "memory": 64 << 20} | more))
+
+
+def test_a_login_prompt_is_a_boot_and_the_disk_is_not_written(disk, tmp_path):
+    path = disk(boot_sector(b"\r\ngolden login: ", HALT))
+    before = hashlib.sha256(Path(path).read_bytes()).digest()
+    report = check(path, tmp_path)
+    assert report.booted, report
+    assert report.evidence == "a login prompt: golden login:"
+    assert report.why_not is None
+    assert "golden login:" in report.serial_tail
+    assert report.disk_read >= 512
+    assert hashlib.sha256(Path(path).read_bytes()).digest() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["disk.img"]
+    report.require()
+
+
+def test_a_blank_disk_has_nothing_to_boot(disk, tmp_path):
+    report = check(disk(), tmp_path)
+    assert not report.booted
+    assert "No bootable device" in report.why_not
+    with pytest.raises(BootFailed, match="No bootable device"):
+        report.require(where="volume")
+
+
+def test_a_panic_is_quoted(disk, tmp_path):
+    report = check(disk(boot_sector(b"[ 1.0] Kernel panic - not syncing: VFS: no root\r\n", HALT)), tmp_path)
+    assert report.why_not == "the kernel panicked: [ 1.0] Kernel panic - not syncing: VFS: no root"
+
+
+def test_a_boot_loop_is_recognised(disk, tmp_path, monkeypatch):
+    monkeypatch.setattr(boot, "RESETS", 2)
+    report = check(disk(boot_sector(b"once more\r\n", RESET)), tmp_path)
+    assert not report.booted
+    assert "boot loop" in report.why_not
+    assert report.resets == 2
+
+
+def test_silence_ends_with_the_time_and_says_how_much_was_read(disk, tmp_path):
+    report = check(disk(boot_sector(b"", HALT)), tmp_path, timeout=2)
+    assert not report.booted
+    assert "of its disk" in report.why_not
+
+
+def test_only_what_is_expected_counts(disk, tmp_path):
+    report = check(
+        disk(boot_sector(b"\r\nx login: \r\nall 7 services up\r\n", HALT)), tmp_path, expect=r"all \d services"
+    )
+    assert report.evidence == "the expected text: all 7 services up"
+
+
+def test_emulation_where_kvm_cannot(disk, tmp_path, monkeypatch):
+    monkeypatch.setattr(boot, "accelerators", lambda tcg: ("tcg",))
+    report = check(disk(boot_sector(b"\r\nx login: ", HALT)), tmp_path)
+    assert report.booted
+    assert report.accelerator == "tcg"
+
+
+def test_an_accelerator_that_fails_at_once_is_followed_by_the_next(disk, tmp_path, monkeypatch):
+    monkeypatch.setattr(boot, "accelerators", lambda tcg: ("none-such", "tcg"))
+    assert check(disk(boot_sector(b"\r\nx login: ", HALT)), tmp_path).accelerator == "tcg"
+
+
+def test_uefi_finds_nothing_on_a_blank_disk(disk, tmp_path):
+    report = check(disk(), tmp_path, firmware="uefi", memory=256 << 20)
+    assert not report.booted
+    assert report.firmware == "uefi"
+    assert "the firmware" in report.why_not  # found nothing, or fell back to its shell where it has one
+
+
+def test_it_can_be_stopped(disk, tmp_path):
+    cancelled = threading.Event()
+    cancelled.set()
+    with pytest.raises(Interrupted):
+        check(disk(boot_sector(b"", HALT)), tmp_path, cancelled=cancelled)
+
+
+def test_a_disk_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(TargetIo, match="No such file"):
+        check(str(tmp_path / "none"), tmp_path)
