@@ -1,0 +1,1 @@
+"""The benchmark: cases are data (`cases`), contenders are commands (`ways`), everything else measures them."""

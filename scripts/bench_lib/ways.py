@@ -1,0 +1,217 @@
+"""The contenders as commands.
+
+Every way ends with the disk on stable storage, as ours does: where a program does not flush by itself, `sync FILE` is
+part of the command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench_lib.cases import Contender
+from bench_lib.images import Image
+
+_CURL = "curl --silent --show-error --fail --noproxy '*'"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One run to be."""
+
+    contender: Contender
+    image: Image
+    url: str
+    work: Path
+    """An empty directory."""
+    connections: int
+    """How many our last run over this line opened."""
+    checksum: str | None = None
+
+    @property
+    def out(self) -> Path:
+        return self.work / "disk.img"
+
+    @property
+    def scratch(self) -> Path:
+        return self.work / "scratch.img"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    needs: tuple[str, ...]
+    """Programs."""
+    command: Callable[[Task], list[str]]
+    makes_disk: bool = True
+    """The result is the raw disk, and can be compared."""
+    prepare: Callable[[Task], None] | None = None
+    """Done before the clock starts."""
+
+
+def _shell(text: str) -> list[str]:
+    return ["bash", "-c", f"set -eu -o pipefail; {text}"]
+
+
+def _quoted(task: Task) -> dict[str, str]:
+    return {
+        "url": shlex.quote(task.url),
+        "out": shlex.quote(str(task.out)),
+        "scratch": shlex.quote(str(task.scratch)),
+        "local": shlex.quote(str(task.image.path)),
+        "format": task.image.format,
+        "size": str(task.image.virtual_size),
+    }
+
+
+def _old(task: Task) -> list[str]:
+    """What the existing importer does, written out: everything to scratch over one connection, convert, resize."""
+    return _shell(
+        "{curl} -o {scratch} {url}; qemu-img convert -t writeback -f {format} -O raw {scratch} {out}; "
+        "qemu-img resize -q -f raw {out} {size}; sync {out}; rm {scratch}".format(curl=_CURL, **_quoted(task))
+    )
+
+
+def _nbdkit(task: Task) -> list[str]:
+    inner = "qemu-img convert -f {format} -W -m 16 -O raw $uri {out}".format(**_quoted(task))
+    return _shell(
+        f"nbdkit -r -U - curl {shlex.quote(task.url)} --run {shlex.quote(inner)}; sync {_quoted(task)['out']}"
+    )
+
+
+def _local(task: Task) -> list[str]:
+    return _shell(
+        "qemu-img convert -W -m 16 -t none -f {format} -O raw {local} {out}; sync {out}".format(**_quoted(task))
+    )
+
+
+def _curl(task: Task) -> list[str]:
+    return _shell("{curl} -o {out} {url}; sync {out}".format(curl=_CURL, **_quoted(task)))
+
+
+def _curl_null(task: Task) -> list[str]:
+    return _shell(f"{_CURL} -o /dev/null {shlex.quote(task.url)}")
+
+
+def _curl_many(task: Task) -> list[str]:
+    """The same bytes over as many connections as ours opened."""
+    length, count = task.image.path.stat().st_size, max(1, task.connections)
+    step = -(-length // count)
+    runs = [f"{start}-{min(start + step, length) - 1}" for start in range(0, length, step)]
+    fetches = " ".join(
+        f"{_CURL} -r {run} -o /dev/null {shlex.quote(task.url)} & p{i}=$!;" for i, run in enumerate(runs)
+    )
+    return _shell(fetches + " " + "; ".join(f"wait $p{i}" for i in range(len(runs))))
+
+
+def _decompress(program: str) -> Callable[[Task], list[str]]:
+    def command(task: Task) -> list[str]:
+        return _shell(
+            "{curl} {url} | {program} | dd of={out} bs=1M iflag=fullblock conv=sparse,fsync status=none; "
+            "truncate -s {size} {out}".format(curl=_CURL, program=program, **_quoted(task))
+        )
+
+    return command
+
+
+def _dd(task: Task) -> list[str]:
+    return _shell(
+        "{curl} {url} | dd of={out} bs=1M iflag=fullblock oflag=direct conv=sparse,fsync status=none; "
+        "truncate -s {size} {out}".format(curl=_CURL, **_quoted(task))
+    )
+
+
+# --- ours ---------------------------------------------------------------------------------------------------------
+
+
+def _job(task: Task, **policy: object) -> Path:
+    path = task.work / "job.json"
+    body: dict[str, Any] = {
+        "id": "bench",
+        "source": {"kind": "http", "url": task.url},
+        "target": {"kind": "file", "path": str(task.out)},
+        "journal": str(task.work / "journal"),
+        "policy": {"engine": task.contender.engine, "discover_checksum": False, **policy},
+    }
+    if task.checksum is not None:
+        body["checksum"] = f"sha256:{task.checksum}"
+    path.write_text(json.dumps(body))
+    (task.work / "status").mkdir(exist_ok=True)
+    return path
+
+
+def _worker(task: Task, job: Path) -> list[str]:
+    return [sys.executable, "-m", "cdi.worker", "run", str(job), "--status-dir", str(task.work / "status")]
+
+
+def _ours(task: Task) -> list[str]:
+    return _worker(task, _job(task))
+
+
+_SLOW_SECONDS = 15.0
+_KILL_AT = 0.9
+
+
+def _prepare_resume(task: Task) -> None:
+    """Run until 90 %, slowly enough to hit it, and kill it; raises SystemExit where it cannot be hit."""
+    job = _job(task, bandwidth=max(1, int(task.image.path.stat().st_size / _SLOW_SECONDS)))
+    status = task.work / "status"
+    with (task.work / "prepare.log").open("wb") as log:
+        process = subprocess.Popen(
+            _worker(task, job), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 20 * _SLOW_SECONDS
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise SystemExit(f"bench: the run to be resumed ended too soon, with status {process.returncode}")
+            try:
+                seen = json.loads((status / "progress.json").read_bytes())
+            except FileNotFoundError:
+                seen = {}
+            if seen.get("total") and seen["done"] >= _KILL_AT * seen["total"]:
+                return
+            time.sleep(0.05)
+        raise SystemExit("bench: the run to be resumed did not come to 90 %")
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        _job(task)  # the second run is not slowed
+
+
+def outcome(task: Task) -> dict[str, Any]:
+    """What our worker said at its end; empty for other ways."""
+    path = task.work / "status" / "outcome.json"
+    found: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+    return found
+
+
+WAYS: dict[str, Way] = {
+    "ours": Way(needs=(), command=_ours),
+    "resume": Way(needs=(), command=_ours, prepare=_prepare_resume),
+    "old": Way(needs=("curl", "qemu-img"), command=_old),
+    "nbdkit": Way(needs=("nbdkit", "qemu-img"), command=_nbdkit),
+    "local": Way(needs=("qemu-img",), command=_local),
+    "curl": Way(needs=("curl",), command=_curl, makes_disk=False),
+    "curl-null": Way(needs=("curl",), command=_curl_null, makes_disk=False),
+    "curl-many": Way(needs=("curl",), command=_curl_many, makes_disk=False),
+    "dd": Way(needs=("curl", "dd"), command=_dd),
+    "pigz": Way(needs=("curl", "pigz", "dd"), command=_decompress("pigz -dc")),
+    "gzip": Way(needs=("curl", "gzip", "dd"), command=_decompress("gzip -dc")),
+    "zstd": Way(needs=("curl", "zstd", "dd"), command=_decompress("zstd -q -dc")),
+    "xz": Way(needs=("curl", "xz", "dd"), command=_decompress("xz -T0 -dc")),
+}
+
+
+def missing(way: Way) -> list[str]:
+    return [program for program in way.needs if shutil.which(program) is None]
