@@ -185,11 +185,8 @@ def _with_claim(world: World, claim: Claim) -> _Decision:
         ledger = ledger.for_upload(request.id)
     decision = _follow(world, claim, ledger, request)
     if ledger != recorded:
-        # What happened is written down first; the next look, at what was written, acts on it.
-        starts = [action for action in decision.actions if isinstance(action, StartWorker)]
-        if starts:
-            decision = replace(decision, actions=())
-        decision = replace(decision, ledger=ledger, requeue_after=0.0)
+        # Written down by the first of the actions: none of those that follow from it is carried out without it.
+        decision = replace(decision, ledger=ledger)
     restarts = max(0, max(ledger.attempt, worker.attempt if worker else 0) - 1)
     return replace(decision, state=replace(decision.state, restarts=restarts))
 

@@ -27,7 +27,11 @@ class Executor:
         causes another reconcile.
         """
         for action in plan.actions:
-            self._act(action, stdin)
+            try:
+                self._act(action, stdin)
+            except NotFound:
+                # What the plan was made for is gone, so the rest of it is void; that it went causes another reconcile.
+                return
         for fact in plan.events:
             events.record(self._store, body, fact, now)
         if plan.status is not None:
@@ -53,11 +57,9 @@ class Executor:
                     self._store.create(dict(action.body))
             case PatchObject():
                 key = Key.of(action.plural, action.namespace, action.name)
-                with contextlib.suppress(NotFound):
-                    amend(self._store, key, lambda body: patch(body, action), uid=action.uid)
+                amend(self._store, key, lambda body: patch(body, action), uid=action.uid)
             case StartWorker():
-                with contextlib.suppress(NotFound):
-                    self._launcher.start(action, self._read_input, stdin=stdin)
+                self._launcher.start(action, self._read_input, stdin=stdin)
             case _:
                 assert_never(action)
 

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.reconcile.simulation import HTTP, Objects, Simulation, data_volume
 
 from cdi.api.validation import parse
 from cdi.reconcile.dataimportcron import reconcile_unscheduled
 from cdi.reconcile.datasource import reconcile_data_source
 from cdi.reconcile.world import Claim, Platform
+from tests.unit.reconcile.simulation import HTTP, Objects, Simulation, data_volume
 
 
 def source(name, *, pvc=None, ref=None, snapshot=None, namespace="default", status=None):

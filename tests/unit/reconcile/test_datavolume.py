@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.reconcile.simulation import HTTP, End, Simulation, data_volume, failing
 
 from cdi.api.errors import Retry
 from cdi.api.job import Progress
@@ -14,6 +13,7 @@ from cdi.reconcile.actions import CloneJob, CreateClaim, StartWorker
 from cdi.reconcile.datavolume import reconcile
 from cdi.reconcile.upload import ANNOTATION, UploadRequest
 from cdi.reconcile.world import Retries
+from tests.unit.reconcile.simulation import HTTP, End, Simulation, data_volume, failing
 
 ADOPT = {"cdi.kubevirt.io/allowClaimAdoption": "true"}
 
