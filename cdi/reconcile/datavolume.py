@@ -163,6 +163,9 @@ def _foreign_claim(world: World, claim: Claim) -> _Decision:
         )
         decision = _succeeded(claim, Ledger(), "the volume was there already")
         return replace(decision, actions=(adopt,), pod=None, ledger=None)
+    predecessor = claim.controller_kind == dv.kind_name() and claim.controller_name == dv.metadata.name
+    if claim.deleting or predecessor:
+        return _pending(None, Wait(reason=Reason.PENDING, message=f"an earlier PVC {claim.name} is being removed"))
     owner = f", controlled by {claim.controller_kind} {claim.controller_name}" if claim.controller_uid else ""
     error = AlreadyExists(
         f"Destination PVC {claim.namespace}/{claim.name} already exists{owner}",

@@ -59,6 +59,6 @@ def of(store: Store, about: Object) -> list[Object]:
     found = [
         event
         for event in store.list("events", metadata.get("namespace") or "default")
-        if event.get("involvedObject", {}).get("uid") == metadata["uid"]
+        if (event.get("involvedObject") or {}).get("uid") == metadata["uid"]
     ]
     return sorted(found, key=lambda e: (e["lastTimestamp"], int(e["metadata"]["resourceVersion"])))

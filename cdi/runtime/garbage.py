@@ -29,7 +29,7 @@ def collect(store: Store, observed: Observed, launcher: Launcher) -> bool:
         body = observed.body(key)
         if body is None:
             continue
-        uid = body.get("involvedObject", {}).get("uid")
+        uid = (body.get("involvedObject") or {}).get("uid")
         if uid not in uids:
             _delete(store, key, body)
         else:

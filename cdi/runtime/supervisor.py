@@ -219,8 +219,9 @@ class Supervisor:
         return face != before
 
     def _refers(self, key: Key) -> bool:
-        spec = (self._observed.body(key) or {}).get("spec", {})
-        return bool(spec.get("sourceRef") or (spec.get("source") or {}).get("pvc"))
+        spec = (self._observed.body(key) or {}).get("spec") or {}
+        source = spec.get("source")
+        return bool(spec.get("sourceRef") or (isinstance(source, dict) and source.get("pvc")))
 
     def _is_final(self, key: Key) -> bool:
         phase = ((self._observed.body(key) or {}).get("status") or {}).get("phase")

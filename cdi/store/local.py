@@ -360,13 +360,37 @@ def _read(path: Path) -> Object | None:
             return None
     try:
         body: Object = json.loads(text.decode("utf-8", "surrogatepass"))
-        body["metadata"]["uid"].encode()
-        Key.of_object(body)
+        _check_shape(body)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, CdiError) as error:
         raise InternalError(
             "a stored object is damaged", where=str(path), remedy="remove that file and apply its manifest again"
         ) from error
     return body
+
+
+def _check_shape(body: Object) -> None:
+    """What everybody relies on; raises one of many exceptions where it is not so.
+
+    Files may be edited by hand, and one that is wrong must be found here, not in the middle of a controller.
+    """
+    Key.of_object(body)
+    metadata = body["metadata"]
+    int(metadata["resourceVersion"])
+    for text in (
+        body["apiVersion"],
+        metadata["uid"],
+        metadata["creationTimestamp"],
+        *(metadata.get("finalizers") or ()),
+    ):
+        text.encode()
+    for field in ("labels", "annotations"):
+        for name, text in (metadata.get(field) or {}).items():
+            (name + text).encode()
+    for owner in metadata.get("ownerReferences") or ():
+        (owner["kind"] + owner["name"] + owner["uid"]).encode()
+    for part in ("spec", "status", "data", "binaryData", "involvedObject"):
+        if body.get(part) is not None:
+            body[part].items()
 
 
 def _names(directory: Path) -> list[str]:

@@ -233,6 +233,18 @@ def test_a_claim_of_another_controller_is_not_adopted():
     assert sim.run().status["phase"] == "Failed"
 
 
+@pytest.mark.parametrize(
+    "facts", [{"deleting": True}, {"controller_kind": "DataVolume", "controller_name": "a", "controller_uid": "old"}]
+)
+def test_the_volume_of_an_earlier_life_is_waited_for(facts):
+    sim = Simulation()
+    sim.add_claim("a", **facts)
+    assert sim.run().status["phase"] == "Pending"
+    assert "earlier" in sim.condition("Bound")["message"]
+    del sim.objects.claims["default", "a"]
+    assert sim.run().status["phase"] == "Succeeded"
+
+
 @pytest.mark.parametrize("annotations", [ADOPT, {"cdi.kubevirt.io/storage.prePopulated": "a"}])
 def test_an_adopted_claim_succeeds_at_once(annotations):
     sim = Simulation(data_volume(HTTP, annotations=annotations))
