@@ -29,6 +29,7 @@ from cdi.runtime.boot_machine import (
     accelerators,
     choose_firmware,
     host_arch,
+    is_nested,
     prepare_uefi,
 )
 from cdi.runtime.boot_seed import nocloud
@@ -43,6 +44,11 @@ OVERLAY_MAX = 16 << 30
 """The guest may write so much before it is up, bytes."""
 RESETS = 4
 """A guest that starts over so often without coming up is in a loop."""
+NESTED_PATIENCE = 30.0
+"""Seconds for KVM inside of a virtual machine to bring a guest to its kernel.  Some emulate the firmware's and boot
+loader's real mode so slowly that they never come to their end, and plain emulation is faster by far."""
+KERNEL_READS = 32 << 20
+"""A guest that read so much from its disk has loaded a kernel, bytes."""
 TAIL = 4096
 """Characters of the console in a report."""
 POLL = 0.1
@@ -78,7 +84,7 @@ def boot_check(
     disk: str,
     *,
     memory: int = 1 << 30,
-    timeout: float = 180.0,
+    timeout: float = 300.0,
     firmware: Literal["bios", "uefi", "auto"] = "auto",
     seed: Mapping[str, str] | None = None,
     expect: str | None = None,
@@ -107,6 +113,7 @@ def boot_check(
         seed_path = os.path.join(directory, "seed.iso")
         with open(seed_path, "wb") as file:
             file.write(nocloud(seed or {}, marker=marker))
+        left = timeout
         for accelerator in usable:
             code, variables = prepare_uefi(arch, directory) if chosen == "uefi" else (None, None)
             machine = Machine(
@@ -124,7 +131,8 @@ def boot_check(
             watch = Watch(
                 console=Console(marker=marker, expect=pattern),
                 machine=machine,
-                timeout=timeout,
+                timeout=left,
+                patience=NESTED_PATIENCE if accelerator != usable[-1] and is_nested() else None,
                 cancelled=cancelled or threading.Event(),
             )
             try:
@@ -133,15 +141,18 @@ def boot_check(
                 # KVM is there and cannot run this machine: nested in another one, as a rule.
                 if accelerator == usable[-1]:
                     raise failed.cause from failed
+                left -= failed.seconds
     raise AssertionError  # there is at least one accelerator, and the last one returns or raises
 
 
 class AcceleratorFailed(Exception):
     """QEMU ended before the guest's first instruction, or met something that the accelerator cannot do."""
 
-    def __init__(self, cause: CdiError) -> None:
+    def __init__(self, cause: CdiError, seconds: float = 0.0) -> None:
         super().__init__(cause.what)
         self.cause = cause
+        self.seconds = seconds
+        """That the guest ran."""
 
 
 def make_overlay(directory: str, size: int) -> str:
@@ -180,10 +191,20 @@ def look_at(disk: str, firmware: Literal["bios", "uefi", "auto"], arch: str) -> 
 class Watch:
     """One guest, from its first instruction to a verdict."""
 
-    def __init__(self, *, console: Console, machine: Machine, timeout: float, cancelled: threading.Event) -> None:
+    def __init__(
+        self,
+        *,
+        console: Console,
+        machine: Machine,
+        timeout: float,
+        patience: float | None,
+        cancelled: threading.Event,
+    ) -> None:
+        """`patience` seconds are given to the accelerator to bring the guest past its boot loader, None: all."""
         self.console = console
         self.machine = machine
         self.timeout = timeout
+        self.patience = patience
         self.cancelled = cancelled
         self.resets = 0
         self.why_not: str | None = None
@@ -231,7 +252,7 @@ class Watch:
             await asyncio.sleep(0)  # the listener is there before the first event
             await client.execute("cont")
             self.began = time.monotonic()
-            await self._wait(guest)
+            await self._wait(guest, client)
             await asyncio.sleep(POLL)  # for the rest of the line that decided
             await self._ask_for_reads(client)
         except (QMPError, EOFError, OSError) as error:
@@ -248,10 +269,10 @@ class Watch:
             with contextlib.suppress(QMPError, EOFError, OSError):
                 await client.disconnect()
         if self.unable is not None:
-            raise AcceleratorFailed(self.unable)
+            raise AcceleratorFailed(self.unable, time.monotonic() - self.began)
         return self._report(time.monotonic() - self.began)
 
-    async def _wait(self, guest: sandbox.Confined) -> None:
+    async def _wait(self, guest: sandbox.Confined, client: QMPClient) -> None:
         deadline = self.began + self.timeout
         while not self.decided.is_set():
             if self.cancelled.is_set():
@@ -259,6 +280,14 @@ class Watch:
             left = deadline - time.monotonic()
             if left <= 0:
                 return
+            if self.patience is not None and time.monotonic() - self.began > self.patience:
+                self.patience = None
+                await self._ask_for_reads(client)
+                if self.disk_read < KERNEL_READS and not self.console.kernel:
+                    self.unable = QemuFailed(
+                        f"{self.machine.accelerator} is too slow here: the guest did not get to its kernel"
+                    )
+                    return
             if guest.process.poll() is not None:
                 # Its last words and events may still be on their way.
                 await asyncio.sleep(POLL)

@@ -100,10 +100,12 @@ SUCCESSES = _signs(
 HINTS = _signs(
     Kind.HINT,
     (
-        ("the system's own userspace was started", r"^Welcome to (?:(?![Ii]nitramfs|dracut)[^!]){1,200}!"),
+        ("the system's own userspace was started", r"^Welcome to (?:(?!GRUB|[Ii]nitramfs|dracut)[^!]){1,200}!"),
         ("systemd came as far as the basic system", r"Reached target (?:basic\.target|Basic System)"),
     ),
 )
+
+KERNEL = "Linux version "
 
 # ECMA-48: CSI sequences, OSC strings, two-character escapes; and the control characters that remain.
 ESCAPES = re.compile(
@@ -131,6 +133,8 @@ class Console:
         self.decided: Sighting | None = None
         """Its line grows until its end is printed."""
         self._deciding = False
+        self.kernel = False
+        """A Linux kernel has begun to speak."""
         self.received = 0
         """Bytes."""
 
@@ -175,6 +179,7 @@ class Console:
     def _judge(self) -> Sighting | None:
         """The current line, as far as it has been printed."""
         line = self._line
+        self.kernel = self.kernel or KERNEL in line
         # The match that ends first is the one that would have been seen first, had the line come byte by byte.
         found = sorted(
             ((match.end(), sign) for sign in self._signs() if (match := sign.pattern.search(line)) is not None),

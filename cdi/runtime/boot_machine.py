@@ -159,6 +159,15 @@ def accelerators(*, tcg: bool) -> tuple[Accelerator, ...]:
     return ("tcg",)
 
 
+def is_nested() -> bool:
+    """This machine is itself a virtual one."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            return any(line.startswith("flags") and " hypervisor" in line for line in file)
+    except OSError:
+        return False
+
+
 def uefi_files(arch: str) -> tuple[str, str]:
     """Firmware and variable store; raises `QemuMissing`."""
     for code, variables in CODE_AND_VARS.get(arch, ()):

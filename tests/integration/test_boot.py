@@ -1,6 +1,7 @@
 """Boot checks of disks with a boot sector of our own, which says what a test wants on the serial port."""
 
 import hashlib
+import os
 import threading
 from pathlib import Path
 
@@ -101,6 +102,15 @@ def test_emulation_where_kvm_cannot(disk, tmp_path, monkeypatch):
 def test_an_accelerator_that_fails_at_once_is_followed_by_the_next(disk, tmp_path, monkeypatch):
     monkeypatch.setattr(boot, "accelerators", lambda tcg: ("none-such", "tcg"))
     assert check(disk(boot_sector(b"\r\nx login: ", HALT)), tmp_path).accelerator == "tcg"
+
+
+@pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="there is no KVM")
+def test_nested_kvm_that_does_not_get_to_a_kernel_is_followed_by_emulation(disk, tmp_path, monkeypatch):
+    monkeypatch.setattr(boot, "is_nested", lambda: True)
+    monkeypatch.setattr(boot, "NESTED_PATIENCE", 0.5)
+    report = check(disk(boot_sector(b"", HALT)), tmp_path, timeout=3)
+    assert report.accelerator == "tcg"
+    assert not report.booted
 
 
 def test_uefi_finds_nothing_on_a_blank_disk(disk, tmp_path):

@@ -83,7 +83,12 @@ def test_a_greeting_is_a_hint_but_not_that_of_an_initramfs():
     assert verdict(DEBIAN).decided is None
     assert "userspace" in verdict(DEBIAN).hint.what
     assert verdict(b"Welcome to Fedora Linux 38 dracut-059 (Initramfs)!\r\n").hint is None
-    assert verdict(b"Welcome to GRUB").hint is None
+    assert verdict(b"GRUB loading...\r\nWelcome to GRUB!\r\n").hint is None
+
+
+def test_a_kernel_that_speaks_is_noticed():
+    assert verdict(DEBIAN).kernel
+    assert not verdict(DEBIAN.partition(b"Linux")[0]).kernel
 
 
 def test_the_first_that_decides_stays():
