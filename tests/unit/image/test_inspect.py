@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdi.api.errors import CdiError, ImageError
-from cdi.image.formats.content import BUDGET, HEAD
+from cdi.image.formats.content import BUDGET, HEAD, Content
 from cdi.image.inspect import Inspector
 from tests.corpus import MIB, SAMPLES, Sample, qcow2, vdi, vhd_dynamic, vhd_fixed, vhdx, vmdk, vmdk_stream, with_iso
 
@@ -217,3 +217,20 @@ def test_raw_tells_what_stands_in_it() -> None:
 def test_label_of_an_iso_cannot_hold_control_characters() -> None:
     info = by_wants(with_iso(bytes(128 << 10), label=b"\x1b[2Jboo\n")).verdict()
     assert dict(info.details)["iso9660 volume"] == "?[2Jboo?"
+
+
+def test_what_a_stream_has_passed_is_not_asked_for_again() -> None:
+    content = Content(None, seekable=False)
+    head = content.begin()
+    next(head)
+    with pytest.raises(StopIteration):
+        head.send(bytes(HEAD))
+    far = content.read(MIB, 10)
+    assert next(far) == (MIB, 10)
+    with pytest.raises(StopIteration) as done:
+        far.send(b"0123456789")
+    assert done.value.value == b"0123456789"
+    assert not content.reachable(HEAD, 10)
+    with pytest.raises(StopIteration) as gone:
+        next(content.read(HEAD - 4, 10))
+    assert gone.value.value == bytes(4), "only what the head still has"
