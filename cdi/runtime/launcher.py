@@ -138,8 +138,9 @@ class Launcher:
             try:
                 asked = directory.stopping.stat().st_mtime
             except FileNotFoundError:
-                directory.stopping.touch()
-                self._signal(directory, signal.SIGTERM)
+                # A process that is just being made shows no arguments yet: it is asked the next time.
+                if self._signal(directory, signal.SIGTERM):
+                    directory.stopping.touch()
                 return False
             if time.time() - asked >= grace:
                 self._signal(directory, signal.SIGKILL)
@@ -250,8 +251,9 @@ class Launcher:
                     durable.write(place / name, value)
 
     @staticmethod
-    def _signal(directory: WorkerDirectory, number: signal.Signals) -> None:
-        """To the whole session of the worker; those it started elsewhere go with its descriptors."""
+    def _signal(directory: WorkerDirectory, number: signal.Signals) -> bool:
+        """To the whole process group of the worker; False where there was none to be found."""
+        found = False
         for pid in with_arguments("--status-dir", str(directory.path)):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 group = os.getpgid(pid)
@@ -259,6 +261,8 @@ class Launcher:
                     os.killpg(group, number)
                 else:
                     os.kill(pid, number)
+                found = True
+        return found
 
 
 def _lost(directory: WorkerDirectory) -> Failure:

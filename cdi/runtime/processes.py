@@ -16,7 +16,8 @@ from cdi.api.errors import InternalError
 LOG_LIMIT = 1 << 20
 """Bytes of a log that are kept, and as many of the one before it."""
 _ABOVE_STDIO = 10
-_GUARD = 3
+GUARD = 3
+"""The descriptor that a process keeps open for its whole life, to hold a lock."""
 
 
 class Processes:
@@ -49,7 +50,7 @@ class Processes:
                 lifted = _lifted(output, stack)
                 actions += [(os.POSIX_SPAWN_DUP2, lifted, 1), (os.POSIX_SPAWN_DUP2, lifted, 2)]
                 if guard is not None:
-                    actions.append((os.POSIX_SPAWN_DUP2, _lifted(guard, stack), _GUARD))
+                    actions.append((os.POSIX_SPAWN_DUP2, _lifted(guard, stack), GUARD))
                 pid = os.posix_spawn(
                     sys.executable,
                     argv,

@@ -37,7 +37,7 @@ from cdi.runtime.garbage import collect
 from cdi.runtime.home import Home
 from cdi.runtime.launcher import Launcher
 from cdi.runtime.observe import PLATFORM, WATCHED, Observed, Setting
-from cdi.runtime.processes import Processes, rotate
+from cdi.runtime.processes import GUARD, Processes, rotate
 from cdi.runtime.provisioner import Provisioner
 from cdi.store.base import Change, Key, Object
 from cdi.store.local import LocalStore
@@ -59,11 +59,14 @@ def ensure_supervisor(home: Home) -> None:
     """Start the supervisor unless one is running.
 
     Whoever wrote something and then calls this is served: a supervisor that is about to go looks once more at the
-    objects after it has let go of its lock.
+    objects after it has let go of its lock.  The lock is taken here and inherited, so that many callers in a row
+    start one process, however long it takes to begin.
     """
     _processes.reap()
-    if not durable.held(home.supervisor_lock):
-        _processes.spawn("cdi.runtime.supervisor", ["--home", str(home.root)], log=home.supervisor_log)
+    with durable.locked(home.supervisor_lock, wait=False) as lock:
+        if lock is not None:
+            arguments = ["--home", str(home.root), "--locked"]
+            _processes.spawn("cdi.runtime.supervisor", arguments, log=home.supervisor_log, guard=lock)
 
 
 class Supervisor:
@@ -97,13 +100,23 @@ class Supervisor:
     def close(self) -> None:
         self._watch.close()
 
-    def run(self) -> bool:
-        """Until nothing is left to do; False where another supervisor has this CDI_HOME."""
+    def run(self, inherited: int | None = None) -> bool:
+        """Until nothing is left to do; False where another supervisor has this CDI_HOME.
+
+        `inherited` is a descriptor that holds the lock already; it is closed.
+        """
         while True:
-            with durable.locked(self._home.supervisor_lock, wait=False) as lock:
-                if lock is None:
-                    return False
-                seen = self._serve()
+            if inherited is not None:
+                try:
+                    seen = self._serve()
+                finally:
+                    os.close(inherited)
+                inherited = None
+            else:
+                with durable.locked(self._home.supervisor_lock, wait=False) as lock:
+                    if lock is None:
+                        return False
+                    seen = self._serve()
             if self._ended or self._store.version() == seen:
                 return True
 
@@ -329,18 +342,21 @@ class Supervisor:
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 2 or arguments[0] != "--home":
-        sys.stderr.write("usage: python -m cdi.runtime.supervisor --home DIR\n")
+    if len(arguments) not in (2, 3) or arguments[0] != "--home" or arguments[2:] not in ([], ["--locked"]):
+        sys.stderr.write("usage: python -m cdi.runtime.supervisor --home DIR [--locked]\n")
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     os.umask(0o077)
     home = Home.find(Path(arguments[1]))
     home.make()
     os.chdir(home.root)
+    inherited = GUARD if len(arguments) == 3 else None
+    if inherited is not None:
+        os.set_inheritable(inherited, False)
     with contextlib.closing(Supervisor(home)) as supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: supervisor.end())
-        supervisor.run()
+        supervisor.run(inherited)
     return 0
 
 

@@ -339,3 +339,11 @@ def _eventually(condition):
         assert time.monotonic() < deadline, "it never came to be"
         time.sleep(0.05)
     return found
+
+
+def test_many_callers_start_one_supervisor(embedded):
+    from cdi.runtime.supervisor import ensure_supervisor
+
+    for _ in range(20):
+        ensure_supervisor(embedded.home)
+    assert len(with_arguments("--home", str(embedded.home.root))) == 1
