@@ -18,7 +18,7 @@ from bench_lib.images import Images
 from bench_lib.measure import Measurement, RunFailed, measure, settle, warm
 from bench_lib.results import CaseResult
 from bench_lib.serve import Server, Unavailable
-from bench_lib.ways import WAYS, Task, missing, outcome
+from bench_lib.ways import WAYS, Task, missing, outcome, warm_programs
 
 _TIMEOUT = 1800.0
 
@@ -156,6 +156,7 @@ class Bench:
             if way.prepare is not None:
                 way.prepare(task)
             self.dropped = settle()
+            warm_programs(way)
             warm(image.path)
             server.traffic()
             found = measure(

@@ -87,9 +87,9 @@ _SIZES = {
     "10g": "a 10 GiB disk with 2.3 GB of data",
     "40g": "a sparse 40 GiB disk with 1.2 GB of data",
 }
-_GZ = {"curl | pigz | dd": "pigz", "curl | gzip | dd": "gzip"}
-_ZST = {"curl | zstd | dd": "zstd"}
-_XZ = {"curl | xz -T0 | dd": "xz"}
+_GZ = {"curl, pigz, dd": "pigz", "curl, gzip, dd": "gzip"}
+_ZST = {"curl, zstd, dd": "zstd"}
+_XZ = {"curl, xz -T0, dd": "xz"}
 
 
 def _of_size(size: str) -> tuple[Case, ...]:
@@ -125,11 +125,11 @@ def _of_size(size: str) -> tuple[Case, ...]:
             name=f"raw{suffix}",
             title=f"raw over HTTP, {what}",
             contenders=_contenders(
-                f"{size}.raw", "full", {"ours": "ours", "old path": "old", "curl | dd": "dd", "curl -o": "curl"}
+                f"{size}.raw", "full", {"ours": "ours", "old path": "old", "curl, dd": "dd", "curl -o": "curl"}
             ),
             goals=(
                 Goal(metric="wall", limit=0.4, against=("old path",)),
-                Goal(metric="wall", limit=1.2, against=("curl | dd",)),
+                Goal(metric="wall", limit=1.2, against=("curl, dd",)),
                 _NO_SCRATCH,
                 _SMALL,
             ),

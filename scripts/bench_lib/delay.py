@@ -1,6 +1,6 @@
 """A proxy that delivers every byte half a round trip after it came, in both directions:
 
-    python -m bench_lib.delay LISTEN_PORT TARGET_PORT ROUND_TRIP_SECONDS
+    python delay.py LISTEN_PORT TARGET_PORT ROUND_TRIP_SECONDS
 
 Stands in for `tc netem` where the kernel has none.  As with TCP over a long way, at most a window of bytes is under way
 on each connection, so a single connection is bound by window / round trip; opening one costs a round trip.

@@ -34,7 +34,7 @@ def shape(directory: Path, *, caches_dropped: bool) -> dict[str, str]:
         "Python": platform.python_version(),
         "programs": ", ".join(f"{name} {version}" for name in _PROGRAMS if (version := _version(_PROGRAMS[name]))),
         "libraries": ", ".join(f"{name} {version}" for name in _LIBRARIES if (version := _library(name))),
-        "page cache": "dropped before each run, then the served file read into it"
+        "page cache": "dropped before each run, then the served file and the programs read into it"
         if caches_dropped
         else "could not be dropped; written out before each run",
     }

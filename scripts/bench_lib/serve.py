@@ -128,7 +128,15 @@ class Server:
 
     def _proxy(self, target: str) -> str:
         port = _free_port()
-        self._spawn([sys.executable, "-m", "bench_lib.delay", str(port), target.rpartition(":")[2], str(ROUND_TRIP)])
+        self._spawn(
+            [
+                sys.executable,
+                str(Path(__file__).with_name("delay.py")),
+                str(port),
+                target.rpartition(":")[2],
+                str(ROUND_TRIP),
+            ]
+        )
         _await_port("127.0.0.1", port)
         return f"http://127.0.0.1:{port}"
 
@@ -184,5 +192,5 @@ def _await_port(address: str, port: int) -> None:
             return
         except OSError as error:
             if time.monotonic() > deadline:
-                raise Unavailable(f"nothing answers at {address}:{port}: {error}") from error
+                raise RuntimeError(f"nothing answers at {address}:{port}") from error
             time.sleep(0.05)
