@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -121,11 +122,11 @@ def test_a_line_carries_every_byte_and_counts_them(tmp_path, line):
     root.mkdir()
     data = os.urandom(3 << 20)
     (root / "data").write_bytes(data)
-    try:
-        server = Server(root, tmp_path, line).__enter__()
-    except Unavailable as error:
-        pytest.skip(str(error))
-    with server:
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(Server(root, tmp_path, line))
+        except Unavailable as error:
+            pytest.skip(str(error))
         server.traffic()
         url = server.url(root / "data")
         run(tmp_path, "curl", "-sSf", "-o", str(tmp_path / "got"), url)
