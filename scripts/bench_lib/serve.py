@@ -68,7 +68,7 @@ class Server:
                 process.kill()
                 process.wait()
         if self._namespace:
-            subprocess.run(["ip", "netns", "delete", _NAMESPACE], check=False, capture_output=True)
+            self._drop_namespace()
 
     def url(self, path: Path) -> str:
         return f"{self.base}/{path.name}"
