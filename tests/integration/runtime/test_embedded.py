@@ -346,4 +346,4 @@ def test_many_callers_start_one_supervisor(embedded):
 
     for _ in range(20):
         ensure_supervisor(embedded.home)
-    assert len(with_arguments("--home", str(embedded.home.root))) == 1
+    assert len(_eventually(lambda: with_arguments("--home", str(embedded.home.root)))) == 1
