@@ -14,22 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from cdi.api.conditions import find_condition
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import AlreadyExists, CdiError, ClaimLost, InvalidManifest, Retry
 from cdi.api.job import Failure, Outcome
 from cdi.api.names import (
     ANN_ALLOW_CLAIM_ADOPTION,
-    ANN_POD_PHASE,
-    ANN_POD_READY,
-    ANN_POD_RESTARTS,
     ANN_POPULATED_FOR,
     ANN_PRE_POPULATED,
-    ANN_PREALLOCATION_APPLIED,
-    ANN_RUNNING_CONDITION,
-    ANN_RUNNING_CONDITION_MESSAGE,
-    ANN_RUNNING_CONDITION_REASON,
-    GROUP,
-    propagates,
 )
 from cdi.api.phases import PROGRESS_DONE, PROGRESS_UNKNOWN, ConditionType, Phase, Reason, progress
 from cdi.reconcile import upload as uploads
@@ -41,12 +33,11 @@ from cdi.reconcile.job import Prepared, prepare
 from cdi.reconcile.ledger import ANNOTATION, Ledger
 from cdi.reconcile.origin import Clone, Refuse, Upload, Wait, examine_clone, find_origin
 from cdi.reconcile.policy import read_knobs
-from cdi.reconcile.status import Aspect, State, condition_of, no, render, yes
+from cdi.reconcile.record import claim_patch, verified_by
+from cdi.reconcile.status import Aspect, State, no, render, yes
 from cdi.reconcile.upload import UploadRequest
 from cdi.reconcile.world import Claim, Operation, Worker, World
 
-IMAGE = f"{GROUP}/image."
-"""What is known of a finished import, as annotations of its claim: ``image.digest`` and so on."""
 _MESSAGE = 1024
 
 
@@ -60,8 +51,8 @@ class _Decision:
     pod: str | None = None
     """For the claim's ``storage.pod.phase``; None leaves it."""
     ledger: Ledger | None = None
-    image: dict[str, str | None] | None = None
-    labels: dict[str, str] | None = None
+    outcome: Outcome | None = None
+    """Of an import that has just succeeded."""
 
 
 def reconcile(world: World) -> Plan:
@@ -73,7 +64,9 @@ def reconcile(world: World) -> Plan:
     decision = _decide(world, claim)
     actions = decision.actions
     if claim is not None and claim.controller_uid == dv.metadata.uid and not claim.deleting:
-        patch = _claim_patch(claim, decision)
+        patch = claim_patch(
+            claim, state=decision.state, pod=decision.pod, ledger=decision.ledger, outcome=decision.outcome
+        )
         actions = (patch, *actions) if patch is not None else actions
     status = render(dv, decision.state, world.now)
     before = dv.status.to_dict() if dv.status is not None else None
@@ -312,8 +305,7 @@ def _running(world: World, claim: Claim, worker: Worker) -> _Decision:
 
 
 def _succeeded(claim: Claim, ledger: Ledger, message: str, outcome: Outcome | None = None) -> _Decision:
-    image, labels = _image(outcome) if outcome is not None else (None, None)
-    verified = (image or {}).get(f"{IMAGE}verifiedBy") or claim.annotations.get(f"{IMAGE}verifiedBy")
+    verified = verified_by(claim, outcome)
     text = message or (f"verified by {verified}" if verified else "")
     state = State(
         phase=Phase.SUCCEEDED,
@@ -323,7 +315,7 @@ def _succeeded(claim: Claim, ledger: Ledger, message: str, outcome: Outcome | No
         claim_name=claim.name,
         progress=PROGRESS_DONE,
     )
-    return _Decision(state=state, pod="Succeeded" if ledger.done else None, image=image, labels=labels)
+    return _Decision(state=state, pod="Succeeded" if ledger.done else None, outcome=outcome)
 
 
 def _failed(claim: Claim | None, failure: Failure) -> _Decision:
@@ -353,7 +345,7 @@ def _claim_lost(dv: DataVolume, name: str) -> _Decision:
 def _is_settled(dv: DataVolume) -> bool:
     """It had its volume; without it, it is not imported again behind its users' backs."""
     phase = dv.status.phase if dv.status is not None else None
-    bound = condition_of(dv, ConditionType.BOUND)
+    bound = find_condition(dv.status.conditions if dv.status else None, ConditionType.BOUND)
     return phase == Phase.SUCCEEDED or (
         phase == Phase.FAILED and bound is not None and bound.reason == Reason.CLAIM_LOST
     )
@@ -428,53 +420,3 @@ def _progress(worker: Worker | None) -> str:
         return PROGRESS_UNKNOWN
     # 100.0% is said of a volume that is verified, not of one whose last byte came.
     return progress(min(fraction, 0.9999))
-
-
-# --- the claim's annotations ------------------------------------------------------------------------------------
-
-
-def _image(outcome: Outcome) -> tuple[dict[str, str | None], dict[str, str]]:
-    """What the worker found out, for the claim's annotations and labels."""
-    facts: dict[str, str | None] = {
-        f"{IMAGE}format": outcome.format,
-        f"{IMAGE}wrappers": ",".join(outcome.wrappers) or None,
-        f"{IMAGE}digest": outcome.digest,
-        f"{IMAGE}virtualSize": None if outcome.virtual_size is None else str(outcome.virtual_size),
-        f"{IMAGE}verifiedBy": ", ".join(outcome.verified_by) or None,
-        f"{IMAGE}validator": outcome.validator,
-        f"{IMAGE}path": outcome.path,
-        ANN_PREALLOCATION_APPLIED: "true" if outcome.preallocated else None,
-    }
-    return {name: text for name, text in facts.items() if text is not None}, {
-        name: text for name, text in outcome.labels.items() if propagates(name)
-    }
-
-
-def _claim_patch(claim: Claim, decision: _Decision) -> PatchObject | None:
-    """What of the claim's annotations and labels is not yet as it shall be."""
-    wanted: dict[str, str | None] = {}
-    state = decision.state
-    if decision.pod is not None:
-        wanted |= {
-            ANN_POD_PHASE: decision.pod,
-            ANN_POD_RESTARTS: str(state.restarts),
-            ANN_POD_READY: "true" if state.phase is Phase.UPLOAD_READY else "false",
-            ANN_RUNNING_CONDITION: state.running.status.value.lower(),
-            ANN_RUNNING_CONDITION_REASON: state.running.reason,
-            ANN_RUNNING_CONDITION_MESSAGE: state.running.message,
-        }
-    if decision.ledger is not None:
-        wanted[ANNOTATION] = decision.ledger.write()
-    wanted |= decision.image or {}
-    changed = {name: text for name, text in wanted.items() if claim.annotations.get(name) != text}
-    labels = {name: text for name, text in (decision.labels or {}).items() if claim.labels.get(name) != text}
-    if not changed and not labels:
-        return None
-    return PatchObject(
-        plural="persistentvolumeclaims",
-        namespace=claim.namespace,
-        name=claim.name,
-        uid=claim.uid,
-        annotations=changed,
-        labels=labels,
-    )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from cdi.api.conditions import find_condition
 from cdi.api.datavolume import DataVolume
 from cdi.api.phases import ConditionType, Phase, Reason
 from cdi.reconcile.actions import EventFact
-from cdi.reconcile.status import State, condition_of
+from cdi.reconcile.status import State
 from cdi.reconcile.world import Operation
 
 _STEPS = {
@@ -21,8 +22,8 @@ _STEPS = {
 def told(dv: DataVolume, operation: Operation, state: State, others: tuple[EventFact, ...]) -> tuple[EventFact, ...]:
     """The events of the step from the DataVolume's present status to `state`; `others` only if they are news."""
     before = (dv.status.phase if dv.status else None) or ""
-    running = condition_of(dv, ConditionType.RUNNING)
-    ready = condition_of(dv, ConditionType.READY)
+    known = dv.status.conditions if dv.status else None
+    running, ready = find_condition(known, ConditionType.RUNNING), find_condition(known, ConditionType.READY)
     events: list[EventFact] = []
     name = dv.metadata.name
     failing = state.running.reason in (Reason.ERROR, Reason.CHECKSUM_ERROR)

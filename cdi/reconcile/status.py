@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from cdi.api.conditions import set_condition
 from cdi.api.datavolume import DataVolume
 from cdi.api.meta import Condition
 from cdi.api.phases import PROGRESS_UNKNOWN, ConditionStatus, ConditionType, Phase
@@ -62,34 +63,11 @@ def render(dv: DataVolume, state: State, now: float) -> dict[str, Any]:
 
 
 def conditions(old: Sequence[Condition], aspects: Mapping[ConditionType, Aspect], now: float) -> list[dict[str, Any]]:
-    """Conditions as API objects: a transition time moves with the status, a heartbeat with any change."""
-    known = {condition.type: condition for condition in old}
-    moment = timestamp(now)
-    rendered: list[dict[str, Any]] = []
+    """All of `old` with `aspects` set, as API objects; times change only where something else does."""
+    moment = datetime.fromtimestamp(now, UTC)
+    current = list(old)
     for kind, aspect in aspects.items():
-        before = known.get(kind.value)
-        same_status = before is not None and before.status == aspect.status.value
-        same = same_status and before is not None and (before.reason, before.message) == (aspect.reason, aspect.message)
-        rendered.append(
-            {
-                "type": kind.value,
-                "status": aspect.status.value,
-                "reason": aspect.reason,
-                "message": aspect.message,
-                "lastTransitionTime": before.last_transition_time if before and same_status else moment,
-                "lastHeartbeatTime": before.last_heartbeat_time if before and same else moment,
-            }
+        current = set_condition(
+            current, kind, status=aspect.status, reason=aspect.reason, message=aspect.message, now=moment
         )
-    return rendered
-
-
-def condition_of(dv: DataVolume, kind: ConditionType) -> Condition | None:
-    for condition in (dv.status.conditions if dv.status else None) or []:
-        if condition.type == kind.value:
-            return condition
-    return None
-
-
-def timestamp(seconds: float) -> str:
-    """RFC 3339, UTC, whole seconds."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return [condition.to_dict() for condition in current]

@@ -8,42 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cdi.api.datavolume import DataVolume
 from cdi.api.errors import (
-    AlreadyExists,
-    CdiError,
-    Conflict,
     InvalidManifest,
     NotFound,
-    Retry,
-    UsageError,
     WaitTimeout,
-    by_code,
 )
 from cdi.api.job import Failure, Limits, Outcome, Progress
-from cdi.api.phases import ConditionType, Phase
-from cdi.api.validation import parse
-from cdi.reconcile import upload as uploads
-from cdi.reconcile.actions import PatchObject, StartWorker
-from cdi.reconcile.datavolume import reconcile
-from cdi.reconcile.ledger import ANNOTATION, Ledger
+from cdi.api.phases import Phase
+from cdi.reconcile.actions import PatchObject
 from cdi.reconcile.policy import BANDWIDTH, CONNECTIONS
-from cdi.reconcile.status import condition_of
-from cdi.reconcile.upload import UploadRequest
 from cdi.runtime import durable, events
 from cdi.runtime.apply import Applied, apply
-from cdi.runtime.executor import Executor, patch
+from cdi.runtime.executor import patch
 from cdi.runtime.home import Home
 from cdi.runtime.launcher import Launcher
-from cdi.runtime.observe import WATCHED, Observed, Setting
 from cdi.runtime.supervisor import ensure_supervisor
+from cdi.runtime.uploads import Uploads
+from cdi.runtime.view import failure_of, phase_of, raise_failure, reached, standing
 from cdi.store.base import Key, Object, amend
 from cdi.store.kinds import kind_of
 from cdi.store.local import LocalStore
@@ -68,6 +54,7 @@ class Embedded:
         self.home.make()
         self._store = LocalStore(self.home.objects)
         self._launcher = Launcher(self.home)
+        self._uploads = Uploads(self.home, self._store, self._launcher)
 
     # --- objects --------------------------------------------------------------------------------------------------
 
@@ -153,11 +140,12 @@ class Embedded:
                 seen = now
                 if on_update is not None:
                     on_update(body, progress)
-                if _reached(body, until):
+                if reached(body, until):
                     return body
-                self._raise_failure(body, until, patient=patient)
+                if until not in (Phase.FAILED, "deleted", "Deleted"):
+                    raise_failure(body, patient=patient)
             if deadline is not None and time.monotonic() >= deadline:
-                raise WaitTimeout(f"{key} is {_standing(body)}")
+                raise WaitTimeout(f"{key} is {standing(body)}")
             time.sleep(_LOOK)
             try:
                 body = self._store.get(key)
@@ -179,7 +167,7 @@ class Embedded:
 
     def failure(self, namespace: str | None, name: str) -> Failure | None:
         """What a DataVolume has failed of, or waits after; None while all is well.  Raises `NotFound`."""
-        return self._failure_of(self.get("dv", namespace, name))
+        return failure_of(self.get("dv", namespace, name))
 
     def log(self, namespace: str | None, name: str, *, follow: bool = False) -> Iterator[str]:
         """Lines of the workers' log; with `follow`, until the DataVolume is done.  Raises `NotFound`."""
@@ -188,7 +176,7 @@ class Embedded:
         while True:
             with contextlib.suppress(NotFound):
                 body = self.get("dv", namespace, name)
-            ended = not follow or _phase(body).final
+            ended = not follow or phase_of(body).final
             uid = self._claim_uid(namespace, name)
             if uid is not None:
                 path = self.home.worker(uid).log
@@ -246,81 +234,16 @@ class Embedded:
 
         Raises `NotFound`, `AlreadyExists` (it has its image), `Conflict` (an upload is under way), `UsageError`.
         """
-        path = path.expanduser().absolute()
-        try:
-            mode = path.stat().st_mode
-            with open(path, "rb"):
-                pass
-        except OSError as error:
-            raise UsageError(f"the file cannot be read: {error.strerror}", where=str(path)) from error
-        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-            raise UsageError("only a file or block device is uploaded by name", where=str(path), remedy="use a pipe: -")
-        self._request_upload(namespace, name, UploadRequest(id=uuid.uuid4().hex, path=str(path)))
-        ensure_supervisor(self.home)
+        self._uploads.file(Key.of("dv", namespace, name), path)
 
     def upload_stream(self, namespace: str | None, name: str, descriptor: int, length: int | None = None) -> None:
         """Give an open descriptor to a DataVolume with ``source.upload``: its worker reads it, from where it stands.
 
         Returns when the worker has it; `wait` tells when it is a volume.  Raises as `upload` does.
         """
-        request = UploadRequest(id=uuid.uuid4().hex, length=length)
-        self._request_upload(namespace, name, request)
-        observed = Observed(self.home)
-        executor = Executor(self._store, self._launcher, observed.content)
-        setting = Setting()
-        key = Key.of("dv", namespace, name)
-        deadline = time.monotonic() + _READY
-        with self._store.watch(WATCHED) as watch:
-            while time.monotonic() < deadline:
-                observed.take(watch.poll(_LOOK))
-                dv, body = observed.model(key, DataVolume), observed.body(key)
-                claim = observed.claim(key.namespace, key.name)
-                if dv is None or body is None or claim is None:
-                    raise NotFound(f"there is no {key}")
-                worker = self._launcher.observe(claim.uid)
-                if worker is not None and worker.upload == request.id:
-                    ensure_supervisor(self.home)
-                    return
-                plan = reconcile(observed.world(dv, worker, setting, admitted=True))
-                executor.carry_out(plan, body, setting.now(), stdin=descriptor)
-                if not any(isinstance(action, StartWorker) for action in plan.actions):
-                    self._raise_failure(self._store.get(key), Phase.SUCCEEDED, patient=False)
-        raise WaitTimeout(f"{key} did not become ready for an upload")
+        self._uploads.stream(Key.of("dv", namespace, name), descriptor, length)
 
     # --- inside ---------------------------------------------------------------------------------------------------
-
-    def _request_upload(self, namespace: str | None, name: str, request: UploadRequest) -> None:
-        key = Key.of("dv", namespace, name)
-        dv = parse(self._store.get(key))
-        if not isinstance(dv, DataVolume) or dv.spec.source is None or dv.spec.source.upload is None:
-            raise UsageError(f"{key} does not take an upload", where="spec.source", remedy="give it source.upload: {}")
-        if _phase(self._store.get(key)) is not Phase.FAILED:
-            self._wait_for_upload(key)
-        claim_key = Key.of("pvc", key.namespace, key.name)
-        claim = self._store.get(claim_key)
-        uid = claim["metadata"]["uid"]
-
-        def ask(body: Object) -> None:
-            annotations = dict(body["metadata"].get("annotations") or {})
-            if Ledger.read(annotations.get(ANNOTATION)).done:
-                raise AlreadyExists(f"{key} has its image already")
-            if self._launcher.alive(uid):
-                raise Conflict(f"an upload to {key} is under way", remedy="wait until it ends")
-            annotations[uploads.ANNOTATION] = request.write()
-            body["metadata"]["annotations"] = annotations
-
-        amend(self._store, claim_key, ask, uid=uid)
-
-    def _wait_for_upload(self, key: Key) -> None:
-        """Until it takes one; one that has its image already is for the caller to refuse."""
-        ends = {Phase.UPLOAD_READY, Phase.UPLOAD_SCHEDULED, Phase.SUCCEEDED}
-        deadline = time.monotonic() + _READY
-        while _phase(body := self._store.get(key)) not in ends:
-            self._raise_failure(body, Phase.UPLOAD_READY, patient=True)
-            if time.monotonic() >= deadline:
-                raise WaitTimeout(f"{key} is {_standing(body)}")
-            ensure_supervisor(self.home)
-            time.sleep(_LOOK)
 
     def _claim_uid(self, namespace: str | None, name: str) -> str | None:
         try:
@@ -344,32 +267,6 @@ class Embedded:
         except ValueError:
             return None
 
-    def _failure_of(self, body: Object) -> Failure | None:
-        dv = parse(body)
-        assert isinstance(dv, DataVolume)
-        ready, running = condition_of(dv, ConditionType.READY), condition_of(dv, ConditionType.RUNNING)
-        phase = dv.status.phase if dv.status is not None else None
-        if ready is None or running is None or phase == Phase.SUCCEEDED:
-            return None
-        if phase != Phase.FAILED and running.reason not in ("Error", "ChecksumError"):
-            return None
-        kind = by_code(ready.reason or "")
-        return Failure(
-            code=ready.reason or kind.__name__,
-            message=ready.message or "",
-            retry=Retry.NEVER if phase == Phase.FAILED else kind.retry,
-            exit_status=kind.exit_status,
-        )
-
-    def _raise_failure(self, body: Object, until: str, *, patient: bool) -> None:
-        if body["kind"] != "DataVolume" or until in (Phase.FAILED, "deleted", "Deleted"):
-            return
-        failure = self._failure_of(body)
-        if failure is None:
-            return
-        if failure.retry is Retry.NEVER or (failure.retry is Retry.ON_CHANGE and not patient):
-            raise error_of(failure)
-
     def _owned_claim(self, key: Key, uid: str) -> Object | None:
         if key.plural != "datavolumes":
             return None
@@ -392,34 +289,6 @@ class Embedded:
             return bool(self._store.get(key)["metadata"]["uid"] == uid)
         except NotFound:
             return False
-
-
-def error_of(failure: Failure) -> CdiError:
-    """The error that a failure was, to be raised again: same code, message and exit status."""
-    return by_code(failure.code)(failure.message, remedy="")
-
-
-def _phase(body: Object) -> Phase:
-    text = (body.get("status") or {}).get("phase") or ""
-    return Phase(text) if text in set(Phase) else Phase.UNKNOWN
-
-
-def _reached(body: Object, until: str) -> bool:
-    status = body.get("status") or {}
-    if (status.get("phase") or "") == until:
-        return True
-    return any(c.get("type") == until and c.get("status") == "True" for c in status.get("conditions") or [])
-
-
-def _standing(body: Object) -> str:
-    """Phase and the one reason, for a message."""
-    status = body.get("status") or {}
-    why = ""
-    for condition in status.get("conditions") or []:
-        if condition.get("type") == "Ready":
-            why = condition.get("message") or condition.get("reason") or ""
-    phase = status.get("phase") or "not looked at yet"
-    return f"{phase}: {why}" if why else str(phase)
 
 
 def _number(text: str | None) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from datetime import UTC, datetime
 
+from cdi.api.conditions import timestamp
 from cdi.api.errors import AlreadyExists, NotFound
 from cdi.reconcile.actions import EventFact
-from cdi.reconcile.status import timestamp
 from cdi.store.base import Key, Object, Store, amend
 
 KEPT = 50
@@ -21,7 +22,7 @@ def record(store: Store, about: Object, fact: EventFact, now: float) -> None:
     metadata = about["metadata"]
     digest = hashlib.sha256(f"{metadata['uid']}\n{fact.reason}\n{fact.message}".encode()).hexdigest()[:16]
     name = f"{metadata['name'][:_NAME].rstrip('.-')}.{digest}"
-    moment = timestamp(now)
+    moment = timestamp(datetime.fromtimestamp(now, UTC))
     body: Object = {
         "apiVersion": "v1",
         "kind": "Event",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import errno
 import fcntl
 import hashlib
 import json
@@ -21,17 +20,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from cdi.api.conditions import timestamp
 from cdi.api.errors import (
     AlreadyExists,
-    CdiError,
     Conflict,
     InternalError,
     InvalidManifest,
     NotFound,
-    TargetFull,
-    TargetIo,
-    TargetPermission,
 )
+from cdi.store import files
 from cdi.store.base import Change, Key, Object
 from cdi.store.kinds import kind_of
 
@@ -62,11 +59,11 @@ class LocalStore:
     def __init__(self, root: Path, *, now: Callable[[], datetime] | None = None) -> None:
         self._root = root
         self._now = now or _utc_now
-        with _mapped(root):
+        with files.mapped(root):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def get(self, key: Key) -> Object:
-        body = _read(self._path(key))
+        body = files.read(self._path(key))
         if body is None:
             raise NotFound(f"there is no {key}")
         return body
@@ -75,7 +72,7 @@ class LocalStore:
         kind = kind_of(plural)
         found: list[tuple[Key, Object]] = []
         for path, _ in self._scan(kind.plural, namespace if kind.namespaced else None):
-            body = _read(path)
+            body = files.read(path)
             if body is not None:
                 found.append((Key.of_object(body), body))
         return [body for _, body in sorted(found, key=lambda pair: pair[0])]
@@ -87,7 +84,7 @@ class LocalStore:
             body.pop("status", None)
         with self._locked():
             path = self._path(key)
-            if _exists(path):
+            if files.exists(path):
                 raise AlreadyExists(f"{key} already exists")
             metadata = body["metadata"]
             for field in _SERVER_OWNED:
@@ -95,7 +92,7 @@ class LocalStore:
             if key.namespace:
                 metadata["namespace"] = key.namespace
             metadata["uid"] = str(uuid.uuid4())
-            metadata["creationTimestamp"] = _timestamp(self._now())
+            metadata["creationTimestamp"] = timestamp(self._now())
             metadata["generation"] = 1
             body.setdefault("apiVersion", key.kind.api_version)
             body["kind"] = key.kind.name
@@ -150,7 +147,7 @@ class LocalStore:
             if metadata.get("finalizers"):
                 if "deletionTimestamp" in metadata:
                     return body
-                metadata["deletionTimestamp"] = _timestamp(self._now())
+                metadata["deletionTimestamp"] = timestamp(self._now())
                 metadata["deletionGracePeriodSeconds"] = 0
                 return self._write(key, body)
             self._remove(key)
@@ -161,7 +158,7 @@ class LocalStore:
 
     def version(self) -> int:
         """The resourceVersion of the newest write; whoever saw it saw everything."""
-        with _mapped(self._root):
+        with files.mapped(self._root):
             try:
                 text = (self._root / ".version").read_bytes()
             except FileNotFoundError:
@@ -181,9 +178,9 @@ class LocalStore:
     def _scan(self, plural: str, namespace: str | None) -> Iterator[tuple[Path, os.stat_result]]:
         """Every object's file; one that vanishes meanwhile is left out."""
         top = self._root / plural
-        spaces = [namespace] if namespace is not None else _names(top)
+        spaces = [namespace] if namespace is not None else files.names(top)
         for space in spaces:
-            for name in _names(top / space):
+            for name in files.names(top / space):
                 if name.endswith(".json") and not name.startswith("."):
                     path = top / space / name
                     with contextlib.suppress(FileNotFoundError):
@@ -201,7 +198,7 @@ class LocalStore:
     def _write(self, key: Key, body: Object) -> Object:
         """Under the lock: number it, flush it, rename it into place."""
         path = self._path(key)
-        with _mapped(path):
+        with files.mapped(path):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             body["metadata"]["resourceVersion"] = str(self._next_version())
             text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
@@ -219,15 +216,15 @@ class LocalStore:
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
-            _sync(path.parent)
+            files.sync(path.parent)
         return body
 
     def _remove(self, key: Key) -> None:
         path = self._path(key)
-        with _mapped(path):
+        with files.mapped(path):
             self._next_version()
             path.unlink(missing_ok=True)
-            _sync(path.parent)
+            files.sync(path.parent)
 
     def _next_version(self) -> int:
         """Counted before the write that it numbers, so no number is ever given twice."""
@@ -244,9 +241,9 @@ class LocalStore:
     def _highest(self) -> int:
         """The counter is gone or damaged: it goes on after the newest object."""
         versions = [0]
-        for plural in _names(self._root):
+        for plural in files.names(self._root):
             for path, _ in self._scan(plural, None):
-                body = _read(path)
+                body = files.read(path)
                 if body is not None:
                     versions.append(int(body["metadata"].get("resourceVersion", 0)))
         return max(versions)
@@ -254,10 +251,10 @@ class LocalStore:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Excludes every other writer, of this process too: each use opens the lock anew."""
-        with _mapped(self._root):
+        with files.mapped(self._root):
             descriptor = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            with _mapped(self._root):
+            with files.mapped(self._root):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
@@ -310,7 +307,7 @@ class LocalWatch:
                     if self._seen.get(path) == mark:
                         continue
                     try:
-                        body = _read(path)
+                        body = files.read(path)
                     except InternalError:
                         # One damaged file must not blind the watch to all others; whoever reads it is told.
                         continue
@@ -351,95 +348,5 @@ def _content(body: Object) -> dict[str, Any]:
     return {k: v for k, v in body.items() if k not in ("metadata", "status")}
 
 
-def _read(path: Path) -> Object | None:
-    """None where it is gone; a file that a power failure or a hand has damaged is an `InternalError`."""
-    with _mapped(path):
-        try:
-            text = path.read_bytes()
-        except FileNotFoundError:
-            return None
-    try:
-        body: Object = json.loads(text.decode("utf-8", "surrogatepass"))
-        _check_shape(body)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, CdiError) as error:
-        raise InternalError(
-            "a stored object is damaged", where=str(path), remedy="remove that file and apply its manifest again"
-        ) from error
-    return body
-
-
-def _check_shape(body: Object) -> None:
-    """What everybody relies on; raises one of many exceptions where it is not so.
-
-    Files may be edited by hand, and one that is wrong must be found here, not in the middle of a controller.
-    """
-    Key.of_object(body)
-    metadata = body["metadata"]
-    int(metadata["resourceVersion"])
-    for text in (
-        body["apiVersion"],
-        metadata["uid"],
-        metadata["creationTimestamp"],
-        *(metadata.get("finalizers") or ()),
-    ):
-        text.encode()
-    for field in ("labels", "annotations"):
-        for name, text in (metadata.get(field) or {}).items():
-            (name + text).encode()
-    for owner in metadata.get("ownerReferences") or ():
-        (owner["kind"] + owner["name"] + owner["uid"]).encode()
-    for part in ("spec", "status", "data", "binaryData", "involvedObject"):
-        if body.get(part) is not None:
-            body[part].items()
-
-
-def _names(directory: Path) -> list[str]:
-    with _mapped(directory):
-        try:
-            return sorted(name for name in os.listdir(directory) if not name.startswith("."))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-
-
-def _exists(path: Path) -> bool:
-    with _mapped(path):
-        return path.exists()
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-def _timestamp(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-@contextlib.contextmanager
-def _mapped(where: Path) -> Iterator[None]:
-    """Foreign exceptions become this project's at this edge."""
-    try:
-        yield
-    except OSError as error:
-        raise _as_cdi_error(error, where) from error
-
-
-def _as_cdi_error(error: OSError, where: Path) -> CdiError:
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            return TargetFull("no space is left for the objects", where=str(where))
-        case errno.EACCES | errno.EPERM | errno.EROFS:
-            return TargetPermission(
-                f"the objects cannot be reached: {error.strerror}",
-                where=str(where),
-                remedy="give this user the right to write there, or set CDI_HOME",
-            )
-        case _:
-            return TargetIo(f"the objects cannot be reached: {error.strerror}", where=str(where))

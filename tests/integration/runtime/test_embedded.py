@@ -18,6 +18,7 @@ import pytest
 
 from cdi.api.errors import (
     AlreadyExists,
+    BackingFileRefused,
     ChecksumMismatch,
     InvalidManifest,
     NotFound,
@@ -178,6 +179,21 @@ def test_an_upload_of_a_stream_and_another_after_it_broke(embedded, nginx, image
         if content is not data:
             _eventually(lambda: embedded.failure(None, "a"))
             assert embedded.get("dv", None, "a")["status"]["phase"] == "UploadReady"
+    embedded.wait("dv", None, "a", timeout=60)
+    assert embedded.volume_path(None, "a").read_bytes()[: 4 * MIB] == image
+
+
+def test_after_a_refused_upload_another_is_not_blamed_for_it(embedded, nginx, image, tmp_path):
+    overlay = tmp_path / "overlay.qcow2"
+    base = str(nginx.root / "runtime/disk.qcow2")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", str(overlay)], check=True)
+    embedded.apply([data_volume("a", {"upload": {}})])
+    for _ in range(2):
+        embedded.upload(None, "a", overlay)
+        with pytest.raises(BackingFileRefused):
+            embedded.wait("dv", None, "a", timeout=60)
+    with open(base, "rb") as file:
+        embedded.upload_stream(None, "a", file.fileno())
     embedded.wait("dv", None, "a", timeout=60)
     assert embedded.volume_path(None, "a").read_bytes()[: 4 * MIB] == image
 

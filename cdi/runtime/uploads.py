@@ -1,0 +1,127 @@
+"""Images that a client on this machine brings."""
+
+from __future__ import annotations
+
+import stat
+import time
+import uuid
+from pathlib import Path
+
+from cdi.api.datavolume import DataVolume
+from cdi.api.errors import AlreadyExists, Conflict, NotFound, UsageError, WaitTimeout
+from cdi.api.phases import Phase
+from cdi.api.validation import parse
+from cdi.reconcile import upload as uploads
+from cdi.reconcile.actions import StartWorker
+from cdi.reconcile.datavolume import reconcile
+from cdi.reconcile.ledger import ANNOTATION, Ledger
+from cdi.reconcile.upload import UploadRequest
+from cdi.runtime.executor import Executor
+from cdi.runtime.home import Home
+from cdi.runtime.launcher import Launcher
+from cdi.runtime.observe import WATCHED, Observed, Setting
+from cdi.runtime.supervisor import ensure_supervisor
+from cdi.runtime.view import failure_of, phase_of, raise_failure, standing
+from cdi.store.base import Key, Object, amend
+from cdi.store.local import LocalStore
+
+_LOOK = 0.1
+_READY = 60.0
+
+
+class Uploads:
+    """Of one CDI_HOME.  Keys are those of DataVolumes with ``source.upload``."""
+
+    def __init__(self, home: Home, store: LocalStore, launcher: Launcher) -> None:
+        self._home = home
+        self._store = store
+        self._launcher = launcher
+
+    def file(self, key: Key, path: Path) -> None:
+        """The supervisor starts a worker that reads the file.
+
+        Raises `NotFound`, `AlreadyExists` (it has its image), `Conflict` (an upload is under way), `UsageError`.
+        """
+        path = path.expanduser().absolute()
+        try:
+            mode = path.stat().st_mode
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise UsageError(f"the file cannot be read: {error.strerror}", where=str(path)) from error
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            raise UsageError("only a file or block device is uploaded by name", where=str(path), remedy="use a pipe: -")
+        before = self._request(key, UploadRequest(id=uuid.uuid4().hex, path=str(path)))
+        self._supervised(key, before)
+
+    def stream(self, key: Key, descriptor: int, length: int | None) -> None:
+        """Start the worker here, with `descriptor` as its standard input; raises as `file` does."""
+        request = UploadRequest(id=uuid.uuid4().hex, length=length)
+        before = self._request(key, request)
+        observed = Observed(self._home)
+        executor = Executor(self._store, self._launcher, observed.content)
+        setting = Setting()
+        deadline = time.monotonic() + _READY
+        with self._store.watch(WATCHED) as watch:
+            while time.monotonic() < deadline:
+                observed.take(watch.poll(_LOOK))
+                dv, body = observed.model(key, DataVolume), observed.body(key)
+                claim = observed.claim(key.namespace, key.name)
+                if dv is None or body is None or claim is None:
+                    raise NotFound(f"there is no {key}")
+                worker = self._launcher.observe(claim.uid)
+                if worker is not None and worker.upload == request.id:
+                    self._supervised(key, before)
+                    return
+                plan = reconcile(observed.world(dv, worker, setting, admitted=True))
+                executor.carry_out(plan, body, setting.now(), stdin=descriptor)
+                if not any(isinstance(action, StartWorker) for action in plan.actions):
+                    raise_failure(self._store.get(key), patient=False)
+        raise WaitTimeout(f"{key} did not become ready for an upload")
+
+    def _supervised(self, key: Key, before: Object) -> None:
+        """See that a supervisor goes on, and that a failure of an upload before this one is not shown any more."""
+        deadline = time.monotonic() + _READY
+        ensure_supervisor(self._home)
+        if failure_of(before) is None:
+            return
+        while self._store.get(key)["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]:
+            if time.monotonic() >= deadline:
+                raise WaitTimeout(f"{key} is {standing(before)}")
+            time.sleep(_LOOK)
+            ensure_supervisor(self._home)
+
+    def _request(self, key: Key, request: UploadRequest) -> Object:
+        """Write the request down; gives the DataVolume as it was before."""
+        dv = parse(self._store.get(key))
+        if not isinstance(dv, DataVolume) or dv.spec.source is None or dv.spec.source.upload is None:
+            raise UsageError(f"{key} does not take an upload", where="spec.source", remedy="give it source.upload: {}")
+        if phase_of(self._store.get(key)) is not Phase.FAILED:
+            self._wait(key)
+        claim_key = Key.of("pvc", key.namespace, key.name)
+        claim = self._store.get(claim_key)
+        uid = claim["metadata"]["uid"]
+
+        def ask(body: Object) -> None:
+            annotations = dict(body["metadata"].get("annotations") or {})
+            if Ledger.read(annotations.get(ANNOTATION)).done:
+                raise AlreadyExists(f"{key} has its image already")
+            if self._launcher.alive(uid):
+                raise Conflict(f"an upload to {key} is under way", remedy="wait until it ends")
+            annotations[uploads.ANNOTATION] = request.write()
+            body["metadata"]["annotations"] = annotations
+
+        before = self._store.get(key)
+        amend(self._store, claim_key, ask, uid=uid)
+        return before
+
+    def _wait(self, key: Key) -> None:
+        """Until it takes one; one that has its image already is for the caller to refuse."""
+        ends = {Phase.UPLOAD_READY, Phase.UPLOAD_SCHEDULED, Phase.SUCCEEDED}
+        deadline = time.monotonic() + _READY
+        while phase_of(body := self._store.get(key)) not in ends:
+            raise_failure(body, patient=True)
+            if time.monotonic() >= deadline:
+                raise WaitTimeout(f"{key} is {standing(body)}")
+            ensure_supervisor(self._home)
+            time.sleep(_LOOK)

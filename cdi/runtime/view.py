@@ -1,0 +1,71 @@
+"""What a stored object says of its own course."""
+
+from __future__ import annotations
+
+from cdi.api.conditions import find_condition
+from cdi.api.datavolume import DataVolume
+from cdi.api.errors import CdiError, Retry, by_code
+from cdi.api.job import Failure
+from cdi.api.phases import ConditionType, Phase, Reason
+from cdi.api.validation import parse
+from cdi.store.base import Object
+
+_FAILING = (Reason.ERROR, Reason.CHECKSUM_ERROR)
+
+
+def failure_of(body: Object) -> Failure | None:
+    """What a DataVolume has failed of, or waits after; None while all is well."""
+    dv = parse(body)
+    if not isinstance(dv, DataVolume) or dv.status is None:
+        return None
+    ready = find_condition(dv.status.conditions, ConditionType.READY)
+    running = find_condition(dv.status.conditions, ConditionType.RUNNING)
+    phase = dv.status.phase
+    if ready is None or running is None or phase == Phase.SUCCEEDED:
+        return None
+    if phase != Phase.FAILED and running.reason not in _FAILING:
+        return None
+    kind = by_code(ready.reason or "")
+    return Failure(
+        code=ready.reason or kind.__name__,
+        message=ready.message or "",
+        retry=Retry.NEVER if phase == Phase.FAILED else kind.retry,
+        exit_status=kind.exit_status,
+    )
+
+
+def raise_failure(body: Object, *, patient: bool) -> None:
+    """Raise the failure that ended it; where `patient` is False, also one that only a person can end."""
+    failure = failure_of(body)
+    if failure is None:
+        return
+    if failure.retry is Retry.NEVER or (failure.retry is Retry.ON_CHANGE and not patient):
+        raise error_of(failure)
+
+
+def error_of(failure: Failure) -> CdiError:
+    """The error that a failure was, to be raised again: same code, message and exit status."""
+    return by_code(failure.code)(failure.message, remedy="")
+
+
+def phase_of(body: Object) -> Phase:
+    text = (body.get("status") or {}).get("phase") or ""
+    return Phase(text) if text in set(Phase) else Phase.UNKNOWN
+
+
+def reached(body: Object, until: str) -> bool:
+    status = body.get("status") or {}
+    if (status.get("phase") or "") == until:
+        return True
+    return any(c.get("type") == until and c.get("status") == "True" for c in status.get("conditions") or [])
+
+
+def standing(body: Object) -> str:
+    """Phase and the one reason, for a message."""
+    status = body.get("status") or {}
+    why = ""
+    for condition in status.get("conditions") or []:
+        if condition.get("type") == "Ready":
+            why = condition.get("message") or condition.get("reason") or ""
+    phase = status.get("phase") or "not looked at yet"
+    return f"{phase}: {why}" if why else str(phase)

@@ -1,0 +1,99 @@
+"""Object files and their directories, with every foreign exception mapped."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from cdi.api.errors import CdiError, InternalError, TargetFull, TargetIo, TargetPermission
+from cdi.store.base import Key, Object
+
+
+def read(path: Path) -> Object | None:
+    """None where it is gone; a file that a power failure or a hand has damaged is an `InternalError`."""
+    with mapped(path):
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            return None
+    try:
+        body: Object = json.loads(text.decode("utf-8", "surrogatepass"))
+        _check_shape(body)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, CdiError) as error:
+        raise InternalError(
+            "a stored object is damaged", where=str(path), remedy="remove that file and apply its manifest again"
+        ) from error
+    return body
+
+
+def _check_shape(body: Object) -> None:
+    """What everybody relies on; raises one of many exceptions where it is not so.
+
+    Files may be edited by hand, and one that is wrong must be found here, not in the middle of a controller.
+    """
+    Key.of_object(body)
+    metadata = body["metadata"]
+    int(metadata["resourceVersion"])
+    for text in (
+        body["apiVersion"],
+        metadata["uid"],
+        metadata["creationTimestamp"],
+        *(metadata.get("finalizers") or ()),
+    ):
+        text.encode()
+    for field in ("labels", "annotations"):
+        for name, text in (metadata.get(field) or {}).items():
+            (name + text).encode()
+    for owner in metadata.get("ownerReferences") or ():
+        (owner["kind"] + owner["name"] + owner["uid"]).encode()
+    for part in ("spec", "status", "data", "binaryData", "involvedObject"):
+        if body.get(part) is not None:
+            body[part].items()
+
+
+def names(directory: Path) -> list[str]:
+    with mapped(directory):
+        try:
+            return sorted(name for name in os.listdir(directory) if not name.startswith("."))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
+def exists(path: Path) -> bool:
+    with mapped(path):
+        return path.exists()
+
+
+def sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def mapped(where: Path) -> Iterator[None]:
+    """Foreign exceptions become this project's at this edge."""
+    try:
+        yield
+    except OSError as error:
+        raise _as_cdi_error(error, where) from error
+
+
+def _as_cdi_error(error: OSError, where: Path) -> CdiError:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return TargetFull("no space is left for the objects", where=str(where))
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return TargetPermission(
+                f"the objects cannot be reached: {error.strerror}",
+                where=str(where),
+                remedy="give this user the right to write there, or set CDI_HOME",
+            )
+        case _:
+            return TargetIo(f"the objects cannot be reached: {error.strerror}", where=str(where))
