@@ -22,6 +22,7 @@ from cdi.api.names import (
     ANN_ALLOW_CLAIM_ADOPTION,
     ANN_POPULATED_FOR,
     ANN_PRE_POPULATED,
+    propagates,
 )
 from cdi.api.phases import PROGRESS_DONE, PROGRESS_UNKNOWN, ConditionType, Phase, Reason, progress
 from cdi.reconcile import upload as uploads
@@ -68,6 +69,8 @@ def reconcile(world: World) -> Plan:
             claim, state=decision.state, pod=decision.pod, ledger=decision.ledger, outcome=decision.outcome
         )
         actions = (patch, *actions) if patch is not None else actions
+        labels = _inherited_labels(dv, claim)
+        actions = (*actions, labels) if labels is not None else actions
     status = render(dv, decision.state, world.now)
     before = dv.status.to_dict() if dv.status is not None else None
     changed = status != before
@@ -77,6 +80,21 @@ def reconcile(world: World) -> Plan:
         status=status if changed else None,
         requeue_after=decision.requeue_after,
         wants_worker=decision.wants_worker,
+    )
+
+
+def _inherited_labels(dv: DataVolume, claim: Claim) -> PatchObject | None:
+    """KubeVirt's own labels go from the source to the claim and on to the DataVolume; what it says itself stays."""
+    own = dv.metadata.labels or {}
+    labels = {name: text for name, text in claim.labels.items() if propagates(name) and name not in own}
+    if not labels:
+        return None
+    return PatchObject(
+        plural="datavolumes",
+        namespace=dv.metadata.namespace or "",
+        name=dv.metadata.name or "",
+        uid=dv.metadata.uid or "",
+        labels=labels,
     )
 
 

@@ -169,6 +169,9 @@ class Simulation:
                         controller_kind=owner["kind"], controller_name=owner["name"], controller_uid=owner["uid"],
                         annotations=metadata["annotations"], labels=metadata["labels"], path="/v",
                     )  # fmt: skip
+            case PatchObject(plural="datavolumes"):
+                assert action.uid == self.body["metadata"]["uid"]
+                self.body["metadata"]["labels"] |= action.labels
             case PatchObject():
                 claim = self.objects.claims.get((action.namespace, action.name))
                 if claim is not None and claim.uid == action.uid:
@@ -241,5 +244,6 @@ class Simulation:
             "annotations": {
                 k: v for k, v in (self.claim.annotations if self.claim else {}).items() if "attempts" not in k
             },
+            "own labels": self.body["metadata"]["labels"],
             "labels": dict(self.claim.labels) if self.claim else None,
         }

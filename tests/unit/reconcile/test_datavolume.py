@@ -324,6 +324,7 @@ def test_a_clone_waits_for_its_source_and_then_copies_it():
     )
     assert sim.claim.labels["x.kubevirt.io/os"] == "fedora"
     assert "other" not in sim.claim.labels
+    assert sim.body["metadata"]["labels"] == {"x.kubevirt.io/os": "fedora"}
 
 
 def test_a_clone_into_something_smaller_names_both_sizes():
