@@ -157,7 +157,7 @@ def _ours(task: Task) -> list[str]:
     return _worker(task, _job(task))
 
 
-_SLOW_SECONDS = 15.0
+_SLOW_SECONDS = 30.0
 _KILL_AT = 0.9
 
 
@@ -186,6 +186,8 @@ def _prepare_resume(task: Task) -> None:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        if (status / "outcome.json").exists():
+            raise SystemExit("bench: the run to be resumed had ended before it could be killed")
         _job(task)  # the second run is not slowed
 
 
