@@ -238,7 +238,7 @@ def pieces(image: Qcow2Map, length: int, *, begin: int, size: int, whole: bool, 
     hosts, sizes, count = image.hosts, image.sizes, len(image)
     position, start = bisect_left(hosts, begin), begin
     while start < length if whole else position < count:
-        if not whole and hosts[position] - start > gap:
+        if not whole and hosts[position] - start >= min(gap, size):
             start = hosts[position]
         limit = start + size
         last, needed = position, start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -295,6 +296,12 @@ def test_no_archive_reaches_out(tmp_path_factory, members):
         assert os.listdir(volume) == []
     for here, directories, files in os.walk(volume):
         for name in directories + files:
+            try:
+                os.stat(os.path.join(here, name))
+            except OSError as error:
+                # A link to itself leads nowhere, though realpath makes up a place for it.
+                if error.errno == errno.ELOOP:
+                    continue
             real = os.path.realpath(os.path.join(here, name))
             assert real == str(volume) or real.startswith(f"{volume}/"), (here, name)
     assert sorted(os.listdir(around)) == ["secret", "volume"]

@@ -1,0 +1,127 @@
+"""In-memory ends of a transfer: a source that misbehaves as scripted, and a disk that remembers what was done to it."""
+
+import random
+import threading
+
+from cdi.api.errors import Interrupted, SourceTruncated
+from cdi.source.base import SourceFacts
+
+
+class MemoryTarget:
+    """A `cdi.target.base.Target` of bytes, full of dirt where it does not read as zero."""
+
+    def __init__(self, size=0, *, reads_zero=True, capacity=None):
+        self.capacity = capacity
+        self.reads_zero = reads_zero
+        self.size = 0
+        self.disk = bytearray()
+        self.written = 0
+        self.flushed = 0
+        self.state = "open"
+        self.lock = threading.Lock()
+        self.resize(size)
+
+    def resize(self, size):
+        with self.lock:
+            del self.disk[size:]
+            self.disk += (b"\0" if self.reads_zero else b"\xa5") * (size - len(self.disk))
+            self.size = size
+
+    def write(self, view, offset):
+        assert 0 <= offset and offset + len(view) <= self.size, "outside of the disk"
+        with self.lock:
+            self.disk[offset : offset + len(view)] = view
+            self.written += len(view)
+
+    def zero(self, offset, length):
+        assert 0 <= offset and offset + length <= self.size, "outside of the disk"
+        with self.lock:
+            self.disk[offset : offset + length] = bytes(length)
+
+    def preallocate(self):
+        pass
+
+    def flush(self):
+        self.flushed += 1
+
+    def reset(self):
+        with self.lock:
+            self.disk[:] = (b"\0" if self.reads_zero else b"\xa5") * self.size
+
+    def commit(self):
+        self.state = "committed"
+
+    def wipe(self):
+        self.state = "wiped"
+
+    def close(self):
+        pass
+
+
+class MemorySource:
+    """A `cdi.source.base.Source` over bytes.
+
+    `faults` is a list of callables, one used for each `open` in turn (None: no fault): each is given the number of
+    bytes that this reader has delivered and raises what it likes.
+    """
+
+    def __init__(self, data, *, ranges=True, length=True, faults=(), most=None, validator="v1", name=None, seed=0):
+        self.data = data
+        self.facts = SourceFacts(
+            location="memory:", length=len(data) if length else None, ranges=ranges, validator=validator, name=name
+        )
+        self.faults = list(faults)
+        self.most = most
+        self.opened = []
+        self.random = random.Random(seed)
+        self.lock = threading.Lock()
+
+    def probe(self):
+        return self.facts
+
+    def open(self, offset=0, length=None):
+        with self.lock:
+            self.opened.append((offset, length))
+            fault = self.faults.pop(0) if self.faults else None
+        stop = len(self.data) if length is None else offset + length
+        return MemoryReader(self, offset, stop, fault)
+
+    def sibling(self, name):
+        return None
+
+    def close(self):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+
+class MemoryReader:
+    def __init__(self, source, offset, stop, fault):
+        self.source, self.offset, self.stop, self.fault = source, offset, stop, fault
+        self.given = 0
+        self.aborted = False
+
+    def readinto(self, view):
+        if self.aborted:
+            raise Interrupted("aborted")
+        if self.fault is not None:
+            self.fault(self.given)
+        count = min(len(view), self.stop - self.offset)
+        if self.source.most is not None:
+            count = min(count, self.source.random.randint(1, self.source.most))
+        if self.offset + count > len(self.source.data):
+            raise SourceTruncated("the content ended", where="memory:")
+        view[:count] = self.source.data[self.offset : self.offset + count]
+        self.offset += count
+        self.given += count
+        return count
+
+    def abort(self):
+        self.aborted = True
+
+    def close(self):
+        pass

@@ -1,0 +1,104 @@
+"""Small qcow2 files laid out as a test wants them: tables first, last or in between, clusters in any order."""
+
+import struct
+import zlib
+from dataclasses import dataclass, field
+
+COMPRESSED = 1 << 62
+COPIED = 1 << 63
+
+
+@dataclass
+class Layout:
+    """`clusters`: guest cluster index → (bytes of one cluster, compressed).  `order`: what is written after the header,
+    as "l1", ("l2", index), ("data", guest index) or ("junk", size); all that is needed and not named comes at the end.
+    """
+
+    virtual_size: int
+    cluster_bits: int = 12
+    clusters: dict = field(default_factory=dict)
+    zeros: set = field(default_factory=set)
+    order: list = field(default_factory=list)
+    version: int = 3
+
+
+def deflate(data):
+    packer = zlib.compressobj(9, zlib.DEFLATED, -12)
+    return packer.compress(data) + packer.flush()
+
+
+def write(layout):
+    """The file's bytes."""
+    cluster = 1 << layout.cluster_bits
+    entries = cluster // 8
+    l1_entries = -(-layout.virtual_size // (cluster * entries))
+    tables = sorted({guest // entries for guest in set(layout.clusters) | layout.zeros})
+    wanted = ["l1", *(("l2", index) for index in tables), *(("data", guest) for guest in sorted(layout.clusters))]
+    order = [item for item in layout.order if item in wanted or (isinstance(item, tuple) and item[0] == "junk")]
+    order += [item for item in wanted if item not in order]
+
+    def up(position, to):
+        return -(-position // to) * to
+
+    # The second cluster is the refcount table: empty, as nothing that only reads looks at it.
+    placed, position, payload = {}, 2 * cluster, {}
+    for number, item in enumerate(order):
+        if item == "l1":
+            position = up(position, cluster)
+            placed[item] = position
+            position += up(l1_entries * 8, cluster)
+        elif item[0] == "l2":
+            position = up(position, cluster)
+            placed[item] = position
+            position += cluster
+        elif item[0] == "junk":
+            position = up(position, cluster)
+            payload[position] = bytes((number * 7 + n) & 255 for n in range(item[1]))
+            position += up(item[1], cluster)
+        else:
+            data, packed = layout.clusters[item[1]]
+            if packed:
+                body = deflate(data)
+                sectors = ((position + len(body) - 1) >> 9) - (position >> 9)
+                shift = 62 - (layout.cluster_bits - 8)
+                placed[item] = COMPRESSED | (sectors << shift) | position
+                payload[position] = body
+                position += len(body)
+            else:
+                position = up(position, cluster)
+                placed[item] = COPIED | position
+                payload[position] = data
+                position += cluster
+    # QEMU too ends a file with compressed clusters on a sector.
+    out = bytearray(up(position, 512))
+    header = struct.pack(
+        ">4sIQIIQIIQQIIQ", b"QFI\xfb", layout.version, 0, 0, layout.cluster_bits, layout.virtual_size, 0,
+        l1_entries, placed["l1"], cluster, 1, 0, 0,
+    )  # fmt: skip
+    if layout.version == 3:
+        header += struct.pack(">QQQII", 0, 0, 0, 4, 104)
+    out[: len(header)] = header
+    l1 = [COPIED | placed[("l2", index)] if ("l2", index) in placed else 0 for index in range(l1_entries)]
+    out[placed["l1"] : placed["l1"] + 8 * l1_entries] = struct.pack(f">{l1_entries}Q", *l1)
+    for index in tables:
+        table = []
+        for number in range(entries):
+            guest = index * entries + number
+            entry = placed.get(("data", guest), 0)
+            table.append(1 if guest in layout.zeros and not entry else entry)
+        at = placed[("l2", index)]
+        out[at : at + cluster] = struct.pack(f">{entries}Q", *table)
+    for at, body in payload.items():
+        out[at : at + len(body)] = body
+    return bytes(out)
+
+
+def disk_of(layout):
+    """The disk that the file holds."""
+    cluster = 1 << layout.cluster_bits
+    disk = bytearray(layout.virtual_size)
+    for guest, (data, _) in layout.clusters.items():
+        room = min(cluster, layout.virtual_size - guest * cluster)
+        if room > 0:
+            disk[guest * cluster : guest * cluster + room] = data[:room]
+    return bytes(disk)

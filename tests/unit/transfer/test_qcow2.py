@@ -1,0 +1,215 @@
+"""The ranged and the streamed reader of qcow2, against the disk that the test's own writer put into the file."""
+
+import random
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cdi.api.errors import CdiError, ContentTruncated, ImageCorrupt, ScratchNeeded
+from cdi.api.job import Limits, Policy
+from cdi.image.formats.qcow2 import parse_header
+from cdi.image.qcow2map import EXTENT_LIMIT, MapTooLarge, Qcow2Map, pieces
+from cdi.transfer import qcow2_stream as streaming
+from cdi.transfer.fetch import Fetcher
+from cdi.transfer.meter import Meter
+from cdi.transfer.qcow2_ranged import load_map, qcow2_ranged
+from cdi.transfer.qcow2_stream import Qcow2Stream
+from cdi.transfer.throttle import Throttle
+from cdi.transfer.watermark import Watermark
+from tests.memory import MemorySource, MemoryTarget
+from tests.qcow2_writer import Layout, disk_of, write
+
+
+def body(kind, size, seed):
+    rng = random.Random(seed)
+    if kind == "noise":
+        return rng.randbytes(size)
+    if kind == "text":
+        return (b"%08x" % rng.getrandbits(32)) * (size // 8)
+    return bytes(size)
+
+
+@st.composite
+def layouts(draw):
+    bits = draw(st.sampled_from([9, 12, 16]))
+    cluster = 1 << bits
+    total = draw(st.integers(1, 200))
+    virtual = max(512, total * cluster - draw(st.sampled_from([0, 512, cluster // 2 // 512 * 512])))
+    guests = draw(st.lists(st.integers(0, -(-virtual // cluster) - 1), unique=True, max_size=40))
+    clusters = {
+        guest: (body(draw(st.sampled_from(["noise", "text", "zero"])), cluster, guest), draw(st.booleans()))
+        for guest in guests
+    }
+    for guest, (data, packed) in list(clusters.items()):
+        # Noise does not compress, and its compressed form would not fit the entry's count of sectors.
+        clusters[guest] = (data, packed and len(set(data[:256])) < 64)
+    zeros = set(draw(st.lists(st.integers(0, -(-virtual // cluster) - 1), max_size=10))) - set(clusters)
+    entries = cluster // 8
+    tables = {guest // entries for guest in set(clusters) | zeros}
+    items = ["l1", *(("l2", t) for t in tables), *(("data", g) for g in clusters)]
+    items += [("junk", draw(st.integers(1, 3 * cluster))) for _ in range(draw(st.integers(0, 3)))]
+    order = draw(st.permutations(items))
+    return Layout(virtual, bits, clusters, zeros, list(order))
+
+
+def fetcher_of(source, **policy):
+    cancelled = threading.Event()
+    policy = Policy(**policy)
+    return Fetcher(
+        source,
+        policy=policy,
+        meter=Meter(),
+        throttle=Throttle(Limits(), cancelled),
+        cancelled=cancelled,
+        jitter=lambda: 0,
+    )
+
+
+def import_ranged(data, target, *, whole, begin=0, connections=2):
+    fetcher = fetcher_of(MemorySource(data))
+    image = load_map(fetcher, parse_header(data[: 64 << 10], len(data)), len(data), 2)
+    watermark = Watermark(begin, None, Meter(), threading.Event(), None)
+    qcow2_ranged(fetcher, image, target, watermark, length=len(data), whole=whole, connections=connections)
+    return fetcher.source
+
+
+def chunked(data, sizes):
+    position = 0
+    sizes = iter(sizes)
+    while position < len(data):
+        size = next(sizes, 65536)
+        yield memoryview(data)[position : position + size]
+        position += size
+
+
+@settings(deadline=None, max_examples=60)
+@given(layouts(), st.booleans(), st.booleans())
+def test_ranged_gives_the_disk(layout, whole, clean):
+    data = write(layout)
+    target = MemoryTarget(layout.virtual_size, reads_zero=clean)
+    import_ranged(data, target, whole=whole)
+    assert bytes(target.disk) == disk_of(layout)
+
+
+@settings(deadline=None, max_examples=80)
+@given(layouts(), st.lists(st.integers(1, 9000), max_size=50), st.booleans(), st.sampled_from([4096, 20000, 4 << 20]))
+def test_any_chunking_and_layout_gives_the_disk(layout, sizes, clean, window):
+    data = write(layout)
+    target = MemoryTarget(layout.virtual_size, reads_zero=clean)
+    before, streaming._WINDOW = streaming._WINDOW, window
+    try:
+        Qcow2Stream(parse_header(data[: 64 << 10], None), target, None).run(chunked(data, sizes))
+    finally:
+        streaming._WINDOW = before
+    assert bytes(target.disk) == disk_of(layout)
+
+
+@settings(deadline=None, max_examples=60)
+@given(layouts(), st.integers(1, 20), st.data())
+def test_pieces_hold_every_extent_once_and_stop_is_a_watermark(layout, size, data):
+    raw = write(layout)
+    image = load_map(fetcher_of(MemorySource(raw)), parse_header(raw[: 64 << 10], len(raw)), len(raw), 1)
+    size *= 1 << layout.cluster_bits
+    for whole in (True, False):
+        cut = list(pieces(image, len(raw), begin=0, size=size, whole=whole, gap=4096))
+        seen = [position for piece in cut for position in range(piece.first, piece.last)]
+        assert seen == list(range(len(image)))
+        for piece in cut:
+            assert piece.start < piece.stop <= piece.fetch <= len(raw)
+            for position in range(piece.first, piece.last):
+                extent = image.extent(position)
+                assert piece.start <= extent.host < piece.stop
+                assert min(len(raw), extent.host + extent.size) <= piece.fetch
+        if whole:
+            assert [p.start for p in cut] == [0, *[p.stop for p in cut[:-1]]]
+            assert cut[-1].stop == len(raw)
+    if cut:
+        begin = data.draw(st.sampled_from(cut)).stop
+        rest = pieces(image, len(raw), begin=begin, size=size, whole=True)
+        again = [position for piece in rest for position in range(piece.first, piece.last)]
+        assert again == [position for position in range(len(image)) if image.hosts[position] >= begin]
+
+
+@settings(deadline=None, max_examples=30)
+@given(layouts(), st.data())
+def test_a_cut_stream_is_told(layout, data):
+    raw = write(layout)
+    cut = data.draw(st.integers(112, len(raw) - 1))
+    target = MemoryTarget(layout.virtual_size)
+    try:
+        Qcow2Stream(parse_header(raw[:112] + bytes(200), None), target, None).run(chunked(raw[:cut], []))
+    except CdiError:
+        return
+    # What was cut off was nothing that the disk needs: padding, junk, or zeros.
+    assert bytes(target.disk) == disk_of(layout)
+
+
+def test_data_before_its_tables_beyond_memory_needs_scratch(tmp_path, monkeypatch):
+    clusters = {guest: (body("noise", 4096, guest), False) for guest in range(1000)}
+    layout = Layout(1000 * 4096, 12, clusters, set(), [("data", guest) for guest in range(1000)])
+    data = write(layout)
+    monkeypatch.setattr(streaming, "_WINDOW", 8192)
+    monkeypatch.setattr("cdi.transfer.spill.Spill.__init__.__defaults__", (64 << 10,))
+    with pytest.raises(ScratchNeeded):
+        Qcow2Stream(parse_header(data[:4096], None), MemoryTarget(layout.virtual_size), None).run(chunked(data, []))
+    target = MemoryTarget(layout.virtual_size)
+    reader = Qcow2Stream(parse_header(data[:4096], None), target, str(tmp_path))
+    reader.run(chunked(data, []))
+    assert bytes(target.disk) == disk_of(layout)
+    assert 0 < reader.scratch <= len(data)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_image_that_ends_before_its_table_is_truncated():
+    layout = Layout(8 * 4096, 12, {0: (b"x" * 4096, False)}, set(), [("data", 0)])
+    data = write(layout)
+    with pytest.raises(ContentTruncated):
+        Qcow2Stream(parse_header(data[:4096], None), MemoryTarget(layout.virtual_size), None).run(
+            chunked(data[:-4096], [])
+        )
+
+
+def table_of(*entries):
+    import struct
+
+    return struct.pack(">512Q", *entries, *[0] * (512 - len(entries)))
+
+
+@pytest.fixture
+def image():
+    data = write(Layout(64 << 20, 12, {0: (b"x" * 4096, False)}))
+    return Qcow2Map(parse_header(data[:4096], len(data)), len(data))
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"), [(0x1200, "not aligned"), (1 << 40, "cut short"), (1 << 62 | 1 << 40, "cut short")]
+)
+def test_an_entry_that_points_astray_is_refused(image, entry, told):
+    with pytest.raises(ImageCorrupt) as caught:
+        image.add_table(0, table_of(entry))
+    assert told in str(caught.value)
+
+
+def test_an_l1_entry_that_points_astray_is_refused(image):
+    for entry, told in ((0x1200, "not aligned"), (1 << 40, "beyond")):
+        with pytest.raises(ImageCorrupt) as caught:
+            image.tables(entry.to_bytes(8, "big") + bytes(8))
+        assert told in str(caught.value)
+
+
+def test_a_table_used_twice_is_refused(image):
+    with pytest.raises(ImageCorrupt) as caught:
+        image.tables((0x1000).to_bytes(8, "big") * 2)
+    assert "twice" in str(caught.value)
+
+
+def test_too_many_extents_are_told(image):
+    image.length = None
+    with pytest.raises(MapTooLarge):
+        for index in range(EXTENT_LIMIT // 512 + 1):
+            image.header = image.header.__class__(
+                **{f: getattr(image.header, f) for f in image.header.__slots__} | {"virtual_size": 1 << 44}
+            )
+            image.add_table(index, table_of(*[((7 * n) % 1000 + 1) << 12 for n in range(512)]))
