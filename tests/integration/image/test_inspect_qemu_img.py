@@ -117,7 +117,7 @@ def test_rebased_image_is_no_overlay_any_more(tmp_path: Path) -> None:
     base, path = tmp_path / "base.qcow2", tmp_path / "image.qcow2"
     qemu_img("create", "-q", "-f", "qcow2", base, "10M")
     qemu_img("create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", path)
-    with pytest.raises(BackingFileRefused, match=r"base\.qcow2"):
+    with pytest.raises(BackingFileRefused, match="overlay over"):
         inspect(path)
     qemu_img("rebase", "-u", "-b", "", path)
     agree(path, "qcow2")
