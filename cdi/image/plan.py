@@ -66,7 +66,8 @@ class Plan:
     why: str
     """One sentence that names what decided."""
     fetch_bytes: int | None
-    """At most, from the source; None where nobody knows."""
+    """At most, from the source, each byte once; None where nobody knows.  What comes on top is what is fetched again:
+    after a lost connection, and where `rereads`."""
     write_bytes: int | None
     """At most, to the target."""
     scratch_bytes: int | None
@@ -76,9 +77,10 @@ class Plan:
     """Where a killed import goes on: ``from the watermark``, or ``from the start: `` and the reason."""
     disk_size: int | None
     """Of the disk on the volume; None where the image's own size shows only on the way, and for an archive."""
-    digest_pass: bool = False
-    """QEMU reads at random, so the digest takes a pass of its own, from front to back, before it.  The digests of the
-    blocks seen then must be those of the blocks that QEMU is given, or the check proves nothing."""
+    rereads: bool = False
+    """QEMU reads where it likes, through a window of bounded memory: a block that had to make room is fetched again
+    when QEMU, or the digest in its order, comes to it.  `fetch_bytes` is without those, as nobody knows them before;
+    images written from front to back, as the usual tools do, have next to none."""
 
 
 WATERMARK: Final = "from the watermark"
@@ -104,22 +106,18 @@ def plan(facts: PlanInput) -> Plan:
     path, why = _choose(facts, image)
     ranged = path in ("raw-ranged", "qcow2-ranged", "qemu-bridge")
     connections, told = _connections(facts, ranged=ranged)
-    digest_pass = path == "qemu-bridge" and facts.digest_wanted
-    if digest_pass:
-        why += "; its digest takes a pass of its own before QEMU reads at random"
-    fetch = facts.length
-    if fetch is not None and digest_pass:
-        fetch *= 2
+    if path == "qemu-bridge" and facts.digest_wanted:
+        why += "; its digest is taken in order from what QEMU reads, and from the rest after that"
     return Plan(
         path=path,
         why=f"{why}; {told}",
-        fetch_bytes=fetch,
+        fetch_bytes=facts.length,
         write_bytes=image.virtual_size,
         scratch_bytes=_scratch(facts, path),
         connections=connections,
         resumable=_resumable(facts, path),
         disk_size=disk_size,
-        digest_pass=digest_pass,
+        rereads=path == "qemu-bridge",
     )
 
 
@@ -292,14 +290,12 @@ def render(chosen: Plan) -> str:
         ("path", chosen.path),
         ("why", chosen.why),
         ("disk", _amount(chosen.disk_size, "as large as its content")),
-        ("fetch", _most(chosen.fetch_bytes)),
+        ("fetch", _most(chosen.fetch_bytes) + (", and again what QEMU reads out of order" if chosen.rereads else "")),
         ("write", _most(chosen.write_bytes)),
         ("scratch", "none" if chosen.scratch_bytes == 0 else _most(chosen.scratch_bytes)),
         ("connections", str(chosen.connections)),
         ("resumes", chosen.resumable),
     ]
-    if chosen.digest_pass:
-        lines.append(("digest", "a pass of its own, before QEMU reads"))
     width = max(len(name) for name, _ in lines) + 2
     return "\n".join(f"{name + ':':<{width}}{value}" for name, value in lines)
 
