@@ -120,10 +120,11 @@ class Fetcher:
     def fill(self, offset: int, view: memoryview) -> None:
         """Read exactly ``len(view)`` bytes from `offset`.  Needs ranges."""
         got, failures = 0, 0
+        ticket = self._throttle.ticket()
         while got < len(view):
             before = got
             try:
-                with self._throttle:
+                with self._throttle.slot(ticket):
                     reader = self._open(offset + got, len(view) - got)
                     try:
                         while got < len(view):
@@ -135,7 +136,7 @@ class Fetcher:
                                 )
                             got += count
                             self._meter.add_fetched(count)
-                            self._throttle.spend(count)
+                            self._throttle.spend(count, ticket)
                     finally:
                         self._close(reader)
             except CdiError as failure:
@@ -177,10 +178,11 @@ class Fetcher:
 
         def receive() -> None:
             try:
-                with self._throttle:
+                ticket = self._throttle.ticket()
+                with self._throttle.slot(ticket):
                     reader = self._open(0, None)
                     try:
-                        self._receive(reader, take, put)
+                        self._receive(reader, ticket, take, put)
                     finally:
                         self._close(reader)
                 put(None)
@@ -224,6 +226,7 @@ class Fetcher:
     def _receive(
         self,
         reader: Reader,
+        ticket: int,
         take: Callable[[], memoryview | None],
         put: Callable[[tuple[memoryview, int]], None],
     ) -> None:
@@ -240,7 +243,7 @@ class Fetcher:
                 filled += count
                 total += count
                 self._meter.add_fetched(count)
-                self._throttle.spend(count)
+                self._throttle.spend(count, ticket)
                 if length is not None and total > length:
                     raise SourceTooLong(f"more than the announced {length} bytes came", where=self.facts.location)
             if filled:
