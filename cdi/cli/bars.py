@@ -1,0 +1,123 @@
+"""Progress for people: bars on a terminal, a line now and then elsewhere.  All of it goes to standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Protocol, Self
+
+import click
+
+from cdi.api.job import Progress
+from cdi.cli.show import duration, paint, printable, rate
+from cdi.image.sizes import human
+
+QUIET = 10.0
+"""Seconds between lines of one import that only say that it goes on."""
+
+
+class Bar(Protocol):
+    """One import's progress."""
+
+    def update(self, phase: str, progress: Progress | None, note: str = "") -> None:
+        """Show where it is.  `note` is why it stands still, if it does."""
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+def bar(label: str, *, position: int = 0) -> Bar:
+    """A tqdm bar on a terminal, lines elsewhere; `position` is the bar's row where there are several."""
+    return TerminalBar(label, position) if sys.stderr.isatty() else LineBar(label)
+
+
+class TerminalBar:
+    """``golden  45%|████▌     | 450M/1.00G [00:05<00:06, 90.1MB/s] TransferInProgress``."""
+
+    def __init__(self, label: str, position: int) -> None:
+        from tqdm import tqdm
+
+        self._bar: tqdm[Any] = tqdm(
+            desc=printable(label),
+            total=None,
+            unit="B",
+            unit_scale=True,
+            unit_divisor=1024,
+            position=position,
+            dynamic_ncols=True,
+            leave=position == 0,
+            mininterval=0.1,
+            file=sys.stderr,
+        )
+
+    def update(self, phase: str, progress: Progress | None, note: str = "") -> None:
+        shown = self._bar
+        if progress is not None:
+            shown.total = progress.total
+            if shown.n == 0 and progress.done:
+                # What an earlier attempt brought does not count as speed.
+                shown.initial = progress.done - progress.fetched if progress.done > progress.fetched else 0
+            shown.n = progress.done
+        words = [phase, note or (progress.note if progress is not None else "")]
+        shown.set_postfix_str(printable(" ".join(word for word in words if word)), refresh=False)
+        shown.refresh()
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class LineBar:
+    """A line when the phase or the reason changes, and every ten seconds while bytes flow."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._said: tuple[str, str] | None = None
+        self._when = 0.0
+        self._percent = ""
+
+    def update(self, phase: str, progress: Progress | None, note: str = "") -> None:
+        note = note or (progress.note if progress is not None else "")
+        now = time.monotonic()
+        state, percent = (phase, note), _amount(progress)
+        if state == self._said and (now - self._when < QUIET or percent == self._percent):
+            return
+        self._said, self._when, self._percent = state, now, percent
+        words = [f"{self._label}:", phase, percent, f"({note})" if note else ""]
+        click.echo(printable(" ".join(word for word in words if word)), err=True)
+
+    def close(self) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _amount(progress: Progress | None) -> str:
+    if progress is None or not (progress.done or progress.total):
+        return ""
+    text = human(progress.done)
+    if progress.total:
+        text += f" of {human(progress.total)}, {100 * (progress.fraction or 0):.0f}%"
+    if progress.rate:
+        text += f", {rate(progress.rate)}"
+    if progress.eta:
+        text += f", {duration(progress.eta)} to go"
+    return text
+
+
+def done(label: str, text: str) -> None:
+    """The line that a finished import ends with."""
+    click.echo(f"{paint(label, 'green', err=True)}: {printable(text)}", err=True)

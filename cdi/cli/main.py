@@ -1,0 +1,147 @@
+"""The ``cdi`` command: what there is, and how it ends.
+
+A command's module is imported when the command is run, so that ``cdi get`` does not wait for what ``cdi boot-check``
+needs.  Every failure is one line on standard error and an exit status (docs/cli.md); a traceback is shown only with
+``--debug``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Never
+
+import click
+
+from cdi.api.errors import CdiError, InternalError, Interrupted, UsageError
+from cdi.cli.session import Session, common_options
+from cdi.cli.show import paint, printable
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command that is not imported yet: its module's ``command``."""
+
+    module: str
+    help: str
+
+
+SECTIONS: dict[str, dict[str, Entry]] = {
+    "Look at images": {
+        "inspect": Entry("inspect", "What an image is, and whether it is safe."),
+        "explain": Entry("explain", "What an import would do: will it work, which way, at what cost."),
+    },
+    "Make volumes": {
+        "import": Entry("import_", "Import one image from a URL, a file or standard input."),
+        "upload": Entry("upload", "Make a volume of a local file or of standard input."),
+        "clone": Entry("clone", "Make a volume of another volume."),
+        "batch": Entry("batch", "Import many images, pinned by a lock file."),
+        "boot-check": Entry("boot_check", "Boot a volume on a throw-away overlay and tell if it comes up."),
+    },
+    "Manage objects": {
+        "apply": Entry("apply", "Apply manifests: DataVolumes, DataSources, secrets …"),
+        "get": Entry("get", "List objects."),
+        "describe": Entry("describe", "All about one object: conditions, events, progress, outcome."),
+        "wait": Entry("wait", "Wait for a DataVolume, with a progress bar."),
+        "logs": Entry("logs", "What a DataVolume's worker said."),
+        "limit": Entry("limit", "Limit bandwidth and connections, also of a running import."),
+        "delete": Entry("delete", "Delete objects and their volumes."),
+    },
+    "Other": {
+        "version": Entry("version", "The version of cdi and of the tools it uses."),
+        "completion": Entry("completion", "A completion script for bash, zsh or fish."),
+    },
+}
+_ENTRIES = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
+
+
+class Commands(click.Group):
+    """Imports a command when it is asked for; the list of commands imports none."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
+        return list(_ENTRIES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (click's signature)
+        entry = _ENTRIES.get(cmd_name)
+        if entry is None:
+            return None
+        command: click.Command = importlib.import_module(f"cdi.cli.{entry.module}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        for title, entries in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, entry.help) for name, entry in entries.items()])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@common_options
+@click.version_option(package_name="cdi", message="%(version)s")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Import virtual-machine images into verified golden images on volumes.
+
+    Volumes and objects of this machine are kept in CDI_HOME (~/.local/share/cdi unless set).
+    """
+    context.ensure_object(Session)
+
+
+def main(arguments: Sequence[str] | None = None) -> Never:
+    """Run a command and leave with its exit status."""
+    status = run(arguments)
+    # Whoever read our output may have gone away, then what is left of it has nowhere to go.
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        except (OSError, ValueError):
+            status = status or 1
+    sys.exit(status)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit status."""
+    session = Session()
+    try:
+        result = cli.main(
+            None if arguments is None else list(arguments), prog_name="cdi", standalone_mode=False, obj=session
+        )
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except click.ClickException as refused:
+        return _fail(_usage(refused), session)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail(Interrupted("interrupted", remedy=session.after_interrupt), session)
+    except CdiError as error:
+        return _fail(error, session)
+    except Exception as error:  # noqa: BLE001 (the last resort: whatever happens, one line)
+        return _fail(InternalError(f"{type(error).__name__}: {error}", remedy="--debug shows where"), session)
+    return result if isinstance(result, int) else 0
+
+
+def _usage(refused: click.ClickException) -> CdiError:
+    """Click's refusal of an argument, as one of ours."""
+    context = getattr(refused, "ctx", None)
+    remedy = f"{context.command_path} --help" if context is not None else None
+    message = " ".join(refused.format_message().split())
+    return UsageError(message.rstrip("."), remedy=remedy)
+
+
+def _fail(error: CdiError, session: Session) -> int:
+    if session.debug:
+        with contextlib.suppress(OSError):
+            traceback.print_exception(error)
+    head, colon, rest = printable(str(error)).partition(": ")
+    with contextlib.suppress(OSError):
+        click.echo(f"{paint(head, 'red', err=True)}{colon}{rest}", err=True)
+    return error.exit_status
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Tables, documents and words for people."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from cdi.image.sizes import human
+
+COLOURS = {"red": 31, "green": 32, "yellow": 33, "cyan": 36, "bold": 1, "dim": 2}
+
+
+def paint(text: str, colour: str, *, err: bool = False) -> str:
+    """In colour where that output is a terminal and NO_COLOR (no-color.org) is not set."""
+    stream = sys.stderr if err else sys.stdout
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty():
+        return text
+    return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m"
+
+
+def printable(text: str) -> str:
+    """Without what would steer the terminal: messages may hold what a server or an image says."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
+
+
+def document(body: Any, form: str) -> str:
+    """As ``json`` or ``yaml``."""
+    if form == "json":
+        return json.dumps(body, indent=2, ensure_ascii=False)
+    import yaml
+
+    return str(yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=1 << 16)).rstrip("\n")
+
+
+def width(text: str) -> int:
+    """Columns of a terminal."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a table as kubectl writes it: three spaces between columns, none at a line's end."""
+    cells = [list(headers), *([printable(cell).replace("\n", " ") or "" for cell in row] for row in rows)]
+    widths = [max(width(row[i]) for row in cells) for i in range(len(headers))]
+    return [
+        "   ".join(cell + " " * (widths[i] - width(cell)) for i, cell in enumerate(row)).rstrip() for row in cells
+    ]
+
+
+def echo_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)
+
+
+def age(moment: str | None, now: datetime | None = None) -> str:
+    """How long ago an RFC 3339 moment was, as kubectl says it."""
+    if not moment:
+        return ""
+    try:
+        then = datetime.fromisoformat(moment)
+    except ValueError:
+        return "<invalid>"
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=UTC)
+    return duration(max(0.0, ((now or datetime.now(UTC)) - then).total_seconds()))
+
+
+def duration(seconds: float) -> str:
+    """``45s``, ``3m12s``, ``5h4m``, ``3d2h``: two units at most."""
+    whole = int(seconds)
+    if whole < 120:
+        return f"{whole}s"
+    for unit, name, lesser, lesser_name, until in (
+        (60, "m", 1, "s", 600),
+        (60, "m", 0, "", 3 * 3600),
+        (3600, "h", 60, "m", 8 * 3600),
+        (3600, "h", 0, "", 48 * 3600),
+        (86400, "d", 3600, "h", 8 * 86400),
+    ):
+        if whole < until:
+            rest = whole % unit // lesser if lesser else 0
+            return f"{whole // unit}{name}" + (f"{rest}{lesser_name}" if rest else "")
+    return f"{whole // 86400}d"
+
+
+def rate(bytes_per_second: float) -> str:
+    return f"{human(int(bytes_per_second))}/s"
+
+
+def select(body: Any, path: str) -> str:
+    """The value at a simple JSONPath, ``.status.phase``; empty where there is none."""
+    for field in path.lstrip(".").split("."):
+        if not isinstance(body, dict):
+            return ""
+        body = body.get(field)
+    return "" if body is None else str(body)
