@@ -203,7 +203,8 @@ class Job:
     """The disk's size in bytes: an image that is smaller is grown to it, a larger one refused.  None: the image's
     own virtual size (a file target), or the device's."""
     checksum: str | None = None
-    """``algorithm:hex`` of the bytes that the source serves, before any unpacking."""
+    """``algorithm:hex`` of the bytes that the source serves, before any unpacking; of a registry's image, its
+    manifest's digest."""
     policy: Policy = Policy()
     journal: str | None = None
     """Where progress is kept for the next attempt."""

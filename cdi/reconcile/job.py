@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from cdi.api.datavolume import ContentType, DataVolume
+from cdi.api.digest import Digest
 from cdi.api.errors import InvalidManifest, SourceCredentialsInvalid
 from cdi.api.job import (
     BlankSourceSpec,
@@ -29,7 +30,7 @@ from cdi.api.phases import Reason
 from cdi.api.sources import SourceBlank, SourceGcs, SourceHttp, SourceRegistry, SourceS3
 from cdi.reconcile.actions import CloneJob, InputRef, Mount, Work
 from cdi.reconcile.origin import Clone, Import, Origin, Upload, Wait, requested_size
-from cdi.reconcile.policy import Knobs, read_knobs
+from cdi.reconcile.policy import CHECKSUM, Knobs, read_knobs
 from cdi.reconcile.upload import UploadRequest
 from cdi.reconcile.world import Claim, Layout, World
 
@@ -119,7 +120,7 @@ class _Builder:
     def _job(self, source: SourceSpec, knobs: Knobs) -> Job:
         content = content_type(self._dv)
         layout = self._layout
-        checksum = source_checksum(self._dv)
+        checksum = _checksum(self._dv, knobs)
         return Job(
             id=self._claim.uid,
             source=source,
@@ -291,7 +292,18 @@ class _Builder:
         return self._config.preallocation if asked is None else asked
 
 
+def _checksum(dv: DataVolume, knobs: Knobs) -> str | None:
+    own = source_checksum(dv)
+    if own is None or knobs.checksum is None or Digest.parse(own) == Digest.parse(knobs.checksum):
+        return own or knobs.checksum
+    raise InvalidManifest(
+        f"the source's checksum is {own}, and the annotation {CHECKSUM} says {knobs.checksum}",
+        where="metadata.annotations",
+        remedy="leave one of them out",
+    )
+
+
 def source_checksum(dv: DataVolume) -> str | None:
-    """Only HTTP sources carry one; registries, S3 and GCS know their own."""
+    """Only HTTP sources carry one; for others the annotation `CHECKSUM` does."""
     http = dv.spec.source.http if dv.spec.source else None
     return http.checksum if http is not None else None

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from cdi.api.errors import InvalidManifest
+from cdi.api.digest import Digest
+from cdi.api.errors import ChecksumInvalid, InvalidManifest
 from cdi.api.job import Policy
 from cdi.api.names import GROUP
 from cdi.api.quantity import Quantity
@@ -17,6 +18,8 @@ from cdi.api.quantity import Quantity
 PREFIX = f"{GROUP}/policy."
 BANDWIDTH = f"{PREFIX}bandwidth"
 CONNECTIONS = f"{PREFIX}connections"
+CHECKSUM = f"{PREFIX}checksum"
+RECORD_DIGEST = f"{PREFIX}recordDigest"
 _MOST_CONNECTIONS = 64
 _LONGEST_STALL = 3600
 
@@ -31,6 +34,9 @@ class Knobs:
     """Bytes per second."""
     discover_checksum: bool = True
     require_checksum: bool = False
+    record_digest: bool = False
+    checksum: str | None = None
+    """``algorithm:hex`` for sources that have no field for it; of a registry's image, its manifest's digest."""
     signature: Literal["ignore", "if-present", "require"] = "ignore"
     keyring: str | None = None
     """An absolute path, or ``configmap`` or ``configmap/key``."""
@@ -50,6 +56,7 @@ class Knobs:
             bandwidth=self.bandwidth,
             discover_checksum=self.discover_checksum,
             require_checksum=self.require_checksum,
+            record_digest=self.record_digest,
             signature=self.signature,
             keyring=keyring,
             preallocation=preallocation,
@@ -71,8 +78,8 @@ def read_knobs(annotations: Mapping[str, str] | None) -> Knobs:
         field, parse = knob
         try:
             values[field] = parse(text.strip())
-        except (ValueError, InvalidManifest) as error:
-            problems.append(f"{name}: {error.what if isinstance(error, InvalidManifest) else error}")
+        except (ValueError, InvalidManifest, ChecksumInvalid) as error:
+            problems.append(f"{name}: {error if isinstance(error, ValueError) else error.what}")
     if problems:
         raise InvalidManifest("; ".join(problems), where="metadata.annotations")
     knobs = Knobs(**values)
@@ -117,6 +124,10 @@ def _bytes_per_second(text: str) -> int:
     return rate
 
 
+def _digest(text: str) -> str:
+    return str(Digest.parse(text))
+
+
 def _plain(text: str) -> str:
     if not text or not text.isprintable():
         raise ValueError("is empty or holds control characters")
@@ -129,6 +140,8 @@ _KNOBS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "bandwidth": ("bandwidth", _bytes_per_second),
     "discoverChecksum": ("discover_checksum", _boolean),
     "requireChecksum": ("require_checksum", _boolean),
+    "recordDigest": ("record_digest", _boolean),
+    "checksum": ("checksum", _digest),
     "signature": ("signature", _one_of("ignore", "if-present", "require")),
     "keyring": ("keyring", _plain),
     "stallTimeout": ("stall_timeout", _whole(1, _LONGEST_STALL)),

@@ -163,6 +163,7 @@ def test_all_knobs_reach_the_policy():
         "bandwidth": "10M",
         "discoverChecksum": "false",
         "requireChecksum": "true",
+        "recordDigest": "true",
         "signature": "require",
         "keyring": "/etc/keys.gpg",
         "stallTimeout": "9",
@@ -173,11 +174,23 @@ def test_all_knobs_reach_the_policy():
         bandwidth=10_000_000,
         discover_checksum=False,
         require_checksum=True,
+        record_digest=True,
         signature="require",
         keyring="/etc/keys.gpg",
         stall_timeout=9.0,
     )
     assert job(HTTP).work.policy == Policy()
+
+
+def test_a_checksum_for_sources_without_a_field_for_it():
+    one, two = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
+    for source in (HTTP, {"s3": {"url": "s3://bucket/disk"}}, {"registry": {"url": "docker://host/disk"}}):
+        assert job(source, annotations={f"{PREFIX}checksum": one.upper().replace("SHA", "sha")}).work.checksum == one
+    given = {"http": {**HTTP["http"], "checksum": one}}
+    assert job(given, annotations={f"{PREFIX}checksum": one}).work.checksum == one
+    sim = Simulation(data_volume(given, annotations={f"{PREFIX}checksum": two})).run()
+    assert sim.condition("Ready")["reason"] == "InvalidManifest"
+    assert two in sim.condition("Ready")["message"]
 
 
 @pytest.mark.parametrize(
@@ -201,6 +214,8 @@ def test_a_key_ring_in_a_config_map(value, keys, file):
         ("bandwidth", "fast"),
         ("bandwidth", "1e60"),
         ("discoverChecksum", "yes"),
+        ("recordDigest", "1"),
+        ("checksum", "sha256:12"),
         ("signature", "maybe"),
         ("signature", "require"),
         ("keyring", ""),
