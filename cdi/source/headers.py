@@ -160,8 +160,13 @@ def media_type(headers: HTTPMessage) -> str | None:
 
 
 def retry_after(headers: HTTPMessage, *, now: float | None = None) -> float | None:
-    """Seconds to wait, from a number or a date, at most `MAX_RETRY_AFTER` (RFC 9110 section 10.2.3)."""
-    text = (headers.get("Retry-After") or "").strip()
+    """Seconds to wait, as `delay` has them."""
+    return delay(headers.get("Retry-After"), now=now)
+
+
+def delay(value: str | None, *, now: float | None = None) -> float | None:
+    """A Retry-After in seconds, from a number or a date, at most `MAX_RETRY_AFTER` (RFC 9110 section 10.2.3)."""
+    text = (value or "").strip()
     if re.fullmatch(r"[0-9]{1,12}", text):
         return min(float(text), MAX_RETRY_AFTER)
     if not text or len(text) > 64:

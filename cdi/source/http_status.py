@@ -23,6 +23,11 @@ PASSING = frozenset({408, 421, 423, 425, 429, 500, 502, 503, 504})
 _TEXTUAL = ("text/", "application/json", "application/problem+json", "application/xml")
 
 
+def passing(status: int) -> bool:
+    """The same request may well be answered later."""
+    return status in PASSING or (status >= 500 and status not in {501, 505})
+
+
 def lower(response: Response) -> Mapping[str, str]:
     """Header fields by lower-case name; of repeated ones the first."""
     found: dict[str, str] = {}
@@ -53,7 +58,7 @@ def failure(response: Response, body: bytes, *, credentials_dropped: bool) -> Cd
         return SourceNotFound(f"there is nothing at this place ({status})", where=where)
     if status == 412:
         return SourceChanged("the content was replaced while it was being fetched (412)", where=where)
-    if status in PASSING or (status >= 500 and status not in {501, 505}):
+    if passing(status):
         return SourceUnavailable(
             f"the server cannot serve it now ({status}){said}",
             where=where,

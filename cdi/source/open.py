@@ -26,7 +26,7 @@ def open_source(spec: SourceSpec, policy: Policy) -> Source:
     """A source that was not asked anything yet; close it.
 
     Raises errors about the job itself (`SourceUrlInvalid`, `SourceCredentialsInvalid`, `InvalidManifest`).  A registry
-    gives layers (`cdi.source.registry.open_registry`) and blank has no bytes: both are an `InternalError` here.
+    gives layers (`cdi.source.registry.open.open_registry`) and blank has no bytes: both are an `InternalError` here.
     """
     match spec:
         case HttpSourceSpec():

@@ -32,6 +32,7 @@ from cdi.api.errors import (
     SourceUnavailable,
 )
 from cdi.api.job import S3SourceSpec
+from cdi.source import headers as fields
 from cdi.source.base import SourceFacts
 from cdi.source.connection import Canceller
 from cdi.source.endpoint import Headers, HttpRequest
@@ -173,7 +174,7 @@ class S3Endpoint:
         if code == "InvalidObjectState":
             return SourceForbidden(text, where=where, remedy="the object is archived: restore it first")
         if code in _BUSY or status in (429, 503):
-            return SourceUnavailable(text, where=where, retry_after=_seconds(headers.get("retry-after")))
+            return SourceUnavailable(text, where=where, retry_after=fields.delay(headers.get("retry-after")))
         if code in _ELSEWHERE or status == 301:
             return SourceRefused(text, where=where, remedy="set the bucket's region, or use its region's endpoint")
         if code == "PreconditionFailed":
@@ -274,7 +275,3 @@ def _skew(headers: Mapping[str, str], body: bytes) -> timedelta:
         return timedelta()
     skew = there - datetime.now(UTC)
     return skew if abs(skew) < _MAX_SKEW else timedelta()
-
-
-def _seconds(text: str | None) -> float | None:
-    return min(float(text), 300.0) if text and re.fullmatch(r"[0-9]{1,9}", text) else None

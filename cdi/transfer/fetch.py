@@ -14,20 +14,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from cdi.api.errors import (
     CdiError,
-    Interrupted,
     Retry,
     SourceChanged,
     SourceTooLong,
     SourceTruncated,
-    SourceUnavailable,
 )
 from cdi.api.job import Policy
 from cdi.source.base import Reader, Source, SourceFacts
 from cdi.target.buffer import aligned_buffer
 from cdi.transfer.meter import Meter
+from cdi.transfer.patience import Patience
 from cdi.transfer.throttle import Throttle
 
-_PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 STREAM_CHUNK = 2 << 20
 
 
@@ -57,23 +55,13 @@ class Fetcher:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.source = source
-        self._policy = policy
         self._meter = meter
         self._throttle = throttle
         self._cancelled = cancelled
-        self._jitter = jitter
         self._readers: set[Reader] = set()
         self._lock = threading.Lock()
-        self.facts = self._probe()
-
-    def _probe(self) -> SourceFacts:
-        failures = 0
-        while True:
-            try:
-                return self.source.probe()
-            except CdiError as failure:
-                failures += 1
-                self.pause(failure, failures)
+        self._patience = Patience(policy=policy, meter=meter, cancelled=cancelled, jitter=jitter)
+        self.facts: SourceFacts = self._patience.insist(source.probe)
 
     # --- cancellation -------------------------------------------------------------------------------------------
 
@@ -85,8 +73,7 @@ class Fetcher:
             reader.abort()
 
     def check(self) -> None:
-        if self._cancelled.is_set():
-            raise Interrupted("the transfer was stopped")
+        self._patience.check()
 
     def _open(self, offset: int, length: int | None) -> Reader:
         reader = self.source.open(offset, length)
@@ -103,17 +90,7 @@ class Fetcher:
 
     def pause(self, failure: CdiError, failures: int) -> None:
         """Wait before the next try, or raise `failure` where there is none."""
-        self.check()
-        if isinstance(failure, Interrupted):
-            raise failure
-        if failure.retry is not Retry.BACKOFF or isinstance(failure, SourceChanged) or failures > self._policy.retries:
-            raise failure
-        seconds = _PAUSES[min(failures, len(_PAUSES)) - 1] * (0.5 + self._jitter())
-        if isinstance(failure, SourceUnavailable) and failure.retry_after is not None:
-            seconds = max(seconds, failure.retry_after)
-        self._meter.note = f"waiting {seconds:.0f} s: {failure.code}: {failure.what}"
-        if self._cancelled.wait(seconds):
-            raise Interrupted("the transfer was stopped")
+        self._patience.pause(failure, failures)
 
     # --- reading ------------------------------------------------------------------------------------------------
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
-from cdi.api.errors import DiskNotInImage, FormatUnsupported
+from cdi.api.digest import Digest
+from cdi.api.errors import ChecksumMismatch, DiskNotInImage, FormatUnsupported
 from cdi.api.job import Job, RegistrySourceSpec
 from cdi.source.base import Source
-from cdi.source.registry.open import open_registry
+from cdi.source.registry.open import RegistryImage, open_registry
 from cdi.transfer.control import Control
 from cdi.transfer.disk import DiskTransfer
+from cdi.transfer.patience import Patience
 from cdi.transfer.peel import NoDisk, in_disk_directory
 from cdi.transfer.persist import persist
 from cdi.transfer.result import Result
@@ -26,7 +29,10 @@ def import_registry(job: Job, spec: RegistrySourceSpec, control: Control, result
     def attempt(source: Source) -> None:
         DiskTransfer(job, source, control, result, choose=in_disk_directory).run()
 
-    with open_registry(spec, job.policy.stall_timeout) as image:
+    patience = Patience(policy=job.policy, meter=control.meter, cancelled=control.cancelled)
+    with open_registry(spec, job.policy.stall_timeout, patience.pause) as image:
+        control.meter.note = ""
+        job = _checked(job, image, result)
         result.labels = dict(image.labels)
         for layer in image.layers:
             source = layer.source
@@ -37,3 +43,15 @@ def import_registry(job: Job, spec: RegistrySourceSpec, control: Control, result
             result.validator = str(image.digest)
             return
         raise DiskNotInImage(f"none of the {len(image.layers)} layers holds a file below /disk", where=image.location)
+
+
+def _checked(job: Job, image: RegistryImage, result: Result) -> Job:
+    """A checksum of a container image is that of what its name stands for; it vouches for the layers' digests."""
+    if job.checksum is None:
+        return job
+    if Digest.parse(job.checksum) != image.digest:
+        raise ChecksumMismatch(
+            f"the image's digest is {image.digest}, and checksum says {job.checksum}", where=image.location
+        )
+    result.verified("checksum")
+    return replace(job, checksum=None)

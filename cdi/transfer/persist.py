@@ -11,6 +11,7 @@ from cdi.source.base import Source
 from cdi.transfer.control import Control
 from cdi.transfer.fetch import StreamBroken
 from cdi.transfer.journal import forget
+from cdi.transfer.patience import Patience
 from cdi.transfer.result import Result
 
 _PROGRESS = 16 << 20
@@ -29,12 +30,14 @@ def persist(
     A one-way stream that broke and a content that changed under way are begun again, as often as the policy's retries
     allow; every other failure is raised at once, having used up a budget of its own where trying again made sense.
     """
+    patience = Patience(policy=job.policy, meter=control.meter, cancelled=control.cancelled)
     failures = 0
     while True:
         before = control.meter.fetched
         cause: CdiError
         try:
-            with reopen() as source:
+            # Opening asks too, for credentials and the like.
+            with patience.insist(reopen) as source:
                 attempt(source)
             return
         except SourceChanged as changed:

@@ -7,13 +7,15 @@ digest that the registry states, where it states one.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from cdi.api.digest import Digest
-from cdi.api.errors import ChecksumInvalid, SourceError, SourceProtocolError, SourceStalled, SourceUnreachable
+from cdi.api.errors import CdiError, ChecksumInvalid, SourceError, SourceProtocolError, SourceStalled, SourceUnreachable
 from cdi.api.job import Credentials, Proxy, Tls
 from cdi.source.http_url import Url
 from cdi.source.registry.access import Authorization, authorize
@@ -26,6 +28,9 @@ from cdi.source.registry.refusal import refusal
 from cdi.source.registry.resolve import Document, ResolvedImage, Wanted, check_digest, resolve
 
 _PING_LIMIT = 1 << 20
+Pause = Callable[[CdiError, int], None]
+"""Called with a failure and how many there were in a row: returns, perhaps after a while, when the request is to be
+made again, and raises when not.  May block; called in a thread of its own."""
 _STATED = frozenset({"sha256", "sha384", "sha512"})
 
 
@@ -52,7 +57,10 @@ class RegistryClient:
         tls: Tls = Tls(),  # noqa: B008 - frozen
         proxy: Proxy = Proxy(),  # noqa: B008 - frozen
         stall_timeout: float = 60.0,
+        pause: Pause | None = None,
     ) -> None:
+        """Without `pause` every failure is raised at once."""
+        self._pause = pause
         self._credentials = credentials
         self._insecure = tls.insecure
         self._documents = Documents(tls=tls, proxy=proxy, stall_timeout=stall_timeout)
@@ -112,6 +120,18 @@ class RegistryClient:
         return (await self._get(reference, f"{kind}/{wanted.descriptor.digest}", accept)).body
 
     async def _get(self, reference: Reference, path: str, accept: str) -> Answer:
+        failures = 0
+        while True:
+            try:
+                return await self._get_once(reference, path, accept)
+            except CdiError as failure:
+                if self._pause is None:
+                    raise
+                failures += 1
+                # What was found out before (scheme, token) is kept, so each try begins where the last one failed.
+                await asyncio.to_thread(self._pause, failure, failures)
+
+    async def _get_once(self, reference: Reference, path: str, accept: str) -> Answer:
         access = await self.reach(reference)
         if access.authorization is not None and access.authorization.stale:
             await self.renew(reference, access)

@@ -16,7 +16,7 @@ from cdi.source.endpoint import HttpRequest
 from cdi.source.http import HttpSource
 from cdi.source.http_transport import Transport
 from cdi.source.registry.archive import Archive, split_archive
-from cdi.source.registry.client import Access, RegistryClient
+from cdi.source.registry.client import Access, Pause, RegistryClient
 from cdi.source.registry.manifest import Descriptor
 from cdi.source.registry.reference import Reference
 from cdi.source.registry.refusal import explain_refusal
@@ -69,15 +69,16 @@ class RegistryImage:
         self.close()
 
 
-def open_registry(spec: RegistrySourceSpec, stall_timeout: float) -> RegistryImage:
+def open_registry(spec: RegistrySourceSpec, stall_timeout: float, pause: Pause | None = None) -> RegistryImage:
     """Resolve a ``docker://`` or ``oci-archive:`` URL to its layers; no layer is read yet.
 
-    `stall_timeout` is in seconds.  Blocks; runs an event loop of its own.  Raises as `RegistryClient.resolve` and
+    `stall_timeout` is in seconds.  `pause` decides after each failed request whether it is made again; without it none
+    is.  Blocks; runs an event loop of its own.  Raises as `RegistryClient.resolve` and
     `Archive` do, and `SourceUrlInvalid` for other kinds of places.
     """
     scheme = spec.url.strip().partition(":")[0]
     if scheme == "docker":
-        return _open_remote(spec, stall_timeout)
+        return _open_remote(spec, stall_timeout, pause)
     if scheme == "oci-archive":
         return _open_archive(spec)
     raise SourceUrlInvalid(
@@ -102,9 +103,9 @@ def _open_archive(spec: RegistrySourceSpec) -> RegistryImage:
     return RegistryImage(image, layers, archive=archive)
 
 
-def _open_remote(spec: RegistrySourceSpec, stall_timeout: float) -> RegistryImage:
+def _open_remote(spec: RegistrySourceSpec, stall_timeout: float, pause: Pause | None) -> RegistryImage:
     reference = Reference.parse(spec.url)
-    image, access = asyncio.run(_resolve(spec, reference, stall_timeout))
+    image, access = asyncio.run(_resolve(spec, reference, stall_timeout, pause))
     gate = _Gate(spec, reference, access, stall_timeout)
     transport = Transport(tls=spec.tls, proxy=spec.proxy, stall_timeout=stall_timeout)
     return RegistryImage(
@@ -122,14 +123,16 @@ def _open_remote(spec: RegistrySourceSpec, stall_timeout: float) -> RegistryImag
 
 
 async def _resolve(
-    spec: RegistrySourceSpec, reference: Reference, stall_timeout: float
+    spec: RegistrySourceSpec, reference: Reference, stall_timeout: float, pause: Pause | None
 ) -> tuple[ResolvedImage, Access]:
-    async with _client(spec, stall_timeout) as client:
+    async with _client(spec, stall_timeout, pause) as client:
         return await client.resolve(reference, spec.architecture), await client.reach(reference)
 
 
-def _client(spec: RegistrySourceSpec, stall_timeout: float) -> RegistryClient:
-    return RegistryClient(credentials=spec.credentials, tls=spec.tls, proxy=spec.proxy, stall_timeout=stall_timeout)
+def _client(spec: RegistrySourceSpec, stall_timeout: float, pause: Pause | None = None) -> RegistryClient:
+    return RegistryClient(
+        credentials=spec.credentials, tls=spec.tls, proxy=spec.proxy, stall_timeout=stall_timeout, pause=pause
+    )
 
 
 class _Gate:

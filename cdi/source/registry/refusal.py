@@ -7,7 +7,6 @@ a code, a message and details.  Registries that answer something else are judged
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 
 from cdi.api.errors import (
@@ -18,8 +17,9 @@ from cdi.api.errors import (
     SourceUnauthorized,
     SourceUnavailable,
 )
+from cdi.source import headers as fields
+from cdi.source.http_status import passing
 
-_LONGEST_WAIT = 300.0
 _LISTED = 10
 _MISSING = frozenset({"MANIFEST_UNKNOWN", "NAME_UNKNOWN", "BLOB_UNKNOWN", "NOT_FOUND", "NAME_INVALID", "TAG_INVALID"})
 _PRIVATE = "check the image's name, and the secret: a private image, and on some registries a missing one, answers so"
@@ -56,16 +56,14 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, where: str) ->
         return SourceForbidden(text, where=where, remedy=_PRIVATE)
     if status in (404, 410):
         return SourceNotFound(text, where=where, remedy="check the image's repository and tag")
-    if status in (408, 425, 429) or status >= 500:
+    if passing(status):
         return _later(text, headers, where)
     return SourceRefused(text, where=where)
 
 
 def _later(text: str, headers: Mapping[str, str], where: str) -> SourceUnavailable:
-    value = headers.get("retry-after", "").strip()
-    seconds = min(float(value), _LONGEST_WAIT) if re.fullmatch(r"[0-9]{1,9}", value) else None
     remedy = "log in to the registry for a higher limit, or wait" if "TOOMANY" in text or "429" in text else None
-    return SourceUnavailable(text, where=where, remedy=remedy, retry_after=seconds)
+    return SourceUnavailable(text, where=where, remedy=remedy, retry_after=fields.delay(headers.get("retry-after")))
 
 
 def _errors(body: bytes) -> list[tuple[str, str]]:

@@ -1,0 +1,96 @@
+"""Passing faults are waited out within the budget, others are not."""
+
+import threading
+from contextlib import nullcontext
+
+import pytest
+
+from cdi.api.errors import CdiError, Interrupted, SourceChanged, SourceNotFound, SourceUnavailable, SourceUnreachable
+from cdi.api.job import BlankSourceSpec, FileTargetSpec, Job, Policy
+from cdi.transfer.control import Control
+from cdi.transfer.meter import Meter
+from cdi.transfer.patience import Patience
+from cdi.transfer.persist import persist
+from cdi.transfer.result import Result
+
+
+class Event(threading.Event):
+    """Time passes at once, and is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.waited.append(timeout)
+        return self.is_set()
+
+
+def patience(retries: int = 3) -> tuple[Patience, Event, Meter]:
+    event, meter = Event(), Meter()
+    return Patience(policy=Policy(retries=retries), meter=meter, cancelled=event, jitter=lambda: 0.5), event, meter
+
+
+class Flaky:
+    def __init__(self, *failures: CdiError) -> None:
+        self.failures = list(failures)
+        self.calls = 0
+
+    def __call__(self) -> str:
+        self.calls += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        return "done"
+
+
+def test_passing_faults_are_tried_again_after_ever_longer_pauses() -> None:
+    one, event, meter = patience()
+    act = Flaky(SourceUnreachable("a"), SourceUnavailable("b"), SourceUnreachable("c"))
+    assert one.insist(act) == "done"
+    assert event.waited == sorted(event.waited)
+    assert len(event.waited) == 3
+    assert meter.note == ""
+
+
+def test_the_budget_ends_with_the_last_failure() -> None:
+    one, event, _ = patience(retries=2)
+    act = Flaky(*(SourceUnreachable(str(number)) for number in range(9)))
+    with pytest.raises(SourceUnreachable, match="2"):
+        one.insist(act)
+    assert act.calls == 3
+    assert len(event.waited) == 2
+
+
+def test_a_server_is_not_asked_before_it_said() -> None:
+    one, event, meter = patience()
+    one.pause(SourceUnavailable("busy", retry_after=77.0), 1)
+    assert event.waited == [77.0]
+    assert meter.note.startswith("waiting 77 s: SourceUnavailable")
+    one.pause(SourceUnavailable("busy", retry_after=0.0), 1)
+    assert 0 < event.waited[-1] < 1
+
+
+@pytest.mark.parametrize("failure", [SourceNotFound("x"), SourceChanged("x"), Interrupted("x")])
+def test_what_waiting_does_not_mend_is_raised_at_once(failure: CdiError) -> None:
+    one, event, _ = patience()
+    with pytest.raises(type(failure)):
+        one.insist(Flaky(failure))
+    assert event.waited == []
+
+
+def test_cancelling_ends_the_waiting() -> None:
+    one, event, _ = patience()
+    event.set()
+    with pytest.raises(Interrupted):
+        one.insist(Flaky(SourceUnreachable("x")))
+
+
+def test_a_source_that_cannot_be_opened_for_a_moment_is_opened_later() -> None:
+    """The credential chains of S3 ask services of their own when a source is opened."""
+    job = Job(id="x", source=BlankSourceSpec(), target=FileTargetSpec(path="x"), policy=Policy(retries=2))
+    attempts = []
+    act = Flaky(SourceUnreachable("the metadata service"))
+    persist(job, Control(job), Result("x"), lambda: nullcontext(act()), attempts.append)  # type: ignore[arg-type]
+    assert attempts == ["done"]
+    assert act.calls == 2
