@@ -266,6 +266,8 @@ class ImageError(CdiError):
     """The image was fetched and is refused."""
 
     exit_status = 4
+    checks: tuple[object, ...] = ()
+    # What was looked at, passed and failed (`cdi.image.checks.Check`), where that is how it was refused.
 
 
 class FormatUnrecognised(ImageError):

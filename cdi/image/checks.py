@@ -7,6 +7,7 @@ from typing import Final
 
 from cdi.api.errors import (
     BackingFileRefused,
+    CdiError,
     EncryptionRefused,
     ExternalDataRefused,
     FormatUnsupported,
@@ -73,8 +74,16 @@ class Checklist:
         if self._refusals:
             gravest = min(self._refusals, key=_PRECEDENCE.index)
             failed = (f"{check.name}: {check.detail}" for check in self._checks if not check.passed)
-            raise gravest("; ".join(failed), where=self.where)
+            error = gravest("; ".join(failed), where=self.where)
+            error.checks = tuple(self._checks)
+            raise error
         return tuple(self._checks)
+
+
+def checks_of(error: CdiError) -> tuple[Check, ...]:
+    """All checks of the image that `error` refuses, passed ones too; none where it was refused before any was made."""
+    made = error.checks if isinstance(error, ImageError) else ()
+    return tuple(check for check in made if isinstance(check, Check))
 
 
 def shown(text: bytes) -> str:

@@ -56,6 +56,7 @@ class HttpSource:
         self._readers: set[HttpReader] = set()
         self._facts: SourceFacts | None = None
         self._seen = Validator()
+        self._codings: tuple[str, ...] = ()
         self._held: Response | None = None
         self._if_range = True
         self._closed = False
@@ -89,6 +90,11 @@ class HttpSource:
                 raise InternalError("the source is closed", where=facts.location)
             self._readers.add(reader)
         return reader
+
+    @property
+    def redirected(self) -> str | None:
+        """Where the object was found in the end, for messages, if redirects led to another place."""
+        return self._asker.redirected
 
     def sibling(self, name: str) -> HttpSource | None:
         """Shares this one's connections and stays usable when this one is closed."""
@@ -182,7 +188,7 @@ class HttpSource:
         return agrees and checks.single_byte(response, body, 1) == length
 
     def _learn(self, response: Response, *, length: int | None, ranges: bool) -> SourceFacts:
-        checks.refuse_coding(response)
+        self._codings = checks.codings_of(response)
         self._seen = Validator.of(response)
         return SourceFacts(
             location=self.endpoint.location,
@@ -224,7 +230,9 @@ class HttpSource:
 
     def _checked(self, response: Response, check: Callable[[], int | None]) -> tuple[Response, int | None]:
         try:
-            return response, check()
+            end = check()
+            checks.refuse_other_coding(response, self._codings)
+            return response, end
         except BaseException:
             self.transport.abandon(response)
             raise

@@ -52,6 +52,12 @@ class Asker:
         self._final: _Final | None = None
         self._final_failures = 0
 
+    @property
+    def redirected(self) -> str | None:
+        """Where redirects led, for messages; None where nowhere else."""
+        with self._lock:
+            return None if self._final is None else self._final.url.location
+
     def ask(self, cancel: Canceller, *extra: tuple[str, str]) -> Response:
         """A GET with redirects followed and credentials renewed.
 

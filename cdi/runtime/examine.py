@@ -1,0 +1,334 @@
+"""Looks at a job's source as a transfer would, and writes nothing: facts, wrappers, image, checks, digests.
+
+What a transfer would refuse is kept as the error that it would be, together with all that was found until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cdi.api.digest import Digest
+from cdi.api.errors import (
+    CdiError,
+    ChecksumMismatch,
+    DecoderLimit,
+    DiskNotInImage,
+    FormatUnrecognised,
+    FormatUnsupported,
+    ImageError,
+    Interrupted,
+    NestedTooDeep,
+    SourceError,
+    SourceNotAnImage,
+)
+from cdi.api.job import Job, RegistrySourceSpec
+from cdi.image.checks import Check, checks_of
+from cdi.image.formats.qcow2 import parse_header
+from cdi.image.formats.vpc import fixed_payload
+from cdi.image.info import ImageInfo
+from cdi.image.qcow2map import MapTooLarge
+from cdi.image.sizes import human
+from cdi.source.base import Source, SourceFacts
+from cdi.source.http import HttpSource
+from cdi.source.open import open_source
+from cdi.transfer.control import Control
+from cdi.transfer.expect import Expectation, expectation
+from cdi.transfer.fetch import Fetcher, StreamBroken
+from cdi.transfer.intake import Intake
+from cdi.transfer.peel import NoDisk, Peeled, in_disk_directory, peel_ranged, peel_stream
+from cdi.transfer.qcow2_ranged import load_map
+from cdi.transfer.result import Result
+from cdi.verify.hashing import ResumableHash
+
+if TYPE_CHECKING:
+    from cdi.codec.tar import Member
+    from cdi.source.registry.open import RegistryImage
+
+_CONNECTIONS = 4
+_LONGEST = 64 << 40
+"""A disk longer than this is no disk."""
+_TAIL = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What is worth reading more than the beginning for."""
+
+    digest: bool = False
+    """sha256 of all bytes of the source."""
+    whole: bool = False
+    """Decode to the end where only that tells the image's size."""
+    allocation: bool = False
+    """The tables of a qcow2 image, which tell how much of it is data."""
+    expected: bool = False
+    """Checksum files and signatures beside the image."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerFacts:
+    """Of a container image."""
+
+    digest: Digest
+    """Of what the tag names."""
+    manifest_digest: Digest
+    architecture: str | None
+    layers: int
+    labels: dict[str, str]
+
+
+@dataclass(slots=True, kw_only=True)
+class Findings:
+    """As far as it went; `refusal` says why no further."""
+
+    result: Result
+    """``verified_by`` and ``warnings``, as a transfer would collect them."""
+    facts: SourceFacts | None = None
+    redirected: str | None = None
+    """Where redirects led, without what may be a secret."""
+    container: ContainerFacts | None = None
+    layer: int | None = None
+    """Which of the layers holds the disk, 1 the lowest."""
+    wrappers: tuple[str, ...] = ()
+    image: ImageInfo | None = None
+    archive: bool = False
+    virtual_size: int | None = None
+    """The image's own word, or counted where the whole content was decoded."""
+    data_bytes: int | None = None
+    """Of the image, not counting what reads as zeros."""
+    many_extents: bool = False
+    """The image's map is more than is kept in memory."""
+    expected: Expectation | None = None
+    digest: Digest | None = None
+    fetched: int = 0
+    checks: list[Check] = field(default_factory=list)
+    refusal: CdiError | None = None
+
+    def refuse(self, error: CdiError) -> None:
+        """The first one counts."""
+        if self.refusal is not None:
+            return
+        self.refusal = error
+        made = checks_of(error)
+        if made:
+            self.checks += made
+        elif isinstance(error, ImageError | SourceError):
+            self.checks.append(
+                Check(name=_subject(error, reached=self.facts is not None), passed=False, detail=error.what)
+            )
+
+
+def examine(job: Job, control: Control, ask: Ask) -> Findings:
+    """Look; raises `Interrupted` only.  A blank source has nothing to look at, which is an `InternalError` inside."""
+    found = Findings(result=Result(job.id))
+    try:
+        if isinstance(job.source, RegistrySourceSpec):
+            _look_at_container(job, job.source, control, ask, found)
+        else:
+            with open_source(job.source, job.policy) as source:
+                _look(job, source, control, ask, found)
+    except Interrupted:
+        raise
+    except StreamBroken as broken:
+        found.refuse(broken.cause)
+    except CdiError as error:
+        found.refuse(error)
+    found.fetched = control.meter.fetched
+    return found
+
+
+def _subject(error: ImageError | SourceError, *, reached: bool) -> str:
+    match error:
+        case SourceNotAnImage():
+            return "content"
+        case DiskNotInImage():
+            return "disk"
+        case FormatUnrecognised() | FormatUnsupported():
+            return "format"
+        case NestedTooDeep():
+            return "wrappers"
+        case DecoderLimit():
+            return "decoding"
+        case SourceError():
+            return "transfer" if reached else "source"
+        case _:
+            return "structure"
+
+
+# --- container images -------------------------------------------------------------------------------------------
+
+
+def _look_at_container(job: Job, spec: RegistrySourceSpec, control: Control, ask: Ask, found: Findings) -> None:
+    from cdi.source.registry.open import open_registry
+
+    if job.content_type == "archive":
+        raise FormatUnsupported("a container image cannot be imported as an archive", remedy="use contentType kubevirt")
+    with open_registry(spec, job.policy.stall_timeout) as image:
+        _describe(image, found)
+        if job.checksum is not None and Digest.parse(job.checksum) != image.digest:
+            found.refuse(
+                ChecksumMismatch(
+                    f"the image's digest is {image.digest}, and checksum says {job.checksum}", where=image.location
+                )
+            )
+        for number, layer in enumerate(image.layers):
+            try:
+                _look(job, layer.source, control, ask, found, in_disk_directory)
+            except NoDisk:
+                continue
+            found.layer = len(image.layers) - number
+            return
+        raise DiskNotInImage(f"none of the {len(image.layers)} layers holds a file below /disk", where=image.location)
+
+
+def _describe(image: RegistryImage, found: Findings) -> None:
+    resolved = image.image
+    found.container = ContainerFacts(
+        digest=image.digest,
+        manifest_digest=resolved.manifest_digest,
+        architecture=resolved.platform.architecture,
+        layers=len(image.layers),
+        labels=dict(image.labels),
+    )
+
+
+# --- one run of bytes -------------------------------------------------------------------------------------------
+
+
+def _look(
+    job: Job,
+    source: Source,
+    control: Control,
+    ask: Ask,
+    found: Findings,
+    choose: Callable[[Member], bool] | None = None,
+) -> None:
+    fetcher = Fetcher(
+        source, policy=job.policy, meter=control.meter, throttle=control.throttle, cancelled=control.cancelled
+    )
+    control.on_cancel(fetcher.abort)
+    facts = found.facts = fetcher.facts
+    control.meter.total = facts.length
+    if isinstance(source, HttpSource):
+        found.redirected = source.redirected
+    found.checks = [Check(name="source", passed=True, detail=_reached(facts))]
+    if ask.expected:
+        _expect(job, source, facts, found)
+    archive = job.content_type == "archive"
+    digest = ResumableHash("sha256") if ask.digest else None
+    peeled: Peeled | None = None
+    refused = False
+    if facts.ranges and facts.length is not None:
+        try:
+            peeled = peel_ranged(fetcher, facts, archive=archive)
+        except ImageError as error:
+            found.refuse(error)
+            refused = True
+        if peeled is not None:
+            _take(peeled, facts, found)
+            if ask.allocation:
+                _measure(fetcher, peeled, found)
+    if (peeled is None and not refused) or digest is not None:
+        _read(job, fetcher, control, ask, digest, found, choose, known=peeled is not None or refused)
+    if digest is not None:
+        found.digest = digest.digest()
+
+
+def _reached(facts: SourceFacts) -> str:
+    length = "of unknown length" if facts.length is None else f"{facts.length} bytes ({human(facts.length)})"
+    return f"{length}, {'with' if facts.ranges else 'without'} byte ranges"
+
+
+def _expect(job: Job, source: Source, facts: SourceFacts, found: Findings) -> None:
+    """What is promised; a promise that is broken already does not keep the rest from being looked at."""
+    if isinstance(job.source, RegistrySourceSpec) and job.checksum is not None:
+        # It was compared with the manifest, which vouches for the layers.
+        found.result.verified("checksum")
+        from dataclasses import replace
+
+        job = replace(job, checksum=None)
+    try:
+        found.expected = expectation(job, source, facts, found.result)
+    except Interrupted:
+        raise
+    except CdiError as error:
+        found.refuse(error)
+
+
+def _read(
+    job: Job,
+    fetcher: Fetcher,
+    control: Control,
+    ask: Ask,
+    digest: ResumableHash | None,
+    found: Findings,
+    choose: Callable[[Member], bool] | None,
+    *,
+    known: bool,
+) -> None:
+    """From the front: as far as the image shows itself, or to the end."""
+    facts = fetcher.facts
+    to_end = ask.digest or ask.whole
+    connections = job.policy.connections or (_CONNECTIONS if to_end else 1)
+    intake = Intake(fetcher, digest, control.meter, connections)
+    pieces: Iterator[memoryview] = intake.pieces()
+    control.meter.phase = "transferring"
+    try:
+        if not known:
+            try:
+                peeled = peel_stream(pieces, facts, archive=job.content_type == "archive", choose=choose)
+                _take(peeled, facts, found)
+                if to_end and peeled.stream is not None:
+                    _decode(peeled, found)
+            except ImageError as error:
+                found.refuse(error)
+        if digest is not None:
+            for _ in pieces:
+                pass
+    finally:
+        intake.close()
+        control.meter.phase = "done"
+
+
+def _take(peeled: Peeled, facts: SourceFacts, found: Findings) -> None:
+    image = peeled.image
+    found.wrappers, found.image, found.archive = peeled.wrappers, image, image is None
+    wrapped = f" in {' in '.join(reversed(peeled.wrappers))}" if peeled.wrappers else ""
+    if image is None:
+        found.checks.append(Check(name="format", passed=True, detail=f"a tar archive{wrapped.removeprefix(' in tar')}"))
+        return
+    name = image.format if image.variant is None else f"{image.format} ({image.variant})"
+    found.checks.append(Check(name="format", passed=True, detail=f"{name}{wrapped}"))
+    found.checks += image.checks
+    found.virtual_size = image.virtual_size
+    if image.virtual_size is None and image.format == "raw" and not peeled.wrappers:
+        found.virtual_size = facts.length
+
+
+def _decode(peeled: Peeled, found: Findings) -> None:
+    """To the end of what is decoded: that a compressed stream is whole, and how long raw content is."""
+    assert peeled.stream is not None
+    if peeled.image is None or found.virtual_size is not None or peeled.image.format != "raw":
+        return
+    size, tail = 0, b""
+    for piece in peeled.stream:
+        size += len(piece)
+        tail = (tail + bytes(piece[-_TAIL:]))[-_TAIL:]
+        if size > _LONGEST:
+            raise DecoderLimit(f"the content decodes to more than {human(_LONGEST)}")
+    payload = fixed_payload(tail, size)
+    found.virtual_size = size if payload is None else payload
+
+
+def _measure(fetcher: Fetcher, peeled: Peeled, found: Findings) -> None:
+    image, length = peeled.image, fetcher.facts.length
+    if image is None or image.format != "qcow2" or image.needs_qemu or length is None:
+        return
+    try:
+        header = parse_header(peeled.head, length)
+        found.data_bytes = load_map(fetcher, header, length, _CONNECTIONS, peeled.head).data_bytes()
+    except MapTooLarge:
+        found.many_extents = True
+    except ImageError as error:
+        found.refuse(error)
