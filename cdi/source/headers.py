@@ -136,10 +136,17 @@ def chunked(headers: HTTPMessage, *, where: str) -> bool:
     return True
 
 
-def content_coding(headers: HTTPMessage) -> str | None:
-    """The Content-Encoding in lower case, None where the bytes are the file's own."""
-    text = ", ".join(headers.get_all("Content-Encoding") or []).strip().lower()
-    return None if text in {"", "identity", "none", "binary"} else text[:80]
+_NO_CODING = frozenset({"", "identity", "none", "binary", "aws-chunked"})
+"""aws-chunked is how an SDK framed the object on its way up; S3 takes that off, and some services keep the name."""
+
+
+def content_codings(values: Iterable[str]) -> tuple[str, ...]:
+    """What Content-Encoding fields say was done to the file, in that order, in lower case (RFC 9110 section 8.4).
+
+    Empty where the bytes are the file's own.
+    """
+    names = (part.strip().lower() for value in values for part in value.split(","))
+    return tuple(name[:40] for name in names if name not in _NO_CODING)
 
 
 def etag(headers: HTTPMessage) -> tuple[str, bool] | None:

@@ -104,12 +104,19 @@ def refuse_html(beginning: bytes, url: Url) -> None:
         raise SourceNotAnImage("the server answered with a web page", where=url.location)
 
 
-def refuse_coding(response: Response) -> None:
-    """Raises `SourceProtocolError` for a coding that nothing here can take off."""
-    coding = fields.content_coding(response.headers)
-    if coding is not None and coding not in WRAPPERS:
+def codings_of(response: Response) -> tuple[str, ...]:
+    """How the file is encoded; raises `SourceProtocolError` for a coding that nothing here can take off."""
+    codings = fields.content_codings(response.headers.get_all("Content-Encoding") or ())
+    if not WRAPPERS.issuperset(codings):
         raise SourceProtocolError(
-            f"the server encodes the file as {coding!r} although that was not asked for",
+            f"the server encodes the file as {', '.join(codings)[:80]!r} although that was not asked for",
             where=response.url.location,
             remedy="turn compression on the fly off for images, at the server or the proxy on the way",
         )
+    return codings
+
+
+def refuse_other_coding(response: Response, seen: tuple[str, ...]) -> None:
+    """Raises `SourceChanged` where a later answer packs the file in another way: its bytes are others."""
+    if codings_of(response) != seen:
+        raise SourceChanged("the server encodes the content otherwise than before", where=response.url.location)

@@ -24,6 +24,7 @@ from cdi.api.errors import (
     SourceUnreachable,
 )
 from cdi.api.job import Proxy, Tls
+from cdi.source.headers import content_codings
 from cdi.source.http_url import Url
 from cdi.source.proxy import ProxyChoice
 from cdi.source.tls import make_context, untrusted
@@ -163,10 +164,10 @@ class Documents:
                 proxy=None if proxy is None else yarl.URL(proxy.url.text, encoded=True),
                 proxy_headers=proxy_headers,
             ) as response:
-                coding = response.headers.get("Content-Encoding", "identity").strip().lower()
-                if coding not in ("", "identity"):
+                codings = content_codings(response.headers.getall("Content-Encoding", ()))
+                if codings:
                     raise SourceProtocolError(
-                        f"the server compressed its answer ({coding[:40]!r}) although it was asked not to",
+                        f"the server compressed its answer ({', '.join(codings)[:80]!r}) although it was asked not to",
                         where=url.location,
                     )
                 answer = Answer(

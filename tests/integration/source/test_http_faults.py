@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -145,6 +146,14 @@ def test_a_coding_that_wraps_the_image_is_passed_on_and_others_are_refused(fault
     with source_of(url) as source, pytest.raises(errors.SourceProtocolError, match="br"):
         source.probe()
     assert {r.header("Accept-Encoding") for r in fault_server.requests} == {"identity"}
+
+
+def test_a_coding_that_comes_later_is_another_content(fault_server: FaultServer) -> None:
+    url = fault_server.put("/a", DATA, faults=[Fault()], always=Fault(headers=(("Content-Encoding", "gzip"),)))
+    with source_of(url) as source:
+        assert source.probe().ranges
+        with closing(source.open(0, 10)) as reader, pytest.raises(errors.SourceChanged, match="encodes"):
+            reader.readinto(memoryview(bytearray(10)))
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -314,6 +314,13 @@ class TestRequests:
         ):
             source.probe()
 
+    @pytest.mark.parametrize("coding", ["aws-chunked", "aws-chunked,gzip", "gzip,aws-chunked", "aws-chunked,"])
+    def test_give_what_an_sdk_uploaded_in_chunks(self, ask, coding):
+        fault = Fault(headers=(("Content-Encoding", coding),))
+        with ask(*[fault] * 20) as source:
+            assert source.probe().ranges
+            assert read_small(source, 1 << 20) == DISK
+
     def test_do_without_a_checksum_that_is_refused(self, ask):
         with ask(Fault(headers=()), Fault(status=403)) as source:
             assert source.probe().digests == ()
