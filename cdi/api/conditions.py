@@ -7,16 +7,10 @@ from collections.abc import Iterable, Sequence
 
 from cdi.api.meta import Condition
 from cdi.api.phases import ConditionStatus
+from cdi.api.timestamps import timestamp
 
 MAX_MESSAGE = 32768
 """Characters; Kubernetes' own limit for conditions."""
-
-
-def timestamp(now: dt.datetime) -> str:
-    """RFC 3339 in UTC, whole seconds, as Kubernetes writes times; `now` must know its zone."""
-    if now.tzinfo is None:
-        raise ValueError("a time without a zone")
-    return now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def find_condition(conditions: Iterable[Condition] | None, kind: str) -> Condition | None:

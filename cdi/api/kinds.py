@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cdi.api.errors import InvalidManifest
-from cdi.api.meta import KubeObject
 from cdi.api.names import GROUP, UPLOAD_GROUP, VERSION
+
+if TYPE_CHECKING:
+    from cdi.api.meta import KubeObject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +143,11 @@ KINDS: tuple[Kind, ...] = (
         group="",
         version="v1",
         short_names=("pvc",),
+        columns=(
+            Column(name="Status", type="string", path=".status.phase"),
+            Column(name="Capacity", type="string", path=".status.capacity.storage"),
+            _AGE,
+        ),
         defined=False,
     ),
     Kind(name="Secret", plural="secrets", module="core", group="", version="v1", defined=False),

@@ -73,7 +73,7 @@ def common_options(function: F) -> F:
     return function
 
 
-def command(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], click.Command]:
+def subcommand(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], click.Command]:
     """A click command with the common options, given the `Session` as its first argument."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
@@ -81,7 +81,7 @@ def command(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], clic
         def call(*arguments: Any, **options: Any) -> Any:
             return function(click.get_current_context().ensure_object(Session), *arguments, **options)
 
-        return click.command(name, **attributes)(common_options(call))
+        return click.command(name, cls=click.Command, **attributes)(common_options(call))
 
     return decorate
 

@@ -39,6 +39,11 @@ def document(body: Any, form: str) -> str:
     return str(yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=1 << 16)).rstrip("\n")
 
 
+def one_or_list(items: Sequence[Any]) -> Any:
+    """As kubectl prints objects: one as itself, others as a List."""
+    return items[0] if len(items) == 1 else {"apiVersion": "v1", "kind": "List", "items": list(items)}
+
+
 def width(text: str) -> int:
     """Columns of a terminal."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

@@ -48,15 +48,18 @@ class Applied:
     action: Literal["created", "configured", "unchanged"]
 
 
-def apply(store: Store, manifests: Iterable[Mapping[str, Any]]) -> list[Applied]:
+def apply(
+    store: Store, manifests: Iterable[Mapping[str, Any]], *, namespace: str | None = None, dry_run: bool = False
+) -> list[Applied]:
     """All manifests are checked before any is written.
 
-    Raises `InvalidManifest` with all problems of a manifest, also where a DataVolume's spec would change.
+    `namespace` is that of manifests which name none.  With `dry_run` nothing is written, and what would become of each
+    is told.  Raises `InvalidManifest` with all problems of a manifest, also where a DataVolume's spec would change.
     """
-    bodies = [_checked(body) for body in _flattened(manifests, 0)]
+    bodies = [_checked(body, namespace) for body in _flattened(manifests, 0)]
     for body in bodies:
         _check_update(store, body)
-    return [_apply_one(store, body) for body in bodies]
+    return [_try_one(store, body) if dry_run else _apply_one(store, body) for body in bodies]
 
 
 def _flattened(manifests: Iterable[Any], depth: int) -> Iterator[Any]:
@@ -71,7 +74,7 @@ def _flattened(manifests: Iterable[Any], depth: int) -> Iterator[Any]:
             yield manifest
 
 
-def _checked(manifest: Mapping[str, Any]) -> Object:
+def _checked(manifest: Mapping[str, Any], namespace: str | None) -> Object:
     """The manifest as it is stored: valid, in a namespace, without what only the store may say."""
     model = parse_manifest(manifest)
     kind = model.kind_name()
@@ -81,6 +84,8 @@ def _checked(manifest: Mapping[str, Any]) -> Object:
     metadata = {name: value for name, value in body["metadata"].items() if name not in _SERVER_OWNED}
     body["metadata"] = metadata
     body.pop("status", None)
+    if namespace and not metadata.get("namespace"):
+        metadata["namespace"] = namespace
     key = Key.of_object(body)
     if key.namespace:
         metadata["namespace"] = key.namespace
@@ -109,6 +114,14 @@ def _check_update(store: Store, body: Object) -> None:
     before = parse(old)
     merged = _merged(old, body)
     raise_problems(validate_update(before, parse(merged)), where=str(Key.of_object(body)))
+
+
+def _try_one(store: Store, body: Object) -> Applied:
+    key = Key.of_object(body)
+    old = _existing(store, body)
+    if old is None:
+        return _told(key, "created")
+    return _told(key, "unchanged" if _merged(old, body) == old else "configured")
 
 
 def _apply_one(store: Store, body: Object) -> Applied:

@@ -58,10 +58,16 @@ class Embedded:
 
     # --- objects --------------------------------------------------------------------------------------------------
 
-    def apply(self, manifests: Iterable[Mapping[str, Any]]) -> list[Applied]:
-        """Check all, then write all.  Raises `InvalidManifest`."""
-        applied = apply(self._store, manifests)
-        ensure_supervisor(self.home)
+    def apply(
+        self, manifests: Iterable[Mapping[str, Any]], *, namespace: str | None = None, dry_run: bool = False
+    ) -> list[Applied]:
+        """Check all, then write all, unless it is a `dry_run`.  `namespace` is for manifests that name none.
+
+        Raises `InvalidManifest`.
+        """
+        applied = apply(self._store, manifests, namespace=namespace, dry_run=dry_run)
+        if not dry_run:
+            ensure_supervisor(self.home)
         return applied
 
     def get(self, kind: str, namespace: str | None, name: str) -> Object:

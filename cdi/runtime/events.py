@@ -6,8 +6,8 @@ import contextlib
 import hashlib
 from datetime import UTC, datetime
 
-from cdi.api.conditions import timestamp
 from cdi.api.errors import AlreadyExists, NotFound
+from cdi.api.timestamps import timestamp
 from cdi.reconcile.actions import EventFact
 from cdi.store.base import Key, Object, Store, amend
 

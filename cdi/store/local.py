@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from cdi.api.conditions import timestamp
 from cdi.api.errors import (
     AlreadyExists,
     Conflict,
@@ -28,6 +27,7 @@ from cdi.api.errors import (
     InvalidManifest,
     NotFound,
 )
+from cdi.api.timestamps import timestamp
 from cdi.store import files
 from cdi.store.base import Change, Key, Object
 from cdi.store.kinds import kind_of

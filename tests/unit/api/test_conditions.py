@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdi.api.conditions import find_condition, is_true, set_condition, timestamp
+from cdi.api.conditions import find_condition, is_true, set_condition
 from cdi.api.meta import Condition
 from cdi.api.phases import ConditionStatus, Phase, progress
+from cdi.api.timestamps import timestamp
 
 NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 LATER = NOON + dt.timedelta(minutes=5)

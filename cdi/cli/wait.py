@@ -1,0 +1,135 @@
+"""``cdi wait``, and waiting with a bar for the commands that begin an import."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+
+import click
+
+from cdi.api.errors import UsageError
+from cdi.api.job import Outcome, Progress
+from cdi.api.phases import Phase
+from cdi.cli import bars
+from cdi.cli.options import duration
+from cdi.cli.session import Session, references, subcommand
+from cdi.cli.show import duration as words_of
+from cdi.cli.show import rate
+from cdi.image.sizes import human
+from cdi.runtime.view import failure_of
+from cdi.store.base import Object
+
+_JSONPATH = re.compile(r"jsonpath='?\{?\.status\.phase\}?'?=(\w+)", re.IGNORECASE)
+
+
+@subcommand("wait")
+@click.argument("what", nargs=-1, required=True)
+@click.option(
+    "--for",
+    "until",
+    default="phase=Succeeded",
+    show_default=True,
+    help="phase=PHASE, condition=TYPE, or delete; kubectl's jsonpath={.status.phase}=PHASE too.",
+)
+@click.option("--timeout", type=duration, help="How long at most, e.g. 15m; for ever unless given.")
+@click.option(
+    "--patient", is_flag=True, help="Wait on through failures that only a person can end, e.g. a wrong password."
+)
+def command(
+    session: Session, *, what: tuple[str, ...], until: str, timeout: float | None, patient: bool
+) -> None:
+    """Wait for DataVolumes (dv/NAME …), showing progress.
+
+    Exits 0 when they are Succeeded, with the failure's exit status when one cannot succeed, 8 when the time is up.
+    Ctrl-C ends the waiting, not the work.
+    """
+    wanted = _until(until)
+    names = [(plural, name) for plural, name in references(what, kind="dv") if name is not None]
+    if any(plural != "datavolumes" for plural, _ in names) and wanted != "deleted":
+        raise UsageError("only DataVolumes are waited for", remedy="dv/NAME")
+    deadline = None if timeout is None else time.monotonic() + timeout
+    for plural, name in names:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        wait_for(session, session.namespace, name, kind=plural, until=wanted, timeout=left, patient=patient)
+
+
+def wait_for_all(session: Session, names: Sequence[tuple[str, str]], *, timeout: float | None) -> None:
+    """For each (namespace, name) in turn; they are worked on meanwhile.  Raises as `wait_for` does."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    for namespace, name in names:
+        wait_for(session, namespace, name, timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+
+
+def wait_for(
+    session: Session,
+    namespace: str | None,
+    name: str,
+    *,
+    kind: str = "dv",
+    until: str = Phase.SUCCEEDED,
+    timeout: float | None = None,
+    patient: bool = False,
+) -> Object:
+    """Wait with a bar; the object as it was last seen.
+
+    Ends with one line that says what was done.  Raises what `Embedded.wait` raises; in particular the failure of a
+    DataVolume, where not `patient` also one that only a person can end.
+    """
+    session.goes_on(name)
+    with bars.bar(name) as bar:
+
+        def show(body: Object, progress: Progress | None) -> None:
+            failure = failure_of(body)
+            bar.update(phase_text(body), progress, failure.message if failure is not None else "")
+
+        body = session.embedded.wait(kind, namespace, name, until, timeout, show, patient=patient)
+    if until == "deleted":
+        bars.done(name, "deleted")
+    else:
+        outcome = session.embedded.outcome(namespace, name) if kind in ("dv", "datavolumes") else None
+        phase = phase_text(body)
+        bars.done(name, f"{phase} {summary(outcome)}".rstrip() if phase == Phase.SUCCEEDED else phase)
+    session.after_interrupt = None
+    return body
+
+
+def phase_text(body: Object) -> str:
+    return str((body.get("status") or {}).get("phase") or Phase.PENDING)
+
+
+def summary(outcome: Outcome | None) -> str:
+    """What a worker did, in a line: ``(qcow2, 2 GiB, 1.2 GiB fetched in 12s, 100 MiB/s, verified by SHA256SUMS)``."""
+    if outcome is None or outcome.failure is not None:
+        return ""
+    words = ["+".join((outcome.format or "", *reversed(outcome.wrappers)))] if outcome.format else []
+    if outcome.disk_size is not None:
+        words.append(human(outcome.disk_size))
+    if outcome.fetched:
+        fetched = f"{human(outcome.fetched)} fetched in {words_of(outcome.seconds)}"
+        words.append(fetched + (f", {rate(outcome.fetched / outcome.seconds)}" if outcome.seconds >= 1 else ""))
+    if outcome.resumed_at:
+        words.append(f"resumed at {human(outcome.resumed_at)}")
+    if outcome.verified_by:
+        words.append(f"verified by {', '.join(outcome.verified_by)}")
+    return f"({', '.join(words)})" if words else ""
+
+
+def _until(text: str) -> str:
+    """What `Embedded.wait` calls it."""
+    if text in ("delete", "deleted"):
+        return "deleted"
+    kind, _, word = text.partition("=")
+    if found := _JSONPATH.fullmatch(text):
+        kind, word = "phase", found[1]
+    if kind == "phase":
+        phases = {phase.lower(): phase for phase in map(str, Phase)}
+        if word.lower() not in phases:
+            raise UsageError(f"{word!r} is no phase", remedy=f"one of {', '.join(filter(None, map(str, Phase)))}")
+        return phases[word.lower()]
+    if kind == "condition":
+        word, _, value = word.partition("=")
+        conditions = {"ready": "Ready", "bound": "Bound", "running": "Running"}
+        if word.lower() in conditions and value.lower() in ("", "true"):
+            return conditions[word.lower()]
+    raise UsageError(f"{text!r} cannot be waited for", remedy="--for phase=Succeeded, condition=Ready or delete")

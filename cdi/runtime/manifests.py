@@ -1,0 +1,161 @@
+"""Manifests from files, directories, globs and standard input.
+
+YAML 1.1 as far as Kubernetes takes it: many documents in a file, JSON as a part of YAML, no tags.  What is read is
+hostile until checked: its size, its depth and the number of its nodes, aliases expanded, are bounded, and a key that
+stands twice is refused, since the one that does not count is the one somebody looks at.
+"""
+
+from __future__ import annotations
+
+import glob
+import stat
+import sys
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import yaml
+
+from cdi.api.errors import InvalidManifest, UsageError
+
+LARGEST = 16 << 20
+"""Bytes of one file."""
+_DEEPEST = 64
+_NODES = 200_000
+_SUFFIXES = (".yaml", ".yml", ".json")
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One document, and the file that it is from (``-`` for standard input)."""
+
+    origin: str
+    body: Any
+
+
+class _Strict(_Loader):  # type: ignore[misc]  # the C loader has no types
+    """The safe loader, without keys that stand twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+                seen.add(key.value)
+        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
+        return mapping
+
+
+def load(names: Iterable[str], *, stdin: BinaryIO | None = None, recursive: bool = False) -> list[Document]:
+    """The documents of files, directories (their .yaml, .yml and .json files), globs, and ``-``, in that order.
+
+    Empty documents are left out.  Raises `UsageError` where a name means no file, `InvalidManifest` where one is no
+    YAML.
+    """
+    documents: list[Document] = []
+    for name in names:
+        if name == "-":
+            documents += parse(_bounded(stdin or sys.stdin.buffer, "-"), origin="-")
+            continue
+        for path in files(name, recursive=recursive):
+            documents += read(path)
+    return documents
+
+
+def read(path: Path) -> list[Document]:
+    """The documents of one file; raises as `load` does."""
+    try:
+        with path.open("rb") as file:
+            return list(parse(_bounded(file, str(path)), origin=str(path)))
+    except OSError as error:
+        raise UsageError(
+            f"the file cannot be read: {error.strerror}", where=str(path), remedy="check the path"
+        ) from error
+
+
+def files(name: str, *, recursive: bool = False) -> list[Path]:
+    """What a name on the command line means, in order; raises `UsageError` where it means nothing."""
+    path = Path(name).expanduser()
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        found = sorted(glob.glob(str(path), recursive=True)) if glob.has_magic(name) else []
+        if not found:
+            why = "no file matches" if glob.has_magic(name) else f"the file cannot be read: {error.strerror}"
+            raise UsageError(why, where=name, remedy="check the path") from error
+        return [each for one in found for each in files(one, recursive=recursive)]
+    if not stat.S_ISDIR(mode):
+        return [path]
+    inside = path.rglob("*") if recursive else path.iterdir()
+    found_files = sorted(one for one in inside if one.suffix in _SUFFIXES and one.is_file())
+    if not found_files:
+        raise UsageError("the directory has no .yaml, .yml or .json file", where=name, remedy="check the path")
+    return found_files
+
+
+def parse(content: bytes, *, origin: str) -> Iterator[Document]:
+    """The documents of one file's content; raises `InvalidManifest`."""
+    try:
+        text = content.decode("utf-8-sig")
+        _check_depth(text, origin)
+        for body in yaml.load_all(text, _Strict):
+            if body is None:
+                continue
+            _check_size(body, origin)
+            yield Document(origin=origin, body=body)
+    except UnicodeDecodeError as error:
+        raise InvalidManifest(
+            "the file is no text in UTF-8", where=origin, remedy="give a manifest, not an image"
+        ) from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise InvalidManifest(f"not YAML: {_words(error)}", where=origin, remedy="correct the file") from error
+
+
+def _bounded(file: BinaryIO, origin: str) -> bytes:
+    content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise InvalidManifest(
+            f"the file is larger than {LARGEST >> 20} MiB", where=origin, remedy="give a manifest, not an image"
+        )
+    return content
+
+
+def _check_depth(text: str, origin: str) -> None:
+    """The C loader calls itself for every level and ends the process where there are too many."""
+    depth = 0
+    for event in yaml.parse(text, _Strict):
+        if isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
+            depth += 1
+            if depth > _DEEPEST:
+                raise InvalidManifest("the YAML is nested too deeply", where=origin)
+        elif isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
+            depth -= 1
+
+
+def _check_size(body: Any, origin: str) -> None:
+    """Aliases make a small file large: what a walk over it meets is counted, before anything else walks over it."""
+    left = [(body, 0)]
+    nodes = 0
+    while left:
+        one, depth = left.pop()
+        nodes += 1
+        if nodes > _NODES:
+            raise InvalidManifest("the YAML has too many values, aliases expanded", where=origin)
+        if depth > _DEEPEST:
+            raise InvalidManifest("the YAML is nested too deeply", where=origin)
+        if isinstance(one, dict):
+            left += [(value, depth + 1) for value in one.values()]
+        elif isinstance(one, (list, tuple, set)):
+            left += [(value, depth + 1) for value in one]
+
+
+def _words(error: Exception) -> str:
+    """One line: what, and where in the file."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error)
+    place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+    return " ".join(f"{problem}{place}".split())[:300]
+
