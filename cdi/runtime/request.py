@@ -1,0 +1,397 @@
+"""One image that somebody asks for on the command line, as a DataVolume with its inputs or as a worker's source.
+
+Credentials become a Secret, certificates a ConfigMap, both owned by the DataVolume so that they go with it; what the
+API has no field for becomes the annotations of `cdi.reconcile.policy`.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, assert_never
+
+from cdi.api.errors import UsageError
+from cdi.api.job import (
+    Credentials,
+    FileSourceSpec,
+    GcsSourceSpec,
+    HttpSourceSpec,
+    Policy,
+    RegistrySourceSpec,
+    S3SourceSpec,
+    SourceSpec,
+    StreamSourceSpec,
+    Tls,
+)
+from cdi.image.sizes import request as quantity
+from cdi.reconcile.job import ACCESS_KEY, DOCKER_CONFIG, SECRET_KEY, SERVICE_ACCOUNT, SESSION_TOKEN
+from cdi.reconcile.policy import PREFIX
+from cdi.runtime.locate import Place, PlaceKind
+
+Objects = dict[str, Any]
+_MOST: Final = 1 << 20
+"""Bytes of a file that is given as an option."""
+_LOGIN: Final[frozenset[PlaceKind]] = frozenset({"http", "s3", "registry"})
+_FETCHED: Final[frozenset[PlaceKind]] = frozenset({"http", "s3", "gcs", "registry"})
+_SEEKABLE: Final[frozenset[PlaceKind]] = frozenset({"http", "s3", "gcs", "registry", "file"})
+_HTTP: Final[frozenset[PlaceKind]] = frozenset({"http"})
+_S3: Final[frozenset[PlaceKind]] = frozenset({"s3"})
+_KINDS: Final[dict[str, frozenset[PlaceKind]]] = {
+    "username": _LOGIN,
+    "password": _LOGIN,
+    "secret": _FETCHED,
+    "credentials": frozenset({"gcs", "registry"}),
+    "authority": frozenset({"http", "s3", "registry"}),
+    "insecure": frozenset({"http", "s3", "registry"}),
+    "headers": _HTTP,
+    "secret_headers": _HTTP,
+    "region": _S3,
+    "endpoint": frozenset({"s3", "gcs"}),
+    "addressing": _S3,
+    "anonymous": _S3,
+    "architecture": frozenset({"registry"}),
+}
+"""What each option is for: one that has no effect is refused, not passed over."""
+_SPELLED: Final = {
+    "password": "--password-file",
+    "credentials": "--credentials-file",
+    "authority": "--ca",
+    "headers": "--header",
+    "secret_headers": "--secret-header-file",
+    "architecture": "--arch",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How the place is got at.  Values of files, not their paths: what is stored may not point to files that change."""
+
+    username: str | None = None
+    """Or access key id."""
+    password: str | None = field(default=None, repr=False)
+    """Or secret access key."""
+    secret: str | None = None
+    """A Secret that is there already."""
+    credentials: bytes | None = field(default=None, repr=False)
+    """A service account's key (gcs) or a ``.dockerconfigjson`` (registry)."""
+    authority: bytes | None = None
+    """PEM certificates that are trusted as well."""
+    insecure: bool = False
+    headers: tuple[str, ...] = field(default=(), repr=False)
+    secret_headers: tuple[bytes, ...] = field(default=(), repr=False)
+    """Contents of files of header lines."""
+    region: str | None = None
+    endpoint: str | None = None
+    addressing: Literal["auto", "path", "virtual"] | None = None
+    anonymous: bool = False
+    architecture: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """An image and how it is wanted.  Sizes are bytes."""
+
+    place: Place
+    access: Access = Access()
+    size: int | None = None
+    checksum: str | None = None
+    content_type: Literal["kubevirt", "archive"] = "kubevirt"
+    engine: Literal["auto", "qemu"] = "auto"
+    connections: int = 0
+    bandwidth: int = 0
+    require_checksum: bool = False
+    discover_checksum: bool = True
+    signature: Literal["ignore", "if-present", "require"] | None = None
+    keyring: str | None = None
+    preallocation: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises `UsageError` for what this place knows nothing of."""
+        kind, access = self.place.kind, self.access
+        for name, kinds in _KINDS.items():
+            if getattr(access, name) and kind not in kinds:
+                option = _SPELLED.get(name, f"--{name}")
+                raise UsageError(
+                    f"{option} is for {_words(kinds)}, and this is {_NAMES[kind]}", where=self.place.location
+                )
+        if self.connections and kind not in _SEEKABLE:
+            raise UsageError("--connections has no effect on standard input", remedy="leave it out")
+        if access.secret and (access.username or access.password or access.credentials or self.place.user):
+            raise UsageError("--secret and credentials are both given", remedy="give one of them")
+        if access.credentials and (access.username or access.password):
+            raise UsageError("--credentials-file and --username are both given", remedy="give one of them")
+        if access.anonymous and (self.login is not None or access.secret):
+            raise UsageError("--anonymous and credentials are both given", remedy="give one of them")
+        if self.signature in ("if-present", "require") and self.keyring is None:
+            raise UsageError("a signature cannot be checked without keys", remedy="give --keyring FILE as well")
+
+    @property
+    def login(self) -> tuple[str, str] | None:
+        """User and password, the options before the URL's own."""
+        access, place = self.access, self.place
+        user = access.username if access.username is not None else place.user
+        if user is None and access.password is None:
+            return None
+        own = place.password if access.username is None else None
+        return user or "", access.password if access.password is not None else own or ""
+
+    @property
+    def checking(self) -> Literal["ignore", "if-present", "require"]:
+        """A key ring alone asks for signatures to be checked where there are any."""
+        return self.signature or ("ignore" if self.keyring is None else "if-present")
+
+    def policy(self) -> Policy:
+        """For a job of its own."""
+        return Policy(
+            engine=self.engine,
+            connections=self.connections,
+            bandwidth=self.bandwidth,
+            discover_checksum=self.discover_checksum,
+            require_checksum=self.require_checksum,
+            signature=self.checking,
+            keyring=self.keyring,
+            preallocation=self.preallocation,
+        )
+
+
+_NAMES: Final[dict[PlaceKind, str]] = {
+    "http": "an http URL",
+    "s3": "an S3 object",
+    "gcs": "a GCS object",
+    "registry": "a container image",
+    "file": "a local file",
+    "stdin": "standard input",
+}
+
+
+def _words(kinds: frozenset[PlaceKind]) -> str:
+    words = {"http": "http(s)://", "s3": "s3://", "gcs": "gs://", "registry": "docker://"}
+    return " and ".join(text for kind, text in words.items() if kind in kinds)
+
+
+def read_option_file(path: str | Path) -> bytes:
+    """A file given as an option, at most 1 MiB; raises `UsageError`."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_MOST + 1)
+    except OSError as error:
+        raise UsageError(
+            f"the file cannot be read: {error.strerror}", where=str(path), remedy="check the path"
+        ) from error
+    if len(content) > _MOST:
+        raise UsageError(f"the file is larger than {_MOST} bytes", where=str(path), remedy="is it the right file?")
+    return content
+
+
+# --- as a source of a job of its own ------------------------------------------------------------------------------
+
+
+def source_spec(request: Request, directory: Path, secret: Mapping[str, bytes] | None = None) -> SourceSpec:
+    """The source itself; secrets are written into `directory`, which must be private and outlive the job.
+
+    `secret` are the values of the Secret that ``access.secret`` names.  Raises `UsageError` where it lacks keys.
+    """
+    place, access = request.place, request.access
+    match place.kind:
+        case "file":
+            return FileSourceSpec(path=place.text)
+        case "stdin":
+            return StreamSourceSpec(descriptor=0)
+        case "http":
+            return HttpSourceSpec(
+                url=place.text,
+                credentials=_credentials(request, directory, secret),
+                tls=_tls(access, directory),
+                headers=access.headers,
+                secret_header_files=tuple(
+                    _write(directory, f"headers-{number}", text) for number, text in enumerate(access.secret_headers)
+                ),
+            )
+        case "s3":
+            return S3SourceSpec(
+                url=place.text,
+                credentials=_credentials(request, directory, secret),
+                tls=_tls(access, directory),
+                region=access.region,
+                endpoint=access.endpoint,
+                addressing=access.addressing or "auto",
+                anonymous=access.anonymous,
+            )
+        case "gcs":
+            return GcsSourceSpec(
+                url=place.text, credentials=_credentials(request, directory, secret), endpoint=access.endpoint
+            )
+        case "registry":
+            return RegistrySourceSpec(
+                url=place.text,
+                credentials=_credentials(request, directory, secret),
+                tls=_tls(access, directory),
+                architecture=access.architecture,
+            )
+        case _:
+            assert_never(place.kind)
+
+
+def _credentials(request: Request, directory: Path, secret: Mapping[str, bytes] | None) -> Credentials:
+    values = dict(secret or {})
+    if request.access.secret is None:
+        values = dict(_secret_values(request))
+    if not values:
+        return Credentials()
+    if request.place.kind == "gcs":
+        needed: tuple[str, ...] = (SERVICE_ACCOUNT,)
+    elif request.place.kind == "registry" and DOCKER_CONFIG in values:
+        needed = (DOCKER_CONFIG,)
+    else:
+        needed = (ACCESS_KEY, SECRET_KEY)
+    missing = [key for key in needed if key not in values]
+    if missing:
+        raise UsageError(f"the secret has no key {', '.join(missing)}", where=request.access.secret, remedy="add it")
+    kept = {key: _write(directory, key, values[key]) for key in (*needed, SESSION_TOKEN) if key in values}
+    if needed == (SERVICE_ACCOUNT,):
+        return Credentials(service_account_file=kept[SERVICE_ACCOUNT])
+    if needed == (DOCKER_CONFIG,):
+        return Credentials(docker_config_file=kept[DOCKER_CONFIG])
+    return Credentials(
+        access_key_file=kept[ACCESS_KEY],
+        secret_key_file=kept[SECRET_KEY],
+        session_token_file=kept.get(SESSION_TOKEN),
+    )
+
+
+def _secret_values(request: Request) -> Iterator[tuple[str, bytes]]:
+    access, login = request.access, request.login
+    if access.credentials is not None:
+        yield (SERVICE_ACCOUNT if request.place.kind == "gcs" else DOCKER_CONFIG), access.credentials
+    elif login is not None:
+        yield ACCESS_KEY, login[0].encode()
+        yield SECRET_KEY, login[1].encode()
+
+
+def _tls(access: Access, directory: Path) -> Tls:
+    if access.authority is None:
+        return Tls(insecure=access.insecure)
+    place = directory / "certificates"
+    place.mkdir(mode=0o700, exist_ok=True)
+    _write(place, "ca.pem", access.authority)
+    return Tls(ca_dir=str(place), insecure=access.insecure)
+
+
+def _write(directory: Path, name: str, content: bytes) -> str:
+    path = directory / name
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+    return str(path)
+
+
+# --- as a DataVolume ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifests:
+    """A DataVolume, and what it refers to; `inputs` get it as their owner once it has a uid."""
+
+    datavolume: Objects
+    inputs: tuple[Objects, ...] = ()
+
+
+def manifests(request: Request, namespace: str, name: str, size: int | None) -> Manifests:
+    """The DataVolume of `name` with a disk of `size` bytes, and its inputs, named after it."""
+    inputs: list[Objects] = []
+    spec: Objects = {
+        "source": _source(request, namespace, name, inputs),
+        "storage": {"resources": {"requests": {"storage": quantity(size)}}} if size is not None else {},
+    }
+    if request.content_type == "archive":
+        spec["contentType"] = "archive"
+    if request.preallocation:
+        spec["preallocation"] = True
+    metadata: Objects = {"name": name, "namespace": namespace}
+    annotations = {f"{PREFIX}{knob}": text for knob, text in _knobs(request)}
+    if annotations:
+        metadata["annotations"] = annotations
+    datavolume = {"apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "DataVolume", "metadata": metadata, "spec": spec}
+    return Manifests(datavolume=datavolume, inputs=tuple(inputs))
+
+
+def owned(body: Mapping[str, Any], owner: Mapping[str, Any]) -> Objects:
+    """`body` with the stored object `owner` as its owner: it is deleted after it."""
+    reference = {
+        "apiVersion": owner["apiVersion"],
+        "kind": owner["kind"],
+        "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"],
+    }
+    return {**body, "metadata": {**body["metadata"], "ownerReferences": [reference]}}
+
+
+def _source(request: Request, namespace: str, name: str, inputs: list[Objects]) -> Objects:
+    place, access = request.place, request.access
+    source = place.source
+    member: Objects = source[place.member.value]
+    values = dict(_secret_values(request))
+    if access.secret is not None:
+        member["secretRef"] = access.secret
+    elif values:
+        member["secretRef"] = f"{name}-import"
+        inputs.append(_secret(namespace, f"{name}-import", values))
+    if access.authority is not None:
+        member["certConfigMap"] = f"{name}-import"
+        data = {"ca.pem": base64.b64encode(access.authority).decode()}
+        inputs.append(_object("ConfigMap", namespace, f"{name}-import", {"binaryData": data}))
+    if access.insecure and place.kind == "http":
+        member["insecureSkipVerify"] = True
+    if access.headers or access.secret_headers:
+        # A header may be a token: none of them is written where everybody may read.
+        lines = {f"header-{number}": line.encode() for number, line in enumerate(access.headers)}
+        files = {f"file-{number}": text for number, text in enumerate(access.secret_headers)}
+        member["secretExtraHeaders"] = [f"{name}-import-headers"]
+        inputs.append(_secret(namespace, f"{name}-import-headers", lines | files))
+    if place.kind == "http" and request.checksum is not None:
+        member["checksum"] = request.checksum
+    if access.architecture is not None:
+        member["platform"] = {"architecture": access.architecture}
+    return source
+
+
+def _secret(namespace: str, name: str, values: Mapping[str, bytes]) -> Objects:
+    data = {key: base64.b64encode(value).decode() for key, value in values.items()}
+    return _object("Secret", namespace, name, {"type": "Opaque", "data": data})
+
+
+def _object(kind: str, namespace: str, name: str, rest: Objects) -> Objects:
+    return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": namespace}, **rest}
+
+
+def _knobs(request: Request) -> Iterator[tuple[str, str]]:
+    access = request.access
+    if request.engine != "auto":
+        yield "engine", request.engine
+    if request.connections:
+        yield "connections", str(request.connections)
+    if request.bandwidth:
+        yield "bandwidth", str(request.bandwidth)
+    if request.require_checksum:
+        yield "requireChecksum", "true"
+    if not request.discover_checksum:
+        yield "discoverChecksum", "false"
+    if request.checking != "ignore":
+        yield "signature", request.checking
+    if request.keyring is not None:
+        yield "keyring", request.keyring
+    if request.checksum is not None and request.place.kind != "http":
+        yield "checksum", request.checksum
+    if access.insecure and request.place.kind != "http":
+        yield "insecure", "true"
+    if access.endpoint is not None:
+        yield "endpoint", access.endpoint
+    if access.region is not None:
+        yield "region", access.region
+    if access.addressing is not None:
+        yield "addressing", access.addressing
+    if access.anonymous:
+        yield "anonymous", "true"
