@@ -1,0 +1,82 @@
+"""qcow2 over ranges, its worker killed again and again: it goes on where its journal says."""
+
+import hashlib
+import random
+import subprocess
+
+import pytest
+
+from cdi.image.formats.qcow2 import parse_header
+from cdi.image.qcow2map import Qcow2Map
+from tests.integration.transfer.worker_process import disk_job, kill_and_restart
+
+pytestmark = pytest.mark.slow
+VIRTUAL = 192 << 20
+
+
+@pytest.fixture(scope="module")
+def disk():
+    """A sparse disk with data all over it."""
+    rng = random.Random(2)
+    content = bytearray(VIRTUAL)
+    at = 0
+    while at < VIRTUAL - (4 << 20):
+        run = rng.randint(1, 2 << 20)
+        content[at : at + run] = rng.randbytes(run) if rng.random() < 0.7 else (b"%016x" % at) * (run // 16 + 1)
+        at += run + rng.randint(0, 6 << 20)
+    return bytes(content[:VIRTUAL])
+
+
+@pytest.fixture(scope="module")
+def images(disk, nginx, tmp_path_factory):
+    """Two files of the disk, plain and compressed: (name, bytes, map)."""
+    base = tmp_path_factory.mktemp("qcow2")
+    (base / "disk.raw").write_bytes(disk)
+    found = []
+    for name, options in (("kill-plain.qcow2", []), ("kill-packed.qcow2", ["-c"])):
+        convert = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", *options, base / "disk.raw", nginx.root / name]
+        subprocess.run(convert, check=True)
+        data = (nginx.root / name).read_bytes()
+        image = Qcow2Map(parse_header(data[: 64 << 10], len(data)), len(data))
+        offset, size = image.l1_range
+        for index, table in image.tables(data[offset : offset + size]):
+            image.add_table(index, data[table : table + image.cluster_size])
+        image.seal()
+        found.append((name, data, image))
+    (base / "disk.raw").unlink()
+    return found
+
+
+def test_fifty_kills(disk, images, nginx, tmp_path):
+    digests = {name: "sha256:" + hashlib.sha256(data).hexdigest() for name, data, _ in images}
+    seen = []
+
+    def make_job(number, directory):
+        name, data, _ = images[number % 2]
+        # With a digest every byte of the file counts; without, only those that hold data.
+        checksum = digests[name] if number % 4 < 2 else None
+        return disk_job(f"qcow2-{number}", nginx.url(name), directory, bandwidth=len(data) // 2, checksum=checksum)
+
+    def check(worker, outcome):
+        final = worker.path("disk.img")
+        name = worker.job.source.url.rpartition("/")[2]
+        image = next(image for found, _, image in images if found == name)
+        if outcome is None:
+            if final.exists():
+                assert final.read_bytes() == disk
+            elif (journal := worker.journal()) is not None:
+                seen.append(journal["watermark"])
+                written = worker.path(".disk.img.partial").read_bytes()
+                for extent in map(image.extent, range(len(image))):
+                    if extent.host < journal["watermark"]:
+                        at = slice(extent.guest, extent.guest + extent.length)
+                        assert written[at] == disk[at]
+            return
+        assert final.read_bytes() == disk
+        assert outcome.digest == worker.job.checksum
+        assert outcome.path == "qcow2-ranged"
+        assert not worker.path("journal").exists()
+
+    outcomes = kill_and_restart(make_job, tmp_path, kills=50, longest=1.5, check=check)
+    assert any(outcome.resumed_at > 0 for outcome in outcomes)
+    assert seen
