@@ -30,7 +30,7 @@ from cdi.api.phases import Reason
 from cdi.api.sources import SourceBlank, SourceGcs, SourceHttp, SourceRegistry, SourceS3
 from cdi.reconcile.actions import CloneJob, InputRef, Mount, Work
 from cdi.reconcile.origin import Clone, Import, Origin, Upload, Wait, requested_size
-from cdi.reconcile.policy import CHECKSUM, Knobs, read_knobs
+from cdi.reconcile.policy import CHECKSUM, INSECURE, Knobs, read_knobs
 from cdi.reconcile.upload import UploadRequest
 from cdi.reconcile.world import Claim, Layout, World
 
@@ -155,6 +155,7 @@ class _Builder:
 
     def _import(self, origin: Import, knobs: Knobs) -> SourceSpec:
         source = origin.source
+        insecure = self._is_allowed_insecure(knobs)
         match source:
             case SourceBlank():
                 return BlankSourceSpec()
@@ -162,7 +163,7 @@ class _Builder:
                 return HttpSourceSpec(
                     url=source.url,
                     credentials=self._login(source.secret_ref),
-                    tls=self._tls(source.cert_config_map, insecure=bool(source.insecure_skip_verify)),
+                    tls=self._tls(source.cert_config_map, insecure=bool(source.insecure_skip_verify) or insecure),
                     proxy=self._config.proxy,
                     headers=tuple(source.extra_headers or ()),
                     secret_header_files=tuple(self._header_files(source.secret_extra_headers or ())),
@@ -171,7 +172,7 @@ class _Builder:
                 return S3SourceSpec(
                     url=source.url,
                     credentials=self._login(source.secret_ref),
-                    tls=self._tls(source.cert_config_map),
+                    tls=self._tls(source.cert_config_map, insecure=insecure),
                     proxy=self._config.proxy,
                     region=knobs.region,
                     endpoint=knobs.endpoint,
@@ -186,7 +187,7 @@ class _Builder:
                 return GcsSourceSpec(
                     url=source.url,
                     credentials=Credentials(service_account_file=account),
-                    tls=self._tls(None),
+                    tls=self._tls(None, insecure=insecure),
                     proxy=self._config.proxy,
                     endpoint=knobs.endpoint,
                 )
@@ -195,7 +196,7 @@ class _Builder:
                 return RegistrySourceSpec(
                     url=source.url,
                     credentials=self._login(source.secret_ref, docker=True),
-                    tls=self._tls(source.cert_config_map, insecure=self._is_insecure(source.url)),
+                    tls=self._tls(source.cert_config_map, insecure=self._is_insecure(source.url) or insecure),
                     proxy=self._config.proxy,
                     architecture=source.platform.architecture if source.platform else None,
                 )
@@ -282,6 +283,16 @@ class _Builder:
             key = next(iter(keys)) if len(keys) == 1 else KEYRING
             self._look(InputRef(kind="ConfigMap", namespace=self._namespace, name=name), (key,))
         return f"{directory}/{key}"
+
+    def _is_allowed_insecure(self, knobs: Knobs) -> bool:
+        """In a cluster it is CDIConfig, and so its administrator, who says so."""
+        if knobs.insecure and not self._platform.local_files:
+            raise InvalidManifest(
+                "certificates must be checked in a cluster",
+                where=INSECURE,
+                remedy="name the registry in CDIConfig's insecureRegistries, or set the source's insecureSkipVerify",
+            )
+        return knobs.insecure
 
     def _is_insecure(self, url: str) -> bool:
         host = url.partition("://")[2].partition("/")[0].lower()

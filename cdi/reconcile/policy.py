@@ -20,6 +20,7 @@ BANDWIDTH = f"{PREFIX}bandwidth"
 CONNECTIONS = f"{PREFIX}connections"
 CHECKSUM = f"{PREFIX}checksum"
 RECORD_DIGEST = f"{PREFIX}recordDigest"
+INSECURE = f"{PREFIX}insecure"
 _MOST_CONNECTIONS = 64
 _LONGEST_STALL = 3600
 
@@ -47,6 +48,8 @@ class Knobs:
     region: str | None = None
     addressing: Literal["auto", "path", "virtual"] = "auto"
     anonymous: bool = False
+    insecure: bool = False
+    """Certificates are not checked, and a registry may be spoken to in plain HTTP; only on one's own machine."""
 
     def policy(self, *, preallocation: bool, keyring: str | None) -> Policy:
         """For a job; `keyring` is the file that the knob of that name came to be."""
@@ -149,4 +152,5 @@ _KNOBS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "region": ("region", _plain),
     "addressing": ("addressing", _one_of("auto", "path", "virtual")),
     "anonymous": ("anonymous", _boolean),
+    "insecure": ("insecure", _boolean),
 }

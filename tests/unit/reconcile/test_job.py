@@ -18,7 +18,7 @@ from cdi.api.job import (
 )
 from cdi.reconcile.actions import InputRef
 from cdi.reconcile.policy import PREFIX
-from cdi.reconcile.world import Config
+from cdi.reconcile.world import Config, Platform
 from tests.unit.reconcile.simulation import HTTP, Simulation, data_volume
 
 KEYS = ("accessKeyId", "secretKey")
@@ -246,3 +246,23 @@ def test_the_fingerprint_changes_with_everything_that_the_work_depends_on():
 def test_secrets_are_never_in_a_job():
     action = job({"http": {"url": "http://s/i", "secretRef": "login"}}, inputs=[("Secret", "login", *KEYS)])
     assert "/w/inputs/secret/secretKey" in action.work.to_json()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"http": {"url": "https://s/i"}},
+        {"s3": {"url": "s3://b/k"}},
+        {"gcs": {"url": "gs://b/k"}},
+        {"registry": {"url": "docker://r/i"}},
+    ],
+    ids=lambda source: next(iter(source)),
+)
+def test_insecure_is_for_ones_own_machine(source, monkeypatch):
+    annotations = {f"{PREFIX}insecure": "true"}
+    assert job(source, annotations=annotations).work.source.tls == Tls(insecure=True)
+    sim = Simulation(data_volume(source, annotations=annotations))
+    monkeypatch.setattr("tests.unit.reconcile.simulation.Platform", lambda **_: Platform(local_files=False))
+    sim.run()
+    assert not sim.starts
+    assert sim.status["phase"] == "Failed"
