@@ -15,13 +15,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from cdi.api.errors import ContentTruncated, ImageCorrupt
 from cdi.codec.base import Buffer
 from cdi.image.formats.qcow2 import Qcow2Header
-from cdi.image.qcow2map import Extent, Qcow2Map
+from cdi.image.qcow2map import RUN_LIMIT, Extent, Qcow2Map
 from cdi.target.base import ALIGNMENT, Target
 from cdi.target.buffer import aligned_buffer
 from cdi.transfer.clusters import ClusterWriter, inflater
 from cdi.transfer.spill import Spill
 
 _WINDOW = 4 << 20
+_CARRY = RUN_LIMIT
+"""The largest extent, which a window may hand on to the next one; twice a cluster where that is more."""
 _WINDOWS = 4
 _DECODERS = 4
 """More than processors: each waits for its own writes."""
@@ -84,7 +86,7 @@ class Qcow2Stream:
     def _consume(self, pieces: Iterator[Buffer], pool: ThreadPoolExecutor) -> None:
         # The carry of one window goes to the head of the next: the largest extent, behind a pad that keeps file
         # offsets and memory aligned alike.
-        carry = max(1 << 20, 2 * self._map.cluster_size) + ALIGNMENT
+        carry = max(_CARRY, 2 * self._map.cluster_size) + ALIGNMENT
         free = deque(aligned_buffer(carry + _WINDOW) for _ in range(_WINDOWS))
         busy: deque[tuple[list[Future[None]], memoryview]] = deque()
         buffer, start, filled = free.popleft(), 0, 0
@@ -124,6 +126,7 @@ class Qcow2Stream:
         """
         base, stop = self._base, self._base + len(window)
         known = self._read_tables(window, base)
+        doubtful: list[tuple[int, int]] = []
         batch: list[tuple[Extent, memoryview]] = []
         end = stop
         while self._future and self._future[0][0] < stop:
@@ -141,10 +144,15 @@ class Qcow2Stream:
                 # Its beginning went by in an earlier window, as another extent's (clusters may share bytes).
                 self._late(extent, window, pool)
                 continue
-            known.append((host, host + extent.size))
+            claimed = extent.size
+            if extent.compressed:
+                # Where in its last sector it ends is only known once it is inflated; another may begin there.
+                claimed = max(0, extent.size - _SECTOR)
+                doubtful.append((host + claimed, host + extent.size))
+            known.append((host, host + claimed))
             batch.append((extent, window[at : at + extent.size]))
         if self._expected:
-            self._keep(known, window, base, end)
+            self._keep(known, doubtful, window, base, end)
         return end - base, self._dispatch(batch, pool)
 
     def _read_tables(self, window: memoryview, base: int) -> list[tuple[int, int]]:
@@ -183,15 +191,29 @@ class Qcow2Stream:
         for position in image.add_table(table.index, table.data):
             heapq.heappush(self._future, (image.hosts[position], position))
 
-    def _keep(self, known: list[tuple[int, int]], window: memoryview, base: int, end: int) -> None:
-        """Put aside what no table has claimed yet."""
+    def _keep(
+        self, known: list[tuple[int, int]], doubtful: list[tuple[int, int]], window: memoryview, base: int, end: int
+    ) -> None:
+        """Put aside what no table has claimed yet.
+
+        `doubtful` are the last sectors of compressed extents.  What lies between such an extent's end and the next
+        known one is mostly nothing, and at most a small cluster of a table still to come.
+        """
+        tails = deque(sorted(doubtful))
+
+        def gap(start: int, stop: int) -> None:
+            while tails and tails[0][1] < stop:
+                tails.popleft()
+            small = bool(tails) and tails[0][0] <= start
+            (self._spill.add_small if small else self._spill.add)(start, window[start - base : stop - base])
+
         position = base
         for start, stop in sorted(known):
-            if start > position:
-                self._spill.add(position, window[position - base : min(start, end) - base])
+            if min(start, end) > position:
+                gap(position, min(start, end))
             position = max(position, stop)
         if position < end:
-            self._spill.add(position, window[position - base : end - base])
+            gap(position, end)
 
     def _late(self, extent: Extent, window: memoryview, pool: ThreadPoolExecutor) -> None:
         """Write an extent that begins before the window: from what was put aside, and the window's beginning."""

@@ -10,6 +10,8 @@ from cdi.api.errors import ScratchNeeded
 from cdi.target.failure import mapped
 
 MEMORY_LIMIT = 16 << 20
+SMALL_RUNS = 1 << 13
+"""So many of the runs that are hardly ever asked for are kept, the latest ones; they are of one sector at most."""
 
 
 class Spill:
@@ -24,6 +26,8 @@ class Spill:
         self._starts: list[int] = []
         self._runs: list[bytearray | tuple[int, int]] = []
         """In memory, or (offset in the scratch file, size)."""
+        self._small_starts: list[int] = []
+        self._small_runs: list[bytes] = []
         self._held = 0
         self._file: int | None = None
         self.scratch = 0
@@ -42,6 +46,13 @@ class Spill:
             return
         self._starts.append(offset)
         self._runs.append(bytearray(data))
+
+    def add_small(self, offset: int, data: memoryview) -> None:
+        """The same for a run that is hardly ever asked for; after very many more of them it is forgotten."""
+        self._small_starts.append(offset)
+        self._small_runs.append(bytes(data))
+        if len(self._small_runs) >= 2 * SMALL_RUNS:
+            del self._small_starts[:SMALL_RUNS], self._small_runs[:SMALL_RUNS]
 
     def _to_scratch(self, offset: int, data: memoryview) -> None:
         if self._directory is None:
@@ -67,8 +78,8 @@ class Spill:
 
     def read(self, offset: int, size: int) -> bytes:
         """As many of the `size` bytes at `offset` as are held without a gap; b"" where the first is not."""
-        found = bytearray()
-        position = bisect_right(self._starts, offset) - 1
+        found = self._read_small(offset, size)
+        position = bisect_right(self._starts, offset + len(found)) - 1
         while 0 <= position < len(self._starts) and len(found) < size:
             start, run = self._starts[position], self._runs[position]
             skip = offset + len(found) - start
@@ -88,6 +99,13 @@ class Spill:
                 found += run[skip : skip + wanted]
             position += 1
         return bytes(found)
+
+    def _read_small(self, offset: int, size: int) -> bytearray:
+        position = bisect_right(self._small_starts, offset) - 1
+        if position < 0:
+            return bytearray()
+        skip = offset - self._small_starts[position]
+        return bytearray(self._small_runs[position][skip : skip + size])
 
     def close(self) -> None:
         if self._file is not None:
