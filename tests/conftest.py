@@ -11,4 +11,5 @@ pytest_plugins = [
     "tests.integration.fixtures_registry",
     "tests.integration.fixtures_s3",
     "tests.integration.fixtures_gcs",
+    "tests.integration.fixtures_images",
 ]
