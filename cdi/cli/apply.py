@@ -60,4 +60,3 @@ def command(
         wait_for_all(
             session, [(one.namespace, one.name) for one in applied if one.kind == "DataVolume"], timeout=timeout
         )
-

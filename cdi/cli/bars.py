@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self
 import click
 
 from cdi.api.job import Progress
+from cdi.api.phases import Phase
 from cdi.cli.show import duration, paint, printable, rate
 from cdi.image.sizes import human
 
@@ -89,6 +90,8 @@ class LineBar:
         note = note or (progress.note if progress is not None else "")
         now = time.monotonic()
         state, percent = (phase, note), _amount(progress)
+        if phase == Phase.SUCCEEDED:
+            return  # `done` says it, with what was done
         if state == self._said and (now - self._when < QUIET or percent == self._percent):
             return
         self._said, self._when, self._percent = state, now, percent

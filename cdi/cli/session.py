@@ -14,6 +14,7 @@ from cdi.store.kinds import kind_of
 
 if TYPE_CHECKING:
     from cdi.runtime.embedded import Embedded
+    from cdi.store.base import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,6 +39,16 @@ class Session:
 
             self._embedded = Embedded(self.root)
         return self._embedded
+
+    @property
+    def store(self) -> Store:
+        """The same objects, to be looked at and nothing else: reading them needs no models, which take longer."""
+        from cdi.runtime.home import Home
+        from cdi.store.local import LocalStore
+
+        home = Home.find(self.root)
+        home.make()
+        return LocalStore(home.objects)
 
     def goes_on(self, name: str) -> None:
         """From here on, Ctrl-C leaves the work on this DataVolume running."""

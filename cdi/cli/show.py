@@ -53,9 +53,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Lines of a table as kubectl writes it: three spaces between columns, none at a line's end."""
     cells = [list(headers), *([printable(cell).replace("\n", " ") or "" for cell in row] for row in rows)]
     widths = [max(width(row[i]) for row in cells) for i in range(len(headers))]
-    return [
-        "   ".join(cell + " " * (widths[i] - width(cell)) for i, cell in enumerate(row)).rstrip() for row in cells
-    ]
+    return ["   ".join(cell + " " * (widths[i] - width(cell)) for i, cell in enumerate(row)).rstrip() for row in cells]
 
 
 def echo_lines(lines: Iterable[str]) -> None:

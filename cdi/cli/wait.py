@@ -36,9 +36,7 @@ _JSONPATH = re.compile(r"jsonpath='?\{?\.status\.phase\}?'?=(\w+)", re.IGNORECAS
 @click.option(
     "--patient", is_flag=True, help="Wait on through failures that only a person can end, e.g. a wrong password."
 )
-def command(
-    session: Session, *, what: tuple[str, ...], until: str, timeout: float | None, patient: bool
-) -> None:
+def command(session: Session, *, what: tuple[str, ...], until: str, timeout: float | None, patient: bool) -> None:
     """Wait for DataVolumes (dv/NAME …), showing progress.
 
     Exits 0 when they are Succeeded, with the failure's exit status when one cannot succeed, 8 when the time is up.

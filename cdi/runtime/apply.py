@@ -62,6 +62,18 @@ def apply(
     return [_try_one(store, body) if dry_run else _apply_one(store, body) for body in bodies]
 
 
+def keys_of(manifests: Iterable[Any], *, namespace: str | None = None) -> list[Key]:
+    """What manifests name; `namespace` is that of those which name none.  Raises `InvalidManifest`, `NotFound`."""
+    found: list[Key] = []
+    for body in _flattened(manifests, 0):
+        if not isinstance(body, Mapping):
+            raise InvalidManifest("a manifest is a mapping", where=type(body).__name__)
+        key = Key.of_object(body)
+        named = body["metadata"].get("namespace")
+        found.append(key if named else Key.of(key.plural, namespace, key.name))
+    return found
+
+
 def _flattened(manifests: Iterable[Any], depth: int) -> Iterator[Any]:
     for manifest in manifests:
         items = manifest.get("items") if isinstance(manifest, Mapping) else None

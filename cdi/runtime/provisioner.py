@@ -15,6 +15,7 @@ from cdi.api.names import (
     GROUP,
 )
 from cdi.api.phases import Reason
+from cdi.api.quantity import Quantity
 from cdi.reconcile.actions import PatchObject
 from cdi.runtime.executor import patch
 from cdi.runtime.home import DISK, Home
@@ -72,7 +73,7 @@ class Provisioner:
         with contextlib.suppress(FileNotFoundError):
             size = max(size, (directory / DISK).stat().st_size)
         if size:
-            status["capacity"] = {"storage": str(size)}
+            status["capacity"] = {"storage": Quantity.of_bytes(size).text}
         fresh = self._store.get(key)
         if fresh["metadata"]["uid"] == uid and "deletionTimestamp" not in fresh["metadata"]:
             self._store.update_status({**fresh, "status": status})

@@ -1,0 +1,114 @@
+"""``cdi boot-check``."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from cdi.api.errors import NotFound, TargetUnsuitable, UsageError
+from cdi.api.quantity import Quantity
+from cdi.cli.options import duration, quantity
+from cdi.cli.session import Session, subcommand
+from cdi.cli.show import paint, printable
+from cdi.runtime.boot import BootReport, boot_check
+
+
+@subcommand("boot-check")
+@click.argument("volume")
+@click.option("--timeout", type=duration, default="5m", show_default=True, help="How long the guest may take.")
+@click.option("--memory", type=quantity, default="1Gi", show_default=True, help="Of the guest.")
+@click.option("--firmware", type=click.Choice(["auto", "bios", "uefi"]), default="auto", show_default=True)
+@click.option("--uefi", is_flag=True, help="The same as --firmware uefi.")
+@click.option("--expect", help="A regular expression; only a line of the serial console that matches it is a proof.")
+@click.option(
+    "--seed",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A directory with files of a NoCloud seed (user-data, meta-data, network-config, vendor-data) of your own.",
+)
+@click.option("--tcg/--no-tcg", default=True, show_default=True, help="Emulate where there is no KVM.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="The same as --output json.")
+def command(
+    session: Session,
+    *,
+    volume: str,
+    timeout: float,
+    memory: str,
+    firmware: str,
+    uefi: bool,
+    expect: str | None,
+    seed: Path | None,
+    tcg: bool,
+    output: str,
+    as_json: bool,
+) -> None:
+    """Boot VOLUME (the name of a volume, or the path of a raw disk) and tell whether it comes up.
+
+    The guest writes to a throw-away overlay; the volume is only read.  It is watched over QMP and its serial console.
+    Exits 0 if it booted, 9 if not.
+    """
+    path = _disk(session, volume)
+    files = _seed(seed)
+    if uefi and firmware == "bios":
+        raise UsageError("--uefi and --firmware bios are both given", remedy="leave one out")
+    session.after_interrupt = "nothing, the guest and its overlay are gone; the volume was only read"
+    try:
+        report = boot_check(
+            str(path),
+            memory=Quantity.parse(memory).bytes,
+            timeout=timeout,
+            firmware="uefi" if uefi else firmware,  # type: ignore[arg-type]  # click's choice is one of them
+            seed=files,
+            expect=expect,
+            tcg=tcg,
+        )
+    except ValueError as error:
+        raise UsageError(str(error), remedy="cdi boot-check --help") from error
+    if as_json or output == "json":
+        click.echo(json.dumps(asdict(report), indent=2))
+    else:
+        _tell(volume, report)
+    report.require(where=volume)
+
+
+def _disk(session: Session, volume: str) -> Path:
+    """The raw disk that is meant: a path if it looks like one, else a volume."""
+    path = Path(volume).expanduser()
+    if os.sep in volume and not volume.startswith(("dv/", "pvc/")):
+        if not path.exists():
+            raise NotFound("there is no such disk", where=volume, remedy="check the path")
+    else:
+        name = volume.rpartition("/")[2]
+        try:
+            path = session.embedded.volume_path(session.namespace, name)
+        except NotFound:
+            if not path.is_file():
+                raise
+    if path.is_dir():
+        raise TargetUnsuitable("it holds an archive's files, not a disk", where=volume, remedy="name another volume")
+    return path
+
+
+def _seed(directory: Path | None) -> dict[str, str] | None:
+    if directory is None:
+        return None
+    try:
+        return {one.name: one.read_text() for one in sorted(directory.iterdir()) if one.is_file()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the seed cannot be read: {error}", where=str(directory)) from error
+
+
+def _tell(volume: str, report: BootReport) -> None:
+    how = f"{report.accelerator}, {report.firmware}, {report.seconds:.1f}s"
+    if report.booted:
+        click.echo(f"{volume}: {paint('booted', 'green')} ({how}): {printable(report.evidence or '')}")
+        return
+    click.echo(f"{volume}: {paint('did not boot', 'red')} ({how})")
+    if report.serial_tail:
+        click.echo("its serial console ended with:")
+        for line in report.serial_tail.splitlines()[-20:]:
+            click.echo(f"  | {printable(line)}")

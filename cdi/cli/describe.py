@@ -1,0 +1,153 @@
+"""``cdi describe``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from cdi.api.errors import NotFound, UsageError
+from cdi.api.job import Outcome, Progress
+from cdi.cli.session import Session, references, subcommand
+from cdi.cli.show import age, document, duration, echo_lines, printable, rate, table
+from cdi.image.sizes import human
+from cdi.store.base import Object
+
+_HIDDEN = ("last-applied-configuration", "cdi.kubevirt.io/applied")
+
+
+@subcommand("describe")
+@click.argument("what", nargs=-1, required=True)
+def command(session: Session, *, what: tuple[str, ...]) -> None:
+    """All about objects: spec, status, conditions with their reasons, and events.
+
+    Of a DataVolume also its worker's progress and outcome, and where its disk is.
+    """
+    for index, (plural, name) in enumerate(references(what)):
+        names = (
+            [name]
+            if name is not None
+            else [item["metadata"]["name"] for item in session.embedded.list(plural, session.namespace)]
+        )
+        if not names:
+            raise UsageError(f"there are no {plural} in namespace {session.namespace}", remedy="cdi get lists them")
+        for offset, one in enumerate(names):
+            if index or offset:
+                click.echo()
+            echo_lines(printable(line) for line in _lines(session, plural, one))
+
+
+def _lines(session: Session, plural: str, name: str) -> Iterator[str]:
+    embedded = session.embedded
+    body = embedded.get(plural, session.namespace, name)
+    metadata = body["metadata"]
+    yield f"Name:         {metadata['name']}"
+    if metadata.get("namespace"):
+        yield f"Namespace:    {metadata['namespace']}"
+    yield f"Kind:         {body['kind']}"
+    yield f"Created:      {metadata.get('creationTimestamp', '')} ({age(metadata.get('creationTimestamp'))} ago)"
+    for field in ("labels", "annotations"):
+        shown = {k: v for k, v in (metadata.get(field) or {}).items() if not k.endswith(_HIDDEN)}
+        yield from _section(field.capitalize(), shown)
+    for owner in metadata.get("ownerReferences") or []:
+        yield f"Owner:        {owner['kind'].lower()}/{owner['name']}"
+    if body["kind"] == "Secret":
+        yield from _section("Data", {key: f"{_decoded(text)} bytes" for key, text in (body.get("data") or {}).items()})
+    else:
+        yield from _section("Spec", body.get("spec"))
+        yield from _section("Data", body.get("data"))
+    status = dict(body.get("status") or {})
+    conditions = status.pop("conditions", None) or []
+    yield from _section("Status", status)
+    yield from _conditions(conditions)
+    if body["kind"] == "DataVolume":
+        yield from _course(session, name)
+    if body["kind"] in ("DataVolume", "PersistentVolumeClaim"):
+        try:
+            yield f"Volume:       {embedded.volume_path(session.namespace, name)}"
+        except NotFound:
+            yield "Volume:       not there yet"
+    yield from _events(embedded.events(session.namespace, name, plural))
+
+
+def _decoded(text: str) -> int:
+    """How many bytes base64 stands for."""
+    return max(0, len(text) * 3 // 4 - text.count("="))
+
+
+def _section(title: str, body: Any) -> Iterator[str]:
+    if body:
+        yield f"{title}:"
+        yield from (f"  {line}" for line in document(body, "yaml").splitlines())
+
+
+def _conditions(conditions: list[dict[str, Any]]) -> Iterator[str]:
+    if not conditions:
+        return
+    yield "Conditions:"
+    rows = [
+        (*_texts(c, "type", "status"), age(c.get("lastTransitionTime")), *_texts(c, "reason", "message"))
+        for c in conditions
+    ]
+    yield from (f"  {line}" for line in table(("TYPE", "STATUS", "SINCE", "REASON", "MESSAGE"), rows))
+
+
+def _texts(body: dict[str, Any], *fields: str) -> tuple[str, ...]:
+    return tuple("" if body.get(field) is None else str(body[field]) for field in fields)
+
+
+def _course(session: Session, name: str) -> Iterator[str]:
+    outcome = session.embedded.outcome(session.namespace, name)
+    progress = session.embedded.progress(session.namespace, name)
+    if outcome is None and progress is not None:
+        yield "Progress:"
+        yield from _pairs(_progress(progress))
+    if outcome is not None:
+        yield "Outcome:"
+        yield from _pairs(_outcome(outcome))
+        for warning in outcome.warnings:
+            yield f"  Warning: {warning}"
+
+
+def _pairs(pairs: Iterator[tuple[str, str]]) -> Iterator[str]:
+    for name, text in pairs:
+        if text:
+            yield f"  {name + ':':<14}{text}"
+
+
+def _progress(progress: Progress) -> Iterator[tuple[str, str]]:
+    yield "Phase", progress.phase
+    total = f" of {human(progress.total)} ({100 * (progress.fraction or 0):.1f}%)" if progress.total else ""
+    yield "Done", f"{human(progress.done)}{total}"
+    yield "Rate", rate(progress.rate) if progress.rate else ""
+    yield "To go", duration(progress.eta) if progress.eta else ""
+    yield "Fetched", human(progress.fetched)
+    yield "Written", human(progress.written)
+    yield "Note", progress.note
+
+
+def _outcome(outcome: Outcome) -> Iterator[tuple[str, str]]:
+    if outcome.failure is not None:
+        yield "Failed", f"{outcome.failure.code}: {outcome.failure.message}"
+    yield "Format", " in ".join((outcome.format or "", *reversed(outcome.wrappers)))
+    yield "Path", outcome.path or ""
+    yield "Virtual size", human(outcome.virtual_size) if outcome.virtual_size is not None else ""
+    yield "Disk size", human(outcome.disk_size) if outcome.disk_size is not None else ""
+    yield "Digest", outcome.digest or ""
+    yield "Verified by", ", ".join(outcome.verified_by)
+    yield "Source's tag", outcome.validator or ""
+    yield "Fetched", human(outcome.fetched)
+    yield "Written", human(outcome.written)
+    yield "Scratch", human(outcome.scratch)
+    yield "Resumed at", human(outcome.resumed_at) if outcome.resumed_at else ""
+    yield "Preallocated", "yes" if outcome.preallocated else ""
+    yield "Took", f"{outcome.seconds:.1f}s"
+
+
+def _events(events: list[Object]) -> Iterator[str]:
+    if not events:
+        return
+    yield "Events:"
+    rows = [(*_texts(e, "type", "reason"), age(e.get("lastTimestamp")), *_texts(e, "count", "message")) for e in events]
+    yield from (f"  {line}" for line in table(("TYPE", "REASON", "AGE", "COUNT", "MESSAGE"), rows))

@@ -1,0 +1,147 @@
+"""``cdi get``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import click
+
+from cdi.api.errors import NotFound
+from cdi.api.kinds import KINDS, Column
+from cdi.cli.session import Session, references, subcommand
+from cdi.cli.show import age, document, echo_lines, one_or_list, printable, select, table
+from cdi.store.base import Key, Object
+from cdi.store.kinds import kind_of
+
+ALL = ("datavolumes", "persistentvolumeclaims", "datasources")
+_LOOK = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A column: what stands above it, and what it says of an object."""
+
+    header: str
+    value: Callable[[Object], str]
+
+
+@subcommand("get")
+@click.argument("what", nargs=-1, required=True)
+@click.option("-A", "--all-namespaces", is_flag=True)
+@click.option("-o", "--output", type=click.Choice(["table", "wide", "json", "yaml", "name"]), default="table")
+@click.option("-w", "--watch", is_flag=True, help="Go on and show every change, until Ctrl-C.")
+@click.option("--no-headers", is_flag=True)
+@click.option("--ignore-not-found", is_flag=True, help="Exit 0 where a named object is not there.")
+def command(
+    session: Session,
+    *,
+    what: tuple[str, ...],
+    all_namespaces: bool,
+    output: str,
+    watch: bool,
+    no_headers: bool,
+    ignore_not_found: bool,
+) -> None:
+    """List objects: dv, pvc, datasource, secret …; one kind and names, KIND/NAME, a list dv,pvc, or all."""
+    wanted = references((",".join(ALL),) if what == ("all",) else what)
+    namespace = None if all_namespaces else session.namespace
+
+    def read() -> list[Object]:
+        found: list[Object] = []
+        for plural, name in wanted:
+            if name is None:
+                found += session.store.list(plural, namespace)
+                continue
+            try:
+                found.append(session.store.get(Key.of(plural, session.namespace, name)))
+            except NotFound:
+                if not (ignore_not_found or watch):
+                    raise
+        return found
+
+    items = read()
+    _show(items, output, namespaces=all_namespaces, headers=not no_headers, named=any(n for _, n in wanted))
+    if not items and output in ("table", "wide") and not ignore_not_found and not watch:
+        kinds = ", ".join(dict.fromkeys(plural for plural, _ in wanted))
+        where = "" if all_namespaces else f" in namespace {session.namespace}"
+        click.echo(f"there are no {kinds}{where}", err=True)
+    if watch:
+        _watch(read, items, output, namespaces=all_namespaces)
+
+
+def _watch(read: Callable[[], list[Object]], items: Sequence[Object], output: str, *, namespaces: bool) -> None:
+    """The rows of what changed, each time it does; of what is gone, no more."""
+    seen = {item["metadata"]["uid"]: item["metadata"]["resourceVersion"] for item in items}
+    while True:
+        time.sleep(_LOOK)
+        now = read()
+        changed = [item for item in now if seen.get(item["metadata"]["uid"]) != item["metadata"]["resourceVersion"]]
+        seen = {item["metadata"]["uid"]: item["metadata"]["resourceVersion"] for item in now}
+        if changed:
+            _show(changed, output, namespaces=namespaces, headers=False, named=True)
+
+
+def _show(items: Sequence[Object], output: str, *, namespaces: bool, headers: bool, named: bool) -> None:
+    if output in ("json", "yaml"):
+        body = one_or_list(items) if named and items else {"apiVersion": "v1", "kind": "List", "items": list(items)}
+        click.echo(document(body, output))
+        return
+    if output == "name":
+        for item in items:
+            click.echo(f"{item['kind'].lower()}/{item['metadata']['name']}")
+        return
+    kinds = dict.fromkeys(item["kind"] for item in items)
+    for index, kind in enumerate(kinds):
+        rows = [item for item in items if item["kind"] == kind]
+        columns = _columns(kind, wide=output == "wide", namespaces=namespaces, prefix=len(kinds) > 1)
+        lines = table([c.header for c in columns], [[c.value(item) for c in columns] for item in rows])
+        if index and headers:
+            click.echo()
+        echo_lines(lines if headers else lines[1:])
+
+
+def _columns(name: str, *, wide: bool, namespaces: bool, prefix: bool) -> list[Shown]:
+    """Those of the kind's definition, as an API server would send them."""
+    defined = next((kind for kind in KINDS if kind.name == name), None)
+    columns = list(defined.columns) if defined is not None else []
+    if not any(column.type == "date" for column in columns):
+        columns.append(Column(name="Age", type="date", path=".metadata.creationTimestamp"))
+    word = f"{kind_of(name).singular}/" if prefix else ""
+    shown = [Shown("NAME", lambda item: word + item["metadata"]["name"])]
+    if namespaces and kind_of(name).namespaced:
+        shown.insert(0, Shown("NAMESPACE", lambda item: str(item["metadata"].get("namespace", ""))))
+    shown += [Shown(column.name.upper(), _cell(column)) for column in columns]
+    if wide and name == "DataVolume":
+        shown += [Shown("SIZE", _size), Shown("SOURCE", _source), Shown("MESSAGE", _message)]
+    return shown
+
+
+def _cell(column: Column) -> Callable[[Object], str]:
+    if column.type == "date":
+        return lambda item: age(select(item, column.path))
+    return lambda item: select(item, column.path)
+
+
+def _size(item: Object) -> str:
+    spec = item.get("spec") or {}
+    return select(spec.get("storage") or spec.get("pvc") or {}, ".resources.requests.storage")
+
+
+def _source(item: Object) -> str:
+    spec = item.get("spec") or {}
+    source = spec.get("source") or {}
+    if reference := spec.get("sourceRef"):
+        return f"{reference.get('kind', 'DataSource')}/{reference.get('name', '')}"
+    for kind, body in source.items():
+        names = body or {}
+        return str(names.get("url") or "/".join(filter(None, (names.get("namespace"), names.get("name")))) or kind)
+    return ""
+
+
+def _message(item: Object) -> str:
+    for condition in (item.get("status") or {}).get("conditions") or []:
+        if condition.get("type") == "Ready":
+            return printable(str(condition.get("message") or condition.get("reason") or ""))
+    return ""

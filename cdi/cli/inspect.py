@@ -1,0 +1,116 @@
+"""``cdi inspect``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from cdi.api.job import Progress
+from cdi.cli import bars
+from cdi.cli.access import access_options, request_of, stored_secret
+from cdi.cli.session import Session, subcommand
+from cdi.cli.show import document, echo_lines, paint, printable, table
+from cdi.image.sizes import human
+from cdi.runtime import inspect
+from cdi.runtime.examine import Findings
+
+
+@subcommand("inspect")
+@click.argument("image", metavar="IMAGE|URL|-")
+@click.option(
+    "--digest", is_flag=True, help="Read everything: the source's sha256, and the size of what is compressed."
+)
+@click.option(
+    "--content-type", type=click.Choice(["kubevirt", "archive"]), default="kubevirt", help="A disk, or a tar archive."
+)
+@click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True)
+@access_options
+def command(session: Session, *, image: str, digest: bool, content_type: str, output: str, **options: Any) -> None:
+    """Tell what an image is and whether it is safe: format, sizes, and every check by name.
+
+    IMAGE is a file, a URL (http, https, s3, gs, docker, oci-archive) or - for standard input.  An image that an import
+    would refuse ends with the refusal's exit status, after its checks.
+    """
+    request = request_of(image, options, content_type=content_type)
+    with bars.bar(request.place.name or "image") as bar:
+
+        def show(progress: Progress) -> None:
+            if digest or progress.note:
+                bar.update("Reading", progress)
+
+        found = inspect.inspect(request, digest=digest, secret=stored_secret(session, request), on_progress=show)
+    body = inspect.document(found, request.place.location)
+    if output == "table":
+        echo_lines(lines(found, body))
+    else:
+        click.echo(document(body, output))
+    if found.refusal is not None:
+        raise found.refusal
+
+
+def lines(found: Findings, body: dict[str, Any]) -> Iterator[str]:
+    """For people: what is known, then the checks."""
+    known = [("image", body["location"]), *_facts(found)]
+    width = max(len(name) for name, _ in known) + 2
+    for name, value in known:
+        yield printable(f"{name + ':':<{width}}{value}")
+    yield from checks(found)
+
+
+def checks(found: Findings) -> Iterator[str]:
+    """A table of checks."""
+    if not found.checks:
+        return
+    yield ""
+    head, *rows = table(
+        ("CHECK", "RESULT", "DETAIL"), [(c.name, "pass" if c.passed else "FAIL", c.detail) for c in found.checks]
+    )
+    yield head
+    for check, row in zip(found.checks, rows, strict=True):
+        yield row if check.passed else paint(row, "red")
+
+
+def size(count: int | None) -> str:
+    return "not known before its end" if count is None else f"{human(count)} ({count} bytes)"
+
+
+def _facts(found: Findings) -> Iterator[tuple[str, str]]:
+    facts, image, container = found.facts, found.image, found.container
+    if found.redirected is not None:
+        yield "redirected to", found.redirected
+    if container is not None:
+        yield "image digest", str(container.digest)
+        yield "architecture", container.architecture or "not said"
+        yield "disk in layer", f"{found.layer or 'none'} of {container.layers}"
+        for name, value in sorted(container.labels.items()):
+            yield "label", f"{name}={value}"
+    if image is not None:
+        words = [image.variant or "", f"version {image.version}" if image.version else "", image.compression or ""]
+        told = ", ".join(word for word in words if word)
+        yield "format", f"{image.format} ({told})" if told else image.format
+    elif found.archive:
+        yield "format", "tar archive"
+    if found.wrappers and not (found.archive and found.wrappers == ("tar",)):
+        yield "wrapped in", ", in ".join(reversed(found.wrappers))
+    if image is not None:
+        yield "virtual size", size(found.virtual_size)
+        if found.data_bytes is not None:
+            yield "data", size(found.data_bytes)
+        if image.cluster_size:
+            yield "cluster size", human(image.cluster_size)
+        yield from image.details
+        for note in image.notes:
+            yield "note", note
+        for reason in image.needs_qemu:
+            yield "read by QEMU", reason
+    if facts is not None:
+        yield "length", size(facts.length) if facts.length is not None else "not told by the source"
+        yield "byte ranges", "yes" if facts.ranges else "no"
+        if facts.validator:
+            yield "validator", facts.validator
+        for promised in facts.digests:
+            yield "promised", str(promised)
+    if found.digest is not None:
+        yield "digest", str(found.digest)

@@ -1,0 +1,17 @@
+"""``cdi logs``."""
+
+from __future__ import annotations
+
+import click
+
+from cdi.cli.session import Session, one_datavolume, subcommand
+from cdi.cli.show import printable
+
+
+@subcommand("logs")
+@click.argument("what")
+@click.option("-f", "--follow", is_flag=True, help="Until the DataVolume is done.")
+def command(session: Session, *, what: str, follow: bool) -> None:
+    """What the workers of a DataVolume (dv/NAME) said, of all its attempts."""
+    for line in session.embedded.log(session.namespace, one_datavolume(what), follow=follow):
+        click.echo(printable(line))
