@@ -11,7 +11,7 @@ import click
 from cdi.api.errors import UsageError
 from cdi.cli.session import Session
 from cdi.runtime.locate import locate
-from cdi.runtime.request import Access, Request, read_option_file
+from cdi.runtime.request import Access, Request, read_option_file, secret_values
 
 F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path)
@@ -72,7 +72,7 @@ def stored_secret(session: Session, request: Request) -> dict[str, bytes] | None
     """The values of the Secret that `request` names; raises `NotFound`."""
     if request.access.secret is None:
         return None
-    return session.embedded.secret(session.namespace, request.access.secret)
+    return secret_values(session.embedded.get("secret", session.namespace, request.access.secret))
 
 
 def request_of(place: str, options: dict[str, Any], **more: Any) -> Request:

@@ -211,7 +211,7 @@ def _look(
     facts = found.facts = fetcher.facts
     control.meter.total = facts.length
     if isinstance(source, HttpSource):
-        found.redirected = source.redirected
+        found.redirected = source.redirected if source.redirected != facts.location else None
     found.checks = [Check(name="source", passed=True, detail=_reached(facts))]
     if ask.expected:
         _expect(job, source, facts, found)
@@ -232,7 +232,12 @@ def _look(
     if (peeled is None and not refused) or digest is not None:
         _read(job, fetcher, control, ask, digest, found, choose, known=peeled is not None or refused)
     if digest is not None:
-        found.digest = digest.digest()
+        computed = found.digest = digest.digest()
+        for promised in facts.digests:
+            if promised.algorithm == computed.algorithm and promised != computed:
+                found.refuse(
+                    ChecksumMismatch(f"the content's digest is {computed}, not {promised}", where=facts.location)
+                )
 
 
 def _reached(facts: SourceFacts) -> str:

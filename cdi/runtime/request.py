@@ -7,6 +7,7 @@ API has no field for becomes the annotations of `cdi.reconcile.policy`.
 from __future__ import annotations
 
 import base64
+import binascii
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -184,6 +185,16 @@ def read_option_file(path: str | Path) -> bytes:
     if len(content) > _MOST:
         raise UsageError(f"the file is larger than {_MOST} bytes", where=str(path), remedy="is it the right file?")
     return content
+
+
+def secret_values(body: Mapping[str, Any]) -> dict[str, bytes]:
+    """Of a stored Secret; raises `UsageError` where one of its values is not base64."""
+    try:
+        return {key: base64.b64decode(value) for key, value in (body.get("data") or {}).items()}
+    except (binascii.Error, ValueError) as error:
+        raise UsageError(
+            "a value of the secret is not base64", where=str(body["metadata"]["name"]), remedy="apply it again"
+        ) from error
 
 
 # --- as a source of a job of its own ------------------------------------------------------------------------------

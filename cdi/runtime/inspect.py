@@ -1,0 +1,135 @@
+"""What an image is and whether it is safe, wherever it lies: ``cdi inspect``."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cdi.api.errors import CdiError
+from cdi.api.job import FileTargetSpec, Job, Policy
+from cdi.runtime.examine import Ask, Findings, examine
+from cdi.runtime.request import Request, source_spec
+from cdi.runtime.watched import OnProgress, watched
+from cdi.transfer.control import Control
+
+_RETRIES = 2
+"""Somebody is waiting: what does not answer soon is told."""
+_STALL = 30.0
+
+
+def inspect(
+    request: Request,
+    *,
+    digest: bool = False,
+    whole: bool = False,
+    secret: Mapping[str, bytes] | None = None,
+    on_progress: OnProgress | None = None,
+) -> Findings:
+    """Look at the image; with `digest` or `whole` to its end, hashed with the former, else at what tells what it is.
+
+    `secret` are the values of the Secret that the request names.  What would be refused is ``refusal``, raised are
+    only `UsageError` and `Interrupted`.
+    """
+    with tempfile.TemporaryDirectory(prefix="cdi-inspect-") as directory:
+        policy = replace(request.policy(), retries=_RETRIES, stall_timeout=_STALL, signature="ignore")
+        return look(
+            request,
+            Path(directory),
+            policy,
+            Ask(digest=digest, whole=whole or digest, allocation=True),
+            secret,
+            on_progress,
+        )
+
+
+def look(
+    request: Request,
+    directory: Path,
+    policy: Policy,
+    ask: Ask,
+    secret: Mapping[str, bytes] | None,
+    on_progress: OnProgress | None,
+) -> Findings:
+    """`examine` a request's source, with its secrets in the private `directory`."""
+    job = Job(
+        id="inspect",
+        source=source_spec(request, directory, secret),
+        # Nothing is written: an image is looked at in the light of the target that it usually has.
+        target=FileTargetSpec(path=str(directory / "disk.img")),
+        content_type=request.content_type,
+        checksum=request.checksum,
+        policy=policy,
+    )
+    control = Control(job)
+    return watched(lambda: examine(job, control, ask), control, on_progress)
+
+
+def document(found: Findings, location: str) -> dict[str, Any]:
+    """Everything, for ``--output json``; sizes are bytes, what is not known is null."""
+    return {
+        "location": location,
+        "source": source_document(found),
+        "container": container_document(found),
+        "image": image_document(found),
+        "checks": [{"name": c.name, "passed": c.passed, "detail": c.detail} for c in found.checks],
+        "digest": None if found.digest is None else str(found.digest),
+        "refusal": refusal_document(found.refusal),
+    }
+
+
+def source_document(found: Findings) -> dict[str, Any] | None:
+    facts = found.facts
+    if facts is None:
+        return None
+    return {
+        "location": facts.location,
+        "redirectedTo": found.redirected,
+        "length": facts.length,
+        "byteRanges": facts.ranges,
+        "validator": facts.validator,
+        "contentType": facts.content_type,
+        "digests": [str(digest) for digest in facts.digests],
+    }
+
+
+def container_document(found: Findings) -> dict[str, Any] | None:
+    container = found.container
+    if container is None:
+        return None
+    return {
+        "digest": str(container.digest),
+        "manifestDigest": str(container.manifest_digest),
+        "architecture": container.architecture,
+        "layers": container.layers,
+        "diskLayer": found.layer,
+        "labels": container.labels,
+    }
+
+
+def image_document(found: Findings) -> dict[str, Any] | None:
+    image = found.image
+    if image is None:
+        return {"format": "archive", "wrappers": list(found.wrappers)} if found.archive else None
+    return {
+        "format": image.format,
+        "variant": image.variant,
+        "version": image.version,
+        "wrappers": list(found.wrappers),
+        "virtualSize": found.virtual_size,
+        "dataBytes": found.data_bytes,
+        "clusterSize": image.cluster_size,
+        "compression": image.compression,
+        "snapshots": image.has_snapshots,
+        "needsQemu": list(image.needs_qemu),
+        "notes": list(image.notes),
+        "details": dict(image.details),
+    }
+
+
+def refusal_document(error: CdiError | None) -> dict[str, Any] | None:
+    if error is None:
+        return None
+    return {"code": error.code, "message": error.message, "retry": str(error.retry), "exitStatus": error.exit_status}
