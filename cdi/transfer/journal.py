@@ -7,11 +7,12 @@ crash leaves is a true statement about the volume.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
 from dataclasses import asdict, dataclass
-from typing import Self
+from typing import Annotated, Self
+
+from cdi.api.decode import Range, decode
 
 VERSION = 1
 _SIZE_LIMIT = 1 << 16
@@ -26,33 +27,28 @@ class Journal:
     path: str
     """The pipeline (`cdi.image.plan`); another one cuts the content differently."""
     validator: str | None
-    length: int | None
-    watermark: int
+    length: Annotated[int, Range(at_least=0)] | None
+    watermark: Annotated[int, Range(at_least=0)]
     """All of the source before this offset is decoded, written and flushed."""
-    disk_size: int
+    disk_size: Annotated[int, Range(at_least=0)]
     algorithm: str | None
     """Of the digest that was being computed."""
     digest_state: str | None
     """Base64 of the digest's state at the watermark; None where it cannot be saved."""
-    version: int = VERSION
+    version: Annotated[int, Range(at_least=VERSION, at_most=VERSION)] = VERSION
 
     @property
     def state(self) -> bytes | None:
-        return None if self.digest_state is None else base64.b64decode(self.digest_state)
+        return None if self.digest_state is None else base64.b64decode(self.digest_state, validate=True)
 
     @classmethod
     def load(cls, path: str) -> Self | None:
         """The journal at `path`; None where there is none, or none that can be trusted."""
         try:
             with open(path, "rb") as file:
-                body = json.loads(file.read(_SIZE_LIMIT))
-            if not isinstance(body.get("watermark"), int) or not isinstance(body.get("disk_size"), int):
-                return None
-            journal = cls(**body)
-            if journal.version != VERSION or journal.watermark < 0:
-                return None
+                journal = decode(cls, file.read(_SIZE_LIMIT))
             _ = journal.state
-        except (OSError, ValueError, TypeError, AttributeError, binascii.Error):
+        except (OSError, ValueError):
             return None
         return journal
 

@@ -15,7 +15,8 @@ from cdi.transfer.patience import Patience
 from cdi.transfer.result import Result
 
 _PROGRESS = 16 << 20
-"""An attempt that brought this many bytes does not count against the budget."""
+"""An attempt that came this many bytes further than all before it gives the budget back; one that only came as far
+again does not, or a server that always hangs up at the same byte would be asked for ever."""
 
 
 def persist(
@@ -31,9 +32,8 @@ def persist(
     allow; every other failure is raised at once, having used up a budget of its own where trying again made sense.
     """
     patience = Patience(policy=job.policy, meter=control.meter, cancelled=control.cancelled)
-    failures = 0
+    failures = furthest = 0
     while True:
-        before = control.meter.fetched
         cause: CdiError
         try:
             # Opening asks too, for credentials and the like.
@@ -47,8 +47,10 @@ def persist(
             if job.source.kind == "stream":
                 raise broken.cause from broken
             cause = broken.cause
-        progressed = control.meter.fetched - before > _PROGRESS
-        failures = 1 if progressed and failures < job.policy.retries else failures + 1
+        failures += 1
+        if control.meter.done - furthest > _PROGRESS:
+            failures = 1
+        furthest = max(furthest, control.meter.done)
         if failures > job.policy.retries:
             raise cause
         note = f"{cause.what}; started over"
