@@ -13,14 +13,14 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cdi.api.decode import DecodeError, decode
 from cdi.api.errors import CdiError, InternalError, WorkerLost
 from cdi.api.job import Failure, Job, Limits, Outcome, Progress
-from cdi.reconcile.actions import InputRef, StartWorker
+from cdi.reconcile.actions import InputRef, Mount, StartWorker
 from cdi.reconcile.failure import as_failure
 from cdi.reconcile.world import Worker
 from cdi.runtime import durable
@@ -242,13 +242,7 @@ class Launcher:
     @staticmethod
     def _write_inputs(directory: WorkerDirectory, action: StartWorker, read_input: ReadInput) -> None:
         shutil.rmtree(directory.inputs, ignore_errors=True)
-        for mount in action.mounts:
-            place = Path(mount.directory)
-            place.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for ref in mount.inputs:
-                for key, value in read_input(ref).items():
-                    name = key if len(mount.inputs) == 1 else f"{ref.kind.lower()}-{ref.name}-{key}"[-200:]
-                    durable.write(place / name, value)
+        write_mounts(action.mounts, read_input)
 
     @staticmethod
     def _signal(directory: WorkerDirectory, number: signal.Signals) -> bool:
@@ -263,6 +257,17 @@ class Launcher:
                     os.kill(pid, number)
                 found = True
         return found
+
+
+def write_mounts(mounts: Iterable[Mount], read_input: ReadInput) -> None:
+    """Each key of what is mounted as a file; raises `NotFound` where an object is gone, and `OSError`."""
+    for mount in mounts:
+        place = Path(mount.directory)
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for ref in mount.inputs:
+            for key, value in read_input(ref).items():
+                name = key if len(mount.inputs) == 1 else f"{ref.kind.lower()}-{ref.name}-{key}"[-200:]
+                durable.write(place / name, value)
 
 
 def _lost(directory: WorkerDirectory) -> Failure:

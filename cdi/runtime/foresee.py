@@ -1,0 +1,185 @@
+"""What would become of DataVolumes: the reconcilers run over a copy of the objects, up to the worker they would start.
+
+So what is explained is what runs: same references, secrets, policy and refusals.  Nothing of CDI_HOME is changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Self
+
+from cdi.api.conditions import find_condition
+from cdi.api.datavolume import DataVolume
+from cdi.api.errors import CdiError, InternalError, NotFound, TargetIo
+from cdi.api.phases import ConditionType
+from cdi.reconcile import upload as uploads
+from cdi.reconcile.actions import CreateClaim, StartWorker, Work
+from cdi.reconcile.datavolume import operation_of, reconcile
+from cdi.reconcile.ledger import ANNOTATION
+from cdi.reconcile.upload import UploadRequest
+from cdi.reconcile.world import Claim, Operation
+from cdi.runtime.apply import apply
+from cdi.runtime.home import Home
+from cdi.runtime.launcher import write_mounts
+from cdi.runtime.observe import WATCHED, Observed, Setting
+from cdi.runtime.view import error_of, failure_of
+from cdi.store.base import Key, Object, amend
+from cdi.store.local import LocalStore
+
+_COPIED: Final = tuple(plural for plural in WATCHED if plural != "events")
+_STEPS: Final = 8
+"""More than any DataVolume takes from being made to its worker."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """How far a DataVolume would come by itself."""
+
+    key: Key
+    operation: Operation
+    claim: Claim | None
+    """As it would be, or is."""
+    work: Work | None = None
+    """What its worker would be given; its inputs are there until the `Foresight` is closed."""
+    failure: CdiError | None = None
+    """What it would end with before any worker is started."""
+    waits: str = ""
+    """What it would wait for."""
+
+
+class Foresight:
+    """Over one CDI_HOME as it is now, with `manifests` applied to it in thought.  A context manager.
+
+    `namespace` is that of manifests which name none.  Raises as `cdi.runtime.apply.apply` does.
+    """
+
+    def __init__(
+        self, home: Home, manifests: Iterable[Mapping[str, Any]] = (), *, namespace: str | None = None
+    ) -> None:
+        self._home = home
+        self._directory = tempfile.TemporaryDirectory(prefix="cdi-explain-")
+        root = Path(self._directory.name)
+        self._inputs = root / "inputs"
+        try:
+            _copy(home.objects, root / "objects")
+            self._store = LocalStore(root / "objects")
+            applied = apply(self._store, manifests, namespace=namespace)
+        except BaseException:
+            self._directory.cleanup()
+            raise
+        self.datavolumes = [Key.of(one.kind, one.namespace, one.name) for one in applied if one.kind == "DataVolume"]
+        """Those of the manifests, in their order."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._directory.cleanup()
+
+    def course(self, key: Key, *, upload: Path | None = None) -> Course:
+        """Of a DataVolume that begins anew; `upload` is the file that it is given if it waits for one.
+
+        Raises `NotFound`.
+        """
+        dv = self._store.get(key)
+        self._store.update_status({name: value for name, value in dv.items() if name != "status"})
+        observed = Observed(self._home)
+        status: Object = {}
+        with self._store.watch(_COPIED) as watch:
+            for _ in range(_STEPS):
+                self._prepare_claim(key, dv["metadata"]["uid"], upload)
+                observed.take(watch.poll(0))
+                model = observed.model(key, DataVolume)
+                assert model is not None
+                world = observed.world(model, None, Setting(), admitted=True)
+                if world.layout is not None:
+                    inputs = self._inputs / key.namespace / key.name
+                    world = replace(world, layout=replace(world.layout, inputs=str(inputs)))
+                plan = reconcile(world)
+                status = dict(plan.status) if plan.status is not None else status
+                claim = observed.claim(key.namespace, key.name)
+                made = False
+                for action in plan.actions:
+                    if isinstance(action, StartWorker):
+                        return self._prepared(key, model, claim, action, observed)
+                    if isinstance(action, CreateClaim):
+                        self._store.create(dict(action.body))
+                        made = True
+                if not made:
+                    return _standing(key, model, claim, {**dv, "status": status})
+        raise InternalError(f"{key} never comes to rest")
+
+    def _prepare_claim(self, key: Key, owner: str, upload: Path | None) -> None:
+        """Its own claim is bound, and knows nothing of earlier attempts."""
+        claim_key = Key.of("pvc", key.namespace, key.name)
+        try:
+            body = self._store.get(claim_key)
+        except NotFound:
+            return
+        if not any(one.get("uid") == owner for one in body["metadata"].get("ownerReferences") or []):
+            return
+
+        def renew(claim: Object) -> None:
+            notes = {
+                name: text
+                for name, text in (claim["metadata"].get("annotations") or {}).items()
+                if name not in (ANNOTATION, uploads.ANNOTATION)
+            }
+            if upload is not None:
+                notes[uploads.ANNOTATION] = UploadRequest(id="explained", path=str(upload)).write()
+            claim["metadata"]["annotations"] = notes
+
+        body = amend(self._store, claim_key, renew)
+        if (body.get("status") or {}).get("phase") != "Bound":
+            requests = ((body["spec"].get("resources") or {}).get("requests")) or {}
+            capacity = {"capacity": {"storage": requests["storage"]}} if "storage" in requests else {}
+            self._store.update_status({**body, "status": {"phase": "Bound", **capacity}})
+
+    def _prepared(
+        self, key: Key, dv: DataVolume, claim: Claim | None, action: StartWorker, observed: Observed
+    ) -> Course:
+        try:
+            write_mounts(action.mounts, observed.content)
+        except OSError as error:
+            raise TargetIo(f"secrets cannot be kept: {error.strerror}", where=tempfile.gettempdir()) from error
+        return Course(key=key, operation=operation_of(dv), claim=claim, work=action.work)
+
+
+def _standing(key: Key, dv: DataVolume, claim: Claim | None, body: Object) -> Course:
+    failure = failure_of(body)
+    ready = find_condition(_conditions(body), ConditionType.READY)
+    return Course(
+        key=key,
+        operation=operation_of(dv),
+        claim=claim,
+        failure=None if failure is None else error_of(failure),
+        waits="" if failure is not None or ready is None else ready.message or ready.reason or "",
+    )
+
+
+def _conditions(body: Object) -> Any:
+    from cdi.api.validation import parse
+
+    model = parse(body)
+    return model.status.conditions if isinstance(model, DataVolume) and model.status is not None else None
+
+
+def _copy(objects: Path, to: Path) -> None:
+    """The objects that matter, each as it was at some moment: they are replaced, never written in place."""
+    for plural in _COPIED:
+        source = objects / plural
+        for path in source.rglob("*.json") if source.is_dir() else ():
+            target = to / path.relative_to(objects)
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(path, target)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copyfile(objects / ".version", to / ".version")
