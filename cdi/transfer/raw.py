@@ -19,6 +19,7 @@ from cdi.transfer.watermark import Watermark
 
 _BLOCK = 2 << 20
 _WRITERS = 3
+_TAIL = 512
 
 
 def raw_ranged(
@@ -59,10 +60,12 @@ def raw_stream(
     """Write an ordered stream; gives the number of bytes that the disk has of it.
 
     `trim` sees the end of the content (512 bytes at least where there are as many) and its whole length, and says how
-    many bytes at the end are not the disk's.  Raises `TargetTooSmall` as soon as more than `limit` bytes have come.
+    many bytes at the end are not the disk's; of a great many, some may have been written.  Raises `TargetTooSmall` as
+    soon as more than `limit` bytes have come.
     """
     free: SimpleQueue[memoryview] = SimpleQueue()
-    for _ in range(_WRITERS + 2):
+    # Those that are written, one to be filled, and one that waits.
+    for _ in range(_WRITERS + 3):
         free.put(aligned_buffer(_BLOCK))
     busy: deque[Future[None]] = deque()
 
@@ -84,20 +87,28 @@ def raw_stream(
                 busy.popleft().result()
 
         current, filled, offset = free.get(), 0, 0
+        # A full block waits until the one after it is full too, so that the end of the content is always at hand.
+        waiting: memoryview | None = None
         for piece in pieces:
             view = memoryview(piece)
             while view:
-                # A full block waits until more comes, so that the end of the content is always still at hand.
                 if filled == _BLOCK:
-                    hand_over(current, filled, offset)
-                    offset, filled, current = offset + filled, 0, free.get()
+                    if waiting is not None:
+                        hand_over(waiting, _BLOCK, offset - _BLOCK)
+                    offset, filled, waiting, current = offset + filled, 0, current, free.get()
                 count = min(len(view), _BLOCK - filled)
                 current[filled : filled + count] = view[:count]
                 filled += count
                 view = view[count:]
-        dropped = 0 if trim is None else trim(current[:filled], offset + filled)
-        if filled > dropped:
-            hand_over(current, filled - dropped, offset)
+        total = offset + filled
+        size = total
+        if trim is not None:
+            before = b"" if waiting is None else bytes(waiting[-_TAIL:])
+            size -= trim(memoryview(before + current[:filled]), total)
+        if waiting is not None and size > offset - _BLOCK:
+            hand_over(waiting, min(_BLOCK, size - offset + _BLOCK), offset - _BLOCK)
+        if size > offset:
+            hand_over(current, size - offset, offset)
         for future in busy:
             future.result()
-    return offset + filled - dropped
+    return size
