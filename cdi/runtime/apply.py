@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -49,17 +49,29 @@ class Applied:
 
 
 def apply(
-    store: Store, manifests: Iterable[Mapping[str, Any]], *, namespace: str | None = None, dry_run: bool = False
+    store: Store,
+    manifests: Iterable[Mapping[str, Any]],
+    *,
+    namespace: str | None = None,
+    dry_run: bool = False,
+    before_write: Callable[[Key], None] = lambda _: None,
 ) -> list[Applied]:
     """All manifests are checked before any is written.
 
-    `namespace` is that of manifests which name none.  With `dry_run` nothing is written, and what would become of each
-    is told.  Raises `InvalidManifest` with all problems of a manifest, also where a DataVolume's spec would change.
+    `namespace` is that of manifests which name none.  `before_write` is called with each key before its object is
+    written.  With `dry_run` nothing is written, and what would become of each is told.  Raises `InvalidManifest` with
+    all problems of a manifest, also where a DataVolume's spec would change.
     """
     bodies = [_checked(body, namespace) for body in _flattened(manifests, 0)]
     for body in bodies:
         _check_update(store, body)
-    return [_try_one(store, body) if dry_run else _apply_one(store, body) for body in bodies]
+    if dry_run:
+        return [_try_one(store, body) for body in bodies]
+    applied = []
+    for body in bodies:
+        before_write(Key.of_object(body))
+        applied.append(_apply_one(store, body))
+    return applied
 
 
 def keys_of(manifests: Iterable[Any], *, namespace: str | None = None) -> list[Key]:

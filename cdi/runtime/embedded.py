@@ -24,6 +24,7 @@ from cdi.reconcile.actions import PatchObject
 from cdi.reconcile.policy import BANDWIDTH, CONNECTIONS
 from cdi.runtime import durable, events
 from cdi.runtime.apply import Applied, apply
+from cdi.runtime.environment import Environments
 from cdi.runtime.executor import patch
 from cdi.runtime.home import Home
 from cdi.runtime.launcher import Launcher
@@ -63,11 +64,14 @@ class Embedded:
     ) -> list[Applied]:
         """Check all, then write all, unless it is a `dry_run`.  `namespace` is for manifests that name none.
 
-        Raises `InvalidManifest`.
+        The workers of a DataVolume get the environment of the process that applied it last, as far as they have use
+        for it (`cdi.runtime.environment`).  Raises `InvalidManifest`.
         """
-        applied = apply(self._store, manifests, namespace=namespace, dry_run=dry_run)
-        if not dry_run:
-            ensure_supervisor(self.home)
+        if dry_run:
+            return apply(self._store, manifests, namespace=namespace, dry_run=True)
+        with Environments(self.home).kept() as keep:
+            applied = apply(self._store, manifests, namespace=namespace, before_write=keep)
+        ensure_supervisor(self.home)
         return applied
 
     def get(self, kind: str, namespace: str | None, name: str) -> Object:

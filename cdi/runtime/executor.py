@@ -8,6 +8,7 @@ from typing import assert_never
 from cdi.api.errors import AlreadyExists, Conflict, NotFound
 from cdi.reconcile.actions import Action, CreateClaim, PatchObject, Plan, StartWorker
 from cdi.runtime import events
+from cdi.runtime.environment import Environments
 from cdi.runtime.launcher import Launcher, ReadInput
 from cdi.store.base import Key, Object, Store, amend
 
@@ -15,10 +16,13 @@ from cdi.store.base import Key, Object, Store, amend
 class Executor:
     """Of one CDI_HOME."""
 
-    def __init__(self, store: Store, launcher: Launcher, read_input: ReadInput) -> None:
+    def __init__(
+        self, store: Store, launcher: Launcher, read_input: ReadInput, environments: Environments
+    ) -> None:
         self._store = store
         self._launcher = launcher
         self._read_input = read_input
+        self._environments = environments
 
     def carry_out(self, plan: Plan, body: Object, now: float, *, stdin: int | None = None) -> None:
         """`body` is the object that was reconciled.  The status goes last: what it says has been done.
@@ -28,7 +32,7 @@ class Executor:
         """
         for action in plan.actions:
             try:
-                self._act(action, stdin)
+                self._act(action, body, stdin)
             except NotFound:
                 # What the plan was made for is gone, so the rest of it is void; that it went causes another reconcile.
                 return
@@ -50,7 +54,7 @@ class Executor:
                     }
                 )
 
-    def _act(self, action: Action, stdin: int | None) -> None:
+    def _act(self, action: Action, origin: Object, stdin: int | None) -> None:
         match action:
             case CreateClaim():
                 with contextlib.suppress(AlreadyExists):
@@ -59,7 +63,8 @@ class Executor:
                 key = Key.of(action.plural, action.namespace, action.name)
                 amend(self._store, key, lambda body: patch(body, action), uid=action.uid)
             case StartWorker():
-                self._launcher.start(action, self._read_input, stdin=stdin)
+                environment = self._environments.of(Key.of_object(origin))
+                self._launcher.start(action, self._read_input, stdin=stdin, environment=environment)
             case _:
                 assert_never(action)
 

@@ -7,16 +7,19 @@ from collections import defaultdict
 
 from cdi.api.errors import CdiError, Conflict, NotFound
 from cdi.runtime import events
+from cdi.runtime.environment import Environments
 from cdi.runtime.launcher import Launcher
 from cdi.runtime.observe import Observed
+from cdi.runtime.view import phase_of
 from cdi.store.base import Key, Object, Store
 from cdi.store.kinds import kind_of
 
 
-def collect(store: Store, observed: Observed, launcher: Launcher) -> bool:
-    """Delete objects whose owners are gone, events of nobody, and workers of no claim.
+def collect(store: Store, observed: Observed, launcher: Launcher, environments: Environments) -> bool:
+    """Delete objects whose owners are gone, events of nobody, workers of no claim, and the environments of DataVolumes
+    that are gone or done.
 
-    True where it must be called again soon: a worker is being stopped.
+    True where it must be called again soon: a worker is being stopped, something is being applied.
     """
     uids = observed.uids()
     for plural in ("persistentvolumeclaims", "datavolumes", "datasources"):
@@ -46,7 +49,18 @@ def collect(store: Store, observed: Observed, launcher: Launcher) -> bool:
     for uid in launcher.known():
         if uid not in claims and not _exists(store, uid):
             left = not launcher.forget(uid) or left
-    return left
+    return environments.collect(lambda key: _is_at_work(store, key)) or left
+
+
+def _is_at_work(store: Store, key: Key) -> bool:
+    """Asked of the store itself, as what was observed may be older than what was applied."""
+    try:
+        return not phase_of(store.get(key)).final
+    except NotFound:
+        return False
+    except CdiError:
+        # Damaged by hand, and perhaps to be repaired.
+        return True
 
 
 def _is_orphan(store: Store, body: Object, uids: set[str]) -> bool:

@@ -3,6 +3,7 @@
     objects/<plural>/<namespace>/<name>.json   the store (`cdi.store.local`)
     volumes/<namespace>/<name>/disk.img        the volumes; an archive is unpacked into the directory itself
     workers/<claim's uid>/                     one volume's life of attempts, see `WorkerDirectory`
+    environments/<namespace>/<name>.json       variables that a DataVolume's workers get (`cdi.runtime.environment`)
     supervisor.lock, supervisor.log
 
 Directories are made with mode 0700.
@@ -135,6 +136,10 @@ class Home:
     @property
     def workers(self) -> Path:
         return self.root / "workers"
+
+    @property
+    def environments(self) -> Path:
+        return self.root / "environments"
 
     @property
     def supervisor_lock(self) -> Path:

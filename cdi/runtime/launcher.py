@@ -55,11 +55,18 @@ class Launcher:
         self._processes = Processes()
         self._parsed: dict[Path, tuple[tuple[int, int], object]] = {}
 
-    def start(self, action: StartWorker, read_input: ReadInput, *, stdin: int | None = None) -> bool:
+    def start(
+        self,
+        action: StartWorker,
+        read_input: ReadInput,
+        *,
+        stdin: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> bool:
         """Begin an attempt; False where one is under way or this one was begun before.
 
-        Raises `NotFound` where an input is gone, `InternalError` where a process or its files cannot
-        be made.
+        `environment` is the worker's, as `Processes.spawn` has it.  Raises `NotFound` where an input is gone,
+        `InternalError` where a process or its files cannot be made.
         """
         directory = self._home.worker(action.claim)
         with _mapped(directory.path):
@@ -88,6 +95,7 @@ class Launcher:
                         log=directory.log,
                         guard=guard,
                         stdin=stdin,
+                        environment=environment,
                     )
         return True
 

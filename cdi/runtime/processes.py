@@ -7,11 +7,12 @@ import fcntl
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cdi
 from cdi.api.errors import InternalError
+from cdi.runtime.environment import of_process
 
 LOG_LIMIT = 1 << 20
 """Bytes of a log that are kept, and as many of the one before it."""
@@ -27,12 +28,22 @@ class Processes:
         self._children: set[int] = set()
 
     def spawn(
-        self, module: str, arguments: Sequence[str], *, log: Path, guard: int | None = None, stdin: int | None = None
+        self,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        log: Path,
+        guard: int | None = None,
+        stdin: int | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> int:
         """Run ``python -m module arguments`` in a session of its own; returns its process id.
 
         Its output is appended to `log`.  `guard`, a descriptor, stays open in it (as 3) for its whole life; `stdin` is
-        its standard input, or nothing.  Raises `InternalError` where no process can be made.
+        its standard input, or nothing.  `environment` is all that it gets of that kind, but for what Python needs;
+        without one, nothing that speaks of people and networks (`cdi.runtime.environment`).
+
+        Raises `InternalError` where no process can be made.
         """
         self.reap()
         rotate(log)
@@ -54,7 +65,7 @@ class Processes:
                 pid = os.posix_spawn(
                     sys.executable,
                     argv,
-                    _environment(),
+                    _environment(environment),
                     file_actions=actions,
                     setsid=True,
                     setsigmask=(),
@@ -116,8 +127,9 @@ def _lifted(descriptor: int, stack: contextlib.ExitStack) -> int:
     return copy
 
 
-def _environment() -> dict[str, str]:
-    """This one's, so that the child imports the same package."""
+def _environment(given: Mapping[str, str] | None) -> dict[str, str]:
+    """With a path, so that the child imports the same package."""
     here = str(Path(cdi.__file__).resolve().parent.parent)
     paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONUNBUFFERED": "1"}
+    own = {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONUNBUFFERED": "1"}
+    return {**of_process(os.environ, given), **own}

@@ -32,6 +32,7 @@ from cdi.reconcile.datasource import reconcile_data_source
 from cdi.reconcile.datavolume import reconcile
 from cdi.reconcile.upload import UploadRequest
 from cdi.runtime import durable
+from cdi.runtime.environment import Environments
 from cdi.runtime.executor import Executor
 from cdi.runtime.garbage import collect
 from cdi.runtime.home import Home
@@ -81,7 +82,8 @@ class Supervisor:
         self._store = LocalStore(home.objects)
         self._launcher = launcher or Launcher(home)
         self._observed = Observed(home)
-        self._executor = Executor(self._store, self._launcher, self._observed.content)
+        self._environments = Environments(home)
+        self._executor = Executor(self._store, self._launcher, self._observed.content, self._environments)
         self._provisioner = Provisioner(home, self._store, self._launcher)
         self._watch = self._store.watch(WATCHED)
         self._due: dict[Key, float] = {}
@@ -152,7 +154,7 @@ class Supervisor:
             self._guarded(key)
         self._admit()
         if self._garbage:
-            self._garbage = collect(self._store, self._observed, self._launcher)
+            self._garbage = collect(self._store, self._observed, self._launcher, self._environments)
         return bool(self._due or self._running or self._garbage or changes)
 
     # --- what is due ----------------------------------------------------------------------------------------------
@@ -320,6 +322,7 @@ class Supervisor:
             log.info("%s: %s %s", key, phase, plan.status["progress"])
             if phase in (Phase.SUCCEEDED, Phase.FAILED) and claim is not None:
                 self._launcher.tidy(claim.uid)
+                self._garbage = True
         if plan.requeue_after is not None:
             self._schedule(key, plan.requeue_after)
         elif worker is not None and worker.running:

@@ -16,6 +16,7 @@ from cdi.reconcile.actions import StartWorker
 from cdi.reconcile.datavolume import reconcile
 from cdi.reconcile.ledger import ANNOTATION, Ledger
 from cdi.reconcile.upload import UploadRequest
+from cdi.runtime.environment import Environments
 from cdi.runtime.executor import Executor
 from cdi.runtime.home import Home
 from cdi.runtime.launcher import Launcher
@@ -59,7 +60,7 @@ class Uploads:
         request = UploadRequest(id=uuid.uuid4().hex, length=length)
         before = self._request(key, request)
         observed = Observed(self._home)
-        executor = Executor(self._store, self._launcher, observed.content)
+        executor = Executor(self._store, self._launcher, observed.content, Environments(self._home))
         setting = Setting()
         deadline = time.monotonic() + _READY
         with self._store.watch(WATCHED) as watch:

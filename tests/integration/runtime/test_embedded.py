@@ -31,6 +31,7 @@ from cdi.api.errors import (
 from cdi.runtime import durable
 from cdi.runtime.embedded import Embedded
 from cdi.runtime.processes import with_arguments
+from tests.faults.server import FaultServer
 
 MIB = 1 << 20
 
@@ -363,3 +364,19 @@ def test_many_callers_start_one_supervisor(embedded):
     for _ in range(20):
         ensure_supervisor(embedded.home)
     assert len(_eventually(lambda: with_arguments("--home", str(embedded.home.root)))) == 1
+
+
+def test_each_goes_through_the_proxy_of_whoever_applied_it(embedded, monkeypatch):
+    for name in [name for name in os.environ if name.lower() in ("http_proxy", "no_proxy")]:
+        monkeypatch.delenv(name)
+    content = random.Random(3).randbytes(MIB)
+    with FaultServer() as one, FaultServer() as other:
+        for name, proxy in (("a", one), ("b", other)):
+            proxy.put("/disk.raw", content)
+            monkeypatch.setenv("http_proxy", proxy.origin)
+            embedded.apply([data_volume(name, {"http": {"url": "http://images.example/disk.raw"}})])
+        for name in ("a", "b"):
+            embedded.wait("dv", None, name, timeout=60)
+            assert embedded.volume_path(None, name).read_bytes()[:MIB] == content
+        for proxy in (one, other):
+            assert any(request.target == "http://images.example/disk.raw" for request in proxy.requests)

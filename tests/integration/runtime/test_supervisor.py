@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 
@@ -12,6 +13,7 @@ from cdi.api.errors import AlreadyExists
 from cdi.reconcile.world import Retries
 from cdi.runtime import durable, events
 from cdi.runtime.apply import apply
+from cdi.runtime.environment import Environments
 from cdi.runtime.observe import Setting
 from cdi.runtime.supervisor import MAX_WORKERS, Supervisor
 from cdi.store.base import Key, amend
@@ -288,3 +290,35 @@ def test_conflicting_writers_do_not_disturb(bench, until):
                 Key("datavolumes", "default", "a"),
                 lambda b: b["metadata"].update({"labels": {"n": os.urandom(4).hex()}}),
             )
+
+
+def test_workers_get_the_environment_of_whoever_applied(bench, until, monkeypatch):
+    environments = Environments(bench.home)
+    for name in ("a", "b"):
+        monkeypatch.setenv("AWS_PROFILE", f"of-{name}")
+        with environments.kept() as keep:
+            apply(bench.store, [data_volume(name, "hang")], before_write=keep)
+    monkeypatch.setenv("AWS_PROFILE", "of-the-supervisor")
+    monkeypatch.setenv("GITHUB_TOKEN", "nobody's business")
+    bench.apply(data_volume("c", "hang"))
+    bench.phases(until, a="ImportInProgress", b="ImportInProgress", c="ImportInProgress")
+
+    def environment(name):
+        path = bench.home.worker(bench.get(name, "persistentvolumeclaims")["metadata"]["uid"]).path
+        return json.loads(until(lambda: durable.read(path / "environment.json")))
+
+    seen = {name: environment(name) for name in "abc"}
+    assert [seen[name].get("AWS_PROFILE") for name in "abc"] == ["of-a", "of-b", None]
+    assert not any("GITHUB_TOKEN" in found for found in seen.values())
+
+
+def test_environments_are_forgotten_with_what_they_were_for(bench, until):
+    environments = Environments(bench.home)
+    with environments.kept() as keep:
+        apply(bench.store, [data_volume("a"), data_volume("b", "hang")], before_write=keep)
+    keys = [Key("datavolumes", "default", name) for name in "ab"]
+    bench.phases(until, a="Succeeded", b="ImportInProgress")
+    bench.step_until(until, lambda: environments.of(keys[0]) is None)
+    assert environments.of(keys[1]) is not None
+    bench.store.delete(keys[1])
+    bench.step_until(until, lambda: environments.of(keys[1]) is None)

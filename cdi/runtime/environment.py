@@ -1,0 +1,146 @@
+"""The environment that workers run in: that of whoever applied their DataVolume, as far as an import has use for it.
+
+A supervisor outlives the command that started it, and serves many.  What AWS_PROFILE or https_proxy happened to be in
+the shell that started it says nothing about the others; so what a worker is given was written down when its
+DataVolume was applied, is the same at every attempt, and is removed when the DataVolume is done.  Of all other
+variables a process gets only those that Python itself may need.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from cdi.runtime import durable
+from cdi.runtime.home import Home
+from cdi.store import files
+from cdi.store.base import Key
+
+_INTERPRETER = frozenset({"LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH"})
+"""What the Python that is running may need to run again."""
+_MACHINE = frozenset({"HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER"})
+_PROXIES = frozenset({"http_proxy", "https_proxy", "no_proxy"})
+_FILES = frozenset(
+    {
+        "AWS_CA_BUNDLE",
+        "AWS_CONFIG_FILE",
+        "AWS_SHARED_CREDENTIALS_FILE",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "REQUESTS_CA_BUNDLE",
+        "SSL_CERT_DIR",
+        "SSL_CERT_FILE",
+    }
+)
+"""Paths; a relative one means the directory of whoever set it, where no worker runs."""
+_GOOGLE = frozenset(
+    {
+        "CLOUDSDK_CONFIG",
+        "GCE_METADATA_HOST",
+        "GCE_METADATA_IP",
+        "GCE_METADATA_ROOT",
+        "GOOGLE_CLOUD_PROJECT",
+        "GOOGLE_CLOUD_QUOTA_PROJECT",
+        "GOOGLE_CLOUD_UNIVERSE_DOMAIN",
+        "NO_GCE_CHECK",
+        "STORAGE_EMULATOR_HOST",
+    }
+)
+_USED = _MACHINE | _FILES | _GOOGLE
+_PREFIXES = ("AWS_", "LC_")
+
+
+def of_user(environment: Mapping[str, str], directory: str) -> dict[str, str]:
+    """What an import has use for, of the environment of somebody who works in `directory`."""
+    found = {
+        name: text
+        for name, text in environment.items()
+        if name in _USED or name.startswith(_PREFIXES) or name.lower() in _PROXIES
+    }
+    for name in _FILES & found.keys():
+        if found[name]:
+            found[name] = os.path.join(directory, os.path.expanduser(found[name]))
+    return found
+
+
+def of_process(environment: Mapping[str, str], given: Mapping[str, str] | None) -> dict[str, str]:
+    """For a process that the owner of `environment` starts: what was `given` for it, else what says nothing of people
+    and networks; and what Python needs.
+    """
+    own = {
+        name: text
+        for name, text in environment.items()
+        if name in _INTERPRETER or (given is None and (name in _MACHINE or name.startswith("LC_")))
+    }
+    return {**own, **(given or {})}
+
+
+class Environments:
+    """Of one CDI_HOME, by the DataVolumes that they were written down for.  Calls may come from any process.
+
+    They may hold secrets: files are for this user alone, and never shown.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self._root = home.environments
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[Callable[[Key], None]]:
+        """Gives a function that writes this process's environment down for an object that is about to be written.
+
+        Until the end of the context `collect` takes nothing away.  Raises a `TargetError` where nothing can be written.
+        """
+        try:
+            directory = os.getcwd()
+        except FileNotFoundError:
+            directory = "/"
+        content = json.dumps(of_user(os.environ, directory), sort_keys=True).encode("utf-8", "surrogateescape")
+        with contextlib.ExitStack() as stack:
+            with files.mapped(self._root):
+                self._root.mkdir(mode=0o700, exist_ok=True)
+                stack.enter_context(durable.locked(self._lock))
+            yield lambda key: self._keep(key, content)
+
+    def of(self, key: Key) -> dict[str, str] | None:
+        """As written down; None where nothing is."""
+        with files.mapped(self._path(key)):
+            content = durable.read(self._path(key))
+        if content is None:
+            return None
+        try:
+            found = json.loads(content.decode("utf-8", "surrogateescape"))
+        except ValueError:
+            return None
+        return {str(name): str(text) for name, text in found.items()} if isinstance(found, dict) else None
+
+    def collect(self, wanted: Callable[[Key], bool]) -> bool:
+        """Remove what was written down for objects that are not `wanted`; True where it has to be called again."""
+        with files.mapped(self._root):
+            if not self._root.is_dir():
+                return False
+            with durable.locked(self._lock, wait=False) as lock:
+                if lock is None:
+                    return True
+                for path in self._root.glob("*/*.json"):
+                    if not wanted(Key.of("datavolumes", path.parent.name, path.stem)):
+                        path.unlink(missing_ok=True)
+        return False
+
+    @property
+    def _lock(self) -> Path:
+        return self._root / ".lock"
+
+    def _path(self, key: Key) -> Path:
+        return self._root / key.namespace / f"{key.name}.json"
+
+    def _keep(self, key: Key, content: bytes) -> None:
+        if key.plural != "datavolumes":
+            return
+        path = self._path(key)
+        with files.mapped(path):
+            if durable.read(path) != content:
+                path.parent.mkdir(mode=0o700, exist_ok=True)
+                durable.write(path, content)
