@@ -1,0 +1,32 @@
+"""The command line in this process: its output, its errors, its exit status."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from cdi.cli.main import run
+
+
+@dataclass(frozen=True)
+class Done:
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cdi(tmp_path, monkeypatch, capsys):
+    """Run ``cdi`` with its own empty CDI_HOME and no supervisor in the background."""
+    monkeypatch.setenv("CDI_HOME", str(tmp_path / "home"))
+    for module in ("cdi.runtime.embedded", "cdi.runtime.uploads"):
+        monkeypatch.setattr(f"{module}.ensure_supervisor", lambda home: None)
+
+    def call(*arguments):
+        capsys.readouterr()
+        status = run(arguments)
+        captured = capsys.readouterr()
+        return Done(status, captured.out, captured.err)
+
+    return call
