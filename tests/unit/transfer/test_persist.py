@@ -1,0 +1,149 @@
+"""Beginning again, within the budget."""
+
+import os
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from cdi.api.errors import ChecksumMismatch, Interrupted, SourceChanged, SourceStalled, SourceUnavailable
+from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job, Policy, StreamSourceSpec
+from cdi.transfer.control import Control
+from cdi.transfer.fetch import StreamBroken
+from cdi.transfer.persist import persist
+from cdi.transfer.result import Result
+
+MIB = 1 << 20
+
+
+class Pauses(threading.Event):
+    def __init__(self):
+        super().__init__()
+        self.slept = []
+
+    def wait(self, timeout=None):
+        self.slept.append(timeout)
+        return self.is_set()
+
+
+class Run:
+    """`script`: what each attempt does, an error to raise or None, with the bytes that it comes far before."""
+
+    def __init__(self, script, *, source=None, retries=3, journal=None):
+        job = Job(
+            id="x",
+            source=source or HttpSourceSpec(url="http://example.invalid/"),
+            target=FileTargetSpec(path="/nowhere/disk.img"),
+            policy=Policy(retries=retries),
+            journal=journal,
+        )
+        self.control = Control(job)
+        self.control.cancelled = self.pauses = Pauses()
+        self.result = Result("x")
+        self.script = list(script)
+        self.attempts, self.open, self.opened, self.starts = 0, 0, 0, []
+        persist(job, self.control, self.result, self.reopen, self.attempt)
+
+    @contextmanager
+    def reopen(self):
+        self.open += 1
+        self.opened += 1
+        try:
+            yield "source"
+        finally:
+            self.open -= 1
+
+    def attempt(self, source):
+        assert source == "source" and self.open == 1
+        self.starts.append(self.control.meter.done)
+        self.attempts += 1
+        entry = self.script.pop(0) if self.script else None
+        if entry is None:
+            return
+        error, far = entry if isinstance(entry, tuple) else (entry, 0)
+        self.control.meter.add_fetched(far)
+        self.control.meter.advance(far)
+        raise error
+
+
+def broken():
+    return StreamBroken(SourceStalled("stalled"))
+
+
+def test_a_broken_stream_and_a_changed_content_are_begun_again():
+    run = Run([broken(), SourceChanged("another now"), broken()])
+    assert run.attempts == run.opened == 4
+    assert run.starts == [0, 0, 0, 0]
+    assert run.pauses.slept == sorted(run.pauses.slept)
+    assert any("stalled" in warning for warning in run.result.warnings)
+
+
+def test_the_budget_ends_with_the_cause():
+    with pytest.raises(SourceStalled):
+        Run([broken()] * 9, retries=2)
+    with pytest.raises(SourceChanged):
+        Run([SourceChanged("again")] * 9, retries=2)
+    run = Run([broken()] * 2, retries=2)
+    assert run.attempts == 3
+
+
+def test_no_retries_means_one_attempt():
+    with pytest.raises(SourceStalled):
+        Run([broken()], retries=0)
+
+
+def test_coming_further_gives_the_budget_back():
+    run = Run([(broken(), far * 20 * MIB) for far in range(1, 20)], retries=2)
+    assert run.attempts == 20
+
+
+def test_coming_only_as_far_again_does_not():
+    """A server that always hangs up at the same byte would be asked for ever."""
+    with pytest.raises(SourceStalled):
+        Run([(broken(), 100 * MIB)] * 50, retries=3)
+
+
+def test_progress_begins_again_with_the_work():
+    run = Run([(broken(), 5 * MIB)])
+    assert run.starts == [0, 0]
+    assert "started over" in run.control.meter.note
+
+
+def test_other_failures_are_raised_at_once():
+    for error in (ChecksumMismatch("other"), Interrupted("stop"), SourceStalled("x"), ZeroDivisionError()):
+        with pytest.raises(type(error)):
+            Run([error])
+
+
+def test_a_stream_that_was_handed_over_cannot_be_begun_again():
+    with pytest.raises(SourceStalled):
+        Run([broken()], source=StreamSourceSpec())
+
+
+def test_the_server_is_given_the_time_that_it_asks_for():
+    run = Run([StreamBroken(SourceUnavailable("busy", retry_after=55.0))])
+    assert max(run.pauses.slept) >= 55
+
+
+def test_a_journal_of_the_former_content_is_forgotten(tmp_path):
+    journal = tmp_path / "journal"
+    journal.write_text("{}")
+    Run([SourceChanged("another")], journal=str(journal))
+    assert not os.path.exists(journal)
+    journal.write_text("{}")
+    Run([broken()], journal=str(journal))
+    assert os.path.exists(journal)
+
+
+def test_cancelled_while_it_waits():
+    control = []
+
+    class Cancelled(Run):
+        def attempt(self, source):
+            self.control.cancelled.set()
+            control.append(1)
+            raise broken()
+
+    with pytest.raises(Interrupted):
+        Cancelled([])
+    assert control == [1]

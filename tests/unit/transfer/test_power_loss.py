@@ -1,0 +1,269 @@
+"""The power fails at any write: whatever the volume kept, the next attempt ends with the true disk.
+
+What was written and not flushed is there or not, block by block, as chance has it.
+"""
+
+import hashlib
+import os
+import random
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cdi.api.errors import Interrupted, SourceChanged, SourceUnreachable
+from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job, Policy
+from cdi.transfer import disk as disk_module
+from cdi.transfer import qcow2_ranged, raw
+from cdi.transfer import watermark as watermark_module
+from cdi.transfer.control import Control
+from cdi.transfer.disk import DiskTransfer
+from cdi.transfer.journal import Journal
+from cdi.transfer.result import Result
+from tests.memory import MemorySource, MemoryTarget
+from tests.qcow2_writer import Layout, disk_of, write
+
+BLOCK = 512
+
+
+class PowerLoss(BaseException):
+    pass
+
+
+class Volume(MemoryTarget):
+    """Loses power at write number `fails_at`; every write and flush after it fails too.
+
+    `until`: a file that must be there before the power fails, because the test is about it.
+    """
+
+    def __init__(self, fails_at=None, until=None, **attributes):
+        self.fails_at = fails_at
+        self.until = until
+        self.writes = 0
+        self.lost = False
+        self.durable = b""
+        super().__init__(**attributes)
+
+    def write(self, view, offset):
+        with self.lock:
+            self.writes += 1
+            fails = self.fails_at is not None and self.writes > self.fails_at
+        if fails:
+            while self.until is not None and not os.path.exists(self.until):
+                time.sleep(0.001)
+            self.lost = True
+            raise PowerLoss
+        super().write(view, offset)
+
+    def flush(self):
+        with self.lock:
+            if self.lost:
+                raise PowerLoss
+            self.durable = bytes(self.disk)
+
+    def reset(self):
+        super().reset()
+        with self.lock:
+            self.durable = bytes(self.disk)
+
+    def reboot(self, rng):
+        """What is there after the power came back."""
+        found = Volume(size=self.size, reads_zero=self.reads_zero)
+        durable = self.durable[: self.size].ljust(self.size, b"\0" if self.reads_zero else b"\xa5")
+        found.disk[:] = durable
+        for at in range(0, self.size, BLOCK):
+            if rng.random() < 0.5:
+                found.disk[at : at + BLOCK] = self.disk[at : at + BLOCK]
+        found.durable = bytes(found.disk)
+        return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    """Pieces and pauses of a size that fits the test's images."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(raw, "PIECE_SIZE", 16384)
+    patch.setattr(qcow2_ranged, "PIECE_SIZE", 16384)
+    patch.setattr(watermark_module, "CHECKPOINT_SECONDS", 0)
+    yield
+    patch.undo()
+
+
+def attempt(job, source, volume):
+    """One worker's life; gives its result."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(disk_module, "open_target", lambda _spec: volume)
+    result = Result(job.id)
+    try:
+        DiskTransfer(job, source, Control(job), result).run()
+    finally:
+        patch.undo()
+    return result
+
+
+def job_in(directory, data, *, checksum, connections=1):
+    return Job(
+        id="power",
+        source=HttpSourceSpec(url="http://example.invalid/x"),
+        target=FileTargetSpec(path=os.path.join(directory, "disk.img")),
+        checksum="sha256:" + hashlib.sha256(data).hexdigest() if checksum else None,
+        journal=os.path.join(directory, "journal"),
+        policy=Policy(discover_checksum=False, connections=connections, retries=0),
+    )
+
+
+def images(kind, seed):
+    rng = random.Random(seed)
+    if kind == "raw":
+        # The first sector is data, or it could be taken for something else.
+        data = rng.randbytes(512) + b"".join(rng.choice((bytes(8192), rng.randbytes(8192))) for _ in range(40))
+        return data, data
+    clusters = {}
+    for guest in rng.sample(range(120), 50):
+        packed = rng.random() < 0.4
+        clusters[guest] = ((b"%08x" % rng.getrandbits(32)) * 512 if packed else rng.randbytes(4096), packed)
+    order = [("data", guest) for guest in clusters]
+    rng.shuffle(order)
+    layout = Layout(120 * 4096, 12, clusters, set(), order[: rng.randrange(50)])
+    return write(layout), disk_of(layout)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from(["raw", "qcow2"]),
+    st.lists(st.integers(0, 30), max_size=5),
+    st.integers(0, 1 << 30),
+    st.booleans(),
+    st.booleans(),
+)
+def test_the_disk_and_its_digest_are_true_in_the_end(tmp_path_factory, kind, losses, seed, checksum, clean):
+    rng = random.Random(seed)
+    data, disk = images(kind, seed)
+    job = job_in(tmp_path_factory.mktemp("power"), data, checksum=checksum, connections=3)
+    volume = Volume(reads_zero=clean)
+    marks = []
+    for fails_at in losses:
+        volume.fails_at = fails_at
+        try:
+            attempt(job, MemorySource(data), volume)
+            break
+        except PowerLoss:
+            volume = volume.reboot(rng)
+        if os.path.exists(job.journal):
+            journal = Journal.load(job.journal)
+            assert journal is not None
+            marks.append(journal.watermark)
+    else:
+        volume.fails_at = None
+        result = attempt(job, MemorySource(data), volume)
+        assert result.resumed_at == (marks[-1] if marks else 0)
+        assert result.digest == job.checksum
+    assert bytes(volume.disk) == disk
+    # An attempt never falls behind the one before it.
+    assert marks == sorted(marks)
+    assert not os.path.exists(job.journal)
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+@pytest.mark.parametrize("clean", [True, False])
+def test_nothing_of_another_content_is_left(tmp_path, kind, clean):
+    before, _ = images(kind, 1)
+    data, disk = images(kind, 2)
+    data, disk = (data, disk) if kind == "qcow2" else (data[: len(before)], disk[: len(before)])
+    job = job_in(tmp_path, data, checksum=False)
+    volume = Volume(fails_at=12, until=job.journal, reads_zero=clean)
+    with pytest.raises(PowerLoss):
+        attempt(job, MemorySource(before), volume)
+    assert os.path.exists(job.journal)
+    volume = volume.reboot(random.Random(0))
+    result = attempt(job, MemorySource(data, validator="v2"), volume)
+    assert result.resumed_at == 0
+    assert bytes(volume.disk) == disk
+    assert any("started over" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize(
+    "change", ["job", "length", "size", "validator", "path", "algorithm", "no validator", "state", "beyond"]
+)
+def test_a_journal_of_anything_else_is_not_gone_on_with(tmp_path, change):
+    data, disk = images("raw", 3)
+    job = job_in(tmp_path, data, checksum=True)
+    volume = Volume(fails_at=12, until=job.journal)
+    with pytest.raises(PowerLoss):
+        attempt(job, MemorySource(data), volume)
+    volume = volume.reboot(random.Random(0))
+    journal = Journal.load(job.journal)
+    assert journal.watermark > 0
+    fields = {name: getattr(journal, name) for name in Journal.__slots__}
+    wrong = {
+        "job": {"job": "another"},
+        "length": {"length": len(data) + 1},
+        "size": {"disk_size": len(disk) + 512},
+        "validator": {"validator": "v0"},
+        "path": {"path": "qcow2-ranged"},
+        "algorithm": {"algorithm": "md5"},
+        "no validator": {"validator": None},
+        "state": {"digest_state": None},
+        "beyond": {"watermark": len(data) + 1},
+    }[change]
+    Journal(**fields | wrong).save(job.journal)
+    result = attempt(job, MemorySource(data), volume)
+    assert result.resumed_at == 0
+    assert bytes(volume.disk) == disk
+
+
+def test_without_validator_or_digest_nothing_is_gone_on_with(tmp_path):
+    """Who says nothing of its identity is only believed where a digest will tell."""
+    data, disk = images("raw", 4)
+    for checksum in (False, True):
+        job = job_in(tmp_path, data, checksum=checksum)
+        volume = Volume(fails_at=12, until=job.journal)
+        with pytest.raises(PowerLoss):
+            attempt(job, MemorySource(data, validator=None), volume)
+        volume = volume.reboot(random.Random(0))
+        result = attempt(job, MemorySource(data, validator=None), volume)
+        assert (result.resumed_at > 0) == checksum
+        assert bytes(volume.disk) == disk
+
+
+@pytest.mark.parametrize("error", [SourceUnreachable("gone"), Interrupted("stopped")])
+def test_a_failure_that_may_pass_leaves_how_far_it_came(tmp_path, error):
+    data, disk = images("raw", 5)
+    job = job_in(tmp_path, data, checksum=True)
+
+    def fault(_given):
+        raise error
+
+    volume = Volume()
+    with pytest.raises(type(error)):
+        attempt(job, MemorySource(data, faults=[None] * 9 + [fault] * 9), volume)
+    assert volume.state == "open"
+    assert Journal.load(job.journal).watermark > 0
+    result = attempt(job, MemorySource(data), volume)
+    assert result.resumed_at > 0
+    assert bytes(volume.disk) == disk
+
+
+def test_a_failure_that_will_not_pass_leaves_nothing(tmp_path):
+    data, _ = images("raw", 6)
+    job = job_in(tmp_path, data + b"x", checksum=True)
+    volume = Volume()
+    with pytest.raises(Exception) as caught:
+        attempt(job, MemorySource(data), volume)
+    assert caught.value.code == "ChecksumMismatch"
+    assert volume.state == "wiped"
+    assert not os.path.exists(job.journal)
+
+
+def test_a_content_that_changes_under_way_is_not_mixed(tmp_path):
+    data, _ = images("raw", 7)
+    job = job_in(tmp_path, data, checksum=False)
+
+    def fault(_given):
+        raise SourceChanged("another now")
+
+    volume = Volume()
+    with pytest.raises(SourceChanged):
+        attempt(job, MemorySource(data, faults=[None] * 9 + [fault]), volume)
+    assert volume.state == "open"
