@@ -1,4 +1,4 @@
-"""Options that tell how a source is got at; the same for inspect, explain and import."""
+"""Options that tell how a source is got at and how it is imported; the same for inspect, explain and import."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any, TypeVar
 
 import click
 
+from cdi.api.digest import Digest
 from cdi.api.errors import UsageError
+from cdi.api.quantity import Quantity
+from cdi.cli.options import quantity
 from cdi.cli.session import Session
 from cdi.runtime.locate import locate
-from cdi.runtime.request import Access, Request, read_option_file, secret_values
+from cdi.runtime.request import KEYRING_MOST, Access, Request, read_option_file, secret_values
 
 F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path)
@@ -39,11 +42,63 @@ _OPTIONS = (
     click.option("--arch", metavar="ARCH", help="Which image of a multi-platform index, e.g. arm64."),
 )
 
+_WISHES = (
+    click.option("--size", type=quantity, metavar="SIZE", help="Of the disk, e.g. 20Gi; the image's own unless given."),
+    click.option("--checksum", metavar="ALGORITHM:HEX", help="What the source's bytes must be."),
+    click.option(
+        "--content-type",
+        type=click.Choice(["kubevirt", "archive"]),
+        default="kubevirt",
+        help="A disk, or a tar archive.",
+    ),
+    click.option(
+        "--engine", type=click.Choice(["auto", "qemu"]), default="auto", help="qemu gives every image to QEMU."
+    ),
+    click.option(
+        "--connections", type=click.IntRange(0, 64), default=0, metavar="N", help="Ranges at a time; 0 chooses."
+    ),
+    click.option("--bandwidth", type=quantity, metavar="RATE", help="Bytes per second at most, e.g. 50M."),
+    click.option("--preallocate", is_flag=True, help="Give every block of the disk its place in advance."),
+    click.option("--keyring", type=_FILE, metavar="FILE", help="OpenPGP keys that SHA256SUMS must be signed with."),
+    click.option(
+        "--signature",
+        type=click.Choice(["ignore", "if-present", "require"]),
+        help="Whether signatures are checked; with --keyring: if-present.",
+    ),
+    click.option("--require-checksum", is_flag=True, help="Refuse what no digest is known of."),
+)
+
 
 def access_options(function: F) -> F:
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
+
+
+def wish_options(function: F) -> F:
+    for option in reversed(_WISHES):
+        function = option(function)
+    return function
+
+
+def read_wishes(options: dict[str, Any]) -> dict[str, Any]:
+    """Takes the options of `wish_options` out of `options`, as fields of a `Request`.  Raises `UsageError`."""
+    size, bandwidth, keyring = options.pop("size"), options.pop("bandwidth"), options.pop("keyring")
+    checksum = options.pop("checksum")
+    if keyring is not None:
+        read_option_file(keyring, KEYRING_MOST)
+    return {
+        "size": None if size is None else Quantity.parse(size).bytes,
+        "checksum": None if checksum is None else str(Digest.parse(checksum)),
+        "content_type": options.pop("content_type"),
+        "engine": options.pop("engine"),
+        "connections": options.pop("connections"),
+        "bandwidth": 0 if bandwidth is None else Quantity.parse(bandwidth).bytes,
+        "preallocation": options.pop("preallocate"),
+        "keyring": None if keyring is None else str(keyring.expanduser().absolute()),
+        "signature": options.pop("signature"),
+        "require_checksum": options.pop("require_checksum"),
+    }
 
 
 def read_access(options: dict[str, Any]) -> Access:

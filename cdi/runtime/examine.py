@@ -87,6 +87,8 @@ class Findings:
     facts: SourceFacts | None = None
     redirected: str | None = None
     """Where redirects led, without what may be a secret."""
+    encrypted: bool | None = None
+    """The bytes come over TLS; None where no network is between."""
     container: ContainerFacts | None = None
     layer: int | None = None
     """Which of the layers holds the disk, 1 the lowest."""
@@ -211,6 +213,8 @@ def _look(
     facts = found.facts = fetcher.facts
     control.meter.total = facts.length
     if isinstance(source, HttpSource):
+        reached = source.redirected or source.endpoint.request().url
+        found.encrypted = reached.startswith("https:")
         found.redirected = source.redirected if source.redirected != facts.location else None
     found.checks = [Check(name="source", passed=True, detail=_reached(facts))]
     if ask.expected:

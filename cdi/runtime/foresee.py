@@ -50,6 +50,8 @@ class Course:
     """What it would end with before any worker is started."""
     waits: str = ""
     """What it would wait for."""
+    reason: str = ""
+    """Of the waiting, as its Ready condition has it."""
 
 
 class Foresight:
@@ -156,12 +158,14 @@ class Foresight:
 def _standing(key: Key, dv: DataVolume, claim: Claim | None, body: Object) -> Course:
     failure = failure_of(body)
     ready = find_condition(_conditions(body), ConditionType.READY)
+    waiting = ready if failure is None else None
     return Course(
         key=key,
         operation=operation_of(dv),
         claim=claim,
         failure=None if failure is None else error_of(failure),
-        waits="" if failure is not None or ready is None else ready.message or ready.reason or "",
+        waits="" if waiting is None else waiting.message or waiting.reason or "",
+        reason="" if waiting is None else waiting.reason or "",
     )
 
 

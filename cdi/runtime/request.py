@@ -35,6 +35,7 @@ from cdi.runtime.locate import Place, PlaceKind
 Objects = dict[str, Any]
 _MOST: Final = 1 << 20
 """Bytes of a file that is given as an option."""
+KEYRING_MOST: Final = 16 << 20
 _LOGIN: Final[frozenset[PlaceKind]] = frozenset({"http", "s3", "registry"})
 _FETCHED: Final[frozenset[PlaceKind]] = frozenset({"http", "s3", "gcs", "registry"})
 _SEEKABLE: Final[frozenset[PlaceKind]] = frozenset({"http", "s3", "gcs", "registry", "file"})
@@ -173,17 +174,17 @@ def _words(kinds: frozenset[PlaceKind]) -> str:
     return " and ".join(text for kind, text in words.items() if kind in kinds)
 
 
-def read_option_file(path: str | Path) -> bytes:
-    """A file given as an option, at most 1 MiB; raises `UsageError`."""
+def read_option_file(path: str | Path, most: int = _MOST) -> bytes:
+    """A file given as an option, at most `most` bytes; raises `UsageError`."""
     try:
         with open(path, "rb") as file:
-            content = file.read(_MOST + 1)
+            content = file.read(most + 1)
     except OSError as error:
         raise UsageError(
             f"the file cannot be read: {error.strerror}", where=str(path), remedy="check the path"
         ) from error
-    if len(content) > _MOST:
-        raise UsageError(f"the file is larger than {_MOST} bytes", where=str(path), remedy="is it the right file?")
+    if len(content) > most:
+        raise UsageError(f"the file is larger than {most} bytes", where=str(path), remedy="is it the right file?")
     return content
 
 

@@ -1,0 +1,219 @@
+"""``cdi explain``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import click
+
+from cdi.api.errors import CdiError, NotFound, UsageError
+from cdi.api.job import Progress
+from cdi.cli import bars
+from cdi.cli.access import access_options, read_wishes, request_of, wish_options
+from cdi.cli.inspect import checks as check_table
+from cdi.cli.inspect import size as words_of_size
+from cdi.cli.session import Session, subcommand
+from cdi.cli.show import document, echo_lines, paint, printable
+from cdi.image.plan import render
+from cdi.image.sizes import human
+from cdi.runtime import explained
+from cdi.runtime.explain import MEMORY, Explanation, explain
+from cdi.runtime.foresee import Foresight
+from cdi.runtime.preflight import preflight
+from cdi.runtime.watched import OnProgress
+from cdi.store.base import Key
+from cdi.store.kinds import kind_of
+
+
+@subcommand("explain")
+@click.argument("what", metavar="[dv/NAME|URL|PATH|-]", required=False)
+@click.option("-f", "--filename", "names", multiple=True, help="Manifests, as cdi apply takes them; may be repeated.")
+@click.option("--name", help="Of the DataVolume that cdi import would make of a URL.")
+@click.option("-v", "--verbose", is_flag=True, help="All checks, those that passed too.")
+@click.option("-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True)
+@wish_options
+@access_options
+def command(
+    session: Session,
+    *,
+    what: str | None,
+    names: tuple[str, ...],
+    name: str | None,
+    verbose: bool,
+    output: str,
+    **options: Any,
+) -> None:
+    """Tell what an import would do, before it does it: will it work, which way, at what cost.
+
+    Of manifests (-f), of a DataVolume that is applied (dv/NAME), or of a URL or file with the options of cdi import.
+    What would be refused ends with that refusal's exit status.  No volume is written.
+    """
+    if bool(what) == bool(names):
+        raise UsageError("name one thing to explain", remedy="cdi explain -f FILE, or dv/NAME, or a URL")
+    with bars.bar("explain") as bar:
+
+        def show(progress: Progress) -> None:
+            if progress.note:
+                bar.update("Looking", progress)
+
+        applied = _applied(what)
+        if names or applied is not None:
+            _refuse_options(click.get_current_context())
+            found = list(_of_objects(session, names, applied, show))
+        else:
+            assert what is not None
+            wishes = read_wishes(options)
+            request = request_of(what, options, **wishes)
+            found = [preflight(session.embedded.home, request, session.namespace, name, on_progress=show)]
+    if output == "text":
+        for number, told in enumerate(found):
+            echo_lines([""] * bool(number) + list(lines(told, verbose=verbose)))
+    else:
+        bodies = [explained.document(told) for told in found]
+        click.echo(document(bodies[0] if len(bodies) == 1 else bodies, output))
+    for told in found:
+        if told.refusal is not None:
+            raise told.refusal
+
+
+def _applied(what: str | None) -> str | None:
+    """The name in ``dv/NAME``."""
+    kind, slash, name = (what or "").partition("/")
+    with suppress(CdiError):
+        if slash and name and kind_of(kind).plural == "datavolumes":
+            return name
+    return None
+
+
+def _refuse_options(context: click.Context) -> None:
+    """What stands in a manifest is not said again on the command line."""
+    own = {"what", "names", "verbose", "output"}
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
+        if parameter.name in own or not parameter.expose_value or not given:
+            continue
+        raise UsageError(f"{parameter.opts[0]} is for a URL or path", remedy="write it into the manifest")
+
+
+def _of_objects(session: Session, names: tuple[str, ...], applied: str | None, show: Any) -> Iterator[Explanation]:
+    home = session.embedded.home
+    if applied is not None:
+        with Foresight(home) as foresight:
+            yield explain(foresight, home, Key.of("dv", session.namespace, applied), on_progress=show)
+        return
+    from cdi.runtime.manifests import load
+
+    bodies = [one.body for one in load(names)]
+    with Foresight(home, bodies, namespace=session.namespace) as foresight:
+        if not foresight.datavolumes:
+            raise NotFound("there is no DataVolume in what was given", where=", ".join(names), remedy="check the file")
+        for key in foresight.datavolumes:
+            yield explain(foresight, home, key, on_progress=show)
+
+
+# --- for people ---------------------------------------------------------------------------------------------------
+
+
+def lines(told: Explanation, *, verbose: bool = False) -> Iterator[str]:
+    known = [("datavolume", str(told.course.key).removeprefix("datavolume ")), *_known(told)]
+    if told.plan is not None:
+        plan = [line.partition(":") for line in render(told.plan).splitlines()]
+        known += [(name, value.strip()) for name, _, value in plan]
+        known.append(("memory", f"at most {human(MEMORY)}"))
+    known += _ends(told)
+    width = max(len(name) for name, _ in known) + 2
+    for name, value in known:
+        yield printable(f"{name + ':':<{width}}{value}")
+    failed = told.found is not None and any(not check.passed for check in told.found.checks)
+    if told.found is not None and (verbose or failed):
+        yield from check_table(told.found)
+    yield ""
+    if told.course.waits:
+        yield paint(printable(f"It would wait: {told.course.waits}"), "yellow" if told.refusal is None else "red")
+    elif told.refusal is not None:
+        yield paint(printable(f"It would fail: {told.refusal.what} [{told.refusal.code}]"), "red")
+    else:
+        yield paint("It would work.", "green")
+
+
+def _known(told: Explanation) -> Iterator[tuple[str, str]]:
+    found, clone = told.found, told.clone
+    if clone is not None:
+        yield "clone of", clone.source
+        if clone.size is not None:
+            yield "its size", words_of_size(clone.size)
+        if clone.allocated is not None:
+            yield "its data", words_of_size(clone.allocated)
+        yield "path", "shares blocks (reflink)" if clone.reflink else "copies inside the kernel"
+    if found is None:
+        return
+    facts, image = found.facts, found.image
+    if facts is not None:
+        yield "source", facts.location
+        if found.redirected is not None:
+            yield "redirected to", found.redirected
+        guarded = explained.encryption(told.job, found)
+        if guarded is not None:
+            yield "tls", _GUARDS[guarded]
+        yield "length", words_of_size(facts.length) if facts.length is not None else "not told by the source"
+        yield "byte ranges", "yes" if facts.ranges else "no"
+        yield "validator", facts.validator or "none"
+    if found.container is not None:
+        yield "image digest", str(found.container.digest)
+        yield "architecture", found.container.architecture or "not said"
+        yield "disk in layer", f"{found.layer or 'none'} of {found.container.layers}"
+    if image is not None or found.archive:
+        name = "tar archive" if image is None else image.format
+        details = (
+            [image.variant or "", f"version {image.version}" if image.version else ""] if image is not None else []
+        )
+        told_details = ", ".join(word for word in details if word)
+        wrapped = "" if image is None else "".join(f" in {wrapper}" for wrapper in reversed(found.wrappers))
+        yield "format", f"{name}{f' ({told_details})' if told_details else ''}{wrapped}"
+    if image is not None:
+        yield "virtual size", words_of_size(found.virtual_size)
+        if found.data_bytes is not None:
+            yield "data", words_of_size(found.data_bytes)
+    passed = sum(check.passed for check in found.checks)
+    yield "checks", f"{passed} of {len(found.checks)} passed"
+    yield from _promises(told)
+
+
+_GUARDS = {
+    "checked": "the server's certificate is checked",
+    "unchecked": "on, but certificates are not checked",
+    "plain": "none, the bytes come in the clear",
+}
+
+
+def _promises(told: Explanation) -> Iterator[tuple[str, str]]:
+    found = told.found
+    if found is None or found.expected is None:
+        return
+    for promise in found.expected.promises:
+        yield "checksum", f"{promise.digest} ({promise.by})"
+    if not found.expected.promises:
+        yield "checksum", "none is known"
+    asked = told.job.policy.signature if told.job is not None else "ignore"
+    signers = [by for by in found.result.verified_by if by.startswith("signature")]
+    if asked != "ignore" or signers:
+        yield "signature", "; ".join(signers) or "none found"
+
+
+def _ends(told: Explanation) -> Iterator[tuple[str, str]]:
+    if told.requested is not None:
+        yield "asked for", words_of_size(told.requested)
+    if told.required is not None and told.found is not None and told.found.virtual_size is not None:
+        needed = (
+            f"{words_of_size(told.found.virtual_size)}; as spec.pvc on a file system {words_of_size(told.required)}"
+        )
+        yield "needed", needed
+    space = told.space
+    if space is not None:
+        needs = "not known before" if space.needed is None else human(space.needed)
+        most = "" if space.exact or space.needed is None else "at most "
+        yield "space", f"{most}{needs} of {human(space.free)} free in {space.path}"
+    for note in [*told.notes, *(told.found.result.warnings if told.found is not None else [])]:
+        yield "note", note

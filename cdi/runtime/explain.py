@@ -1,0 +1,280 @@
+"""What an import would do, before it does it: ``cdi explain``.
+
+The reconcilers say what the worker would be given (`cdi.runtime.foresee`), the transfer's own parts look at the source
+(`cdi.runtime.examine`) and plan (`cdi.image.plan`).  Nothing is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from cdi.api.errors import CdiError, Conflict, NotFound, TargetFull, by_code
+from cdi.api.job import BlankSourceSpec, Job, SourceSpec, StreamSourceSpec
+from cdi.api.overhead import required
+from cdi.api.phases import EventReason, Reason
+from cdi.image.plan import Plan, PlanInput
+from cdi.image.plan import plan as plan_for
+from cdi.image.sizes import human
+from cdi.reconcile.actions import CloneJob
+from cdi.runtime.examine import Ask, Findings, examine
+from cdi.runtime.foresee import Course, Foresight
+from cdi.runtime.home import DISK, Home
+from cdi.runtime.watched import OnProgress, watched
+from cdi.source.base import SourceFacts
+from cdi.store.base import Key
+from cdi.transfer.control import Control
+from cdi.transfer.planning import plan_input, target_kind
+
+MEMORY: Final = 192 << 20
+"""What a worker's whole tree stays below, bytes."""
+_RETRIES: Final = 2
+_STALL: Final = 30.0
+_FICLONE: Final = 0x40049409
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloneFacts:
+    """A copy of another volume.  Sizes are bytes."""
+
+    source: str
+    """Its disk, or its directory where it holds an archive."""
+    size: int | None
+    """Of the source's disk."""
+    allocated: int | None
+    """What the source takes on disk, and so a copy that shares nothing."""
+    reflink: bool
+    """The file system shares blocks, so that the copy costs nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """Of the file system that the volume lies on, bytes."""
+
+    path: str
+    free: int
+    needed: int | None
+    """None where nobody knows before."""
+    exact: bool
+    """It is what is needed, not what is needed at most."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Explanation:
+    """What would become of one DataVolume."""
+
+    course: Course
+    job: Job | None = None
+    found: Findings | None = None
+    plan: Plan | None = None
+    clone: CloneFacts | None = None
+    requested: int | None = None
+    """The disk that was asked for, bytes."""
+    required: int | None = None
+    """What a claim given as spec.pvc must request for the image's disk, bytes."""
+    space: Space | None = None
+    refusal: CdiError | None = None
+    """What it would end with."""
+    notes: list[str] = field(default_factory=list)
+
+    def refuse(self, error: CdiError) -> None:
+        """The first one counts."""
+        self.refusal = self.refusal or error
+
+
+def explain(
+    foresight: Foresight,
+    home: Home,
+    key: Key,
+    *,
+    upload: Path | None = None,
+    stdin: bool = False,
+    sized: bool = True,
+    ask: Ask | None = None,
+    on_progress: OnProgress | None = None,
+) -> Explanation:
+    """Of the DataVolume `key`.
+
+    `upload` is the file that it is to be given, `stdin` says that it is given standard input.  Without `sized` its
+    size is of no meaning, and the image's own is taken.  Raises `NotFound`, `Interrupted`; what the import would end
+    with is ``refusal``.
+    """
+    given = Path("/dev/stdin") if stdin else upload
+    course = foresight.course(key, upload=given)
+    told = Explanation(course=course)
+    if course.failure is not None:
+        told.refuse(course.failure)
+        return told
+    if course.work is None:
+        blocked = _blocked(course)
+        if blocked is not None:
+            told.refuse(blocked)
+        return told
+    _look_at_volume(home, course, told)
+    if isinstance(course.work, CloneJob):
+        _explain_clone(home, course.work, told)
+        return told
+    job = course.work
+    policy = replace(
+        job.policy, retries=min(job.policy.retries, _RETRIES), stall_timeout=min(job.policy.stall_timeout, _STALL)
+    )
+    source: SourceSpec = StreamSourceSpec(descriptor=0) if stdin else job.source
+    job = replace(job, policy=policy, source=source, size=job.size if sized else None)
+    told.job, told.requested = job, job.size
+    if isinstance(job.source, BlankSourceSpec):
+        _plan_blank(job, told)
+    else:
+        control = Control(job)
+        wanted = ask or Ask(expected=True, allocation=True)
+        told.found = watched(lambda: examine(job, control, wanted), control, on_progress)
+        if told.found.refusal is not None:
+            told.refuse(told.found.refusal)
+        _plan(job, told.found, told)
+    _look_at_space(home, job, told)
+    return told
+
+
+def _blocked(course: Course) -> CdiError | None:
+    """What it waits for, where that will not come by itself."""
+    if course.reason in (Reason.NOT_FOUND, EventReason.CLONE_WITHOUT_SOURCE):
+        return NotFound(course.waits.partition(". Try: ")[0], remedy=course.waits.partition(". Try: ")[2] or None)
+    kind = by_code(course.reason)
+    if kind.__name__ == course.reason:
+        return kind(course.waits, remedy="")
+    return None
+
+
+def _look_at_volume(home: Home, course: Course, told: Explanation) -> None:
+    """A volume's directory that holds somebody's files is not taken for an import."""
+    directory = home.volume(course.key.namespace, course.key.name)
+    claimed = (home.objects / "persistentvolumeclaims" / course.key.namespace / f"{course.key.name}.json").exists()
+    with contextlib.suppress(OSError):
+        if not claimed and any(directory.iterdir()):
+            told.refuse(
+                Conflict(f"the directory {directory} already holds files", remedy="remove them, or choose another name")
+            )
+
+
+# --- plans --------------------------------------------------------------------------------------------------------
+
+
+def _plan_blank(job: Job, told: Explanation) -> None:
+    facts = PlanInput(
+        length=0,
+        ranges=False,
+        image=None,
+        target=target_kind(job),
+        size=job.size,
+        preallocation=job.policy.preallocation,
+        scratch=job.scratch is not None,
+    )
+    try:
+        told.plan = plan_for(facts)
+    except CdiError as error:
+        told.refuse(error)
+
+
+def _plan(job: Job, found: Findings, told: Explanation) -> None:
+    facts: SourceFacts | None = found.facts
+    if facts is None or (found.image is None and not found.archive):
+        return
+    image = found.image
+    if image is not None and image.virtual_size is None and found.virtual_size is not None:
+        image = replace(image, virtual_size=found.virtual_size)
+    if found.virtual_size is not None:
+        told.required = required(found.virtual_size)
+    digest = found.expected is not None and found.expected.algorithm is not None
+    try:
+        told.plan = plan_for(
+            plan_input(
+                job,
+                facts,
+                image=image,
+                wrappers=found.wrappers,
+                capacity=None,
+                reads_zero=True,
+                digest_wanted=digest,
+                engine="qemu" if found.many_extents else None,
+            )
+        )
+    except CdiError as error:
+        told.refuse(error)
+    if found.many_extents:
+        told.notes.append("the image has more extents than are kept in memory: QEMU reads it")
+
+
+# --- clones -------------------------------------------------------------------------------------------------------
+
+
+def _explain_clone(home: Home, work: CloneJob, told: Explanation) -> None:
+    path = Path(work.source)
+    size = allocated = None
+    with contextlib.suppress(OSError):
+        if work.content == "archive":
+            allocated = sum(os.lstat(one).st_blocks * 512 for one in path.rglob("*"))
+        else:
+            status = path.stat()
+            size, allocated = status.st_size, status.st_blocks * 512
+    if work.content == "kubevirt" and size is None:
+        told.refuse(NotFound(f"the source has no disk at {path}", remedy=f"a volume's disk is called {DISK}"))
+    reflink = work.content == "kubevirt" and can_reflink(home.volumes)
+    told.clone = CloneFacts(source=work.source, size=size, allocated=allocated, reflink=reflink)
+    told.requested = work.size
+    needed = work.size if work.preallocation else 0 if reflink else allocated
+    _reckon(home, needed, told, exact=True)
+
+
+def can_reflink(directory: Path) -> bool:
+    """Whether files of this directory can share blocks: tried with two unnamed ones (ioctl_ficlone(2))."""
+    try:
+        with (
+            tempfile.TemporaryFile(dir=directory, buffering=0) as source,
+            tempfile.TemporaryFile(dir=directory, buffering=0) as copy,
+        ):
+            source.write(bytes(4096))
+            fcntl.ioctl(copy.fileno(), _FICLONE, source.fileno())
+    except OSError:
+        return False
+    return True
+
+
+# --- space --------------------------------------------------------------------------------------------------------
+
+
+def _look_at_space(home: Home, job: Job, told: Explanation) -> None:
+    plan, found = told.plan, told.found
+    if plan is None:
+        return
+    if job.policy.preallocation and plan.disk_size is not None:
+        needed, exact = plan.disk_size, True
+    elif found is not None and found.data_bytes is not None:
+        needed, exact = found.data_bytes, True
+    elif plan.write_bytes is None:
+        needed, exact = None, False
+    else:
+        needed, exact = plan.write_bytes, False
+    if needed is not None and plan.scratch_bytes:
+        needed += plan.scratch_bytes
+    _reckon(home, needed, told, exact=exact)
+
+
+def _reckon(home: Home, needed: int | None, told: Explanation, *, exact: bool) -> None:
+    found = os.statvfs(home.volumes)
+    free = found.f_bavail * found.f_frsize
+    told.space = Space(path=str(home.volumes), free=free, needed=needed, exact=exact)
+    if needed is None or needed <= free:
+        return
+    if exact:
+        told.refuse(
+            TargetFull(
+                f"the disk takes {human(needed)} ({needed} bytes) and the volume has {human(free)} ({free} bytes) free",
+                where=str(home.volumes),
+            )
+        )
+    else:
+        told.notes.append(f"the volume may become full: at most {human(needed)} are written, {human(free)} are free")

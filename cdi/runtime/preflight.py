@@ -1,0 +1,81 @@
+"""Explains what a request on the command line would come to, and finds the size of a disk that names none."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from cdi.api.errors import UsageError
+from cdi.runtime.examine import Ask
+from cdi.runtime.explain import Explanation, explain
+from cdi.runtime.foresee import Foresight
+from cdi.runtime.home import Home
+from cdi.runtime.request import Request, manifests
+from cdi.runtime.watched import OnProgress
+
+_ANY: Final = 1 << 40
+"""A DataVolume must ask for some size; this one is not looked at."""
+
+
+def name_of(request: Request, name: str | None) -> str:
+    """The DataVolume's: the one that is given, else one made from the URL.  Raises `UsageError`."""
+    found = name or request.place.name
+    if found is None:
+        raise UsageError("no name can be made of it", where=request.place.location, remedy="give one with --name")
+    return found
+
+
+def preflight(
+    home: Home,
+    request: Request,
+    namespace: str,
+    name: str | None,
+    *,
+    ask: Ask | None = None,
+    on_progress: OnProgress | None = None,
+) -> Explanation:
+    """What importing `request` would come to.  Raises `UsageError`, `InvalidManifest`, `Interrupted`."""
+    wanted = manifests(request, namespace, name or request.place.name or "image", request.size or _ANY)
+    place = request.place
+    with Foresight(home, [*wanted.inputs, wanted.datavolume], namespace=namespace) as foresight:
+        return explain(
+            foresight,
+            home,
+            foresight.datavolumes[0],
+            upload=Path(place.text) if place.kind == "file" else None,
+            stdin=place.kind == "stdin",
+            sized=request.size is not None,
+            ask=ask,
+            on_progress=on_progress,
+        )
+
+
+def find_size(home: Home, request: Request, namespace: str, name: str, on_progress: OnProgress | None = None) -> int:
+    """The image's virtual size in bytes, read to its end where only that tells it.
+
+    Standard input is left where it was.  Raises whatever the import would end with; `UsageError` where the size cannot
+    be known: of an archive, and of a pipe.
+    """
+    if request.content_type == "archive":
+        raise UsageError("how large an archive becomes is not known before", remedy="give --size")
+    start = _position() if request.place.kind == "stdin" else None
+    for ask in (Ask(), Ask(whole=True)):
+        told = preflight(home, request, namespace, name, ask=ask, on_progress=on_progress)
+        if start is not None:
+            os.lseek(0, start, os.SEEK_SET)
+        if told.refusal is not None:
+            raise told.refusal
+        if told.found is not None and told.found.virtual_size:
+            return told.found.virtual_size
+    raise UsageError(
+        "the image is empty, or does not tell its size", where=request.place.location, remedy="give --size"
+    )
+
+
+def _position() -> int:
+    """Of standard input, if it is a file."""
+    if not stat.S_ISREG(os.fstat(0).st_mode):
+        raise UsageError("what comes through a pipe does not tell its size before", remedy="give --size")
+    return os.lseek(0, 0, os.SEEK_CUR)
