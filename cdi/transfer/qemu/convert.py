@@ -128,10 +128,10 @@ class Copy:
 
     @property
     def direct(self) -> bool:
-        """Past the page cache, where the target takes it and the disk ends on a block's boundary: the mirror writes
-        its last piece no longer than it is.
+        """Past the page cache, where the target takes it and both the disk and the target end on a block's boundary:
+        the mirror writes its last piece no longer than it is, and QEMU would have to make an odd target longer.
         """
-        return self.target.direct and self.sectors_size % ALIGNMENT == 0
+        return self.target.direct and self.sectors_size % ALIGNMENT == 0 and self.target.size % ALIGNMENT == 0
 
     def bytes_node(self) -> dict[str, Any]:
         """What the image is stored in."""
