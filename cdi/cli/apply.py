@@ -7,7 +7,7 @@ import click
 from cdi.api.errors import UsageError
 from cdi.cli.options import duration
 from cdi.cli.session import Session, subcommand
-from cdi.cli.show import document, one_or_list
+from cdi.cli.show import document, one_or_list, printable
 from cdi.cli.wait import wait_for_all
 
 
@@ -22,6 +22,13 @@ from cdi.cli.wait import wait_for_all
 )
 @click.option("-R", "--recursive", is_flag=True, help="Directories within directories too.")
 @click.option("--dry-run", is_flag=True, help="Check everything and say what would become of it, but write nothing.")
+@click.option(
+    "--validate",
+    type=click.Choice(["strict", "warn", "ignore"]),
+    default="strict",
+    show_default=True,
+    help="What to do about fields that a kind does not have.",
+)
 @click.option("--wait", "waits", is_flag=True, help="Wait for the DataVolumes, as cdi wait does.")
 @click.option("--timeout", type=duration, help="With --wait: how long, e.g. 15m; for ever unless given.")
 @click.option("-o", "--output", type=click.Choice(["name", "json", "yaml"]), help="Print the objects instead.")
@@ -33,6 +40,7 @@ def command(
     more: tuple[str, ...],
     recursive: bool,
     dry_run: bool,
+    validate: str,
     waits: bool,
     timeout: float | None,
     output: str | None,
@@ -47,7 +55,10 @@ def command(
     bodies = [one.body for one in load((*names, *more), recursive=recursive)]
     if not bodies:
         raise UsageError("there is no object in what was given", where=", ".join(names), remedy="check the file")
-    applied = session.embedded.apply(bodies, namespace=session.namespace, dry_run=dry_run)
+    applied = session.embedded.apply(bodies, namespace=session.namespace, dry_run=dry_run, strict=validate == "strict")
+    for one in applied if validate == "warn" else ():
+        for path in one.unknown:
+            click.echo(printable(f"warning: {one.kind.lower()}/{one.name}: {path}: unknown field"), err=True)
     note = " (dry run)" if dry_run else ""
     if output in ("json", "yaml") and not dry_run:
         items = [session.embedded.get(one.kind, one.namespace, one.name) for one in applied]

@@ -121,7 +121,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except CdiError as error:
         return _fail(error, session)
     except Exception as error:  # noqa: BLE001 (the last resort: whatever happens, one line)
-        return _fail(InternalError(f"{type(error).__name__}: {error}", remedy="--debug shows where"), session)
+        defect = InternalError(f"{type(error).__name__}: {error}", remedy="--debug shows where")
+        return _fail(defect, session, cause=error)
     return result if isinstance(result, int) else 0
 
 
@@ -133,10 +134,10 @@ def _usage(refused: click.ClickException) -> CdiError:
     return UsageError(message.rstrip("."), remedy=remedy)
 
 
-def _fail(error: CdiError, session: Session) -> int:
+def _fail(error: CdiError, session: Session, *, cause: Exception | None = None) -> int:
     if session.debug:
         with contextlib.suppress(OSError):
-            traceback.print_exception(error)
+            traceback.print_exception(cause or error)
     head, colon, rest = printable(str(error)).partition(": ")
     with contextlib.suppress(OSError):
         click.echo(f"{paint(head, 'red', err=True)}{colon}{rest}", err=True)

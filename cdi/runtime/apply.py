@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from cdi.api.errors import AlreadyExists, Conflict, InvalidManifest, NotFound
+from cdi.api.kinds import kind_of
+from cdi.api.meta import KubeObject
+from cdi.api.model import unknown_fields
 from cdi.api.names import GROUP
-from cdi.api.validation import parse, parse_manifest, raise_problems, validate_update
+from cdi.api.validation import MAX_PROBLEMS, describe, parse, parse_manifest, raise_problems, validate_update
 from cdi.store.base import Key, Object, Store
 
 APPLIED = f"{GROUP}/applied"
@@ -46,6 +49,8 @@ class Applied:
     namespace: str
     name: str
     action: Literal["created", "configured", "unchanged"]
+    unknown: tuple[str, ...] = ()
+    """Paths of fields that its kind does not have, and that are not followed."""
 
 
 def apply(
@@ -54,23 +59,25 @@ def apply(
     *,
     namespace: str | None = None,
     dry_run: bool = False,
+    strict: bool = False,
     before_write: Callable[[Key], None] = lambda _: None,
 ) -> list[Applied]:
     """All manifests are checked before any is written.
 
     `namespace` is that of manifests which name none.  `before_write` is called with each key before its object is
-    written.  With `dry_run` nothing is written, and what would become of each is told.  Raises `InvalidManifest` with
-    all problems of a manifest, also where a DataVolume's spec would change.
+    written.  With `dry_run` nothing is written, and what would become of each is told.  Fields that are not known are
+    refused where it is `strict`, as kubectl has it; else they are told of.  Raises `InvalidManifest` with all problems
+    of a manifest, also where a DataVolume's spec would change.
     """
-    bodies = [_checked(body, namespace) for body in _flattened(manifests, 0)]
-    for body in bodies:
+    checked = [_checked(body, namespace, strict=strict) for body in _flattened(manifests, 0)]
+    for body, _ in checked:
         _check_update(store, body)
-    if dry_run:
-        return [_try_one(store, body) for body in bodies]
     applied = []
-    for body in bodies:
-        before_write(Key.of_object(body))
-        applied.append(_apply_one(store, body))
+    for body, unknown in checked:
+        if not dry_run:
+            before_write(Key.of_object(body))
+        action = _try_one(store, body) if dry_run else _apply_one(store, body)
+        applied.append(replace(action, unknown=unknown))
     return applied
 
 
@@ -98,14 +105,23 @@ def _flattened(manifests: Iterable[Any], depth: int) -> Iterator[Any]:
             yield manifest
 
 
-def _checked(manifest: Mapping[str, Any], namespace: str | None) -> Object:
-    """The manifest as it is stored: valid, in a namespace, without what only the store may say."""
+def _checked(manifest: Mapping[str, Any], namespace: str | None, *, strict: bool) -> tuple[Object, tuple[str, ...]]:
+    """The manifest as it is stored, valid, in a namespace, without what only the store may say; unknown fields."""
     model = parse_manifest(manifest)
     kind = model.kind_name()
+    unknown = tuple(_unknown(model))
+    if unknown and strict:
+        raise InvalidManifest(
+            "; ".join(f"{path}: unknown field" for path in unknown[:MAX_PROBLEMS]),
+            where=describe(model),
+            remedy="correct their names; docs/api.md has all fields",
+        )
     if kind in _ELSEWHERE:
         raise InvalidManifest(f"{kind} has an effect in a cluster only", where="kind", remedy=_ELSEWHERE[kind])
     body: Object = json.loads(json.dumps(manifest, default=str))
     metadata = {name: value for name, value in body["metadata"].items() if name not in _SERVER_OWNED}
+    if metadata.get("annotations"):
+        metadata["annotations"] = {name: text for name, text in metadata["annotations"].items() if name != APPLIED}
     body["metadata"] = metadata
     body.pop("status", None)
     if namespace and not metadata.get("namespace"):
@@ -119,7 +135,20 @@ def _checked(manifest: Mapping[str, Any], namespace: str | None) -> Object:
         encoded = {name: base64.b64encode(text.encode()).decode() for name, text in body["stringData"].items()}
         body["data"] = {**(body.get("data") or {}), **encoded}
         del body["stringData"]
-    return body
+    return body, unknown
+
+
+def _unknown(model: KubeObject) -> Iterator[str]:
+    """Of the kinds that this project defines; of others it knows only the part that it uses."""
+    if not kind_of(model.group_version, model.kind_name()).defined:
+        return
+    for path in unknown_fields(model):
+        field, _, rest = path.partition(".")
+        if field in ("apiVersion", "kind", "status") or (
+            field == "metadata" and rest.partition(".")[0] in _SERVER_OWNED
+        ):
+            continue
+        yield path
 
 
 def _existing(store: Store, body: Object) -> Object | None:

@@ -60,17 +60,23 @@ class Embedded:
     # --- objects --------------------------------------------------------------------------------------------------
 
     def apply(
-        self, manifests: Iterable[Mapping[str, Any]], *, namespace: str | None = None, dry_run: bool = False
+        self,
+        manifests: Iterable[Mapping[str, Any]],
+        *,
+        namespace: str | None = None,
+        dry_run: bool = False,
+        strict: bool = False,
     ) -> list[Applied]:
         """Check all, then write all, unless it is a `dry_run`.  `namespace` is for manifests that name none.
 
         The workers of a DataVolume get the environment of the process that applied it last, as far as they have use
-        for it (`cdi.runtime.environment`).  Raises `InvalidManifest`.
+        for it (`cdi.runtime.environment`).  Raises `InvalidManifest`, where it is `strict` also for fields that are
+        not known.
         """
         if dry_run:
-            return apply(self._store, manifests, namespace=namespace, dry_run=True)
+            return apply(self._store, manifests, namespace=namespace, dry_run=True, strict=strict)
         with Environments(self.home).kept() as keep:
-            applied = apply(self._store, manifests, namespace=namespace, before_write=keep)
+            applied = apply(self._store, manifests, namespace=namespace, strict=strict, before_write=keep)
         ensure_supervisor(self.home)
         return applied
 
