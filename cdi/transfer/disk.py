@@ -81,9 +81,8 @@ class DiskTransfer:
             self._give_up(target, error)
             raise
         finally:
-            written = target.written
-            self.control.written = lambda: written
-            self.result.written += written
+            before, own = self.result.written, target.written
+            self.result.written = before + own
             target.close()
 
     def _give_up(self, target: Target, error: CdiError) -> None:
@@ -269,15 +268,13 @@ class DiskTransfer:
             if plan.path == "qemu-spool":
                 from cdi.transfer.through_qemu import convert_spooled
 
-                convert_spooled(
-                    self.job,
-                    peeled.stream,
-                    target,
-                    image,
-                    lambda: self._begin(target, plan, image),
-                    self.control,
-                    self.result,
-                )
+                def begin(image: ImageInfo) -> None:
+                    nonlocal plan
+                    plan = self._plan(fetcher, target, Peeled(peeled.wrappers, image), wanted)
+                    self._begin(target, plan, image)
+
+                convert_spooled(self.job, peeled.stream, target, begin, self.control, self.result)
+                disk_size = plan.disk_size
             else:
                 self._begin(target, plan, image)
                 self.meter.phase = "transferring"

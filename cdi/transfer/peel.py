@@ -88,7 +88,11 @@ def peel_stream(
         wrappers.append(wrapper)
         if len(wrappers) > DEPTH:
             raise NestedTooDeep(f"the content is wrapped more than {DEPTH} times: {' in '.join(reversed(wrappers))}")
-        pieces = _only_disk(pieces, choose) if wrapper == "tar" else decoder(wrapper).decode(pieces)
+        if wrapper == "tar":
+            # Within what was chosen, a tar is one more wrapper.
+            pieces, choose = _only_disk(pieces, choose), None
+        else:
+            pieces = decoder(wrapper).decode(pieces)
     if archive:
         raise FormatUnsupported(
             "the content is no tar archive", where=facts.location, remedy="use contentType kubevirt for disk images"

@@ -12,6 +12,7 @@ from cdi.api.errors import CdiError, FormatUnsupported, ScratchNeeded, SourceCha
 from cdi.api.job import BlockTargetSpec, FileTargetSpec, Job
 from cdi.codec.base import Buffer
 from cdi.image.info import ImageInfo
+from cdi.image.inspect import Inspector
 from cdi.image.plan import Plan
 from cdi.target.base import Target
 from cdi.target.failure import mapped
@@ -89,12 +90,15 @@ def convert_spooled(
     job: Job,
     stream: Iterator[Buffer],
     target: Target,
-    image: ImageInfo,
-    begin: Callable[[], None],
+    begin: Callable[[ImageInfo], None],
     control: Control,
     result: Result,
 ) -> None:
-    """Write the stream to scratch space, have QEMU convert it from there, and remove it."""
+    """Write the stream to scratch space, have QEMU convert it from there, and remove it.
+
+    `begin` readies the target for the image, which is looked at once more when all of it is there: what its end says
+    (a raw disk's size, a VHD's footer, the place of a table) is only known then.
+    """
     if job.scratch is None:
         raise ScratchNeeded("the image cannot be decoded as a stream and no scratch space is given")
     control.meter.phase = "transferring"
@@ -104,9 +108,18 @@ def convert_spooled(
             while view:
                 view = view[spool.write(view) :]
             result.scratch += len(piece)
-        begin()
+        image = _inspected(spool.fileno())
+        begin(image)
         control.meter.phase = "converting"
         _convert(job, spool.name, target, image, control, result)
+
+
+def _inspected(descriptor: int) -> ImageInfo:
+    inspector = Inspector(os.fstat(descriptor).st_size)
+    while (wanted := inspector.wants()) is not None:
+        offset, size = wanted
+        inspector.feed(offset, os.pread(descriptor, size, offset))
+    return inspector.verdict()
 
 
 def _convert(
@@ -116,16 +129,20 @@ def _convert(
     if virtual_size is None:
         raise FormatUnsupported(f"the {image.format} image does not tell its size before it is read whole")
     path, is_block = _place(job)
-    copied = 0
+    others, given = control.written, 0
 
     def progress(done: int, total: int) -> None:
-        nonlocal copied
-        copied = done
         control.meter.total = total
         control.meter.advance(done)
 
+    def wrote(size: int) -> None:
+        nonlocal given
+        result.written += size - given
+        given = size
+
+    control.written = lambda: others() + given
     with tempfile.TemporaryDirectory(prefix="cdi-qemu-") as workdir:
-        done = convert(
+        convert(
             image=origin.attach() if isinstance(origin, NbdServer) else origin,
             format=image.format,
             virtual_size=virtual_size,
@@ -134,11 +151,11 @@ def _convert(
             target_reads_zero=target.reads_zero,
             policy=job.policy,
             on_progress=progress,
+            on_written=wrote,
             bandwidth=lambda: control.throttle.bandwidth,
             cancelled=control.cancelled,
             workdir=workdir,
         )
-    result.written += done.copied
 
 
 def _place(job: Job) -> tuple[str, bool]:
