@@ -3,14 +3,12 @@
 import pytest
 
 from cdi.api.job import FileSourceSpec
-from tests.integration.fixtures_images import KINDS, VOLUMES, WRAPPERS
-from tests.integration.transfer.paths import path_of
+from tests.integration.transfer.paths import CELLS, path_of
 
 
-@pytest.mark.parametrize("volume_kind", VOLUMES)
-@pytest.mark.parametrize("wrapper", WRAPPERS)
-@pytest.mark.parametrize("name", KINDS)
-def test_from_a_file(name, wrapper, volume_kind, images, volumes, importing):
+@pytest.mark.parametrize(("name", "wrapper", "volume"), CELLS)
+def test_from_a_file(name, wrapper, volume, images, volumes, importing):
     image = images.get(name, wrapper)
-    outcome = importing(FileSourceSpec(path=str(image.path)), volumes(volume_kind), image)
+    outcome = importing(FileSourceSpec(path=str(image.path)), volumes(volume), image)
     assert outcome.path == path_of(image, ranges=True)
+    assert outcome.wrappers == image.wrappers
