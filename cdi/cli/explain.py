@@ -97,7 +97,9 @@ def _refuse_options(context: click.Context) -> None:
         raise UsageError(f"{parameter.opts[0]} is for a URL or path", remedy="write it into the manifest")
 
 
-def _of_objects(session: Session, names: tuple[str, ...], applied: str | None, show: Any) -> Iterator[Explanation]:
+def _of_objects(
+    session: Session, names: tuple[str, ...], applied: str | None, show: OnProgress
+) -> Iterator[Explanation]:
     home = session.embedded.home
     if applied is not None:
         with Foresight(home) as foresight:

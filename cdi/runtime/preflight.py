@@ -7,13 +7,18 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from cdi.api.errors import UsageError
+from cdi.api.datavolume import DataVolume
+from cdi.api.errors import AlreadyExists, InvalidManifest, NotFound, UsageError
+from cdi.api.validation import parse
+from cdi.reconcile.origin import requested_size
 from cdi.runtime.examine import Ask
 from cdi.runtime.explain import Explanation, explain
 from cdi.runtime.foresee import Foresight
 from cdi.runtime.home import Home
 from cdi.runtime.request import Request, manifests
 from cdi.runtime.watched import OnProgress
+from cdi.store.base import Key
+from cdi.store.local import LocalStore
 
 _ANY: Final = 1 << 40
 """A DataVolume must ask for some size; this one is not looked at."""
@@ -36,10 +41,20 @@ def preflight(
     ask: Ask | None = None,
     on_progress: OnProgress | None = None,
 ) -> Explanation:
-    """What importing `request` would come to.  Raises `UsageError`, `InvalidManifest`, `Interrupted`."""
-    wanted = manifests(request, namespace, name or request.place.name or "image", request.size or _ANY)
+    """What importing `request` would come to.  Raises `UsageError`, `InvalidManifest`, `Interrupted`;
+    `AlreadyExists` where a DataVolume of that name wants something else.
+    """
+    name = name or request.place.name or "image"
+    before = _stored_size(home, namespace, name)
+    wanted = manifests(request, namespace, name, request.size or before or _ANY)
     place = request.place
-    with Foresight(home, [*wanted.inputs, wanted.datavolume], namespace=namespace) as foresight:
+    try:
+        foresight = Foresight(home, [*wanted.inputs, wanted.datavolume], namespace=namespace)
+    except InvalidManifest as error:
+        if before is None:
+            raise
+        raise AlreadyExists(f"DataVolume {namespace}/{name} exists and is another one", where=error.what) from error
+    with foresight:
         return explain(
             foresight,
             home,
@@ -50,6 +65,16 @@ def preflight(
             ask=ask,
             on_progress=on_progress,
         )
+
+
+def _stored_size(home: Home, namespace: str, name: str) -> int | None:
+    """What a DataVolume of that name asked for; None where there is none."""
+    home.make()
+    try:
+        dv = parse(LocalStore(home.objects).get(Key.of("dv", namespace, name)))
+    except NotFound:
+        return None
+    return (requested_size(dv) if isinstance(dv, DataVolume) else None) or _ANY
 
 
 def find_size(home: Home, request: Request, namespace: str, name: str, on_progress: OnProgress | None = None) -> int:

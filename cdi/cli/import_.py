@@ -1,0 +1,143 @@
+"""``cdi import``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cdi.api.errors import CdiError, UsageError
+from cdi.api.job import Outcome, Progress
+from cdi.cli import bars
+from cdi.cli.access import access_options, read_wishes, request_of, stored_secret, wish_options
+from cdi.cli.options import duration
+from cdi.cli.session import Session, subcommand
+from cdi.cli.show import document
+from cdi.cli.wait import phase_text, summary, wait_for
+from cdi.runtime.preflight import find_size, name_of
+from cdi.runtime.request import Request
+
+
+@subcommand("import")
+@click.argument("image", metavar="URL|PATH|-")
+@click.option("--name", help="Of the DataVolume; made from the URL unless given.")
+@click.option(
+    "--to", "target", type=click.Path(path_type=Path), help="Into this file or block device, with no DataVolume."
+)
+@click.option("--force", is_flag=True, help="With --to: replace a file that is there.")
+@click.option("--wait/--no-wait", "waits", default=True, help="Wait until it is done (the default), or only begin.")
+@click.option("--timeout", type=duration, help="Wait at most so long, e.g. 15m; the import goes on.")
+@click.option("-o", "--output", type=click.Choice(["json", "yaml"]), help="Print what came of it.")
+@wish_options
+@access_options
+def command(
+    session: Session,
+    *,
+    image: str,
+    name: str | None,
+    target: Path | None,
+    force: bool,
+    waits: bool,
+    timeout: float | None,
+    output: str | None,
+    **options: Any,
+) -> None:
+    """Import one image: http, https, s3, gs, docker and oci-archive URLs, files, and - for standard input.
+
+    Makes a DataVolume and waits for it.  Ctrl-C leaves it working in the background.  With --to the image goes into a
+    file or block device instead; the same command again goes on where an interrupted one stopped.
+    """
+    wishes = read_wishes(options)
+    request = request_of(image, options, **wishes)
+    if target is not None:
+        _refuse_unused(name=name, wait=not waits, timeout=timeout)
+        _import_to(session, request, target, force=force, output=output)
+        return
+    if force:
+        raise UsageError("--force is for --to", remedy="cdi delete dv/NAME removes a volume")
+    _import(session, request, name_of(request, name), waits=waits, timeout=timeout, output=output)
+
+
+def _refuse_unused(*, name: str | None, wait: bool, timeout: float | None) -> None:
+    for option, given in (("--name", name is not None), ("--no-wait", wait), ("--timeout", timeout is not None)):
+        if given:
+            raise UsageError(f"{option} is for a DataVolume, and --to makes none", remedy="leave one of them out")
+
+
+def _import_to(session: Session, request: Request, target: Path, *, force: bool, output: str | None) -> None:
+    from cdi.runtime.direct import import_to
+
+    secret = stored_secret(session, request)
+    session.after_interrupt = (
+        "the same input again, from its beginning"
+        if request.place.kind == "stdin"
+        else "the same command again; it goes on where it can"
+    )
+    with bars.bar(str(target.name or target)) as bar:
+
+        def show(progress: Progress) -> None:
+            bar.update(progress.phase, progress)
+
+        outcome = import_to(session.embedded.home, request, target, replace=force, secret=secret, on_progress=show)
+    session.after_interrupt = None
+    bars.done(str(target), f"done {summary(outcome)}".rstrip())
+    _warn(outcome)
+    if output is not None:
+        click.echo(document({"path": str(target), "outcome": asdict(outcome)}, output))
+
+
+def _import(
+    session: Session, request: Request, name: str, *, waits: bool, timeout: float | None, output: str | None
+) -> None:
+    from cdi.runtime.importing import begin
+
+    namespace = session.namespace
+    size = request.size
+    if size is None:
+        with bars.bar(name) as bar:
+
+            def show(progress: Progress) -> None:
+                bar.update("Looking", progress)
+
+            size = find_size(session.embedded.home, request, namespace, name, show)
+    began = begin(session.embedded, request, namespace, name, size)
+    if output is None:
+        click.echo(f"datavolume/{name} {'created' if began else 'unchanged'}")
+    if waits:
+        try:
+            wait_for(session, namespace, name, timeout=timeout)
+        except KeyboardInterrupt:
+            _give_up_stream(session, request, name)
+            raise
+    outcome = session.embedded.outcome(namespace, name)
+    if outcome is not None:
+        _warn(outcome)
+    if output is not None:
+        body = session.embedded.get("dv", namespace, name)
+        volume = str(session.embedded.volume_path(namespace, name)) if waits else None
+        told = {
+            "namespace": namespace,
+            "name": name,
+            "phase": phase_text(body),
+            "volume": volume,
+            "outcome": None if outcome is None else asdict(outcome),
+        }
+        click.echo(document(told, output))
+
+
+def _give_up_stream(session: Session, request: Request, name: str) -> None:
+    """Whatever wrote into standard input was interrupted as well: its end is not the image's end."""
+    if request.place.kind != "stdin":
+        return
+    session.after_interrupt = "the same input again, from its beginning; what had come of it is removed"
+    try:
+        session.embedded.delete("dv", session.namespace, name)
+    except CdiError as error:
+        session.after_interrupt = f"cdi delete dv/{name}; it could not be removed: {error.what}"
+
+
+def _warn(outcome: Outcome) -> None:
+    for warning in outcome.warnings:
+        click.echo(f"warning: {warning}", err=True)

@@ -1,0 +1,130 @@
+"""An image straight into a file, a block device or a directory, with no DataVolume: ``cdi import --to``.
+
+A transfer that was interrupted, or killed, goes on when the same is asked for again: its journal is kept below
+CDI_HOME, under a name made of the source and the target.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from cdi.api.errors import AlreadyExists, InternalError, Interrupted, TargetBusy, TargetUnsuitable
+from cdi.api.job import (
+    BlockTargetSpec,
+    DirectoryTargetSpec,
+    FileTargetSpec,
+    Job,
+    Outcome,
+    Progress,
+    StreamSourceSpec,
+    TargetSpec,
+)
+from cdi.runtime import durable
+from cdi.runtime.home import Home
+from cdi.runtime.importing import stream_length
+from cdi.runtime.request import Request, source_spec
+from cdi.runtime.view import error_of
+from cdi.runtime.watched import watched
+from cdi.transfer.control import Control
+from cdi.transfer.run import transfer
+
+OnProgress = Callable[[Progress], None]
+
+
+def import_to(
+    home: Home,
+    request: Request,
+    path: Path,
+    *,
+    replace: bool = False,
+    secret: Mapping[str, bytes] | None = None,
+    on_progress: OnProgress | None = None,
+) -> Outcome:
+    """Import `request` to `path`; a disk file there is replaced only where `replace` says so.
+
+    `secret` are the values of the Secret that the request names.  Raises the failure; `AlreadyExists`, `TargetBusy`
+    (the same is under way), `Interrupted`.
+    """
+    path = Path(os.path.abspath(path.expanduser()))
+    target = _target(path, request, replace=replace)
+    name = _identity(request, path)
+    home.make()
+    directory = home.root / "direct" / name
+    with _kept(directory):
+        inputs, scratch = directory / "inputs", directory / "scratch"
+        for each in (inputs, scratch):
+            each.mkdir(mode=0o700, exist_ok=True)
+        source = source_spec(request, inputs, secret)
+        if isinstance(source, StreamSourceSpec):
+            source = StreamSourceSpec(descriptor=0, length=stream_length())
+        job = Job(
+            id=name,
+            source=source,
+            target=target,
+            content_type=request.content_type,
+            size=request.size,
+            checksum=request.checksum,
+            policy=request.policy(),
+            journal=str(directory / "journal"),
+            scratch=str(scratch),
+        )
+        control = Control(job)
+        outcome = watched(lambda: transfer(job, control), control, on_progress)
+    if outcome.failure is not None:
+        if outcome.failure.code == Interrupted.__name__:
+            raise Interrupted("the transfer was stopped")
+        raise error_of(outcome.failure)
+    return outcome
+
+
+def _target(path: Path, request: Request, *, replace: bool) -> TargetSpec:
+    """Raises `AlreadyExists`, `TargetUnsuitable`."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        mode = None
+    except OSError as error:
+        raise TargetUnsuitable(f"the target cannot be looked at: {error.strerror}", where=str(path)) from error
+    if request.content_type == "archive":
+        if mode is None or not stat.S_ISDIR(mode):
+            raise TargetUnsuitable("an archive is unpacked into a directory", where=str(path), remedy="make one first")
+        return DirectoryTargetSpec(path=str(path))
+    if mode is not None and stat.S_ISBLK(mode):
+        return BlockTargetSpec(path=str(path))
+    if mode is not None and stat.S_ISDIR(mode):
+        raise TargetUnsuitable("this is a directory", where=str(path), remedy="name a disk file in it")
+    if mode is not None and stat.S_ISREG(mode) and not replace:
+        raise AlreadyExists("the file is there already", where=str(path), remedy="--force replaces it")
+    return FileTargetSpec(path=str(path))
+
+
+def _identity(request: Request, path: Path) -> str:
+    """Of the transfer: what makes it another one.  Not what only changes how it is done."""
+    facts = (request.place.text, str(path), request.size, request.checksum, request.content_type)
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def _kept(directory: Path) -> Iterator[None]:
+    """The transfer's own directory, locked: the journal is all that outlives it."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with durable.locked(directory / "lock", wait=False) as lock:
+            if lock is None:
+                raise TargetBusy("the same import is under way", where=str(directory), remedy="wait until it ends")
+            try:
+                yield
+            finally:
+                for name in ("inputs", "scratch"):
+                    shutil.rmtree(directory / name, ignore_errors=True)
+                if not (directory / "journal").exists():
+                    shutil.rmtree(directory, ignore_errors=True)
+    except OSError as error:
+        raise InternalError(f"the transfer's own files: {error.strerror}", where=str(directory)) from error
