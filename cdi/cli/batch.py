@@ -1,0 +1,202 @@
+"""``cdi batch``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+
+from cdi.api.errors import Interrupted, WaitTimeout
+from cdi.api.job import Progress
+from cdi.cli import bars
+from cdi.cli.options import duration
+from cdi.cli.session import Session, subcommand
+from cdi.cli.show import document, echo_lines, paint, printable, rate, table
+from cdi.cli.show import duration as words_of
+from cdi.image.sizes import human
+
+if TYPE_CHECKING:
+    from cdi.api.job import Failure
+    from cdi.runtime.batch.item import Item
+    from cdi.runtime.batch.report import Report, Result
+
+HEADERS = ("NAME", "RESULT", "SIZE", "FORMAT", "TIME", "RATE", "DIGEST")
+_COLOURS = {"imported": "green", "failed": "red", "refused": "red", "outdated": "yellow", "running": "yellow"}
+_SHORT = 12
+
+
+@subcommand("batch")
+@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1, 1000), help="Imports at a time; 2 to 4 by processors unless given."
+)
+@click.option(
+    "--keep-going/--fail-fast",
+    "-k",
+    default=False,
+    help="Begin every image whatever fails, or none after the first failure (the default).",
+)
+@click.option("--locked", is_flag=True, help="Import exactly what the lock file pins; refuse everything that moved.")
+@click.option("--update", is_flag=True, help="Replace volumes whose image, or whose entry in the batch, has changed.")
+@click.option(
+    "--lockfile",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Instead of cdi.lock beside the batch.",
+)
+@click.option(
+    "--timeout", type=duration, help="For the whole batch, e.g. 2h; what runs then goes on in the background."
+)
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def command(
+    session: Session,
+    *,
+    files: tuple[str, ...],
+    jobs: int | None,
+    keep_going: bool,
+    locked: bool,
+    update: bool,
+    lockfile: Path | None,
+    timeout: float | None,
+    output: str,
+) -> int:
+    """Import many images: lists of them (images.yaml), or manifests of DataVolumes, directories and globs.
+
+    What was imported is pinned in a lock file; --locked holds a later run to it.  Volumes that are there are left as
+    they are, and a batch that was stopped is gone on with by running it again.
+
+    \b
+    Exits  0  every volume is there
+           1  images failed, each explained
+           2  the batch itself is wrong; nothing was begun
+           5  an image is not what the lock file pins
+           8  the time was up
+         130  interrupted; running imports go on in the background
+    """  # noqa: D301  click wants the character itself
+    from cdi.runtime.batch.load import load_batch
+    from cdi.runtime.batch.run import Options, default_jobs, run_batch
+
+    batch = load_batch(files, namespace=session.namespace)
+    options = Options(
+        jobs=jobs or default_jobs(),
+        keep_going=keep_going,
+        locked=locked,
+        update=update,
+        lockfile=lockfile,
+        timeout=timeout,
+    )
+    with Display(len(batch.items), min(options.jobs, len(batch.items))) as display:
+        report = run_batch(session.embedded, batch, options, display)
+    if output == "json":
+        click.echo(document(report.to_dict(), "json"))
+    else:
+        echo_lines(table(HEADERS, [_row(result) for result in report.results]))
+    for line in _explained(report):
+        click.echo(line, err=True)
+    return report.exit_status
+
+
+class Display:
+    """A bar for every running import below one for all; lines where there is no terminal."""
+
+    def __init__(self, images: int, rows: int) -> None:
+        self._images = images
+        self._ended = 0
+        self._bars: dict[str, bars.Bar] = {}
+        self._rows: dict[str, int] = {}
+        self._free = list(range(rows, 0, -1))
+        self._total: Any = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._total = tqdm(
+                total=images, desc="batch", unit="image", position=0, leave=False, dynamic_ncols=True, file=sys.stderr
+            )
+
+    def began(self, item: Item) -> None:
+        row = self._free.pop()
+        self._rows[item.label] = row
+        self._bars[item.label] = bars.bar(item.label, position=row)
+
+    def update(self, item: Item, phase: str, progress: Progress | None, note: str) -> None:
+        self._bars[item.label].update(phase, progress, note)
+
+    def ended(self, item: Item, result: Result) -> None:
+        if item.label in self._bars:
+            self._bars.pop(item.label).close()
+            self._free.append(self._rows.pop(item.label))
+        self._ended += 1
+        line = f"{paint(printable(item.label), _COLOURS.get(result.verdict, 'dim'), err=True)}: {_words(result)}"
+        if self._total is None:
+            click.echo(f"[{self._ended}/{self._images}] {line}", err=True)
+        else:
+            self._total.write(line, file=sys.stderr)
+            self._total.update()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for bar in self._bars.values():
+            bar.close()
+        if self._total is not None:
+            self._total.close()
+
+
+def _words(result: Result) -> str:
+    failure = result.failure
+    reason = f"error[{failure.code}]" if failure is not None else result.note
+    return printable(f"{result.verdict} ({reason})" if reason else result.verdict)
+
+
+def _row(result: Result) -> tuple[str, ...]:
+    algorithm, _, value = (result.digest or "").partition(":")
+    return (
+        result.label,
+        result.verdict,
+        "" if result.size is None else human(result.size),
+        result.format or "",
+        "" if result.seconds is None else words_of(result.seconds),
+        "" if result.rate is None else rate(result.rate),
+        f"{algorithm}:{value[:_SHORT]}" if value else "",
+    )
+
+
+def _explained(report: Report) -> list[str]:
+    """One line for every failure, and for what became of the batch as a whole."""
+    lines = [_error(failure, result.label) for result in report.results if (failure := result.failure) is not None]
+    lines += [
+        printable(f"{paint(result.label, 'yellow', err=True)}: {result.note}")
+        for result in report.results
+        if result.note and result.verdict == "outdated"
+    ]
+    if report.lock_failure is not None:
+        lines.append(_error(report.lock_failure))
+    elif report.lock_changed:
+        lines.append(f"pinned in {report.lockfile}")
+    running = [result.label for result in report.results if result.verdict == "running"]
+    rest = f"{_names(running)} in the background" if running else "nothing is running"
+    begun = f"; {report.count('skipped')} not begun" if report.count("skipped") else ""
+    again = "run the same command again; it goes on from where it is"
+    if report.interrupted:
+        lines.append(str(Interrupted("interrupted", where=f"{rest}{begun}", remedy=again)))
+    elif report.timed_out:
+        lines.append(str(WaitTimeout("the batch's time is up", where=f"{rest}{begun}", remedy=again)))
+    elif begun:
+        lines.append(f"{report.count('skipped')} not begun; --keep-going begins every image")
+    return lines
+
+
+def _error(failure: Failure, label: str | None = None) -> str:
+    head = paint(f"error[{failure.code}]", "red", err=True)
+    return (
+        f"{printable(label)}: {head}: {printable(failure.message)}"
+        if label
+        else f"{head}: {printable(failure.message)}"
+    )
+
+
+def _names(labels: list[str]) -> str:
+    shown = ", ".join(labels[:10]) + (f" and {len(labels) - 10} more" if len(labels) > 10 else "")
+    return f"{shown} {'goes' if len(labels) == 1 else 'go'} on"

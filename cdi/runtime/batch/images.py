@@ -1,0 +1,250 @@
+"""From an entry of ``images.yaml`` to the volume that it means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cdi.api.datavolume import ContentType, DataVolume
+from cdi.api.digest import Digest
+from cdi.api.errors import CdiError, InvalidManifest
+from cdi.api.names import GROUP, VERSION
+from cdi.api.rules.problems import Problem, shown
+from cdi.api.sources import SourceKind
+from cdi.api.validation import parse, validate
+from cdi.reconcile.policy import CHECKSUM, PREFIX, RECORD_DIGEST, read_knobs
+from cdi.runtime.batch.entries import Entry, Image
+from cdi.runtime.batch.item import Item, size_of, with_size
+from cdi.runtime.locate import Place, locate
+from cdi.runtime.lockfile import without_secrets
+from cdi.store.base import Key, Object
+
+_SIZE = ("spec.storage.resources.requests.storage", "spec.pvc.resources.requests.storage")
+
+
+class Rejected(Exception):
+    """What is wrong with one entry or manifest."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(map(str, problems)))
+        self.problems = problems
+
+
+def image_item(entry: Entry, *, place: str, base: Path, namespace: str) -> Item:
+    """The item of an entry; `place` is the file and `base` where its relative paths begin.  Raises `Rejected`."""
+    problems: list[Problem] = []
+    image, path = entry.image, entry.path
+    located = _located(image, path, base, entry.own, problems)
+    manifest = _manifest(image, path, located, problems)
+    if problems:
+        raise Rejected(problems)
+    file = Path(located.text) if located is not None and located.kind == "file" else None
+    return finish(
+        manifest,
+        names=lambda field: _renamed(field, path, located),
+        place=f"{place}: {path}",
+        label=f"{image.namespace}/{image.name}" if image.namespace else image.name,
+        namespace=image.namespace or namespace,
+        url=without_secrets(image.url) if image.url is not None else None,
+        path=file,
+    )
+
+
+def _located(image: Image, path: str, base: Path, own: frozenset[str], problems: list[Problem]) -> Place | None:
+    given = [
+        name
+        for name, value in (("url", image.url), ("source", image.source), ("sourceRef", image.source_ref))
+        if value is not None
+    ]
+    if len(given) != 1:
+        problems.append(
+            Problem(field=path, message=f"one of them is wanted: {', '.join(given)}" if given else "url is missing")
+        )
+        return None
+    if image.url is None:
+        for field, value in (("secretRef", image.secret_ref), ("certConfigMap", image.cert_config_map)):
+            if value is not None:
+                problems.append(Problem(field=f"{path}.{field}", message="it belongs to url; put it into the source"))
+        return None
+    try:
+        located = locate(image.url, base)
+    except CdiError as error:
+        problems.append(Problem(field=f"{path}.url", message=error.what))
+        return None
+    if located.kind == "stdin":
+        problems.append(Problem(field=f"{path}.url", message="a batch does not read images from standard input"))
+    if located.user is not None:
+        problems.append(
+            Problem(field=f"{path}.url", message="it holds a user; put accessKeyId and secretKey into a Secret")
+        )
+    fit = {"secret_ref": ("http", "s3", "gcs", "registry"), "cert_config_map": ("http", "s3", "registry")}
+    for name, field in (("secret_ref", "secretRef"), ("cert_config_map", "certConfigMap")):
+        # A default is for those that it fits.
+        if getattr(image, name) is not None and located.kind not in fit[name] and name in own:
+            problems.append(Problem(field=f"{path}.{field}", message=f"a source of kind {located.kind} has none"))
+    return located
+
+
+def _manifest(image: Image, path: str, located: Place | None, problems: list[Problem]) -> Object:
+    spec: dict[str, Any] = {}
+    annotations = dict(image.annotations or {})
+    for name, value in (image.policy or {}).items():
+        text = value if isinstance(value, str) else str(value).lower()
+        if annotations.setdefault(f"{PREFIX}{name}", text) != text:
+            problems.append(Problem(field=f"{path}.policy.{shown(name)}", message="annotations say otherwise"))
+    if located is not None:
+        spec["source"] = _source(image, located)
+    elif image.source is not None:
+        spec["source"] = image.source.to_dict()
+    elif image.source_ref is not None:
+        spec["sourceRef"] = image.source_ref.to_dict()
+    if image.checksum is not None:
+        _put_checksum(image.checksum, spec, annotations, path, problems)
+    if image.content_type is not None:
+        spec["contentType"] = image.content_type
+    if image.preallocation is not None:
+        spec["preallocation"] = image.preallocation
+    if image.pvc is not None:
+        spec["pvc"] = image.pvc.to_dict()
+    if image.storage is not None:
+        spec["storage"] = image.storage.to_dict()
+    if "pvc" not in spec:
+        spec.setdefault("storage", {})
+    metadata: dict[str, Any] = {"name": image.name}
+    if image.labels:
+        metadata["labels"] = dict(image.labels)
+    if annotations:
+        metadata["annotations"] = annotations
+    manifest: Object = {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "DataVolume",
+        "metadata": metadata,
+        "spec": spec,
+    }
+    if image.size is not None:
+        if size_of(manifest) is not None:
+            problems.append(Problem(field=f"{path}.size", message="the claim's own request gives a size as well"))
+        else:
+            manifest = with_size(manifest, image.size.text)
+    return manifest
+
+
+def _source(image: Image, located: Place) -> Object:
+    source = located.source
+    member = source[located.member.value]
+    if image.secret_ref is not None and located.fetched:
+        member["secretRef"] = image.secret_ref
+    if image.cert_config_map is not None and located.kind in ("http", "s3", "registry"):
+        member["certConfigMap"] = image.cert_config_map
+    return source
+
+
+def _put_checksum(
+    checksum: str, spec: dict[str, Any], annotations: dict[str, str], path: str, problems: list[Problem]
+) -> None:
+    source = spec.get("source") or {}
+    try:
+        Digest.parse(checksum)
+    except CdiError as error:
+        problems.append(Problem(field=f"{path}.checksum", message=error.what))
+        return
+    if "http" in source:
+        if source["http"].setdefault("checksum", checksum) != checksum:
+            problems.append(Problem(field=f"{path}.checksum", message="the source's own checksum is another"))
+    elif {"s3", "gcs", "registry", "upload", "imageio", "vddk"} & source.keys():
+        annotations.setdefault(CHECKSUM, checksum)
+    elif source or "sourceRef" in spec:
+        problems.append(Problem(field=f"{path}.checksum", message="nothing is fetched that could be checked"))
+
+
+def _renamed(field: str, path: str, located: Place | None) -> str:
+    """A DataVolume's field as the entry has it."""
+    if field in _SIZE:
+        return f"{path}.size"
+    for prefix in ("metadata", "spec"):
+        if field == prefix or field.startswith((f"{prefix}.", f"{prefix}[")):
+            field = field.removeprefix(prefix).lstrip(".")
+            break
+    if located is not None and field.startswith(f"source.{located.member.value}."):
+        field = field.removeprefix(f"source.{located.member.value}.")
+    return f"{path}.{field}" if field else path
+
+
+# --- common to entries and manifests ------------------------------------------------------------------------------
+
+
+def finish(
+    manifest: Object,
+    *,
+    names: Callable[[str], str],
+    place: str,
+    label: str,
+    namespace: str,
+    url: str | None,
+    path: Path | None,
+) -> Item:
+    """A DataVolume as an item of a batch; `names` gives the name of a field of it in the user's own file.
+
+    Raises `Rejected` with all that is wrong with it.
+    """
+    metadata = {**manifest["metadata"], "namespace": namespace}
+    metadata["annotations"] = {RECORD_DIGEST: "true", **(metadata.get("annotations") or {})}
+    manifest = {**manifest, "metadata": metadata}
+    problems: list[Problem] = []
+    try:
+        unsized = size_of(manifest) is None
+        dv = parse(with_size(manifest, "1Gi") if unsized else manifest)
+        assert isinstance(dv, DataVolume)
+        problems += validate(dv)
+        read_knobs(dv.metadata.annotations)
+        if unsized and dv.spec.is_clone:
+            # The volume that is cloned knows its size; whether this form may leave it open, the rules say.
+            unsized = False
+            problems = [*validate(parse(manifest))]
+    except InvalidManifest as error:
+        raise Rejected([*problems, Problem(field=names(error.where or ""), message=error.what)]) from error
+    problems += _impossible(dv, unsized=unsized, path=path)
+    if problems:
+        raise Rejected(
+            [Problem(field=names(problem.field), message=problem.message) for problem in dict.fromkeys(problems)]
+        )
+    return Item(
+        name=dv.metadata.name or "",
+        namespace=namespace,
+        label=label,
+        place=place,
+        manifest=manifest,
+        url=url if url is not None else _url(dv),
+        path=path,
+        unsized=unsized,
+        source=_cloned(dv),
+    )
+
+
+def _impossible(dv: DataVolume, *, unsized: bool, path: Path | None) -> Iterator[Problem]:
+    source = dv.spec.source
+    if source is not None and source.upload is not None and path is None:
+        yield Problem(field="spec.source.upload", message="nobody uploads in a batch; give a file as url")
+    if unsized and source is not None and source.blank is not None:
+        yield Problem(field=_SIZE[0], message="an empty disk has no size of its own; give one")
+    if unsized and dv.spec.content_type == ContentType.ARCHIVE:
+        yield Problem(field=_SIZE[0], message="an archive does not tell how large its volume shall be; give a size")
+    if not dv.metadata.name:
+        yield Problem(field="metadata.name", message="a volume of a batch has a name of its own, no generateName")
+
+
+def _url(dv: DataVolume) -> str | None:
+    """The place that a source names, as a lock file may keep it."""
+    source = dv.spec.source
+    for kind, member in source.given() if source is not None else ():
+        url = getattr(member, "url", None)
+        if url is None and kind is SourceKind.REGISTRY:
+            url = getattr(member, "image_stream", None)
+        return without_secrets(url) if isinstance(url, str) else None
+    return None
+
+
+def _cloned(dv: DataVolume) -> Key | None:
+    pvc = dv.spec.source.pvc if dv.spec.source is not None else None
+    return None if pvc is None else Key("persistentvolumeclaims", pvc.namespace, pvc.name)

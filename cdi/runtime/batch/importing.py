@@ -1,0 +1,171 @@
+"""Bringing one import on its way: ask the source where that is needed, make room, apply, hand the file over."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import assert_never
+
+from cdi.api.errors import AlreadyExists, CdiError, Conflict, Interrupted
+from cdi.api.job import Failure, Progress
+from cdi.reconcile import upload as uploads
+from cdi.reconcile.policy import CHECKSUM
+from cdi.reconcile.upload import UploadRequest
+from cdi.runtime.batch.item import Item, size_of, with_size
+from cdi.runtime.batch.probe import Offer, Prober
+from cdi.runtime.batch.standing import Begin, Join, Keep, Replace, Standing, decide, facts_of, pinned_checksum
+from cdi.runtime.embedded import Embedded
+from cdi.runtime.lockfile import Entry
+from cdi.runtime.view import failure_of
+from cdi.store.base import Key, Object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """The volume was there."""
+
+    moved: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Importing:
+    """It is under way."""
+
+    note: str = ""
+    """Why it was made anew, or that it was under way before."""
+    before: tuple[Failure, int] | None = None
+    """What it had failed of, at which restart, when it was joined: that is not a failure of this run."""
+
+
+class Starter:
+    """Of one run; called from a thread for each item."""
+
+    def __init__(
+        self,
+        embedded: Embedded,
+        prober: Prober,
+        update: bool,
+        pins: Mapping[str, Entry],
+        offers: Mapping[Key, Offer | None],
+        stopped: threading.Event,
+    ) -> None:
+        """`pins` are empty where the batch is not held to its lock file; `offers` are those that are known already."""
+        self._embedded = embedded
+        self._prober = prober
+        self._update = update
+        self._pins = pins
+        self._offers = offers
+        self._stopped = stopped
+        self._applied: set[Key] = set()
+        self._progress: dict[Key, Callable[[], Progress]] = {}
+
+    def applied(self, item: Item) -> bool:
+        """Whether its DataVolume is there, so that it goes on without this process."""
+        return item.key in self._applied
+
+    def progress(self, item: Item) -> Progress | None:
+        """Of asking its source, where that takes its time."""
+        found = self._progress.get(item.key)
+        return None if found is None else found()
+
+    def start(self, item: Item) -> Kept | Importing:
+        """Blocks until it is under way.  Raises `CdiError`; the volume that there was is untouched then, unless it had
+        to make room.
+        """
+        standing = Standing.of(self._embedded, item)
+        facts = facts_of(self._embedded, item, standing.claim)
+        pin = self._pins.get(item.label) if item.pinnable else None
+        offer, note = self._offer(item, standing)
+        decision = decide(item, standing, facts, offer, pin=pin, update=self._update)
+        match decision:
+            case Keep():
+                self._apply(item, self._as_it_is(item, standing))
+                return Kept(moved=decision.moved, note=_MOVED if decision.moved else note)
+            case Begin():
+                return self._begin(item, pin, "")
+            case Replace():
+                return self._begin(item, pin, decision.why, standing)
+            case Join():
+                return self._join(item, pin, standing)
+            case _:
+                assert_never(decision)
+
+    def _offer(self, item: Item, standing: Standing) -> tuple[Offer | None, str]:
+        """What the source has now, where there is a volume to compare it with."""
+        if item.key in self._offers:
+            return self._offers[item.key], ""
+        if standing.phase != "Succeeded" or not item.pinnable:
+            return None, ""
+        try:
+            return self._prober.offer(item), ""
+        except Interrupted:
+            raise
+        except CdiError as error:
+            # The volume is there; only whoever wants it to be new must know.
+            if self._update:
+                raise
+            return None, f"the source cannot be asked: {error.what}"
+
+    def _begin(self, item: Item, pin: Entry | None, note: str, standing: Standing | None = None) -> Importing:
+        manifest = item.manifest
+        if item.unsized:
+            size = self._prober.size(item, lambda progress: self._progress.update({item.key: progress}))
+            if size is not None:
+                manifest = item.sized(size)
+        if standing is not None:
+            self._check()
+            self._embedded.delete("dv", item.namespace, item.name)
+        self._apply(item, _held_to(item, manifest, pin))
+        if item.path is not None:
+            self._embedded.upload(item.namespace, item.name, item.path)
+        return Importing(note=note)
+
+    def _join(self, item: Item, pin: Entry | None, standing: Standing) -> Importing:
+        dv = standing.datavolume
+        assert dv is not None
+        failure = failure_of(dv)
+        restarts = int((dv.get("status") or {}).get("restartCount") or 0)
+        self._apply(item, _held_to(item, self._as_it_is(item, standing), pin))
+        if item.path is not None and (failure is not None or not _asked(standing.claim, item)):
+            # It may be on its way already, or have arrived meanwhile.
+            with contextlib.suppress(Conflict, AlreadyExists):
+                self._embedded.upload(item.namespace, item.name, item.path)
+        before = None if failure is None else (failure, restarts)
+        return Importing(note="was under way", before=before)
+
+    def _as_it_is(self, item: Item, standing: Standing) -> Object:
+        """The manifest with the size that the volume has, where it leaves that open."""
+        size = None if standing.datavolume is None else size_of(standing.datavolume)
+        return with_size(item.manifest, size) if item.unsized and size is not None else item.manifest
+
+    def _apply(self, item: Item, manifest: Object) -> None:
+        self._check()
+        self._embedded.apply([manifest])
+        self._applied.add(item.key)
+
+    def _check(self) -> None:
+        if self._stopped.is_set():
+            raise Interrupted("the batch was stopped")
+
+
+_MOVED = "the source now has another image; --update imports it"
+
+
+def _held_to(item: Item, manifest: Object, pin: Entry | None) -> Object:
+    """The manifest with what the lock file pins as its checksum."""
+    checksum = None if pin is None else pinned_checksum(item, pin)
+    if checksum is None:
+        return manifest
+    metadata = manifest["metadata"]
+    annotations = {**(metadata.get("annotations") or {}), CHECKSUM: checksum}
+    return {**manifest, "metadata": {**metadata, "annotations": annotations}}
+
+
+def _asked(claim: Object | None, item: Item) -> bool:
+    """Whether the file is handed over already."""
+    annotations = (claim["metadata"].get("annotations") or {}) if claim is not None else {}
+    request = UploadRequest.read(annotations.get(uploads.ANNOTATION))
+    return request is not None and request.path == str(item.path)

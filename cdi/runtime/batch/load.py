@@ -1,0 +1,187 @@
+"""A batch out of files: lists of images, or manifests of DataVolumes and what they need.
+
+Everything that is wrong is found and told at once, before anything is done.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from cdi.api.document import plain
+from cdi.api.errors import CdiError, InvalidManifest, UsageError
+from cdi.api.model import unknown_fields
+from cdi.api.names import ANN_ALLOW_CLAIM_ADOPTION, ANN_PRE_POPULATED
+from cdi.api.rules.problems import Problem, shown
+from cdi.api.validation import parse, parse_manifest
+from cdi.runtime.batch.entries import is_images_file, read_images_file
+from cdi.runtime.batch.images import Rejected, finish, image_item
+from cdi.runtime.batch.item import Batch, Item, size_of, with_size
+from cdi.runtime.manifests import Document, load
+from cdi.store.base import Key, Object
+from cdi.store.kinds import kind_of
+
+_MOST_PROBLEMS = 50
+_MOST_ITEMS = 10_000
+_DEEPEST_LIST = 3
+
+
+def load_batch(names: Iterable[str], *, namespace: str = "default", stdin: BinaryIO | None = None) -> Batch:
+    """Read files, directories and globs (``-`` is standard input).
+
+    `namespace` is that of volumes for which the files name none.  Raises `UsageError` where a name means no file, and
+    `InvalidManifest` with all that is wrong with them.
+    """
+    documents = load(names, stdin=stdin)
+    reading = _Reading(namespace, several=len({document.origin for document in documents}) > 1)
+    for document in documents:
+        reading.take(document)
+    reading.compare()
+    if reading.problems:
+        lines = reading.problems[:_MOST_PROBLEMS]
+        if len(reading.problems) > len(lines):
+            lines.append(f"and {len(reading.problems) - len(lines)} more")
+        where = None if reading.several or not documents else documents[0].origin
+        raise InvalidManifest("; ".join(lines), where=where, remedy="correct what is named and run it again")
+    if not reading.items:
+        raise UsageError("there is no image to import", remedy="give an images.yaml, or manifests of DataVolumes")
+    return Batch(
+        items=tuple(reading.items), others=tuple(reading.others), directory=_directory(d.origin for d in documents)
+    )
+
+
+def _directory(origins: Iterable[str]) -> Path:
+    """The nearest directory that all of the files are in."""
+    return Path(os.path.commonpath({Path.cwd() if one == "-" else Path(one).absolute().parent for one in origins}))
+
+
+class _Reading:
+    """What was found so far."""
+
+    def __init__(self, namespace: str, *, several: bool) -> None:
+        self._namespace = namespace
+        self.several = several
+        """Problems are told with their file."""
+        self.items: list[Item] = []
+        self.others: list[Object] = []
+        self.problems: list[str] = []
+        self._count = 0
+
+    def take(self, document: Document) -> None:
+        body, origin = document.body, document.origin
+        if is_images_file(body):
+            self._images(body, origin)
+            return
+        for manifest in self._flat(body, origin, 0):
+            self._count += 1
+            if self._count > _MOST_ITEMS:
+                raise InvalidManifest(f"there are more than {_MOST_ITEMS} manifests", where=origin)
+            self._manifest(manifest, origin)
+
+    def _add(self, origin: str, problems: Iterable[Problem]) -> None:
+        for problem in dict.fromkeys(problems):
+            self.problems.append(f"{origin}: {problem}" if self.several else str(problem))
+
+    # --- lists of images ------------------------------------------------------------------------------------------
+
+    def _images(self, body: Mapping[str, Any], origin: str) -> None:
+        problems: list[Problem] = []
+        entries = read_images_file(body, problems)
+        self._add(origin, problems)
+        if len(entries) > _MOST_ITEMS:
+            raise InvalidManifest(f"there are more than {_MOST_ITEMS} images", where=origin)
+        base = Path.cwd() if origin == "-" else Path(origin).absolute().parent
+        for entry in entries:
+            try:
+                self.items.append(image_item(entry, place=origin, base=base, namespace=self._namespace))
+            except Rejected as rejected:
+                self._add(origin, rejected.problems)
+
+    # --- manifests --------------------------------------------------------------------------------------------------
+
+    def _flat(self, body: Any, origin: str, depth: int) -> Iterator[Any]:
+        kind = body.get("kind") if isinstance(body, Mapping) else None
+        items = body.get("items") if isinstance(body, Mapping) else None
+        if not isinstance(kind, str) or not kind.endswith("List") or not isinstance(items, list):
+            yield body
+        elif depth >= _DEEPEST_LIST:
+            self._add(origin, [Problem(field="items", message="lists are nested too deeply")])
+        else:
+            for item in items:
+                yield from self._flat(item, origin, depth + 1)
+
+    def _manifest(self, body: Any, origin: str) -> None:
+        if not isinstance(body, Mapping) or not isinstance(body.get("kind"), str):
+            message = "neither a list of images (images: …) nor a manifest (apiVersion, kind, metadata)"
+            self._add(origin, [Problem(field="", message=message)])
+            return
+        try:
+            if body["kind"] == "DataVolume":
+                self.items.append(self._data_volume(plain(body), origin))
+            else:
+                self.others.append(self._other(plain(body)))
+        except Rejected as rejected:
+            self._add(origin, rejected.problems)
+        except CdiError as error:
+            self._add(origin, [Problem(field=error.where or shown(body["kind"]), message=error.what)])
+
+    def _data_volume(self, body: Object, origin: str) -> Item:
+        metadata, spec = body.get("metadata"), body.get("spec")
+        name = metadata.get("name") if isinstance(metadata, Mapping) else None
+        title = f"DataVolume {shown(name)}" if isinstance(name, str) else "DataVolume"
+        if not isinstance(metadata, Mapping) or not isinstance(spec, Mapping):
+            raise Rejected([Problem(field=title, message="metadata and spec are wanted")])
+        body = {key: value for key, value in body.items() if key != "status"}
+        own = metadata.get("namespace")
+        # The shape first: what follows relies on it.
+        model = parse(with_size(body, "1Gi") if size_of(body) is None else body)
+        strange = [field for field in unknown_fields(model) if field.partition(".")[0] != "metadata"]
+        if strange:
+            raise Rejected([Problem(field=f"{title}: {field}", message="no such field") for field in strange])
+        return finish(
+            body,
+            names=lambda field: f"{title}: {field}" if field else title,
+            place=f"{origin}: {title}",
+            label=f"{own}/{name}" if own else str(name),
+            namespace=own or self._namespace,
+            url=None,
+            path=None,
+        )
+
+    def _other(self, body: Object) -> Object:
+        parse_manifest(body)
+        metadata = body["metadata"]
+        if kind_of(body["kind"]).namespaced and not metadata.get("namespace"):
+            body = {**body, "metadata": {**metadata, "namespace": self._namespace}}
+        return body
+
+    # --- one with another -------------------------------------------------------------------------------------------
+
+    def compare(self) -> None:
+        """No volume is wanted twice, none is made by something else as well, and no clone waits for itself."""
+        first: dict[Key, Item] = {}
+        for item in self.items:
+            other = first.setdefault(item.key, item)
+            if other is not item:
+                self.problems.append(f"{item.place}: the name {item.label} is taken by {other.place}")
+        for body in self.others:
+            key = Key.of_object(body)
+            claimed = first.get(Key("datavolumes", key.namespace, key.name))
+            if key.plural == "persistentvolumeclaims" and claimed is not None and not adopts(claimed.manifest):
+                self.problems.append(f"{claimed.place}: a PersistentVolumeClaim {key.name} is given as well")
+        for item in self.items:
+            seen, source = {item.claim}, item.source
+            while source is not None and source not in seen:
+                seen.add(source)
+                origin = first.get(Key("datavolumes", source.namespace, source.name))
+                source = origin.source if origin is not None else None
+            if source is not None and source == item.claim:
+                self.problems.append(f"{item.place}: the volume {item.label} is a clone of itself")
+
+
+def adopts(manifest: Object) -> bool:
+    """Whether a DataVolume takes over a claim that is there already."""
+    annotations = manifest["metadata"].get("annotations") or {}
+    return annotations.get(ANN_ALLOW_CLAIM_ADOPTION) == "true" or ANN_PRE_POPULATED in annotations

@@ -1,0 +1,193 @@
+"""What an item's source offers now, asked with the very job that would import it."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import assert_never
+
+from cdi.api.digest import Digest
+from cdi.api.errors import FormatUnsupported, Interrupted, NotFound
+from cdi.api.job import BlankSourceSpec, Job, Progress, RegistrySourceSpec
+from cdi.reconcile.actions import Mount
+from cdi.reconcile.job import Prepared, prepare
+from cdi.reconcile.origin import Clone, Import, Refuse, Upload, Wait, find_origin
+from cdi.reconcile.upload import UploadRequest
+from cdi.reconcile.world import Claim, Layout
+from cdi.runtime import durable
+from cdi.runtime.batch.item import Item
+from cdi.runtime.examine import Ask, Findings, examine
+from cdi.runtime.home import Home
+from cdi.runtime.observe import WATCHED, Observed, Setting
+from cdi.runtime.view import error_of
+from cdi.source.open import open_source
+from cdi.store.base import Store
+from cdi.transfer.control import Control
+from cdi.transfer.patience import Patience
+
+_RETRIES = 3
+_STALL = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a source says of its content."""
+
+    validator: str | None
+    """The digest of what the name stands for, where it is a container image."""
+    length: int | None = None
+    """Bytes; None where the source does not say, and for container images."""
+    digests: tuple[Digest, ...] = ()
+
+
+class Prober:
+    """Sees the objects as they were when it was made.  Methods may be called from any thread."""
+
+    def __init__(self, home: Home, store: Store) -> None:
+        self._observed = Observed(home)
+        with store.watch(WATCHED) as watch:
+            self._observed.take(watch.poll(0.0))
+        self._lock = threading.Lock()
+        self._controls: list[Control] = []
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Everything that is being asked ends with `Interrupted`."""
+        with self._lock:
+            self._cancelled = True
+            controls = list(self._controls)
+        for control in controls:
+            control.cancel()
+
+    def check(self, item: Item) -> None:
+        """Raise `NotFound` where something that the source needs, a Secret or ConfigMap, is missing; and what refuses
+        the source as such.
+        """
+        self._prepared(item, "/nowhere")
+
+    def offer(self, item: Item) -> Offer | None:
+        """None where nothing is fetched.  Raises as opening and asking the source does."""
+        with self._job(item) as job:
+            if job is None or isinstance(job.source, BlankSourceSpec):
+                return None
+            with self._control(job) as control:
+                patience = Patience(policy=job.policy, meter=control.meter, cancelled=control.cancelled)
+                if isinstance(job.source, RegistrySourceSpec):
+                    from cdi.source.registry.open import open_registry
+
+                    with open_registry(job.source, job.policy.stall_timeout, patience.pause) as image:
+                        return Offer(validator=str(image.digest))
+                with patience.insist(lambda: open_source(job.source, job.policy)) as source:
+                    facts = patience.insist(source.probe)
+                    return Offer(validator=facts.validator, length=facts.length, digests=facts.digests)
+
+    def size(self, item: Item, watch: Callable[[Callable[[], Progress]], None]) -> int | None:
+        """The virtual size of the image, bytes; None where nothing is fetched.
+
+        Where only its end tells how long it is, all of it is read; `watch` is given what tells how far that is.
+        Raises as the import would, before it begins.
+        """
+        with self._job(item) as job:
+            if job is None or isinstance(job.source, BlankSourceSpec):
+                return None
+            with self._control(job) as control:
+                watch(control.progress)
+                found = self._examined(job, control, Ask(whole=True))
+        if found.virtual_size is None:
+            raise FormatUnsupported(
+                "the image does not tell how large its disk is", where=item.url, remedy="give a size"
+            )
+        return found.virtual_size
+
+    def digest(self, item: Item) -> Digest | None:
+        """The sha256 of all that the source gives.  Raises as `size` does."""
+        with self._job(item) as job:
+            if job is None:
+                return None
+            with self._control(job) as control:
+                return self._examined(job, control, Ask(digest=True)).digest
+
+    @staticmethod
+    def _examined(job: Job, control: Control, ask: Ask) -> Findings:
+        found = examine(job, control, ask)
+        if found.refusal is not None:
+            raise found.refusal
+        return found
+
+    @contextmanager
+    def _control(self, job: Job) -> Iterator[Control]:
+        control = Control(job)
+        with self._lock:
+            if self._cancelled:
+                raise Interrupted("the batch was stopped")
+            self._controls.append(control)
+        try:
+            yield control
+        finally:
+            with self._lock:
+                self._controls.remove(control)
+
+    # --- the job --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _job(self, item: Item) -> Iterator[Job | None]:
+        """The job with its secrets as files; None for what no job does (clones)."""
+        with tempfile.TemporaryDirectory(prefix="cdi-batch-") as directory:
+            prepared = self._prepared(item, directory)
+            if prepared is None:
+                yield None
+                return
+            for mount in prepared.mounts:
+                self._write(mount)
+            job = prepared.work
+            assert isinstance(job, Job)
+            retries, stall = min(job.policy.retries, _RETRIES), min(job.policy.stall_timeout, _STALL)
+            yield replace(job, policy=replace(job.policy, retries=retries, stall_timeout=stall))
+
+    def _write(self, mount: Mount) -> None:
+        place = Path(mount.directory)
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for ref in mount.inputs:
+            for key, value in self._observed.content(ref).items():
+                name = key if len(mount.inputs) == 1 else f"{ref.kind.lower()}-{ref.name}-{key}"[-200:]
+                durable.write(place / name, value)
+
+    def _prepared(self, item: Item, directory: str) -> Prepared | None:
+        dv = item.model()
+        world = replace(
+            self._observed.world(dv, None, Setting(), admitted=True),
+            layout=Layout(
+                disk=f"{directory}/disk.img",
+                directory=f"{directory}/volume",
+                journal=f"{directory}/journal",
+                scratch=directory,
+                inputs=f"{directory}/inputs",
+            ),
+        )
+        origin = find_origin(world)
+        match origin:
+            case Wait():
+                raise _missing(origin)
+            case Refuse():
+                raise error_of(origin.failure)
+            case Clone():
+                return None
+            case Import() | Upload():
+                pass
+            case _:
+                assert_never(origin)
+        claim = Claim(namespace=item.namespace, name=item.name, uid="probe", phase="Bound")
+        upload = UploadRequest(id="probe", path=str(item.path)) if item.path is not None else None
+        prepared = prepare(world, claim, origin, source=None, upload=upload)
+        if isinstance(prepared, Wait):
+            raise _missing(prepared)
+        return prepared
+
+
+def _missing(wait: Wait) -> NotFound:
+    what, _, remedy = wait.message.partition(". Try: ")
+    return NotFound(what, remedy=remedy or None)

@@ -1,0 +1,436 @@
+"""Many imports, so many at a time.
+
+    check ─► apply what stands beside them ─► (locked: ask every source) ─► begin, watch, end ─► lock file
+
+The imports themselves are a supervisor's, as those of any DataVolume: a batch that is killed loses nothing, and the
+next one finds them where they are by then.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from cdi.api.errors import CdiError, InvalidManifest, LockMismatch, NotFound, UsageError
+from cdi.api.job import Progress
+from cdi.reconcile.failure import as_failure
+from cdi.runtime.batch.importing import Importing, Kept, Starter
+from cdi.runtime.batch.item import Batch, Item
+from cdi.runtime.batch.probe import Offer, Prober
+from cdi.runtime.batch.report import Report, Result, Verdict
+from cdi.runtime.batch.standing import Facts, Standing, clash, facts_of, not_as_pinned, volume_is_not
+from cdi.runtime.batch.watching import Ended, Watched, watched
+from cdi.runtime.embedded import Embedded
+from cdi.runtime.lockfile import NAME, Entry, Lock, check_writable, record
+from cdi.runtime.supervisor import ensure_supervisor
+from cdi.store.base import Key
+from cdi.store.local import LocalStore
+
+_LOOK = 0.1
+_REVIVE = 1.0
+_PROBES = 8
+"""Sources that are asked at a time."""
+_MOST_THREADS = 64
+_MOST_PROBLEMS = 50
+_FAREWELL = 2.0
+"""Seconds for imports that are just being begun when the batch ends."""
+T = TypeVar("T")
+
+
+def default_jobs() -> int:
+    """2 to 4, by processors."""
+    return max(2, min(4, len(os.sched_getaffinity(0))))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a batch is run."""
+
+    jobs: int = field(default_factory=default_jobs)
+    """Imports at a time."""
+    keep_going: bool = False
+    """Begin all of them, whatever fails; otherwise none is begun after the first failure."""
+    locked: bool = False
+    """Nothing but what the lock file pins."""
+    update: bool = False
+    """Volumes that are not what the batch, the source or the lock file now say are made anew."""
+    lockfile: Path | None = None
+    """``cdi.lock`` beside the batch where None."""
+    timeout: float | None = None
+    """Seconds for all of it."""
+
+
+class Audience(Protocol):
+    """Whoever shows how it goes.  Called from the thread that runs the batch."""
+
+    def began(self, item: Item) -> None: ...
+
+    def update(self, item: Item, phase: str, progress: Progress | None, note: str) -> None: ...
+
+    def ended(self, item: Item, result: Result) -> None: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class _Live:
+    """One that has its turn."""
+
+    item: Item
+    began: float
+    starting: Future[Kept | Importing]
+    importing: Importing | None = None
+
+
+def run_batch(embedded: Embedded, batch: Batch, options: Options, audience: Audience) -> Report:
+    """Import all of `batch`.
+
+    Failures of images are part of the report, and so is what is left running after ctrl-C.  Raises, before anything
+    is begun, `InvalidManifest` with everything that is in the way of the batch, `LockMismatch` where there is no lock
+    file to hold it to, `TargetPermission` where there cannot be one.
+    """
+    return _Run(embedded, batch, options, audience).run()
+
+
+class _Run:
+    def __init__(self, embedded: Embedded, batch: Batch, options: Options, audience: Audience) -> None:
+        self._embedded = embedded
+        self._batch = batch
+        self._options = options
+        self._audience = audience
+        self._lockfile = options.lockfile or batch.directory / NAME
+        self._known: Mapping[str, Entry] = {}
+        """What the lock file had."""
+        self._pins: Mapping[str, Entry] = {}
+        """The same where the batch is held to it."""
+        self._offers: dict[Key, Offer | None] = {}
+        self._results: dict[Key, Result] = {}
+        self._waiting: deque[Item] = deque()
+        self._running: list[_Live] = []
+        self._stopped = threading.Event()
+        self._lock_changed = False
+        self._unwritten: dict[str, Entry] = {}
+        self._began = time.monotonic()
+        self._deadline = None if options.timeout is None else self._began + options.timeout
+        self._revived = 0.0
+        if options.jobs < 1:
+            raise UsageError("at least one import runs at a time", where="--jobs")
+
+    def run(self) -> Report:
+        interrupted = timed_out = False
+        self._open_lock()
+        standings = {item.key: Standing.of(self._embedded, item) for item in self._batch.items}
+        self._refuse_clashes(standings)
+        self._embedded.apply(self._batch.others)
+        prober = Prober(self._embedded.home, LocalStore(self._embedded.home.objects))
+        self._starter = Starter(self._embedded, prober, self._options.update, self._pins, self._offers, self._stopped)
+        try:
+            self._refuse_missing(prober)
+            if not self._options.locked or self._compare(prober, standings):
+                self._waiting.extend(item for item in self._batch.items if item.key not in self._results)
+            timed_out = self._loop()
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            self._stopped.set()
+            prober.cancel()
+        return self._report(interrupted=interrupted, timed_out=timed_out)
+
+    # --- before ---------------------------------------------------------------------------------------------------
+
+    def _open_lock(self) -> None:
+        lock = Lock.read(self._lockfile)
+        self._known = lock.images if lock is not None else {}
+        if not self._options.locked:
+            check_writable(self._lockfile)
+            return
+        if lock is None:
+            raise LockMismatch(
+                "there is no lock file", where=str(self._lockfile), remedy="run cdi batch without --locked to write it"
+            )
+        self._pins = lock.images
+
+    def _refuse_clashes(self, standings: Mapping[Key, Standing]) -> None:
+        problems = []
+        for item in self._batch.items:
+            reason = clash(item, standings[item.key], update=self._options.update)
+            if reason is not None:
+                problems.append(f"{item.place}: {reason}")
+        _refuse(problems)
+
+    def _refuse_missing(self, prober: Prober) -> None:
+        """What a source or a clone refers to must be there, or it would wait for ever."""
+        problems = []
+        made = {item.claim for item in self._batch.items} | {Key.of_object(body) for body in self._batch.others}
+        for item in self._batch.items:
+            try:
+                prober.check(item)
+            except NotFound as error:
+                problems.append(f"{item.place}: {error.what}")
+            except CdiError:
+                pass  # the image's own failure, in its turn
+            if item.source is not None and item.source not in made:
+                try:
+                    self._embedded.get("pvc", item.source.namespace, item.source.name)
+                except NotFound:
+                    problems.append(f"{item.place}: there is no {item.source} to be cloned")
+        _refuse(problems)
+
+    # --- against the lock file --------------------------------------------------------------------------------------
+
+    def _compare(self, prober: Prober, standings: Mapping[Key, Standing]) -> bool:
+        """Ask all sources; False where the batch is refused, because an image is not what is pinned."""
+        pinned = [item for item in self._batch.items if item.pinnable]
+        mismatches: dict[Key, str] = {}
+        failures: dict[Key, CdiError] = {}
+        for item, outcome in _all(lambda item: self._mismatch(prober, item, standings[item.key]), pinned):
+            if isinstance(outcome, CdiError):
+                failures[item.key] = outcome
+            elif outcome is not None:
+                mismatches[item.key] = outcome
+        for item in pinned:
+            if item.key in mismatches:
+                error = LockMismatch(mismatches[item.key], where=item.label)
+                self._end(item, self._result(item, "refused", failure=error))
+            elif item.key in failures:
+                self._end(item, self._result(item, "failed", failure=failures[item.key]))
+        return not mismatches
+
+    def _mismatch(self, prober: Prober, item: Item, standing: Standing) -> str | None:
+        pin = self._pins.get(item.label)
+        found = not_as_pinned(item, pin, None)
+        if found is not None or pin is None:
+            return found
+        offer = self._offers[item.key] = prober.offer(item)
+        found = not_as_pinned(item, pin, offer)
+        if found is not None and item.path is not None and pin.digest is not None:
+            # A file may have been copied here: it is the same file where it has the same content.
+            same = offer is not None and offer.length == pin.length and str(prober.digest(item)) == pin.digest
+            if same:
+                found = None
+        if found is None and standing.phase == "Succeeded" and standing.claim is not None and not self._options.update:
+            found = volume_is_not(item, facts_of(self._embedded, item, standing.claim), pin)
+        return found
+
+    # --- one after another ------------------------------------------------------------------------------------------
+
+    def _loop(self) -> bool:
+        """True where time ran out."""
+        while self._waiting or self._running:
+            if self._deadline is not None and time.monotonic() >= self._deadline:
+                return True
+            self._begin()
+            self._revive()
+            for live in list(self._running):
+                self._look(live)
+            if self._running:
+                time.sleep(_LOOK)
+        return False
+
+    def _begin(self) -> None:
+        if not self._options.keep_going and any(r.verdict == "failed" for r in self._results.values()):
+            while self._waiting:
+                rest = self._waiting.popleft()
+                self._end(rest, self._result(rest, "skipped", note="not begun after the failure of another image"))
+        while self._waiting and len(self._running) < self._options.jobs:
+            if (item := self._next()) is None:
+                return
+            self._waiting.remove(item)
+            self._audience.began(item)
+            self._running.append(
+                _Live(item=item, began=time.monotonic(), starting=_aside(partial(self._starter.start, item)))
+            )
+
+    def _next(self) -> Item | None:
+        """The first that waits for no other; those whose source came to nothing end here."""
+        made = {item.claim: item for item in self._batch.items}
+        for item in list(self._waiting):
+            source = made.get(item.source) if item.source is not None else None
+            if source is None:
+                return item
+            result = self._results.get(source.key)
+            if result is None:
+                continue
+            if result.verdict in ("imported", "unchanged", "outdated"):
+                return item
+            self._waiting.remove(item)
+            self._end(item, self._result(item, "skipped", note=f"{source.label}, which it is a clone of, is not there"))
+        return None
+
+    def _revive(self) -> None:
+        now = time.monotonic()
+        if now - self._revived >= _REVIVE and any(live.importing is not None for live in self._running):
+            ensure_supervisor(self._embedded.home)
+            self._revived = now
+
+    def _look(self, live: _Live) -> None:
+        item = live.item
+        try:
+            if live.importing is None:
+                if not live.starting.done():
+                    if (asking := self._starter.progress(item)) is not None:
+                        self._audience.update(item, "Preparing", asking, "")
+                    return
+                started = live.starting.result()
+                if isinstance(started, Kept):
+                    self._done(live, "outdated" if started.moved else "unchanged", started.note)
+                    return
+                live.importing = started
+            found = watched(self._embedded, item, live.importing)
+            match found:
+                case Watched():
+                    self._audience.update(item, found.phase, found.progress, found.note)
+                case Ended():
+                    self._ended(live, found)
+        except CdiError as error:
+            self._finish(live, self._result(item, "failed", failure=error, live=live))
+
+    def _ended(self, live: _Live, end: Ended) -> None:
+        item = live.item
+        if end.failure is not None:
+            self._finish(live, replace(self._result(item, "failed", live=live, note=end.note), failure=end.failure))
+            return
+        pin = self._pins.get(item.label) if self._options.locked and item.pinnable else None
+        if pin is not None:
+            standing = Standing.of(self._embedded, item)
+            unlike = volume_is_not(item, facts_of(self._embedded, item, standing.claim), pin)
+            if unlike is not None:
+                # It was begun before, by somebody who was not held to the lock file.
+                self._embedded.delete("dv", item.namespace, item.name)
+                raise LockMismatch(f"{unlike}; the volume was removed", where=item.label)
+        self._done(live, "imported", end.note)
+
+    def _done(self, live: _Live, verdict: Verdict, note: str) -> None:
+        item = live.item
+        claim = Standing.of(self._embedded, item).claim
+        facts = facts_of(self._embedded, item, claim)
+        outcome = self._embedded.outcome(item.namespace, item.name)
+        result = replace(
+            self._result(item, verdict, live=live, note=note),
+            size=outcome.disk_size if outcome is not None and outcome.disk_size is not None else facts.virtual_size,
+            format=facts.format,
+            digest=facts.digest,
+        )
+        if verdict == "imported" and outcome is not None:
+            rate = outcome.fetched / outcome.seconds if outcome.fetched and outcome.seconds else None
+            result = replace(result, fetched=outcome.fetched, rate=rate)
+        if item.pinnable and not self._options.locked:
+            if facts.digest is not None:
+                self._record({item.label: self._entry(item, facts)})
+            else:
+                result = replace(result, note="it was imported without a digest, so the lock file cannot pin it")
+        self._finish(live, result)
+
+    def _entry(self, item: Item, facts: Facts) -> Entry:
+        """A length that is no longer known here is still that of the same content."""
+        entry, known = facts.entry(item), self._known.get(item.label)
+        if known is not None and entry.length is None and replace(known, length=None) == entry:
+            return known
+        return entry
+
+    def _record(self, entries: Mapping[str, Entry]) -> None:
+        """At once, so that a batch that is killed has pinned what it has done; again at the end where that fails."""
+        try:
+            self._lock_changed |= record(self._lockfile, entries)
+        except CdiError:
+            self._unwritten |= entries
+
+    def _finish(self, live: _Live, result: Result) -> None:
+        self._running.remove(live)
+        self._end(live.item, result)
+
+    def _end(self, item: Item, result: Result) -> None:
+        self._results[item.key] = result
+        self._audience.ended(item, result)
+
+    # --- results ----------------------------------------------------------------------------------------------------
+
+    def _result(
+        self,
+        item: Item,
+        verdict: Verdict,
+        *,
+        note: str = "",
+        failure: CdiError | None = None,
+        live: _Live | None = None,
+    ) -> Result:
+        return Result(
+            label=item.label,
+            namespace=item.namespace,
+            name=item.name,
+            url=item.url,
+            verdict=verdict,
+            note=note,
+            failure=None if failure is None else as_failure(failure),
+            seconds=None if live is None else time.monotonic() - live.began,
+        )
+
+    def _report(self, *, interrupted: bool, timed_out: bool) -> Report:
+        wait([live.starting for live in self._running if live.importing is None], timeout=_FAREWELL)
+        for live in self._running:
+            if self._starter.applied(live.item):
+                self._end(live.item, self._result(live.item, "running", live=live, note="goes on in the background"))
+        for item in self._batch.items:
+            if item.key not in self._results:
+                self._end(item, self._result(item, "skipped", note="not begun"))
+        failure = None
+        if self._unwritten:
+            try:
+                self._lock_changed |= record(self._lockfile, self._unwritten)
+            except CdiError as error:
+                failure = as_failure(error)
+        return Report(
+            results=tuple(self._results[item.key] for item in self._batch.items),
+            lockfile=self._lockfile,
+            locked=self._options.locked,
+            lock_changed=self._lock_changed,
+            lock_failure=failure,
+            interrupted=interrupted,
+            timed_out=timed_out,
+            seconds=time.monotonic() - self._began,
+        )
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        lines = problems[:_MOST_PROBLEMS]
+        more = len(problems) - len(lines)
+        raise InvalidManifest("; ".join([*lines, f"and {more} more"] if more else lines), remedy="")
+
+
+def _aside(act: Callable[[], T]) -> Future[T]:
+    """In a thread that nobody waits for when the command ends."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(act())
+        except BaseException as error:  # noqa: BLE001  handed over to whoever asks for the result
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="batch", daemon=True).start()
+    return future
+
+
+def _all(ask: Callable[[Item], str | None], items: Sequence[Item]) -> Iterator[tuple[Item, str | CdiError | None]]:
+    """In the order of `items`, some of them at the same time."""
+    gate = threading.BoundedSemaphore(_PROBES)
+
+    def guarded(item: Item) -> str | None:
+        with gate:
+            return ask(item)
+
+    # A thread waits for its turn, so that ctrl-C waits for none of them.
+    for start in range(0, len(items), _MOST_THREADS):
+        futures = [(item, _aside(partial(guarded, item))) for item in items[start : start + _MOST_THREADS]]
+        for item, future in futures:
+            try:
+                yield item, future.result()
+            except CdiError as error:
+                yield item, error

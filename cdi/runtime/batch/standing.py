@@ -1,0 +1,243 @@
+"""What there is already for an item, and what is to be done about it.  Decides only; does nothing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from cdi.api.digest import Digest
+from cdi.api.errors import CdiError, InvalidManifest, NotFound
+from cdi.api.phases import Phase
+from cdi.api.rules.update import check_update
+from cdi.api.validation import parse
+from cdi.reconcile.policy import CHECKSUM
+from cdi.reconcile.record import IMAGE
+from cdi.runtime.batch.item import Item, size_of, with_size
+from cdi.runtime.batch.load import adopts
+from cdi.runtime.batch.probe import Offer
+from cdi.runtime.embedded import Embedded
+from cdi.runtime.lockfile import Entry
+from cdi.runtime.view import phase_of
+from cdi.store.base import Object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """The objects of an item's name, None where there are none."""
+
+    datavolume: Object | None = None
+    claim: Object | None = None
+    occupied: bool = False
+    """Files lie where its volume would be, and no claim knows of them."""
+
+    @classmethod
+    def of(cls, embedded: Embedded, item: Item) -> Standing:
+        claim = _get(embedded, "pvc", item)
+        return cls(
+            datavolume=_get(embedded, "dv", item),
+            claim=claim,
+            occupied=claim is None and _holds_something(embedded, item),
+        )
+
+    @property
+    def phase(self) -> Phase | None:
+        return None if self.datavolume is None else phase_of(self.datavolume)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is recorded of a volume's image; sizes are bytes."""
+
+    validator: str | None = None
+    length: int | None = None
+    digest: str | None = None
+    virtual_size: int | None = None
+    format: str | None = None
+
+    def entry(self, item: Item) -> Entry:
+        """For the lock file."""
+        return Entry(
+            url=item.url or "",
+            validator=self.validator,
+            length=self.length,
+            digest=self.digest,
+            virtual_size=self.virtual_size,
+            format=self.format,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begin:
+    """There is nothing: import it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replace:
+    """What there is must go, for this reason; then import it."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join:
+    """It is being imported: wait for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """It is there."""
+
+    moved: bool = False
+    """The source now has another image."""
+
+
+Decision = Begin | Replace | Join | Keep
+
+
+def decide(
+    item: Item, standing: Standing, facts: Facts, offer: Offer | None, *, pin: Entry | None, update: bool
+) -> Decision:
+    """What becomes of `item`, for which `clash` and `not_as_pinned` found nothing.
+
+    `facts` are those of the volume that there is, `pin` the lock file's entry where the batch is held to it.
+    """
+    if standing.datavolume is None:
+        return Begin()
+    if differs(item, standing.datavolume):
+        return Replace(why="it was made of another source, or in another way")
+    if standing.phase is Phase.FAILED:
+        return Replace(why="its last import failed")
+    if standing.phase is not Phase.SUCCEEDED:
+        return Join()
+    if standing.claim is None:
+        return Replace(why="its volume is gone")
+    if pin is not None and volume_is_not(item, facts, pin) is not None:
+        return Replace(why="it is not the image that the lock file pins")
+    if offer is None or not moved(facts, offer):
+        return Keep()
+    return Replace(why="the source has another image") if update else Keep(moved=True)
+
+
+def clash(item: Item, standing: Standing, *, update: bool) -> str | None:
+    """Why this item cannot be imported under its name."""
+    dv, claim = standing.datavolume, standing.claim
+    if dv is not None and "deletionTimestamp" in dv["metadata"]:
+        return f"{item.key} is being deleted; wait until it is gone"
+    if dv is not None:
+        if update or standing.phase is Phase.FAILED or not differs(item, dv):
+            return None
+        return (
+            f"{item.key} exists and was made of another source or in another way; "
+            "--update replaces it, or choose another name"
+        )
+    if claim is not None and "deletionTimestamp" not in claim["metadata"] and not adopts(item.manifest):
+        return f"{item.claim} exists and belongs to something else; delete it, or choose another name"
+    if standing.occupied:
+        return f"there are files where the volume {item.namespace}/{item.name} would be; remove them"
+    return None
+
+
+def differs(item: Item, dv: Object) -> bool:
+    """Whether the DataVolume that there is was made from another spec.  A size that was left open is no difference."""
+    size = size_of(dv)
+    wanted = with_size(item.manifest, size) if item.unsized and size is not None else item.manifest
+    try:
+        problems, _ = check_update(parse(dv), parse(wanted))
+    except InvalidManifest:
+        return True
+    return bool(problems)
+
+
+def moved(facts: Facts, offer: Offer) -> bool:
+    """Whether the source has another content than the volume was made of, as far as either says."""
+    if facts.validator is not None and offer.validator is not None:
+        return facts.validator != offer.validator
+    return facts.length is not None and offer.length is not None and facts.length != offer.length
+
+
+# --- against the lock file ------------------------------------------------------------------------------------------
+
+
+def volume_is_not(item: Item, facts: Facts, pin: Entry) -> str | None:
+    """How a volume differs from what is pinned."""
+    if item.is_registry:
+        have, want = facts.validator, pin.validator
+    else:
+        have, want = facts.digest, pin.digest
+    return None if have == want else f"the volume was made of {have or 'something unknown'}, {want} is pinned"
+
+
+def not_as_pinned(item: Item, pin: Entry | None, offer: Offer | None) -> str | None:
+    """How what is offered differs from what the lock file pins: a sentence with both."""
+    if pin is None:
+        return "the lock file does not pin it"
+    if pin.url != item.url:
+        return f"{pin.url} is pinned, and the batch says {item.url}"
+    if pinned_checksum(item, pin) is None:
+        return "the lock file has no digest for it, so nothing would hold the import to it"
+    if (contradiction := _checksums(item, pin)) is not None:
+        return contradiction
+    if offer is None:
+        return None
+    if pin.length is not None and offer.length is not None and pin.length != offer.length:
+        return f"{pin.length} bytes are pinned, and the source offers {offer.length} bytes"
+    if pin.validator is not None and offer.validator is not None and pin.validator != offer.validator:
+        return f"{pin.validator} is pinned, and the source offers {offer.validator}"
+    digest = Digest.parse(pin.digest) if pin.digest is not None else None
+    for promised in offer.digests:
+        if digest is not None and promised.algorithm == digest.algorithm and promised != digest:
+            return f"{digest} is pinned, and the source promises {promised}"
+    return None
+
+
+def pinned_checksum(item: Item, pin: Entry) -> str | None:
+    """What the import is held to: the digest of the content, or of a container image's manifest."""
+    text = pin.validator if item.is_registry else pin.digest
+    try:
+        return None if text is None else str(Digest.parse(text))
+    except CdiError:
+        return None
+
+
+def _checksums(item: Item, pin: Entry) -> str | None:
+    http = (item.manifest["spec"].get("source") or {}).get("http") or {}
+    annotations = item.manifest["metadata"].get("annotations") or {}
+    wanted, pinned = http.get("checksum") or annotations.get(CHECKSUM), pinned_checksum(item, pin)
+    if not wanted or pinned is None or Digest.parse(wanted) == Digest.parse(pinned):
+        return None
+    return f"{pinned} is pinned, and the batch's checksum is {wanted}"
+
+
+def _get(embedded: Embedded, kind: str, item: Item) -> Object | None:
+    try:
+        return embedded.get(kind, item.namespace, item.name)
+    except NotFound:
+        return None
+
+
+def _holds_something(embedded: Embedded, item: Item) -> bool:
+    try:
+        with os.scandir(embedded.home.volume(item.namespace, item.name)) as found:
+            return next(found, None) is not None
+    except OSError:
+        return False
+
+
+def facts_of(embedded: Embedded, item: Item, claim: Object | None) -> Facts:
+    """What is recorded of the image in an item's volume: by its claim, and by its worker as far as that is kept."""
+    if claim is None:
+        return Facts()
+    annotations = claim["metadata"].get("annotations") or {}
+    size = annotations.get(f"{IMAGE}virtualSize", "")
+    try:
+        progress = embedded.progress(item.namespace, item.name)
+    except NotFound:
+        progress = None
+    length = progress.total if progress is not None and progress.phase == "done" and not item.is_registry else None
+    return Facts(
+        validator=annotations.get(f"{IMAGE}validator"),
+        length=length,
+        digest=annotations.get(f"{IMAGE}digest"),
+        virtual_size=int(size) if size.isascii() and size.isdigit() else None,
+        format=annotations.get(f"{IMAGE}format"),
+    )

@@ -1,0 +1,70 @@
+"""How one import stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cdi.api.errors import NotFound, Retry
+from cdi.api.job import Failure, Progress
+from cdi.api.phases import Phase
+from cdi.reconcile.failure import as_failure
+from cdi.runtime.batch.importing import Importing
+from cdi.runtime.batch.item import Item
+from cdi.runtime.embedded import Embedded
+from cdi.runtime.view import failure_of, phase_of
+from cdi.store.base import Object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """It goes on."""
+
+    phase: str
+    progress: Progress | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """It is a volume, or has failed."""
+
+    failure: Failure | None = None
+    note: str = ""
+
+
+_AGAIN = "it is tried again in the background, now and then"
+
+
+def watched(embedded: Embedded, item: Item, importing: Importing) -> Watched | Ended:
+    """A failure that only a person can end ends it too, although the DataVolume itself waits on."""
+    try:
+        body = embedded.get("dv", item.namespace, item.name)
+        progress = embedded.progress(item.namespace, item.name)
+    except NotFound:
+        gone = NotFound(f"{item.key} was deleted while it was imported", remedy="run the batch again")
+        return Ended(failure=as_failure(gone))
+    phase = phase_of(body)
+    failure = failure_of(body)
+    if phase is Phase.SUCCEEDED:
+        return Ended(note=importing.note)
+    if failure is not None and failure.retry is Retry.NEVER:
+        return Ended(failure=failure)
+    if failure is not None and failure.retry is Retry.ON_CHANGE and not _old(body, failure, importing):
+        return Ended(failure=failure, note=_AGAIN)
+    # What is said of uploads is for whoever has the file, and that is this batch.
+    note = failure.message if failure is not None else "" if item.path is not None else _why(body)
+    return Watched(phase=phase.value or Phase.PENDING.value, progress=progress, note=note)
+
+
+def _old(body: Object, failure: Failure, importing: Importing) -> bool:
+    """The failure is that of an attempt before this run, and the next attempt is still to come."""
+    restarts = int((body.get("status") or {}).get("restartCount") or 0)
+    return importing.before == (failure, restarts)
+
+
+def _why(body: Object) -> str:
+    """What it waits for, while it does."""
+    for condition in (body.get("status") or {}).get("conditions") or []:
+        if condition.get("type") == "Ready":
+            return str(condition.get("message") or "")
+    return ""
