@@ -290,6 +290,7 @@ class Outcome:
     """What was checked: length, checksum, SHA256SUMS, registry digest, signature …"""
     fetched: int = 0
     written: int = 0
+    """Bytes that the target was given: data and written-out zeros, neither holes nor what was only reserved."""
     scratch: int = 0
     """Bytes that went through scratch space."""
     resumed_at: int = 0

@@ -74,15 +74,16 @@ class DiskTransfer:
         )
         self.control.on_cancel(fetcher.abort)
         target = open_target(self.job.target)
-        self.control.written = lambda: target.written
+        earlier = self.result.written
+        self.control.written = lambda: earlier + target.written
         try:
             self._import(fetcher, target)
         except CdiError as error:
             self._give_up(target, error)
             raise
         finally:
-            before, own = self.result.written, target.written
-            self.result.written = before + own
+            self.result.written += target.written
+            self.control.written = lambda: self.result.written
             target.close()
 
     def _give_up(self, target: Target, error: CdiError) -> None:

@@ -24,6 +24,9 @@ class Result:
     verified_by: list[str] = field(default_factory=list)
     fetched: int = 0
     written: int = 0
+    """Bytes that were given to the target: data, and zeros where they had to be written out.  Neither holes nor ranges
+    that storage was only asked to make zero, nor what preallocation reserved.  Of QEMU's part, what the kernel counted
+    for it (`cdi.transfer.qemu.convert.ConvertResult`)."""
     scratch: int = 0
     resumed_at: int = 0
     preallocated: bool = False

@@ -27,7 +27,7 @@ from cdi.api.errors import CdiError, ImageCorrupt, Interrupted, QemuFailed, Targ
 from cdi.api.job import Policy
 from cdi.target.base import ALIGNMENT
 from cdi.transfer.qemu import sandbox
-from cdi.transfer.qemu.disk import SECTOR, TargetDisk, inspect_target, target_error
+from cdi.transfer.qemu.disk import SECTOR, TargetDisk, bytes_given, bytes_grown, inspect_target, target_error
 
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
@@ -51,7 +51,10 @@ class ConvertResult:
     virtual_size: int
     """Of the disk as QEMU sees it, bytes: a multiple of 512."""
     copied: int
-    """Bytes of the disk that the image holds data for; the rest reads as zeros."""
+    """Bytes of the disk that QEMU looked at: those that the image has data for, where its format can say."""
+    written: int
+    """Bytes that the target was given, as the kernel counts them; zeros that it was only asked to make are none.
+    Where the kernel counts nothing for a device, as many as were copied."""
     direct: bool
     """Written past the page cache."""
     protections: tuple[str, ...]
@@ -71,14 +74,16 @@ def convert(
     bandwidth: Callable[[], int] | None,
     cancelled: threading.Event,
     workdir: str,
+    on_written: Callable[[int], None] = lambda _: None,
 ) -> ConvertResult:
     """Write the disk in `image` over the first `virtual_size` bytes of the target.
 
     `image` is a local file's path or one end of an `NbdServer` (`attach`), which is closed.  The target exists and is
     large enough; what lies beyond `virtual_size` is left alone.  Where `target_reads_zero`, places that the image has
     no data for are left alone too, otherwise they are made zero.  `on_progress` is given the bytes of the disk that
-    were copied and how many there are to copy, from this thread; `bandwidth` says how many bytes of the disk may be
-    copied a second, 0 unlimited, and is asked all the time.  `workdir` is a directory of the caller's.
+    were copied and how many there are to copy, from this thread; `on_written` those of `ConvertResult.written` so far,
+    also of a conversion that fails; `bandwidth` says how many bytes of the disk may be copied a second, 0 unlimited,
+    and is asked all the time.  `workdir` is a directory of the caller's.
 
     Returns when everything is handed to the kernel; making it durable (fsync) is the target's business.
 
@@ -93,6 +98,7 @@ def convert(
         target=inspect_target(target_path, is_block=target_is_block, reads_zero=target_reads_zero),
         policy=policy,
         on_progress=on_progress,
+        on_written=on_written,
         bandwidth=bandwidth,
         cancelled=cancelled,
     )
@@ -119,6 +125,7 @@ class Copy:
     target: TargetDisk
     policy: Policy
     on_progress: Callable[[int, int], None]
+    on_written: Callable[[int], None]
     bandwidth: Callable[[], int] | None
     cancelled: threading.Event
 
@@ -219,13 +226,14 @@ class Copy:
         watcher = asyncio.create_task(self._stop_when_cancelled(daemon))
         try:
             await client.connect(monitor)
-            copied = await self._copy(client)
+            copied, written = await self._copy(client, daemon.pid)
             with contextlib.suppress(QMPError, EOFError, OSError, TimeoutError):
                 await asyncio.wait_for(client.execute("quit"), GRACE)
                 await asyncio.to_thread(self._let_end, daemon)
             return ConvertResult(
                 virtual_size=self.sectors_size,
                 copied=copied,
+                written=written,
                 direct=self.direct,
                 protections=daemon.protections(),
             )
@@ -245,9 +253,11 @@ class Copy:
 
     # --- the job ------------------------------------------------------------------------------------------------
 
-    async def _copy(self, client: QMPClient) -> int:
+    async def _copy(self, client: QMPClient, daemon: int) -> tuple[int, int]:
+        """Gives `ConvertResult.copied` and `written`."""
         await self._open_image(client)
         await self._open_target(client)
+        before = bytes_given(daemon)
         speed = self._speed()
         with client.listener(("JOB_STATUS_CHANGE", "BLOCK_JOB_ERROR")) as events:
             await client.execute(
@@ -273,6 +283,8 @@ class Copy:
                 (job,) = jobs
                 done, total = int(job["current-progress"]), int(job["total-progress"])
                 self.on_progress(done, total)
+                written = self._written(daemon, before, done)
+                self.on_written(written)
                 if patience.spent(done, throttled=speed > 0):
                     raise QemuFailed(f"qemu-storage-daemon made no progress for {patience.seconds:.0f} seconds")
                 if job["status"] == "concluded":
@@ -280,7 +292,7 @@ class Copy:
                         history: Any = events.history
                         sides = [event["data"]["operation"] for event in history if "operation" in event["data"]]
                         raise self._job_error(str(job["error"]), sides[0] if sides else None)
-                    return total
+                    return total, written
                 if job["status"] == "ready":
                     # Not job-complete, which would put the target in the image's place; a cancel of a job that is
                     # ready ends it with the copy whole.
@@ -290,6 +302,13 @@ class Copy:
                     await client.execute("block-job-set-speed", {"device": "copy", "speed": speed})
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(events.get(), POLL)
+
+    def _written(self, daemon: int, before: int | None, done: int) -> int:
+        now = bytes_given(daemon)
+        grown = bytes_grown(self.target)
+        if before is not None and now is not None:
+            return max(now - before, grown)
+        return done if self.target.is_block else grown
 
     def _speed(self) -> int:
         return max(0, self.bandwidth()) if self.bandwidth is not None else 0

@@ -25,6 +25,8 @@ class TargetDisk:
     """It can be opened past the page cache."""
     offloads_zero: bool
     """Making a range zero is a request, not a transfer."""
+    allocated: int = 0
+    """Bytes of storage that a file takes up."""
 
 
 def inspect_target(path: str, *, is_block: bool, reads_zero: bool) -> TargetDisk:
@@ -52,7 +54,29 @@ def inspect_target(path: str, *, is_block: bool, reads_zero: bool) -> TargetDisk
         size=size,
         direct=direct,
         offloads_zero=not is_block or device_offloads_zero(status.st_rdev),
+        allocated=0 if is_block else status.st_blocks * SECTOR,
     )
+
+
+def bytes_given(process: int) -> int | None:
+    """Bytes that a process gave to storage so far, written directly or as pages made dirty; None where the kernel does
+    not say (proc(5), ``/proc/PID/io``).  Some file systems in memory do not count.
+    """
+    try:
+        with open(f"/proc/{process}/io", encoding="ascii") as file:
+            return next((int(line.split()[1]) for line in file if line.startswith("write_bytes:")), None)
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def bytes_grown(target: TargetDisk) -> int:
+    """How much more storage a file takes up now than before QEMU opened it."""
+    if target.is_block:
+        return 0
+    try:
+        return max(0, os.stat(target.path).st_blocks * SECTOR - target.allocated)
+    except OSError:
+        return 0
 
 
 def device_offloads_zero(device: int) -> bool:

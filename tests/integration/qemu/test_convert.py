@@ -356,3 +356,30 @@ def test_what_is_no_image_fails_with_qemus_words(kind, garbage, tmp_path):
     with pytest.raises((QemuFailed, ResourceLimit)) as raised:
         run(str(image), kind, fresh(tmp_path / "disk.img", MIB), MIB, tmp_path)
     assert "blockdev" not in raised.value.what
+
+
+@pytest.mark.parametrize("name", ["raw", "vmdk", "vhdx", "vhdx-fixed", "qcow2"])
+def test_what_is_written_is_the_data_and_not_the_disk(images, name, tmp_path):
+    kind, path, _ = images[name]
+    target, told = fresh(tmp_path / "disk", SIZE), []
+    found = run(str(path), kind, target, SIZE, tmp_path, on_written=told.append)
+    taken = os.stat(target).st_blocks * 512
+    assert 0 < taken <= found.written <= taken + MIB
+    assert told == sorted(told)
+    assert told[-1] == found.written
+
+
+def test_an_empty_disk_takes_no_writing(tmp_path):
+    qemu_img("create", "-f", "vhdx", tmp_path / "image", 64 * MIB)
+    target = fresh(tmp_path / "disk", 64 * MIB)
+    found = run(str(tmp_path / "image"), "vhdx", target, 64 * MIB, tmp_path)
+    assert (found.copied, found.written) == (64 * MIB, 0)
+
+
+def test_what_is_written_is_known_where_the_kernel_does_not_count(images, tmp_path, monkeypatch):
+    """A file shows it by its growth, a device only how much was looked at."""
+    monkeypatch.setattr("cdi.transfer.qemu.convert.bytes_given", lambda _: None)
+    kind, path, _ = images["vmdk"]
+    target = fresh(tmp_path / "disk", SIZE)
+    found = run(str(path), kind, target, SIZE, tmp_path)
+    assert found.written == os.stat(target).st_blocks * 512 > 0
