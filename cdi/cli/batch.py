@@ -183,7 +183,7 @@ def _explained(report: Report) -> list[str]:
         lines.append(str(Interrupted("interrupted", where=f"{rest}{begun}", remedy=again)))
     elif report.timed_out:
         lines.append(str(WaitTimeout("the batch's time is up", where=f"{rest}{begun}", remedy=again)))
-    elif begun:
+    elif begun and not report.count("refused"):
         lines.append(f"{report.count('skipped')} not begun; --keep-going begins every image")
     return lines
 
