@@ -22,6 +22,7 @@ from cdi.api.errors import CdiError, InvalidManifest, TargetBusy, UsageError
 from cdi.api.job import Job, Limits, Outcome
 from cdi.transfer.control import Control
 from cdi.transfer.run import failure_of, transfer
+from cdi.worker import log
 
 _TICK = 0.5
 _USAGE = "usage: python -m cdi.worker run JOB.json --status-dir DIR"
@@ -43,14 +44,12 @@ def run(job_path: str, directory: str) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             busy = TargetBusy("another worker has this job", where=directory)
-            print(busy, file=sys.stderr)  # noqa: T201 - the outcome belongs to the other worker
+            log.say(str(busy))  # the outcome belongs to the other worker
             return busy.exit_status
         outcome = _carry_out(job_path, directory)
         replace(os.path.join(directory, "outcome.json"), outcome.to_json())
-        if outcome.failure is not None:
-            print(f"error[{outcome.failure.code}]: {outcome.failure.message}", file=sys.stderr)  # noqa: T201 - the log
-            return outcome.failure.exit_status
-        return 0
+        log.ended(outcome)
+        return outcome.failure.exit_status if outcome.failure is not None else 0
     finally:
         os.close(lock)
 
@@ -63,6 +62,7 @@ def _carry_out(job_path: str, directory: str) -> Outcome:
         return _refused(InvalidManifest(f"the job cannot be read: {error.strerror}", where=job_path))
     except CdiError as error:
         return _refused(error)
+    log.asked(job)
     control = Control(job)
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -88,6 +88,7 @@ def _refused(error: CdiError) -> Outcome:
 def _report(control: Control, directory: str, ended: threading.Event) -> None:
     limits_path = os.path.join(directory, "control.json")
     seen: tuple[int, int] | None = None
+    course = log.Course()
     while True:
         last = ended.wait(0 if seen is None else _TICK)
         try:
@@ -95,14 +96,18 @@ def _report(control: Control, directory: str, ended: threading.Event) -> None:
             stamp = (found.st_mtime_ns, found.st_ino)
             if stamp != seen:
                 with open(limits_path, "rb") as file:
-                    control.limit(Limits.from_json(file.read(4096)))
+                    limits = Limits.from_json(file.read(4096))
+                control.limit(limits)
+                log.limited(limits)
                 seen = stamp
         except FileNotFoundError:
             seen = seen or (0, 0)
         except (OSError, ValueError) as error:
             seen = seen or (0, 0)
-            print(f"control.json is not read: {error}", file=sys.stderr)  # noqa: T201 - the log
-        replace(os.path.join(directory, "progress.json"), control.progress().to_json())
+            log.say(f"control.json is not read: {error}")
+        progress = control.progress()
+        replace(os.path.join(directory, "progress.json"), progress.to_json())
+        course.tell(progress)
         if last:
             return
 

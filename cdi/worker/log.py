@@ -1,0 +1,113 @@
+"""The worker's log on standard error: what it was asked for, every change of its course, and how it ended.
+
+Every line begins with the time in UTC.  Nothing in it is secret: a source is named without user, password and query.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import assert_never
+
+from cdi.api.job import (
+    BlankSourceSpec,
+    FileSourceSpec,
+    GcsSourceSpec,
+    HttpSourceSpec,
+    Job,
+    Limits,
+    Outcome,
+    Progress,
+    RegistrySourceSpec,
+    S3SourceSpec,
+    SourceSpec,
+    StreamSourceSpec,
+)
+from cdi.api.rules.urls import redacted
+from cdi.image.sizes import human
+
+EVERY = 10.0
+"""Seconds between two lines that only say that it goes on."""
+
+
+def say(text: str) -> None:
+    """One line; control characters in it, which may come from a server or an image, are shown as escapes."""
+    line = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}", file=sys.stderr, flush=True)  # noqa: T201 - the log
+
+
+class Course:
+    """Tells of a transfer's progress what a person reading the log would miss."""
+
+    def __init__(self) -> None:
+        self._state: tuple[str, str] | None = None
+        self._done = 0
+        self._when = 0.0
+
+    def tell(self, progress: Progress) -> None:
+        """Say it if the phase or the note changed, or a while after the last line while bytes flow."""
+        if progress.phase == "done" or (progress.phase == "preparing" and not progress.note):
+            return  # the first line and the last say more
+        now = time.monotonic()
+        state = (progress.phase, _without_numbers(progress.note))
+        if state == self._state and (now - self._when < EVERY or progress.done == self._done):
+            return
+        self._state, self._when, self._done = state, now, progress.done
+        say(_words(progress))
+
+
+def asked(job: Job) -> None:
+    size = f" of {human(job.size)}" if job.size is not None else ""
+    say(f"import of {_place(job.source)} onto {job.target.kind} {job.target.path}{size}")
+
+
+def limited(limits: Limits) -> None:
+    bandwidth = f"{human(limits.bandwidth)}/s" if limits.bandwidth else "not limited"
+    say(f"limits: bandwidth {bandwidth}, connections {limits.connections or 'as before'}")
+
+
+def ended(outcome: Outcome) -> None:
+    """The last line."""
+    if outcome.failure is not None:
+        say(f"error[{outcome.failure.code}]: {outcome.failure.message}")
+        return
+    for warning in outcome.warnings:
+        say(f"warning: {warning}")
+    words = [f"done in {outcome.seconds:.1f} s: {' in '.join((outcome.format or '', *reversed(outcome.wrappers)))}"]
+    words.append(f"by {outcome.path}")
+    words.append(f"{human(outcome.fetched)} fetched, {human(outcome.written)} written")
+    if outcome.resumed_at:
+        words.append(f"resumed at {human(outcome.resumed_at)}")
+    if outcome.verified_by:
+        words.append(f"verified by {', '.join(outcome.verified_by)}")
+    if outcome.digest:
+        words.append(outcome.digest)
+    say(", ".join(words))
+
+
+def _place(source: SourceSpec) -> str:
+    match source:
+        case FileSourceSpec():
+            return source.path
+        case StreamSourceSpec():
+            return "a stream"
+        case BlankSourceSpec():
+            return "nothing"
+        case HttpSourceSpec() | S3SourceSpec() | GcsSourceSpec() | RegistrySourceSpec():
+            return redacted(source.url)
+        case _:
+            assert_never(source)
+
+
+def _words(progress: Progress) -> str:
+    text = f"{progress.phase}: {human(progress.done)}"
+    if progress.total is not None:
+        text += f" of {human(progress.total)}, {100 * (progress.fraction or 0):.0f} %"
+    if progress.rate:
+        text += f", {human(int(progress.rate))}/s"
+    return f"{text}, {progress.note}" if progress.note else text
+
+
+def _without_numbers(note: str) -> str:
+    """A count-down in a note is no change of course."""
+    return "".join(c for c in note if not c.isdigit())
