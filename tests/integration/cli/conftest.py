@@ -1,0 +1,79 @@
+"""``cdi`` as a person runs it: a process of its own, over a CDI_HOME of its own, with real workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cdi.runtime import durable
+from cdi.runtime.home import Home
+from cdi.runtime.launcher import Launcher
+
+PATIENCE = 110
+
+
+@dataclass
+class Cdi:
+    """Runs commands; `home` is CDI_HOME, `cwd` where they run."""
+
+    home: Path
+    cwd: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def command(self, *arguments) -> list[str]:
+        return [sys.executable, "-m", "cdi.cli.main", *map(str, arguments)]
+
+    @property
+    def variables(self) -> dict[str, str]:
+        kept = {name: text for name, text in os.environ.items() if not name.lower().endswith("_proxy")}
+        return {**kept, "CDI_HOME": str(self.home), "COLUMNS": "200", **self.environment}
+
+    def start(self, *arguments, **options) -> subprocess.Popen:
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        return subprocess.Popen(self.command(*arguments), cwd=self.cwd, env=self.variables, text=True, **options)
+
+    def __call__(self, *arguments, status=0, **options) -> subprocess.CompletedProcess:
+        """Run a command that ends with `status`, and never with a traceback."""
+        if "input" not in options:
+            options.setdefault("stdin", subprocess.DEVNULL)
+        done = subprocess.run(
+            self.command(*arguments),
+            cwd=self.cwd,
+            env=self.variables,
+            capture_output=True,
+            text=options.pop("text", True),
+            timeout=PATIENCE,
+            check=False,
+            **options,
+        )
+        said = f"{done.stdout}\n{done.stderr}"
+        assert done.returncode == status, said
+        assert "Traceback" not in said
+        return done
+
+    def disk(self, name: str, namespace: str = "default") -> Path:
+        return self.home / "volumes" / namespace / name / "disk.img"
+
+
+@pytest.fixture
+def cdi(tmp_path):
+    made = Cdi(tmp_path / "home", tmp_path)
+    yield made
+    home = Home.find(made.home)
+    launcher = Launcher(home)
+    deadline = time.monotonic() + 60
+    # Whatever a test left running would write into its directory while that is removed.
+    while time.monotonic() < deadline:
+        for uid in launcher.known():
+            with contextlib.suppress(Exception):
+                launcher.stop(uid, grace=0)
+        if not durable.held(home.supervisor_lock) and not any(launcher.alive(uid) for uid in launcher.known()):
+            break
+        time.sleep(0.1)
