@@ -22,7 +22,7 @@ def collect(store: Store, observed: Observed, launcher: Launcher, environments: 
     True where it must be called again soon: a worker is being stopped, something is being applied.
     """
     uids = observed.uids()
-    for plural in ("persistentvolumeclaims", "datavolumes", "datasources"):
+    for plural in ("persistentvolumeclaims", "datavolumes", "datasources", "secrets", "configmaps"):
         for key in list(observed.keys(plural)):
             body = observed.body(key)
             if body is not None and _is_orphan(store, body, uids):
