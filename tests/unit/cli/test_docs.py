@@ -1,0 +1,34 @@
+"""docs/cli.md names every command, status and knob that there is, and none besides."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cdi.api.errors import all_errors
+from cdi.cli.main import SECTIONS
+from cdi.reconcile import policy
+
+TEXT = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
+
+
+def rows(heading):
+    section = TEXT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return [line for line in section.splitlines() if line.startswith("| ")]
+
+
+def test_every_command():
+    head = TEXT.split("\n## ")[0]
+    named = set(re.findall(r"`cdi ([a-z-]+)", "\n".join(line for line in head.splitlines() if line.startswith("| "))))
+    assert named == {name for section in SECTIONS.values() for name in section}
+
+
+def test_every_exit_status():
+    told = {int(row.split("|")[1]) for row in rows("Exit status") if row.split("|")[1].strip().isdigit()}
+    # 0 is no error, and 1 the batch's.
+    assert told == {error.exit_status for error in all_errors()} | {0, 1}
+
+
+def test_every_knob():
+    told = {name for row in rows("Knobs") for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert told == set(policy._KNOBS)
