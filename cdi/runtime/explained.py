@@ -41,7 +41,7 @@ def document(told: Explanation) -> dict[str, Any]:
             "connections": plan.connections,
             "resumes": plan.resumable,
             "diskSize": plan.disk_size,
-            "digestPass": plan.digest_pass,
+            "rereads": plan.rereads,
         },
         "space": None if told.space is None else _camel(asdict(told.space)),
         "waits": told.course.waits or None,
