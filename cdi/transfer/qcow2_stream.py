@@ -28,6 +28,8 @@ _WINDOWS = 4
 _DECODERS = 4
 """More than processors: each waits for its own writes."""
 _SECTOR = 512
+_POSITION_BITS = 32
+"""More than `EXTENT_LIMIT` and a table's entries need."""
 
 
 class _Table:
@@ -55,8 +57,9 @@ class Qcow2Stream:
         self._map = Qcow2Map(header, None)
         self._target = target
         self._spill = Spill(scratch)
-        self._future: list[tuple[int, int]] = []
-        """A heap of the extents still to come: (host, position in the map)."""
+        self._future: list[int] = []
+        """A heap of the extents still to come: host and position in the map in one number, as there may be a million
+        of them."""
         offset, size = self._map.l1_range
         self._tables: list[tuple[int, int, _Table]] = [(offset, -1, _Table(offset, size, -1))]
         self._expected = 1
@@ -129,8 +132,8 @@ class Qcow2Stream:
         doubtful: list[tuple[int, int]] = []
         batch: list[tuple[Extent, memoryview]] = []
         end = stop
-        while self._future and self._future[0][0] < stop:
-            host, position = self._future[0]
+        while self._future and self._future[0] >> _POSITION_BITS < stop:
+            host, position = divmod(self._future[0], 1 << _POSITION_BITS)
             extent = self._map.extent(position)
             at = host - base
             if at >= 0 and host + extent.size > stop:
@@ -189,7 +192,7 @@ class Qcow2Stream:
                 self._expected += 1
             return
         for position in image.add_table(table.index, table.data):
-            heapq.heappush(self._future, (image.hosts[position], position))
+            heapq.heappush(self._future, image.hosts[position] << _POSITION_BITS | position)
 
     def _keep(
         self, known: list[tuple[int, int]], doubtful: list[tuple[int, int]], window: memoryview, base: int, end: int
@@ -246,7 +249,7 @@ class Qcow2Stream:
         if self._tables:
             raise ContentTruncated(f"the image ends at byte {total}, before its table at {self._tables[0][0]:#x}")
         while self._future:
-            host, position = heapq.heappop(self._future)
+            host, position = divmod(heapq.heappop(self._future), 1 << _POSITION_BITS)
             extent = self._map.extent(position)
             if host >= total or total % _SECTOR:
                 raise ContentTruncated(f"the image ends at byte {total}, before the data at {host:#x}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from array import array
 from bisect import bisect_right
 
 from cdi.api.errors import ScratchNeeded
@@ -23,12 +24,14 @@ class Spill:
     def __init__(self, directory: str | None, limit: int = MEMORY_LIMIT) -> None:
         self._directory = directory
         self._limit = limit
-        self._starts: list[int] = []
-        self._runs: list[bytearray | tuple[int, int]] = []
-        """In memory, or (offset in the scratch file, size)."""
+        # A hostile image makes very many runs of very few bytes: three numbers each, and no object.
+        self._starts = array("Q")
+        self._sizes = array("Q")
+        self._places = array("q")
+        """Offset in the scratch file; for those in memory the offset in `_memory`, inverted."""
+        self._memory = bytearray()
         self._small_starts: list[int] = []
         self._small_runs: list[bytes] = []
-        self._held = 0
         self._file: int | None = None
         self.scratch = 0
         """Bytes written to scratch."""
@@ -36,16 +39,17 @@ class Spill:
     def add(self, offset: int, data: memoryview) -> None:
         if not data:
             return
-        if self._held + len(data) > self._limit:
-            self._to_scratch(offset, data)
-            return
-        self._held += len(data)
-        last = self._runs[-1] if self._runs else None
-        if isinstance(last, bytearray) and self._starts[-1] + len(last) == offset:
-            last += data
+        if len(self._memory) + len(data) <= self._limit:
+            place = ~len(self._memory)
+            self._memory += data
+        else:
+            place = self._to_scratch(data)
+        if self._starts and self._starts[-1] + self._sizes[-1] == offset and (place < 0) == (self._places[-1] < 0):
+            self._sizes[-1] += len(data)
             return
         self._starts.append(offset)
-        self._runs.append(bytearray(data))
+        self._sizes.append(len(data))
+        self._places.append(place)
 
     def add_small(self, offset: int, data: memoryview) -> None:
         """The same for a run that is hardly ever asked for; after very many more of them it is forgotten."""
@@ -54,7 +58,8 @@ class Spill:
         if len(self._small_runs) >= 2 * SMALL_RUNS:
             del self._small_starts[:SMALL_RUNS], self._small_runs[:SMALL_RUNS]
 
-    def _to_scratch(self, offset: int, data: memoryview) -> None:
+    def _to_scratch(self, data: memoryview) -> int:
+        """Gives where it lies in the file."""
         if self._directory is None:
             raise ScratchNeeded(
                 "the image keeps more data before the tables that place it than memory may hold",
@@ -68,35 +73,28 @@ class Spill:
             while view:
                 count = os.pwrite(self._file, view, position)
                 position, view = position + count, view[count:]
-        last = self._runs[-1] if self._runs else None
-        if isinstance(last, tuple) and self._starts[-1] + last[1] == offset:
-            self._runs[-1] = (last[0], last[1] + len(data))
-        else:
-            self._starts.append(offset)
-            self._runs.append((self.scratch, len(data)))
-        self.scratch = position
+        place, self.scratch = self.scratch, position
+        return place
 
     def read(self, offset: int, size: int) -> bytes:
         """As many of the `size` bytes at `offset` as are held without a gap; b"" where the first is not."""
         found = self._read_small(offset, size)
         position = bisect_right(self._starts, offset + len(found)) - 1
         while 0 <= position < len(self._starts) and len(found) < size:
-            start, run = self._starts[position], self._runs[position]
-            skip = offset + len(found) - start
-            length = run[1] if isinstance(run, tuple) else len(run)
+            skip = offset + len(found) - self._starts[position]
+            length, place = self._sizes[position], self._places[position]
             if skip < 0 or skip >= length:
                 break
             wanted = min(length - skip, size - len(found))
-            if isinstance(run, tuple):
+            if place < 0:
+                found += self._memory[~place + skip : ~place + skip + wanted]
+            else:
                 assert self._file is not None
                 with mapped(self._directory or ""):
-                    data = os.pread(self._file, wanted, run[0] + skip)
-                if len(data) < wanted:
-                    found += data
-                    break
+                    data = os.pread(self._file, wanted, place + skip)
                 found += data
-            else:
-                found += run[skip : skip + wanted]
+                if len(data) < wanted:
+                    break
             position += 1
         return bytes(found)
 

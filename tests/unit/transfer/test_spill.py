@@ -40,8 +40,8 @@ def test_any_pattern_of_adding_and_reading(tmp_path_factory, runs, limit, reads)
             while end < offset + size and held[end]:
                 end += 1
             assert spill.read(offset, size) == DATA[offset:end]
-        assert spill._held <= limit
-        assert spill._held + spill.scratch == sum(stop - start for start, stop in runs)
+        assert len(spill._memory) <= limit
+        assert len(spill._memory) + spill.scratch == sum(stop - start for start, stop in runs)
     finally:
         spill.close()
 
@@ -64,3 +64,18 @@ def test_scratch_has_no_name_and_is_given_back(tmp_path):
     spill.close()
     spill.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_very_many_tiny_runs_cost_little_memory(tmp_path):
+    import tracemalloc
+
+    tracemalloc.start()
+    try:
+        spill = Spill(str(tmp_path), 1000)
+        for number in range(20_000):
+            spill.add(number * 3, memoryview(b"x"))
+        assert tracemalloc.get_traced_memory()[0] < 40 * 20_000
+    finally:
+        tracemalloc.stop()
+    assert spill.read(59_997, 10) == b"x"
+    spill.close()
