@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -18,35 +17,30 @@ from cdi.runtime import durable
 from cdi.runtime.embedded import Embedded
 from cdi.runtime.processes import with_arguments
 from tests.faults.server import Fault
+from tests.integration.fixtures_registry import OciLayout
 
 MIB = 1 << 20
-NEVER = "nothing of this is fetched"
+SLOW = 4 * MIB
+"""That takes four seconds."""
 
 
 class Machine:
-    """A CDI_HOME, a directory to work in, and the command line over both."""
+    """``cdi batch`` over a CDI_HOME, in a directory of its own."""
 
-    def __init__(self, path):
-        self.path = path
-        self.home = path / "home"
-        self.embedded = Embedded(self.home)
-
-    def environment(self):
-        return {**os.environ, "CDI_HOME": str(self.home), "NO_COLOR": "1"}
+    def __init__(self, cdi):
+        self._cdi = cdi
+        self.path = cdi.cwd
+        self.home = cdi.home
+        self.disk = cdi.disk
+        self.embedded = Embedded(cdi.home)
 
     def start(self, *arguments):
-        argv = [sys.executable, "-m", "cdi.cli.main", "batch", *map(str, arguments)]
-        return subprocess.Popen(
-            argv, cwd=self.path, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        return self._cdi.start("batch", *arguments)
 
     def batch(self, *arguments, status=0):
         """Run it to its end; what it wrote."""
-        with self.start(*arguments) as process:
-            out, err = process.communicate(timeout=110)
-        assert process.returncode == status, f"{process.returncode}\n{out}\n{err}"
-        assert "Traceback" not in err
-        return out, err
+        done = self._cdi("batch", *arguments, status=status)
+        return done.stdout, done.stderr
 
     def results(self, *arguments, status=0):
         """By name, of ``--output json``."""
@@ -62,15 +56,12 @@ class Machine:
     def lock(self):
         return json.loads((self.path / "cdi.lock").read_text())["images"]
 
-    def disk(self, name, namespace="default"):
-        return self.home / "volumes" / namespace / name / "disk.img"
-
-    def clean(self):
-        deadline = time.monotonic() + 30
+    def kill(self):
+        """Supervisor and workers."""
         launcher = self.embedded._launcher
-        while time.monotonic() < deadline and (
-            durable.held(self.embedded.home.supervisor_lock) or any(launcher.alive(u) for u in launcher.known())
-        ):
+        deadline = time.monotonic() + 30
+        while durable.held(self.embedded.home.supervisor_lock) or any(map(launcher.alive, launcher.known())):
+            assert time.monotonic() < deadline
             for pid in with_arguments("--home", str(self.home)):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -80,10 +71,8 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path):
-    machine = Machine(tmp_path)
-    yield machine
-    machine.clean()
+def machine(cdi):
+    return Machine(cdi)
 
 
 def raw_disk(seed, size=2 * MIB):
@@ -298,7 +287,7 @@ def slow(machine, nginx):
     """Four images of which two take their time."""
     images = []
     for number in range(4):
-        data = random.Random(number).randbytes(6 * MIB if number < 2 else MIB)
+        data = random.Random(number).randbytes(SLOW if number < 2 else MIB)
         nginx.put(f"batch/s{number}", data)
         images.append({"name": f"s{number}", "url": nginx.url(f"batch/s{number}", "slow" if number < 2 else "")})
         images[-1]["size"] = "8Mi"
@@ -330,7 +319,7 @@ def test_ctrl_c_leaves_what_runs_to_the_background(slow):
     results = slow.results("images.yaml", "--jobs", 2)
     assert {image["result"] for image in results.values()} <= {"imported", "unchanged"}
     for number in range(4):
-        data = random.Random(number).randbytes(6 * MIB if number < 2 else MIB)
+        data = random.Random(number).randbytes(SLOW if number < 2 else MIB)
         assert slow.disk(f"s{number}").read_bytes() == data.ljust(8 * MIB, b"\0")
         assert slow.embedded.get("dv", None, f"s{number}")["status"].get("restartCount", 0) == 0
     assert sorted(slow.lock()) == ["s0", "s1", "s2", "s3"]
@@ -344,7 +333,7 @@ def test_a_batch_that_is_killed_is_gone_on_with(slow):
     results = slow.results("images.yaml", "--jobs", 4)
     assert {image["result"] for image in results.values()} <= {"imported", "unchanged"}
     for number in range(4):
-        data = random.Random(number).randbytes(6 * MIB if number < 2 else MIB)
+        data = random.Random(number).randbytes(SLOW if number < 2 else MIB)
         assert slow.disk(f"s{number}").read_bytes() == data.ljust(8 * MIB, b"\0")
     assert sorted(slow.lock()) == ["s0", "s1", "s2", "s3"]
 
@@ -354,11 +343,11 @@ def test_everything_killed_is_gone_on_with(slow):
         under_way(slow, "s0", "s1")
         process.kill()
         process.communicate(timeout=60)
-    slow.clean()
+    slow.kill()
     results = slow.results("images.yaml", "--jobs", 4)
     assert {image["result"] for image in results.values()} == {"imported"}
     for number in range(2):
-        assert slow.disk(f"s{number}").read_bytes() == random.Random(number).randbytes(6 * MIB).ljust(8 * MIB, b"\0")
+        assert slow.disk(f"s{number}").read_bytes() == random.Random(number).randbytes(SLOW).ljust(8 * MIB, b"\0")
 
 
 def test_time_that_runs_out(slow):
@@ -437,10 +426,56 @@ def test_sizes_are_those_of_the_images(machine, nginx, qcow2):
     assert machine.results("sub/images.yaml", "--locked")["local"]["result"] == "imported"
 
 
+def container(layout, disk, architecture):
+    layer = layout.layer({"disk/": b"", "disk/disk.img": disk})
+    layout.entries.clear()
+    return layout.image([layer], tag="one", architecture=architecture)["digest"]
+
+
 def test_container_images_are_held_to_their_manifest(machine, registries, tmp_path):
-    layout = registries.layout() if hasattr(registries, "layout") else None
-    if layout is None:
-        pytest.fail(NEVER)
+    architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+    layout = OciLayout(tmp_path / "layout")
+    digest = container(layout, raw_disk(1), architecture)
+    registries.push(layout, "one", "public/batch:one")
+    layout.archive(tmp_path / "image.tar")
+    images = [{"name": "remote", "url": registries.open.url("public/batch:one")}]
+    images.append({"name": "archive", "url": "oci-archive:image.tar"})
+    machine.batch(machine.write(images))
+    assert machine.disk("remote").read_bytes() == machine.disk("archive").read_bytes() == raw_disk(1)
+    assert machine.lock()["remote"]["validator"] == machine.lock()["archive"]["validator"] == digest
+    assert machine.lock()["archive"]["url"] == "oci-archive:image.tar"
+    assert machine.lock()["remote"]["virtualSize"] == 2 * MIB
+    for name in ("remote", "archive"):
+        machine.embedded.delete("dv", None, name)
+    assert {image["result"] for image in machine.results("images.yaml", "--locked").values()} == {"imported"}
+    moved = container(layout, raw_disk(2), architecture)
+    registries.push(layout, "one", "public/batch:one")
+    _, err = machine.batch("images.yaml", "--locked", status=5)
+    assert f"{digest} is pinned, and the source offers {moved}" in err
+    results = machine.results("images.yaml")
+    assert (results["remote"]["result"], results["archive"]["result"]) == ("outdated", "unchanged")
+
+
+def test_objects_in_s3_are_held_to_their_digest(machine, s3):
+    for name in ("a", "b"):
+        s3.put(name, raw_disk(ord(name)))
+    images = [
+        {"name": name, "source": {"s3": {"url": s3.url(name), "secretRef": "keys"}}, "policy": {"region": "us-east-1"}}
+        for name in ("a", "b")
+    ]
+    images[0]["checksum"] = f"sha256:{hashlib.sha256(raw_disk(ord('a'))).hexdigest()}"
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}}
+    secret["stringData"] = {"accessKeyId": "AKIA", "secretKey": "secret"}
+    (machine.path / "secret.yaml").write_text(json.dumps(secret))
+    machine.batch(machine.write(images), "secret.yaml")
+    for name in ("a", "b"):
+        assert machine.disk(name).read_bytes() == raw_disk(ord(name))
+        machine.embedded.delete("dv", None, name)
+    assert machine.lock()["a"]["digest"] == images[0]["checksum"]
+    assert {i["result"] for i in machine.results("images.yaml", "secret.yaml", "--locked").values()} == {"imported"}
+    images[0]["checksum"] = "sha256:" + "0" * 64
+    results = machine.results(machine.write(images), "secret.yaml", "--locked", status=5)
+    assert (results["a"]["result"], results["b"]["result"]) == ("refused", "skipped")
 
 
 def test_a_wrong_password_ends_the_waiting_and_a_right_one_is_taken_up(machine, nginx):
