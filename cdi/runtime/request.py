@@ -251,8 +251,8 @@ def _credentials(request: Request, directory: Path, secret: Mapping[str, bytes] 
     values = dict(secret or {})
     if request.access.secret is None:
         values = dict(_secret_values(request))
-    if not values:
-        return Credentials()
+        if not values:
+            return Credentials()
     if request.place.kind == "gcs":
         needed: tuple[str, ...] = (SERVICE_ACCOUNT,)
     elif request.place.kind == "registry" and DOCKER_CONFIG in values:
