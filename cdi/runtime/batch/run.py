@@ -104,6 +104,7 @@ class _Run:
         self._batch = batch
         self._options = options
         self._audience = audience
+        self._made = {item.claim: item for item in batch.items}
         self._lockfile = options.lockfile or batch.directory / NAME
         self._known: Mapping[str, Entry] = {}
         """What the lock file had."""
@@ -127,7 +128,8 @@ class _Run:
         self._open_lock()
         standings = {item.key: Standing.of(self._embedded, item) for item in self._batch.items}
         self._refuse_clashes(standings)
-        self._embedded.apply(self._batch.others)
+        if self._batch.others:
+            self._embedded.apply(self._batch.others)
         prober = Prober(self._embedded.home, LocalStore(self._embedded.home.objects))
         self._starter = Starter(self._embedded, prober, self._options.update, self._pins, self._offers, self._stopped)
         try:
@@ -167,7 +169,7 @@ class _Run:
     def _refuse_missing(self, prober: Prober) -> None:
         """What a source or a clone refers to must be there, or it would wait for ever."""
         problems = []
-        made = {item.claim for item in self._batch.items} | {Key.of_object(body) for body in self._batch.others}
+        made = {*self._made, *map(Key.of_object, self._batch.others)}
         for item in self._batch.items:
             try:
                 prober.check(item)
@@ -249,9 +251,8 @@ class _Run:
 
     def _next(self) -> Item | None:
         """The first that waits for no other; those whose source came to nothing end here."""
-        made = {item.claim: item for item in self._batch.items}
         for item in list(self._waiting):
-            source = made.get(item.source) if item.source is not None else None
+            source = self._made.get(item.source) if item.source is not None else None
             if source is None:
                 return item
             result = self._results.get(source.key)

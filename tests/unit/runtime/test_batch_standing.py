@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import pytest
+
+from cdi.api.digest import Digest
+from cdi.reconcile.policy import CHECKSUM
+from cdi.runtime.batch.images import finish
+from cdi.runtime.batch.item import with_size
+from cdi.runtime.batch.probe import Offer
+from cdi.runtime.batch.standing import (
+    Begin,
+    Facts,
+    Join,
+    Keep,
+    Replace,
+    Standing,
+    clash,
+    decide,
+    moved,
+    not_as_pinned,
+    volume_is_not,
+)
+from cdi.runtime.lockfile import Entry
+
+URL = "https://h/a"
+SUM, OTHER = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
+FACTS = Facts(validator='"1"', length=10, digest=SUM)
+PIN = Entry(url=URL, validator='"1"', length=10, digest=SUM)
+OFFER = Offer(validator='"1"', length=10)
+
+
+def item(source=None, size=None, annotations=None):
+    body = {
+        "apiVersion": "cdi.kubevirt.io/v1beta1",
+        "kind": "DataVolume",
+        "metadata": {"name": "a", "annotations": annotations or {}},
+        "spec": {"source": source or {"http": {"url": URL}}, "storage": {}},
+    }
+    body = body if size is None else with_size(body, size)
+    return finish(body, names=str, place="x", label="a", namespace="default", url=None, path=None)
+
+
+def standing(phase, wanted=None, *, claim=True, **metadata):
+    wanted = item(size="4Mi") if wanted is None else wanted
+    manifest = wanted.sized(4 << 20)
+    body = {**manifest, "metadata": {**manifest["metadata"], **metadata}, "status": {"phase": phase}}
+    return Standing(datavolume=body, claim={"metadata": {"name": "a"}} if claim else None)
+
+
+@pytest.mark.parametrize(
+    ("there", "offer", "update", "expected"),
+    [
+        (Standing(), None, False, Begin),
+        (standing("Failed"), None, False, Replace),
+        (standing("ImportInProgress"), None, False, Join),
+        (standing(""), None, True, Join),
+        (standing("Succeeded"), OFFER, True, Keep),
+        (standing("Succeeded"), None, True, Keep),
+        (standing("Succeeded"), Offer(validator='"2"'), False, Keep),
+        (standing("Succeeded"), Offer(validator='"2"'), True, Replace),
+        (standing("Succeeded", claim=False), OFFER, False, Replace),
+        (standing("Failed", item(size="5Mi")), None, False, Replace),
+        (standing("ImportInProgress", item(size="5Mi")), None, True, Replace),
+    ],
+)
+def test_what_becomes_of_an_item(there, offer, update, expected):
+    decision = decide(item(), there, FACTS, offer, pin=None, update=update)
+    if there.datavolume is not None and "5Mi" in str(there.datavolume):
+        decision = decide(item(size="4Mi"), there, FACTS, offer, pin=None, update=update)
+    assert type(decision) is expected
+    if isinstance(decision, Keep):
+        assert decision.moved == (offer is not None and offer.validator == '"2"')
+
+
+def test_a_volume_that_is_not_what_is_pinned_is_replaced():
+    pin = Entry(url=URL, digest=OTHER)
+    assert isinstance(decide(item(), standing("Succeeded"), FACTS, OFFER, pin=pin, update=True), Replace)
+    assert isinstance(decide(item(), standing("Succeeded"), FACTS, OFFER, pin=PIN, update=True), Keep)
+
+
+@pytest.mark.parametrize(
+    ("there", "update", "words"),
+    [
+        (Standing(), False, None),
+        (standing("Succeeded"), False, None),
+        (standing("Succeeded", item(size="5Mi")), False, "--update replaces it"),
+        (standing("Succeeded", item(size="5Mi")), True, None),
+        (standing("Failed", item(size="5Mi")), False, None),
+        (standing("Succeeded", deletionTimestamp="x"), True, "is being deleted"),
+        (Standing(claim={"metadata": {}}), True, "belongs to something else"),
+        (Standing(claim={"metadata": {"deletionTimestamp": "x"}}), False, None),
+        (Standing(occupied=True), True, "there are files"),
+    ],
+)
+def test_what_is_in_the_way(there, update, words):
+    found = clash(item(size="4Mi"), there, update=update)
+    assert (found is None) if words is None else (words in found)
+
+
+def test_the_same_size_in_other_words_is_no_difference():
+    assert clash(item(size="4096Ki"), standing("Succeeded"), update=False) is None
+    adopting = item(size="4Mi", annotations={"cdi.kubevirt.io/allowClaimAdoption": "true"})
+    assert clash(adopting, Standing(claim={"metadata": {}}), update=False) is None
+
+
+@pytest.mark.parametrize(
+    ("facts", "offer", "expected"),
+    [
+        (FACTS, OFFER, False),
+        (FACTS, Offer(validator='"2"', length=10), True),
+        (FACTS, Offer(validator='"1"', length=11), False),
+        (FACTS, Offer(validator=None, length=11), True),
+        (FACTS, Offer(validator=None, length=None), False),
+        (Facts(), OFFER, False),
+        (Facts(length=9), OFFER, True),
+    ],
+)
+def test_whether_a_source_moved(facts, offer, expected):
+    assert moved(facts, offer) is expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "pin", "offer", "words"),
+    [
+        (item(), PIN, OFFER, None),
+        (item(), PIN, None, None),
+        (item(), PIN, Offer(validator=None), None),
+        (item(), None, None, "does not pin it"),
+        (item(), Entry(url="x"), None, "x is pinned, and the batch says https://h/a"),
+        (item(), Entry(url=URL, validator='"1"'), None, "no digest"),
+        (item(), PIN, Offer(validator='"1"', length=11), "10 bytes are pinned, and the source offers 11"),
+        (item(), PIN, Offer(validator='"2"', length=10), '"1" is pinned, and the source offers "2"'),
+        (item(), PIN, Offer(validator='"1"', digests=(Digest.parse(OTHER),)), f"the source promises {OTHER}"),
+        (item(), PIN, Offer(validator='"1"', digests=(Digest.parse(SUM), Digest("md5", "0" * 32))), None),
+        (item({"http": {"url": URL, "checksum": SUM}}), PIN, OFFER, None),
+        (item({"http": {"url": URL, "checksum": OTHER}}), PIN, OFFER, f"checksum is {OTHER}"),
+        (item(annotations={CHECKSUM: OTHER}), PIN, OFFER, f"checksum is {OTHER}"),
+        (
+            item({"registry": {"url": "docker://h/a"}}),
+            Entry(url="docker://h/a", validator=SUM, digest=OTHER),
+            Offer(validator=SUM),
+            None,
+        ),
+        (
+            item({"registry": {"url": "docker://h/a"}}),
+            Entry(url="docker://h/a", validator="x", digest=OTHER),
+            None,
+            "no digest",
+        ),
+    ],
+)
+def test_how_an_offer_differs_from_what_is_pinned(wanted, pin, offer, words):
+    found = not_as_pinned(wanted, pin, offer)
+    assert (found is None) if words is None else (words in found), found
+
+
+def test_a_container_image_is_known_by_its_manifest():
+    registry = item({"registry": {"url": "docker://h/a"}})
+    pin = Entry(url="docker://h/a", validator=SUM, digest=OTHER)
+    assert volume_is_not(registry, Facts(validator=SUM, digest=SUM), pin) is None
+    assert f"made of {OTHER}, {SUM} is pinned" in volume_is_not(registry, Facts(validator=OTHER, digest=OTHER), pin)
+    assert "something unknown" in volume_is_not(item(), Facts(), pin)
