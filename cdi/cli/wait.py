@@ -79,8 +79,10 @@ def wait_for(
 
         def show(body: Object, progress: Progress | None) -> None:
             failure = failure_of(body)
-            phase = "waits to be gone" if until == "deleted" else phase_text(body)
-            bar.update(phase, progress, failure.message if failure is not None else "")
+            if until == "deleted":
+                bar.update("waits to be gone", None)
+            else:
+                bar.update(phase_text(body), progress, failure.message if failure is not None else "")
 
         body = session.embedded.wait(kind, namespace, name, until, timeout, show, patient=patient)
     if until == "deleted":

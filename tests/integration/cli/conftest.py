@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cdi.runtime import durable
-from cdi.runtime.home import Home
+from cdi import durable
+from cdi.runtime.embedded import Embedded
 from cdi.runtime.launcher import Launcher
 
 PATIENCE = 110
@@ -37,6 +38,8 @@ class Cdi:
 
     def start(self, *arguments, **options) -> subprocess.Popen:
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        # Who runs in the background of a shell ignores Ctrl-C, and hands that on.
+        options.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         return subprocess.Popen(self.command(*arguments), cwd=self.cwd, env=self.variables, text=True, **options)
 
     def __call__(self, *arguments, status=0, **options) -> subprocess.CompletedProcess:
@@ -66,8 +69,13 @@ class Cdi:
 def cdi(tmp_path):
     made = Cdi(tmp_path / "home", tmp_path)
     yield made
-    home = Home.find(made.home)
-    launcher = Launcher(home)
+    if not made.home.exists():
+        return
+    embedded = Embedded(made.home)
+    # A supervisor ends when there is nothing left that may still come true.
+    for body in embedded.list("dv"):
+        embedded.delete("dv", body["metadata"]["namespace"], body["metadata"]["name"])
+    home, launcher = embedded.home, Launcher(embedded.home)
     deadline = time.monotonic() + 60
     # Whatever a test left running would write into its directory while that is removed.
     while time.monotonic() < deadline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -9,7 +10,9 @@ import pty
 import random
 import select
 import signal
+import struct
 import subprocess
+import termios
 import threading
 import time
 
@@ -103,7 +106,8 @@ def test_killing_the_front_command_loses_nothing(cdi, nginx, manifest, tmp_path)
 def test_ctrl_c_ends_the_waiting_and_not_the_work(cdi, nginx, manifest, tmp_path):
     _, image = qcow2(tmp_path)
     nginx.put("cli.qcow2", image)
-    cdi("apply", "-f", manifest(nginx.url("cli.qcow2", "slow")))
+    slowly = ", annotations: {cdi.kubevirt.io/policy.bandwidth: 300k}"
+    cdi("apply", "-f", manifest(nginx.url("cli.qcow2"), more=slowly))
     front = cdi.start("wait", "dv/golden")
     while "ImportInProgress" not in front.stderr.readline():
         assert front.poll() is None
@@ -154,8 +158,10 @@ def test_a_watch_shows_what_changes(cdi, nginx, manifest, tmp_path):
 def test_a_bar_on_a_terminal(cdi, nginx, manifest, tmp_path):
     _, image = qcow2(tmp_path)
     nginx.put("cli.qcow2", image)
-    cdi("apply", "-f", manifest(nginx.url("cli.qcow2", "slow")))
+    slowly = ", annotations: {cdi.kubevirt.io/policy.bandwidth: 500k}"
+    cdi("apply", "-f", manifest(nginx.url("cli.qcow2"), more=slowly))
     main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
     front = cdi.start("wait", "dv/golden", stderr=terminal)
     os.close(terminal)
     shown = b""
@@ -204,7 +210,7 @@ def test_an_upload_into_a_datavolume_that_waits_for_it(cdi, tmp_path):
     path = tmp_path / "dv.yaml"
     path.write_text(DV.format(name="up", url="x", source="", more="").replace('{http: {url: "x"}}', "{upload: {}}"))
     cdi("apply", "-f", path)
-    assert "UploadScheduled" in cdi("wait", "up", "--for", "phase=UploadScheduled", "--timeout", "60s").stderr
+    assert "UploadReady" in cdi("wait", "up", "--for", "phase=UploadReady", "--timeout", "60s").stderr
     cdi("upload", "guest.qcow2", "up", "--no-create")
     assert "no datavolume default/other" in cdi("upload", "guest.qcow2", "other", "--no-create", status=2).stderr
     assert json.loads(cdi("get", "dv/up", "-o", "json").stdout)["status"]["phase"] == "Succeeded"
