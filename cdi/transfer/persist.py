@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from cdi.api.errors import CdiError, Interrupted, SourceChanged, SourceUnavailable
+from cdi.api.errors import CdiError, InternalError, Interrupted, SourceChanged, SourceUnavailable
 from cdi.api.job import Job
 from cdi.source.base import Source
 from cdi.transfer.control import Control
@@ -17,6 +17,9 @@ from cdi.transfer.result import Result
 _PROGRESS = 16 << 20
 """An attempt that came this many bytes further than all before it gives the budget back; one that only came as far
 again does not, or a server that always hangs up at the same byte would be asked for ever."""
+
+_REMOTE = ("http", "s3", "gcs", "registry")
+"""Sources that may be waiting for an answer, and whose closing interrupts that."""
 
 
 def persist(
@@ -38,8 +41,15 @@ def persist(
         try:
             # Opening asks too, for credentials and the like.
             with patience.insist(reopen) as source:
+                if job.source.kind in _REMOTE:
+                    control.on_cancel(source.close)
                 attempt(source)
             return
+        except InternalError as error:
+            if control.cancelled.is_set():
+                # The source was closed under the attempt.
+                raise Interrupted("the transfer was stopped") from error
+            raise
         except SourceChanged as changed:
             forget(job.journal)
             cause = changed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from array import array
 from bisect import bisect_right
 
@@ -65,6 +64,9 @@ class Spill:
                 "the image keeps more data before the tables that place it than memory may hold",
                 remedy="serve the image with byte ranges, rewrite it with qemu-img convert, or allow scratch space",
             )
+        # Hardly any image comes here, and the module takes a fifth of a worker's start.
+        import tempfile
+
         with mapped(self._directory):
             if self._file is None:
                 self._file, name = tempfile.mkstemp(prefix=".spill-", dir=self._directory)

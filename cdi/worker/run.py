@@ -18,6 +18,7 @@ import sys
 import threading
 from types import FrameType
 
+from cdi import durable
 from cdi.api.errors import CdiError, InvalidManifest, TargetBusy, UsageError
 from cdi.api.job import Job, Limits, Outcome
 from cdi.transfer.control import Control
@@ -47,7 +48,7 @@ def run(job_path: str, directory: str) -> int:
             log.say(str(busy))  # the outcome belongs to the other worker
             return busy.exit_status
         outcome = _carry_out(job_path, directory)
-        replace(os.path.join(directory, "outcome.json"), outcome.to_json())
+        durable.write(os.path.join(directory, "outcome.json"), outcome.to_json().encode(), alone=True)
         log.ended(outcome)
         return outcome.failure.exit_status if outcome.failure is not None else 0
     finally:
@@ -106,18 +107,8 @@ def _report(control: Control, directory: str, ended: threading.Event) -> None:
             seen = seen or (0, 0)
             log.say(f"control.json is not read: {error}")
         progress = control.progress()
-        replace(os.path.join(directory, "progress.json"), progress.to_json())
+        told = progress.to_json().encode()
+        durable.write(os.path.join(directory, "progress.json"), told, alone=True, lasting=False)
         course.tell(progress)
         if last:
             return
-
-
-def replace(path: str, text: str) -> None:
-    """Write a file so that a reader sees the old or the new content, never a part."""
-    temporary = f"{path}.new"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(descriptor, text.encode())
-    finally:
-        os.close(descriptor)
-    os.replace(temporary, path)

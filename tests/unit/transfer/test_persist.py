@@ -6,12 +6,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from cdi.api.errors import ChecksumMismatch, Interrupted, SourceChanged, SourceStalled, SourceUnavailable
+from cdi.api.errors import ChecksumMismatch, InternalError, Interrupted, SourceChanged, SourceStalled, SourceUnavailable
 from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job, Policy, StreamSourceSpec
 from cdi.transfer.control import Control
 from cdi.transfer.fetch import StreamBroken
 from cdi.transfer.persist import persist
 from cdi.transfer.result import Result
+from tests.memory import MemorySource
 
 MIB = 1 << 20
 
@@ -49,12 +50,12 @@ class Run:
         self.open += 1
         self.opened += 1
         try:
-            yield "source"
+            yield MemorySource(b"")
         finally:
             self.open -= 1
 
     def attempt(self, source):
-        assert source == "source" and self.open == 1
+        assert self.open == 1
         self.starts.append(self.control.meter.done)
         self.attempts += 1
         entry = self.script.pop(0) if self.script else None
@@ -147,3 +148,35 @@ def test_cancelled_while_it_waits():
     with pytest.raises(Interrupted):
         Cancelled([])
     assert control == [1]
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_a_source_that_was_closed_by_cancelling_is_no_defect(cancelled):
+    class Closing(Run):
+        def attempt(self, source):
+            if cancelled:
+                self.control.cancel()
+            raise InternalError("the source is closed")
+
+    with pytest.raises(Interrupted if cancelled else InternalError):
+        Closing([])
+
+
+def test_cancelling_closes_a_source_that_may_be_waiting_for_an_answer():
+    closed = []
+
+    class Waiting(Run):
+        @contextmanager
+        def reopen(self):
+            source = MemorySource(b"")
+            source.close = lambda: closed.append(self.control.cancelled.is_set())
+            self.open = 1
+            yield source
+
+        def attempt(self, source):
+            self.control.cancel()
+            assert closed == [True]
+            raise Interrupted("aborted")
+
+    with pytest.raises(Interrupted):
+        Waiting([])

@@ -1,0 +1,177 @@
+"""Limits that change while a worker runs, and a worker that is asked to stop."""
+
+import hashlib
+import random
+import signal
+
+import pytest
+
+from cdi.api.errors import Retry
+from cdi.api.job import Limits
+from tests.faults.server import Fault
+from tests.integration.transfer.worker_process import Worker, disk_job
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def image():
+    return random.Random(4).randbytes(24 * MIB)
+
+
+@pytest.fixture
+def worker(tmp_path):
+    made = []
+
+    def make(job):
+        made.append(Worker(job, tmp_path))
+        return made[0]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def limit(worker, **limits):
+    new = worker.path("control.json.tmp")
+    new.write_text(Limits(**limits).to_json())
+    new.rename(worker.path("control.json"))
+
+
+def done(worker):
+    return (worker.progress() or {}).get("done", 0)
+
+
+def fetched(worker):
+    return (worker.progress() or {}).get("fetched", 0)
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_bandwidth_is_raised_under_way(image, fault_server, worker, tmp_path, ranges):
+    url = fault_server.put("/disk", image, ranges=ranges)
+    # At this rate it would take four hours, and be over time long before.
+    running = worker(disk_job("raise", url, tmp_path, bandwidth=2000)).start()
+    running.wait_for(lambda: fetched(running) > 0)
+    assert fetched(running) < MIB + (1 << 19)
+    limit(running)
+    assert running.outcome().failure is None
+    assert running.path("disk.img").read_bytes() == image
+
+
+def test_bandwidth_is_lowered_under_way(image, fault_server, worker, tmp_path):
+    url = fault_server.put("/disk", image)
+    running = worker(disk_job("lower", url, tmp_path, bandwidth=8 * MIB)).start()
+    running.wait_for(lambda: done(running) > 0)
+    limit(running, bandwidth=20_000)
+    # Two looks at the control file later the new limit must hold.
+    for _ in range(3):
+        before = running.path("progress.json").stat().st_ino
+        running.wait_for(lambda before=before: running.path("progress.json").stat().st_ino != before)
+    first = fetched(running)
+    before = running.path("progress.json").stat().st_ino
+    running.wait_for(lambda: running.path("progress.json").stat().st_ino != before)
+    # Half a second at the former rate were 4 MiB; at this one it is a grain for each connection at the most.
+    assert fetched(running) - first < MIB
+    limit(running)
+    assert running.outcome().failure is None
+
+
+def test_a_limit_that_is_there_from_the_start_holds(image, fault_server, worker, tmp_path):
+    url = fault_server.put("/disk", image)
+    running = worker(disk_job("there", url, tmp_path))
+    limit(running, bandwidth=100_000)
+    running.start()
+    running.wait_for(lambda: fetched(running) > 0)
+    assert fetched(running) < 4 * MIB
+    limit(running)
+    assert running.outcome().failure is None
+
+
+def test_a_control_file_of_nonsense_changes_nothing(image, fault_server, worker, tmp_path):
+    url = fault_server.put("/disk", image)
+    running = worker(disk_job("nonsense", url, tmp_path, bandwidth=12 * MIB))
+    running.path("control.json").write_text("{")
+    running.start()
+    running.wait_for(lambda: done(running) > 0)
+    running.path("control.json").write_text('{"bandwidth": "fast", "colour": 1}')
+    assert running.outcome().failure is None
+    assert running.path("disk.img").read_bytes() == image
+
+
+def test_fewer_connections_are_used_once_it_is_said(image, fault_server, worker, tmp_path):
+    def slow(request):
+        return Fault(drip=(256 << 10, 0.05)) if request.range not in (None, (0, 0)) else None
+
+    url = fault_server.put("/disk", image, always=slow)
+    running = worker(disk_job("connections", url, tmp_path, connections=4)).start()
+    running.wait_for(lambda: len({r.connection for r in fault_server.asked("/disk")}) >= 4)
+    limit(running, connections=1)
+    # What was under way comes to its end first.
+    running.wait_for(lambda: done(running) >= 16 * MIB)
+    count = len(fault_server.asked("/disk"))
+    assert running.outcome().failure is None
+    late = fault_server.asked("/disk")[count:]
+    assert len({request.connection for request in late}) <= 1
+    assert running.path("disk.img").read_bytes() == image
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_leaves_a_journal_that_is_gone_on_with(image, fault_server, worker, tmp_path, number):
+    digest = "sha256:" + hashlib.sha256(image).hexdigest()
+    url = fault_server.put("/disk", image)
+    running = worker(disk_job("stop", url, tmp_path, bandwidth=8 * MIB, checksum=digest)).start()
+    running.wait_for(lambda: done(running) >= 8 * MIB)
+    running.process.send_signal(number)
+    outcome = running.outcome()
+    assert outcome.failure.code == "Interrupted"
+    assert outcome.failure.retry is Retry.BACKOFF
+    assert outcome.failure.exit_status == running.process.returncode == 130
+    # The journal says all that was done, not what was done at the last checkpoint.
+    mark = running.journal()["watermark"]
+    assert mark == running.progress()["done"] >= 8 * MIB
+    assert not running.path("disk.img").exists()
+    limit(running)
+    outcome = running.start().outcome()
+    assert outcome.failure is None
+    assert outcome.resumed_at == mark
+    assert outcome.digest == digest
+    # The beginning is looked at once more; what was done is not fetched again.
+    assert outcome.fetched <= len(image) - mark + MIB
+    assert running.path("disk.img").read_bytes() == image
+    assert running.journal() is None
+
+
+@pytest.mark.parametrize("fault", [Fault(stall_after=1000), Fault(status=503, retry_after="600"), Fault(delay=600)])
+@pytest.mark.parametrize("ranges", [True, False])
+def test_it_stops_at_once_wherever_it_waits(image, fault_server, worker, tmp_path, fault, ranges):
+    """For a silent server, for a busy one, for its answer."""
+    first = [Fault()] if ranges else []
+    url = fault_server.put("/disk", image, ranges=ranges, faults=[*first, fault], always=fault)
+    running = worker(disk_job("wait", url, tmp_path)).start()
+    running.wait_for(lambda: len(fault_server.asked("/disk")) > len(first) and running.progress())
+    running.process.send_signal(signal.SIGTERM)
+    assert running.outcome(timeout=20).failure.code == "Interrupted"
+
+
+def test_asked_twice_it_still_ends_once(image, fault_server, worker, tmp_path):
+    url = fault_server.put("/disk", image)
+    running = worker(disk_job("twice", url, tmp_path, bandwidth=4 * MIB)).start()
+    running.wait_for(lambda: done(running) > 0)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        running.process.send_signal(number)
+    assert running.outcome().failure.code == "Interrupted"
+    assert running.journal() is not None
+
+
+def test_stopping_a_stream_leaves_nothing_to_go_on_with(image, fault_server, worker, tmp_path):
+    url = fault_server.put("/disk", image, ranges=False)
+    running = worker(disk_job("stream", url, tmp_path, bandwidth=8 * MIB)).start()
+    running.wait_for(lambda: done(running) >= 4 * MIB)
+    running.process.send_signal(signal.SIGTERM)
+    outcome = running.outcome()
+    assert (outcome.failure.code, outcome.failure.retry) == ("Interrupted", Retry.BACKOFF)
+    assert running.journal() is None
+    limit(running)
+    outcome = running.start().outcome()
+    assert (outcome.failure, outcome.resumed_at) == (None, 0)
+    assert running.path("disk.img").read_bytes() == image

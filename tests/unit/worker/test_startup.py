@@ -1,0 +1,55 @@
+"""What a worker imports: a module costs more processor time than a small image."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.integration.transfer.worker_process import disk_job
+from tests.qcow2_writer import Layout, disk_of, write
+
+HEAVY = {"aiohttp", "asyncio", "boto3", "botocore", "click", "google", "kubernetes", "pydantic", "qemu", "tqdm", "yaml"}
+LIGHT_RUN = """
+import sys
+from cdi.worker.run import main
+status = main(sys.argv[1:])
+print("modules:", *sorted(sys.modules))
+sys.exit(status)
+"""
+
+
+def modules_of(script, *arguments):
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return {name.partition(".")[0] for name in done.stdout.rpartition("modules:")[2].split()}
+
+
+def test_importing_the_worker():
+    found = modules_of("import sys, cdi.worker.run; print('modules:', *sys.modules)")
+    assert "cdi" in found
+    assert found & HEAVY == set()
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_qcow2_over_http(fault_server, tmp_path, ranges):
+    layout = Layout(1 << 20, 16, {0: (b"x" * 65536, False), 7: (b"y" * 65536, True)})
+    url = fault_server.put("/disk.qcow2", write(layout), ranges=ranges)
+    job = disk_job("x", url, tmp_path)
+    (tmp_path / "job.json").write_text(job.to_json())
+    found = modules_of(LIGHT_RUN, "run", str(tmp_path / "job.json"), "--status-dir", str(tmp_path))
+    assert json.loads((tmp_path / "outcome.json").read_text())["failure"] is None
+    assert (tmp_path / "disk.img").read_bytes() == disk_of(layout)
+    # The libraries of other wrappers stay away as well.
+    assert found & (HEAVY | {"lzma", "_lzma", "tarfile", "cryptography"}) == set()
+
+
+def test_a_checksum_does_not_change_that(fault_server, tmp_path):
+    import hashlib
+
+    data = b"x" * 4096
+    url = fault_server.put("/disk.raw", data)
+    job = disk_job("x", url, tmp_path, checksum="sha256:" + hashlib.sha256(data).hexdigest())
+    (tmp_path / "job.json").write_text(job.to_json())
+    found = modules_of(LIGHT_RUN, "run", str(tmp_path / "job.json"), "--status-dir", str(tmp_path))
+    assert found & HEAVY == set()
