@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from cdi.cli.options import duration
 from cdi.cli.session import Session, subcommand
 from cdi.cli.show import document
 from cdi.cli.wait import phase_text, summary, wait_for
-from cdi.runtime.preflight import find_size, name_of
+from cdi.runtime.peek import PeekedPipe
+from cdi.runtime.preflight import find_size, is_pipe, name_of
 from cdi.runtime.request import Request
 
 
@@ -94,23 +96,21 @@ def _import(
     from cdi.runtime.importing import begin
 
     namespace = session.namespace
-    size = request.size
-    if size is None:
-        with bars.bar(name) as bar:
-
-            def show(progress: Progress) -> None:
-                bar.update("Looking", progress)
-
-            size = find_size(session.embedded.home, request, namespace, name, show)
-    began = begin(session.embedded, request, namespace, name, size)
-    if output is None:
-        click.echo(f"datavolume/{name} {'created' if began else 'unchanged'}")
-    if waits:
-        try:
-            wait_for(session, namespace, name, timeout=timeout)
-        except KeyboardInterrupt:
-            _give_up_stream(session, request, name)
-            raise
+    with contextlib.ExitStack() as stack:
+        size, stream = request.size, None
+        if size is None:
+            pipe = stack.enter_context(PeekedPipe(0)) if is_pipe(request) else None
+            size = _find_size(session, request, name, pipe)
+            stream = pipe.flow() if pipe is not None else None
+        began = begin(session.embedded, request, namespace, name, size, stream=stream)
+        if output is None:
+            click.echo(f"datavolume/{name} {'created' if began else 'unchanged'}")
+        if waits:
+            try:
+                wait_for(session, namespace, name, timeout=timeout)
+            except KeyboardInterrupt:
+                _give_up_stream(session, request, name)
+                raise
     outcome = session.embedded.outcome(namespace, name)
     if outcome is not None:
         _warn(outcome)
@@ -125,6 +125,16 @@ def _import(
             "outcome": None if outcome is None else asdict(outcome),
         }
         click.echo(document(told, output))
+
+
+def _find_size(session: Session, request: Request, name: str, pipe: PeekedPipe | None) -> int:
+    with bars.bar(name) as bar:
+
+        def show(progress: Progress) -> None:
+            bar.update("Looking", progress)
+
+        home = session.embedded.home
+        return find_size(home, request, session.namespace, name, pipe=pipe, on_progress=show)
 
 
 def _give_up_stream(session: Session, request: Request, name: str) -> None:

@@ -93,18 +93,18 @@ def explain(
     key: Key,
     *,
     upload: Path | None = None,
-    stdin: bool = False,
+    stream: int | None = None,
     sized: bool = True,
     ask: Ask | None = None,
     on_progress: OnProgress | None = None,
 ) -> Explanation:
     """Of the DataVolume `key`.
 
-    `upload` is the file that it is to be given, `stdin` says that it is given standard input.  Without `sized` its
+    `upload` is the file that it is to be given, `stream` the descriptor, which is read.  Without `sized` its
     size is of no meaning, and the image's own is taken.  Raises `NotFound`, `Interrupted`; what the import would end
     with is ``refusal``.
     """
-    given = Path("/dev/stdin") if stdin else upload
+    given = upload if stream is None else Path("/dev/stdin")
     course = foresight.course(key, upload=given)
     told = Explanation(course=course)
     if course.failure is not None:
@@ -123,7 +123,7 @@ def explain(
     policy = replace(
         job.policy, retries=min(job.policy.retries, _RETRIES), stall_timeout=min(job.policy.stall_timeout, _STALL)
     )
-    source: SourceSpec = StreamSourceSpec(descriptor=0) if stdin else job.source
+    source: SourceSpec = job.source if stream is None else StreamSourceSpec(descriptor=stream)
     job = replace(job, policy=policy, source=source, size=job.size if sized else None)
     told.job, told.requested = job, job.size
     if isinstance(job.source, BlankSourceSpec):

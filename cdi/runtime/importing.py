@@ -16,11 +16,14 @@ from cdi.runtime.embedded import Embedded
 from cdi.runtime.request import Manifests, Request, manifests, owned
 
 
-def begin(embedded: Embedded, request: Request, namespace: str, name: str, size: int) -> bool:
+def begin(
+    embedded: Embedded, request: Request, namespace: str, name: str, size: int, *, stream: int | None = None
+) -> bool:
     """Write down the DataVolume and what it needs; False where the same one was begun before.
 
-    A file or standard input is given to it.  Raises `InvalidManifest`, `AlreadyExists` (a DataVolume of that name that
-    wants something else, or has its upload already; a Secret or ConfigMap that is somebody else's), `Conflict`.
+    A file or standard input is given to it; `stream` is a descriptor that stands for the latter.  Raises
+    `InvalidManifest`, `AlreadyExists` (a DataVolume of that name that wants something else, or has its upload already;
+    a Secret or ConfigMap that is somebody else's), `Conflict`.
     """
     wanted = manifests(request, namespace, name, size)
     before = _stored(embedded, "dv", namespace, name)
@@ -36,7 +39,7 @@ def begin(embedded: Embedded, request: Request, namespace: str, name: str, size:
         raise AlreadyExists(f"DataVolume {namespace}/{name} exists and is another one")
     _write(embedded, wanted, new=before is None)
     if not request.place.fetched:
-        _upload(embedded, request, namespace, name)
+        _upload(embedded, request, namespace, name, stream)
     return before is None
 
 
@@ -69,7 +72,10 @@ def _write(embedded: Embedded, wanted: Manifests, *, new: bool) -> None:
         raise
 
 
-def _upload(embedded: Embedded, request: Request, namespace: str, name: str) -> None:
+def _upload(embedded: Embedded, request: Request, namespace: str, name: str, stream: int | None) -> None:
+    if stream is not None:
+        embedded.upload_stream(namespace, name, stream)
+        return
     if request.place.kind == "stdin":
         embedded.upload_stream(namespace, name, 0, stream_length())
         return

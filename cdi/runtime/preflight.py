@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +17,7 @@ from cdi.runtime.examine import Ask
 from cdi.runtime.explain import Explanation, explain
 from cdi.runtime.foresee import Foresight
 from cdi.runtime.home import Home
+from cdi.runtime.peek import PeekedPipe
 from cdi.runtime.request import Request, manifests
 from cdi.runtime.watched import OnProgress
 from cdi.store.base import Key
@@ -39,9 +42,11 @@ def preflight(
     name: str | None,
     *,
     ask: Ask | None = None,
+    stream: int = 0,
     on_progress: OnProgress | None = None,
 ) -> Explanation:
-    """What importing `request` would come to.  Raises `UsageError`, `InvalidManifest`, `Interrupted`;
+    """What importing `request` would come to; `stream` is what stands for standard input, and is read.
+     Raises `UsageError`, `InvalidManifest`, `Interrupted`;
     `AlreadyExists` where a DataVolume of that name wants something else.
     """
     name = name or request.place.name or "image"
@@ -60,7 +65,7 @@ def preflight(
             home,
             foresight.datavolumes[0],
             upload=Path(place.text) if place.kind == "file" else None,
-            stdin=place.kind == "stdin",
+            stream=stream if place.kind == "stdin" else None,
             sized=request.size is not None,
             ask=ask,
             on_progress=on_progress,
@@ -77,30 +82,59 @@ def _stored_size(home: Home, namespace: str, name: str) -> int | None:
     return (requested_size(dv) if isinstance(dv, DataVolume) else None) or _ANY
 
 
-def find_size(home: Home, request: Request, namespace: str, name: str, on_progress: OnProgress | None = None) -> int:
+def find_size(
+    home: Home,
+    request: Request,
+    namespace: str,
+    name: str,
+    *,
+    pipe: PeekedPipe | None = None,
+    on_progress: OnProgress | None = None,
+) -> int:
     """The image's virtual size in bytes, read to its end where only that tells it.
 
-    Standard input is left where it was.  Raises whatever the import would end with; `UsageError` where the size cannot
-    be known: of an archive, and of a pipe.
+    Standard input is looked at through `pipe`, and left where it was if it is a file.  Raises whatever the import would
+    end with; `UsageError` where the size cannot be known: of an archive, and of raw content that comes through a pipe.
     """
     if request.content_type == "archive":
         raise UsageError("how large an archive becomes is not known before", remedy="give --size")
-    start = _position() if request.place.kind == "stdin" else None
+    if pipe is not None:
+        with pipe.looking() as stream:
+            told = preflight(home, request, namespace, name, ask=Ask(), stream=stream, on_progress=on_progress)
+        size = _size(told)
+        if size is None:
+            raise UsageError("what comes through this pipe does not tell its size before", remedy="give --size")
+        return size
     for ask in (Ask(), Ask(whole=True)):
-        told = preflight(home, request, namespace, name, ask=ask, on_progress=on_progress)
-        if start is not None:
-            os.lseek(0, start, os.SEEK_SET)
-        if told.refusal is not None:
-            raise told.refusal
-        if told.found is not None and told.found.virtual_size:
-            return told.found.virtual_size
+        with _rewound(request):
+            told = preflight(home, request, namespace, name, ask=ask, on_progress=on_progress)
+        size = _size(told)
+        if size is not None:
+            return size
     raise UsageError(
         "the image is empty, or does not tell its size", where=request.place.location, remedy="give --size"
     )
 
 
-def _position() -> int:
-    """Of standard input, if it is a file."""
-    if not stat.S_ISREG(os.fstat(0).st_mode):
-        raise UsageError("what comes through a pipe does not tell its size before", remedy="give --size")
-    return os.lseek(0, 0, os.SEEK_CUR)
+def _size(told: Explanation) -> int | None:
+    if told.refusal is not None:
+        raise told.refusal
+    return (told.found.virtual_size if told.found is not None else None) or None
+
+
+@contextlib.contextmanager
+def _rewound(request: Request) -> Iterator[None]:
+    """Standard input that is a file stands afterwards where it stood."""
+    if request.place.kind != "stdin":
+        yield
+        return
+    start = os.lseek(0, 0, os.SEEK_CUR)
+    try:
+        yield
+    finally:
+        os.lseek(0, start, os.SEEK_SET)
+
+
+def is_pipe(request: Request) -> bool:
+    """Standard input that can be read once only."""
+    return request.place.kind == "stdin" and not stat.S_ISREG(os.fstat(0).st_mode)

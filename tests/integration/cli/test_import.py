@@ -119,8 +119,10 @@ class TestIntoAVolume:
         assert cdi.disk("raw").read_bytes() == GUEST
 
     def test_standard_input(self, cdi, image):
-        refused = cdi("import", "-", "--name", "a", input=image.read_bytes(), text=False, status=2)
+        refused = cdi("import", "-", "--name", "a", input=GUEST, text=False, status=2)
         assert b"--size" in refused.stderr
+        cdi("import", "-", "--name", "p", input=gzip.compress(image.read_bytes()), text=False)
+        assert cdi.disk("p").read_bytes() == GUEST
         assert b"--name" in cdi("import", "-", "--size", "8Mi", input=b"", text=False, status=2).stderr
         cdi("import", "-", "--name", "a", "--size", "8Mi", input=image.read_bytes(), text=False)
         assert cdi.disk("a").read_bytes() == GUEST
