@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+from cdi import durable
 from cdi.api.errors import (
     CdiError,
     InternalError,
@@ -27,17 +28,15 @@ from cdi.api.errors import (
     InvalidManifest,
     SourceNotFound,
     TargetBusy,
-    TargetFull,
     TargetIo,
-    TargetPermission,
     TargetTooSmall,
     TargetUnsuitable,
 )
 from cdi.api.job import Outcome, Progress
 from cdi.reconcile.actions import CloneJob
 from cdi.reconcile.failure import as_failure
-from cdi.runtime import durable
 from cdi.runtime.home import WorkerDirectory
+from cdi.target.failure import mapped
 
 _FICLONE = 0x40049409
 _PIECE = 64 << 20
@@ -66,7 +65,7 @@ class Cloner:
     def run(self) -> Outcome:
         """Raises `SourceNotFound`, `TargetTooSmall`, `TargetFull`, `TargetIo`, `TargetPermission`, `Interrupted`."""
         began = time.monotonic()
-        with _mapped(self._job.target):
+        with mapped(self._job.target, named=True):
             size = self._clone_tree() if self._job.content == "archive" else self._clone_disk()
         return Outcome(
             id=self._job.id,
@@ -106,7 +105,7 @@ class Cloner:
             os.fchmod(output, _DISK_MODE)
             os.fsync(output)
             partial.replace(target)
-            _sync(target.parent)
+            durable.sync(target.parent)
         self._tell("done", force=True)
         return size
 
@@ -236,7 +235,11 @@ def _carry_out(job_path: Path, directory: WorkerDirectory) -> Outcome:
     try:
         job = CloneJob.from_json(durable.read(job_path) or b"")
         identity = job.id
-        cloner = Cloner(job, lambda progress: durable.write(directory.progress, progress.to_json().encode()))
+
+        def report(progress: Progress) -> None:
+            durable.write(directory.progress, progress.to_json().encode(), lasting=False)
+
+        cloner = Cloner(job, report)
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             cloner.cancel()
@@ -255,6 +258,10 @@ def _open_source(path: str) -> int:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError as error:
         raise SourceNotFound("the source volume holds no disk", where=path) from error
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise SourceNotFound("the source is not a regular file", where=path) from error
+        raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise SourceNotFound("the source is not a regular file", where=path)
@@ -312,26 +319,6 @@ def _dress(path: Path, status: os.stat_result) -> None:
     os.chown(path, status.st_uid, status.st_gid)
     path.chmod(stat.S_IMODE(status.st_mode))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _mapped(where: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise TargetFull("no space is left", where=where) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise TargetPermission(f"not permitted: {error.strerror}", where=error.filename or where) from error
-        raise TargetIo(f"cloning failed: {error.strerror}", where=error.filename or where) from error
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from cdi import durable
 from cdi.api.errors import AlreadyExists, InternalError, Interrupted, TargetBusy, TargetUnsuitable
 from cdi.api.job import (
     BlockTargetSpec,
@@ -26,7 +27,6 @@ from cdi.api.job import (
     StreamSourceSpec,
     TargetSpec,
 )
-from cdi.runtime import durable
 from cdi.runtime.home import Home
 from cdi.runtime.importing import stream_length
 from cdi.runtime.request import Request, source_spec

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cdi import durable
 from cdi.api.errors import (
     InvalidManifest,
     NotFound,
@@ -22,7 +23,7 @@ from cdi.api.job import Failure, Limits, Outcome, Progress
 from cdi.api.phases import Phase
 from cdi.reconcile.actions import PatchObject
 from cdi.reconcile.policy import BANDWIDTH, CONNECTIONS
-from cdi.runtime import durable, events
+from cdi.runtime import events
 from cdi.runtime.apply import Applied, apply
 from cdi.runtime.environment import Environments
 from cdi.runtime.executor import patch

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from cdi.runtime import durable
+from cdi import durable
 from cdi.runtime.home import Home
 from cdi.store import files
 from cdi.store.base import Key

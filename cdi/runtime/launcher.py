@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cdi import durable
 from cdi.api.decode import DecodeError, decode
 from cdi.api.errors import CdiError, InternalError, WorkerLost
 from cdi.api.job import Failure, Job, Limits, Outcome, Progress
 from cdi.reconcile.actions import InputRef, Mount, StartWorker
 from cdi.reconcile.failure import as_failure
 from cdi.reconcile.world import Worker
-from cdi.runtime import durable
 from cdi.runtime.home import Home, WorkerDirectory
 from cdi.runtime.processes import Processes, rotate, with_arguments
 

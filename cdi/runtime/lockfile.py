@@ -31,9 +31,9 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
+from cdi import durable
 from cdi.api.digest import Digest
 from cdi.api.errors import CdiError, InvalidManifest, TargetPermission, UsageError
-from cdi.runtime import durable
 
 NAME = "cdi.lock"
 VERSION = 1

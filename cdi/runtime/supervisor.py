@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
+from cdi import durable
 from cdi.api.configuration import CONFIG_NAME
 from cdi.api.core import PersistentVolumeClaim
 from cdi.api.dataimportcron import DataImportCron
@@ -31,7 +32,6 @@ from cdi.reconcile.dataimportcron import reconcile_unscheduled
 from cdi.reconcile.datasource import reconcile_data_source
 from cdi.reconcile.datavolume import reconcile
 from cdi.reconcile.upload import UploadRequest
-from cdi.runtime import durable
 from cdi.runtime.environment import Environments
 from cdi.runtime.executor import Executor
 from cdi.runtime.garbage import collect

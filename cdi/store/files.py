@@ -68,14 +68,6 @@ def exists(path: Path) -> bool:
         return path.exists()
 
 
-def sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextlib.contextmanager
 def mapped(where: Path) -> Iterator[None]:
     """Foreign exceptions become this project's at this edge."""

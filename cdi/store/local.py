@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from cdi import durable
 from cdi.api.errors import (
     AlreadyExists,
     Conflict,
@@ -204,19 +205,7 @@ class LocalStore:
             text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
             if len(text) > OBJECT_LIMIT:
                 raise InvalidManifest(f"{key} takes {len(text)} bytes, more than {OBJECT_LIMIT}")
-            temporary = path.parent / f".{uuid.uuid4().hex}"
-            mode = 0o600 if key.kind.confidential else 0o640
-            try:
-                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-                with open(descriptor, "wb") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(descriptor)
-                temporary.replace(path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-            files.sync(path.parent)
+            durable.write(path, text, mode=0o600 if key.kind.confidential else 0o640)
         return body
 
     def _remove(self, key: Key) -> None:
@@ -224,7 +213,7 @@ class LocalStore:
         with files.mapped(path):
             self._next_version()
             path.unlink(missing_ok=True)
-            files.sync(path.parent)
+            durable.sync(path.parent)
 
     def _next_version(self) -> int:
         """Counted before the write that it numbers, so no number is ever given twice."""

@@ -52,9 +52,10 @@ def target_error(error: OSError, where: str, room: str = "") -> TargetError:
 
 
 @contextmanager
-def mapped(where: str) -> Iterator[None]:
-    """Raise every `OSError` from within as a `TargetError`."""
+def mapped(where: str, *, named: bool = False) -> Iterator[None]:
+    """Raise every `OSError` from within as a `TargetError` at `where`; if `named`, at the file that it names itself."""
     try:
         yield
     except OSError as error:
-        raise target_error(error, where) from error
+        own = error.filename if named and isinstance(error.filename, str) else None
+        raise target_error(error, own or where) from error

@@ -12,6 +12,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Annotated, Self
 
+from cdi import durable
 from cdi.api.decode import Range, decode
 
 VERSION = 1
@@ -54,15 +55,7 @@ class Journal:
 
     def save(self, path: str) -> None:
         """Replace the journal at `path`.  Raises `OSError`."""
-        body = json.dumps(asdict(self)).encode()
-        temporary = f"{path}.new"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(descriptor, body)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
+        durable.write(path, json.dumps(asdict(self)).encode(), alone=True)
 
 
 def forget(path: str | None) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
+from cdi import durable
 from cdi.api.digest import Digest
 from cdi.api.errors import FormatUnsupported, Interrupted, NotFound
 from cdi.api.job import BlankSourceSpec, Job, Progress, RegistrySourceSpec
@@ -18,7 +19,6 @@ from cdi.reconcile.job import Prepared, prepare
 from cdi.reconcile.origin import Clone, Import, Refuse, Upload, Wait, find_origin
 from cdi.reconcile.upload import UploadRequest
 from cdi.reconcile.world import Claim, Layout
-from cdi.runtime import durable
 from cdi.runtime.batch.item import Item
 from cdi.runtime.examine import Ask, Findings, examine
 from cdi.runtime.home import Home

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from cdi.runtime import durable
+from cdi import durable
 from cdi.runtime.embedded import Embedded
 from cdi.runtime.processes import with_arguments
 from tests.faults.server import Fault

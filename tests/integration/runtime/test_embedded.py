@@ -16,6 +16,7 @@ import time
 
 import pytest
 
+from cdi import durable
 from cdi.api.errors import (
     AlreadyExists,
     BackingFileRefused,
@@ -28,7 +29,6 @@ from cdi.api.errors import (
     UsageError,
     WaitTimeout,
 )
-from cdi.runtime import durable
 from cdi.runtime.embedded import Embedded
 from cdi.runtime.processes import with_arguments
 from tests.faults.server import FaultServer

@@ -6,10 +6,10 @@ import stat
 
 import pytest
 
+from cdi import durable
 from cdi.api.errors import InternalError, NotFound
 from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job, Limits, Retry, StreamSourceSpec
 from cdi.reconcile.actions import InputRef, Mount, StartWorker
-from cdi.runtime import durable
 from cdi.runtime.launcher import Launcher
 from cdi.runtime.processes import LOG_LIMIT, rotate, with_arguments
 

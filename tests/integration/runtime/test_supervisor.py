@@ -9,9 +9,10 @@ import time
 
 import pytest
 
+from cdi import durable
 from cdi.api.errors import AlreadyExists
 from cdi.reconcile.world import Retries
-from cdi.runtime import durable, events
+from cdi.runtime import events
 from cdi.runtime.apply import apply
 from cdi.runtime.environment import Environments
 from cdi.runtime.observe import Setting

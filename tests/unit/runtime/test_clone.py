@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdi import durable
 from cdi.api.errors import (
     Interrupted,
     InvalidManifest,
@@ -22,7 +23,7 @@ from cdi.api.errors import (
 )
 from cdi.api.job import Outcome, Progress
 from cdi.reconcile.actions import CloneJob
-from cdi.runtime import clone, durable
+from cdi.runtime import clone
 from cdi.runtime.clone import Cloner, main
 from cdi.runtime.home import WorkerDirectory
 
@@ -143,7 +144,7 @@ def test_what_is_no_disk_is_refused(place):
         Cloner(job(place), lambda p: None).run()
     (place / "source" / "disk.img").unlink()
     (place / "source" / "disk.img").symlink_to("/etc/passwd")
-    with pytest.raises(TargetIo):
+    with pytest.raises(SourceNotFound):
         Cloner(job(place), lambda p: None).run()
     assert os.listdir(place / "target") == []
 

@@ -113,7 +113,7 @@ def test_saving_replaces_in_one_step(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda a, b: (order.append("replace"), Journal.load(b), rename(a, b)))
     replace(SAMPLE, watermark=600).save(path)
     # The name is given to what is on the disk already; before that the old one stands.
-    assert order == ["fsync", "replace"]
+    assert order[:2] == ["fsync", "replace"]
     assert Journal.load(path).watermark == 600
 
     def broken(_fd):
