@@ -9,11 +9,10 @@ from typing import Any
 import click
 
 from cdi.api.errors import CdiError, NotFound, UsageError
-from cdi.api.job import Progress
-from cdi.cli import bars
 from cdi.cli.access import access_options, read_wishes, request_of, wish_options
 from cdi.cli.inspect import checks as check_table
 from cdi.cli.inspect import size as words_of_size
+from cdi.cli.looking import looking
 from cdi.cli.session import Session, subcommand
 from cdi.cli.show import document, echo_lines, paint, printable
 from cdi.image.plan import render
@@ -52,12 +51,7 @@ def command(
     """
     if bool(what) == bool(names):
         raise UsageError("name one thing to explain", remedy="cdi explain -f FILE, or dv/NAME, or a URL")
-    with bars.bar("explain") as bar:
-
-        def show(progress: Progress) -> None:
-            if progress.note:
-                bar.update("Looking", progress)
-
+    with looking("explain", always=False) as show:
         applied = _applied(what)
         if names or applied is not None:
             _refuse_options(click.get_current_context())

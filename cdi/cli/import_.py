@@ -13,6 +13,7 @@ from cdi.api.errors import CdiError, UsageError
 from cdi.api.job import Outcome, Progress
 from cdi.cli import bars
 from cdi.cli.access import access_options, read_wishes, request_of, stored_secret, wish_options
+from cdi.cli.looking import looking
 from cdi.cli.options import duration
 from cdi.cli.session import Session, subcommand
 from cdi.cli.show import document
@@ -128,11 +129,7 @@ def _import(
 
 
 def _find_size(session: Session, request: Request, name: str, pipe: PeekedPipe | None) -> int:
-    with bars.bar(name) as bar:
-
-        def show(progress: Progress) -> None:
-            bar.update("Looking", progress)
-
+    with looking(name, always=True) as show:
         home = session.embedded.home
         return find_size(home, request, session.namespace, name, pipe=pipe, on_progress=show)
 

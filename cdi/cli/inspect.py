@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-from cdi.api.job import Progress
-from cdi.cli import bars
 from cdi.cli.access import access_options, request_of, stored_secret
+from cdi.cli.looking import looking
 from cdi.cli.session import Session, subcommand
 from cdi.cli.show import document, echo_lines, paint, printable, table
 from cdi.image.sizes import human
@@ -34,12 +33,7 @@ def command(session: Session, *, image: str, digest: bool, content_type: str, ou
     would refuse ends with the refusal's exit status, after its checks.
     """
     request = request_of(image, options, content_type=content_type)
-    with bars.bar(request.place.name or "image") as bar:
-
-        def show(progress: Progress) -> None:
-            if digest or progress.note:
-                bar.update("Reading", progress)
-
+    with looking(request.place.name or "image", always=digest) as show:
         found = inspect.inspect(request, digest=digest, secret=stored_secret(session, request), on_progress=show)
     body = inspect.document(found, request.place.location)
     if output == "table":

@@ -37,6 +37,7 @@ from cdi.transfer.control import Control
 from cdi.transfer.expect import Expectation, expectation
 from cdi.transfer.fetch import Fetcher, StreamBroken
 from cdi.transfer.intake import Intake
+from cdi.transfer.patience import Patience
 from cdi.transfer.peel import NoDisk, Peeled, in_disk_directory, peel_ranged, peel_stream
 from cdi.transfer.qcow2_ranged import load_map
 from cdi.transfer.result import Result
@@ -128,7 +129,8 @@ def examine(job: Job, control: Control, ask: Ask) -> Findings:
         if isinstance(job.source, RegistrySourceSpec):
             _look_at_container(job, job.source, control, ask, found)
         else:
-            with open_source(job.source, job.policy) as source:
+            patience = Patience(policy=job.policy, meter=control.meter, cancelled=control.cancelled)
+            with patience.insist(lambda: open_source(job.source, job.policy)) as source:
                 _look(job, source, control, ask, found)
     except Interrupted:
         raise
@@ -166,7 +168,8 @@ def _look_at_container(job: Job, spec: RegistrySourceSpec, control: Control, ask
 
     if job.content_type == "archive":
         raise FormatUnsupported("a container image cannot be imported as an archive", remedy="use contentType kubevirt")
-    with open_registry(spec, job.policy.stall_timeout) as image:
+    patience = Patience(policy=job.policy, meter=control.meter, cancelled=control.cancelled)
+    with open_registry(spec, job.policy.stall_timeout, patience.pause) as image:
         _describe(image, found)
         if job.checksum is not None and Digest.parse(job.checksum) != image.digest:
             found.refuse(

@@ -80,6 +80,14 @@ class TestPlaces:
         body = told(cdi, f"s3://{s3.bucket}/i.qcow2", *options)
         assert body["image"]["virtualSize"] == 8 * MIB
 
+    def test_gcs(self, cdi, gcs_standin, image, tmp_path):
+        account = gcs_standin.account()
+        (tmp_path / "key.json").write_text(json.dumps(account.info(gcs_standin.token_uri)))
+        gcs_standin.put("images", "i.qcow2", image.read_bytes(), public=False, readers=frozenset({account.email}))
+        options = ["gs://images/i.qcow2", "--endpoint", gcs_standin.origin]
+        assert told(cdi, *options, "--credentials-file", "key.json")["image"]["virtualSize"] == 8 * MIB
+        assert "SourceUnauthorized" in cdi("inspect", *options, status=3).stderr
+
     def test_a_containers_disk_and_its_labels(self, cdi, registries, oci_layout, image):
         env = ["INSTANCETYPE_KUBEVIRT_IO_DEFAULT_INSTANCETYPE=u1.small"]
         disk = oci_layout.layer({"disk/": b"", "disk/d.qcow2": image.read_bytes()})
