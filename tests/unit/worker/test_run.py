@@ -10,7 +10,7 @@ import pytest
 
 from cdi.api.job import BlankSourceSpec, FileSourceSpec, FileTargetSpec, Job, Outcome, Policy, Progress
 from cdi.worker import run as module
-from cdi.worker.run import main, replace, run
+from cdi.worker.run import main, run
 
 
 @pytest.fixture(autouse=True)
@@ -115,18 +115,6 @@ def test_every_file_is_replaced_in_one_step(tmp_path, status, monkeypatch):
     assert names.count("outcome.json") == 1
     assert names[-1] == "outcome.json"
     assert "progress.json" in names
-
-
-def test_a_long_text_is_written_whole(tmp_path, monkeypatch):
-    path = str(tmp_path / "file")
-    text = "ä" * 500_000
-    write = os.write
-    # As a nearly full file system does.
-    monkeypatch.setattr(module.os, "write", lambda descriptor, data: write(descriptor, data[:70_001]))
-    replace(path, text)
-    replace(path, text + "!")
-    assert Path(path).read_text(encoding="utf-8") == text + "!"
-    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_bytes_are_those_of_the_file(tmp_path, status):
