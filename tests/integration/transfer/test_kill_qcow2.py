@@ -79,4 +79,4 @@ def test_fifty_kills(disk, images, nginx, tmp_path):
 
     outcomes = kill_and_restart(make_job, tmp_path, kills=50, longest=1.5, check=check)
     assert any(outcome.resumed_at > 0 for outcome in outcomes)
-    assert seen
+    assert any(seen)

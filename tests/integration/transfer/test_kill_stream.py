@@ -66,7 +66,7 @@ def test_a_wrapped_image_begins_again_although_there_are_ranges(kind, disk, qcow
 
     def check(worker, outcome):
         if outcome is None:
-            assert worker.journal() is None
+            assert (worker.journal() or {}).get("watermark", 0) == 0
             return
         assert worker.path("disk.img").read_bytes() == disk
         assert outcome.digest == digest
