@@ -72,7 +72,9 @@ class Machine:
 
 @pytest.fixture
 def machine(cdi):
-    return Machine(cdi)
+    machine = Machine(cdi)
+    yield machine
+    machine.kill()
 
 
 def raw_disk(seed, size=2 * MIB):

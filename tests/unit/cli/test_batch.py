@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cdi.cli.batch import _explained, _row
+from cdi.api.job import Progress
+from cdi.cli.batch import Display, _explained, _row
+from cdi.runtime.batch.load import load_batch
 from cdi.runtime.batch.report import Report, Result
 
 
@@ -102,3 +104,31 @@ def test_an_interrupted_batch_says_what_goes_on():
     )
     (line,) = _explained(Report(results=results[1:2] * 12, lockfile=Path("x"), timed_out=True))
     assert "and 2 more go on in the background" in line
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_how_it_is_shown_while_it_runs(terminal, monkeypatch, capsys, tmp_path):
+    (tmp_path / "i.yaml").write_text(json.dumps({"images": [{"name": f"i{n}", "url": "x"} for n in range(3)]}))
+    items = load_batch([str(tmp_path / "i.yaml")]).items
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    moment = Progress(phase="transferring", done=1 << 20, total=4 << 20)
+    with Display(3, 2) as display:
+        for item in items[:2]:
+            display.began(item)
+            display.update(item, "ImportInProgress", moment, "")
+        for item in (*items[:2], items[2]):
+            if item is items[2]:
+                display.began(item)
+            made = Result(label=item.label, namespace="default", name=item.name, url="x", verdict="imported")
+            display.ended(item, made)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    for number in range(3):
+        assert f"i{number}: imported" in captured.err
+    if terminal:
+        assert "i1:  25%" in captured.err
+        assert "batch: " in captured.err
+    else:
+        assert "i1: ImportInProgress 1 MiB of 4 MiB, 25%" in captured.err
+        assert "[3/3] i2: imported" in captured.err
