@@ -19,7 +19,8 @@ from cdi.api.errors import CdiError, InternalError, NotFound, TargetIo
 from cdi.api.phases import ConditionType
 from cdi.reconcile import upload as uploads
 from cdi.reconcile.actions import CreateClaim, StartWorker, Work
-from cdi.reconcile.datavolume import operation_of, reconcile
+from cdi.reconcile.datavolume import reconcile
+from cdi.reconcile.decision import operation_of
 from cdi.reconcile.ledger import ANNOTATION
 from cdi.reconcile.upload import UploadRequest
 from cdi.reconcile.world import Claim, Operation

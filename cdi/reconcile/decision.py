@@ -1,0 +1,172 @@
+"""What may be said of a DataVolume, and what goes with it: one function for each thing that can be the matter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from cdi.api.datavolume import DataVolume
+from cdi.api.errors import ClaimLost
+from cdi.api.job import Failure, Outcome
+from cdi.api.phases import PROGRESS_DONE, PROGRESS_UNKNOWN, Phase, Reason, progress
+from cdi.reconcile.actions import Action, EventFact
+from cdi.reconcile.ledger import Ledger
+from cdi.reconcile.origin import Wait
+from cdi.reconcile.record import verified_by
+from cdi.reconcile.status import Aspect, State, no, yes
+from cdi.reconcile.world import Claim, Operation, Worker, World
+
+_MESSAGE = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """A state and what has to be done for it."""
+
+    state: State
+    actions: tuple[Action, ...] = ()
+    requeue_after: float | None = None
+    wants_worker: bool = False
+    events: tuple[EventFact, ...] = ()
+    pod: str | None = None
+    """For the claim's ``storage.pod.phase``; None leaves it."""
+    ledger: Ledger | None = None
+    outcome: Outcome | None = None
+    """Of an import that has just succeeded."""
+
+
+def operation_of(dv: DataVolume) -> Operation:
+    """What brings its content; a source that is not known yet counts as an import."""
+    if dv.spec.is_clone:
+        return "Clone"
+    return "Upload" if dv.spec.source is not None and dv.spec.source.upload is not None else "Import"
+
+
+def running(world: World, claim: Claim, worker: Worker) -> Decision:
+    """A worker is at it."""
+    note = worker.progress.note if worker.progress is not None else ""
+    state = State(
+        phase=phase_of(world.datavolume, Phase.IMPORT_IN_PROGRESS, Phase.CLONE_IN_PROGRESS, Phase.UPLOAD_READY),
+        bound=bound_aspect(claim),
+        running=yes("Pod is running", note[:_MESSAGE]),
+        ready=no(Reason.TRANSFER_RUNNING, note[:_MESSAGE]),
+        claim_name=claim.name,
+        progress=progress_of(worker),
+    )
+    return Decision(state=state, pod="Running")
+
+
+def succeeded(claim: Claim, ledger: Ledger, message: str, outcome: Outcome | None = None) -> Decision:
+    """The volume is complete: `message`, or what it was verified by."""
+    verified = verified_by(claim, outcome)
+    text = message or (f"verified by {verified}" if verified else "")
+    state = State(
+        phase=Phase.SUCCEEDED,
+        bound=bound_aspect(claim),
+        running=no(Reason.COMPLETED, "Import Complete"),
+        ready=yes(Reason.READY, text),
+        claim_name=claim.name,
+        progress=PROGRESS_DONE,
+    )
+    return Decision(state=state, pod="Succeeded" if ledger.done else None, outcome=outcome)
+
+
+def failed(claim: Claim | None, failure: Failure) -> Decision:
+    """It ends here, without a claim of its own where None."""
+    reason = Reason.CHECKSUM_ERROR if failure.code == "ChecksumMismatch" else Reason.ERROR
+    state = State(
+        phase=Phase.FAILED,
+        bound=bound_aspect(claim) if claim is not None else no(Reason.NOT_FOUND, "No PVC found"),
+        running=no(reason, failure.message),
+        ready=no(failure.code, failure.message),
+        claim_name=claim.name if claim is not None else None,
+    )
+    return Decision(state=state, pod="Failed")
+
+
+def claim_lost(dv: DataVolume, name: str) -> Decision:
+    """It had its volume, and the volume is no more."""
+    error = ClaimLost(f"the volume of PVC {dv.metadata.namespace}/{name} is lost")
+    state = State(
+        phase=Phase.FAILED,
+        bound=no(Reason.CLAIM_LOST, error.message),
+        running=no(Reason.ERROR, error.message),
+        ready=no(Reason.CLAIM_LOST, error.message),
+        claim_name=name,
+    )
+    return Decision(state=state)
+
+
+def pending(claim: Claim | None, wait: Wait) -> Decision:
+    """Not bound, for one reason."""
+    if claim is None:
+        bound = no(Reason.NOT_FOUND, f"No PVC found: {wait.message}")
+    else:
+        bound = no(wait.reason, f"PVC {claim.name} Pending{': ' if wait.message else ''}{wait.message}")
+    state = State(
+        phase=Phase.PENDING,
+        bound=bound,
+        running=no("" if claim else wait.reason, "" if claim else wait.message),
+        ready=no(wait.reason, wait.message),
+        claim_name=claim.name if claim is not None else None,
+    )
+    return Decision(state=state, events=_wait_event(wait), pod="Pending" if claim else None)
+
+
+def held_up(claim: Claim, wait: Wait) -> Decision:
+    """Bound, and something else is missing."""
+    state = State(
+        phase=Phase.PVC_BOUND,
+        bound=bound_aspect(claim),
+        running=no(wait.reason, wait.message),
+        ready=no(wait.reason, wait.message),
+        claim_name=claim.name,
+    )
+    return Decision(state=state, events=_wait_event(wait), pod="Pending")
+
+
+def upload_ready(claim: Claim, failure: Failure | None) -> Decision:
+    """A client is waited for, again where the last upload failed."""
+    message = f"waits for: cdi upload -n {claim.namespace} {claim.name} FILE"
+    state = State(
+        phase=Phase.UPLOAD_READY,
+        bound=bound_aspect(claim),
+        running=no(Reason.ERROR, f"{failure.message} Upload it again") if failure else no(Reason.PENDING, message),
+        ready=no(failure.code, failure.message) if failure else no(Reason.PENDING, message),
+        claim_name=claim.name,
+    )
+    return Decision(state=state, pod="Running")
+
+
+def _wait_event(wait: Wait) -> tuple[EventFact, ...]:
+    return (EventFact(type="Warning", reason=wait.event, message=wait.message),) if wait.event else ()
+
+
+def bound_aspect(claim: Claim) -> Aspect:
+    """Whether the claim has its volume."""
+    if claim.phase == "Bound":
+        return yes(Reason.BOUND, f"PVC {claim.name} Bound")
+    return no(Reason.PENDING, f"PVC {claim.name} Pending")
+
+
+def phase_of(dv: DataVolume, imports: Phase, clones: Phase, uploaded: Phase) -> Phase:
+    """The one of three that belongs to its operation."""
+    operation = operation_of(dv)
+    match operation:
+        case "Import":
+            return imports
+        case "Clone":
+            return clones
+        case "Upload":
+            return uploaded
+        case _:
+            assert_never(operation)
+
+
+def progress_of(worker: Worker | None) -> str:
+    """As ``status.progress`` has it."""
+    fraction = worker.progress.fraction if worker is not None and worker.progress is not None else None
+    if fraction is None:
+        return PROGRESS_UNKNOWN
+    # 100.0% is said of a volume that is verified, not of one whose last byte came.
+    return progress(min(fraction, 0.9999))
