@@ -16,9 +16,7 @@ from cdi.store.base import Key, Object, Store, amend
 class Executor:
     """Of one CDI_HOME."""
 
-    def __init__(
-        self, store: Store, launcher: Launcher, read_input: ReadInput, environments: Environments
-    ) -> None:
+    def __init__(self, store: Store, launcher: Launcher, read_input: ReadInput, environments: Environments) -> None:
         self._store = store
         self._launcher = launcher
         self._read_input = read_input

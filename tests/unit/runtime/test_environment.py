@@ -35,7 +35,12 @@ def test_only_what_an_import_has_use_for_is_taken():
 
 def test_paths_mean_the_directory_of_whoever_set_them(monkeypatch):
     monkeypatch.setenv("HOME", "/home/u")
-    given = {"AWS_CONFIG_FILE": "c", "SSL_CERT_FILE": "/abs", "AWS_CA_BUNDLE": "~/ca", "GOOGLE_APPLICATION_CREDENTIALS": ""}
+    given = {
+        "AWS_CONFIG_FILE": "c",
+        "SSL_CERT_FILE": "/abs",
+        "AWS_CA_BUNDLE": "~/ca",
+        "GOOGLE_APPLICATION_CREDENTIALS": "",
+    }
     assert of_user(given, "/here") == {
         "AWS_CONFIG_FILE": "/here/c",
         "SSL_CERT_FILE": "/abs",
@@ -45,7 +50,14 @@ def test_paths_mean_the_directory_of_whoever_set_them(monkeypatch):
 
 
 def test_a_process_gets_what_it_is_given_and_what_python_needs():
-    own = {"PATH": "/own", "AWS_PROFILE": "starter", "LD_LIBRARY_PATH": "/lib", "LC_ALL": "C", "http_proxy": "x", "Z": "z"}
+    own = {
+        "PATH": "/own",
+        "AWS_PROFILE": "starter",
+        "LD_LIBRARY_PATH": "/lib",
+        "LC_ALL": "C",
+        "http_proxy": "x",
+        "Z": "z",
+    }
     assert of_process(own, {"PATH": "/theirs", "AWS_PROFILE": "theirs"}) == {
         "PATH": "/theirs",
         "AWS_PROFILE": "theirs",
