@@ -1,0 +1,180 @@
+"""Wrapper after wrapper, until an image is recognised."""
+
+import gzip
+import io
+import lzma
+import random
+import tarfile
+
+import pytest
+from backports import zstd
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cdi.api.errors import (
+    CdiError,
+    DiskNotInImage,
+    FormatUnsupported,
+    ImageError,
+    NestedTooDeep,
+    SourceNotAnImage,
+)
+from cdi.source.base import SourceFacts
+from cdi.transfer.peel import DEPTH, NoDisk, in_disk_directory, look, peel_ranged, peel_stream
+from tests.memory import MemorySource
+from tests.qcow2_writer import Layout, write
+from tests.unit.transfer.test_fetch import fetcher_of
+
+FACTS = SourceFacts(location="memory:", length=None, ranges=False)
+RAW = random.Random(11).randbytes(200_000)
+QCOW2 = write(Layout(1 << 20, 12, {3: (b"x" * 4096, False), 9: (b"y" * 4096, True)}))
+
+
+def tar(*members):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+WRAP = {
+    "gz": lambda data: gzip.compress(data, 1),
+    "xz": lambda data: lzma.compress(data, preset=0),
+    "zst": lambda data: zstd.compress(data, 1),
+    "tar": lambda data: tar(("disk.img", data)),
+}
+
+
+def chunked(data, step):
+    return (memoryview(data)[at : at + step] for at in range(0, len(data), step))
+
+
+def peel(data, step=5000, **options):
+    return peel_stream(chunked(data, step), FACTS, archive=False, **options)
+
+
+def rest(peeled):
+    return b"".join(bytes(piece) for piece in peeled.stream)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.sampled_from(sorted(WRAP)), max_size=DEPTH),
+    st.sampled_from([RAW, QCOW2]),
+    st.sampled_from([1, 100, 513, 5000, 1 << 20]),
+)
+def test_any_nesting_and_any_cutting(wrappers, image, step):
+    data = image[:20_000] if image is RAW else image
+    packed = data
+    for wrapper in reversed(wrappers):
+        packed = WRAP[wrapper](packed)
+    peeled = peel(packed, max(step, len(packed) // 2000 + 1))
+    assert peeled.wrappers == tuple(wrappers)
+    assert peeled.image.format == ("raw" if image is RAW else "qcow2")
+    assert rest(peeled) == data
+
+
+def test_one_wrapper_more_is_too_deep():
+    packed = RAW
+    for _ in range(DEPTH + 1):
+        packed = WRAP["gz"](packed)
+    with pytest.raises(NestedTooDeep) as caught:
+        peel(packed)
+    assert "gz in gz" in str(caught.value)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"<!doctype html><html><body>log in</body></html>" + b" " * 600, SourceNotAnImage),
+        (b"PK\x03\x04" + bytes(600), FormatUnsupported),
+        (b"BZh91AY&SY" + bytes(600), FormatUnsupported),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(600), FormatUnsupported),
+    ],
+)
+def test_strangers_are_refused_wrapped_or_not(data, error, wrapped):
+    with pytest.raises(error):
+        peel(gzip.compress(data) if wrapped else data)
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 511])
+@pytest.mark.parametrize("wrapper", [None, *sorted(WRAP)])
+def test_very_little_is_an_image_or_an_error(size, wrapper):
+    data = RAW[:size] if wrapper is None else WRAP[wrapper](RAW[:size])
+    try:
+        peeled = peel(data)
+    except CdiError:
+        return
+    assert rest(peeled) == RAW[:size]
+
+
+def test_two_files_in_a_tar_are_one_too_many():
+    with pytest.raises(DiskNotInImage) as caught:
+        rest(peel(tar(("a.img", RAW), ("b.img", RAW))))
+    assert "a.img" in str(caught.value) and "b.img" in str(caught.value)
+
+
+def test_a_tar_without_a_file_has_no_disk():
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        directory = tarfile.TarInfo("disk/")
+        directory.type = tarfile.DIRTYPE
+        archive.addfile(directory)
+    with pytest.raises(NoDisk):
+        rest(peel(out.getvalue()))
+
+
+def test_the_disk_of_a_layer_is_the_file_that_is_chosen():
+    data = tar(("etc/passwd", b"x"), ("disk/.wh.old", b""), ("./disk/vm.qcow2", QCOW2), ("disk/sub/other", b"y"))
+    peeled = peel(data, choose=in_disk_directory)
+    assert (peeled.wrappers, peeled.image.format) == (("tar",), "qcow2")
+    assert rest(peeled) == QCOW2
+    with pytest.raises(NoDisk):
+        rest(peel(tar(("etc/passwd", b"x")), choose=in_disk_directory))
+
+
+@pytest.mark.parametrize("kind", ["gz", "xz", "zst"])
+def test_a_wrapper_that_is_cut_is_told(kind):
+    packed = WRAP[kind](RAW)
+    with pytest.raises(ImageError):
+        rest(peel(packed[: len(packed) // 2]))
+
+
+def test_an_archive_is_a_tar_and_nothing_else():
+    data = tar(("a", b"x"))
+    peeled = peel_stream(chunked(gzip.compress(data), 100), FACTS, archive=True)
+    assert peeled.wrappers == ("gz", "tar")
+    assert rest(peeled) == data
+    with pytest.raises(FormatUnsupported):
+        peel_stream(chunked(RAW, 1000), FACTS, archive=True)
+
+
+def test_looking_loses_nothing():
+    for size in (0, 1, 5000, 5001, 300_000):
+        head, pieces = look(chunked(RAW, 5000), size)
+        assert head == RAW[:size]
+        assert b"".join(bytes(piece) for piece in pieces) == RAW
+
+
+def test_a_source_with_ranges_is_looked_at_without_reading_it_whole():
+    source = MemorySource(QCOW2 + bytes(8 << 20))
+    fetcher = fetcher_of(source)
+    peeled = peel_ranged(fetcher, source.facts, archive=False)
+    assert (peeled.image.format, peeled.stream) == ("qcow2", None)
+    assert peeled.head == QCOW2[: len(peeled.head)] + bytes(len(peeled.head) - len(QCOW2[: len(peeled.head)]))
+    assert fetcher._meter.fetched < 1 << 20
+
+
+@pytest.mark.parametrize("kind", sorted(WRAP))
+def test_a_wrapped_source_with_ranges_is_left_to_the_stream(kind):
+    source = MemorySource(WRAP[kind](RAW))
+    assert peel_ranged(fetcher_of(source), source.facts, archive=False) is None
+
+
+def test_an_archive_is_left_to_the_stream():
+    source = MemorySource(tar(("a", b"x")))
+    assert peel_ranged(fetcher_of(source), source.facts, archive=True) is None
