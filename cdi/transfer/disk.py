@@ -18,12 +18,13 @@ from cdi.image.qcow2map import MapTooLarge, Qcow2Map
 from cdi.image.sizes import human
 from cdi.source.base import Source
 from cdi.target.base import Target
+from cdi.target.failure import mapped
 from cdi.target.open import open_target
 from cdi.transfer.control import Control
 from cdi.transfer.expect import Expectation, expectation
 from cdi.transfer.fetch import Fetcher
 from cdi.transfer.intake import Intake
-from cdi.transfer.journal import Journal, encode_state, forget
+from cdi.transfer.journal import Journal, encode_state, forget, mark, marked
 from cdi.transfer.peel import NoDisk, Peeled, peel_ranged, peel_stream
 from cdi.transfer.planning import plan_input
 from cdi.transfer.qcow2_ranged import load_map, qcow2_ranged
@@ -43,8 +44,8 @@ _TAIL = 512
 class DiskTransfer:
     """`source` to the disk of ``job.target``.
 
-    `choose` picks the disk's member where the source is a tar (a registry layer).  After a failure that trying again
-    may mend, the unfinished disk and its journal stay; after any other nothing stays.
+    `choose` picks the disk's member where the source is a tar (a registry layer).  After a failure that trying again may
+    mend the unfinished disk stays (`cdi.transfer.abandon` ends what nobody tries again); after any other nothing stays.
     """
 
     def __init__(
@@ -61,7 +62,6 @@ class DiskTransfer:
         self.result = result
         self.choose = choose
         self.meter = control.meter
-        self._touched = False
 
     def run(self) -> None:
         """Raises `CdiError`, and `StreamBroken` where the caller may begin again."""
@@ -79,21 +79,19 @@ class DiskTransfer:
         try:
             self._import(fetcher, target)
         except CdiError as error:
-            self._give_up(target, error)
+            if error.retry is Retry.NEVER:
+                self._wipe(target)
             raise
         finally:
             self.result.written += target.written
             self.control.written = lambda: self.result.written
             target.close()
 
-    def _give_up(self, target: Target, error: CdiError) -> None:
-        journal = self.job.journal
-        resumable = journal is not None and os.path.exists(journal)
-        if error.retry is not Retry.NEVER and (resumable or self._touched):
-            return
-        if self._touched or resumable or isinstance(self.job.target, FileTargetSpec):
+    def _wipe(self, target: Target) -> None:
+        if self.result.begun or marked(self.job.journal) or isinstance(self.job.target, FileTargetSpec):
             target.wipe()
-        forget(journal)
+        forget(self.job.journal)
+        self.result.begun = False
 
     # --- look and decide ----------------------------------------------------------------------------------------
 
@@ -168,7 +166,7 @@ class DiskTransfer:
         self.result.resumed_at = start or 0
         self.meter.restart(f"resumed at {human(start)}" if start else "", start or 0)
         self.meter.phase = "transferring"
-        self._touched = True
+        self.result.begun = True
         watermark = Watermark(
             start or 0, digest, self.meter, self.control.cancelled, self._checkpoints(fetcher, target, plan, wanted)
         )
@@ -356,8 +354,10 @@ class DiskTransfer:
 
     def _begin(self, target: Target, plan: Plan, image: ImageInfo) -> None:
         """Size the disk and empty it: nothing of an earlier attempt is left."""
-        forget(self.job.journal)
-        self._touched = True
+        self.result.begun = True
+        if self.job.journal is not None:
+            with mapped(self.job.journal):
+                mark(self.job.journal)
         if plan.disk_size is not None:
             target.resize(plan.disk_size)
         target.reset()

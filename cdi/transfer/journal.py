@@ -58,15 +58,33 @@ class Journal:
         durable.write(path, json.dumps(asdict(self)).encode(), alone=True)
 
 
+def mark(path: str) -> None:
+    """Note beside the journal, which is removed, that the volume is no longer as it was.  Raises `OSError`."""
+    descriptor = os.open(f"{path}.begun", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    _remove(path)
+
+
+def marked(path: str | None) -> bool:
+    """Whether an attempt that did not come to its end wrote to the volume."""
+    return path is not None and (os.path.exists(f"{path}.begun") or os.path.exists(path))
+
+
 def forget(path: str | None) -> None:
-    """Remove a journal, if there is one."""
-    if path is None:
+    """Remove a journal and its mark, if there are any."""
+    if path is not None:
+        for name in (path, f"{path}.new", f"{path}.begun"):
+            _remove(name)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
         return
-    for name in (path, f"{path}.new"):
-        try:
-            os.unlink(name)
-        except FileNotFoundError:
-            continue
 
 
 def encode_state(state: bytes | None) -> str | None:

@@ -11,7 +11,7 @@ _WARNINGS = 20
 
 @dataclass(slots=True)
 class Result:
-    """Filled in by the parts of a transfer; the fields are those of `Outcome`."""
+    """Filled in by the parts of a transfer; the fields are those of `Outcome`, and one more."""
 
     id: str
     failure: Failure | None = None
@@ -34,6 +34,8 @@ class Result:
     labels: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    begun: bool = False
+    """The volume is no longer as it was."""
 
     def warn(self, text: str) -> None:
         if text not in self.warnings and len(self.warnings) < _WARNINGS:

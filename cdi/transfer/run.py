@@ -2,8 +2,8 @@
 
     probe ─► expectations ─► peel ─► plan ─► fetch, decode, write ─► verify ─► flush ─► name it
 
-A source that breaks or changes under way is begun again here; everything that cannot get better ends with the
-target wiped, everything that can with a journal.
+A source that breaks or changes under way is begun again here; whatever can be gone on with later ends with a journal,
+everything else with the target wiped.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from cdi.api.errors import CdiError, InternalError
 from cdi.api.job import BlankSourceSpec, Failure, Job, Outcome, RegistrySourceSpec
 from cdi.source.base import Source
 from cdi.source.open import open_source
+from cdi.transfer.abandon import abandon
 from cdi.transfer.blank import make_blank
 from cdi.transfer.control import Control
 from cdi.transfer.disk import DiskTransfer
@@ -30,7 +31,7 @@ def transfer(job: Job, control: Control) -> Outcome:
     try:
         _dispatch(job, control, result)
     except CdiError as error:
-        result.failure = failure_of(error)
+        result.failure = failure_of(_abandoned(job, error, result))
     except Exception as error:  # noqa: BLE001 - the last line of defence: a defect is reported, not lost
         traceback.print_exc()
         result.failure = failure_of(InternalError(f"{type(error).__name__}: {error}"))
@@ -38,6 +39,15 @@ def transfer(job: Job, control: Control) -> Outcome:
     result.fetched = control.meter.fetched
     result.seconds = round(time.monotonic() - began, 3)
     return result.outcome()
+
+
+def _abandoned(job: Job, error: CdiError, result: Result) -> CdiError:
+    """What is to be reported: `error`, and that it could not be cleaned up where that is so."""
+    try:
+        abandon(job, error, begun=result.begun)
+    except CdiError as another:
+        result.warn(f"the unfinished disk could not be wiped: {another.what}")
+    return error
 
 
 def failure_of(error: CdiError) -> Failure:
