@@ -12,4 +12,5 @@ pytest_plugins = [
     "tests.integration.fixtures_s3",
     "tests.integration.fixtures_gcs",
     "tests.integration.fixtures_images",
+    "tests.integration.transfer.ways",
 ]
