@@ -44,8 +44,8 @@ _TAIL = 512
 class DiskTransfer:
     """`source` to the disk of ``job.target``.
 
-    `choose` picks the disk's member where the source is a tar (a registry layer).  After a failure that trying again may
-    mend the unfinished disk stays (`cdi.transfer.abandon` ends what nobody tries again); after any other nothing stays.
+    `choose` picks the disk's member where the source is a tar (a registry layer).  After a failure that may
+    pass the unfinished disk stays (`cdi.transfer.abandon` ends what nobody tries again); after any other nothing stays.
     """
 
     def __init__(
