@@ -148,10 +148,11 @@ def test_what_lasts_ends_with_its_error(make_case, way, volume, name):
 @pytest.mark.parametrize("volume", ["file", "block512"])
 @pytest.mark.parametrize("way", ["qcow2-stream", "raw-stream", "vmdk-spool"])
 def test_what_lasts_ends_a_stream_with_its_error(make_case, way, volume, name):
-    """The first attempt breaks halfway, every other at its beginning."""
+    """The first attempt breaks near its end, every other at its beginning."""
     fault, code, retry = LASTING[name]
     case = make_case(way, volume)
-    case.serve(lambda request: fault(request) if request.number else Fault(drop_after=3 * MIB))
+    almost = len(case.image.content) - 4096
+    case.serve(lambda request: fault(request) if request.number else Fault(drop_after=almost))
     outcome = case.run(QUICK)
     assert outcome.failure is not None
     assert outcome.failure.code == code
