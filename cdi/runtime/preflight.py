@@ -23,6 +23,8 @@ from cdi.runtime.watched import OnProgress
 from cdi.store.base import Key
 from cdi.store.local import LocalStore
 
+_LEAST: Final = 1 << 20
+"""Bytes; the API knows no smaller claim."""
 _ANY: Final = 1 << 40
 """A DataVolume must ask for some size; this one is not looked at."""
 
@@ -91,7 +93,7 @@ def find_size(
     pipe: PeekedPipe | None = None,
     on_progress: OnProgress | None = None,
 ) -> int:
-    """The image's virtual size in bytes, read to its end where only that tells it.
+    """The image's virtual size in bytes (1 MiB at least), read to its end where only that tells it.
 
     Standard input is looked at through `pipe`, and left where it was if it is a file.  Raises whatever the import would
     end with; `UsageError` where the size cannot be known: of an archive, and of raw content that comes through a pipe.
@@ -119,7 +121,8 @@ def find_size(
 def _size(told: Explanation) -> int | None:
     if told.refusal is not None:
         raise told.refusal
-    return (told.found.virtual_size if told.found is not None else None) or None
+    size = told.found.virtual_size if told.found is not None else None
+    return max(size, _LEAST) if size else None
 
 
 @contextlib.contextmanager

@@ -117,6 +117,9 @@ class TestIntoAVolume:
         (tmp_path / "raw.img.gz").write_bytes(gzip.compress(GUEST))
         cdi("import", "raw.img.gz")
         assert cdi.disk("raw").read_bytes() == GUEST
+        (tmp_path / "tiny.img").write_bytes(b"tiny" * 1000)
+        cdi("import", "tiny.img")
+        assert cdi.disk("tiny").read_bytes() == b"tiny" * 1000 + bytes(MIB - 4000)
 
     def test_standard_input(self, cdi, image):
         refused = cdi("import", "-", "--name", "a", input=GUEST, text=False, status=2)
