@@ -95,7 +95,7 @@ def test_a_manifest_becomes_a_volume(embedded, nginx, image):
     assert [phase for phase, _ in seen][-1] == "Succeeded"
     assert [e["reason"] for e in embedded.events(None, "a")][-1] == "ImportSucceeded"
     assert embedded.failure(None, "a") is None
-    assert embedded.get("pvc", None, "a")["status"]["capacity"] == {"storage": str(8 * MIB)}
+    assert embedded.get("pvc", None, "a")["status"]["capacity"] == {"storage": "8Mi"}
     assert [o["metadata"]["name"] for o in embedded.list("DataVolume")] == ["a"]
     list(embedded.log(None, "a", follow=True))
 
