@@ -221,7 +221,7 @@ def _look(
         found.redirected = source.redirected if source.redirected != facts.location else None
     found.checks = [Check(name="source", passed=True, detail=_reached(facts))]
     if ask.expected:
-        _expect(job, source, facts, found)
+        _expect(job, source, facts, found, control)
     archive = job.content_type == "archive"
     digest = ResumableHash("sha256") if ask.digest else None
     peeled: Peeled | None = None
@@ -252,7 +252,7 @@ def _reached(facts: SourceFacts) -> str:
     return f"{length}, {'with' if facts.ranges else 'without'} byte ranges"
 
 
-def _expect(job: Job, source: Source, facts: SourceFacts, found: Findings) -> None:
+def _expect(job: Job, source: Source, facts: SourceFacts, found: Findings, control: Control) -> None:
     """What is promised; a promise that is broken already does not keep the rest from being looked at."""
     if isinstance(job.source, RegistrySourceSpec) and job.checksum is not None:
         # It was compared with the manifest, which vouches for the layers.
@@ -261,7 +261,7 @@ def _expect(job: Job, source: Source, facts: SourceFacts, found: Findings) -> No
 
         job = replace(job, checksum=None)
     try:
-        found.expected = expectation(job, source, facts, found.result)
+        found.expected = expectation(job, source, facts, found.result, control)
     except Interrupted:
         raise
     except CdiError as error:

@@ -99,7 +99,7 @@ class DiskTransfer:
         facts = fetcher.facts
         self.result.validator = facts.validator
         self.meter.total = facts.length
-        wanted = expectation(self.job, self.source, facts, self.result)
+        wanted = expectation(self.job, self.source, facts, self.result, self.control)
         digest = None if wanted.algorithm is None else ResumableHash(wanted.algorithm)
         peeled = peel_ranged(fetcher, facts, archive=False) if facts.ranges and facts.length is not None else None
         if peeled is not None:

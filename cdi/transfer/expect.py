@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cdi.api.digest import Digest
-from cdi.api.errors import CdiError, ChecksumInvalid, ChecksumMismatch, ChecksumMissing, Interrupted, SignatureMissing
+from cdi.api.errors import (
+    CdiError,
+    ChecksumInvalid,
+    ChecksumMismatch,
+    ChecksumMissing,
+    Interrupted,
+    Retry,
+    SignatureMissing,
+)
 from cdi.api.job import Job, Policy
 from cdi.source.base import Source, SourceFacts
 from cdi.source.small import read_small
+from cdi.transfer.control import Control
+from cdi.transfer.patience import Patience
 from cdi.transfer.result import Result
 
 _STRENGTH = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
 _SUMS_MOST = 1 << 20
+_TRIES = 2
+"""More, for a file that need not be there."""
 _DISCOVERED_KINDS = frozenset({"http", "s3", "gcs", "file"})
 
 
@@ -42,11 +54,11 @@ class Expectation:
             result.verified(promise.by)
 
 
-def expectation(job: Job, source: Source, facts: SourceFacts, result: Result) -> Expectation:
+def expectation(job: Job, source: Source, facts: SourceFacts, result: Result, control: Control) -> Expectation:
     """Gather what is known before a byte is transferred.
 
     Raises `ChecksumInvalid`, `ChecksumMissing`, `ChecksumMismatch` (two promises contradict each other),
-    `SignatureInvalid`, `SignatureMissing`.
+    `SignatureInvalid`, `SignatureMissing`; and the passing fault that kept a file away which the policy requires.
     """
     policy = job.policy
     promises = []
@@ -55,7 +67,7 @@ def expectation(job: Job, source: Source, facts: SourceFacts, result: Result) ->
     promises += [Promise(digest, f"{job.source.kind} digest") for digest in facts.digests]
     signed = policy.signature != "ignore"
     if signed or (not promises and policy.discover_checksum and job.source.kind in _DISCOVERED_KINDS):
-        promises += _discover(source, facts, policy, result)
+        promises += _Discovery(source, facts, policy, result, control).promises()
     if not promises and policy.require_checksum:
         raise ChecksumMissing(
             "no checksum is given, promised by the source or published beside it", where=facts.location
@@ -79,78 +91,98 @@ def _agree(promises: list[Promise], location: str) -> None:
             )
 
 
-def _discover(source: Source, facts: SourceFacts, policy: Policy, result: Result) -> list[Promise]:
-    name = facts.name
-    if not name:
-        return _undiscovered(policy, facts)
-    from cdi.verify.sums import checksum_files, find_digest
+class _Discovery:
+    """Looks for checksum files beside an image, and for their signatures."""
 
-    candidates = checksum_files(name)
-    with ThreadPoolExecutor(8, "sums") as pool:
-        bodies = list(pool.map(lambda candidate: _small(source, candidate), candidates))
-    for candidate, body in zip(candidates, bodies, strict=True):
-        if body is None:
-            continue
+    def __init__(self, source: Source, facts: SourceFacts, policy: Policy, result: Result, control: Control) -> None:
+        self._source = source
+        self._facts = facts
+        self._policy = policy
+        self._result = result
+        self._required = policy.require_checksum or policy.signature == "require"
+        # A server may answer every name that it does not have with a failure that looks as if it would pass.
+        retries = policy.retries if self._required else min(policy.retries, _TRIES)
+        self._patience = Patience(
+            policy=replace(policy, retries=retries), meter=control.meter, cancelled=control.cancelled
+        )
+
+    def promises(self) -> list[Promise]:
+        from cdi.verify.sums import checksum_files, find_digest
+
+        name, policy = self._facts.name, self._policy
+        candidates = checksum_files(name) if name else []
+        with ThreadPoolExecutor(8, "sums") as pool:
+            bodies = list(pool.map(self._small, candidates))
+        failures: list[CdiError] = []
+        for candidate, body in zip(candidates, bodies, strict=True):
+            if isinstance(body, CdiError):
+                failures.append(body)
+            if not isinstance(body, bytes) or not name:
+                continue
+            try:
+                digest = find_digest(body, name, file_name=candidate)
+            except ChecksumInvalid as error:
+                # A server that answers everything with a page of its own has no such file; whoever must have one is
+                # told.
+                if policy.require_checksum:
+                    raise
+                self._result.warn(f"{candidate} beside the image is not used: {error.what}")
+                continue
+            if digest is None or (policy.signature != "ignore" and not self._is_signed(candidate, body)):
+                continue
+            return [Promise(digest, candidate)]
+        if failures and self._required:
+            raise failures[0]
+        for failure in failures[:1]:
+            self._result.warn(f"a checksum file beside the image could not be looked for: {failure.what}")
+        if policy.signature == "require":
+            raise SignatureMissing(
+                "no signed checksum file that names the image is published beside it", where=self._facts.location
+            )
+        return []
+
+    def _is_signed(self, candidate: str, body: bytes) -> bool:
+        """Whether the checksum file is to be believed: its signature is good, or it has none and need not have one.
+
+        Raises `SignatureInvalid`: a bad signature is never passed over; and the passing fault that kept one away: who
+        can make a server fail must not be able to take a signature away.
+        """
+        from cdi.verify.signature import is_clearsigned, verify_clearsigned, verify_detached
+        from cdi.verify.sums import signature_files
+
+        keyring = self._policy.keyring
+        if keyring is None:
+            raise SignatureMissing(
+                "the policy wants signatures checked and names no key ring", remedy="set the policy's keyring"
+            )
+        signers: tuple[str, ...] = ()
+        if is_clearsigned(body):
+            signers = verify_clearsigned(body, keyring)
+        else:
+            for name in signature_files(candidate):
+                signature = self._small(name)
+                if isinstance(signature, CdiError):
+                    raise signature
+                if signature is not None:
+                    signers = verify_detached(body, signature, keyring)
+                    break
+        for signer in signers:
+            self._result.verified(f"signature by {signer} of {candidate}")
+        return bool(signers) or self._policy.signature == "if-present"
+
+    def _small(self, name: str) -> bytes | CdiError | None:
+        """A file beside the image; None where there is none, the failure where nobody can tell whether there is."""
         try:
-            digest = find_digest(body, name, file_name=candidate)
-        except ChecksumInvalid as error:
-            # A server that answers everything with a page of its own has no such file; whoever must have one is told.
-            if policy.require_checksum:
-                raise
-            result.warn(f"{candidate} beside the image is not used: {error.what}")
-            continue
-        if digest is None:
-            continue
-        if policy.signature != "ignore" and not _check_signature(source, candidate, body, policy, result):
-            continue
-        return [Promise(digest, candidate)]
-    return _undiscovered(policy, facts)
+            return self._patience.insist(lambda: self._read(name))
+        except Interrupted:
+            raise
+        except CdiError as error:
+            # Most servers have no such file, and each says so in its own way.
+            return error if error.retry is Retry.BACKOFF else None
 
-
-def _undiscovered(policy: Policy, facts: SourceFacts) -> list[Promise]:
-    if policy.signature == "require":
-        raise SignatureMissing(
-            "no signed checksum file that names the image is published beside it", where=facts.location
-        )
-    return []
-
-
-def _check_signature(source: Source, candidate: str, body: bytes, policy: Policy, result: Result) -> bool:
-    """Whether the checksum file is to be believed: its signature is good, or it has none and need not have one.
-
-    Raises `SignatureInvalid`: a bad signature is never passed over.
-    """
-    from cdi.verify.signature import is_clearsigned, verify_clearsigned, verify_detached
-    from cdi.verify.sums import signature_files
-
-    if policy.keyring is None:
-        raise SignatureMissing(
-            "the policy wants signatures checked and names no key ring", remedy="set the policy's keyring"
-        )
-    signers: tuple[str, ...] = ()
-    if is_clearsigned(body):
-        signers = verify_clearsigned(body, policy.keyring)
-    else:
-        for name in signature_files(candidate):
-            signature = _small(source, name)
-            if signature is not None:
-                signers = verify_detached(body, signature, policy.keyring)
-                break
-    for signer in signers:
-        result.verified(f"signature by {signer} of {candidate}")
-    return bool(signers) or policy.signature == "if-present"
-
-
-def _small(source: Source, name: str) -> bytes | None:
-    """A file beside the image; None where there is none, or none that can be read."""
-    try:
-        sibling = source.sibling(name)
+    def _read(self, name: str) -> bytes | None:
+        sibling = self._source.sibling(name)
         if sibling is None:
             return None
         with sibling:
             return read_small(sibling, _SUMS_MOST)
-    except Interrupted:
-        raise
-    except CdiError:
-        # Most servers have no such file, and each says so in its own way.
-        return None

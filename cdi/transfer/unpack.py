@@ -32,7 +32,7 @@ def unpack_archive(job: Job, source: Source, control: Control, result: Result) -
     facts = fetcher.facts
     result.validator = facts.validator
     control.meter.total = facts.length
-    wanted = expectation(job, source, facts, result)
+    wanted = expectation(job, source, facts, result, control)
     with DirectoryTarget(job.target) as directory:
         _unpack(job, fetcher, directory, wanted, control, result)
 

@@ -1,0 +1,67 @@
+"""A server that cannot say at the moment whether there is a checksum file beside the image."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job, Policy
+from cdi.transfer.control import Control
+from cdi.transfer.run import transfer
+from tests.faults.server import Fault, FaultServer
+
+IMAGE = bytes(range(256)) * 4096
+SUMS = f"{hashlib.sha256(IMAGE).hexdigest()}  x.img\n".encode()
+AWAY = Fault(status=503, retry_after="0")
+
+
+@pytest.fixture
+def server():
+    with FaultServer() as server:
+        server.put("/x.img", IMAGE)
+        yield server
+
+
+def run(server, tmp_path, **policy):
+    target = FileTargetSpec(path=str(tmp_path / "disk.img"))
+    policy = Policy(**{"retries": 2, "stall_timeout": 5, **policy})
+    job = Job(id="x", source=HttpSourceSpec(url=server.url("/x.img")), target=target, policy=policy)
+    return transfer(job, Control(job))
+
+
+def test_a_passing_failure_is_waited_out(server, tmp_path):
+    server.put("/SHA256SUMS", SUMS, faults=[AWAY, AWAY])
+    outcome = run(server, tmp_path)
+    assert outcome.failure is None
+    assert "SHA256SUMS" in outcome.verified_by
+
+
+def test_one_that_stays_is_told_where_no_checksum_is_required(server, tmp_path):
+    server.put("/SHA256SUMS", SUMS, always=AWAY)
+    outcome = run(server, tmp_path)
+    assert outcome.failure is None
+    assert "SHA256SUMS" not in outcome.verified_by
+    assert any("could not be looked for" in warning for warning in outcome.warnings)
+
+
+def test_one_that_stays_is_a_passing_failure_where_a_checksum_is_required(server, tmp_path):
+    server.put("/SHA256SUMS", SUMS, always=AWAY)
+    outcome = run(server, tmp_path, require_checksum=True)
+    assert (outcome.failure.code, outcome.failure.retry) == ("SourceUnavailable", "backoff")
+    assert not (tmp_path / "disk.img").exists()
+
+
+def test_files_that_are_not_there_are_no_failure(server, tmp_path):
+    outcome = run(server, tmp_path)
+    assert (outcome.failure, outcome.warnings) == (None, ())
+    outcome = run(server, tmp_path, require_checksum=True)
+    assert (outcome.failure.code, outcome.failure.retry) == ("ChecksumMissing", "never")
+
+
+def test_nobody_takes_a_signature_away_by_making_a_server_fail(server, tmp_path):
+    server.put("/SHA256SUMS", SUMS)
+    for name in ("/SHA256SUMS.gpg", "/SHA256SUMS.sign", "/SHA256SUMS.asc", "/SHA256SUMS.sig"):
+        server.put(name, b"", always=AWAY)
+    outcome = run(server, tmp_path, signature="if-present", keyring=str(tmp_path / "keys"))
+    assert (outcome.failure.code, outcome.failure.retry) == ("SourceUnavailable", "backoff")
