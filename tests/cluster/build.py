@@ -1,0 +1,174 @@
+"""Build the cluster's programs and images, once for each set of inputs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cluster import images
+from tests.cluster.layout import BASE_IMAGE, PAUSE_IMAGE, SOURCES, ClusterError, Layout
+
+KUBERNETES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet")
+"""Names of the one program that is all of them."""
+
+_PROGRAMS = SOURCES / "programs"
+_CSI = SOURCES / "csi"
+_KEPT = 2  # builds of each kind, besides the one that is wanted now
+_PACKAGES = {
+    _PROGRAMS: (
+        "./kubernetes",
+        "./coredns",
+        "github.com/kubernetes-csi/external-provisioner/v5/cmd/csi-provisioner",
+        "github.com/kubernetes-csi/external-resizer/cmd/csi-resizer",
+        "github.com/kubernetes-csi/external-snapshotter/v8/cmd/csi-snapshotter",
+        "github.com/kubernetes-csi/external-snapshotter/v8/cmd/snapshot-controller",
+    ),
+    _CSI: ("./cmd/csi-driver", "./cmd/local-provisioner", "./cmd/pause"),
+}
+_SNAPSHOT_CRDS = "github.com/kubernetes-csi/external-snapshotter/client/v8"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """Directories of what was built; their names change with what went into them."""
+
+    programs: Path
+    csi: Path
+    images: Path
+
+    def program(self, name: str) -> str:
+        """Path of a program, whichever of the two it is in."""
+        return str(next(path for path in (self.programs / name, self.csi / name) if path.exists()))
+
+    @property
+    def key(self) -> str:
+        return f"{self.programs.name} {self.csi.name} {self.images.name}"
+
+
+def build(layout: Layout, say: Callable[[str], None]) -> Built:
+    """Build what is not there yet.  Raises ClusterError where that cannot be done."""
+    layout.built.mkdir(parents=True, exist_ok=True)
+    built = find(layout)
+    if not (built.programs / "kubernetes").exists():
+        say("building Kubernetes from Go modules: about 25 minutes of processor time, once")
+        with _place(built.programs) as directory:
+            _programs(layout, directory)
+    if not (built.csi / "pause").exists():
+        say("building the CSI driver")
+        with _place(built.csi) as directory:
+            _go_build(layout, _CSI, directory, "-s -w")
+    if not (built.images / "base.tar").exists():
+        with _place(built.images) as directory:
+            images.pause(directory / "pause.tar", PAUSE_IMAGE, built.csi / "pause")
+            images.base(directory / "base.tar", BASE_IMAGE)
+    for directory in (built.programs, built.csi, built.images):
+        os.utime(directory)
+    _prune(layout, built)
+    return built
+
+
+def find(layout: Layout) -> Built:
+    """Where the builds of these sources are, or are to be."""
+    programs = layout.built / f"programs-{_key(_sources(_PROGRAMS))}"
+    csi = layout.built / f"csi-{_key(_sources(_CSI))}"
+    busybox = Path(os.path.realpath(shutil.which("busybox") or "/bin/busybox"))
+    contents = [SOURCES / "images.py", *([busybox] if busybox.exists() else [])]
+    return Built(programs=programs, csi=csi, images=layout.built / f"images-{_key(contents, csi.name)}")
+
+
+def _sources(module: Path) -> list[Path]:
+    return [path for path in sorted(module.rglob("*")) if path.is_file() and not path.name.endswith("_test.go")]
+
+
+def _key(files: list[Path], *more: str) -> str:
+    total = hashlib.sha256(repr((more, _VERSION_SETTINGS)).encode())
+    for path in files:
+        name = path.relative_to(SOURCES) if path.is_relative_to(SOURCES) else path.name
+        total.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def _place(final: Path) -> Iterator[Path]:
+    """A directory that becomes `final` when all went well."""
+    unfinished = final.with_name(final.name + ".new")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    yield unfinished
+    shutil.rmtree(final, ignore_errors=True)
+    unfinished.rename(final)
+
+
+def _prune(layout: Layout, built: Built) -> None:
+    for current in (built.programs, built.csi, built.images):
+        kind = current.name.partition("-")[0]
+        others = [path for path in layout.built.glob(f"{kind}-*") if path != current]
+        for old in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[_KEPT:]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+_VERSION_SETTINGS = "-X k8s.io/component-base/version.{0}={1}"
+
+
+def _programs(layout: Layout, directory: Path) -> None:
+    found = re.search(r"^\s*k8s\.io/kubernetes (v(\d+)\.(\d+)\.\d+)$", (_PROGRAMS / "go.mod").read_text(), re.MULTILINE)
+    assert found is not None, "go.mod pins Kubernetes"
+    version, major, minor = found.groups()
+    settings = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
+    linker = ["-s -w", *(_VERSION_SETTINGS.format(*each) for each in settings.items())]
+    linker.append(f"-X k8s.io/client-go/pkg/version.gitVersion={version}")
+    _go_build(layout, _PROGRAMS, directory, " ".join(linker))
+    for name in KUBERNETES:
+        (directory / name).symlink_to("kubernetes")
+    crds = _go(layout, _PROGRAMS, "list", "-m", "-f", "{{.Dir}}", _SNAPSHOT_CRDS).strip()
+    (directory / "crds").mkdir()
+    for path in sorted(Path(crds, "config", "crd").glob("snapshot.storage.k8s.io_*.yaml")):
+        shutil.copyfile(path, directory / "crds" / path.name)
+
+
+def _go_build(layout: Layout, module: Path, directory: Path, linker: str) -> None:
+    _go(
+        layout, module, "build", "-trimpath", "-buildvcs=false", "-ldflags", linker, "-o", f"{directory}/",
+        *_PACKAGES[module],
+    )  # fmt: skip
+
+
+def go_environment(layout: Layout) -> dict[str, str]:
+    """What Go commands run with: caches of our own, which `purge` can take away."""
+    return {
+        **os.environ,
+        "CGO_ENABLED": "0",
+        "GOCACHE": str(layout.go / "build"),
+        "GOMODCACHE": str(layout.go / "mod"),
+        "GOFLAGS": "-modcacherw",
+        "GOWORK": "off",
+    }
+
+
+def _go(layout: Layout, module: Path, *arguments: str) -> str:
+    go = shutil.which("go", path=f"{os.environ.get('PATH', os.defpath)}:/usr/local/go/bin")
+    if go is None:
+        raise ClusterError("missing: Go 1.24 or later, to build Kubernetes with")
+    layout.go.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        [go, *arguments],
+        cwd=module,
+        env=go_environment(layout),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        print(done.stderr, file=sys.stderr, end="")
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise ClusterError(f"go {arguments[0]} in {module.name} failed: {lines[-1] if lines else done.returncode}")
+    return done.stdout

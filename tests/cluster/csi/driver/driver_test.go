@@ -1,0 +1,52 @@
+package driver_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/kubernetes-csi/csi-test/v5/pkg/sanity"
+
+	"cdi.test/cluster/csi/disks"
+	"cdi.test/cluster/csi/driver"
+)
+
+// The CSI project's own conformance tests, over real loop devices and mounts.
+func TestConformance(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it mounts file systems from loop devices")
+	}
+	directory := t.TempDir()
+	volumes, err := disks.NewStore(filepath.Join(directory, "volumes"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	snapshots, err := disks.NewStore(filepath.Join(directory, "snapshots"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := &driver.Driver{Name: "conformance.cdi.test", Node: "node", Volumes: volumes, Snapshots: snapshots,
+		Loops: disks.Loops{Tag: "cdi-csi-conformance"}}
+	socket := filepath.Join(directory, "csi.sock")
+	go func() {
+		if err := served.Serve(socket, ""); err != nil {
+			t.Errorf("the driver ended: %v", err)
+		}
+	}()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(socket); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the driver did not begin to listen")
+		}
+	}
+	config := sanity.NewTestConfig()
+	config.Address = "unix://" + socket
+	config.TargetPath = filepath.Join(directory, "target")
+	config.StagingPath = filepath.Join(directory, "staging")
+	config.TestVolumeSize = 16 * disks.MiB
+	config.TestVolumeExpandSize = 32 * disks.MiB
+	sanity.Test(t, config)
+}

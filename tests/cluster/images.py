@@ -1,0 +1,131 @@
+"""Container images out of a few files, without a builder: OCI archives that containerd imports."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """Something in an image: content, or with `link` a symbolic link, or with neither a directory."""
+
+    content: bytes | None = None
+    link: str = ""
+    mode: int = 0o755
+
+
+def write_archive(path: Path, name: str, files: Mapping[str, File], config: Mapping[str, object]) -> None:
+    """Write an OCI image layout as a tar file, the same bytes for the same arguments.
+
+    `name` is the image's reference, `config` the `config` object of the OCI image configuration.
+    """
+    layer = _layer(files)
+    digest = hashlib.sha256(layer).hexdigest()
+    blobs = [layer]
+
+    def descriptor(kind: str, content: bytes) -> dict[str, object]:
+        checksum = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": checksum, "size": len(content)}
+
+    configuration = json.dumps(
+        {
+            "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
+            "os": "linux",
+            "config": config,
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+        }
+    ).encode()
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": descriptor("config.v1+json", configuration),
+            "layers": [descriptor("layer.v1.tar", layer)],
+        }
+    ).encode()
+    blobs += [configuration, manifest]
+    index = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [
+            {
+                **descriptor("manifest.v1+json", manifest),
+                "annotations": {
+                    "io.containerd.image.name": name,
+                    "org.opencontainers.image.ref.name": name.rpartition(":")[2],
+                },
+            }
+        ],
+    }
+    unfinished = path.with_name(path.name + ".new")
+    with tarfile.open(unfinished, "w") as archive:
+        _add(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
+        _add(archive, "index.json", json.dumps(index).encode())
+        for blob in blobs:
+            _add(archive, f"blobs/sha256/{hashlib.sha256(blob).hexdigest()}", blob)
+    unfinished.rename(path)
+
+
+def _layer(files: Mapping[str, File]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as layer:
+        for name, file in sorted(files.items()):
+            entry = tarfile.TarInfo(name)
+            entry.mode = file.mode
+            if file.link:
+                entry.type, entry.linkname = tarfile.SYMTYPE, file.link
+                layer.addfile(entry)
+            elif file.content is None:
+                entry.type = tarfile.DIRTYPE
+                layer.addfile(entry)
+            else:
+                entry.size = len(file.content)
+                layer.addfile(entry, io.BytesIO(file.content))
+    return buffer.getvalue()
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def _text(lines: Iterable[str]) -> File:
+    return File(content="".join(lines).encode(), mode=0o644)
+
+
+def pause(path: Path, name: str, program: Path) -> None:
+    """The image that holds each pod together."""
+    write_archive(path, name, {"pause": File(content=program.read_bytes())}, {"Entrypoint": ["/pause"]})
+
+
+def base(path: Path, name: str) -> None:
+    """Busybox under each of its names, a few users, and a place for temporary files."""
+    busybox = shutil.which("busybox")
+    assert busybox is not None, "the requirements were checked before"
+    applets = subprocess.run([busybox, "--list"], check=True, capture_output=True, text=True).stdout.split()
+    users = {"root": 0, "nobody": 65534, "qemu": 107}
+    files = {f"bin/{applet}": File(link="busybox") for applet in applets if applet != "busybox"}
+    files |= {
+        "bin": File(),
+        "bin/busybox": File(content=Path(os.path.realpath(busybox)).read_bytes()),
+        "etc": File(),
+        "etc/passwd": _text(f"{user}:x:{number}:{number}::/:/bin/sh\n" for user, number in users.items()),
+        "etc/group": _text(f"{user}:x:{number}:\n" for user, number in users.items()),
+        "tmp": File(mode=0o1777),
+        "usr": File(),
+        "usr/bin": File(link="../bin"),
+    }
+    write_archive(path, name, files, {"Cmd": ["/bin/sh"], "Env": ["PATH=/bin"]})

@@ -1,0 +1,108 @@
+"""Where the test cluster keeps its things, what it is called and which addresses it has."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+SOURCES = Path(__file__).resolve().parent
+"""This directory, in the checkout."""
+
+NODE = "node"
+"""Name of the only node."""
+
+# 198.18.0.0/15 is for tests of networks (RFC 2544): nobody's own network is there.
+HOST_ADDRESS = "198.18.0.1"
+"""This machine, as the node and the pods reach it."""
+NODE_ADDRESS = "198.18.0.2"
+"""The node, as this machine and the pods reach it."""
+LINK_PREFIX = 30
+POD_NETWORK = "198.18.4.0/22"
+SERVICE_NETWORK = "198.19.0.0/16"
+API_SERVICE_ADDRESS = "198.19.0.1"
+API_PORT = 6443
+
+PAUSE_IMAGE = "images.cdi.test/pause:1"
+BASE_IMAGE = "images.cdi.test/base:1"
+"""Busybox and nothing else: for pods that read, write and listen."""
+
+
+class ClusterError(Exception):
+    """The test cluster cannot be had; the text is one line that says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Paths of one test cluster, all of them below `base`."""
+
+    base: Path
+
+    @classmethod
+    def default(cls) -> Layout:
+        """Below CDI_CACHE, as scripts/env.sh sets it."""
+        cache = os.environ.get("CDI_CACHE")
+        if not cache:
+            cache = os.path.join(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "cdi")
+        return cls(base=Path(cache).resolve() / "cluster")
+
+    @property
+    def go(self) -> Path:
+        """Go's caches of modules and compiled packages."""
+        return self.base / "go"
+
+    @property
+    def built(self) -> Path:
+        """What was built, a directory for each set of inputs."""
+        return self.base / "built"
+
+    @property
+    def node(self) -> Path:
+        """State of the cluster that runs, or ran; not there when none does."""
+        return self.base / "node"
+
+    @property
+    def data(self) -> Path:
+        """What the node sees in /var/lib, /var/log and /run."""
+        return self.node / "data"
+
+    @property
+    def logs(self) -> Path:
+        """One file a program."""
+        return self.node / "logs"
+
+    @property
+    def settings(self) -> Path:
+        """Configuration files and certificates."""
+        return self.node / "settings"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's."""
+        return self.node / "kubeconfig"
+
+    @property
+    def control(self) -> Path:
+        """Socket at which the node's first process takes orders."""
+        return self.node / "control"
+
+    @property
+    def identity(self) -> str:
+        """Eight letters that mark what this cluster makes outside its directory, and outlive that directory."""
+        return hashlib.sha256(str(self.base).encode()).hexdigest()[:8]
+
+    @property
+    def link(self) -> str:
+        """This machine's end of the cable to the node."""
+        return f"cdi-{self.identity}"
+
+    @property
+    def loop_tag(self) -> str:
+        """Written into each loop device."""
+        return f"cdi-cluster-{self.identity}"
+
+    @property
+    def cgroup(self) -> str:
+        """Of all pods, at the top of each hierarchy."""
+        return f"cdi-cluster-{self.identity}"

@@ -1,0 +1,183 @@
+"""What a node leaves outside its namespaces when it is killed, and how it is taken away."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cluster.layout import ClusterError, Layout
+from tests.cluster.node import started_at
+
+_PATIENCE = 30.0  # seconds
+# linux/loop.h: LOOP_GET_STATUS64 fills struct loop_info64, in which lo_rdevice is third and lo_file_name ninth.
+_GET_STATUS, _DETACH = 0x4C05, 0x4C01
+_INFO = struct.Struct("=QQQQQIIII64s64s32sQQ")
+# What a kubelet sets for the whole machine.
+_SETTINGS = (
+    "vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes", "fs/inotify/max_user_instances",
+)  # fmt: skip
+_ENOUGH_INSTANCES = 1024  # of inotify: each container takes one
+
+
+def process(layout: Layout) -> int | None:
+    """The node's first process, if there is one."""
+    try:
+        number, began = (layout.node / "pid").read_text().split()
+        return int(number) if started_at(int(number)) == began else None
+    except (OSError, ValueError):
+        return None
+
+
+def prepare(layout: Layout) -> None:
+    """Before the node starts: remember the machine's settings, make the cgroup that the kubelet wants to find."""
+    values = {name: path.read_text().strip() for name in _SETTINGS if (path := Path("/proc/sys", name)).exists()}
+    (layout.node / "settings.json").write_text(json.dumps(values))
+    instances = Path("/proc/sys/fs/inotify/max_user_instances")
+    if int(instances.read_text()) < _ENOUGH_INSTANCES:
+        instances.write_text(str(_ENOUGH_INSTANCES))
+    for group in _cgroups(layout):
+        group.mkdir(exist_ok=True)
+        if (offered := group / "cgroup.controllers").exists():  # version 2: what is below has what is handed down
+            for directory in (group.parent, group):
+                for controller in offered.read_text().split():
+                    with contextlib.suppress(OSError):
+                        (directory / "cgroup.subtree_control").write_text(f"+{controller}")
+        for name in ("cpuset.cpus", "cpuset.mems"):  # version 1 gives a new group none, and then it can hold nothing
+            own = group / name
+            if own.exists() and not own.read_text().strip():
+                own.write_text((group.parent / name).read_text())
+
+
+def remove(layout: Layout) -> None:
+    """End the node and take away all that it made, its state too.  Whatever is not there is no error.
+
+    Raises ClusterError where something stays.
+    """
+    _end(layout)
+    _detach_loops(layout)
+    if Path("/sys/class/net", layout.link).exists():
+        # Where the node ended it goes by itself, soon.
+        subprocess.run(["ip", "link", "del", layout.link], check=False, capture_output=True, stdin=subprocess.DEVNULL)
+    _remove_cgroups(layout)
+    with contextlib.suppress(OSError, ValueError):
+        for name, value in json.loads((layout.node / "settings.json").read_text()).items():
+            Path("/proc/sys", name).write_text(value)
+    shutil.rmtree(layout.node, ignore_errors=True)
+    left = describe(layout)
+    if left:
+        raise ClusterError(f"still there: {', '.join(left)}")
+
+
+def describe(layout: Layout) -> list[str]:
+    """What is there of a node, in words; nothing when all is gone."""
+    left = []
+    if (first := process(layout)) is not None:
+        left.append(f"process {first}")
+    left += [f"loop device {loop.device}" for loop in _loops(layout)]
+    if Path("/sys/class/net", layout.link).exists():
+        left.append(f"interface {layout.link}")
+    left += [f"control group {group}" for group in _cgroups(layout) if group.exists()]
+    if layout.node.exists():
+        left.append(f"directory {layout.node}")
+    return left
+
+
+def _end(layout: Layout) -> None:
+    number = process(layout)
+    if number is None:
+        return
+    handle = os.pidfd_open(number)
+    try:
+        if process(layout) != number:  # it ended, and the number may be another's already
+            return
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        # Its end waits for that of every process of the node.
+        if not select.select([handle], [], [], _PATIENCE)[0]:
+            raise ClusterError(f"the node's process {number} does not end")
+    finally:
+        os.close(handle)
+
+
+def _cgroups(layout: Layout) -> list[Path]:
+    """The pods' cgroup in each hierarchy, whether or not it is there."""
+    top = Path("/sys/fs/cgroup")
+    if (top / "cgroup.controllers").exists():  # version 2
+        return [top / layout.cgroup]
+    return [Path(path, layout.cgroup) for path in _hierarchies()]
+
+
+def _hierarchies() -> set[str]:
+    mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
+    return {path for _, path, kind, *_ in mounts if kind in {"cgroup", "cgroup2"}}
+
+
+def _remove_cgroups(layout: Layout) -> None:
+    until = time.monotonic() + _PATIENCE
+    while any(group.exists() for group in _cgroups(layout)) and time.monotonic() < until:
+        for group in _cgroups(layout):
+            for directory, _, _ in os.walk(group, topdown=False):
+                with contextlib.suppress(OSError):  # the kernel needs a moment to notice that a group is empty
+                    os.rmdir(directory)
+        time.sleep(0.02)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loop:
+    device: str
+    number: int  # of the device
+    behind: int  # number of the device that is behind it, 0 where a file is
+    tag: str
+
+
+def _loops(layout: Layout) -> list[_Loop]:
+    """The loop devices over the cluster's volumes, after those that the kubelet put over them."""
+    every = [loop for entry in Path("/sys/block").glob("loop*/loop") if (loop := _loop(f"/dev/{entry.parent.name}"))]
+    own = [loop for loop in every if loop.tag == layout.loop_tag]
+    numbers = {loop.number for loop in own}
+    return [loop for loop in every if loop.behind in numbers] + own
+
+
+def _loop(device: str) -> _Loop | None:
+    try:
+        handle = os.open(device, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fields = _INFO.unpack(fcntl.ioctl(handle, _GET_STATUS, bytes(_INFO.size)))
+        number = os.fstat(handle).st_rdev
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    return _Loop(device=device, number=number, behind=fields[2], tag=fields[9].rstrip(b"\0").decode(errors="replace"))
+
+
+def _detach_loops(layout: Layout) -> None:
+    until = time.monotonic() + _PATIENCE
+    while loops := _loops(layout):
+        for loop in loops:
+            with contextlib.suppress(OSError):
+                handle = os.open(loop.device, os.O_RDONLY)
+                try:
+                    fcntl.ioctl(handle, _DETACH)
+                finally:
+                    os.close(handle)
+        if time.monotonic() > until:
+            return
+        time.sleep(0.05)
+
+
+def volumes(layout: Layout) -> int:
+    """How many loop devices the cluster has."""
+    return len(_loops(layout))
