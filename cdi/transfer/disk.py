@@ -24,13 +24,14 @@ from cdi.transfer.control import Control
 from cdi.transfer.expect import Expectation, expectation
 from cdi.transfer.fetch import Fetcher
 from cdi.transfer.intake import Intake
-from cdi.transfer.journal import Journal, encode_state, forget, mark, marked
+from cdi.transfer.journal import forget, mark, marked
 from cdi.transfer.peel import NoDisk, Peeled, peel_ranged, peel_stream
 from cdi.transfer.planning import plan_input
 from cdi.transfer.qcow2_ranged import load_map, qcow2_ranged
 from cdi.transfer.qcow2_stream import Qcow2Stream
 from cdi.transfer.raw import raw_ranged, raw_stream
 from cdi.transfer.result import Result
+from cdi.transfer.resume import checkpoints, resume
 from cdi.transfer.watermark import Watermark
 from cdi.verify.hashing import ResumableHash
 
@@ -158,7 +159,7 @@ class DiskTransfer:
             self._finish(fetcher, target, plan, wanted, digest)
             return
         assert plan.disk_size is not None
-        start, digest = self._resume(fetcher, target, plan, wanted, digest)
+        start, digest = resume(self.job, fetcher.facts, target, plan, wanted, digest, self.result)
         if start is None:
             if table is not None and isinstance(self.job.target, FileTargetSpec):
                 self._check_room(self.job.target, table.data_bytes())
@@ -168,7 +169,11 @@ class DiskTransfer:
         self.meter.phase = "transferring"
         self.result.begun = True
         watermark = Watermark(
-            start or 0, digest, self.meter, self.control.cancelled, self._checkpoints(fetcher, target, plan, wanted)
+            start or 0,
+            digest,
+            self.meter,
+            self.control.cancelled,
+            checkpoints(self.job, fetcher.facts, target, plan, wanted),
         )
         done = False
         try:
@@ -190,64 +195,6 @@ class DiskTransfer:
             watermark.close(final=not done)
         self.meter.advance(length)
         self._finish(fetcher, target, plan, wanted, digest)
-
-    def _resume(
-        self, fetcher: Fetcher, target: Target, plan: Plan, wanted: Expectation, digest: ResumableHash | None
-    ) -> tuple[int | None, ResumableHash | None]:
-        """The watermark to go on from and the digest at it; None where the disk has to be begun anew."""
-        facts = fetcher.facts
-        if self.job.journal is None:
-            return None, digest
-        journal = Journal.load(self.job.journal)
-        if journal is None:
-            return None, digest
-        # A source that says nothing of its identity can only be trusted to be the same where a digest will tell.
-        known = facts.validator is not None or bool(wanted.promises)
-        same = (
-            journal.job == self.job.id
-            and journal.path == plan.path
-            and journal.validator == facts.validator
-            and journal.length == facts.length
-            and journal.disk_size == plan.disk_size == target.size
-            and journal.watermark <= (facts.length or 0)
-        )
-        if not same or not known:
-            self.result.warn("the content or the volume is not what an earlier attempt saw: started over")
-            return None, digest
-        if digest is not None:
-            state = journal.state
-            restored = None
-            if journal.algorithm == wanted.algorithm and state is not None:
-                restored = ResumableHash.restore(journal.algorithm or "", state)
-            if restored is None:
-                self.result.warn("the digest of an earlier attempt cannot be continued: started over")
-                return None, digest
-            digest = restored
-        return journal.watermark, digest
-
-    def _checkpoints(
-        self, fetcher: Fetcher, target: Target, plan: Plan, wanted: Expectation
-    ) -> Callable[[int, bytes | None], None] | None:
-        path = self.job.journal
-        if path is None:
-            return None
-        facts, disk_size = fetcher.facts, plan.disk_size
-        assert disk_size is not None
-
-        def checkpoint(watermark: int, state: bytes | None) -> None:
-            target.flush()
-            Journal(
-                job=self.job.id,
-                path=plan.path,
-                validator=facts.validator,
-                length=facts.length,
-                watermark=watermark,
-                disk_size=disk_size,
-                algorithm=wanted.algorithm,
-                digest_state=encode_state(state),
-            ).save(path)
-
-        return checkpoint
 
     # --- a source that comes once -------------------------------------------------------------------------------
 

@@ -1,0 +1,93 @@
+"""Going on where an earlier attempt was stopped: whether its journal is about the same bytes, and keeping one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cdi.api.job import Job
+from cdi.image.plan import Plan
+from cdi.source.base import SourceFacts
+from cdi.target.base import Target
+from cdi.transfer.expect import Expectation
+from cdi.transfer.journal import Journal, encode_state
+from cdi.transfer.result import Result
+from cdi.verify.hashing import ResumableHash
+
+
+def resume(
+    job: Job,
+    facts: SourceFacts,
+    target: Target,
+    plan: Plan,
+    wanted: Expectation,
+    digest: ResumableHash | None,
+    result: Result,
+) -> tuple[int | None, ResumableHash | None]:
+    """The watermark to go on from, bytes, and the digest at it; None where the disk has to be begun anew.
+
+    The target is ready to be written to where there is a watermark.  Raises the target's errors.
+    """
+    journal = None if job.journal is None else Journal.load(job.journal)
+    if journal is None:
+        return None, digest
+    # A source that says nothing of its identity can only be trusted to be the same where a digest will tell.
+    known = facts.validator is not None or bool(wanted.promises)
+    same = (
+        journal.job == job.id
+        and journal.path == plan.path
+        and journal.validator == facts.validator
+        and journal.length == facts.length
+        and journal.disk_size == plan.disk_size == _size(target, plan)
+        and journal.watermark <= (facts.length or 0)
+    )
+    if not same or not known:
+        result.warn("the content or the volume is not what an earlier attempt saw: started over")
+        return None, digest
+    if digest is not None:
+        state = journal.state
+        restored = None
+        if journal.algorithm == wanted.algorithm and state is not None:
+            restored = ResumableHash.restore(journal.algorithm or "", state)
+        if restored is None:
+            result.warn("the digest of an earlier attempt cannot be continued: started over")
+            return None, digest
+        digest = restored
+    if target.size != journal.disk_size:
+        target.resize(journal.disk_size)
+    return journal.watermark, digest
+
+
+def _size(target: Target, plan: Plan) -> int | None:
+    """Of the disk that an earlier attempt left, bytes.
+
+    A file remembers it; a device is always as large as it is, and of how much of it was the disk only the journal
+    knows.
+    """
+    if target.capacity is None or plan.disk_size is None:
+        return target.size
+    return min(plan.disk_size, target.capacity)
+
+
+def checkpoints(
+    job: Job, facts: SourceFacts, target: Target, plan: Plan, wanted: Expectation
+) -> Callable[[int, bytes | None], None] | None:
+    """What makes a watermark and the digest's state at it durable; None where no journal is kept."""
+    path, disk_size = job.journal, plan.disk_size
+    if path is None:
+        return None
+    assert disk_size is not None
+
+    def checkpoint(watermark: int, state: bytes | None) -> None:
+        target.flush()
+        Journal(
+            job=job.id,
+            path=plan.path,
+            validator=facts.validator,
+            length=facts.length,
+            watermark=watermark,
+            disk_size=disk_size,
+            algorithm=wanted.algorithm,
+            digest_state=encode_state(state),
+        ).save(path)
+
+    return checkpoint
