@@ -117,8 +117,8 @@ def _bring_up(layout: Layout, built: Built, say: Say) -> None:
     for archive, name in (("pause", PAUSE_IMAGE), ("base", BASE_IMAGE)):
         load_image(layout, built.images / f"{archive}.tar")
         say(f"image {name}")
+    wait_ready(layout)
     api = Api(layout.kubeconfig)
-    wait("the API server", lambda: api.get("/readyz") == "ok")
     say("API server")
     start(*components.control_plane(layout, built), *components.node_agents(layout, built))
     _apply(layout, built, *sorted((built.programs / "crds").glob("*.yaml")))
@@ -181,6 +181,12 @@ def wait(what: str, ready: Callable[[], bool], patience: float = _PATIENCE) -> N
         time.sleep(0.1)
 
 
+def wait_ready(layout: Layout, patience: float = _PATIENCE) -> None:
+    """Until the API server answers.  Raises ClusterError after `patience` seconds."""
+    api = Api(layout.kubeconfig)
+    wait("the API server", lambda: api.get("/readyz") == "ok", patience)
+
+
 def _condition(document: dict[str, Any], kind: str) -> bool:
     return any(each["type"] == kind and each["status"] == "True" for each in document["status"]["conditions"])
 
@@ -228,7 +234,13 @@ def inside(layout: Layout, *argv: str) -> list[str]:
 def load_image(layout: Layout, archive: Path) -> None:
     """Give the node the images of an OCI or Docker archive.  Raises ClusterError where it does not take them."""
     command = inside(
-        layout, "ctr", f"--address={components.CONTAINERD_SOCKET}", "--namespace=k8s.io", "images", "import", str(archive)
+        layout,
+        "ctr",
+        f"--address={components.CONTAINERD_SOCKET}",
+        "--namespace=k8s.io",
+        "images",
+        "import",
+        str(archive),
     )
     done = subprocess.run(command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:

@@ -194,7 +194,5 @@ def make(directory: Path, admin: Path) -> None:
     write_private(directory / "service-accounts.key", _key_pem(signer))
     write_private(
         directory / "service-accounts.pub",
-        signer.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        ),
+        signer.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo),
     )

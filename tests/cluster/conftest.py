@@ -1,0 +1,76 @@
+"""The cluster for the tests in this directory: up before the first, down after the last.
+
+With CDI_TEST_KUBECONFIG the tests run on the cluster that it names.  A cluster that was up before is left up, as is one
+that these tests brought up when they are run with --keep.  The tests are collected only when they are asked for:
+`pytest tests/cluster`, not `pytest`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.cluster import cluster as clusters
+from tests.cluster import lifecycle
+from tests.cluster.kubectl import Kubectl
+from tests.cluster.layout import ClusterError, Layout
+
+_OURS = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--keep", action="store_true", help="leave the test cluster up")
+
+
+def _asked_for(config: pytest.Config) -> bool:
+    here = Path(__file__).parent
+    asked = [Path(config.invocation_params.dir, each.partition("::")[0]).resolve() for each in config.args]
+    return any(each == here or here in each.parents for each in asked)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return None if _asked_for(config) else True
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    # In the first process, before any test's time runs: a first build takes long.
+    config = session.config
+    if hasattr(config, "workerinput") or config.option.collectonly or "CDI_TEST_KUBECONFIG" in os.environ:
+        return
+    if not _asked_for(config):
+        return
+    layout = Layout.default()
+    began = time.monotonic()
+    up_before = lifecycle.running(layout)
+    try:
+        lifecycle.up(layout, lambda text: print(f"cluster: {text}", flush=True))
+    except ClusterError as error:
+        pytest.exit(f"cluster: {error}", returncode=1)
+    config.stash[_OURS] = not up_before
+    print("cluster: was up" if up_before else f"cluster: up after {time.monotonic() - began:.0f} s", flush=True)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.stash.get(_OURS, False) and not session.config.getoption("--keep"):
+        lifecycle.down(Layout.default())
+
+
+@pytest.fixture(scope="session")
+def cluster() -> clusters.Cluster:
+    """The cluster to test on."""
+    named = os.environ.get("CDI_TEST_KUBECONFIG")
+    return clusters.named(Path(named)) if named else clusters.own(Layout.default())
+
+
+@pytest.fixture()
+def namespace(cluster: clusters.Cluster) -> Iterator[Kubectl]:
+    """kubectl in a namespace of the test's own."""
+    with cluster.namespace() as kubectl:
+        yield kubectl
