@@ -29,6 +29,7 @@ from cdi.image.formats.qcow2 import parse_header
 from cdi.image.formats.vpc import fixed_payload
 from cdi.image.info import ImageInfo
 from cdi.image.qcow2map import MapTooLarge
+from cdi.image.reach import within
 from cdi.image.sizes import human
 from cdi.source.base import Source, SourceFacts
 from cdi.source.http import HttpSource
@@ -40,6 +41,7 @@ from cdi.transfer.intake import Intake
 from cdi.transfer.patience import Patience
 from cdi.transfer.peel import NoDisk, Peeled, in_disk_directory, peel_ranged, peel_stream
 from cdi.transfer.qcow2_ranged import load_map
+from cdi.transfer.reach import reach_of_source
 from cdi.transfer.result import Result
 from cdi.verify.hashing import ResumableHash
 
@@ -62,7 +64,7 @@ class Ask:
     whole: bool = False
     """Decode to the end where only that tells the image's size."""
     allocation: bool = False
-    """The tables of a qcow2 image, which tell how much of it is data."""
+    """The tables of the image: whether the file holds all of it, and of a qcow2 image how much of it is data."""
     expected: bool = False
     """Checksum files and signatures beside the image."""
 
@@ -334,13 +336,26 @@ def _decode(peeled: Peeled, found: Findings) -> None:
 
 
 def _measure(fetcher: Fetcher, peeled: Peeled, found: Findings) -> None:
+    """Walk the image's tables: how much of it is data, where that is told, and that the file holds all of it."""
     image, length = peeled.image, fetcher.facts.length
-    if image is None or image.format != "qcow2" or image.needs_qemu or length is None:
+    if image is None or length is None:
         return
     try:
-        header = parse_header(peeled.head, length)
-        found.data_bytes = load_map(fetcher, header, length, _CONNECTIONS, peeled.head).data_bytes()
-    except MapTooLarge:
-        found.many_extents = True
+        check = _measured(fetcher, peeled, length, found) or reach_of_source(fetcher, image, _CONNECTIONS, peeled.head)
+        if check is not None:
+            found.checks.append(check)
     except ImageError as error:
         found.refuse(error)
+
+
+def _measured(fetcher: Fetcher, peeled: Peeled, length: int, found: Findings) -> Check | None:
+    """Of a qcow2 image that is read without QEMU: its map, which is not made of what is past the file's end."""
+    if peeled.image is None or peeled.image.format != "qcow2" or peeled.image.needs_qemu:
+        return None
+    try:
+        table = load_map(fetcher, parse_header(peeled.head, length), length, _CONNECTIONS, peeled.head)
+    except MapTooLarge:
+        found.many_extents = True
+        return None
+    found.data_bytes = table.data_bytes()
+    return within(length)

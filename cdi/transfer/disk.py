@@ -30,6 +30,7 @@ from cdi.transfer.planning import plan_input
 from cdi.transfer.qcow2_ranged import load_map, qcow2_ranged
 from cdi.transfer.qcow2_stream import Qcow2Stream
 from cdi.transfer.raw import raw_ranged, raw_stream
+from cdi.transfer.reach import reach_of_source
 from cdi.transfer.result import Result
 from cdi.transfer.resume import checkpoints, resume
 from cdi.transfer.watermark import Watermark
@@ -151,6 +152,7 @@ class DiskTransfer:
                 self.result.warn("the image has more extents than are kept in memory: QEMU reads it")
                 plan = self._plan(fetcher, target, peeled, wanted, "qemu")
         if plan.path == "qemu-bridge":
+            reach_of_source(fetcher, image, plan.connections, peeled.head)
             self._begin(target, plan, image)
             self.meter.phase = "converting"
             from cdi.transfer.through_qemu import convert_bridged

@@ -22,6 +22,7 @@ from cdi.transfer.fetch import Fetcher
 from cdi.transfer.qemu.convert import convert
 from cdi.transfer.qemu.nbd import NbdServer
 from cdi.transfer.qemu.window import BlockCache
+from cdi.transfer.reach import reach_of_file
 from cdi.transfer.result import Result
 from cdi.transfer.watermark import Hash
 
@@ -109,6 +110,7 @@ def convert_spooled(
                 view = view[spool.write(view) :]
             result.scratch += len(piece)
         image = _inspected(spool.fileno())
+        reach_of_file(spool.fileno(), image)
         begin(image)
         control.meter.phase = "converting"
         _convert(job, spool.name, target, image, control, result)

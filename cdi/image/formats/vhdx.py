@@ -18,6 +18,7 @@ SIGNATURE: Final = b"vhdxfile"
 _HEADERS: Final = (64 << 10, 128 << 10)
 _HEADER_SIZE: Final = 4096
 _REGIONS: Final = (192 << 10, 256 << 10)
+REGION_TABLE: Final = _REGIONS[0]
 _REGION_TABLE_SIZE: Final = 64 << 10
 _REGION_LIMIT: Final = 2047
 _METADATA_TABLE_SIZE: Final = 64 << 10
@@ -59,6 +60,14 @@ _LEAVE_ALLOCATED, _HAS_PARENT = 1, 2
 class _Region:
     offset: int
     length: int
+
+
+def block_table(regions: bytes) -> int | None:
+    """Where the block table begins, after the first copy of the region table of an image that passed inspection."""
+    for at in range(16, 16 + 32 * struct.unpack_from("<I", regions, 8)[0], 32):
+        if regions[at : at + 16] == _BAT:
+            return int.from_bytes(regions[at + 16 : at + 24], "little")
+    return None
 
 
 def inspect(content: Content) -> Inspection:

@@ -21,7 +21,7 @@ _FORM: Final = struct.Struct("<4sIIQQQQIQQQB4sH")
 _NEWLINES: Final = b"\n \r\n"
 _FLAG_NEWLINES: Final = 1
 _FLAG_COMPRESSED: Final = 1 << 16
-_AT_END: Final = 0xFFFF_FFFF_FFFF_FFFF
+AT_END: Final = 0xFFFF_FFFF_FFFF_FFFF
 _DEFLATE: Final = 1
 _FOOTER_TAIL: Final = 1536
 """A marker, the footer and the end-of-stream marker, a sector each."""
@@ -101,7 +101,7 @@ def inspect(content: Content) -> Inspection:
     notes: list[str] = []
     _check_header(header, content.length, checks)
     kind = yield from _descriptor(header, content, checks)
-    if header.directory_offset == _AT_END:
+    if header.directory_offset == AT_END:
         if content.seekable:
             yield from _check_footer(header, content, checks)
         else:
@@ -152,7 +152,7 @@ def _check_header(header: Header, length: int | None, checks: Checklist) -> None
         checks.expect(
             directory <= _MAX_TABLES, "grain directory size", f"{directory} grain directory entries", ImageUnsafe
         )
-        if length is not None and header.directory_offset != _AT_END:
+        if length is not None and header.directory_offset != AT_END:
             end = header.directory_offset * SECTOR + directory * 4
             checks.expect(
                 end <= length, "grain directory within the file", f"the directory ends at {end} of {length} bytes"
