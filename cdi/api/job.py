@@ -329,10 +329,13 @@ class Outcome:
 class Limits:
     """What may be changed while a worker runs (its control file)."""
 
-    bandwidth: int = 0
+    bandwidth: Annotated[int, Range(at_least=0)] = 0
     """Bytes per second, 0 unlimited."""
-    connections: int = 0
-    """Ranges at a time, 0 leaves it as it is."""
+    connections: Annotated[int, Range(at_least=0, at_most=64)] = 0
+    """Ranges at a time, more or fewer than planned; 0 leaves it to the plan.  What is asked for is given as far as it
+    fits the 192 MiB of a worker (`cdi.transfer.ranged.share`): 64 for raw images, 44 for qcow2, 21 where its clusters
+    are compressed, fewer with clusters of a MiB and more.  An image that QEMU reads, or that is unwrapped as it comes,
+    is never fetched over more than it began with."""
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:

@@ -27,6 +27,9 @@ from cdi.transfer.patience import Patience
 from cdi.transfer.throttle import Throttle
 
 STREAM_CHUNK = 2 << 20
+_STREAM_MEMORY = 6 * STREAM_CHUNK
+"""The most that is read ahead, bytes: a decoder may need 128 MiB beside it."""
+_PAGE = 4096
 
 
 class StreamBroken(Exception):
@@ -87,6 +90,10 @@ class Fetcher:
         with self._lock:
             self._readers.discard(reader)
         reader.close()
+
+    def connections(self, planned: int) -> int:
+        """How many are wanted now: what a limit says, or else those that were `planned`."""
+        return self._throttle.connections or planned
 
     def pause(self, failure: CdiError, failures: int) -> None:
         """Wait before the next try, or raise `failure` where there is none."""
@@ -232,19 +239,20 @@ class Fetcher:
 
     def _ahead(self, end: int, connections: int) -> Generator[memoryview, None, None]:
         waiting: deque[tuple[Future[None], memoryview]] = deque()
-        free = [aligned_buffer(STREAM_CHUNK) for _ in range(connections + 2)]
+        chunk = min(STREAM_CHUNK, _STREAM_MEMORY // (connections + 2) // _PAGE * _PAGE)
+        free = [aligned_buffer(chunk) for _ in range(connections + 2)]
         position = given = 0
         with ThreadPoolExecutor(connections, "fetch") as pool:
             try:
                 while waiting or position < end:
                     while free and position < end:
                         buffer = free.pop()
-                        view = buffer[: min(STREAM_CHUNK, end - position)]
+                        view = buffer[: min(chunk, end - position)]
                         waiting.append((pool.submit(self.fill, position, view), buffer))
                         position += len(view)
                     future, buffer = waiting.popleft()
                     future.result()
-                    size = min(STREAM_CHUNK, end - given)
+                    size = min(chunk, end - given)
                     given += size
                     yield buffer[:size]
                     free.append(buffer)

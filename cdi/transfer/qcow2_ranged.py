@@ -6,17 +6,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from cdi.image.formats.qcow2 import Qcow2Header
-from cdi.image.qcow2map import Piece, Qcow2Map, pieces
+from cdi.image.qcow2map import RUN_LIMIT, Piece, Qcow2Map, pieces
 from cdi.target.base import Target
-from cdi.transfer.clusters import ClusterWriter, inflater
+from cdi.transfer.clusters import ClusterWriter, inflater, memory_of_writer
 from cdi.transfer.fetch import Fetcher
-from cdi.transfer.ranged import PIECE_SIZE, Handler, run_ranged
+from cdi.transfer.ranged import Handler, run_ranged
 from cdi.transfer.watermark import Watermark
 
 _TABLES_AT_ONCE = 1 << 20
 """Neighbouring L2 tables are read together up to this many bytes."""
 _TABLES_GAP = 256 << 10
 """Reading over so many bytes between two tables is cheaper than another request."""
+_TABLES_CONNECTIONS = 8
+"""The most that tables are read over: two reads for each of them are kept in memory."""
 
 
 def load_map(fetcher: Fetcher, header: Qcow2Header, length: int, connections: int, head: bytes = b"") -> Qcow2Map:
@@ -37,8 +39,9 @@ def load_map(fetcher: Fetcher, header: Qcow2Header, length: int, connections: in
     cluster = image.cluster_size
     reads = list(_grouped(tables, cluster))
     indices = [[index for index, _ in group] for _, _, group in reads]
+    connections = max(1, min(connections, _TABLES_CONNECTIONS))
 
-    with ThreadPoolExecutor(max(1, connections), "tables") as pool:
+    with ThreadPoolExecutor(connections, "tables") as pool:
         # Read a few ahead, in order: a large disk's tables together may be larger than the memory that is ours.
         waiting = [pool.submit(read, start, stop - start) for start, stop, _ in reads[: 2 * connections]]
         following = iter(reads[len(waiting) :])
@@ -100,5 +103,11 @@ def qcow2_ranged(
 
         return handle
 
-    cut = pieces(image, length, begin=watermark.value, size=PIECE_SIZE, whole=whole)
-    run_ranged(fetcher, cut, watermark, handlers, connections=connections)
+    def cut(begin: int, size: int) -> Iterator[Piece]:
+        return pieces(image, length, begin=begin, size=size, whole=whole)
+
+    # The last extent of a piece may reach so far beyond it.
+    beside = max(RUN_LIMIT, image.cluster_size)
+    if 1 in image.kinds:
+        beside += memory_of_writer(image.cluster_size)
+    run_ranged(fetcher, cut, watermark, handlers, connections=connections, beside=beside)

@@ -14,7 +14,7 @@ from cdi.target.base import Target
 from cdi.target.buffer import aligned_buffer
 from cdi.transfer.clusters import write_sparse
 from cdi.transfer.fetch import Fetcher
-from cdi.transfer.ranged import PIECE_SIZE, Handler, run_ranged
+from cdi.transfer.ranged import Handler, run_ranged
 from cdi.transfer.watermark import Watermark
 
 _BLOCK = 2 << 20
@@ -33,9 +33,9 @@ def raw_ranged(
 ) -> None:
     """Fetch all `length` bytes from the watermark on; the first `payload` of them are the disk."""
 
-    def cut() -> Iterator[Piece]:
-        for start in range(watermark.value, length, PIECE_SIZE):
-            stop = min(length, start + PIECE_SIZE)
+    def cut(begin: int, size: int) -> Iterator[Piece]:
+        for start in range(begin, length, size):
+            stop = min(length, start + size)
             yield Piece(start, stop, stop, 0, 0)
 
     def handlers() -> Handler:
@@ -46,7 +46,7 @@ def raw_ranged(
 
         return handle
 
-    run_ranged(fetcher, cut(), watermark, handlers, connections=connections)
+    run_ranged(fetcher, cut, watermark, handlers, connections=connections, beside=0)
 
 
 def raw_stream(

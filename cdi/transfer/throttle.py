@@ -59,6 +59,11 @@ class Throttle:
         """Bytes per second; 0 is unlimited."""
         return self._limits.bandwidth
 
+    @property
+    def connections(self) -> int:
+        """Ranges at a time; 0 where that is left to the plan."""
+        return self._limits.connections
+
     def change(self, limits: Limits) -> None:
         """From now on, those that wait already included."""
         with self._lock:

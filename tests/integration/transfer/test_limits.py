@@ -3,6 +3,8 @@
 import hashlib
 import random
 import signal
+import subprocess
+import threading
 
 import pytest
 
@@ -112,6 +114,71 @@ def test_fewer_connections_are_used_once_it_is_said(image, fault_server, worker,
     assert running.outcome().failure is None
     late = fault_server.asked("/disk")[count:]
     assert len({request.connection for request in late}) <= 1
+    assert running.path("disk.img").read_bytes() == image
+
+
+class Busy:
+    """Answers that are being given at the moment: each of a piece waits at the gate."""
+
+    def __init__(self):
+        self.gate = threading.Event()
+        self.lock = threading.Lock()
+        self.now = self.most = 0
+
+    def __call__(self, request):
+        if request.range is None or request.range[1] - request.range[0] < 1000 or self.gate.is_set():
+            return
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        self.gate.wait(60)
+        with self.lock:
+            self.now -= 1
+        return
+
+
+@pytest.fixture
+def busy():
+    busy = Busy()
+    yield busy
+    busy.gate.set()
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2", "qcow2-zlib"])
+def test_more_connections_are_used_once_it_is_said(kind, busy, image, fault_server, worker, tmp_path):
+    """Five pieces are asked for at the same time, where two were planned."""
+    data = image
+    if kind != "raw":
+        packed = ["-c"] if kind == "qcow2-zlib" else []
+        (tmp_path / "raw").write_bytes(image)
+        subprocess.run(
+            ["qemu-img", "convert", *packed, "-f", "raw", "-O", "qcow2", tmp_path / "raw", tmp_path / "qcow2"],
+            check=True,
+        )
+        data = (tmp_path / "qcow2").read_bytes()
+    # The first look, and a qcow2's tables, are answered at once.
+    url = fault_server.put("/disk", data)
+    running = worker(
+        disk_job("more", url, tmp_path, connections=2, checksum="sha256:" + hashlib.sha256(data).hexdigest())
+    )
+    fault_server.file("/disk").always = lambda request: (
+        busy(request) if request.range and request.range[0] >= MIB else None
+    )
+    running.start()
+    running.wait_for(lambda: busy.now == 2)
+    limit(running, connections=5)
+    running.wait_for(lambda: busy.now == 5)
+    assert busy.most == 5
+    busy.gate.set()
+    assert running.outcome().failure is None
+    assert running.path("disk.img").read_bytes() == image
+
+
+def test_limits_that_make_no_sense_are_not_taken(image, fault_server, worker, tmp_path):
+    url = fault_server.put("/disk", image)
+    running = worker(disk_job("negative", url, tmp_path, bandwidth=12 * MIB))
+    running.path("control.json").write_text('{"bandwidth": 0, "connections": -1}')
+    assert running.start().outcome().failure is None
     assert running.path("disk.img").read_bytes() == image
 
 

@@ -197,8 +197,10 @@ def test_each_path(kind, way, path, cage, served, digest, nginx, tmp_path):
     assert imported(tmp_path / "disk.img") == digest
 
 
-def test_many_connections(cage, served, digest, nginx, tmp_path):
-    job = disk_job("connections", nginx.url(served("qcow2-packed")), tmp_path, connections=16)
+@pytest.mark.parametrize("kind", ["raw", "qcow2", "qcow2-packed", "qcow2-large-clusters", "gz"])
+def test_many_connections(kind, cage, served, digest, nginx, tmp_path):
+    """As many as can be asked for: what each of them may have shrinks."""
+    job = disk_job(f"{kind}-connections", nginx.url(served(kind)), tmp_path, connections=64)
     run_in(cage, Worker(job, tmp_path))
     assert imported(tmp_path / "disk.img") == digest
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cdi.api.errors import Interrupted, SourceChanged, SourceUnreachable
 from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job, Policy
-from cdi.transfer import qcow2_ranged, raw
+from cdi.transfer import ranged
 from cdi.transfer import watermark as watermark_module
 from cdi.transfer.control import Control
 from cdi.transfer.journal import Journal
@@ -86,8 +86,7 @@ class Volume(MemoryTarget):
 def small():
     """Pieces and pauses of a size that fits the test's images."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(raw, "PIECE_SIZE", 16384)
-    patch.setattr(qcow2_ranged, "PIECE_SIZE", 16384)
+    patch.setattr(ranged, "PIECE_SIZE", 16384)
     patch.setattr(watermark_module, "CHECKPOINT_SECONDS", 0)
     yield
     patch.undo()

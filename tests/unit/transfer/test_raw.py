@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -151,13 +152,13 @@ def test_ranges_give_the_disk_and_the_digest(size, connections, clean, footer, b
     dirt = bytes(target.disk)
     digest = ResumableHash("sha256")
     digest.update(data[:begin])
-    before, module.PIECE_SIZE = module.PIECE_SIZE, 16384
+    before, ranged.PIECE_SIZE = ranged.PIECE_SIZE, 16384
     try:
         source, watermark = ranged_import(
             data, target, begin=begin, connections=connections, digest=digest, payload=size - footer
         )
     finally:
-        module.PIECE_SIZE = before
+        ranged.PIECE_SIZE = before
     disk = data[: size - footer]
     assert bytes(target.disk) == dirt[:begin] + disk[begin:]
     whole = ResumableHash("sha256")
@@ -169,7 +170,7 @@ def test_ranges_give_the_disk_and_the_digest(size, connections, clean, footer, b
 
 
 def test_the_failure_is_the_cause_not_those_that_were_only_told_to_stop(monkeypatch):
-    monkeypatch.setattr(module, "PIECE_SIZE", 4096)
+    monkeypatch.setattr(ranged, "PIECE_SIZE", 4096)
     data = content(400_000)
 
     def gone(_given):
@@ -194,7 +195,6 @@ def test_a_cancelled_transfer_is_interrupted():
 
 
 def test_a_defect_of_a_handler_ends_the_others():
-    before = threading.active_count()
     data = bytes(64 * 4096)
     cancelled = threading.Event()
     meter = Meter()
@@ -205,16 +205,21 @@ def test_a_defect_of_a_handler_ends_the_others():
     def handlers():
         def handle(piece, view):
             if piece.start == 5 * 4096:
+                # Those before it are told to stop as well, so they are waited for.
+                while watermark.value < 5 * 4096:
+                    time.sleep(0.001)
                 raise ZeroDivisionError
 
         return handle
 
-    cut = (module.Piece(at, at + 4096, at + 4096, 0, 0) for at in range(0, len(data), 4096))
+    def cut(begin, size):
+        return (module.Piece(at, at + 4096, at + 4096, 0, 0) for at in range(begin, len(data), 4096))
+
     watermark = Watermark(0, ResumableHash("md5"), meter, cancelled, None)
     with pytest.raises(ZeroDivisionError):
-        ranged.run_ranged(fetcher, cut, watermark, handlers, connections=4)
+        ranged.run_ranged(fetcher, cut, watermark, handlers, connections=4, beside=0)
     assert watermark.value == 5 * 4096
-    assert threading.active_count() == before
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("range")] == []
 
 
 def test_memory_is_aligned_like_the_file():
@@ -240,5 +245,6 @@ def test_memory_is_aligned_like_the_file():
         return handle
 
     cut = [module.Piece(at, at + 700, min(len(data), at + 900), 0, 0) for at in range(0, 90_000, 700)]
-    ranged.run_ranged(fetcher, cut, Watermark(0, None, Meter(), cancelled, None), handlers, connections=2)
+    watermark = Watermark(0, None, Meter(), cancelled, None)
+    ranged.run_ranged(fetcher, lambda begin, size: iter(cut), watermark, handlers, connections=2, beside=0)
     assert len(seen) == len(cut) and all(seen)
