@@ -1,0 +1,51 @@
+"""What a node leaves behind is told from what is someone else's."""
+
+import os
+import subprocess
+
+import pytest
+
+from tests.cluster import residue
+from tests.cluster.layout import Layout
+from tests.cluster.node import started_at
+
+
+@pytest.fixture
+def layout(tmp_path):
+    layout = Layout(base=tmp_path)
+    layout.node.mkdir()
+    return layout
+
+
+def test_the_node_is_known_by_its_number_and_its_beginning(layout):
+    (layout.node / "pid").write_text(f"{os.getpid()} {started_at(os.getpid())}\n")
+    assert residue.process(layout) == os.getpid()
+
+
+@pytest.mark.parametrize("content", ["", "x y", "1", "0 0", f"{os.getpid()} 1"])
+def test_another_process_of_that_number_is_not_the_node(layout, content):
+    (layout.node / "pid").write_text(content)
+    assert residue.process(layout) is None
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes a loop device")
+def test_loop_devices_of_others_are_not_touched(layout, tmp_path):
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(1 << 20))
+    made = subprocess.run(["losetup", "--find", "--show", disk], check=True, capture_output=True, text=True)
+    device = made.stdout.strip()
+    try:
+        found = residue._loop(device)
+        assert (found.number, found.tag) == (os.stat(device).st_rdev, str(disk)[:63])
+        assert device not in {loop.device for loop in residue._loops(layout)}
+        residue._detach_loops(layout)
+        assert residue._loop(device) is not None
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def test_nothing_to_remove_is_no_error(layout):
+    residue.remove(layout)
+    assert not layout.node.exists()
+    residue.remove(layout)
