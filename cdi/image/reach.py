@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 import sys
+import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -55,8 +56,8 @@ def check_reach(image: ImageInfo, length: int, read: Read) -> Check | None:
     """The check that passed, for an image of `length` bytes; None where the format has no tables.
 
     Raises `ContentTruncated` where something that the disk needs lies past the end of the file, `ImageCorrupt` where
-    it lies further than any writer would have put it, or where tables lie upon each other.  The part of a last block
-    that is past the disk's end need not be there: writers of every format leave it out.
+    it lies further than any writer would have put it, or where tables lie upon each other.  Of a last block, the part
+    past the disk's end need not be there, except in a VHD.
     """
     if image.payload is not None or image.format == "raw" or image.virtual_size is None:
         return None
@@ -92,6 +93,9 @@ class _Walk:
     read: Read
     tables: int = 0
     """Bytes of tables so far."""
+    last: tuple[int, int, int] = (0, 0, 0)
+    """Of compressed data: place in the file and on the disk of the piece that begins last, with its size between them.
+    One that begins before another ends before it too."""
 
     def need(self, what: str, start: int, end: int) -> None:
         """Have the bytes from `start` to `end` in the file, or raise."""
@@ -100,7 +104,7 @@ class _Walk:
 
     def need_data(self, guest: int, host: int, size: int) -> None:
         """As `need`, for a block of the disk, whose part past the disk's end does not matter."""
-        self.need(f"disk offset {guest:#x}", host, host + min(size, self.size - guest))
+        self.need(_at(guest), host, host + min(size, self.size - guest))
 
     def refuse(self, what: str, start: int, end: int) -> NoReturn:
         said = f"{what} is kept at bytes {start} to {end} of a file of {self.length}"
@@ -126,9 +130,11 @@ class _Walk:
         """A table that is in one place, as (bytes before, bytes)."""
         self.need(what, offset, offset + size)
         for first in range(0, size, _AT_ONCE):
-            starts = range(first, min(size, first + _AT_ONCE), piece)
-            ranges = [(offset + start, min(piece, size - start)) for start in starts]
-            yield from zip(starts, self._answers(ranges), strict=True)
+            starts = range(first, min(size, first + _AT_ONCE), _PIECE)
+            answers = self._answers([(offset + start, min(_PIECE, size - start)) for start in starts])
+            for start, data in zip(starts, answers, strict=True):
+                for at in range(0, len(data), piece):
+                    yield start + at, data[at : at + piece]
 
     def scattered(self, what: str, tables: list[tuple[int, int, int]]) -> Iterator[tuple[int, bytes]]:
         """Tables, given as (key, offset, size) of at most a piece each, as (key, bytes); in the order of the file."""
@@ -189,7 +195,8 @@ def _vhd(walk: _Walk) -> None:
     for before, data in walk.run("the block map", table, 4 * blocks):
         for index, entry in enumerate(_big("I", data), before // 4):
             if entry > safe and entry != _VHD_UNUSED:
-                walk.need_data(index * block, entry * SECTOR + bitmap, block)
+                # The last block too is whole, with a footer behind it; QEMU refuses anything else.
+                walk.need(_at(index * block), entry * SECTOR, entry * SECTOR + bitmap + block)
 
 
 def _vdi(walk: _Walk) -> None:
@@ -228,8 +235,7 @@ def _vhdx(walk: _Walk) -> None:
 def _vmdk(walk: _Walk) -> None:
     """Virtual Disk Format 5.0, "Hosted Sparse Extent Metadata": a directory of tables of sector numbers.
 
-    Where grains are compressed, a marker before each says how long it is.  One that begins before another ends before
-    it too, so only the last one's is read.
+    Where grains are compressed, a marker before each says how long it is; only the last one's is read.
     """
     header = vmdk.Header.parse(walk.one(0, SECTOR))
     if header is not None and header.directory_offset == vmdk.AT_END:
@@ -239,7 +245,6 @@ def _vmdk(walk: _Walk) -> None:
     grains = -(-header.capacity // header.grain)
     packed = header.compression != 0
     marker = 12 if packed and header.flags & _VMDK_MARKED else 0
-    last_guest = last = 0
 
     def unused(place: int) -> bool:
         return place == 0 or (place == 1 and bool(header.flags & _VMDK_ZERO_GRAIN))
@@ -256,17 +261,17 @@ def _vmdk(walk: _Walk) -> None:
             places = _little("I", table)
             furthest = max(places)
             if packed:
-                if furthest * SECTOR > last and not unused(furthest):
-                    last = furthest * SECTOR
-                    last_guest = (index * entries + places.index(furthest)) * grain
-                    walk.need(f"disk offset {last_guest:#x}", last, last + max(1, marker))
+                if furthest * SECTOR > walk.last[0] and not unused(furthest):
+                    guest, size = (index * entries + places.index(furthest)) * grain, max(1, marker)
+                    walk.need(_at(guest), furthest * SECTOR, furthest * SECTOR + size)
+                    walk.last = (furthest * SECTOR, size, guest)
             elif furthest * SECTOR + grain > walk.length:
                 for number, place in enumerate(places, index * entries):
                     if not unused(place):
                         walk.need_data(number * grain, place * SECTOR, grain)
-    if marker and last:
-        size = int.from_bytes(walk.one(last + 8, 4), "little")
-        walk.need(f"disk offset {last_guest:#x}", last, last + marker + size)
+    host, size, guest = walk.last
+    if marker and host:
+        walk.need(_at(guest), host, host + size + int.from_bytes(walk.one(host + 8, 4), "little"))
 
 
 def _qcow2(walk: _Walk) -> None:
@@ -289,6 +294,7 @@ def _qcow2(walk: _Walk) -> None:
             tables += [(first + at // width, place + at, min(_PIECE, size - at)) for at in range(0, size, _PIECE)]
         for first, table in walk.scattered("L2 table", tables):
             _l2_table(walk, header, first, table)
+    _last_inflates(walk, header)
 
 
 def _l2_table(walk: _Walk, header: Qcow2Header, first: int, table: bytes) -> None:
@@ -300,27 +306,54 @@ def _l2_table(walk: _Walk, header: Qcow2Header, first: int, table: bytes) -> Non
         map(_QCOW2_COMPRESSED.__and__, entries)
     ):
         return
+    length = walk.length
     shift = 62 - (header.cluster_bits - 8)
     for number, entry in enumerate(entries):
-        guest = (first + number) * cluster
-        if entry & _QCOW2_COMPRESSED:
-            # It ends somewhere in the last of the sectors that the entry counts, and must inflate to a whole cluster.
-            host = entry & ((1 << shift) - 1)
-            walk.need(f"disk offset {guest:#x}", host, host + 1)
-            continue
         host, size = entry & _QCOW2_OFFSET, cluster
+        if entry & _QCOW2_COMPRESSED:
+            host = entry & ((1 << shift) - 1)
+            size = (((entry & (_QCOW2_COMPRESSED - 1)) >> shift) + 1) * SECTOR - host % SECTOR
+            if host >= length:
+                walk.refuse(_at((first + number) * cluster), host, host + size)
+            if host > walk.last[0]:
+                walk.last = (host, size, (first + number) * cluster)
+            continue
         if bitmaps is not None:
             size = (bitmaps[number] & 0xFFFF_FFFF).bit_length() * (cluster // 32)
         elif entry & _QCOW2_ZERO and header.version >= 3:
             continue
-        if host == 0 or size == 0:
-            continue
         # As in `cdi.image.qcow2map`: writers end a file within a cluster, between sectors; accidents anywhere.
-        if host >= walk.length or walk.length % SECTOR:
-            walk.need_data(guest, host, size)
+        if host and size and host + size > length and (host >= length or length % SECTOR):
+            walk.need_data((first + number) * cluster, host, size)
 
 
-# --- entries ----------------------------------------------------------------------------------------------------
+def _last_inflates(walk: _Walk, header: Qcow2Header) -> None:
+    """Where the file ends within its last compressed cluster: only whole sectors are counted, so that alone tells.
+
+    With zeros for the rest, as QEMU reads it, a cluster may inflate to its full size and be another.
+    """
+    host, size, guest = walk.last
+    if host + size <= walk.length:
+        return
+    packed = b"".join(piece for _, piece in walk.run("a compressed cluster", host, walk.length - host))
+    try:
+        if header.compression_type:
+            from backports import zstd
+
+            plain = zstd.ZstdDecompressor().decompress(packed, header.cluster_size)
+        else:
+            plain = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, header.cluster_size)
+    except Exception:  # noqa: BLE001 - each decoder has a class of its own; what is damaged is the reader's to refuse
+        return
+    if len(plain) < header.cluster_size:
+        walk.refuse(_at(guest), host, host + size)
+
+
+# --- words ----------------------------------------------------------------------------------------------------
+
+
+def _at(guest: int) -> str:
+    return f"disk offset {guest:#x}"
 
 
 def _big(kind: str, table: bytes) -> array[int]:
