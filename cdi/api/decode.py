@@ -1,7 +1,8 @@
 """JSON into frozen dataclasses, strictly, for what crosses between the planes.
 
 The models of the API are pydantic's.  A worker that moves one small image would spend more time on importing pydantic
-than on the image, so `Job` and its kin are read by this: exact types, no unknown fields, every problem in one message.
+than on the image, so `Job` and its kin are read by this: exact types, no unknown or repeated fields, whole numbers of
+64 bits, finite others, every problem in one message.
 Understands str, int, float, bool, Literal, enums of strings, ``X | None``, ``tuple[X, ...]``, ``dict[str, X]``,
 dataclasses, and unions of dataclasses that are told apart by a Literal field ``kind``; `Range` bounds numbers.
 """
@@ -11,13 +12,15 @@ from __future__ import annotations
 import enum
 import functools
 import json
+import math
 import types
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
 _DEPTH = 16
+_LARGEST = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +52,7 @@ class DecodeError(ValueError):
 def decode(cls: type[T], text: str | bytes) -> T:
     """Read one JSON document.  Raises `DecodeError`."""
     try:
-        document = json.loads(text)
+        document = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise DecodeError([f"not JSON: {error}"]) from error
     problems: list[str] = []
@@ -57,6 +60,19 @@ def decode(cls: type[T], text: str | bytes) -> T:
     if problems:
         raise DecodeError(problems)
     return cast(T, value)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, in which no field may be said twice: which of them counts would be the reader's choice."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a field is there twice")
+    return found
+
+
+def _no_number(text: str) -> NoReturn:
+    """NaN and the infinities, which Python reads and JSON does not have (RFC 8259 section 6)."""
+    raise ValueError(f"{text} is no number")
 
 
 @functools.cache
@@ -93,6 +109,8 @@ def _value(hint: Any, value: Any, at: str, problems: list[str]) -> Any:
         if isinstance(value, str) and value in list(hint):
             return hint(value)
         return _wrong(at, f"must be one of {', '.join(hint)}", problems)
+    if (isinstance(value, int) and not -_LARGEST <= value <= _LARGEST) or value in (math.inf, -math.inf):
+        return _wrong(at, "is too large a number", problems)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     # A bool is an int to Python and to nobody else.

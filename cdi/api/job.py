@@ -181,7 +181,7 @@ class Policy:
     keyring: str | None = None
     """A file of OpenPGP public keys, binary or armoured."""
     preallocation: bool = False
-    stall_timeout: Annotated[float, Range(above=0)] = 60.0
+    stall_timeout: Annotated[float, Range(above=0, at_most=86_400)] = 60.0
     """Seconds without a byte until a connection is given up."""
     retries: Annotated[int, Range(at_least=0)] = 8
     """Failures in a row, without a byte of progress, until a passing fault is handed to the controller."""

@@ -253,5 +253,5 @@ def _message(body: bytes) -> str:
     except (ValueError, RecursionError, KeyError, TypeError):
         # Media answers with plain text.
         message = body.decode("utf-8", "replace") if not body.lstrip().startswith((b"<", b"{")) else ""
-    shown = "".join(c if c.isprintable() else " " for c in str(message)[:300])
+    shown = "".join(c if c.isprintable() else " " for c in message[:300]) if isinstance(message, str) else ""
     return shown.strip().rstrip(".")

@@ -61,6 +61,47 @@ def test_a_wrong_field_is_named(change, told):
     assert told in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ('"retries": 1%s' % ("0" * 400), "policy.retries: is too large a number"),
+        ('"retries": -1%s' % ("0" * 400), "policy.retries: is too large a number"),
+        ('"retries": 9223372036854775808', "policy.retries: is too large a number"),
+        # Python does not even read it.
+        ('"retries": 1%s' % ("0" * 5000), "not JSON"),
+        ('"stall_timeout": 1%s' % ("0" * 400), "policy.stall_timeout: is too large a number"),
+        ('"stall_timeout": 1e400', "policy.stall_timeout: is too large a number"),
+        ('"stall_timeout": 1e300', "policy.stall_timeout: must be at most 86400"),
+        ('"retries": 1e3', "policy.retries: must be of type int"),
+        ('"stall_timeout": NaN', "NaN is no number"),
+        ('"stall_timeout": Infinity', "Infinity is no number"),
+        ('"stall_timeout": -Infinity', "-Infinity is no number"),
+        ('"retries": 1, "retries": 2', "a field is there twice"),
+        ('"keyring": {}1{}'.format("[" * 90_000, "]" * 90_000), "not JSON"),
+        ('"keyring": {}1{}'.format("[" * 200, "]" * 200), "policy.keyring: must be of type str"),
+    ],
+)
+def test_a_number_that_is_none_is_refused(change, told):
+    text = Job(id="x", source=HttpSourceSpec(url="u"), target=FileTargetSpec(path="d")).to_json()
+    body = json.loads(text)
+    del body["policy"]
+    with pytest.raises(InvalidManifest) as caught:
+        Job.from_json(json.dumps(body)[:-1] + ', "policy": {' + change + "}}")
+    assert told in str(caught.value)
+
+
+def test_the_largest_numbers_are_read():
+    assert Limits.from_json('{"bandwidth": 9223372036854775807}').bandwidth == (1 << 63) - 1
+    progress = Progress.from_json('{"phase": "done", "done": 1, "total": null, "rate": 4, "eta": 1e22}')
+    assert (progress.rate, progress.eta) == (4.0, 1e22)
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"\xff\xfe{", b"", b"\x00", "{}\ud800".encode("utf-8", "surrogatepass")])
+def test_bytes_that_are_no_text_are_refused(text):
+    with pytest.raises(InvalidManifest):
+        Job.from_json(text)
+
+
 def test_all_problems_come_at_once():
     with pytest.raises(InvalidManifest) as caught:
         Job.from_json('{"source": {"kind": "http"}, "target": {"kind": "file", "path": 1}}')
