@@ -14,9 +14,11 @@ from tests.cluster.layout import ClusterError, Layout
 
 def _up(layout: Layout) -> int:
     began = time.monotonic()
-    was = lifecycle.running(layout)
-    lifecycle.up(layout, lambda text: print(f"{time.monotonic() - began:6.1f} s  {text}", file=sys.stderr, flush=True))
-    print("up already" if was else f"up after {time.monotonic() - began:.0f} s", file=sys.stderr)
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - began:6.1f} s  {text}", file=sys.stderr, flush=True)
+
+    say("up" if lifecycle.up(layout, say) else "was up already")
     print(f"export KUBECONFIG={layout.kubeconfig}")
     return 0
 

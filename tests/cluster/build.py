@@ -79,9 +79,9 @@ def find(layout: Layout) -> Built:
     """Where the builds of these sources are, or are to be."""
     programs = layout.built / f"programs-{_key(_sources(_PROGRAMS))}"
     csi = layout.built / f"csi-{_key(_sources(_CSI))}"
-    busybox = Path(os.path.realpath(shutil.which("busybox") or "/bin/busybox"))
-    contents = [SOURCES / "images.py", *([busybox] if busybox.exists() else [])]
-    return Built(programs=programs, csi=csi, images=layout.built / f"images-{_key(contents, csi.name)}")
+    parts = [f"{part} {part.stat().st_size} {part.stat().st_mtime_ns}" for part in images.base_parts()]
+    key = _key([SOURCES / "images.py"], csi.name, *parts)
+    return Built(programs=programs, csi=csi, images=layout.built / f"images-{key}")
 
 
 def _sources(module: Path) -> list[Path]:

@@ -50,11 +50,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     began = time.monotonic()
     up_before = lifecycle.running(layout)
     try:
-        lifecycle.up(layout, lambda text: print(f"cluster: {text}", flush=True))
+        brought_up = lifecycle.up(layout, lambda text: print(f"cluster: {text}", flush=True))
     except ClusterError as error:
         pytest.exit(f"cluster: {error}", returncode=1)
     config.stash[_OURS] = not up_before
-    print("cluster: was up" if up_before else f"cluster: up after {time.monotonic() - began:.0f} s", flush=True)
+    print(f"cluster: up after {time.monotonic() - began:.0f} s" if brought_up else "cluster: was up", flush=True)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

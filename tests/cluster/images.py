@@ -7,6 +7,7 @@ import io
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tarfile
@@ -111,21 +112,41 @@ def pause(path: Path, name: str, program: Path) -> None:
     write_archive(path, name, {"pause": File(content=program.read_bytes())}, {"Entrypoint": ["/pause"]})
 
 
+def base_parts() -> list[Path]:
+    """This machine's files that go into the base image: busybox, curl and the libraries that they load.
+
+    Raises CalledProcessError where it cannot be told which those are.
+    """
+    found: dict[Path, None] = {}
+    for program in ("busybox", "curl"):
+        path = shutil.which(program)
+        assert path is not None, "the requirements were checked before"
+        found[Path(os.path.realpath(path))] = None
+        told = subprocess.run(["ldd", path], check=False, capture_output=True, text=True)
+        if told.returncode and "not a dynamic executable" not in told.stderr:
+            told.check_returncode()
+        found |= {Path(library): None for library in re.findall(r"(/\S+) \(0x", told.stdout)}
+    return list(found)
+
+
 def base(path: Path, name: str) -> None:
-    """Busybox under each of its names, a few users, and a place for temporary files."""
-    busybox = shutil.which("busybox")
-    assert busybox is not None, "the requirements were checked before"
+    """Busybox under each of its names, curl, a few users, and a place for temporary files."""
+    busybox, *others = base_parts()
     applets = subprocess.run([busybox, "--list"], check=True, capture_output=True, text=True).stdout.split()
     users = {"root": 0, "nobody": 65534, "qemu": 107}
-    files = {f"bin/{applet}": File(link="busybox") for applet in applets if applet != "busybox"}
+    # A static busybox crashes where it looks up a host: its wget would mislead.
+    files = {f"bin/{applet}": File(link="busybox") for applet in applets if applet not in {"busybox", "wget"}}
+    for part in others:
+        place = Path("bin", part.name) if part.name == "curl" else part.relative_to("/")
+        files |= {str(directory): File() for directory in place.parents if directory != Path()}
+        files[str(place)] = File(content=part.read_bytes())
     files |= {
         "bin": File(),
-        "bin/busybox": File(content=Path(os.path.realpath(busybox)).read_bytes()),
+        "bin/busybox": File(content=busybox.read_bytes()),
         "etc": File(),
+        "etc/nsswitch.conf": _text(["hosts: files dns\n"]),
         "etc/passwd": _text(f"{user}:x:{number}:{number}::/:/bin/sh\n" for user, number in users.items()),
         "etc/group": _text(f"{user}:x:{number}:\n" for user, number in users.items()),
         "tmp": File(mode=0o1777),
-        "usr": File(),
-        "usr/bin": File(link="../bin"),
     }
     write_archive(path, name, files, {"Cmd": ["/bin/sh"], "Env": ["PATH=/bin"]})

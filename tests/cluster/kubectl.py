@@ -64,8 +64,13 @@ class Kubectl:
 
     def create(self, *documents: Document) -> list[Document]:
         """Make new objects, which may have a `generateName`; gives them as the server has them."""
-        made: Document = json.loads(self.run("create", "--filename=-", "--output=json", given=_listed(documents)))
-        return made["items"] if made["kind"] == "List" else [made]
+        text = self.run("create", "--filename=-", "--output=json", given=_listed(documents))
+        made = []
+        while text := text.lstrip():  # one document after the other
+            document, end = _DECODER.raw_decode(text)
+            made.append(document)
+            text = text[end:]
+        return made
 
     def get(self, kind: str, name: str) -> Document:
         """One object.  Raises KubectlError where there is none."""

@@ -26,7 +26,7 @@ API_PORT = 6443
 
 PAUSE_IMAGE = "images.cdi.test/pause:1"
 BASE_IMAGE = "images.cdi.test/base:1"
-"""Busybox and nothing else: for pods that read, write and listen."""
+"""Busybox and curl: for pods that read, write, listen and ask."""
 
 
 class ClusterError(Exception):

@@ -24,6 +24,7 @@ _NEEDED = {
     "iptables": "iptables", "iptables-save": "iptables", "iptables-restore": "iptables", "ip": "iproute2",
     "nsenter": "util-linux", "mount": "mount", "losetup": "mount", "blkid": "util-linux",
     "mkfs.ext4": "e2fsprogs", "e2fsck": "e2fsprogs", "resize2fs": "e2fsprogs", "busybox": "busybox-static",
+    "curl": "curl", "ldd": "libc-bin",
 }  # fmt: skip
 _CONTROLLERS = {"cpu", "cpuset", "memory", "pids"}
 _MODULES = ("overlay", "br_netfilter", "loop", "veth")
@@ -71,14 +72,14 @@ def running(layout: Layout) -> bool:
     return (layout.node / "up").exists() and residue.process(layout) is not None
 
 
-def up(layout: Layout, say: Say) -> None:
-    """Bring the cluster up.  One that runs what would be built now is left as it is.
+def up(layout: Layout, say: Say) -> bool:
+    """Bring the cluster up, unless one is up already that runs what would be built now; says whether it was brought up.
 
     Raises ClusterError with one line that says why it cannot be had.
     """
     with locked(layout):
         if running(layout) and (layout.node / "up").read_text() == build.find(layout).key:
-            return
+            return False
         check_requirements()
         built = build.build(layout, say)
         if layout.node.exists():
@@ -90,6 +91,7 @@ def up(layout: Layout, say: Say) -> None:
             kept = _keep_logs(layout)
             residue.remove(layout)
             raise ClusterError(f"{error} (the logs are in {kept})") from error
+        return True
 
 
 def down(layout: Layout) -> None:

@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -301,14 +302,14 @@ def host_address(cluster):
     return cluster.host_address
 
 
-RETRY = "for i in $(seq 100); do wget -qO- -T 5 %s && exit; sleep 0.1; done; exit 1"
+FETCH = "curl -fsS --retry 60 --retry-delay 1 --retry-all-errors -m 60 %s"
 
 
 def test_pods_reach_a_process_of_this_machine_by_service_and_by_address(namespace, script, host_address):
     with served(host_address) as port:
         namespace.create(*service_outside("outside", host_address, 80, port))
-        assert script("by-name", RETRY % "http://outside/") == "this machine"
-        assert script("by-address", RETRY % f"http://{host_address}:{port}/") == "this machine"
+        assert script("by-name", FETCH % "http://outside/") == "this machine"
+        assert script("by-address", FETCH % f"http://{host_address}:{port}/") == "this machine"
 
 
 def test_the_api_server_asks_a_webhook_on_this_machine(cluster, namespace, host_address, tmp_path):
@@ -426,7 +427,7 @@ def test_it_leaves_nothing_in_the_machines_own_tables(cluster):
     if cluster.layout is None:
         pytest.skip("only our own cluster is on this machine")
     rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout
-    mounts = open("/proc/self/mounts").read()
+    mounts = Path("/proc/self/mounts").read_text()
     assert "KUBE" not in rules and "CNI" not in rules
     assert "kubelet" not in mounts and str(cluster.layout.base) not in mounts
     assert residue.process(cluster.layout) is not None
