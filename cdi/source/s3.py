@@ -34,7 +34,6 @@ from cdi.api.errors import (
 from cdi.api.job import S3SourceSpec
 from cdi.source import headers as fields
 from cdi.source.base import SourceFacts
-from cdi.source.connection import Canceller
 from cdi.source.endpoint import Headers, HttpRequest
 from cdi.source.http import HttpSource
 from cdi.source.http_transport import Transport
@@ -239,7 +238,7 @@ class S3Source(HttpSource):
             response = self.transport.get(
                 Url.parse(request.url),
                 (*request.headers, *request.secret_headers, ("Accept-Encoding", "identity")),
-                Canceller(),
+                self._cancel,
             )
         except SourceError:
             return ()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from cdi.api.job import Job, Limits, Progress
 from cdi.transfer.meter import Meter
@@ -28,6 +29,16 @@ class Control:
             self._on_cancel.append(act)
         if self.cancelled.is_set():
             act()
+
+    @contextmanager
+    def cancelling(self, act: Callable[[], None]) -> Iterator[None]:
+        """As `on_cancel`, as long as the context lasts."""
+        self.on_cancel(act)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._on_cancel.remove(act)
 
     def cancel(self) -> None:
         """Stop soon, leaving a journal that a later run goes on from."""

@@ -99,6 +99,7 @@ class _Discovery:
         self._facts = facts
         self._policy = policy
         self._result = result
+        self._control = control
         self._required = policy.require_checksum or policy.signature == "require"
         # A server may answer every name that it does not have with a failure that looks as if it would pass.
         retries = policy.retries if self._required else min(policy.retries, _TRIES)
@@ -184,5 +185,6 @@ class _Discovery:
         sibling = self._source.sibling(name)
         if sibling is None:
             return None
-        with sibling:
+        # Closing it interrupts what is read of it.
+        with sibling, self._control.cancelling(sibling.close):
             return read_small(sibling, _SUMS_MOST)

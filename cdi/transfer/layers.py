@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 from cdi.api.digest import Digest
 from cdi.api.errors import ChecksumMismatch, DiskNotInImage, FormatUnsupported
@@ -30,7 +31,8 @@ def import_registry(job: Job, spec: RegistrySourceSpec, control: Control, result
         DiskTransfer(job, source, control, result, choose=in_disk_directory).run()
 
     patience = Patience(policy=job.policy, meter=control.meter, cancelled=control.cancelled)
-    with open_registry(spec, job.policy.stall_timeout, patience.pause) as image:
+    resolve = partial(open_registry, spec, job.policy.stall_timeout, patience.pause)
+    with patience.aside(resolve, RegistryImage.close) as image:
         control.meter.note = ""
         job = _checked(job, image, result)
         result.labels = dict(image.labels)

@@ -5,14 +5,20 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from cdi.api.errors import CdiError, Interrupted, Retry, SourceChanged, SourceUnavailable
 from cdi.api.job import Policy
 from cdi.transfer.meter import Meter
 
+_LOOK_SECONDS = 0.1
+"""The longest until a cancellation is seen."""
 _PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 _T = TypeVar("_T")
+
+
+def _let_go(found: object) -> None:
+    """There is nothing to close."""
 
 
 class Patience:
@@ -54,12 +60,12 @@ class Patience:
         if self._cancelled.wait(seconds):
             raise Interrupted("the transfer was stopped")
 
-    def insist(self, act: Callable[[], _T]) -> _T:
-        """What `act` gives, tried again as often as the budget allows."""
+    def insist(self, act: Callable[[], _T], late: Callable[[_T], object] = _let_go) -> _T:
+        """What `act` gives, tried again as often as the budget allows; `aside`."""
         failures = 0
         while True:
             try:
-                found = act()
+                found = self.aside(act, late)
             except CdiError as failure:
                 failures += 1
                 self.pause(failure, failures)
@@ -67,3 +73,62 @@ class Patience:
                 if failures:
                     self._meter.note = ""
                 return found
+
+    def aside(self, act: Callable[[], _T], late: Callable[[_T], object] = _let_go) -> _T:
+        """What `act` gives, in a thread of its own, which is left to itself when the transfer is cancelled.
+
+        For what nobody can interrupt: names that are looked up, and credentials, which libraries ask for in their own
+        way.  `late` is called with what `act` gives when nobody waits for it any more.  Raises what `act` raises, and
+        `Interrupted` when cancelled.
+        """
+        self.check()
+        errand = _Errand(act, late)
+        threading.Thread(target=errand.run, name="aside", daemon=True).start()
+        try:
+            while not errand.done.wait(_LOOK_SECONDS):
+                self.check()
+        except BaseException:
+            errand.leave()
+            raise
+        return errand.result()
+
+
+class _Errand(Generic[_T]):
+    """One call, made by one thread for another that may go away."""
+
+    def __init__(self, act: Callable[[], _T], late: Callable[[_T], object]) -> None:
+        self.done = threading.Event()
+        self._act = act
+        self._late = late
+        self._found: list[_T] = []
+        self._failure: BaseException | None = None
+        self._left = False
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        try:
+            self._found.append(self._act())
+        except BaseException as failure:  # noqa: BLE001 - raised again in the thread that waits
+            self._failure = failure
+        with self._lock:
+            self.done.set()
+            left = self._left
+        if left:
+            self._close()
+
+    def leave(self) -> None:
+        """Nobody waits any more."""
+        with self._lock:
+            self._left = True
+            done = self.done.is_set()
+        if done:
+            self._close()
+
+    def _close(self) -> None:
+        for found in self._found:
+            self._late(found)
+
+    def result(self) -> _T:
+        if self._failure is not None:
+            raise self._failure
+        return self._found[0]

@@ -22,6 +22,11 @@ _REMOTE = ("http", "s3", "gcs", "registry")
 """Sources that may be waiting for an answer, and whose closing interrupts that."""
 
 
+def _closed(opened: AbstractContextManager[Source]) -> None:
+    with opened:
+        pass
+
+
 def persist(
     job: Job,
     control: Control,
@@ -40,7 +45,7 @@ def persist(
         cause: CdiError
         try:
             # Opening asks too, for credentials and the like.
-            with patience.insist(reopen) as source:
+            with patience.insist(reopen, _closed) as source:
                 if job.source.kind in _REMOTE:
                     control.on_cancel(source.close)
                 attempt(source)

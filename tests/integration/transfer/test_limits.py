@@ -1,15 +1,17 @@
 """Limits that change while a worker runs, and a worker that is asked to stop."""
 
 import hashlib
+import json
 import random
 import signal
 import subprocess
 import threading
+from dataclasses import replace
 
 import pytest
 
 from cdi.api.errors import Retry
-from cdi.api.job import Limits
+from cdi.api.job import Credentials, GcsSourceSpec, Limits, RegistrySourceSpec, Tls
 from tests.faults.server import Fault
 from tests.integration.transfer.worker_process import Worker, disk_job
 
@@ -216,6 +218,62 @@ def test_it_stops_at_once_wherever_it_waits(image, fault_server, worker, tmp_pat
     url = fault_server.put("/disk", image, ranges=ranges, faults=[*first, fault], always=fault)
     running = worker(disk_job("wait", url, tmp_path)).start()
     running.wait_for(lambda: len(fault_server.asked("/disk")) > len(first) and running.progress())
+    running.process.send_signal(signal.SIGTERM)
+    assert running.outcome(timeout=20).failure.code == "Interrupted"
+
+
+SILENT = [Fault(stall_after=0), Fault(delay=600)]
+
+
+@pytest.mark.parametrize("fault", SILENT)
+@pytest.mark.parametrize("signature", ["ignore", "require"])
+def test_it_stops_while_it_looks_for_checksums(image, fault_server, worker, tmp_path, fault, signature):
+    url = fault_server.put("/disk", image)
+    fault_server.put("*", b"x", always=fault)
+    policy = {"discover_checksum": True, "signature": signature, "require_checksum": True, "keyring": str(tmp_path)}
+    running = worker(disk_job("sums", url, tmp_path, **policy)).start()
+    running.wait_for(lambda: fault_server.asked("/SHA256SUMS"))
+    running.process.send_signal(signal.SIGTERM)
+    assert running.outcome(timeout=20).failure.code == "Interrupted"
+
+
+@pytest.fixture
+def service_account(tmp_path):
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+
+    def make(token_uri):
+        path = tmp_path / "credentials.json"
+        path.write_text(
+            json.dumps({"type": "service_account", "client_email": "a@b", "private_key": pem, "token_uri": token_uri})
+        )
+        return str(path)
+
+    return make
+
+
+@pytest.mark.parametrize("fault", SILENT)
+def test_it_stops_while_it_asks_for_a_token(fault_server, worker, tmp_path, service_account, fault):
+    credentials = Credentials(service_account_file=service_account(fault_server.put("/token", b"x", always=fault)))
+    source = GcsSourceSpec(url="gs://bucket/disk", endpoint=fault_server.origin, credentials=credentials)
+    running = worker(replace(disk_job("token", "http://unused", tmp_path), source=source)).start()
+    running.wait_for(lambda: fault_server.asked("/token"))
+    running.process.send_signal(signal.SIGTERM)
+    assert running.outcome(timeout=20).failure.code == "Interrupted"
+
+
+@pytest.mark.parametrize("fault", SILENT)
+def test_it_stops_while_it_asks_a_registry(fault_server, worker, tmp_path, fault):
+    fault_server.put("*", b"x", always=fault)
+    url = fault_server.origin.replace("http:", "docker:") + "/disk:latest"
+    source = RegistrySourceSpec(url=url, tls=Tls(insecure=True))
+    running = worker(replace(disk_job("registry", "http://unused", tmp_path), source=source)).start()
+    running.wait_for(lambda: fault_server.requests or fault_server.connections)
     running.process.send_signal(signal.SIGTERM)
     assert running.outcome(timeout=20).failure.code == "Interrupted"
 
