@@ -94,3 +94,41 @@ def test_a_source_that_cannot_be_opened_for_a_moment_is_opened_later() -> None:
     persist(job, Control(job), Result("x"), lambda: nullcontext(act()), attempts.append)  # type: ignore[arg-type]
     assert attempts == ["done"]
     assert act.calls == 2
+
+
+def test_what_is_done_aside_is_given_or_raised():
+    waiting, _, _ = patience()
+    assert waiting.aside(lambda: threading.current_thread().name) == "aside"
+    with pytest.raises(ZeroDivisionError):
+        waiting.aside(lambda: 1 // 0)
+
+
+def test_what_is_done_aside_is_left_when_the_transfer_is_cancelled():
+    """And what comes of it later is closed."""
+    waiting, cancelled, _ = patience()
+    go, closed, seen = threading.Event(), threading.Event(), []
+
+    def act():
+        cancelled.set()
+        assert go.wait(20)
+        return "found"
+
+    def late(found):
+        seen.append(found)
+        closed.set()
+
+    with pytest.raises(Interrupted):
+        waiting.aside(act, late)
+    assert not seen
+    go.set()
+    assert closed.wait(20)
+    assert seen == ["found"]
+
+
+def test_nothing_is_begun_aside_once_it_is_cancelled():
+    waiting, cancelled, _ = patience()
+    begun = []
+    cancelled.set()
+    with pytest.raises(Interrupted):
+        waiting.aside(lambda: begun.append(1))
+    assert begun == []
