@@ -167,7 +167,7 @@ def _explained(report: Report) -> list[str]:
     """One line for every failure, and for what became of the batch as a whole."""
     lines = [_error(failure, result.label) for result in report.results if (failure := result.failure) is not None]
     lines += [
-        printable(f"{paint(result.label, 'yellow', err=True)}: {result.note}")
+        f"{paint(printable(result.label), 'yellow', err=True)}: {printable(result.note)}"
         for result in report.results
         if result.note and result.verdict == "outdated"
     ]
