@@ -13,7 +13,8 @@ from cdi.api.errors import AlreadyExists, CdiError, Conflict, InvalidManifest, N
 from cdi.reconcile import upload as uploads
 from cdi.reconcile.upload import UploadRequest
 from cdi.runtime.embedded import Embedded
-from cdi.runtime.request import Manifests, Request, manifests, owned
+from cdi.runtime.request import Request
+from cdi.runtime.wanted import Manifests, manifests, owned
 
 
 def begin(

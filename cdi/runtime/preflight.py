@@ -18,7 +18,8 @@ from cdi.runtime.explain import Explanation, explain
 from cdi.runtime.foresee import Foresight
 from cdi.runtime.home import Home
 from cdi.runtime.peek import PeekedPipe
-from cdi.runtime.request import Request, manifests
+from cdi.runtime.request import Request
+from cdi.runtime.wanted import manifests
 from cdi.runtime.watched import OnProgress
 from cdi.store.base import Key
 from cdi.store.local import LocalStore

@@ -12,16 +12,17 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from cdi.api.errors import CdiError, InvalidManifest, LockMismatch, NotFound, UsageError
 from cdi.api.job import Progress
 from cdi.reconcile.failure import as_failure
+from cdi.runtime.batch.aside import aside, each_aside
 from cdi.runtime.batch.importing import Importing, Kept, Starter
 from cdi.runtime.batch.item import Batch, Item
 from cdi.runtime.batch.probe import Offer, Prober
@@ -36,13 +37,9 @@ from cdi.store.local import LocalStore
 
 _LOOK = 0.1
 _REVIVE = 1.0
-_PROBES = 8
-"""Sources that are asked at a time."""
-_MOST_THREADS = 64
 _MOST_PROBLEMS = 50
 _FAREWELL = 2.0
 """Seconds for imports that are just being begun when the batch ends."""
-T = TypeVar("T")
 
 
 def default_jobs() -> int:
@@ -191,7 +188,7 @@ class _Run:
         pinned = [item for item in self._batch.items if item.pinnable]
         mismatches: dict[Key, str] = {}
         failures: dict[Key, CdiError] = {}
-        for item, outcome in _all(lambda item: self._mismatch(prober, item, standings[item.key]), pinned):
+        for item, outcome in each_aside(lambda item: self._mismatch(prober, item, standings[item.key]), pinned):
             if isinstance(outcome, CdiError):
                 failures[item.key] = outcome
             elif outcome is not None:
@@ -246,7 +243,7 @@ class _Run:
             self._waiting.remove(item)
             self._audience.began(item)
             self._running.append(
-                _Live(item=item, began=time.monotonic(), starting=_aside(partial(self._starter.start, item)))
+                _Live(item=item, began=time.monotonic(), starting=aside(partial(self._starter.start, item)))
             )
 
     def _next(self) -> Item | None:
@@ -403,35 +400,3 @@ def _refuse(problems: list[str]) -> None:
         lines = problems[:_MOST_PROBLEMS]
         more = len(problems) - len(lines)
         raise InvalidManifest("; ".join([*lines, f"and {more} more"] if more else lines), remedy="")
-
-
-def _aside(act: Callable[[], T]) -> Future[T]:
-    """In a thread that nobody waits for when the command ends."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(act())
-        except BaseException as error:  # noqa: BLE001  handed over to whoever asks for the result
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="batch", daemon=True).start()
-    return future
-
-
-def _all(ask: Callable[[Item], str | None], items: Sequence[Item]) -> Iterator[tuple[Item, str | CdiError | None]]:
-    """In the order of `items`, some of them at the same time."""
-    gate = threading.BoundedSemaphore(_PROBES)
-
-    def guarded(item: Item) -> str | None:
-        with gate:
-            return ask(item)
-
-    # A thread waits for its turn, so that ctrl-C waits for none of them.
-    for start in range(0, len(items), _MOST_THREADS):
-        futures = [(item, _aside(partial(guarded, item))) for item in items[start : start + _MOST_THREADS]]
-        for item, future in futures:
-            try:
-                yield item, future.result()
-            except CdiError as error:
-                yield item, error

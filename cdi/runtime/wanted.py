@@ -1,0 +1,124 @@
+"""One image that somebody asks for on the command line, as a DataVolume with its inputs.
+
+Credentials become a Secret, certificates a ConfigMap, both owned by the DataVolume so that they go with it; what the
+API has no field for becomes the annotations of `cdi.reconcile.policy`.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cdi.image.sizes import request as quantity
+from cdi.reconcile.policy import PREFIX
+from cdi.runtime.request import Request, given_secret
+
+Objects = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifests:
+    """A DataVolume, and what it refers to; `inputs` get it as their owner once it has a uid."""
+
+    datavolume: Objects
+    inputs: tuple[Objects, ...] = ()
+
+
+def manifests(request: Request, namespace: str, name: str, size: int | None) -> Manifests:
+    """The DataVolume of `name` with a disk of `size` bytes, and its inputs, named after it."""
+    inputs: list[Objects] = []
+    spec: Objects = {
+        "source": _source(request, namespace, name, inputs),
+        "storage": {"resources": {"requests": {"storage": quantity(size)}}} if size is not None else {},
+    }
+    if request.content_type == "archive":
+        spec["contentType"] = "archive"
+    if request.preallocation:
+        spec["preallocation"] = True
+    metadata: Objects = {"name": name, "namespace": namespace}
+    annotations = {f"{PREFIX}{knob}": text for knob, text in _knobs(request)}
+    if annotations:
+        metadata["annotations"] = annotations
+    datavolume = {"apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "DataVolume", "metadata": metadata, "spec": spec}
+    return Manifests(datavolume=datavolume, inputs=tuple(inputs))
+
+
+def owned(body: Mapping[str, Any], owner: Mapping[str, Any]) -> Objects:
+    """`body` with the stored object `owner` as its owner: it is deleted after it."""
+    reference = {
+        "apiVersion": owner["apiVersion"],
+        "kind": owner["kind"],
+        "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"],
+    }
+    return {**body, "metadata": {**body["metadata"], "ownerReferences": [reference]}}
+
+
+def _source(request: Request, namespace: str, name: str, inputs: list[Objects]) -> Objects:
+    place, access = request.place, request.access
+    source = place.source
+    member: Objects = source[place.member.value]
+    values = dict(given_secret(request))
+    if access.secret is not None:
+        member["secretRef"] = access.secret
+    elif values:
+        member["secretRef"] = f"{name}-import"
+        inputs.append(_secret(namespace, f"{name}-import", values))
+    if access.authority is not None:
+        member["certConfigMap"] = f"{name}-import"
+        data = {"ca.pem": base64.b64encode(access.authority).decode()}
+        inputs.append(_object("ConfigMap", namespace, f"{name}-import", {"binaryData": data}))
+    if access.insecure and place.kind == "http":
+        member["insecureSkipVerify"] = True
+    if access.headers or access.secret_headers:
+        # A header may be a token: none of them is written where everybody may read.
+        lines = {f"header-{number}": line.encode() for number, line in enumerate(access.headers)}
+        files = {f"file-{number}": text for number, text in enumerate(access.secret_headers)}
+        member["secretExtraHeaders"] = [f"{name}-import-headers"]
+        inputs.append(_secret(namespace, f"{name}-import-headers", lines | files))
+    if place.kind == "http" and request.checksum is not None:
+        member["checksum"] = request.checksum
+    if access.architecture is not None:
+        member["platform"] = {"architecture": access.architecture}
+    return source
+
+
+def _secret(namespace: str, name: str, values: Mapping[str, bytes]) -> Objects:
+    data = {key: base64.b64encode(value).decode() for key, value in values.items()}
+    return _object("Secret", namespace, name, {"type": "Opaque", "data": data})
+
+
+def _object(kind: str, namespace: str, name: str, rest: Objects) -> Objects:
+    return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": namespace}, **rest}
+
+
+def _knobs(request: Request) -> Iterator[tuple[str, str]]:
+    access = request.access
+    if request.engine != "auto":
+        yield "engine", request.engine
+    if request.connections:
+        yield "connections", str(request.connections)
+    if request.bandwidth:
+        yield "bandwidth", str(request.bandwidth)
+    if request.require_checksum:
+        yield "requireChecksum", "true"
+    if not request.discover_checksum:
+        yield "discoverChecksum", "false"
+    if request.checking != "ignore":
+        yield "signature", request.checking
+    if request.keyring is not None:
+        yield "keyring", request.keyring
+    if request.checksum is not None and request.place.kind != "http":
+        yield "checksum", request.checksum
+    if access.insecure and request.place.kind != "http":
+        yield "insecure", "true"
+    if access.endpoint is not None:
+        yield "endpoint", access.endpoint
+    if access.region is not None:
+        yield "region", access.region
+    if access.addressing is not None:
+        yield "addressing", access.addressing
+    if access.anonymous:
+        yield "anonymous", "true"
