@@ -23,6 +23,7 @@ from tests.cluster.kubectl import Kubectl
 from tests.cluster.layout import ClusterError, Layout
 
 _OURS = pytest.StashKey[bool]()
+_TIMEOUT = 600  # seconds for one test
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,6 +61,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if session.config.stash.get(_OURS, False) and not session.config.getoption("--keep"):
         lifecycle.down(Layout.default())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Pods take seconds where functions take none, and more on a busy machine.
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_TIMEOUT))
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,16 @@ from typing import Any
 from tests.cluster import build, components, node, pki, residue
 from tests.cluster.api import Api
 from tests.cluster.build import Built
-from tests.cluster.layout import BASE_IMAGE, NODE, NODE_ADDRESS, PAUSE_IMAGE, SOURCES, ClusterError, Layout
+from tests.cluster.layout import (
+    BASE_IMAGE,
+    HOST_ADDRESS,
+    NODE,
+    NODE_ADDRESS,
+    PAUSE_IMAGE,
+    SOURCES,
+    ClusterError,
+    Layout,
+)
 
 _NEEDED = {
     "containerd": "containerd", "containerd-shim-runc-v2": "containerd", "ctr": "containerd", "runc": "runc",
@@ -101,8 +110,8 @@ def down(layout: Layout) -> None:
 
 
 def _bring_up(layout: Layout, built: Built, say: Say) -> None:
-    if Path("/sys/class/net").exists() and _address_taken():
-        raise ClusterError(f"{NODE_ADDRESS} is reached by another interface: is another test cluster up?")
+    if interface := _owner_of_address():
+        raise ClusterError(f"{interface} has the address {HOST_ADDRESS} already: is another test cluster up?")
     for directory in (layout.node, layout.logs, layout.data):
         directory.mkdir(parents=True, exist_ok=True)
     pki.make(layout.settings, layout.kubeconfig)
@@ -135,13 +144,11 @@ def _bring_up(layout: Layout, built: Built, say: Say) -> None:
     (layout.node / "up").write_text(built.key)
 
 
-def _address_taken() -> bool:
-    routes = subprocess.run(
-        ["ip", "-json", "route", "get", NODE_ADDRESS], check=False, capture_output=True, stdin=subprocess.DEVNULL
-    )
-    if routes.returncode:  # there is no way there at all
-        return False
-    return any("gateway" not in route for route in json.loads(routes.stdout))
+def _owner_of_address() -> str:
+    """The interface that has our end of the cable's address already, "" where none has."""
+    command = ["ip", "-json", "address", "show", "to", HOST_ADDRESS]
+    shown = subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL).stdout
+    return next((each["ifname"] for each in json.loads(shown or "[]") if "ifname" in each), "")
 
 
 def _launch(layout: Layout) -> None:
