@@ -38,6 +38,12 @@ _LARGEST_ORDER = 1 << 16  # bytes
 _NEW_MOUNTS, _NEW_HOSTNAME, _NEW_IPC, _NEW_PROCESSES, _NEW_NETWORK = 1 << 17, 1 << 26, 1 << 27, 1 << 29, 1 << 30
 _BIND, _MOVE, _RECURSIVE, _PRIVATE, _SHARED = 1 << 12, 1 << 13, 1 << 14, 1 << 18, 1 << 20
 
+# What a kubelet insists on setting, for the whole machine: here it sets files of the node's.
+_KUBELETS_SETTINGS = (
+    "vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes",
+)  # fmt: skip
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -133,6 +139,11 @@ def _furnish(layout: Layout) -> None:
     _veil(Path("/var/log"), {"pods": data / "pod-logs", "containers": data / "container-logs"}, workshop)
     _veil(Path("/run"), {"containerd": data / "run"}, workshop)
     _mount("proc", "/proc", "proc")
+    for name in _KUBELETS_SETTINGS:
+        setting, own = Path("/proc/sys", name), workshop / name.replace("/", ".")
+        if setting.exists():
+            own.write_text(setting.read_text())
+            _mount(own, setting, flags=_BIND)
     # Volumes that a pod mounts are to be seen by others that ask for it.
     _mount("none", "/", flags=_RECURSIVE | _SHARED)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import select
 import shutil
@@ -22,12 +21,9 @@ _PATIENCE = 30.0  # seconds
 # linux/loop.h: LOOP_GET_STATUS64 fills struct loop_info64, in which lo_rdevice is third and lo_file_name ninth.
 _GET_STATUS, _DETACH = 0x4C05, 0x4C01
 _INFO = struct.Struct("=QQQQQIIII64s64s32sQQ")
-# What a kubelet sets for the whole machine.
-_SETTINGS = (
-    "vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops",
-    "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes", "fs/inotify/max_user_instances",
-)  # fmt: skip
-_ENOUGH_INSTANCES = 1024  # of inotify: each container takes one
+_INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
+_ENOUGH_INSTANCES = 1024  # each container takes one
+_BEFORE = "inotify-instances-before"
 
 
 def process(layout: Layout) -> int | None:
@@ -40,12 +36,11 @@ def process(layout: Layout) -> int | None:
 
 
 def prepare(layout: Layout) -> None:
-    """Before the node starts: remember the machine's settings, make the cgroup that the kubelet wants to find."""
-    values = {name: path.read_text().strip() for name in _SETTINGS if (path := Path("/proc/sys", name)).exists()}
-    (layout.node / "settings.json").write_text(json.dumps(values))
-    instances = Path("/proc/sys/fs/inotify/max_user_instances")
-    if int(instances.read_text()) < _ENOUGH_INSTANCES:
-        instances.write_text(str(_ENOUGH_INSTANCES))
+    """Before the node starts: raise a limit, and make the cgroup that the kubelet wants to find."""
+    before = _INSTANCES.read_text()
+    if int(before) < _ENOUGH_INSTANCES:
+        (layout.node / _BEFORE).write_text(before)
+        _INSTANCES.write_text(str(_ENOUGH_INSTANCES))
     for group in _cgroups(layout):
         group.mkdir(exist_ok=True)
         if (offered := group / "cgroup.controllers").exists():  # version 2: what is below has what is handed down
@@ -70,9 +65,8 @@ def remove(layout: Layout) -> None:
         # Where the node ended it goes by itself, soon.
         subprocess.run(["ip", "link", "del", layout.link], check=False, capture_output=True, stdin=subprocess.DEVNULL)
     _remove_cgroups(layout)
-    with contextlib.suppress(OSError, ValueError):
-        for name, value in json.loads((layout.node / "settings.json").read_text()).items():
-            Path("/proc/sys", name).write_text(value)
+    with contextlib.suppress(FileNotFoundError):
+        _INSTANCES.write_text((layout.node / _BEFORE).read_text())
     shutil.rmtree(layout.node, ignore_errors=True)
     left = describe(layout)
     if left:

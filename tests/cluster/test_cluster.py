@@ -3,6 +3,7 @@
 import base64
 import http.server
 import json
+import socket
 import ssl
 import subprocess
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import pki, residue
+from tests.cluster import build, pki, residue
 from tests.cluster.kubectl import KubectlError
 from tests.cluster.objects import DEVICE, DIRECTORY, claim, is_phase, phase, pod
 
@@ -378,6 +379,49 @@ def test_this_machine_reaches_services(cluster, namespace):
     assert subprocess.run([*fetch, f"http://{address}/"], capture_output=True, check=True).stdout == b"page\n"
 
 
+@contextmanager
+def registry(address, directory):
+    """A container registry as a process of this machine, over plain HTTP; gives its host and port."""
+    with socket.socket() as free:
+        free.bind((address, 0))
+        place = f"{address}:{free.getsockname()[1]}"
+    settings = {
+        "version": 0.1,
+        "storage": {"filesystem": {"rootdirectory": str(directory / "registry")}},
+        "http": {"addr": place, "secret": "x"},
+    }
+    (directory / "registry.yml").write_text(json.dumps(settings))
+    with (
+        open(directory / "registry.log", "wb") as log,
+        subprocess.Popen(["docker-registry", "serve", directory / "registry.yml"], stdout=log, stderr=log) as process,
+    ):
+        try:
+            ask = ["curl", "-fsS", "--noproxy", "*", "--retry", "60", "--retry-delay", "1", "--retry-all-errors"]
+            subprocess.run([*ask, f"http://{place}/v2/"], check=True, capture_output=True)
+            yield place
+        finally:
+            process.terminate()
+
+
+def test_the_node_pulls_from_a_registry_on_this_machine(cluster, namespace, host_address, tmp_path):
+    if cluster.layout is None:
+        pytest.skip("someone else's nodes do not pull over plain HTTP")
+    image = build.find(cluster.layout).images / "base.tar"
+    with registry(host_address, tmp_path) as place:
+        cluster.allow_plain_registry(place)
+        copy = ["skopeo", "copy", "--dest-tls-verify=false", f"oci-archive:{image}:1", f"docker://{place}/base:pulled"]
+        subprocess.run(copy, check=True, capture_output=True)
+        namespace.create(pod("pulled", f"{place}/base:pulled", "echo here"))
+        namespace.create(pod("absent", f"{place}/base:absent", "true"))
+        namespace.wait("pod", "pulled", "at its end", is_phase("Succeeded"), SLOW)
+
+        def reason(document):
+            states = [each["state"] for each in document.get("status", {}).get("containerStatuses", [])]
+            return any(state.get("waiting", {}).get("reason") == "ErrImagePull" for state in states)
+
+        namespace.wait("pod", "absent", "without its image", reason, SLOW)
+
+
 # --- the cluster's own manners
 
 
@@ -431,3 +475,6 @@ def test_it_leaves_nothing_in_the_machines_own_tables(cluster):
     assert "KUBE" not in rules and "CNI" not in rules
     assert "kubelet" not in mounts and str(cluster.layout.base) not in mounts
     assert residue.process(cluster.layout) is not None
+    # The kubelet has set these, in the node only.
+    assert cluster.run("cat", "/proc/sys/vm/overcommit_memory") == "1\n"
+    assert cluster.run("cat", "/proc/sys/kernel/panic_on_oops") == "1\n"

@@ -109,7 +109,7 @@ func run() error {
 	controller.NewProvisionController(ctx, client, *name,
 		&provisioner{node: *node, disks: store, loops: disks.Loops{Tag: *tag}},
 		controller.LeaderElection(false), controller.Threadiness(4),
-		// It watches as well; but a claim that could not be served is looked at again only so often.
+		// Never give up on a claim, or on a volume that is to go.
 		controller.FailedProvisionThreshold(0), controller.FailedDeleteThreshold(0),
 	).Run(ctx)
 	return errors.New("the controller ended")

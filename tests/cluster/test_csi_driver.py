@@ -1,0 +1,23 @@
+"""The cluster's CSI driver by the CSI project's own conformance tests, over real loop devices and mounts."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from tests.cluster import build
+from tests.cluster.layout import Layout
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("go") is None, reason="needs root and Go")
+def test_the_driver_conforms():
+    done = subprocess.run(
+        # Compiled as the driver is, so that most of it is in Go's cache.
+        ["go", "test", "-trimpath", "-count=1", "./..."],
+        cwd=build._CSI,
+        env=build.go_environment(Layout.default()),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
