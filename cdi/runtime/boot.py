@@ -13,7 +13,6 @@ import re
 import secrets
 import socket
 import stat
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -33,6 +32,7 @@ from cdi.runtime.boot_machine import (
     prepare_uefi,
 )
 from cdi.runtime.boot_seed import nocloud
+from cdi.runtime.private import private_directory
 from cdi.transfer.qemu import sandbox
 
 if TYPE_CHECKING:
@@ -109,7 +109,9 @@ def boot_check(
     arch = host_arch()
     usable = accelerators(tcg=tcg)
     size, is_block, chosen = look_at(disk, firmware, arch)
-    with tempfile.TemporaryDirectory(prefix="boot-", dir=workdir) as directory:
+    # A seed may hold passwords, and an overlay is large.
+    with private_directory(workdir) as private:
+        directory = str(private)
         seed_path = os.path.join(directory, "seed.iso")
         with open(seed_path, "wb") as file:
             file.write(nocloud(seed or {}, marker=marker))

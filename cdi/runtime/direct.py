@@ -6,17 +6,14 @@ CDI_HOME, under a name made of the source and the target.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from cdi import durable
-from cdi.api.errors import AlreadyExists, InternalError, Interrupted, TargetBusy, TargetUnsuitable
+from cdi.api.errors import AlreadyExists, Interrupted, TargetUnsuitable
 from cdi.api.job import (
     BlockTargetSpec,
     DirectoryTargetSpec,
@@ -30,6 +27,7 @@ from cdi.api.job import (
 from cdi.runtime.home import Home
 from cdi.runtime.importing import stream_length
 from cdi.runtime.request import Request, source_spec
+from cdi.runtime.unfinished import kept
 from cdi.runtime.view import error_of
 from cdi.runtime.watched import watched
 from cdi.transfer.control import Control
@@ -56,12 +54,8 @@ def import_to(
     target = _target(path, request, replace=replace)
     name = _identity(request, path)
     home.make()
-    directory = home.root / "direct" / name
-    with _kept(directory):
-        inputs, scratch = directory / "inputs", directory / "scratch"
-        for each in (inputs, scratch):
-            each.mkdir(mode=0o700, exist_ok=True)
-        source = source_spec(request, inputs, secret)
+    with kept(home, name) as directory:
+        source = source_spec(request, directory / "inputs", secret)
         if isinstance(source, StreamSourceSpec):
             source = StreamSourceSpec(descriptor=0, length=stream_length())
         job = Job(
@@ -73,7 +67,7 @@ def import_to(
             checksum=request.checksum,
             policy=request.policy(),
             journal=str(directory / "journal"),
-            scratch=str(scratch),
+            scratch=str(directory / "scratch"),
         )
         control = Control(job)
         outcome = watched(lambda: transfer(job, control), control, on_progress)
@@ -109,22 +103,3 @@ def _identity(request: Request, path: Path) -> str:
     """Of the transfer: what makes it another one.  Not what only changes how it is done."""
     facts = (request.place.text, str(path), request.size, request.checksum, request.content_type)
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
-
-
-@contextlib.contextmanager
-def _kept(directory: Path) -> Iterator[None]:
-    """The transfer's own directory, locked: the journal is all that outlives it."""
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with durable.locked(directory / "lock", wait=False) as lock:
-            if lock is None:
-                raise TargetBusy("the same import is under way", where=str(directory), remedy="wait until it ends")
-            try:
-                yield
-            finally:
-                for name in ("inputs", "scratch"):
-                    shutil.rmtree(directory / name, ignore_errors=True)
-                if not (directory / "journal").exists():
-                    shutil.rmtree(directory, ignore_errors=True)
-    except OSError as error:
-        raise InternalError(f"the transfer's own files: {error.strerror}", where=str(directory)) from error

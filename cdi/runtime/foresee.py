@@ -28,6 +28,7 @@ from cdi.runtime.apply import apply
 from cdi.runtime.home import Home
 from cdi.runtime.launcher import write_mounts
 from cdi.runtime.observe import WATCHED, Observed, Setting
+from cdi.runtime.private import private_directory
 from cdi.runtime.view import error_of, failure_of
 from cdi.store.base import Key, Object, amend
 from cdi.store.local import LocalStore
@@ -65,15 +66,15 @@ class Foresight:
         self, home: Home, manifests: Iterable[Mapping[str, Any]] = (), *, namespace: str | None = None
     ) -> None:
         self._home = home
-        self._directory = tempfile.TemporaryDirectory(prefix="cdi-explain-")
-        root = Path(self._directory.name)
+        self._directory = contextlib.ExitStack()
+        root = self._directory.enter_context(private_directory())
         self._inputs = root / "inputs"
         try:
             _copy(home.objects, root / "objects")
             self._store = LocalStore(root / "objects")
             applied = apply(self._store, manifests, namespace=namespace)
         except BaseException:
-            self._directory.cleanup()
+            self.close()
             raise
         self.datavolumes = [Key.of(one.kind, one.namespace, one.name) for one in applied if one.kind == "DataVolume"]
         """Those of the manifests, in their order."""
@@ -85,7 +86,7 @@ class Foresight:
         self.close()
 
     def close(self) -> None:
-        self._directory.cleanup()
+        self._directory.close()
 
     def course(self, key: Key, *, upload: Path | None = None) -> Course:
         """Of a DataVolume that begins anew; `upload` is the file that it is given if it waits for one.

@@ -4,6 +4,7 @@
     volumes/<namespace>/<name>/disk.img        the volumes; an archive is unpacked into the directory itself
     workers/<claim's uid>/                     one volume's life of attempts, see `WorkerDirectory`
     environments/<namespace>/<name>.json       variables that a DataVolume's workers get (`cdi.runtime.environment`)
+    direct/<name>/                             imports without a DataVolume (`cdi.runtime.unfinished`)
     supervisor.lock, supervisor.log
 
 Directories are made with mode 0700.
@@ -140,6 +141,10 @@ class Home:
     @property
     def environments(self) -> Path:
         return self.root / "environments"
+
+    @property
+    def direct(self) -> Path:
+        return self.root / "direct"
 
     @property
     def supervisor_lock(self) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from cdi.api.errors import CdiError
 from cdi.api.job import FileTargetSpec, Job, Policy
 from cdi.runtime.examine import Ask, Findings, examine
+from cdi.runtime.private import private_directory
 from cdi.runtime.request import Request, source_spec
 from cdi.runtime.watched import OnProgress, watched
 from cdi.transfer.control import Control
@@ -33,11 +33,11 @@ def inspect(
     `secret` are the values of the Secret that the request names.  What would be refused is ``refusal``, raised are
     only `UsageError` and `Interrupted`.
     """
-    with tempfile.TemporaryDirectory(prefix="cdi-inspect-") as directory:
+    with private_directory() as directory:
         policy = replace(request.policy(), retries=_RETRIES, stall_timeout=_STALL, signature="ignore")
         return look(
             request,
-            Path(directory),
+            directory,
             policy,
             Ask(digest=digest, whole=whole or digest, allocation=True),
             secret,

@@ -32,6 +32,7 @@ from cdi.reconcile.dataimportcron import reconcile_unscheduled
 from cdi.reconcile.datasource import reconcile_data_source
 from cdi.reconcile.datavolume import reconcile
 from cdi.reconcile.upload import UploadRequest
+from cdi.runtime import private, unfinished
 from cdi.runtime.environment import Environments
 from cdi.runtime.executor import Executor
 from cdi.runtime.garbage import collect
@@ -353,6 +354,8 @@ def main(arguments: list[str]) -> int:
     home = Home.find(Path(arguments[1]))
     home.make()
     os.chdir(home.root)
+    private.remove_stale()
+    unfinished.remove_stale(home)
     inherited = GUARD if len(arguments) == 3 else None
     if inherited is not None:
         os.set_inheritable(inherited, False)

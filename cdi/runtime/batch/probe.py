@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from cdi.runtime.batch.item import Item
 from cdi.runtime.examine import Ask, Findings, examine
 from cdi.runtime.home import Home
 from cdi.runtime.observe import WATCHED, Observed, Setting
+from cdi.runtime.private import private_directory
 from cdi.runtime.view import error_of
 from cdi.source.open import open_source
 from cdi.store.base import Store
@@ -136,8 +136,8 @@ class Prober:
     @contextmanager
     def _job(self, item: Item) -> Iterator[Job | None]:
         """The job with its secrets as files; None for what no job does (clones)."""
-        with tempfile.TemporaryDirectory(prefix="cdi-batch-") as directory:
-            prepared = self._prepared(item, directory)
+        with private_directory() as directory:
+            prepared = self._prepared(item, str(directory))
             if prepared is None:
                 yield None
                 return

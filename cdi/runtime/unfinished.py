@@ -1,0 +1,69 @@
+"""What an import without a DataVolume keeps below CDI_HOME while it runs, and until it is gone on with.
+
+direct/lock            held while one of the others is taken, given up, or cleared of what a killed import left
+direct/<name>/lock     held for as long as the import runs
+direct/<name>/inputs   secrets as files, while it runs
+direct/<name>/scratch  while it runs
+direct/<name>/journal  until it is done
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from cdi import durable
+from cdi.api.errors import InternalError, TargetBusy
+from cdi.runtime.home import Home
+
+
+@contextlib.contextmanager
+def kept(home: Home, name: str) -> Iterator[Path]:
+    """The directory of the import of `name`, locked: the journal is all that outlives it.
+
+    Raises `TargetBusy` where somebody else has it.
+    """
+    directory = home.direct / name
+    try:
+        with contextlib.ExitStack() as stack:
+            home.direct.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with durable.locked(home.direct / "lock"):
+                _remove_stale(home.direct)
+                directory.mkdir(mode=0o700, exist_ok=True)
+                lock = stack.enter_context(durable.locked(directory / "lock", wait=False))
+            if lock is None:
+                raise TargetBusy("the same import is under way", where=str(directory), remedy="wait until it ends")
+            try:
+                for each in (directory / "inputs", directory / "scratch"):
+                    each.mkdir(mode=0o700, exist_ok=True)
+                yield directory
+            finally:
+                with durable.locked(home.direct / "lock"):
+                    _empty(directory)
+                    if not (directory / "journal").exists():
+                        shutil.rmtree(directory, ignore_errors=True)
+    except OSError as error:
+        raise InternalError(f"the transfer's own files: {error.strerror}", where=str(directory)) from error
+
+
+def remove_stale(home: Home) -> None:
+    """Remove the secrets and the scratch of imports that were killed; what they are gone on with stays."""
+    with contextlib.suppress(OSError):
+        if home.direct.is_dir():
+            with durable.locked(home.direct / "lock", wait=False) as lock:
+                if lock is not None:
+                    _remove_stale(home.direct)
+
+
+def _remove_stale(direct: Path) -> None:
+    for directory in direct.iterdir():
+        with contextlib.suppress(OSError):
+            if directory.is_dir() and not durable.held(directory / "lock"):
+                _empty(directory)
+
+
+def _empty(directory: Path) -> None:
+    for name in ("inputs", "scratch"):
+        shutil.rmtree(directory / name, ignore_errors=True)
