@@ -5,7 +5,7 @@
     workers/<claim's uid>/                     one volume's life of attempts, see `WorkerDirectory`
     environments/<namespace>/<name>.json       variables that a DataVolume's workers get (`cdi.runtime.environment`)
     direct/<name>/                             imports without a DataVolume (`cdi.runtime.unfinished`)
-    supervisor.lock, supervisor.log
+    direct.lock, supervisor.lock, supervisor.log
 
 Directories are made with mode 0700.
 """
@@ -145,6 +145,10 @@ class Home:
     @property
     def direct(self) -> Path:
         return self.root / "direct"
+
+    @property
+    def direct_lock(self) -> Path:
+        return self.root / "direct.lock"
 
     @property
     def supervisor_lock(self) -> Path:

@@ -1,10 +1,13 @@
 """What an import without a DataVolume keeps below CDI_HOME while it runs, and until it is gone on with.
 
-direct/lock            held while one of the others is taken, given up, or cleared of what a killed import left
-direct/<name>/lock     held for as long as the import runs
-direct/<name>/inputs   secrets as files, while it runs
-direct/<name>/scratch  while it runs
-direct/<name>/journal  until it is done
+    direct.lock            held while one of the others is taken, given up, or cleared of what a killed import left
+    direct/<name>/lock     held for as long as the import runs
+    direct/<name>/inputs   secrets as files, while it runs
+    direct/<name>/scratch  while it runs
+    direct/<name>/journal  until it is done
+
+An import that is killed leaves all of it; what it is not gone on with is removed by the next one, or the next
+supervisor.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ def kept(home: Home, name: str) -> Iterator[Path]:
     try:
         with contextlib.ExitStack() as stack:
             home.direct.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with durable.locked(home.direct / "lock"):
+            with durable.locked(home.direct_lock):
                 _remove_stale(home.direct)
                 directory.mkdir(mode=0o700, exist_ok=True)
                 lock = stack.enter_context(durable.locked(directory / "lock", wait=False))
@@ -40,7 +43,7 @@ def kept(home: Home, name: str) -> Iterator[Path]:
                     each.mkdir(mode=0o700, exist_ok=True)
                 yield directory
             finally:
-                with durable.locked(home.direct / "lock"):
+                with durable.locked(home.direct_lock):
                     _empty(directory)
                     if not (directory / "journal").exists():
                         shutil.rmtree(directory, ignore_errors=True)
@@ -52,7 +55,7 @@ def remove_stale(home: Home) -> None:
     """Remove the secrets and the scratch of imports that were killed; what they are gone on with stays."""
     with contextlib.suppress(OSError):
         if home.direct.is_dir():
-            with durable.locked(home.direct / "lock", wait=False) as lock:
+            with durable.locked(home.direct_lock, wait=False) as lock:
                 if lock is not None:
                     _remove_stale(home.direct)
 
