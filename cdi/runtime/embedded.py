@@ -15,14 +15,13 @@ from typing import Any
 
 from cdi import durable
 from cdi.api.errors import (
-    InvalidManifest,
     NotFound,
     WaitTimeout,
 )
 from cdi.api.job import Failure, Limits, Outcome, Progress
 from cdi.api.phases import Phase
 from cdi.reconcile.actions import PatchObject
-from cdi.reconcile.policy import BANDWIDTH, CONNECTIONS
+from cdi.reconcile.policy import BANDWIDTH, CONNECTIONS, read_knobs
 from cdi.runtime import events
 from cdi.runtime.apply import Applied, apply
 from cdi.runtime.environment import Environments
@@ -219,17 +218,18 @@ class Embedded:
 
         True where a worker runs and was told.  Raises `NotFound`, `InvalidManifest`.
         """
-        if (bandwidth is not None and bandwidth < 0) or (connections is not None and not 0 <= connections <= 64):
-            raise InvalidManifest("limits are not negative, and connections at most 64")
+        given = {BANDWIDTH: bandwidth, CONNECTIONS: connections}
+        annotations = {field: str(value) for field, value in given.items() if value is not None}
+        read_knobs(annotations)
         key = Key.of("dv", namespace, name)
-        wanted = {BANDWIDTH: bandwidth, CONNECTIONS: connections}
-        annotations = {field: str(value) for field, value in wanted.items() if value is not None}
         action = PatchObject(plural=key.plural, namespace=key.namespace, name=key.name, uid="", annotations=annotations)
         body = amend(self._store, key, lambda dv: patch(dv, action))
         ensure_supervisor(self.home)
         uid = self._claim_uid(namespace, name)
         now = body["metadata"].get("annotations") or {}
-        limits = Limits(bandwidth=_number(now.get(BANDWIDTH)), connections=_number(now.get(CONNECTIONS)))
+        # What is not given now may have been written by hand, as a quantity.
+        knobs = read_knobs({field: now[field] for field in given if field in now})
+        limits = Limits(bandwidth=knobs.bandwidth, connections=knobs.connections)
         return uid is not None and self._launcher.limit(uid, limits)
 
     # --- volumes --------------------------------------------------------------------------------------------------
@@ -306,7 +306,3 @@ class Embedded:
             return bool(self._store.get(key)["metadata"]["uid"] == uid)
         except NotFound:
             return False
-
-
-def _number(text: str | None) -> int:
-    return int(text) if text and text.isascii() and text.isdigit() else 0

@@ -29,6 +29,7 @@ from cdi.api.errors import (
     UsageError,
     WaitTimeout,
 )
+from cdi.api.job import Limits
 from cdi.runtime.embedded import Embedded
 from cdi.runtime.processes import with_arguments
 from tests.faults.server import FaultServer
@@ -229,8 +230,21 @@ def test_limits_are_kept_and_told(embedded, nginx):
     _eventually(lambda: embedded.limit(None, "a", bandwidth=10 * MIB, connections=3))
     annotations = embedded.get("dv", None, "a")["metadata"]["annotations"]
     assert annotations["cdi.kubevirt.io/policy.bandwidth"] == str(10 * MIB)
-    with pytest.raises(InvalidManifest):
-        embedded.limit(None, "a", connections=1000)
+    for wrong in ({"connections": 1000}, {"connections": -1}, {"bandwidth": -1}, {"bandwidth": 1 << 62}):
+        with pytest.raises(InvalidManifest):
+            embedded.limit(None, "a", **wrong)
+    assert embedded.get("dv", None, "a")["metadata"]["annotations"] == annotations
+    embedded.delete("dv", None, "a")
+
+
+def test_a_limit_that_is_not_given_stays_as_it_was_written(embedded, nginx):
+    nginx.put("runtime/large.raw", random.Random(3).randbytes(16 * MIB))
+    by_hand = {"cdi.kubevirt.io/policy.bandwidth": "2Mi"}
+    embedded.apply([data_volume("a", http(nginx, "large.raw", "slow"), size="16Mi", annotations=by_hand)])
+    _eventually(lambda: embedded.limit(None, "a", connections=3))
+    uid = embedded.get("pvc", None, "a")["metadata"]["uid"]
+    told = Limits.from_json(embedded.home.worker(uid).control.read_text())
+    assert told == Limits(bandwidth=2 * MIB, connections=3)
     embedded.delete("dv", None, "a")
 
 
