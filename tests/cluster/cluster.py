@@ -102,7 +102,8 @@ class Cluster:
         """Let the node pull over HTTP from the registry at `address` (host:port)."""
         directory = self._own().settings / "registries" / address
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "hosts.toml").write_text(f'server = "http://{address}"\n')
+        # Without a host section, containerd 1.6 takes the whole file for faulty.
+        (directory / "hosts.toml").write_text(f'server = "http://{address}"\n[host."http://{address}"]\n')
 
     def run(self, *argv: str) -> str:
         """What a command prints that runs in the node as its root.  Raises CalledProcessError where it fails."""

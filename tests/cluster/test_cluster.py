@@ -476,5 +476,5 @@ def test_it_leaves_nothing_in_the_machines_own_tables(cluster):
     assert "kubelet" not in mounts and str(cluster.layout.base) not in mounts
     assert residue.process(cluster.layout) is not None
     # The kubelet has set these, in the node only.
-    assert cluster.run("cat", "/proc/sys/vm/overcommit_memory") == "1\n"
-    assert cluster.run("cat", "/proc/sys/kernel/panic_on_oops") == "1\n"
+    assert cluster.run("cat", "/proc/sys/vm/overcommit_memory").strip() == "1"
+    assert cluster.run("cat", "/proc/sys/kernel/panic_on_oops").strip() == "1"

@@ -1,6 +1,7 @@
 package driver_test
 
 import (
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -35,7 +36,8 @@ func TestConformance(t *testing.T) {
 		}
 	}()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if _, err := os.Stat(socket); err == nil {
+		if connection, err := net.Dial("unix", socket); err == nil {
+			connection.Close()
 			break
 		}
 		if time.Now().After(deadline) {
