@@ -1,6 +1,7 @@
 package driver_test
 
 import (
+	"context"
 	"net"
 	"os"
 	"path/filepath"
@@ -8,10 +9,27 @@ import (
 	"time"
 
 	"github.com/kubernetes-csi/csi-test/v5/pkg/sanity"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"cdi.test/cluster/csi/disks"
 	"cdi.test/cluster/csi/driver"
 )
+
+// unhurried connects no sooner than sanity watches the connection: it never notices one that was ready before.
+type unhurried struct {
+	credentials.TransportCredentials
+}
+
+func (u unhurried) ClientHandshake(ctx context.Context, authority string, connection net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	time.Sleep(200 * time.Millisecond)
+	return u.TransportCredentials.ClientHandshake(ctx, authority, connection)
+}
+
+func (u unhurried) Clone() credentials.TransportCredentials {
+	return unhurried{u.TransportCredentials.Clone()}
+}
 
 // The CSI project's own conformance tests, over real loop devices and mounts.
 func TestConformance(t *testing.T) {
@@ -50,5 +68,7 @@ func TestConformance(t *testing.T) {
 	config.StagingPath = filepath.Join(directory, "staging")
 	config.TestVolumeSize = 16 * disks.MiB
 	config.TestVolumeExpandSize = 32 * disks.MiB
+	dial := []grpc.DialOption{grpc.WithTransportCredentials(unhurried{insecure.NewCredentials()})}
+	config.DialOptions, config.ControllerDialOptions = dial, dial
 	sanity.Test(t, config)
 }
