@@ -96,8 +96,10 @@ class PeekedPipe:
         with open(writing, "wb", buffering=0) as pipe, contextlib.suppress(BrokenPipeError):
             piece = bytes(self._held)
             self._held = bytearray()
-            while piece:
+            while True:
                 view = memoryview(piece)
                 while view:
                     view = view[pipe.write(view) or 0 :]
-                piece = b"" if self._ended else self._read(writing)
+                # Nothing may have been held: then all is still to come.
+                if self._ended or not (piece := self._read(writing)):
+                    return

@@ -49,6 +49,11 @@ def test_what_was_looked_at_flows_all_the_same(pipe, looked):
         assert read_all(peeked.flow()) == CONTENT
 
 
+def test_without_a_look_everything_flows(pipe):
+    with PeekedPipe(pipe) as peeked:
+        assert read_all(peeked.flow()) == CONTENT
+
+
 def test_a_look_to_the_end_and_without_one(pipe):
     with PeekedPipe(pipe) as peeked:
         with peeked.looking() as descriptor:
