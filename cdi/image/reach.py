@@ -34,7 +34,7 @@ _PIECE: Final = 1 << 20
 _AT_ONCE: Final = 4 << 20
 _DIRECTORY_PIECE: Final = 64 << 10
 """Of a table of tables: each of its entries becomes a tuple for as long as its piece is walked."""
-_GAP: Final = 16 << 10
+_GAP: Final = 128 << 10
 """Reading over so many bytes between two tables is cheaper than another range."""
 _HEAD: Final = 64 << 10
 
@@ -93,6 +93,8 @@ class _Walk:
     read: Read
     tables: int = 0
     """Bytes of tables so far."""
+    served: int = 0
+    """Bytes read so far, with what lay between tables."""
     last: tuple[int, int, int] = (0, 0, 0)
     """Of compressed data: place in the file and on the disk of the piece that begins last, with its size between them.
     One that begins before another ends before it too."""
@@ -116,6 +118,16 @@ class _Walk:
     def corrupt(self, what: str) -> NoReturn:
         raise self._error(ImageCorrupt, what)
 
+    def changed(self) -> NoReturn:
+        """For what inspection found a moment ago."""
+        self.corrupt("its headers are not what they were")
+
+    def block(self) -> int:
+        """Bytes of the unit of allocation."""
+        if not self.image.cluster_size:
+            self.changed()
+        return self.image.cluster_size
+
     def _error(self, kind: type[ImageError], what: str) -> ImageError:
         error = kind(what, where="vhd" if self.image.format == "vpc" else self.image.format)
         error.checks = (Check(name=NAME, passed=False, detail=what),)
@@ -137,23 +149,32 @@ class _Walk:
                     yield start + at, data[at : at + piece]
 
     def scattered(self, what: str, tables: list[tuple[int, int, int]]) -> Iterator[tuple[int, bytes]]:
-        """Tables, given as (key, offset, size) of at most a piece each, as (key, bytes); in the order of the file."""
-        tables.sort(key=lambda table: table[1])
+        """Tables, given as (key, offset, size) of at most a piece each, as (key, bytes); in the order of the file.
+
+        A table that stands for several parts of the disk is read once, for one of them.
+        """
+        tables.sort(key=lambda table: (table[1], -table[2]))
+        # Tables in an order that no writer has could have what lies between them read again and again.
+        gap = _GAP if self.served < 2 * self.length else 0
         groups: list[list[tuple[int, int, int]]] = []
         ranges: list[tuple[int, int]] = []
-        wanted = 0
+        wanted, before = 0, -1
         for table in tables:
             key, offset, size = table
             self.need(f"{what} {key}", offset, offset + size)
+            if offset == before:
+                continue
+            before = offset
             # Each lies in the file and none upon another, or a small file would describe an endless disk.
             self.tables += max(size, SECTOR)
             if self.tables > round_up(self.length, SECTOR):
-                self.corrupt(f"its {what}s are more than the file has room for: some lie upon each other")
+                self.corrupt(f"its {what}s are more than the file has room for: they lie upon each other")
             if ranges:
                 start, extent = ranges[-1]
                 end = max(start + extent, offset + size)
-                if offset <= start + extent + _GAP and end - start <= _PIECE:
-                    wanted += end - start - extent
+                more = end - start - extent
+                if offset <= start + extent + gap and extent + more <= _PIECE and wanted + more <= _AT_ONCE:
+                    wanted += more
                     ranges[-1] = (start, end - start)
                     groups[-1].append(table)
                     continue
@@ -178,6 +199,7 @@ class _Walk:
         for (offset, size), data in zip(ranges, self.read(ranges), strict=True):
             if len(data) != size:
                 self.refuse("a table", offset, offset + size)
+            self.served += size
             yield data
 
 
@@ -187,8 +209,10 @@ class _Walk:
 def _vhd(walk: _Walk) -> None:
     """VHD 1.0, "Block Allocation Table and Data Blocks": sector numbers, of a bitmap with the block behind it."""
     footer = vpc.parse_footer(walk.one(0, vpc.FOOTER))
-    assert footer is not None, "inspection has found it"
-    table, _, _, block = struct.unpack_from(">QIII", walk.one(footer.data_offset, 36), 16)
+    block = walk.block()
+    if footer is None:
+        walk.changed()
+    table = int.from_bytes(walk.one(footer.data_offset + 16, 8), "big")
     blocks = -(-walk.size // block)
     bitmap = round_up(-(-block // (SECTOR * 8)), SECTOR)
     safe = (walk.length - bitmap - block) // SECTOR
@@ -212,10 +236,10 @@ def _vdi(walk: _Walk) -> None:
 
 def _vhdx(walk: _Walk) -> None:
     """[MS-VHDX] 2.5, "Block Allocation Table"; without a parent the sector bitmaps among its entries are not read."""
-    block = walk.image.cluster_size
+    block = walk.block()
     place = vhdx.block_table(walk.one(vhdx.REGION_TABLE, _HEAD))
-    assert block is not None, "inspection has found it"
-    assert place is not None, "inspection has found it"
+    if place is None:
+        walk.changed()
     ratio = _VHDX_SECTORS * SECTOR // block
     blocks = -(-walk.size // block)
     entries = blocks + max(blocks - 1, 0) // ratio
@@ -238,19 +262,22 @@ def _vmdk(walk: _Walk) -> None:
     Where grains are compressed, a marker before each says how long it is; only the last one's is read.
     """
     header = vmdk.Header.parse(walk.one(0, SECTOR))
+    placed = header
     if header is not None and header.directory_offset == vmdk.AT_END:
-        header = vmdk.Header.parse(walk.one(round_up(walk.length, SECTOR) - 2 * SECTOR, SECTOR))
-    assert header is not None, "inspection has found it"
+        # The footer says the same of the disk, and where the directory is.
+        placed = vmdk.Header.parse(walk.one(round_up(walk.length, SECTOR) - 2 * SECTOR, SECTOR))
+    if header is None or placed is None:
+        walk.changed()
     grain, entries = header.grain * SECTOR, header.table_entries
     grains = -(-header.capacity // header.grain)
     packed = header.compression != 0
-    marker = 12 if packed and header.flags & _VMDK_MARKED else 0
+    marker = 12 if packed and placed.flags & _VMDK_MARKED else 0
 
     def unused(place: int) -> bool:
-        return place == 0 or (place == 1 and bool(header.flags & _VMDK_ZERO_GRAIN))
+        return place == 0 or (place == 1 and bool(placed.flags & _VMDK_ZERO_GRAIN))
 
     for before, data in walk.run(
-        "the grain directory", header.directory_offset * SECTOR, 4 * -(-grains // entries), _DIRECTORY_PIECE
+        "the grain directory", placed.directory_offset * SECTOR, 4 * -(-grains // entries), _DIRECTORY_PIECE
     ):
         tables = [
             (index, place * SECTOR, 4 * min(entries, grains - index * entries))

@@ -64,7 +64,8 @@ class _Region:
 
 def block_table(regions: bytes) -> int | None:
     """Where the block table begins, after the first copy of the region table of an image that passed inspection."""
-    for at in range(16, 16 + 32 * struct.unpack_from("<I", regions, 8)[0], 32):
+    count = min(struct.unpack_from("<I", regions, 8)[0], _REGION_LIMIT)
+    for at in range(16, 16 + 32 * count, 32):
         if regions[at : at + 16] == _BAT:
             return int.from_bytes(regions[at + 16 : at + 24], "little")
     return None

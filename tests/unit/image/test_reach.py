@@ -296,22 +296,46 @@ def test_many_tables_are_read_in_few_pieces_and_any_order() -> None:
         file.parts[place * SECTOR] = struct.pack("<512I", *[256] * 512)
     assert file.fate() is None
     assert file.calls <= 4
+    assert file.served < 3 * MIB
     victim = dice.randrange(32)
     file.parts[places[victim] * SECTOR] = struct.pack("<512I", *[256] * 511, 9000)
     with pytest.raises(ContentTruncated, match=f"disk offset {(victim * 512 + 511) << 16:#x} "):
         file.check()
 
 
-def test_tables_upon_each_other_are_damage_found_early() -> None:
-    """One table in 65536 places would be read for hours."""
-    capacity = 65536 * 512 * 128
+def many_tables(places: Sequence[int]) -> File:
+    """A VMDK of 1 MiB whose disk is large enough for so many grain tables, at these sectors."""
+    capacity = len(places) * 512 * 128
     text = corpus.vmdk_descriptor(extents=f'RW {capacity} SPARSE "disk.vmdk"')
-    content = put(corpus.vmdk(text, capacity=capacity), 128 * SECTOR, struct.pack("<I", 100) * 65536)
+    content = put(corpus.vmdk(text), 128 * SECTOR, struct.pack(f"<{len(places)}I", *places))
     head = corpus.vmdk_header(capacity=capacity, directory=128)
-    file = File.of(head + content[512:], MIB)
+    return File.of(head + content[512:], max(MIB, len(content)))
+
+
+def test_a_table_in_many_places_is_read_once_a_piece() -> None:
+    """One table in 65536 places would be read for long."""
+    file = many_tables([100] * 65536)
+    assert file.fate() is None
+    assert file.served < MIB
+
+
+def test_tables_upon_each_other_are_damage_found_early() -> None:
+    file = many_tables([100 + n % 1500 for n in range(65536)])
     with pytest.raises(ImageCorrupt, match="upon each other"):
         file.check()
     assert file.served < 3 * MIB
+
+
+def test_what_lies_between_tables_is_not_read_for_ever() -> None:
+    """Each 16384 entries of the directory have their tables all over the file: only a few are read with the gaps."""
+    length = 64 * MIB
+    places = [(n % 16384) * 8 + n // 16384 * 2 + 2 for n in range(16384 * 4)]
+    file = many_tables(places)
+    head = corpus.vmdk_header(capacity=len(places) * 128, directory=128, entries=1)
+    file.parts = {0: head + file.parts[0][512:], length - 1: b"\0"}
+    file.length = length
+    # Four passes over the whole file, but for the bound.
+    assert file.fate() is not None or file.served < 3 * length
 
 
 def test_large_clusters_have_tables_of_more_than_a_piece() -> None:
