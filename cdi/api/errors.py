@@ -11,6 +11,7 @@ on what is wrong, where, and what to do about it.  Foreign exceptions are mapped
     ├── VerifyError     exit 5   the image is not what was promised
     ├── TargetError     exit 6   the volume cannot take it
     ├── EngineError     exit 7   the importer itself failed
+    ├── ClusterError    exit 10  the Kubernetes API server cannot be used
     └── Interrupted     exit 130 somebody asked it to stop; it can go on later
 
 `docs/errors.md` is generated from this module.
@@ -449,6 +450,23 @@ class TargetUnsuitable(TargetError):
     default_remedy = "use volumeMode Filesystem for archives"
 
 
+class StorageClassMissing(TargetError):
+    """The volume names no StorageClass and there is no default one, or the one that it names does not exist."""
+
+    retry = Retry.ON_CHANGE
+    default_remedy = (
+        "name an existing StorageClass, or make one the default: kubectl annotate storageclass NAME "
+        "storageclass.kubevirt.io/is-default-virt-class=true"
+    )
+
+
+class StorageProfileIncomplete(TargetError):
+    """Access modes or volume mode were left to the StorageProfile, and it does not know them."""
+
+    retry = Retry.ON_CHANGE
+    default_remedy = "name accessModes and volumeMode in the manifest, or in the StorageProfile's spec"
+
+
 class ScratchNeeded(TargetError):
     """This image cannot be decoded as a stream and no scratch space is given."""
 
@@ -515,6 +533,82 @@ class RetryBudgetSpent(EngineError):
     """A passing fault came again and again until the budget of tries was spent."""
 
     default_remedy = "remove the cause, then delete and apply the DataVolume again"
+
+
+# --- cluster ----------------------------------------------------------------------------------------------------
+
+
+class ClusterError(CdiError):
+    """The Kubernetes API server cannot be used."""
+
+    exit_status = 10
+
+
+class ClusterConfigInvalid(ClusterError):
+    """No kubeconfig and no service account tells where the cluster is, or what does cannot be used."""
+
+    default_remedy = "name a file with --kubeconfig or KUBECONFIG, and one of its contexts with --context"
+
+
+class ClusterUnreachable(ClusterError):
+    """No connection to the API server, or no answer in time."""
+
+    retry = Retry.BACKOFF
+    default_remedy = "check the server's address in the kubeconfig, the network, and whether the API server runs"
+
+
+class ClusterTlsUntrusted(ClusterError):
+    """The API server's certificate is not trusted, or names another host."""
+
+    default_remedy = "correct certificate-authority or tls-server-name in the kubeconfig"
+
+
+class ClusterUnauthorized(ClusterError):
+    """The API server does not know who asks (401)."""
+
+    retry = Retry.ON_CHANGE
+    default_remedy = "log in again; the credentials of the kubeconfig or service account have expired or are wrong"
+
+
+class ClusterForbidden(ClusterError):
+    """A rule of the cluster forbids it (403)."""
+
+    retry = Retry.ON_CHANGE
+    default_remedy = "grant the named right with a Role or ClusterRole, or satisfy the policy that is named"
+
+
+class ClusterUnavailable(ClusterError):
+    """The API server is there and cannot serve now (429, 5xx)."""
+
+    retry = Retry.BACKOFF
+    default_remedy = "try again later; if it does not end, look at the API server and at the webhooks it asks"
+
+    def __init__(
+        self, what: str, *, where: str | None = None, remedy: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.retry_after = retry_after
+        """Seconds that the server asked to wait, where it did."""
+
+
+class ClusterRefused(ClusterError):
+    """The API server does not take this request (other 4xx)."""
+
+    default_remedy = "the API server may be too old or too new for this program"
+
+
+class ClusterProtocolError(ClusterError):
+    """What came is no answer of an API server, or is larger than any can be."""
+
+    retry = Retry.BACKOFF
+    default_remedy = "a proxy on the way may alter answers; check the server's address in the kubeconfig"
+
+
+class HistoryExpired(ClusterError):
+    """The API server has forgotten the changes since the version asked for (410)."""
+
+    retry = Retry.BACKOFF
+    default_remedy = "list again and watch from there"
 
 
 class Interrupted(CdiError):
