@@ -14,3 +14,8 @@ pytest_plugins = [
     "tests.integration.fixtures_images",
     "tests.integration.transfer.ways",
 ]
+
+
+def pytest_make_parametrize_id(val, argname):
+    """Bytes have no place in a test's name: some hold the time, and processes that share the tests must agree on them."""
+    return argname if isinstance(val, bytes) else None
