@@ -66,18 +66,34 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CreateClaim:
-    """Make a PersistentVolumeClaim; one of that name that exists is left alone."""
+class CreateObject:
+    """Make an object (a claim, a VolumeImportSource); one of that name that exists is left alone."""
 
     body: Mapping[str, Any]
+    """A whole manifest with apiVersion, kind and metadata."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyInput:
+    """Make a copy of a Secret or ConfigMap where pods can use it, or bring that copy up to date."""
+
+    source: InputRef
+    copy: InputRef
+    """Of the same kind."""
+    owner: Mapping[str, Any]
+    """The owner reference that the copy goes with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchObject:
-    """Set labels, annotations (None removes one) and a controlling owner on an object, if it still has this uid."""
+    """Set labels, annotations (None removes one) and a controlling owner on an object, if it still has this uid.
+
+    The status is never touched.  An owner is added only where no other controls the object.
+    """
 
     plural: str
     namespace: str
+    """Empty for what belongs to no namespace."""
     name: str
     uid: str
     annotations: Mapping[str, str | None] = field(default_factory=dict)
@@ -86,22 +102,69 @@ class PatchObject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteObject:
+    """Delete an object if it still has this uid; one that is gone already is no failure."""
+
+    plural: str
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebind:
+    """Give a PersistentVolume from the prime claim to the target: replace its claimRef.
+
+    Done only while the claimRef's uid is `prime_uid`, and only if the target still has `target_uid` (tested in the
+    same patch, or by the resource versions that were read); a claimRef that names the target already is done.
+    """
+
+    volume: str
+    """The PersistentVolume's name."""
+    volume_uid: str
+    namespace: str
+    prime: str
+    prime_uid: str
+    target: str
+    target_uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StartWorker:
-    """Begin an attempt, unless that attempt or a later one was begun already."""
+    """Begin an attempt, unless that attempt or a later one was begun already.
+
+    In a cluster that is: create `pod`; a pod of this name that exists is left alone.
+    """
 
     claim: str
-    """The claim's uid."""
+    """The uid of the claim that is filled."""
     attempt: int
     """Counts from 1."""
     work: Work
+    namespace: str = ""
+    """The claim's."""
     mounts: tuple[Mount, ...] = ()
     fingerprint: str = ""
     """Changes whenever anything does that the work depends on."""
     upload: str = ""
     """The upload request that it serves."""
+    pod: Mapping[str, Any] | None = None
+    """The whole manifest, where workers are pods."""
 
 
-Action = CreateClaim | PatchObject | StartWorker
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopWorker:
+    """End an attempt, or clear away one that has ended.  In a cluster: delete the pod if it still has this uid."""
+
+    claim: str
+    """The uid of the claim that is filled."""
+    namespace: str = ""
+    pod: str = ""
+    """The pod's name."""
+    pod_uid: str = ""
+
+
+Action = CreateObject | CopyInput | PatchObject | DeleteObject | Rebind | StartWorker | StopWorker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +178,11 @@ class EventFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What `reconcile` found: carry the actions out in order, tell the events, then write the status."""
+    """What `reconcile` found: carry the actions out in order, tell the events, then write the status.
+
+    Events and status belong to the object that was reconciled; where that was synthesised (`World.synthetic`) the
+    events belong to its claim and there is no status.  Where an action fails, what comes after it is not done.
+    """
 
     actions: tuple[Action, ...] = ()
     events: tuple[EventFact, ...] = ()

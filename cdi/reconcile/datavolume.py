@@ -25,7 +25,7 @@ from cdi.api.names import (
 )
 from cdi.api.phases import ConditionType, Phase, Reason
 from cdi.reconcile import upload as uploads
-from cdi.reconcile.actions import CreateClaim, PatchObject, Plan, StartWorker
+from cdi.reconcile.actions import CreateObject, PatchObject, Plan, StartWorker
 from cdi.reconcile.claim import build_claim, owner_reference, populated_for
 from cdi.reconcile.decision import (
     Decision,
@@ -143,7 +143,7 @@ def _without_claim(world: World) -> Decision:
         ready=no(),
         claim_name=dv.metadata.name,
     )
-    return Decision(state=state, actions=(CreateClaim(body=build_claim(world, origin, source)),))
+    return Decision(state=state, actions=(CreateObject(body=build_claim(world, origin, source)),))
 
 
 def _foreign_claim(world: World, claim: Claim) -> Decision:

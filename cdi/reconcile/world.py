@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from fractions import Fraction
+from typing import Any, Literal, Protocol
 
 from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
-from cdi.api.job import Outcome, Progress, Proxy
-from cdi.reconcile.actions import InputRef
+from cdi.api.job import Failure, Outcome, Progress, Proxy
+from cdi.api.overhead import NO_OVERHEAD
+from cdi.api.populators import VolumeImportSource
+from cdi.reconcile.actions import Action, InputRef
+from cdi.reconcile.storageclass import StorageClass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataRef:
+    """What a claim's ``dataSourceRef`` (or ``dataSource``) names."""
+
+    group: str
+    """The API group; empty for the core group."""
+    kind: str
+    name: str
+    namespace: str | None = None
+    """None for the claim's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +47,65 @@ class Claim:
     annotations: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     volume_mode: str = "Filesystem"
+    access_modes: tuple[str, ...] = ()
     storage_class: str | None = None
+    """``spec.storageClassName``: None where nobody said, empty for none at all."""
+    requested: int | None = None
+    """Bytes that it asks for (``spec.resources.requests.storage``)."""
+    volume_name: str = ""
+    """The PersistentVolume that it is bound to, or asks for."""
+    data_ref: DataRef | None = None
+    selected_node: str = ""
+    """Where its first consumer shall run (``volume.kubernetes.io/selected-node``)."""
     deleting: bool = False
     path: str | None = None
     """The volume's directory where this machine has it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """A PersistentVolume."""
+
+    name: str
+    uid: str
+    claim_uid: str = ""
+    """Of the claim that ``spec.claimRef`` names; empty where it names none."""
+    claim_namespace: str = ""
+    claim_name: str = ""
+    capacity: int | None = None
+    """Bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """Why a pod does not run although nothing of it has failed yet."""
+
+    reason: str
+    """Unschedulable, ImagePullFailed, ContainerCreating, NodeLost …: a reason of the Running condition."""
+    message: str
+    """Cause and remedy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """The pod that an attempt runs in."""
+
+    name: str
+    uid: str
+    claim: str
+    """The uid of the claim that it fills: its controlling owner."""
+    node: str = ""
+    """Empty until it is scheduled."""
+    started: bool = False
+    """Its container runs, or has run."""
+    scheduled: bool | None = None
+    """What the scheduler said; None where it has not spoken."""
+    hold: Hold | None = None
+    deleting: bool = False
+    limits: str = ""
+    """The annotation with its limits (`cdi.api.job.Limits`)."""
+    scratch: bool = False
+    """It has scratch space."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +114,7 @@ class Worker:
 
     attempt: int
     running: bool
+    """It has not ended; its pod may still be waiting to begin (`Pod.started`)."""
     started: float
     """Seconds since the epoch."""
     ended: float | None = None
@@ -52,6 +124,8 @@ class Worker:
     fingerprint: str = ""
     """Of what it was started with (`StartWorker.fingerprint`)."""
     upload: str = ""
+    pod: Pod | None = None
+    """None where workers are processes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +135,24 @@ class Input:
     version: str
     """Changes with its content."""
     keys: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pods:
+    """How worker pods are made: from the controller's own options, CDIConfig and the CDI object."""
+
+    image: str = ""
+    """The container image that holds the worker."""
+    pull_policy: str = "IfNotPresent"
+    pull_secrets: tuple[str, ...] = ()
+    """CDIConfig's imagePullSecrets, by name."""
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    """CDIConfig's podResourceRequirements as an API object (``limits``, ``requests``); what it leaves open is filled
+    in with the usual (`cdi.reconcile.pod`)."""
+    placement: Mapping[str, Any] = field(default_factory=dict)
+    """The CDI object's ``spec.workload`` as an API object: ``nodeSelector``, ``affinity``, ``tolerations``."""
+    verbosity: int = 1
+    """CDIConfig's logVerbosity."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +166,14 @@ class Config:
     insecure_registries: frozenset[str] = frozenset()
     """``host`` or ``host:port``."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    """For every object that is made, beside its own."""
+    scratch_class: str | None = None
+    """The storage class of scratch space; None for the default one."""
+    overhead: Fraction = NO_OVERHEAD
+    """What a file system keeps for itself, as a part of the disk's size (`cdi.api.overhead`)."""
+    overheads: Mapping[str, Fraction] = field(default_factory=dict)
+    """The same for single storage classes."""
+    pods: Pods = field(default_factory=Pods)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +206,8 @@ class Platform:
     """Manifests may name files of this machine (a key ring)."""
     snapshots: bool = False
     image_streams: bool = False
+    cluster: bool = False
+    """Workers are pods, and volumes are made by others: `World` holds what that needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,26 +236,67 @@ class Objects(Protocol):
 
     def profile(self, storage_class: str | None) -> Profile: ...
 
+    # Those below are asked in a cluster only (`Platform.cluster`).
+
+    def storage_class(self, name: str) -> StorageClass | None: ...
+
+    def default_storage_class(self, *, virtualization: bool) -> StorageClass | None:
+        """The one for claims that name none; with `virtualization` the one for virtual machines goes before it
+        (`cdi.reconcile.storageclass.default_class`).
+        """
+
+    def csi_driver(self, provisioner: str) -> bool:
+        """A CSIDriver object of this name exists."""
+
+    def volume(self, name: str) -> Volume | None: ...
+
+    def import_source(self, namespace: str, name: str) -> VolumeImportSource | None: ...
+
+    def worker(self, namespace: str, pod: str) -> Worker | None:
+        """The worker in the pod of this name, as `cdi.reconcile.pod_facts.observe_pod` sees it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """The server did not let an action be carried out."""
+
+    action: Action
+    failure: Failure
+    """Of the `CdiError`, by `cdi.reconcile.failure.as_failure`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """Everything that decides what becomes of one DataVolume."""
+    """Everything that decides what becomes of one volume.
+
+    In a cluster it is put together by `cdi.reconcile.cluster.observe`.
+    """
 
     now: float
     """Seconds since the epoch."""
     datavolume: DataVolume
+    """Synthesised where a claim asks for an import by itself (`synthetic`)."""
     objects: Objects
     worker: Worker | None
-    """Of this DataVolume's claim."""
+    """Of the claim that is filled: the prime claim where there is one to be, else the DataVolume's own."""
     layout: Layout | None
     """None until the claim exists."""
-    config: Config = Config()
-    retries: Retries = Retries()
-    platform: Platform = Platform()
+    config: Config = field(default_factory=Config)
+    retries: Retries = field(default_factory=Retries)
+    platform: Platform = field(default_factory=Platform)
     admitted: bool = True
     """There is room for one more worker."""
     turn: str = ""
     """Why not, where `admitted` is False."""
+    synthetic: bool = False
+    """There is no DataVolume: events are told of the claim, and there is no status to be written."""
+    prime: Claim | None = None
+    """The claim that is filled in the target's place (`cdi.api.names.prime_claim`)."""
+    scratch: Claim | None = None
+    """The scratch space of the claim that is filled."""
+    refusal: Refusal | None = None
+    """Set only for the reconcile right after a plan of this very world that could not be carried out: that gives a
+    plan without the refused action, whose status and events say why.  The next one tries again."""
 
 
 Operation = Literal["Import", "Upload", "Clone"]

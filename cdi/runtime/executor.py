@@ -5,8 +5,18 @@ from __future__ import annotations
 import contextlib
 from typing import assert_never
 
-from cdi.api.errors import AlreadyExists, Conflict, NotFound
-from cdi.reconcile.actions import Action, CreateClaim, PatchObject, Plan, StartWorker
+from cdi.api.errors import AlreadyExists, Conflict, InternalError, NotFound
+from cdi.reconcile.actions import (
+    Action,
+    CopyInput,
+    CreateObject,
+    DeleteObject,
+    PatchObject,
+    Plan,
+    Rebind,
+    StartWorker,
+    StopWorker,
+)
 from cdi.runtime import events
 from cdi.runtime.environment import Environments
 from cdi.runtime.launcher import Launcher, ReadInput
@@ -54,7 +64,7 @@ class Executor:
 
     def _act(self, action: Action, origin: Object, stdin: int | None) -> None:
         match action:
-            case CreateClaim():
+            case CreateObject():
                 with contextlib.suppress(AlreadyExists):
                     self._store.create(dict(action.body))
             case PatchObject():
@@ -63,6 +73,10 @@ class Executor:
             case StartWorker():
                 environment = self._environments.of(Key.of_object(origin))
                 self._launcher.start(action, self._read_input, stdin=stdin, environment=environment)
+            case StopWorker():
+                self._launcher.stop(action.claim)
+            case DeleteObject() | CopyInput() | Rebind():
+                raise InternalError(f"{type(action).__name__} is for clusters")
             case _:
                 assert_never(action)
 

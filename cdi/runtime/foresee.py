@@ -18,7 +18,7 @@ from cdi.api.datavolume import DataVolume
 from cdi.api.errors import CdiError, InternalError, NotFound, TargetIo
 from cdi.api.phases import ConditionType
 from cdi.reconcile import upload as uploads
-from cdi.reconcile.actions import CreateClaim, StartWorker, Work
+from cdi.reconcile.actions import CreateObject, StartWorker, Work
 from cdi.reconcile.datavolume import reconcile
 from cdi.reconcile.decision import operation_of
 from cdi.reconcile.ledger import ANNOTATION
@@ -114,7 +114,7 @@ class Foresight:
                 for action in plan.actions:
                     if isinstance(action, StartWorker):
                         return self._prepared(key, model, claim, action, observed)
-                    if isinstance(action, CreateClaim):
+                    if isinstance(action, CreateObject):
                         self._store.create(dict(action.body))
                         made = True
                 if not made:

@@ -18,10 +18,23 @@ from cdi.api.installation import CDI
 from cdi.api.job import Proxy
 from cdi.api.meta import KubeObject
 from cdi.api.names import ANN_BOUND_CONDITION_MESSAGE
+from cdi.api.populators import VolumeImportSource
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.validation import parse
 from cdi.reconcile.actions import InputRef
-from cdi.reconcile.world import Claim, Config, Input, Layout, Platform, Profile, Retries, Worker, World
+from cdi.reconcile.world import (
+    Claim,
+    Config,
+    Input,
+    Layout,
+    Platform,
+    Profile,
+    Retries,
+    Volume,
+    Worker,
+    World,
+)
+from cdi.reconcile.storageclass import StorageClass
 from cdi.runtime.home import Home
 from cdi.store.base import Change, Key, Object
 
@@ -120,6 +133,26 @@ class Observed:
         return Profile(
             access_modes=tuple(sets[0].access_modes) or Profile().access_modes, volume_mode=sets[0].volume_mode
         )
+
+    # A machine has directories: no classes of storage, no PersistentVolumes, no pods.
+
+    def storage_class(self, name: str) -> StorageClass | None:  # noqa: ARG002
+        return None
+
+    def default_storage_class(self, *, virtualization: bool) -> StorageClass | None:  # noqa: ARG002
+        return None
+
+    def csi_driver(self, provisioner: str) -> bool:  # noqa: ARG002
+        return False
+
+    def volume(self, name: str) -> Volume | None:  # noqa: ARG002
+        return None
+
+    def import_source(self, namespace: str, name: str) -> VolumeImportSource | None:  # noqa: ARG002
+        return None
+
+    def worker(self, namespace: str, pod: str) -> Worker | None:  # noqa: ARG002
+        return None
 
     def config(self) -> Config:
         """CDIConfig's spec; where there is none, that of the CDI object."""

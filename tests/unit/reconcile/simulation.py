@@ -9,7 +9,7 @@ from cdi.api.datavolume import DataVolume
 from cdi.api.errors import Retry
 from cdi.api.job import Failure, Outcome, Progress
 from cdi.api.validation import parse
-from cdi.reconcile.actions import CreateClaim, InputRef, PatchObject, StartWorker
+from cdi.reconcile.actions import CreateObject, InputRef, PatchObject, StartWorker
 from cdi.reconcile.datavolume import reconcile
 from cdi.reconcile.world import Claim, Config, Input, Layout, Platform, Profile, Retries, Worker, World
 
@@ -159,7 +159,7 @@ class Simulation:
 
     def _act(self, action):
         match action:
-            case CreateClaim(body=body):
+            case CreateObject(body=body):
                 metadata = body["metadata"]
                 key = metadata["namespace"], metadata["name"]
                 if key not in self.objects.claims:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cdi.api.errors import Retry
 from cdi.api.job import Progress
 from cdi.api.validation import parse
-from cdi.reconcile.actions import CloneJob, CreateClaim, StartWorker
+from cdi.reconcile.actions import CloneJob, CreateObject, StartWorker
 from cdi.reconcile.datavolume import reconcile
 from cdi.reconcile.upload import ANNOTATION, UploadRequest
 from cdi.reconcile.world import Retries
@@ -346,7 +346,7 @@ def test_a_clone_of_itself_is_refused():
 def test_a_clone_without_a_size_takes_its_sources():
     sim = Simulation(data_volume(CLONE, size=None))
     sim.add_claim("src", capacity=3 << 30)
-    created = [a for a in sim.step().actions if isinstance(a, CreateClaim)]
+    created = [a for a in sim.step().actions if isinstance(a, CreateObject)]
     assert created[0].body["spec"]["resources"]["requests"]["storage"] == "3Gi"
 
 
