@@ -2,15 +2,18 @@
 
 Kubernetes wants *structural* schemas: every value has one type, nothing refers elsewhere, and ``anyOf`` only
 adds to what stands beside it.  Pydantic's schemas become so by a short walk: references are written out, the
-``null`` of optional fields is dropped, and titles and defaults go.
+``null`` of optional fields is dropped, and titles and defaults go.  Rules in the Common Expression Language come from
+`cdi.api.cel`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from cdi.api.cel import apply_rules, freeze
 from cdi.api.kinds import Column, Kind
 from cdi.api.model import Model
+from cdi.api.rules.update import IMMUTABLE
 
 Schema = dict[str, Any]
 _DROPPED = {"title", "default", "$defs", "const"}
@@ -57,6 +60,8 @@ def object_schema(kind: Kind) -> Schema:
     schema = structural(kind.model)
     # The API server knows metadata better than any schema, and accepts none but this.
     schema["properties"]["metadata"] = {"type": "object"}
+    if kind.name in IMMUTABLE:
+        schema["properties"]["spec"] = freeze(schema["properties"]["spec"], IMMUTABLE[kind.name])
     return schema
 
 
@@ -94,6 +99,8 @@ def _walk(node: Schema, definitions: dict[str, Schema], *, root: bool = False) -
                 pass
     if not made.get("properties", True):
         del made["properties"]
+    if "properties" in made:
+        made = apply_rules(node["title"], made)
     return _ordered(made)
 
 

@@ -15,6 +15,7 @@ IMMUTABLE = {
     "DataImportCron": "Cannot update DataImportCron Spec",
     "VolumeImportSource": "Cannot update VolumeImportSource Spec",
     "VolumeUploadSource": "Cannot update VolumeUploadSource Spec",
+    "VolumeCloneSource": "Cannot update VolumeCloneSource Spec",
     "ObjectTransfer": "ObjectTransfer spec is immutable",
 }
 _STAGES = {"checkpoints", "finalCheckpoint"}
