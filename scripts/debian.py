@@ -1,0 +1,78 @@
+"""Debian systems out of packages, from wherever this machine's apt gets Debian's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+DEFAULT_SUITE = "bookworm"
+
+# Documentation and translations are half of a small system.
+DPKG_OPTIONS = (
+    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/locale/*",
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+)
+
+
+def run(*command: str, stdin: str | None = None) -> str:
+    """The command's output; SystemExit with the end of its complaint where it fails."""
+    done = subprocess.run(command, check=False, input=stdin or "", capture_output=True, text=True)
+    if done.returncode != 0:
+        tail = "\n".join((done.stderr or done.stdout).splitlines()[-15:])
+        name = Path(sys.argv[0]).name
+        raise SystemExit(f"{name}: {' '.join(command[:3])} … ended with status {done.returncode}:\n{tail}")
+    return done.stdout
+
+
+def sources() -> tuple[str, list[str]]:
+    """The suite, and apt source lines for Debian's own archives as this machine's apt is configured.
+
+    Third-party archives of this machine are left out.  No lines where this is no Debian: mmdebstrap's own default
+    serves then.
+    """
+    wanted = "$(ORIGIN)|$(CODENAME)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(SIGNED_BY)"
+    rows: list[list[str]] = []
+    for attempt in range(2):
+        listing = run("apt-get", "indextargets", "--format", wanted, "Created-By: Packages")
+        rows = [line.split("|") for line in listing.splitlines()]
+        rows = [row for row in rows if len(row) == 6 and row[0].startswith("Debian") and row[4] == "main"]
+        if rows or attempt:
+            break
+        run("apt-get", "-qq", "update")  # an image of a container comes without lists, and so without origins
+    codenames = [row[1] for row in rows]
+    suite = next((name for name in codenames if name.isalpha()), None)
+    if suite is None:
+        return DEFAULT_SUITE, []
+    lines = []
+    for _, _, uri, release, component, signed_by in rows:
+        key = signed_by if signed_by.startswith("/") else ""
+        line = f"deb {f'[signed-by={key}] ' if key else ''}{uri} {release} {component}"
+        if line not in lines:
+            lines.append(line)
+    return suite, lines
+
+
+def apt_options() -> list[str]:
+    """How this machine's apt reaches its archives (proxy, certificates, retries); not left in what is made."""
+    kept = []
+    for line in run("apt-config", "dump").splitlines():
+        name = line.split(" ", 1)[0]
+        if name.startswith(("Acquire::http", "Acquire::https", "Acquire::Retries")) and not name.endswith("::"):
+            kept.append(f"--aptopt={line}")
+    return kept
+
+
+def bootstrap(target: Path, packages: Iterable[str], *, kind: str) -> None:
+    """A system with these packages, and what they depend on, in a directory or a tar (`kind`).  Needs root."""
+    suite, lines = sources()
+    command = ["mmdebstrap", "--mode=root", "--variant=apt", f"--format={kind}", "--skip=output/dev"]
+    command += [f"--include={','.join(packages)}", *apt_options()]
+    command += [f"--dpkgopt={option}" for option in DPKG_OPTIONS]
+    command += [suite, str(target)]
+    if lines:
+        command.append("-")
+    run(*command, stdin="\n".join(lines) + "\n" if lines else None)
