@@ -604,6 +604,14 @@ class ClusterProtocolError(ClusterError):
     default_remedy = "a proxy on the way may alter answers; check the server's address in the kubeconfig"
 
 
+class KindNotServed(NotFound):
+    """The API server does not know this kind of object: its CustomResourceDefinition is not installed."""
+
+    exit_status = 10
+    retry = Retry.ON_CHANGE
+    default_remedy = "install cdi in the cluster, at least its definitions: kubectl apply --server-side -f crds/"
+
+
 class HistoryExpired(ClusterError):
     """The API server has forgotten the changes since the version asked for (410)."""
 
