@@ -38,9 +38,7 @@ class Rule:
         """As it stands in a schema."""
         made = {"rule": self.rule, "message": self.message}
         return (
-            made
-            | ({"fieldPath": self.field} if self.field else {})
-            | ({"reason": self.reason} if self.reason else {})
+            made | ({"fieldPath": self.field} if self.field else {}) | ({"reason": self.reason} if self.reason else {})
         )
 
 
@@ -222,7 +220,7 @@ MODEL_RULES: dict[str, tuple[Rule, ...]] = {
         *_sizes("PVC"),
         Rule(
             rule="has(self.accessModes) && size(self.accessModes) > 0",
-            message="Required value: at least 1 access mode is required",
+            message="at least 1 access mode is required",
             field=".accessModes",
             reason=_REQUIRED,
         ),
@@ -279,7 +277,7 @@ MODEL_RULES: dict[str, tuple[Rule, ...]] = {
     "ClaimPropertySet": (
         Rule(
             rule="size(self.accessModes) > 0",
-            message="Required value: at least 1 access mode is required",
+            message="at least 1 access mode is required",
             field=".accessModes",
             reason=_REQUIRED,
         ),
@@ -294,7 +292,7 @@ MODEL_RULES: dict[str, tuple[Rule, ...]] = {
     "TlsSecurityProfile": (
         Rule(
             rule="!has(self.type) || self.type != 'Custom' || has(self.custom)",
-            message="Required value: type Custom needs its settings",
+            message="type Custom needs its settings",
             field=".custom",
             reason=_REQUIRED,
         ),
@@ -313,7 +311,7 @@ def _name(what: str, *, required: bool = False, limit: int = MAX_NAME) -> Schema
     if required:
         rules.insert(
             0,
-            Rule(rule="self != ''", message=f"Required value: the name of {what} is missing", reason=_REQUIRED),
+            Rule(rule="self != ''", message=f"the name of {what} is missing", reason=_REQUIRED),
         )
     return {"maxLength": limit, RULES: [rule.to_dict() for rule in rules]}
 
@@ -327,6 +325,9 @@ def _word(*values: str, message: str = "") -> Schema:
     return {"maxLength": MAX_NAME, RULES: [rule.to_dict()]}
 
 
+_AUTHORITY = r"([^/?#]*@)?(\\[[^\\]/\\s]+\\]|[^/?#@:\\s\\[\\]]+)(:[0-9]{0,5})?([/?#]|$)"
+
+
 def _url(schemes: tuple[str, ...]) -> Schema:
     web = [scheme for scheme in schemes if scheme in HTTP_SCHEMES]
     buckets = [scheme for scheme in schemes if scheme not in HTTP_SCHEMES]
@@ -338,8 +339,7 @@ def _url(schemes: tuple[str, ...]) -> Schema:
             message=f"Invalid source URL scheme: it does not begin with {said}",
         ),
         Rule(
-            rule=f"!self.matches('^(?i)({'|'.join(web)}):') || "
-            f"self.matches('^(?i)({'|'.join(web)})://([^/?#@]*@)?[^/?#@:]')",
+            rule=f"!self.matches('^(?i)({'|'.join(web)}):') || self.matches('^(?i)({'|'.join(web)})://{_AUTHORITY}')",
             message="Invalid source URL: it names no host",
         ),
         Rule(
@@ -497,9 +497,7 @@ FIELD_RULES: dict[str, dict[str, Schema]] = {
     "CustomTlsProfile": {
         "minTLSVersion": _word("VersionTLS10", "VersionTLS11", "VersionTLS12", "VersionTLS13"),
     },
-    "InfraPlacement": dict.fromkeys(
-        ("deploymentReplicas", "apiServerReplicas", "uploadProxyReplicas"), _NOT_NEGATIVE
-    ),
+    "InfraPlacement": dict.fromkeys(("deploymentReplicas", "apiServerReplicas", "uploadProxyReplicas"), _NOT_NEGATIVE),
 }
 FIELD_RULES["ClaimSpec"] = FIELD_RULES["StorageSpec"]
 
