@@ -1,0 +1,178 @@
+"""What an API server answers: failures as errors of this project, and JSON that may be large.
+
+The rules are those of the API conventions' section *Response Status Kind*: what went wrong stands in the fields of a
+``Status``, its message is for people.  The one exception is a quota, which Kubernetes tells by its message only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from json.decoder import scanstring  # type: ignore[attr-defined]  # documented nowhere, there since Python 3.0
+from typing import Any
+
+from cdi.api.errors import (
+    AlreadyExists,
+    CdiError,
+    ClusterForbidden,
+    ClusterProtocolError,
+    ClusterRefused,
+    ClusterUnauthorized,
+    ClusterUnavailable,
+    Conflict,
+    HistoryExpired,
+    InvalidManifest,
+    KindNotServed,
+    NotFound,
+    QuotaExceeded,
+)
+from cdi.kube.resources import Object
+
+MAX_MESSAGE = 2000
+"""Characters of a server's message that are kept."""
+MAX_PAUSE = 120.0
+"""Seconds of a Retry-After that are believed."""
+_SLICE = 1 << 18
+"""Characters that are decoded before others get their turn: about a millisecond."""
+_SPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+_QUOTA = ("exceeded quota: ", "failed quota: ", "insufficient quota ")
+
+
+def failure(status: int, body: Any, headers: Mapping[str, str], where: str) -> CdiError:
+    """The error of an answer with HTTP status `status` (400 and more); `where` says what was asked."""
+    answer: dict[str, Any] = body if isinstance(body, dict) and body.get("kind") == "Status" else {}
+    reason = str(answer.get("reason") or "")
+    message = " ".join(str(answer.get("message") or f"HTTP status {status}").split())[:MAX_MESSAGE].rstrip(".")
+    match status:
+        case 401:
+            return ClusterUnauthorized(f"the API server does not accept the credentials: {message}", where=where)
+        case 403:
+            return _forbidden(answer, message, where)
+        case 404 if not reason:
+            # The server's outermost handler answers for paths that no API of it has, in plain text.
+            return KindNotServed("the API server does not know this kind of object", where=where)
+        case 404:
+            return NotFound(message, where=where)
+        case 409:
+            return (AlreadyExists if reason == "AlreadyExists" else Conflict)(message, where=where)
+        case 410:
+            return HistoryExpired(message, where=where)
+        case 400 | 413 | 422:
+            return InvalidManifest(message, where=_fields(answer) or where)
+        case 429:
+            return ClusterUnavailable(message, where=where, retry_after=retry_after(answer, headers))
+        case _ if status >= 500:
+            return ClusterUnavailable(message, where=where, retry_after=retry_after(answer, headers))
+        case _:
+            return ClusterRefused(message, where=where)
+
+
+def _forbidden(answer: Mapping[str, Any], message: str, where: str) -> CdiError:
+    """A quota's refusal is told from others by how the admission plug-in begins its sentence."""
+    _, found, why = message.partition(" is forbidden: ")
+    if found and answer.get("reason") == "Forbidden" and why.startswith(_QUOTA):
+        return QuotaExceeded(message, where=where)
+    if any(cause.get("reason") == "NamespaceTerminating" for cause in _causes(answer)):
+        return ClusterForbidden(message, where=where, remedy="the namespace is being deleted; use another")
+    return ClusterForbidden(message, where=where)
+
+
+def _causes(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    details = answer.get("details")
+    causes = details.get("causes") if isinstance(details, dict) else None
+    return [cause for cause in causes if isinstance(cause, dict)] if isinstance(causes, list) else []
+
+
+def _fields(answer: Mapping[str, Any]) -> str:
+    fields = dict.fromkeys(str(cause["field"]) for cause in _causes(answer) if cause.get("field"))
+    return ", ".join(fields)[:MAX_MESSAGE]
+
+
+def retry_after(answer: Mapping[str, Any], headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server asks to wait, by header or Status; a date, which no API server sends, is not read."""
+    details = answer.get("details")
+    stated = details.get("retryAfterSeconds") if isinstance(details, dict) else None
+    for text in (headers.get("Retry-After"), stated):
+        try:
+            seconds = float(text)  # type: ignore[arg-type]  # None is a TypeError
+        except (TypeError, ValueError):
+            continue
+        if 0 < seconds < float("inf"):
+            return min(seconds, MAX_PAUSE)
+    return None
+
+
+def parsed(data: bytes, where: str) -> Any:
+    """Raises `ClusterProtocolError` for what is no JSON."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ClusterProtocolError("the answer is no JSON", where=where) from error
+
+
+async def parsed_list(data: bytes, where: str, each: Callable[[Object], Object]) -> tuple[list[Object], Object]:
+    """The items, each through `each` as soon as it is read, and the metadata of a list.
+
+    Decoding C code holds the interpreter lock, so a thread would not help: the items are decoded one after the other,
+    with a turn for others in between.  Raises `ClusterProtocolError`.
+    """
+    items: list[Object] = []
+    metadata: Object = {}
+    try:
+        text = data.decode()
+        if text.startswith("{"):
+            async for name, value in _members(text):
+                if name == "items" and isinstance(value, dict):
+                    items.append(each(value))
+                elif name == "metadata" and isinstance(value, dict):
+                    metadata = value
+            return items, metadata
+    except (ValueError, RecursionError, IndexError, StopIteration) as error:
+        raise ClusterProtocolError("the answer is no JSON", where=where) from error
+    raise ClusterProtocolError("the answer is no list", where=where)
+
+
+async def _members(text: str) -> AsyncIterator[tuple[str, Any]]:
+    """The members of the outermost object; of ``items`` each element by itself."""
+    at, turn = _after_space(text, 1), 0
+    while text[at] != "}":
+        name, at = scanstring(text, at + 1, True) if text[at] == '"' else _malformed()
+        at = _after_space(text, _past(text, at, ":"))
+        if name == "items" and text[at] == "[":
+            at = _after_space(text, at + 1)
+            while text[at] != "]":
+                value, at = _DECODER.raw_decode(text, at)
+                yield name, value
+                at = _next(text, at, "]")
+                if at - turn > _SLICE:
+                    turn = at
+                    await asyncio.sleep(0)
+            at += 1
+        else:
+            value, at = _DECODER.raw_decode(text, at)
+            yield name, value
+        at = _next(text, at, "}")
+
+
+def _after_space(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    assert match is not None
+    return match.end()
+
+
+def _past(text: str, at: int, mark: str) -> int:
+    at = _after_space(text, at)
+    return at + 1 if text[at] == mark else _malformed()
+
+
+def _next(text: str, at: int, end: str) -> int:
+    """Where the next element begins, or where `end` stands."""
+    at = _after_space(text, at)
+    return at if text[at] == end else _after_space(text, _past(text, at, ","))
+
+
+def _malformed() -> Any:
+    raise ValueError

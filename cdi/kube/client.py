@@ -1,0 +1,287 @@
+"""The Kubernetes API as plain dictionaries, over one session.
+
+Every failure is a `CdiError`.  A call waits out a server that is away, restarting or overloaded for a bounded time
+(`Timing.patience`); a request that changes something is sent again only where the first one surely was not carried out
+(the connection was refused, 429) or where carrying it out twice is the same as once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from cdi.api.errors import ClusterProtocolError, ClusterUnavailable, HistoryExpired
+from cdi.kube import answers
+from cdi.kube.credentials import Credentials, find
+from cdi.kube.lines import lines
+from cdi.kube.resources import PODS, Object, Resource
+from cdi.kube.transport import MAX_ANSWER, Timing, TooLargeError, Transport
+
+_PATCHES = {
+    "merge": "application/merge-patch+json",
+    "json": "application/json-patch+json",
+    "apply": "application/apply-patch+yaml",  # JSON is YAML
+}
+_LIST_TRIES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """What there is of a resource, and the version to watch from."""
+
+    items: list[Object]
+    version: str
+
+
+class Client:
+    """One connection pool to one API server; an asynchronous context manager.
+
+    Objects that come out belong to the caller.
+    """
+
+    def __init__(self, credentials: Credentials, *, timing: Timing | None = None, agent: str = "cdi") -> None:
+        self._transport = Transport(credentials, timing or Timing(), agent)
+
+    @property
+    def namespace(self) -> str:
+        """Of the kubeconfig's context or of the pod; known after entering."""
+        return self._transport.credentials.namespace
+
+    async def __aenter__(self) -> Self:
+        await self._transport.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._transport.close()
+
+    # --- objects ------------------------------------------------------------------------------------------------
+
+    async def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
+        """Raises `NotFound`."""
+        return await self._object("GET", resource.path(namespace, name))
+
+    async def list(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        labels: str = "",
+        fields: str = "",
+        page: int = 500,
+        strip: Callable[[Object], Object] | None = None,
+    ) -> Listing:
+        """All of it, `page` objects at a time; each item is given to `strip` before the next is decoded."""
+        for _ in range(_LIST_TRIES):
+            with contextlib.suppress(HistoryExpired):  # it took so long that the server forgot where it began
+                return await self._list(resource, namespace, _selection(labels, fields), page, strip)
+        raise ClusterUnavailable(
+            "the list changes faster than the API server can be asked for its pages", where=str(resource)
+        )
+
+    async def _list(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        query: dict[str, str],
+        page: int,
+        strip: Callable[[Object], Object] | None,
+    ) -> Listing:
+        def each(item: Object) -> Object:
+            item.setdefault("apiVersion", resource.api_version)
+            item.setdefault("kind", resource.kind)
+            return strip(item) if strip is not None else item
+
+        path = resource.path(namespace)
+        items: list[Object] = []
+        following = ""
+        while True:
+            query["limit"] = str(page)
+            try:
+                data = await self._transport.carry("GET", path, query=query, again=True)
+            except TooLargeError as error:
+                if page == 1:
+                    raise ClusterProtocolError("one object is larger than any can be", where=f"GET {path}") from error
+                page = max(1, page // 8)
+                continue
+            some, metadata = await answers.parsed_list(data, f"GET {path}", each)
+            items += some
+            following = str(metadata.get("continue") or "")
+            if not following:
+                return Listing(items=items, version=str(metadata.get("resourceVersion") or ""))
+            query["continue"] = following
+
+    async def create(self, resource: Resource, body: Object) -> Object:
+        """Raises `AlreadyExists`, also where a first try was carried out and its answer got lost.
+
+        An object with a ``generateName`` is not sent again where that might make two.
+        """
+        metadata = body.get("metadata") or {}
+        path = resource.path(metadata.get("namespace"))
+        return await self._object("POST", path, body=body, again=bool(metadata.get("name")))
+
+    async def update(self, resource: Resource, body: Object, *, subresource: str = "") -> Object:
+        """Replace it; raises `NotFound`; `Conflict` where it carries a resourceVersion or uid that is not current."""
+        metadata = body["metadata"]
+        path = resource.path(metadata.get("namespace"), metadata["name"], subresource)
+        return await self._object("PUT", path, body=body, again=True)
+
+    async def patch(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        name: str,
+        body: Object | Sequence[Object],
+        *,
+        kind: Literal["merge", "json", "apply"] = "merge",
+        subresource: str = "",
+        force: bool = True,
+        manager: str = "cdi",
+    ) -> Object:
+        """Change it; raises `NotFound` (not for ``apply``, which creates), `Conflict`.
+
+        `force` takes fields from other managers and matters to ``apply`` only, as does the kind and name of the object,
+        which `body` need not have.
+        """
+        query = {"fieldManager": manager}
+        if kind == "apply":
+            query["force"] = "true" if force else "false"
+            assert isinstance(body, dict)
+            named = {"name": name, **(body.get("metadata") or {})}
+            body = {"apiVersion": resource.api_version, "kind": resource.kind, **body, "metadata": named}
+        return await self._object(
+            "PATCH",
+            resource.path(namespace, name, subresource),
+            body=body,
+            query=query,
+            content_type=_PATCHES[kind],
+            again=kind != "json",
+        )
+
+    async def delete(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        name: str,
+        *,
+        uid: str | None = None,
+        version: str | None = None,
+        grace: int | None = None,
+        propagation: Literal["Background", "Foreground", "Orphan"] | None = None,
+    ) -> Object | None:
+        """None once it is gone, else the object that is being deleted.
+
+        Raises `NotFound`; `Conflict` where `uid` or `version` is not its own.  `grace` is in seconds.
+        """
+        options: Object = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        preconditions = {"uid": uid, "resourceVersion": version}
+        if wanted := {name: value for name, value in preconditions.items() if value is not None}:
+            options["preconditions"] = wanted
+        if grace is not None:
+            options["gracePeriodSeconds"] = grace
+        if propagation is not None:
+            options["propagationPolicy"] = propagation
+        answer = await self.request("DELETE", resource.path(namespace, name), body=options, again=uid is not None)
+        if isinstance(answer, dict) and "deletionTimestamp" in (answer.get("metadata") or {}):
+            return answer
+        return None
+
+    async def watch(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        version: str,
+        labels: str = "",
+        fields: str = "",
+        lasting: float | None = None,
+        silence: float = 120.0,
+    ) -> AsyncGenerator[Object, None]:
+        """Events after `version` until the server ends it: ADDED, MODIFIED, DELETED, BOOKMARK or ERROR, and an object.
+
+        It is asked to do so after `lasting` seconds, 4 to 6 minutes where None.  Raises `HistoryExpired` where the
+        server forgot that version; `ClusterUnreachable` where nothing, not even a bookmark, came for `silence` seconds,
+        or the connection broke.
+        """
+        if lasting is None:
+            lasting = random.uniform(240, 360)  # noqa: S311  spreads load
+        query = _selection(labels, fields) | {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(max(1, round(lasting))),
+        }
+        path = resource.path(namespace)
+        where = f"watch of {resource}"
+        async with self._transport.stream(path, query=query, silence=silence) as pieces:
+            async for line in lines(pieces, MAX_ANSWER, where):
+                event = answers.parsed(line, where)
+                if not isinstance(event, dict) or not isinstance(event.get("object"), dict):
+                    raise ClusterProtocolError("an event is none", where=where)
+                yield event
+
+    async def logs(
+        self, namespace: str, pod: str, container: str, *, follow: bool = False, tail: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """What a container wrote, in pieces as they come; with `follow` until it ends.  Raises `NotFound`."""
+        query = {"container": container}
+        if follow:
+            query["follow"] = "true"
+        if tail is not None:
+            query["tailLines"] = str(tail)
+        path = PODS.path(namespace, pod, "log")
+        silence = None if follow else self._transport.timing.answer
+        async with self._transport.stream(path, query=query, silence=silence) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str | None = None,
+        again: bool | None = None,
+    ) -> Any:
+        """One request; what comes back is decoded where it is JSON, else text.
+
+        `again` says that carrying it out twice is the same as once; None: of GET only.
+        """
+        where = f"{method} {path}"
+        if again is None:
+            again = method == "GET"
+        try:
+            data = await self._transport.carry(
+                method, path, body=body, query=query, content_type=content_type, again=again
+            )
+        except TooLargeError as error:
+            raise ClusterProtocolError(f"the answer has more than {MAX_ANSWER} bytes", where=where) from error
+        if data[:1] in (b"{", b"["):
+            return answers.parsed(data, where)
+        return data.decode("utf-8", "replace")
+
+    async def _object(self, method: str, path: str, **wishes: Any) -> Object:
+        answer = await self.request(method, path, **wishes)
+        if not isinstance(answer, dict):
+            raise ClusterProtocolError("the answer is no object", where=f"{method} {path}")
+        return answer
+
+
+def connect(kubeconfig: str | None = None, context: str | None = None) -> Client:
+    """The file named, else KUBECONFIG or ~/.kube/config, else the pod's service account.
+
+    Raises `ClusterConfigInvalid` where there is none of them; entering the client raises it for a file that is wrong.
+    """
+    return Client(find(kubeconfig, context))
+
+
+def _selection(labels: str, fields: str) -> dict[str, str]:
+    """Selectors as query parameters."""
+    return {name: text for name, text in (("labelSelector", labels), ("fieldSelector", fields)) if text}

@@ -1,0 +1,272 @@
+"""Where the API server is and who we are: a kubeconfig, or the service account of the pod.
+
+The files are read by `kubernetes.aio.config`, which is imported when it is first needed: it takes a third of a second
+and 30 MB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import ssl
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from cdi.api.errors import ClusterConfigInvalid, ClusterTlsUntrusted
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_EXPIRES_SOON = 60.0
+"""Seconds before its end at which a token of a plug-in is replaced."""
+_REFRESH_PAUSE = 5.0
+"""Seconds between two refreshes because of a 401: a server that knows nobody must not start a plug-in per request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Everything that a connection needs."""
+
+    server: str
+    """A URL without a slash at its end."""
+    context: ssl.SSLContext | None = None
+    """None for plain HTTP."""
+    authorization: str | None = None
+    """The header's value."""
+    proxy: str | None = None
+    server_name: str | None = None
+    """Whose certificate is wanted, where it is not that of the URL's host."""
+
+
+class Credentials(Protocol):
+    """Gives an `Access` that is valid now."""
+
+    @property
+    def namespace(self) -> str:
+        """Of the context, or of the pod."""
+        ...
+
+    async def access(self) -> Access:
+        """Raises `ClusterConfigInvalid`, `ClusterTlsUntrusted`."""
+        ...
+
+    async def refused(self) -> bool:
+        """The server did not accept them (401): renew what can be renewed; whether that was tried."""
+        ...
+
+
+def find(kubeconfig: str | None, context: str | None) -> Credentials:
+    """The file named, else KUBECONFIG or ~/.kube/config, else the pod's service account.
+
+    Raises `ClusterConfigInvalid` where there is none of them.
+    """
+    if kubeconfig is not None:
+        if not Path(kubeconfig).expanduser().is_file():
+            raise ClusterConfigInvalid("there is no such kubeconfig", where=kubeconfig)
+        return KubeconfigCredentials(kubeconfig, context)
+    named = os.environ.get("KUBECONFIG", "")
+    candidates = named.split(os.pathsep) if named else [str(Path.home() / ".kube" / "config")]
+    found = [path for path in candidates if path and Path(path).expanduser().is_file()]
+    if found:
+        return KubeconfigCredentials(os.pathsep.join(found), context)
+    if os.environ.get("KUBERNETES_SERVICE_HOST") and context is None:
+        return ServiceAccountCredentials()
+    raise ClusterConfigInvalid("there is no kubeconfig, and this is no pod", where=os.pathsep.join(candidates))
+
+
+class FixedCredentials:
+    """An `Access` that never changes."""
+
+    def __init__(self, access: Access, namespace: str = "default") -> None:
+        self._access = access
+        self.namespace = namespace
+
+    async def access(self) -> Access:
+        return self._access
+
+    async def refused(self) -> bool:
+        return False
+
+
+class ServiceAccountCredentials:
+    """Of the pod; its token is replaced by the kubelet about every hour and read again every minute."""
+
+    def __init__(self, directory: Path = SERVICE_ACCOUNT) -> None:
+        self._directory = directory
+        self._configuration: Any = None
+        self._context: ssl.SSLContext | None = None
+        self._authority = b""
+        self.namespace = "default"
+        with contextlib.suppress(OSError):
+            self.namespace = (directory / "namespace").read_text().strip() or "default"
+
+    async def access(self) -> Access:
+        try:
+            if self._configuration is None:
+                self._load()
+            else:
+                self._configuration.refresh_api_key_hook(self._configuration)
+        except Exception as error:
+            raise _unusable(error, str(self._directory)) from error
+        return Access(
+            server=self._configuration.host,
+            context=self._context,
+            authorization=_bearer(self._configuration.api_key.get("BearerToken")),
+        )
+
+    async def refused(self) -> bool:
+        self._configuration = None  # the token may have been replaced within the minute, and the authority with it
+        return True
+
+    def _load(self) -> None:
+        from kubernetes.aio.client import Configuration
+        from kubernetes.aio.config.incluster_config import InClusterConfigLoader
+
+        configuration = Configuration()
+        InClusterConfigLoader(
+            token_filename=str(self._directory / "token"), cert_filename=str(self._directory / "ca.crt")
+        ).load_and_set(configuration)  # type: ignore[no-untyped-call]  # the package annotates some functions only
+        authority = (self._directory / "ca.crt").read_bytes()
+        if self._context is None or authority != self._authority:
+            self._context, self._authority = tls(cafile=configuration.ssl_ca_cert), authority
+        self._configuration = configuration
+
+
+class KubeconfigCredentials:
+    """Of one context of a kubeconfig: certificates, tokens, name and password, plug-ins."""
+
+    def __init__(self, paths: str, context: str | None, *, now: Callable[[], float] = time.time) -> None:
+        self._paths = paths
+        self._wanted = context
+        self._now = now
+        self._loader: Any = None
+        self._access: Access | None = None
+        self._renewed = float("-inf")
+        self._lock = asyncio.Lock()
+        self.namespace = "default"
+
+    async def access(self) -> Access:
+        async with self._lock:
+            if self._access is None or self._expires_soon():
+                self._access = await self._load()
+            return self._access
+
+    async def refused(self) -> bool:
+        async with self._lock:
+            if self._now() - self._renewed >= _REFRESH_PAUSE:
+                self._access = None
+            return self._access is None
+
+    def _expires_soon(self) -> bool:
+        expiry = getattr(self._loader, "exec_plugin_expiry", None)
+        return expiry is not None and self._now() > expiry.timestamp() - _EXPIRES_SOON
+
+    async def _load(self) -> Access:
+        from kubernetes.aio.client import Configuration
+        from kubernetes.aio.config.kube_config import KubeConfigLoader, KubeConfigMerger
+
+        configuration = Configuration()
+        try:
+            merged = KubeConfigMerger(self._paths).config  # type: ignore[no-untyped-call]
+            self._loader = KubeConfigLoader(  # type: ignore[no-untyped-call]
+                config_dict=merged, active_context=self._wanted, config_base_path=None
+            )
+            await self._loader.load_and_set(configuration)
+            chosen = self._loader.current_context["context"]
+            user = _section(merged.value.get("users"), chosen.get("user"), "user")
+        except Exception as error:  # it raises whatever a malformed file leads to
+            raise _unusable(error, self._paths) from error
+        self.namespace = chosen.get("namespace") or "default"
+        self._renewed = self._now()
+        authorization = configuration.api_key.get("BearerToken")
+        if "exec" in user and not authorization and not configuration.cert_file:
+            raise ClusterConfigInvalid(
+                f"the credential plug-in {user['exec'].get('command')!r} gave no credentials",
+                where=self._paths,
+                remedy="run it by hand and look at what it says",
+            )
+        return Access(
+            server=configuration.host,
+            context=self._tls(configuration),
+            authorization=authorization,
+            proxy=configuration.proxy or proxy_for(configuration.host),
+            server_name=configuration.tls_server_name or None,
+        )
+
+    def _tls(self, configuration: Any) -> ssl.SSLContext | None:
+        if not configuration.host.startswith("https:"):
+            return None
+        try:
+            return tls(
+                cafile=configuration.ssl_ca_cert,
+                certificate=configuration.cert_file,
+                key=configuration.key_file,
+                verify=configuration.verify_ssl,
+            )
+        except (OSError, ssl.SSLError) as error:
+            raise ClusterTlsUntrusted(
+                f"a certificate or key of the kubeconfig cannot be used: {error}", where=self._paths
+            ) from error
+
+
+def tls(
+    *, cafile: str | None, certificate: str | None = None, key: str | None = None, verify: bool = True
+) -> ssl.SSLContext:
+    """A client's context; raises OSError or ssl.SSLError where a file cannot be used."""
+    context = ssl.create_default_context(cafile=cafile)
+    # Clusters' own authorities lack extensions that the strict mode of later Pythons asks for.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if certificate:
+        context.load_cert_chain(certificate, key)
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def proxy_for(server: str) -> str | None:
+    """The environment's proxy for a URL; NO_PROXY names hosts, domains and, as Go has it, networks."""
+    parts = urlsplit(server)
+    host = parts.hostname or ""
+    proxies = urllib.request.getproxies_environment()
+    proxy = proxies.get(parts.scheme)
+    if proxy is None or host == "localhost" or _bypassed(host, proxies):
+        return None
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        if address.is_loopback:
+            return None
+        for word in proxies.get("no", "").split(","):
+            with contextlib.suppress(ValueError):
+                if address in ipaddress.ip_network(word.strip(), strict=False):
+                    return None
+    return proxy
+
+
+def _bypassed(host: str, proxies: dict[str, str]) -> bool:
+    return bool(urllib.request.proxy_bypass_environment(host, proxies))  # type: ignore[attr-defined]  # not in typeshed
+
+
+def _section(items: Any, name: Any, what: str) -> dict[str, Any]:
+    for item in items or ():
+        value = getattr(item, "value", item)
+        if value.get("name") == name:
+            return value.get(what) or {}
+    return {}
+
+
+def _bearer(text: str | None) -> str | None:
+    """The scheme as everybody writes it, and nothing behind the token."""
+    if text is None:
+        return None
+    return "Bearer " + text.partition(" ")[2].strip()
+
+
+def _unusable(error: Exception, where: str) -> ClusterConfigInvalid:
+    text = str(error).strip() or type(error).__name__
+    return ClusterConfigInvalid(f"the credentials cannot be used: {text[:300]}", where=where)

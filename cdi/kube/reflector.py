@@ -1,0 +1,234 @@
+"""A cache of one resource, kept like the API server's own state by a list and watches after it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Never
+
+from cdi.api.errors import CdiError, ClusterUnavailable, HistoryExpired, NotFound
+from cdi.kube import answers
+from cdi.kube.client import Client
+from cdi.kube.resources import Object, Resource
+
+LOG = logging.getLogger(__name__)
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What happened to one object.  Neither state may be altered: they are the cache's own."""
+
+    type: Literal["ADDED", "MODIFIED", "DELETED"]
+    old: Object | None
+    """None where it was added."""
+    new: Object | None
+    """None where it was deleted."""
+
+    @property
+    def object(self) -> Object:
+        """The newest state that is known."""
+        found = self.new if self.new is not None else self.old
+        assert found is not None
+        return found
+
+
+class Cache:
+    """What a `Reflector` knows.  Objects may not be altered."""
+
+    def __init__(self) -> None:
+        self.synced = asyncio.Event()
+        """Set once everything that there was at the start is here."""
+        self._objects: dict[tuple[str, str], Object] = {}
+
+    def get(self, namespace: str, name: str) -> Object | None:
+        """`namespace` is empty for what belongs to none."""
+        return self._objects.get((namespace, name))
+
+    def values(self) -> list[Object]:
+        """In no order."""
+        return list(self._objects.values())
+
+    def __iter__(self) -> Iterator[Object]:
+        return iter(self.values())
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+
+class Reflector:
+    """Lists, then watches, for ever.
+
+    After a list, objects that vanished while nobody watched are told as ``DELETED``; a name that was given to a new
+    object is told as ``DELETED`` and ``ADDED``.  Whatever goes wrong is waited out with growing pauses: `failure` says
+    what it is while it lasts.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        resource: Resource,
+        *,
+        namespace: str | None = None,
+        labels: str = "",
+        fields: str = "",
+        strip: Callable[[Object], Object] | None = None,
+        on_change: Callable[[Change], None],
+        optional: bool = False,
+        silence: float = 120.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`strip` may alter its argument; managedFields are gone by then.
+
+        `optional` takes a resource that the API server does not know for one without objects.  `silence` is in seconds:
+        bookmarks come about every minute, so a watch without any event for that long is begun anew.
+        """
+        self.cache = Cache()
+        self.failure: CdiError | None = None
+        self._client = client
+        self._resource = resource
+        self._namespace = namespace
+        self._labels, self._fields = labels, fields
+        self._strip = strip
+        self._on_change = on_change
+        self._optional = optional
+        self._silence = silence
+        self._sleep = sleep
+        self._version: str | None = None
+        """To watch from; None where a list is needed."""
+        self._pause = _FIRST_PAUSE
+
+    async def run(self) -> Never:
+        """Until it is cancelled."""
+        while True:
+            try:
+                if self._version is None:
+                    await self._list()
+                await self._watch()
+            except HistoryExpired:
+                LOG.info("%s is listed anew: its history is gone", self._resource)
+                self._version = None
+                await self._wait()
+            except CdiError as error:
+                await self._wait_out(error)
+
+    async def _wait_out(self, error: CdiError) -> None:
+        if self._optional and isinstance(error, NotFound):
+            self._replace([])
+            self.failure = None
+            self._pause = _LONGEST_PAUSE
+        else:
+            if self.failure is None or self.failure.code != error.code:
+                LOG.warning("%s cannot be followed: %s", self._resource, error.message)
+            self.failure = error
+        await self._wait(error.retry_after if isinstance(error, ClusterUnavailable) else None)
+
+    async def _wait(self, least: float | None = None) -> None:
+        pause, self._pause = self._pause, min(self._pause * 2, _LONGEST_PAUSE)
+        await self._sleep(max(pause * random.uniform(0.75, 1.25), least or 0.0))  # noqa: S311  spreads load
+
+    def _well(self) -> None:
+        self._pause = _FIRST_PAUSE
+        if self.failure is not None:
+            LOG.info("%s is followed again", self._resource)
+            self.failure = None
+
+    async def _list(self) -> None:
+        listing = await self._client.list(
+            self._resource, self._namespace, labels=self._labels, fields=self._fields, strip=self._stripped
+        )
+        self._replace(listing.items)
+        self._version = listing.version
+        self._well()
+
+    async def _watch(self) -> None:
+        assert self._version is not None
+        events = self._client.watch(
+            self._resource,
+            self._namespace,
+            version=self._version,
+            labels=self._labels,
+            fields=self._fields,
+            silence=self._silence,
+        )
+        heard = False
+        async with contextlib.aclosing(events):
+            async for event in events:
+                self._event(event)
+                if not heard:
+                    heard = True
+                    self._well()
+        if not heard:
+            await self._wait()  # a server that ends every watch at once must not be asked without pause
+
+    def _event(self, event: Object) -> None:
+        body: Object = event["object"]
+        match event.get("type"):
+            case "ADDED" | "MODIFIED":
+                self._put(self._stripped(body))
+            case "DELETED":
+                self._remove(_key(body))
+            case "BOOKMARK":
+                pass
+            case "ERROR":
+                self._version = None
+                status = body.get("code")
+                raise answers.failure(
+                    status if isinstance(status, int) and status >= 400 else 500, body, {}, f"watch of {self._resource}"
+                )
+            case _:
+                return
+        version = (body.get("metadata") or {}).get("resourceVersion")
+        if version:
+            self._version = str(version)
+
+    def _stripped(self, body: Object) -> Object:
+        body["metadata"].pop("managedFields", None)
+        return body if self._strip is None else self._strip(body)
+
+    # --- the cache ----------------------------------------------------------------------------------------------
+
+    def _replace(self, items: list[Object]) -> None:
+        present = {_key(item) for item in items}
+        for key in [key for key in self.cache._objects if key not in present]:  # noqa: SLF001  kept here only
+            self._remove(key)
+        for item in items:
+            self._put(item)
+        self.cache.synced.set()
+
+    def _put(self, body: Object) -> None:
+        key = _key(body)
+        old = self.cache._objects.get(key)  # noqa: SLF001
+        metadata = body["metadata"]
+        if old is not None:
+            before = old["metadata"]
+            if before.get("uid") == metadata.get("uid"):
+                if before.get("resourceVersion") == metadata.get("resourceVersion"):
+                    return
+                self.cache._objects[key] = body  # noqa: SLF001
+                self._tell(Change(type="MODIFIED", old=old, new=body))
+                return
+            self._remove(key)
+        self.cache._objects[key] = body  # noqa: SLF001
+        self._tell(Change(type="ADDED", old=None, new=body))
+
+    def _remove(self, key: tuple[str, str]) -> None:
+        old = self.cache._objects.pop(key, None)  # noqa: SLF001
+        if old is not None:
+            self._tell(Change(type="DELETED", old=old, new=None))
+
+    def _tell(self, change: Change) -> None:
+        try:
+            self._on_change(change)
+        except Exception:
+            # One object that a listener cannot bear must not blind it to all others.
+            LOG.exception("a listener of %s failed", self._resource)
+
+
+def _key(body: Object) -> tuple[str, str]:
+    metadata = body["metadata"]
+    return metadata.get("namespace") or "", metadata["name"]

@@ -1,0 +1,245 @@
+"""Requests to one API server: sent, sent again where that is safe, and their failures named."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp
+from yarl import URL
+
+from cdi.api.errors import (
+    CdiError,
+    ClusterProtocolError,
+    ClusterTlsUntrusted,
+    ClusterUnauthorized,
+    ClusterUnavailable,
+    ClusterUnreachable,
+    NotFound,
+)
+from cdi.kube import answers
+from cdi.kube.credentials import Credentials
+
+MAX_ANSWER = 64 << 20
+"""Bytes of one answer, and of one line of a watch."""
+_MAX_REFUSAL = 1 << 20
+_CONNECTIONS = 64
+_READ_BUFFER = 1 << 18
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How long things may take, seconds."""
+
+    connect: float = 10.0
+    answer: float = 60.0
+    """Without a byte."""
+    patience: float = 30.0
+    """How long one call waits, in pauses, for a server to come back."""
+    first_pause: float = 0.25
+    longest_pause: float = 5.0
+    sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep)
+
+
+class TooLargeError(Exception):
+    """An answer has more than `MAX_ANSWER` bytes."""
+
+
+class _PassingError(Exception):
+    """A fault that may be gone at the next try."""
+
+    def __init__(self, error: ClusterUnreachable | ClusterUnavailable, *, untouched: bool) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.untouched = untouched
+        """The request surely was not carried out."""
+
+
+class Transport:
+    """One connection pool."""
+
+    def __init__(self, credentials: Credentials, timing: Timing, agent: str) -> None:
+        self.credentials = credentials
+        self.timing = timing
+        self._agent = agent
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """Raises what reading the credentials raises."""
+        await self.credentials.access()
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=_CONNECTIONS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=_READ_BUFFER,
+            headers={"User-Agent": self._agent, "Accept": "application/json"},
+        )
+        # It would send a DELETE again by itself, and then take "not found" for the answer; `carry` knows better.
+        self._session._retry_connection = False  # noqa: SLF001  there is no public name
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+            await asyncio.sleep(0)  # transports close one turn later
+
+    async def carry(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str | None = None,
+        again: bool = False,
+    ) -> bytes:
+        """The answer's bytes.
+
+        `again`: carrying it out twice is the same as once.  A deletion whose first try may have been carried out, and
+        that then finds nothing, has succeeded: the answer is empty.
+        """
+        left, pause = self.timing.patience, self.timing.first_pause
+        uncertain = False
+        while True:
+            try:
+                return await self._once(method, path, body=body, query=query, content_type=content_type)
+            except NotFound:
+                if uncertain and method == "DELETE":
+                    return b"{}"
+                raise
+            except _PassingError as passing:
+                error = passing.error
+                wait = pause * random.uniform(0.75, 1.25)  # noqa: S311  spreads load
+                if isinstance(error, ClusterUnavailable) and error.retry_after is not None:
+                    wait = max(wait, error.retry_after)
+                if wait > left or not (again or passing.untouched):
+                    raise error from passing.__cause__
+                uncertain = uncertain or not passing.untouched
+            left -= wait
+            pause = min(pause * 2, self.timing.longest_pause)
+            await self.timing.sleep(wait)
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, path: str, *, query: Mapping[str, str], silence: float | None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """One try: the pieces of an answer as they come; `silence` in seconds ends it."""
+        where = f"GET {path}"
+        try:
+            with _mapped(where):
+                async with self._sent("GET", path, query=query, silence=silence) as response:
+                    try:
+                        yield response.content.iter_any()
+                    finally:
+                        # Left before its end, TLS would wait for the server's farewell, and outlive the session.
+                        if response.connection is not None and response.connection.transport is not None:
+                            response.connection.transport.abort()
+        except _PassingError as passing:
+            raise passing.error from passing.__cause__
+
+    async def _once(
+        self, method: str, path: str, *, body: Any, query: Mapping[str, str] | None, content_type: str | None
+    ) -> bytes:
+        data = None if body is None else json.dumps(body, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        pieces: list[bytes] = []
+        size = 0
+        with _mapped(f"{method} {path}"):
+            async with self._sent(
+                method, path, query=query, data=data, content_type=content_type, silence=self.timing.answer
+            ) as response:
+                async for piece in response.content.iter_any():
+                    pieces.append(piece)
+                    size += len(piece)
+                    if size > MAX_ANSWER:
+                        raise TooLargeError
+        return b"".join(pieces)
+
+    @contextlib.asynccontextmanager
+    async def _sent(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None,
+        silence: float | None,
+        data: bytes | None = None,
+        content_type: str | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A response whose status is below 300 and whose body is still to be read.
+
+        After a 401 it is sent once more where credentials can be renewed: nothing was carried out.
+        """
+        assert self._session is not None, "the client is used outside of its context"
+        headers = {"Content-Type": content_type or "application/json"} if data is not None else {}
+        for last in (False, True):
+            access = await self.credentials.access()
+            if access.authorization is not None:
+                headers["Authorization"] = access.authorization
+            async with self._session.request(
+                method,
+                URL(f"{access.server}{path}{'?' + urlencode(query) if query else ''}", encoded=True),
+                data=data,
+                headers=headers,
+                ssl=access.context if access.context is not None else True,
+                server_hostname=access.server_name,
+                proxy=access.proxy,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.timing.connect, sock_read=silence),
+            ) as response:
+                if response.status < 300:
+                    yield response
+                    return
+                error = await _refusal(response, f"{method} {path}")
+            if last or not isinstance(error, ClusterUnauthorized) or not await self.credentials.refused():
+                if isinstance(error, ClusterUnavailable):
+                    raise _PassingError(error, untouched=response.status == 429)
+                raise error
+
+
+async def _refusal(response: aiohttp.ClientResponse, where: str) -> CdiError:
+    """What the server says, as far as it can be read; the status alone tells what it is."""
+    text = b""
+    with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+        while len(text) < _MAX_REFUSAL and (piece := await response.content.readany()):
+            text += piece
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        # What no API server wrote: a proxy's page, or the plain text of the outermost handlers.
+        plain = " ".join(text[:300].decode("utf-8", "replace").split())
+        body = {"kind": "Status", "message": f"HTTP status {response.status}: {plain}" if plain else ""}
+    return answers.failure(response.status, body, response.headers, where)
+
+
+@contextlib.contextmanager
+def _mapped(where: str) -> Iterator[None]:
+    """Exceptions of aiohttp become this project's at this edge; the passing ones as `_PassingError`."""
+    try:
+        yield
+    except aiohttp.ClientConnectorCertificateError as error:
+        raise ClusterTlsUntrusted(
+            f"the API server's certificate is not accepted: {error.certificate_error}", where=where
+        ) from error
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError) as error:
+        raise _PassingError(
+            ClusterUnreachable(f"no connection to the API server: {_said(error)}", where=where), untouched=True
+        ) from error
+    except TimeoutError as error:
+        raise _PassingError(
+            ClusterUnreachable("nothing came from the API server for too long", where=where), untouched=False
+        ) from error
+    except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, OSError) as error:
+        raise _PassingError(
+            ClusterUnreachable(f"the connection to the API server broke: {_said(error)}", where=where), untouched=False
+        ) from error
+    except (aiohttp.ClientError, ValueError) as error:
+        raise ClusterProtocolError(f"what came is no HTTP: {_said(error)}", where=where) from error
+
+
+def _said(error: BaseException) -> str:
+    return str(error)[:300].rstrip(".") or type(error).__name__
