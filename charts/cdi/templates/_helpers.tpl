@@ -1,0 +1,135 @@
+{{/* "true" where this runs beside another CDI. */}}
+{{- define "cdi.alongside" -}}
+{{- if or .Values.alongside.namespaces .Values.alongside.selector }}true{{ end }}
+{{- end }}
+
+{{/* What names in the release's namespace begin with. */}}
+{{- define "cdi.prefix" -}}
+{{- if include "cdi.alongside" . }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ else }}cdi{{ end }}
+{{- end }}
+
+{{/* What names of objects begin with that have no namespace. */}}
+{{- define "cdi.clusterPrefix" -}}
+{{- if include "cdi.alongside" . }}{{ printf "%s-%s" .Release.Namespace (include "cdi.prefix" .) }}{{ else }}cdi{{ end }}
+{{- end }}
+
+{{- define "cdi.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+{{- end }}
+
+{{/* Labels of every object. */}}
+{{- define "cdi.labels" -}}
+app.kubernetes.io/name: cdi
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Labels that tell one component's pods: (dict "root" $ "component" NAME). */}}
+{{- define "cdi.selector" -}}
+app.kubernetes.io/name: cdi
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{/* A Deployment's pod, but for what is the component's own: (dict "root" $ "component" NAME "account" … "container" …). */}}
+{{- define "cdi.pod" -}}
+{{- $values := get .root.Values .component -}}
+metadata:
+  labels:
+    {{- include "cdi.selector" . | nindent 4 }}
+    cdi.kubevirt.io: {{ .name }}
+    prometheus.cdi.kubevirt.io: "true"
+    {{- with .root.Values.commonLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+    {{- with $values.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with $values.podAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  serviceAccountName: {{ .account }}
+  {{- include "cdi.podSecurity" .root | nindent 2 }}
+  {{- with .root.Values.infra.priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  {{- with .root.Values.infra.nodeSelector }}
+  nodeSelector:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .root.Values.infra.tolerations }}
+  tolerations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .root.Values.infra.affinity }}
+  affinity:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .root.Values.infra.topologySpreadConstraints }}
+  topologySpreadConstraints:
+    {{- range . }}
+    - {{- toYaml . | nindent 6 }}
+      labelSelector:
+        matchLabels:
+          {{- include "cdi.selector" $ | nindent 10 }}
+    {{- end }}
+  {{- end }}
+{{- end }}
+
+{{/* What a pod needs for the restricted Pod Security Standard, and its pull secrets. */}}
+{{- define "cdi.podSecurity" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 107
+  runAsGroup: 107
+  fsGroup: 107
+  seccompProfile:
+    type: RuntimeDefault
+{{- end }}
+
+{{/* The same of a container, its image, and a place for temporary files. */}}
+{{- define "cdi.container" -}}
+image: {{ include "cdi.image" . }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+terminationMessagePolicy: FallbackToLogsOnError
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  runAsNonRoot: true
+  capabilities:
+    drop: [ALL]
+volumeMounts:
+  - name: temporary
+    mountPath: /tmp
+{{- end }}
+
+{{- define "cdi.volumes" -}}
+volumes:
+  - name: temporary
+    emptyDir:
+      sizeLimit: 64Mi
+{{- end }}
+
+{{/* Labels as `k=v,…`. */}}
+{{- define "cdi.selectorText" -}}
+{{- $pairs := list }}
+{{- range $key, $value := . }}{{ $pairs = append $pairs (printf "%s=%s" $key $value) }}{{ end }}
+{{- join "," $pairs }}
+{{- end }}

@@ -1,0 +1,119 @@
+"""Helm, built from its Go modules and kept, for the tests of the chart."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.build import go_environment
+from tests.cluster.layout import ClusterError, Layout
+
+VERSION = "v3.22.0"
+CHART = Path(__file__).resolve().parents[2] / "charts" / "cdi"
+
+_KUBERNETES = ("1", "34")
+"""What a template is rendered for where there is no cluster to ask: of the test cluster."""
+_LINKER = " ".join(
+    (
+        "-s -w",
+        f"-X helm.sh/helm/v3/internal/version.version={VERSION}",
+        *(
+            f"-X helm.sh/helm/v3/pkg/{package}.k8sVersion{part}={number}"
+            for package in ("lint/rules", "chartutil")
+            for part, number in zip(("Major", "Minor"), _KUBERNETES, strict=True)
+        ),
+    )
+)
+
+
+class HelmError(Exception):
+    """Helm said no; the text is what it said."""
+
+
+def build(layout: Layout) -> Path:
+    """The program, built if it is not there yet.  Raises ClusterError where that cannot be done."""
+    key = hashlib.sha256(repr((VERSION, _LINKER)).encode()).hexdigest()[:12]
+    directory = layout.built / f"helm-{key}"
+    program = directory / "helm"
+    layout.built.mkdir(parents=True, exist_ok=True)
+    with (layout.built / "helm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not program.exists():
+            unfinished = directory.with_name(directory.name + ".new")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            _install(layout, unfinished)
+            shutil.rmtree(directory, ignore_errors=True)
+            unfinished.rename(directory)
+            for old in layout.built.glob("helm-*"):
+                if old != directory:
+                    shutil.rmtree(old, ignore_errors=True)
+    return program
+
+
+def _install(layout: Layout, directory: Path) -> None:
+    go = shutil.which("go", path=f"{os.environ.get('PATH', os.defpath)}:/usr/local/go/bin")
+    if go is None:
+        raise ClusterError("missing: Go 1.26 or later, to build Helm with")
+    directory.mkdir()
+    layout.go.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        [go, "install", "-trimpath", "-ldflags", _LINKER, f"helm.sh/helm/v3/cmd/helm@{VERSION}"],
+        env={**go_environment(layout), "GOBIN": str(directory)},
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise ClusterError(f"Helm {VERSION} cannot be built: {lines[-1] if lines else done.returncode}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Helm:
+    """Helm with an empty configuration of its own, in one namespace of the cluster."""
+
+    program: Path
+    home: Path
+    """A directory for its configuration and caches."""
+    kubeconfig: Path | None = None
+    """None where nothing is asked of a cluster."""
+    namespace: str = "default"
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+    def run(self, *arguments: str, values: Mapping[str, Any] | None = None, patience: float = 300.0) -> str:
+        """What Helm prints; `values` go before the chart's own.  Raises HelmError where it fails."""
+        command = [str(self.program), *arguments, f"--namespace={self.namespace}"]
+        if values is not None:
+            command.append("--values=-")
+        done = subprocess.run(
+            command,
+            env={
+                **self.environment,
+                "HOME": str(self.home),
+                **{f"HELM_{name}_HOME": str(self.home / name.lower()) for name in ("CACHE", "CONFIG", "DATA")},
+                # Where there is none, it shall not find the user's either.
+                "KUBECONFIG": str(self.kubeconfig or self.home / "no-kubeconfig"),
+            },
+            input="" if values is None else json.dumps(values),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=patience,
+        )
+        if done.returncode:
+            raise HelmError(done.stderr.strip() or f"helm {arguments[0]} ended with {done.returncode}")
+        return done.stdout
+
+    def template(self, release: str, values: Mapping[str, Any] | None = None, *more: str) -> str:
+        """The chart's manifests, hooks among them."""
+        return self.run("template", release, str(CHART), *more, values=values or {})
