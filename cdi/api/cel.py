@@ -545,7 +545,7 @@ def freeze(schema: Schema, message: str) -> Schema:
         name: freeze(part, message) if "properties" in part and name not in _NOT_COMPARED else part
         for name, part in properties.items()
     }
-    staged = _BY_STAGE <= properties.keys()
+    staged = properties.keys() >= _BY_STAGE
     held = [
         expression
         for name, part in properties.items()

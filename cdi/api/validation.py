@@ -17,7 +17,7 @@ from cdi.api.errors import InvalidManifest
 from cdi.api.kinds import Kind, kind_of
 from cdi.api.meta import KubeObject
 from cdi.api.rules.metadata import check_metadata
-from cdi.api.rules.problems import Problem, Problems, shown
+from cdi.api.rules.problems import Cause, Problem, Problems, shown
 from cdi.api.rules.update import check_update
 
 MAX_PROBLEMS = 20
@@ -61,6 +61,28 @@ def parse_manifest(document: Mapping[str, Any]) -> KubeObject:
     obj = _model(body, _kind(body))
     raise_problems(validate(obj), where=describe(obj))
     return obj
+
+
+def examine(
+    document: Mapping[str, Any], old: Mapping[str, Any] | None = None
+) -> tuple[KubeObject | None, tuple[Problem, ...]]:
+    """The model of an object that is to be made, or to replace `old`, and everything that is wrong with it.
+
+    No model where the object has not even the shape of its kind.
+    """
+    try:
+        body = plain(document)
+        kind = _kind(body)
+    except InvalidManifest as error:
+        return None, (Problem(field=error.where or "", message=error.what),)
+    new = _read(body, kind)
+    if not isinstance(new, KubeObject):
+        return None, new
+    try:
+        before = parse(old) if old is not None else None
+    except InvalidManifest:
+        before = None  # what was stored under older rules cannot be compared with; the new object is judged alone
+    return new, validate(new) if before is None else validate_update(before, new)
 
 
 def validate(obj: KubeObject) -> tuple[Problem, ...]:
@@ -110,12 +132,18 @@ def _kind(body: dict[str, Any]) -> Kind:
 
 
 def _model(body: dict[str, Any], kind: Kind) -> KubeObject:
+    read = _read(body, kind)
+    if isinstance(read, KubeObject):
+        return read
+    raise_problems(read, where=_where(body, kind))
+    raise AssertionError("a validation error without a problem")
+
+
+def _read(body: dict[str, Any], kind: Kind) -> KubeObject | tuple[Problem, ...]:
     try:
         return kind.model.model_validate(body, by_alias=True, by_name=False)
     except ValidationError as error:
-        problems = _problems(error)
-    raise_problems(problems, where=_where(body, kind))
-    raise AssertionError("a validation error without a problem")
+        return _problems(error)
 
 
 def _where(body: dict[str, Any], kind: Kind) -> str:
@@ -124,14 +152,14 @@ def _where(body: dict[str, Any], kind: Kind) -> str:
     return f"{kind.name} {shown(name)}" if isinstance(name, str) else kind.name
 
 
-def _problems(error: ValidationError) -> list[Problem]:
-    return list(dict.fromkeys(_shape_problems(error.errors(include_url=False, include_context=False))))
+def _problems(error: ValidationError) -> tuple[Problem, ...]:
+    return tuple(dict.fromkeys(_shape_problems(error.errors(include_url=False, include_context=False))))
 
 
 def _shape_problems(errors: Iterable[Mapping[str, Any]]) -> Iterator[Problem]:
     for one in errors:
         field = "".join(f"[{part}]" if isinstance(part, int) else f".{shown(part)}" for part in one["loc"]).lstrip(".")
         if one["type"] == "missing":
-            yield Problem(field=field, message="Required value")
+            yield Problem(field=field, message="Required value", cause=Cause.REQUIRED)
         else:
             yield Problem(field=field, message=f"Invalid value: {shown(one['msg'].removeprefix('Value error, '), 200)}")

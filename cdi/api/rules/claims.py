@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cdi.api.claims import AccessMode, ClaimSpec, StorageSpec, VolumeMode
 from cdi.api.quantity import MAX_BYTES, MIB
-from cdi.api.rules.problems import Problem, Problems, one_of, optional_name, unsupported
+from cdi.api.rules.problems import Cause, Problem, Problems, one_of, optional_name, unsupported
 
 
 def check_claim(claim: StorageSpec, field: str, *, size_optional: bool) -> Problems:
@@ -18,6 +18,7 @@ def check_claim(claim: StorageSpec, field: str, *, size_optional: bool) -> Probl
             message="PVC multiple accessModes: exactly 1 access mode is allowed"
             if modes
             else "Required value: at least 1 access mode is required",
+            cause=Cause.INVALID if modes else Cause.REQUIRED,
         )
     yield from check_access_modes(modes, f"{field}.accessModes")
     yield from one_of(claim.volume_mode, tuple(VolumeMode), f"{field}.volumeMode")
@@ -31,7 +32,7 @@ def check_size(claim: StorageSpec, field: str, what: str, *, optional: bool) -> 
     size = claim.size
     if size is None:
         if not optional:
-            yield Problem(field=path, message=f"{what} size is missing")
+            yield Problem(field=path, message=f"{what} size is missing", cause=Cause.REQUIRED)
     elif size.value <= 0:
         yield Problem(field=path, message=f"{what} size can't be equal or less than zero")
     elif size.bytes < MIB:
@@ -44,7 +45,7 @@ def check_access_modes(modes: list[str], field: str) -> Problems:
     """Known modes, each once."""
     for mode in dict.fromkeys(modes):
         if mode not in tuple(AccessMode):
-            yield Problem(field=field, message=unsupported(mode, tuple(AccessMode)))
+            yield Problem(field=field, message=unsupported(mode, tuple(AccessMode)), cause=Cause.NOT_SUPPORTED)
 
 
 def external_population(claim: StorageSpec) -> bool:

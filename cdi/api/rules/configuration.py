@@ -17,6 +17,7 @@ from cdi.api.overhead import parse_overhead
 from cdi.api.rules.claims import check_access_modes
 from cdi.api.rules.durations import parse_duration
 from cdi.api.rules.problems import (
+    Cause,
     Problem,
     Problems,
     each,
@@ -49,11 +50,15 @@ def check_storage_profile(profile: StorageProfile) -> Problems:
     for index, one in enumerate(sets[:MAX_CLAIM_PROPERTY_SETS]):
         if not one.access_modes:
             yield Problem(
-                field=f"{path}[{index}].accessModes", message="Required value: at least 1 access mode is required"
+                field=f"{path}[{index}].accessModes",
+                message="Required value: at least 1 access mode is required",
+                cause=Cause.REQUIRED,
             )
         yield from check_access_modes(one.access_modes, f"{path}[{index}].accessModes")
         if not one.volume_mode:
-            yield Problem(field=f"{path}[{index}].volumeMode", message="Required value: Block or Filesystem")
+            yield Problem(
+                field=f"{path}[{index}].volumeMode", message="Required value: Block or Filesystem", cause=Cause.REQUIRED
+            )
         yield from one_of(one.volume_mode, (VolumeMode.BLOCK, VolumeMode.FILESYSTEM), f"{path}[{index}].volumeMode")
 
 
@@ -151,7 +156,9 @@ def _tls(profile: TlsSecurityProfile | None, field: str) -> Problems:
         return
     yield from one_of(profile.type, TLS_PROFILES, f"{field}.type")
     if profile.type == "Custom" and profile.custom is None:
-        yield Problem(field=f"{field}.custom", message="Required value: type Custom needs its settings")
+        yield Problem(
+            field=f"{field}.custom", message="Required value: type Custom needs its settings", cause=Cause.REQUIRED
+        )
     if profile.custom is not None:
         yield from one_of(profile.custom.min_tls_version, TLS_VERSIONS, f"{field}.custom.minTLSVersion")
 
@@ -176,7 +183,7 @@ def _certificate(config: CertConfig | None, field: str) -> Problems:
 def _patch(patch: ComponentPatch, field: str) -> Problems:
     for name, value in (("resourceName", patch.resource_name), ("resourceType", patch.resource_type)):
         if not value:
-            yield Problem(field=f"{field}.{name}", message="Required value: it is empty")
+            yield Problem(field=f"{field}.{name}", message="Required value: it is empty", cause=Cause.REQUIRED)
     if patch.type not in PATCH_TYPES:
         yield from one_of(patch.type or '""', PATCH_TYPES, f"{field}.type")
 

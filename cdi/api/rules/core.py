@@ -9,7 +9,7 @@ import re
 from cdi.api.core import ConfigMap, PersistentVolumeClaim, Secret
 from cdi.api.names import LABEL_APPLY_STORAGE_PROFILE, MAX_NAME
 from cdi.api.rules.claims import check_access_modes, check_size
-from cdi.api.rules.problems import Problem, Problems, one_of, optional_name, shown
+from cdi.api.rules.problems import Cause, Problem, Problems, one_of, optional_name, shown
 
 MAX_CONTENT = 1 << 20
 """Bytes of all values together."""
@@ -36,7 +36,9 @@ def check_pvc(claim: PersistentVolumeClaim) -> Problems:
     completed = (claim.metadata.labels or {}).get(LABEL_APPLY_STORAGE_PROFILE) == "true"
     yield from check_size(claim.spec, "spec", "PVC", optional=completed)
     if not claim.spec.access_modes and not completed:
-        yield Problem(field="spec.accessModes", message="Required value: at least 1 access mode is required")
+        yield Problem(
+            field="spec.accessModes", message="Required value: at least 1 access mode is required", cause=Cause.REQUIRED
+        )
     yield from check_access_modes(claim.spec.access_modes or [], "spec.accessModes")
     yield from one_of(claim.spec.volume_mode, ("Block", "Filesystem", "FromStorageProfile"), "spec.volumeMode")
     yield from optional_name(claim.spec.storage_class_name, "spec.storageClassName", "StorageClass")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cdi.api.claims import StorageSpec, VolumeMode
 from cdi.api.datavolume import Checkpoint, ContentType, DataVolume, DataVolumeSpec, SourceRef
 from cdi.api.rules.claims import check_claim, external_population
-from cdi.api.rules.problems import Problem, Problems, object_name, optional_name, shown
+from cdi.api.rules.problems import Cause, Problem, Problems, object_name, optional_name, shown
 from cdi.api.rules.sources import WARM_SOURCES, check_content_type, check_one_source
 from cdi.api.sources import ImportSource
 
@@ -78,8 +78,14 @@ def check_checkpoints(checkpoints: list[Checkpoint] | None, source: ImportSource
     for index, checkpoint in enumerate(checkpoints):
         if not checkpoint.current:
             yield Problem(
-                field=f"{field}[{index}].current", message="Required value: the snapshot of this stage is missing"
+                field=f"{field}[{index}].current",
+                message="Required value: the snapshot of this stage is missing",
+                cause=Cause.REQUIRED,
             )
         elif checkpoint.current in seen:
-            yield Problem(field=f"{field}[{index}].current", message=f"Duplicate value: {shown(checkpoint.current)!r}")
+            yield Problem(
+                field=f"{field}[{index}].current",
+                message=f"Duplicate value: {shown(checkpoint.current)!r}",
+                cause=Cause.DUPLICATE,
+            )
         seen.add(checkpoint.current)

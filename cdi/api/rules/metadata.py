@@ -7,7 +7,7 @@ import re
 from cdi.api.kinds import Kind
 from cdi.api.meta import ObjectMeta
 from cdi.api.names import MAX_LABEL, MAX_NAME, is_dns_label, is_dns_subdomain
-from cdi.api.rules.problems import Problem, Problems, object_name, shown
+from cdi.api.rules.problems import Cause, Problem, Problems, object_name, shown
 
 MAX_ANNOTATIONS = 256 << 10
 """Bytes of all annotations together."""
@@ -28,7 +28,9 @@ def check_metadata(meta: ObjectMeta, kind: Kind) -> Problems:
                 field="metadata.generateName", message=f"{shown(meta.generate_name)!r} cannot begin the name of {what}"
             )
     else:
-        yield Problem(field="metadata.name", message="Required value: name or generateName is required")
+        yield Problem(
+            field="metadata.name", message="Required value: name or generateName is required", cause=Cause.REQUIRED
+        )
     if meta.namespace:
         if not kind.namespaced:
             yield Problem(field="metadata.namespace", message=f"a {kind.name} is cluster-scoped and has no namespace")

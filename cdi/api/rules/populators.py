@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cdi.api.populators import VolumeCloneSource, VolumeImportSource, VolumeUploadSource
 from cdi.api.rules.datavolume import check_checkpoints
-from cdi.api.rules.problems import Problem, Problems, object_name, one_of, optional_name
+from cdi.api.rules.problems import Cause, Problem, Problems, object_name, one_of, optional_name
 from cdi.api.rules.sources import WARM_SOURCES, check_content_type, check_one_source
 
 CLONE_KINDS = {"PersistentVolumeClaim": "", "VolumeSnapshot": "snapshot.storage.k8s.io"}
@@ -35,7 +35,7 @@ def check_clone_source(populator: VolumeCloneSource) -> Problems:
     """A VolumeCloneSource."""
     spec = populator.spec
     if not spec.source.kind:
-        yield Problem(field="spec.source.kind", message="Required value: the kind is empty")
+        yield Problem(field="spec.source.kind", message="Required value: the kind is empty", cause=Cause.REQUIRED)
     yield from one_of(spec.source.kind, tuple(CLONE_KINDS), "spec.source.kind")
     group = CLONE_KINDS.get(spec.source.kind)
     if group is not None and spec.source.api_group and spec.source.api_group != group:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from cdi.api.names import MAX_NAME, is_dns_subdomain
+
+
+class Cause(enum.StrEnum):
+    """What kind of problem it is, in the words of Kubernetes' API (``CauseType``)."""
+
+    INVALID = "FieldValueInvalid"
+    REQUIRED = "FieldValueRequired"
+    NOT_SUPPORTED = "FieldValueNotSupported"
+    DUPLICATE = "FieldValueDuplicate"
+    """Something of that name is there already; by custom also a change of what cannot be changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +27,7 @@ class Problem:
     """The path of the field, such as ``spec.source.http.url``."""
     message: str
     """What is wrong with it, in one sentence without a full stop."""
+    cause: Cause = Cause.INVALID
 
     def __str__(self) -> str:
         return f"{self.field}: {self.message}" if self.field else self.message
@@ -27,7 +39,7 @@ Problems = Iterator[Problem]
 def one_of(value: str | None, allowed: Collection[str], field: str) -> Problems:
     """An optional word from a list; empty is the same as absent, as in Go."""
     if value and value not in allowed:
-        yield Problem(field=field, message=unsupported(value, allowed))
+        yield Problem(field=field, message=unsupported(value, allowed), cause=Cause.NOT_SUPPORTED)
 
 
 def unsupported(value: str, allowed: Collection[str]) -> str:
@@ -39,7 +51,7 @@ def unsupported(value: str, allowed: Collection[str]) -> str:
 def object_name(name: str, field: str, what: str) -> Problems:
     """A name that an object may have; `what` is for the message."""
     if not name:
-        yield Problem(field=field, message=f"Required value: the name of {what} is missing")
+        yield Problem(field=field, message=f"Required value: the name of {what} is missing", cause=Cause.REQUIRED)
     elif len(name) > MAX_NAME:
         yield Problem(field=field, message=f"Name of {what} cannot be more than {MAX_NAME} characters")
     elif not is_dns_subdomain(name):

@@ -7,7 +7,7 @@ from typing import Any
 from cdi.api.datavolume import DataVolumeSpec
 from cdi.api.meta import KubeObject
 from cdi.api.model import Model, wire_name
-from cdi.api.rules.problems import Problem
+from cdi.api.rules.problems import Cause, Problem
 from cdi.api.rules.sources import WARM_SOURCES
 
 IMMUTABLE = {
@@ -28,7 +28,7 @@ def check_update(old: KubeObject, new: KubeObject) -> tuple[tuple[Problem, ...],
         problem = Problem(field="kind", message=f"a {old.kind_name()} cannot become a {new.kind_name()}")
         return (problem,), True
     moved = tuple(
-        Problem(field=f"metadata.{field}", message="field is immutable")
+        Problem(field=f"metadata.{field}", message="field is immutable", cause=Cause.DUPLICATE)
         for field in ("name", "namespace")
         if (getattr(old.metadata, field) or "") != (getattr(new.metadata, field) or "")
     )
@@ -38,7 +38,7 @@ def check_update(old: KubeObject, new: KubeObject) -> tuple[tuple[Problem, ...],
     message = IMMUTABLE.get(new.kind_name())
     if message is None or _next_stage(new, before, after):
         return moved, True
-    return (*moved, Problem(field="spec", message=message)), True
+    return (*moved, Problem(field="spec", message=message, cause=Cause.DUPLICATE)), True
 
 
 def _next_stage(new: KubeObject, before: dict[str, Any], after: dict[str, Any]) -> bool:
