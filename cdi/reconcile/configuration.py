@@ -1,0 +1,354 @@
+"""CDI and CDIConfig: what administrators set, kept in step, resolved, and reported where it cannot be followed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fractions import Fraction
+from typing import Any
+
+from cdi.api.conditions import set_condition
+from cdi.api.configuration import (
+    CONFIG_NAME,
+    CDIConfig,
+    ConfigSpec,
+    FilesystemOverhead,
+    ImportProxy,
+    ResourceRequirements,
+)
+from cdi.api.errors import InvalidManifest
+from cdi.api.installation import CDI, PullPolicy
+from cdi.api.job import Proxy
+from cdi.api.meta import Condition
+from cdi.api.names import ANN_CONFIG_AUTHORITY, COMMON_LABELS, LABEL_COMPONENT
+from cdi.api.overhead import DEFAULT_OVERHEAD, parse_overhead
+from cdi.api.phases import ConditionStatus
+from cdi.api.quantity import Quantity
+from cdi.api.rules.configuration import check_config, check_installation
+from cdi.api.rules.problems import Problem
+from cdi.reconcile.actions import EventFact, InputRef, PatchObject, Plan
+from cdi.reconcile.storageclass import StorageClass, scratch_class
+from cdi.reconcile.world import Config, Pods
+
+INSTALL_NAMESPACE = "cdi"
+"""Where CDIConfig's own references point to, unless the controller is told another."""
+DEFAULT_RESOURCES: Mapping[str, Mapping[str, str]] = {
+    "limits": {"cpu": "750m", "memory": "600M"},
+    "requests": {"cpu": "100m", "memory": "60M"},
+}
+"""Of a worker pod."""
+DEFAULT_VERBOSITY = 1
+INVALID = "InvalidConfiguration"
+"""Reason of events and of the Degraded condition."""
+KNOWN_GATES = frozenset({"HonorWaitForFirstConsumer", "DataVolumeClaimAdoption", "WebhookPvcRendering"})
+"""Feature gates that mean something elsewhere; here what the first and the last turn on is always on."""
+CLAIM_ADOPTION_GATE = "DataVolumeClaimAdoption"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigFacts:
+    """What else matters for the CDIConfig."""
+
+    storage_classes: tuple[StorageClass, ...] = ()
+    upload_proxy_url: str | None = None
+    """Where an Ingress or Route leads to the upload proxy; ``host`` without a scheme."""
+    upload_proxy_ca: str | None = None
+    """PEM."""
+    owner: Mapping[str, Any] | None = None
+    """An owner reference to the CDI object."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigPlan:
+    """What is to be done for the CDIConfig, whose status is no subresource: it is written whole."""
+
+    create: Mapping[str, Any] | None = None
+    """Make this; one that exists is left alone, and looked at next time."""
+    update: Mapping[str, Any] | None = None
+    """Replace the object by this.  It carries the resourceVersion that was read: on a conflict, reconcile again."""
+    events: tuple[EventFact, ...] = ()
+    """Of the CDIConfig; told with the update."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """What runs."""
+
+    version: str
+    missing: tuple[str, ...] = ()
+    """What does not work yet, or not any more, a sentence each without a full stop."""
+
+
+def active_cdi(installations: Iterable[CDI]) -> CDI | None:
+    """The CDI object that counts: the oldest that is not being deleted."""
+    alive = (one for one in installations if one.metadata.deletion_timestamp is None)
+    return min(alive, key=lambda one: (one.metadata.creation_timestamp or "", one.metadata.name or ""), default=None)
+
+
+def effective_spec(cdi: CDI | None, config: CDIConfig | None) -> ConfigSpec:
+    """What is in force: the CDI object's ``spec.config`` where that object is the authority, else CDIConfig's own."""
+    if cdi is not None and _is_authority(cdi):
+        return cdi.spec.config or ConfigSpec()
+    return config.spec if config is not None else ConfigSpec()
+
+
+def problems(
+    cdi: CDI | None, config: CDIConfig | None, storage_classes: Iterable[StorageClass] = ()
+) -> tuple[Problem, ...]:
+    """What is set and cannot be followed: values that mean nothing, and names of what does not exist."""
+    found: list[Problem] = []
+    from_cdi = cdi is not None and _is_authority(cdi)
+    if cdi is not None:
+        found += check_installation(cdi)
+    if config is not None and not from_cdi:
+        found += check_config(config)
+    spec, path = effective_spec(cdi, config), "spec.config" if from_cdi else "spec"
+    known = {one.name for one in storage_classes}
+    scratch = spec.scratch_space_storage_class
+    if scratch and scratch not in known:
+        found.append(
+            Problem(field=f"{path}.scratchSpaceStorageClass", message=f"StorageClass {scratch} does not exist")
+        )
+    found += [
+        Problem(field=f"{path}.filesystemOverhead.storageClass[{name}]", message="there is no such StorageClass")
+        for name in sorted((spec.filesystem_overhead.storage_class if spec.filesystem_overhead else None) or {})
+        if name not in known
+    ]
+    found += [
+        Problem(field=f"{path}.featureGates", message=f"{gate[:80]} is not known")
+        for gate in spec.feature_gates or []
+        if gate not in KNOWN_GATES
+    ]
+    return tuple(found)
+
+
+# --- the configuration as reconcilers see it ----------------------------------------------------------------------
+
+
+def resolve_config(
+    cdi: CDI | None,
+    config: CDIConfig | None,
+    storage_classes: Iterable[StorageClass] = (),
+    *,
+    namespace: str = INSTALL_NAMESPACE,
+    pods: Pods | None = None,
+) -> Config:
+    """What is in force; a value that cannot be followed (`problems`) counts as one that is not given.
+
+    `pods` is what the controller's own options say of worker pods; CDI and CDIConfig go before them where they say
+    something.  `namespace` is where the names in CDIConfig belong.
+    """
+    spec = effective_spec(cdi, config)
+    proxy = spec.import_proxy or ImportProxy()
+    authority = proxy.trusted_ca_proxy
+    overhead = spec.filesystem_overhead or FilesystemOverhead()
+    fraction = _fraction(overhead.global_)
+    pods = pods or Pods()
+    workload = cdi.spec.workload if cdi is not None else None
+    pull = cdi.spec.image_pull_policy if cdi is not None else None
+    secrets = tuple(secret.name for secret in spec.image_pull_secrets or [] if secret.name)
+    return Config(
+        preallocation=bool(spec.preallocation),
+        proxy=Proxy(http=proxy.http_proxy or None, https=proxy.https_proxy or None, no_proxy=proxy.no_proxy or None),
+        trusted_ca=InputRef(kind="ConfigMap", namespace=namespace, name=authority) if authority else None,
+        insecure_registries=frozenset(host.lower() for host in spec.insecure_registries or ()),
+        scratch_class=scratch_class(spec.scratch_space_storage_class, storage_classes),
+        overhead=DEFAULT_OVERHEAD if fraction is None else fraction,
+        overheads=dict(_overheads(overhead)),
+        pods=Pods(
+            image=pods.image,
+            pull_policy=pull if pull in set(PullPolicy) and pull is not None else pods.pull_policy,
+            pull_secrets=secrets or pods.pull_secrets,
+            resources=_resources(spec.pod_resource_requirements, pods.resources),
+            placement=workload.to_dict() if workload is not None else pods.placement,
+            verbosity=pods.verbosity if spec.log_verbosity is None else max(0, spec.log_verbosity),
+        ),
+    )
+
+
+def renders_claims(cdi: CDI | None, config: CDIConfig | None) -> bool:
+    """Whether claims with the label applyStorageProfile are completed when they are created."""
+    return effective_spec(cdi, config).webhook_pvc_rendering != "Disabled"
+
+
+def adopts_claims(cdi: CDI | None, config: CDIConfig | None) -> bool:
+    """Whether a DataVolume takes an existing claim of its name also where it does not ask for it."""
+    return CLAIM_ADOPTION_GATE in (effective_spec(cdi, config).feature_gates or [])
+
+
+# --- CDIConfig ----------------------------------------------------------------------------------------------------
+
+
+def reconcile_config(cdi: CDI | None, config: CDIConfig | None, facts: ConfigFacts) -> ConfigPlan:
+    """CDIConfig ``config``: made where there is none, its spec that of the CDI object, its status what is in force."""
+    labels = {**COMMON_LABELS, LABEL_COMPONENT: ""}
+    if config is None:
+        metadata: dict[str, Any] = {"name": CONFIG_NAME, "labels": labels}
+        if facts.owner is not None:
+            metadata["ownerReferences"] = [dict(facts.owner)]
+        spec = effective_spec(cdi, None)
+        return ConfigPlan(create=_config_body(metadata, spec, _config_status(spec, facts)))
+    if config.metadata.deletion_timestamp is not None:
+        return ConfigPlan()
+    spec = effective_spec(cdi, config)
+    metadata = config.metadata.to_dict()
+    metadata["labels"] = {**(config.metadata.labels or {}), **labels}
+    wanted = _config_body(metadata, spec, _config_status(spec, facts))
+    if wanted == config.to_dict():
+        return ConfigPlan()
+    return ConfigPlan(update=wanted, events=_invalid_event(problems(cdi, config, facts.storage_classes)))
+
+
+def _config_body(metadata: Mapping[str, Any], spec: ConfigSpec, status: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": CDIConfig.group_version,
+        "kind": CDIConfig.kind_name(),
+        "metadata": dict(metadata),
+        "spec": spec.to_dict(),
+        "status": dict(status),
+    }
+
+
+def _config_status(spec: ConfigSpec, facts: ConfigFacts) -> dict[str, Any]:
+    overhead = spec.filesystem_overhead or FilesystemOverhead()
+    usual = overhead.global_ if _fraction(overhead.global_) is not None else "0.06"
+    own = {name: (overhead.storage_class or {})[name] for name, _ in _overheads(overhead)}
+    status: dict[str, Any] = {
+        "defaultPodResourceRequirements": _resources(spec.pod_resource_requirements, {}),
+        "filesystemOverhead": {
+            "global": usual,
+            "storageClass": {one.name: own.get(one.name, usual) for one in sorted(facts.storage_classes, key=_name)},
+        },
+        "importProxy": spec.import_proxy.to_dict()
+        if spec.import_proxy is not None
+        # Clients read the members without asking whether there is a proxy at all.
+        else {"HTTPProxy": "", "HTTPSProxy": "", "noProxy": "", "trustedCAProxy": ""},
+        "preallocation": bool(spec.preallocation),
+        "scratchSpaceStorageClass": scratch_class(spec.scratch_space_storage_class, facts.storage_classes) or "",
+    }
+    if spec.image_pull_secrets is not None:
+        status["imagePullSecrets"] = [secret.to_dict() for secret in spec.image_pull_secrets]
+    url = spec.upload_proxy_url_override or facts.upload_proxy_url
+    if url:
+        status["uploadProxyURL"] = url
+    if facts.upload_proxy_ca:
+        status["uploadProxyCA"] = facts.upload_proxy_ca
+    return status
+
+
+def _invalid_event(found: tuple[Problem, ...]) -> tuple[EventFact, ...]:
+    if not found:
+        return ()
+    return (EventFact(type="Warning", reason=INVALID, message=_sentence(found)),)
+
+
+# --- CDI ----------------------------------------------------------------------------------------------------------
+
+
+def reconcile_installation(
+    cdi: CDI, *, active: bool, installed: Installed, found: tuple[Problem, ...], now: float
+) -> Plan:
+    """The CDI object's phase, versions and conditions, from which KubeVirt and consoles read that all is well.
+
+    `active` says that it is the one that counts (`active_cdi`), `found` what of the configuration cannot be followed
+    (`problems`).
+    """
+    if cdi.metadata.deletion_timestamp is not None:
+        return Plan()
+    old = cdi.status
+    if not active:
+        message = "there is another, older CDI object, which counts; delete one of them"
+        status = _cdi_status(old, "Error", {"Available": (False, "NotActive", message)}, None, now)
+        return Plan(status=None if old is not None and old.to_dict() == status else status)
+    ready = not installed.missing
+    waiting = f"{'; '.join(installed.missing)}."
+    conditions = {
+        "Available": (ready, "DeployCompleted" if ready else "NotReady", "Deployment Completed" if ready else waiting),
+        "Progressing": (not ready, "DeployCompleted" if ready else "NotReady", "" if ready else waiting),
+        "Degraded": (bool(found), INVALID if found else "DeployCompleted", _sentence(found) if found else ""),
+    }
+    # What was deployed once stays so while a part of it restarts: that is what the conditions are for.
+    once = old is not None and old.phase == "Deployed"
+    status = _cdi_status(old, "Deployed" if ready or once else "Deploying", conditions, installed.version, now)
+    actions: tuple[PatchObject, ...] = ()
+    if _is_authority(cdi) and ANN_CONFIG_AUTHORITY not in (cdi.metadata.annotations or {}):
+        actions = (
+            PatchObject(
+                plural="cdis",
+                namespace="",
+                name=cdi.metadata.name or "",
+                uid=cdi.metadata.uid or "",
+                annotations={ANN_CONFIG_AUTHORITY: ""},
+            ),
+        )
+    before = old.to_dict() if old is not None else None
+    known = {(one.type, one.message) for one in (old.conditions if old is not None else None) or []}
+    news = bool(found) and ("Degraded", _sentence(found)) not in known
+    return Plan(
+        actions=actions, status=None if status == before else status, events=_invalid_event(found) if news else ()
+    )
+
+
+def _cdi_status(
+    old: Any, phase: str, aspects: Mapping[str, tuple[bool, str, str]], version: str | None, now: float
+) -> dict[str, Any]:
+    moment = datetime.fromtimestamp(now, UTC)
+    current: list[Condition] = list((old.conditions if old is not None else None) or [])
+    for kind, (true, reason, message) in aspects.items():
+        status = ConditionStatus.TRUE if true else ConditionStatus.FALSE
+        current = set_condition(current, kind, status=status, reason=reason, message=message, now=moment)
+    status_body: dict[str, Any] = {"conditions": [one.to_dict() for one in current], "phase": phase}
+    if version is not None:
+        status_body |= {"observedVersion": version, "operatorVersion": version, "targetVersion": version}
+    return status_body
+
+
+# --- values -------------------------------------------------------------------------------------------------------
+
+
+def _is_authority(cdi: CDI) -> bool:
+    # Written by an administrator, spec.config is meant also before anybody has added the annotation.
+    return ANN_CONFIG_AUTHORITY in (cdi.metadata.annotations or {}) or cdi.spec.config is not None
+
+
+def _name(one: StorageClass) -> str:
+    return one.name
+
+
+def _fraction(text: str | None) -> Fraction | None:
+    if not text:
+        return None
+    try:
+        return parse_overhead(text)
+    except InvalidManifest:
+        return None
+
+
+def _overheads(overhead: FilesystemOverhead) -> list[tuple[str, Fraction]]:
+    read = ((name, _fraction(text)) for name, text in (overhead.storage_class or {}).items())
+    return [(name, fraction) for name, fraction in read if fraction is not None]
+
+
+def _resources(asked: ResourceRequirements | None, otherwise: Mapping[str, Any]) -> dict[str, dict[str, str | int]]:
+    """Limits and requests for processor and memory, as an API object: what is asked for, else `otherwise`, else the
+    usual.  A request never exceeds its limit, which the API server would refuse.
+    """
+    given = asked.to_dict() if asked is not None else {}
+    merged: dict[str, dict[str, str | int]] = {
+        part: {**DEFAULT_RESOURCES[part], **(otherwise.get(part) or {}), **(given.get(part) or {})}
+        for part in ("limits", "requests")
+    }
+    limits, requests = merged["limits"], merged["requests"]
+    for name in requests.keys() & limits.keys():
+        if Quantity.parse(requests[name]) > Quantity.parse(limits[name]):
+            # One of them was asked for, the other is the usual.
+            if name in (given.get("requests") or {}):
+                limits[name] = requests[name]
+            else:
+                requests[name] = limits[name]
+    return merged
+
+
+def _sentence(found: tuple[Problem, ...]) -> str:
+    return "Not followed: " + "; ".join(str(problem) for problem in found) + "."

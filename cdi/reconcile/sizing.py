@@ -1,0 +1,190 @@
+"""Completing a claim from its storage class: access modes, volume mode, class and size.
+
+For a DataVolume's ``storage``, and for claims with the label ``applyStorageProfile`` when they are created.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from cdi.api.claims import VolumeMode
+from cdi.api.errors import InvalidManifest, StorageClassMissing, StorageProfileIncomplete, TargetUnsuitable
+from cdi.api.names import (
+    ANN_CONTENT_TYPE,
+    ANN_CREATED_BY_CONTROLLER,
+    LABEL_APPLY_STORAGE_PROFILE,
+)
+from cdi.api.overhead import DEFAULT_OVERHEAD, required
+from cdi.api.quantity import MIB, Quantity
+from cdi.api.storageprofile import StorageProfile
+from cdi.reconcile.capabilities import Evidence, PropertySet
+from cdi.reconcile.storageclass import NO_PROVISIONER, StorageClass
+from cdi.reconcile.storageprofile import minimum_size, profile_patch, volume_sets
+from cdi.reconcile.world import Config
+
+LEAST = MIB
+"""Bytes; KubeVirt takes no smaller disk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a claim can be completed from."""
+
+    storage_class: str | None
+    """None: the claim names no class and there is no default."""
+    exists: bool = True
+    """There is such a StorageClass; a class without one can still be the name of volumes that were made by hand."""
+    sets: tuple[PropertySet, ...] = ()
+    """What its volumes can be, the best first."""
+    overhead: Fraction = DEFAULT_OVERHEAD
+    """Of its file systems."""
+    minimum: int = 0
+    """The smallest volume that it makes, bytes."""
+
+
+def offer(
+    named: str | None,
+    storage_class: StorageClass | None,
+    profile: StorageProfile | None,
+    config: Config,
+    volumes: Iterable[Evidence] = (),
+) -> Offer:
+    """What a claim that names the class `named` (None: no word of it) can be completed from.
+
+    `storage_class` is what `cdi.reconcile.storageclass.named_or_default` finds for it, `profile` the StorageProfile
+    and `volumes` the PersistentVolumes of that class.
+    """
+    if storage_class is None:
+        if not named:
+            return Offer(storage_class=named, exists=False)
+        by_hand = StorageClass(name=named, provisioner=NO_PROVISIONER)
+        sets = volume_sets(by_hand, None, volumes)
+        return Offer(storage_class=named, exists=False, sets=sets, overhead=overhead_of(named, config))
+    return Offer(
+        storage_class=storage_class.name,
+        sets=volume_sets(storage_class, profile, volumes),
+        overhead=overhead_of(storage_class.name, config),
+        minimum=minimum_size(profile),
+    )
+
+
+def overhead_of(storage_class: str | None, config: Config) -> Fraction:
+    """What a file system of that class keeps for itself, as a part of the disk's size."""
+    return config.overheads.get(storage_class or "", config.overhead)
+
+
+def wants_completion(claim: Mapping[str, Any], *, enabled: bool) -> bool:
+    """Whether a new claim is to be completed by the webhook: it carries the label, and no controller made it.
+
+    A claim that the controller makes is complete, and its size must not grow a second time.  `enabled` is that of
+    CDIConfig's webhookPvcRendering (`cdi.reconcile.configuration.renders_claims`).
+    """
+    metadata = claim.get("metadata") or {}
+    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    return (
+        enabled and labels.get(LABEL_APPLY_STORAGE_PROFILE) == "true" and ANN_CREATED_BY_CONTROLLER not in annotations
+    )
+
+
+def is_archive(claim: Mapping[str, Any]) -> bool:
+    """Whether a claim's annotations ask for an archive."""
+    annotations = (claim.get("metadata") or {}).get("annotations") or {}
+    return bool(annotations.get(ANN_CONTENT_TYPE) == "archive")
+
+
+def complete_claim(
+    spec: Mapping[str, Any], given: Offer, *, archive: bool = False, sized: bool = True
+) -> dict[str, Any]:
+    """A claim's spec with class, access modes, volume mode and size filled in; what it says itself stays, save that
+    the size grows by what the file system needs and to the least that the class makes.
+
+    `spec` is that of a PersistentVolumeClaim, or a DataVolume's ``storage``, as an API object.  With `sized` False a
+    missing size is left out (a clone takes its source's).
+
+    Raises `InvalidManifest` (no size, or below 1 MiB), `TargetUnsuitable` (an archive on a block device),
+    `StorageClassMissing` and `StorageProfileIncomplete` (the access modes are not known from anywhere).
+    """
+    completed = dict(spec)
+    asked = completed.pop("volumeMode", None)
+    volume_mode = None if asked in (None, "", VolumeMode.FROM_STORAGE_PROFILE) else str(asked)
+    if archive:
+        if volume_mode == VolumeMode.BLOCK:
+            raise TargetUnsuitable("ContentType Archive cannot have block volumeMode", where="volumeMode")
+        volume_mode = VolumeMode.FILESYSTEM.value
+    access_modes, volume_mode = complete_modes(spec.get("accessModes") or (), volume_mode, given)
+    completed["accessModes"] = list(access_modes)
+    completed["volumeMode"] = volume_mode
+    if given.storage_class is not None:
+        completed["storageClassName"] = given.storage_class
+    size = _size(spec)
+    if size is None:
+        if sized:
+            raise InvalidManifest("PVC Spec is not valid - missing storage size", where="resources.requests.storage")
+        return completed
+    wanted = complete_size(size, volume_mode, given)
+    if wanted != size:
+        resources = dict(spec.get("resources") or {})
+        resources["requests"] = {**(resources.get("requests") or {}), "storage": str(wanted)}
+        completed["resources"] = resources
+    return completed
+
+
+def complete_modes(access_modes: Sequence[str], volume_mode: str | None, given: Offer) -> tuple[tuple[str, ...], str]:
+    """Both modes, the missing ones from the first set that goes with what is there.
+
+    Raises `StorageClassMissing`, `StorageProfileIncomplete`.
+    """
+    if access_modes:
+        if volume_mode is None:
+            fits = (one.volume_mode for one in given.sets if set(one.access_modes) & set(access_modes))
+            # Kubernetes' own default where the class has nothing to say.
+            volume_mode = next(fits, VolumeMode.FILESYSTEM.value)
+        return tuple(access_modes), volume_mode
+    for one in given.sets:
+        if volume_mode in (None, one.volume_mode):
+            return one.access_modes, one.volume_mode
+    raise _unknown(volume_mode, given)
+
+
+def complete_size(size: int, volume_mode: str, given: Offer) -> int:
+    """Bytes of a claim for a disk of `size` bytes.  Raises `InvalidManifest` below 1 MiB."""
+    if size < LEAST:
+        raise InvalidManifest(
+            "PVC Spec is not valid - storage size should be at least 1MiB", where="resources.requests.storage"
+        )
+    # First the least of the class, then the file system's share on top: so also the least volume takes its own size.
+    wanted = max(size, given.minimum)
+    return required(wanted, given.overhead) if volume_mode == VolumeMode.FILESYSTEM else wanted
+
+
+def _size(spec: Mapping[str, Any]) -> int | None:
+    text = ((spec.get("resources") or {}).get("requests") or {}).get("storage")
+    return None if text is None else Quantity.parse(text).bytes
+
+
+def _unknown(volume_mode: str | None, given: Offer) -> StorageClassMissing | StorageProfileIncomplete:
+    if given.storage_class is None:
+        return StorageClassMissing(
+            "PVC spec is missing accessMode and no storageClass to choose profile", where="storageClassName"
+        )
+    name = given.storage_class
+    if not given.exists:
+        return StorageClassMissing(
+            f"StorageClass {name} does not exist, and no volume of that name is there to learn from"
+            if name
+            else "accessModes is missing, and a volume without a StorageClass has no profile that could tell",
+            where="storageClassName",
+            remedy="name accessModes and volumeMode in the manifest" if not name else None,
+        )
+    form = volume_mode or "Filesystem"
+    example = PropertySet(access_modes=("ReadWriteOnce",), volume_mode=form)
+    missing = f" for volumeMode {volume_mode}" if given.sets and volume_mode else ""
+    return StorageProfileIncomplete(
+        f"no accessMode specified in StorageProfile {name}{missing}",
+        where="accessModes",
+        remedy="name accessModes and volumeMode in the manifest, or say what volumes of the class can be (the values "
+        f"are an example): {profile_patch(name, (*given.sets, example))}",
+    )

@@ -1,0 +1,334 @@
+"""The StorageProfile of a StorageClass: what the administrator says, else what is known of the provisioner, else what
+the class's own volumes show, else a condition that says what to do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from cdi.api.claims import AccessMode
+from cdi.api.conditions import set_condition
+from cdi.api.errors import InvalidManifest, render
+from cdi.api.names import ANN_CLONE_STRATEGY, ANN_MINIMUM_PVC_SIZE, COMMON_LABELS, LABEL_COMPONENT
+from cdi.api.phases import ConditionStatus, ConditionType
+from cdi.api.quantity import Quantity
+from cdi.api.rules.configuration import check_storage_profile
+from cdi.api.rules.problems import shown
+from cdi.api.storageprofile import CloneStrategy, CronSourceFormat, StorageProfile
+from cdi.reconcile.actions import Action, CreateObject, DeleteObject, PatchObject, Plan
+from cdi.reconcile.capabilities import Capabilities, Evidence, PropertySet, learned
+from cdi.reconcile.capabilities_table import NOT_FOR_DISKS, PROVISIONERS
+from cdi.reconcile.storageclass import NO_PROVISIONER, StorageClass
+
+ANN_DEFAULT_SNAPSHOT_CLASS = "snapshot.storage.kubernetes.io/is-default-class"
+RECOGNIZED = "RecognizedProvisioner"
+UNRECOGNIZED = "UnrecognizedProvisioner"
+UNRECOGNIZED_PARAMETERS = "UnrecognizedParameters"
+NO_DISKS = "NotForDisks"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotClass:
+    """A VolumeSnapshotClass."""
+
+    name: str
+    driver: str
+    default: bool = False
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any]) -> SnapshotClass:
+        """From an object of the API."""
+        metadata = body.get("metadata") or {}
+        annotations = metadata.get("annotations") or {}
+        return cls(
+            name=metadata.get("name") or "",
+            driver=body.get("driver") or "",
+            default=annotations.get(ANN_DEFAULT_SNAPSHOT_CLASS) == "true",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileFacts:
+    """What else matters for a profile."""
+
+    volumes: tuple[Evidence, ...] = ()
+    """The PersistentVolumes of the class."""
+    snapshot_classes: tuple[SnapshotClass, ...] = ()
+    """All of the cluster."""
+    owner: Mapping[str, Any] | None = None
+    """An owner reference to the CDI object: profiles go with the installation."""
+
+
+def reconcile_storage_profile(
+    storage_class: StorageClass, profile: StorageProfile | None, facts: ProfileFacts, now: float
+) -> Plan:
+    """The profile of a class: made where there is none, then its labels, annotation and status.  The spec is the
+    administrator's.
+    """
+    known = _known(storage_class)
+    minimum = known.minimum if known is not None else None
+    if profile is None:
+        return Plan(actions=(CreateObject(body=_body(storage_class, minimum, facts.owner)),))
+    if profile.metadata.deletion_timestamp is not None:
+        return Plan()
+    status = _status(storage_class, profile, known, facts, now)
+    before = profile.status.to_dict() if profile.status is not None else None
+    return Plan(actions=_upkeep(profile, minimum, facts.owner), status=None if status == before else status)
+
+
+def reconcile_orphan(profile: StorageProfile) -> Plan:
+    """A profile whose class is no more.
+
+    It goes, unless an administrator wrote something into it: a class that is made again, as it must be to change its
+    parameters, then finds that.
+    """
+    if profile.metadata.deletion_timestamp is not None or profile.spec.to_dict():
+        return Plan()
+    metadata = profile.metadata
+    gone = DeleteObject(plural="storageprofiles", namespace="", name=metadata.name or "", uid=metadata.uid or "")
+    return Plan(actions=(gone,))
+
+
+def volume_sets(
+    storage_class: StorageClass | None, profile: StorageProfile | None, volumes: Iterable[Evidence] = ()
+) -> tuple[PropertySet, ...]:
+    """What volumes of a class can be, the best first; empty where nobody knows.
+
+    The same as the profile's status once that is written, so that nothing has to wait for it.
+    """
+    given = _specified(profile)
+    if given or storage_class is None:
+        return given
+    capabilities = _known(storage_class) or learned(storage_class, volumes)
+    return capabilities.sets if capabilities is not None else ()
+
+
+def minimum_size(profile: StorageProfile | None) -> int:
+    """The least size of the class's volumes, bytes; 0 where there is none, or none that can be read."""
+    text = ((profile.metadata.annotations if profile is not None else None) or {}).get(ANN_MINIMUM_PVC_SIZE)
+    if not text:
+        return 0
+    try:
+        return max(0, Quantity.parse(text).bytes)
+    except InvalidManifest:
+        return 0
+
+
+def profile_patch(name: str, sets: Iterable[PropertySet]) -> str:
+    """The command by which an administrator says what volumes of a class can be."""
+    spec = {
+        "claimPropertySets": [{"accessModes": list(one.access_modes), "volumeMode": one.volume_mode} for one in sets]
+    }
+    body = json.dumps({"spec": spec}, separators=(",", ":"))
+    return f"kubectl patch storageprofile {name} --type merge -p '{body}'"
+
+
+def complete(profile: StorageProfile) -> bool:
+    """Volumes can be made of it, or nobody would want to."""
+    status = profile.status
+    provisioner = (status.provisioner if status is not None else None) or ""
+    sets = (status.claim_property_sets if status is not None else None) or []
+    usable = bool(sets) and all(one.access_modes and one.volume_mode for one in sets)
+    return usable or provisioner in NOT_FOR_DISKS
+
+
+def shared(profile: StorageProfile) -> bool:
+    """Several nodes can use a volume at once, which moving a running machine needs."""
+    sets = (profile.status.claim_property_sets if profile.status is not None else None) or []
+    return any(AccessMode.READ_WRITE_MANY in one.access_modes for one in sets)
+
+
+def clones_fast(
+    profile: StorageProfile, *, csi_drivers: frozenset[str], snapshot_classes: Iterable[SnapshotClass]
+) -> bool:
+    """The storage itself makes clones, and what that needs is there."""
+    status = profile.status
+    if status is None or status.clone_strategy == CloneStrategy.COPY:
+        return False
+    if status.clone_strategy == CloneStrategy.CSI_CLONE:
+        return (status.provisioner or "") in csi_drivers
+    return any(one.driver == status.provisioner for one in snapshot_classes)
+
+
+# --- what is known ----------------------------------------------------------------------------------------------
+
+
+def _known(storage_class: StorageClass) -> Capabilities | None:
+    provisioner = PROVISIONERS.get(storage_class.provisioner)
+    return provisioner.of(storage_class) if provisioner is not None else None
+
+
+def _specified(profile: StorageProfile | None) -> tuple[PropertySet, ...]:
+    sets = (profile.spec.claim_property_sets if profile is not None else None) or []
+    return tuple(
+        PropertySet(access_modes=tuple(one.access_modes), volume_mode=one.volume_mode)
+        for one in sets
+        if one.access_modes and one.volume_mode
+    )
+
+
+def _snapshot_class(
+    storage_class: StorageClass, profile: StorageProfile, facts: ProfileFacts
+) -> tuple[str | None, str]:
+    """Its name, and what is wrong with the one that the administrator names."""
+    fitting = sorted(
+        (one for one in facts.snapshot_classes if one.driver == storage_class.provisioner), key=lambda one: one.name
+    )
+    named = profile.spec.snapshot_class
+    if named:
+        if any(one.name == named for one in fitting):
+            return named, ""
+        drivers = [one.driver for one in facts.snapshot_classes if one.name == named]
+        why = f"is for {drivers[0]}, not for {storage_class.provisioner}" if drivers else "does not exist"
+        return None, f"spec.snapshotClass: VolumeSnapshotClass {named} {why}"
+    chosen = next((one for one in fitting if one.default), fitting[0] if fitting else None)
+    return (chosen.name if chosen is not None else None), ""
+
+
+def _clone_strategy(
+    storage_class: StorageClass, profile: StorageProfile, known: Capabilities | None, snapshot_class: str | None
+) -> str:
+    if profile.spec.clone_strategy in set(CloneStrategy):
+        return str(profile.spec.clone_strategy)
+    if storage_class.clone_strategy is not None:
+        return storage_class.clone_strategy
+    advised = known.clone if known is not None else None
+    if advised is None or advised is CloneStrategy.SNAPSHOT:
+        return CloneStrategy.SNAPSHOT if snapshot_class else CloneStrategy.COPY
+    return advised
+
+
+def _troubles(storage_class: StorageClass, profile: StorageProfile, snapshot_class: str) -> str:
+    """What somebody wrote and cannot be followed; it is left out of account, not left unsaid."""
+    found = [str(problem) for problem in check_storage_profile(profile)]
+    asked = storage_class.annotations.get(ANN_CLONE_STRATEGY)
+    if asked and storage_class.clone_strategy is None:
+        found.append(
+            f"StorageClass annotation {ANN_CLONE_STRATEGY}: {shown(asked)!r} is none of copy, snapshot, csi-clone"
+        )
+    least = (profile.metadata.annotations or {}).get(ANN_MINIMUM_PVC_SIZE)
+    if least and not minimum_size(profile):
+        found.append(f"annotation {ANN_MINIMUM_PVC_SIZE}: {shown(least)!r} is no size")
+    if snapshot_class:
+        found.append(snapshot_class)
+    return f" Not followed: {'; '.join(found)}." if found else ""
+
+
+def _cron_format(profile: StorageProfile, known: Capabilities | None, snapshot_class: str | None) -> str:
+    if profile.spec.data_import_cron_source_format in set(CronSourceFormat):
+        return str(profile.spec.data_import_cron_source_format)
+    advised = known.cron if known is not None else None
+    if advised is CronSourceFormat.SNAPSHOT and snapshot_class:
+        return CronSourceFormat.SNAPSHOT
+    return CronSourceFormat.PVC
+
+
+# --- what is written --------------------------------------------------------------------------------------------
+
+
+def _body(storage_class: StorageClass, minimum: str | None, owner: Mapping[str, Any] | None) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"name": storage_class.name, "labels": {**COMMON_LABELS, LABEL_COMPONENT: ""}}
+    if minimum:
+        metadata["annotations"] = {ANN_MINIMUM_PVC_SIZE: minimum}
+    if owner is not None:
+        metadata["ownerReferences"] = [dict(owner)]
+    return {
+        "apiVersion": StorageProfile.group_version,
+        "kind": StorageProfile.kind_name(),
+        "metadata": metadata,
+        "spec": {},
+    }
+
+
+def _upkeep(profile: StorageProfile, minimum: str | None, owner: Mapping[str, Any] | None) -> tuple[Action, ...]:
+    metadata = profile.metadata
+    wanted = {**COMMON_LABELS, LABEL_COMPONENT: ""}
+    labels = {name: text for name, text in wanted.items() if (metadata.labels or {}).get(name) != text}
+    # What an administrator wrote there stays.
+    missing = bool(minimum) and ANN_MINIMUM_PVC_SIZE not in (metadata.annotations or {})
+    annotations = {ANN_MINIMUM_PVC_SIZE: minimum} if missing else {}
+    orphan = owner is not None and not metadata.owner_references
+    if not labels and not annotations and not orphan:
+        return ()
+    patch = PatchObject(
+        plural="storageprofiles",
+        namespace="",
+        name=metadata.name or "",
+        uid=metadata.uid or "",
+        labels=labels,
+        annotations=annotations,
+        owner=owner if orphan else None,
+    )
+    return (patch,)
+
+
+def _status(
+    storage_class: StorageClass, profile: StorageProfile, known: Capabilities | None, facts: ProfileFacts, now: float
+) -> dict[str, Any]:
+    snapshot_class, trouble = _snapshot_class(storage_class, profile, facts)
+    sets = volume_sets(storage_class, profile, facts.volumes)
+    status: dict[str, Any] = {
+        "storageClass": storage_class.name,
+        "provisioner": storage_class.provisioner,
+        "cloneStrategy": str(_clone_strategy(storage_class, profile, known, snapshot_class)),
+        "dataImportCronSourceFormat": str(_cron_format(profile, known, snapshot_class)),
+    }
+    if sets:
+        status["claimPropertySets"] = [
+            {"accessModes": list(one.access_modes), "volumeMode": one.volume_mode} for one in sets
+        ]
+    if snapshot_class is not None:
+        status["snapshotClass"] = snapshot_class
+    recognized, reason, message = _recognition(storage_class, profile, known, sets)
+    set_conditions = set_condition(
+        profile.status.conditions if profile.status is not None else None,
+        ConditionType.RECOGNIZED,
+        status=recognized,
+        reason=reason,
+        message=message + _troubles(storage_class, profile, trouble),
+        now=datetime.fromtimestamp(now, UTC),
+    )
+    status["conditions"] = [one.to_dict() for one in set_conditions]
+    return status
+
+
+def _recognition(
+    storage_class: StorageClass,
+    profile: StorageProfile,
+    known: Capabilities | None,
+    sets: tuple[PropertySet, ...],
+) -> tuple[ConditionStatus, str, str]:
+    name, provisioner = storage_class.name, storage_class.provisioner
+    table = PROVISIONERS.get(provisioner)
+    if known is not None:
+        product = table.product if table is not None else provisioner
+        return ConditionStatus.TRUE, RECOGNIZED, f"{provisioner} is known: {product}."
+    if provisioner in NOT_FOR_DISKS:
+        return ConditionStatus.FALSE, NO_DISKS, f"{provisioner} makes no volumes for disks."
+    reason = UNRECOGNIZED if table is None else UNRECOGNIZED_PARAMETERS
+    if table is None:
+        what = f"the provisioner {provisioner} is not known" if provisioner != NO_PROVISIONER else "nothing provisions"
+    else:
+        named = ", ".join(table.deciding)
+        what = f"what volumes of {table.product} can be depends on parameters ({named}) that do not tell it here"
+    if _specified(profile):
+        return ConditionStatus.FALSE, reason, f"{_capital(what)}; the profile's own spec says what volumes can be."
+    if sets:
+        # Recognized is about the provisioner: it stays False, and the message says what is gone by instead.
+        found = ", ".join(f"{one.access_modes[0]} {one.volume_mode}" for one in sets)
+        return ConditionStatus.FALSE, reason, f"{_capital(what)}; its volumes that are in use show: {found}."
+    example = PropertySet(access_modes=(AccessMode.READ_WRITE_ONCE.value,), volume_mode="Filesystem")
+    text = render(
+        f"{_capital(what)}, and no volume of StorageClass {name} is bound from which it could be learned",
+        None,
+        f"say what its volumes can be (the values are an example): {profile_patch(name, (example,))}",
+    )
+    return ConditionStatus.FALSE, reason, text
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
