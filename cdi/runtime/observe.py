@@ -22,6 +22,7 @@ from cdi.api.populators import VolumeImportSource
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.validation import parse
 from cdi.reconcile.actions import InputRef
+from cdi.reconcile.storageclass import StorageClass
 from cdi.reconcile.world import (
     Claim,
     Config,
@@ -34,7 +35,6 @@ from cdi.reconcile.world import (
     Worker,
     World,
 )
-from cdi.reconcile.storageclass import StorageClass
 from cdi.runtime.home import Home
 from cdi.store.base import Change, Key, Object
 
