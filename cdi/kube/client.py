@@ -27,6 +27,8 @@ _PATCHES = {
     "apply": "application/apply-patch+yaml",  # JSON is YAML
 }
 _LIST_TRIES = 4
+_METADATA_OF_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +77,15 @@ class Client:
         fields: str = "",
         page: int = 500,
         strip: Callable[[Object], Object] | None = None,
+        metadata_only: bool = False,
     ) -> Listing:
-        """All of it, `page` objects at a time; each item is given to `strip` before the next is decoded."""
+        """All of it, `page` objects at a time; each item is given to `strip` before the next is decoded.
+
+        With `metadata_only` the server sends nothing else of each.
+        """
         for _ in range(_LIST_TRIES):
             with contextlib.suppress(HistoryExpired):  # it took so long that the server forgot where it began
-                return await self._list(resource, namespace, _selection(labels, fields), page, strip)
+                return await self._list(resource, namespace, _selection(labels, fields), page, strip, metadata_only)
         raise ClusterUnavailable(
             "the list changes faster than the API server can be asked for its pages", where=str(resource)
         )
@@ -91,6 +97,7 @@ class Client:
         query: dict[str, str],
         page: int,
         strip: Callable[[Object], Object] | None,
+        metadata_only: bool,
     ) -> Listing:
         def each(item: Object) -> Object:
             item.setdefault("apiVersion", resource.api_version)
@@ -103,7 +110,9 @@ class Client:
         while True:
             query["limit"] = str(page)
             try:
-                data = await self._transport.carry("GET", path, query=query, again=True)
+                data = await self._transport.carry(
+                    "GET", path, query=query, accept=_METADATA_OF_LIST if metadata_only else None, again=True
+                )
             except TooLargeError as error:
                 if page == 1:
                     raise ClusterProtocolError("one object is larger than any can be", where=f"GET {path}") from error
@@ -201,6 +210,7 @@ class Client:
         fields: str = "",
         lasting: float | None = None,
         silence: float = 120.0,
+        metadata_only: bool = False,
     ) -> AsyncGenerator[Object, None]:
         """Events after `version` until the server ends it: ADDED, MODIFIED, DELETED, BOOKMARK or ERROR, and an object.
 
@@ -218,7 +228,8 @@ class Client:
         }
         path = resource.path(namespace)
         where = f"watch of {resource}"
-        async with self._transport.stream(path, query=query, silence=silence) as pieces:
+        accept = _METADATA if metadata_only else None
+        async with self._transport.stream(path, query=query, silence=silence, accept=accept) as pieces:
             async for line in lines(pieces, MAX_ANSWER, where):
                 event = answers.parsed(line, where)
                 if not isinstance(event, dict) or not isinstance(event.get("object"), dict):

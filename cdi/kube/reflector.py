@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -79,11 +81,13 @@ class Reflector:
         strip: Callable[[Object], Object] | None = None,
         on_change: Callable[[Change], None],
         optional: bool = False,
+        metadata_only: bool = False,
         silence: float = 120.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`strip` may alter its argument; managedFields are gone by then.
 
+        With `metadata_only` objects have nothing but their metadata, apiVersion and kind apart.
         `optional` takes a resource that the API server does not know for one without objects.  `silence` is in seconds:
         bookmarks come about every minute, so a watch without any event for that long is begun anew.
         """
@@ -96,8 +100,11 @@ class Reflector:
         self._strip = strip
         self._on_change = on_change
         self._optional = optional
+        self._metadata_only = metadata_only
         self._silence = silence
         self._sleep = sleep
+        self._noted: set[tuple[str, str]] = set()
+        """What was noted and not told by the watch yet."""
         self._version: str | None = None
         """To watch from; None where a list is needed."""
         self._pause = _FIRST_PAUSE
@@ -118,7 +125,7 @@ class Reflector:
 
     async def _wait_out(self, error: CdiError) -> None:
         if self._optional and isinstance(error, NotFound):
-            self._replace([])
+            self._replace([], math.inf)
             self.failure = None
             self._pause = _LONGEST_PAUSE
         else:
@@ -139,9 +146,14 @@ class Reflector:
 
     async def _list(self) -> None:
         listing = await self._client.list(
-            self._resource, self._namespace, labels=self._labels, fields=self._fields, strip=self._stripped
+            self._resource,
+            self._namespace,
+            labels=self._labels,
+            fields=self._fields,
+            strip=self._stripped,
+            metadata_only=self._metadata_only,
         )
-        self._replace(listing.items)
+        self._replace(listing.items, _number(listing.version))
         self._version = listing.version
         self._well()
 
@@ -154,6 +166,7 @@ class Reflector:
             labels=self._labels,
             fields=self._fields,
             silence=self._silence,
+            metadata_only=self._metadata_only,
         )
         heard = False
         async with contextlib.aclosing(events):
@@ -171,7 +184,7 @@ class Reflector:
             case "ADDED" | "MODIFIED":
                 self._put(self._stripped(body))
             case "DELETED":
-                self._remove(_key(body))
+                self._remove(_key(body), body["metadata"].get("uid"))
             case "BOOKMARK":
                 pass
             case "ERROR":
@@ -186,16 +199,28 @@ class Reflector:
         if version:
             self._version = str(version)
 
+    def note(self, body: Object) -> None:
+        """What a write of one's own gave back: what is decided next must not rest on an older state.
+
+        The watch tells the same later, perhaps much later, and is then ignored.  `body` is not kept.
+        """
+        body = self._stripped(copy.deepcopy(body))
+        known = self.cache.get(*_key(body))
+        if known is None or _version(body) > _version(known):
+            self._put(body)
+            self._noted.add(_key(body))
+
     def _stripped(self, body: Object) -> Object:
         body["metadata"].pop("managedFields", None)
         return body if self._strip is None else self._strip(body)
 
     # --- the cache ----------------------------------------------------------------------------------------------
 
-    def _replace(self, items: list[Object]) -> None:
+    def _replace(self, items: list[Object], version: float) -> None:
         present = {_key(item) for item in items}
-        for key in [key for key in self.cache._objects if key not in present]:  # noqa: SLF001  kept here only
-            self._remove(key)
+        for key, known in list(self.cache._objects.items()):  # noqa: SLF001  kept here only
+            if key not in present and not (key in self._noted and _version(known) > version):
+                self._remove(key)
         for item in items:
             self._put(item)
         self.cache.synced.set()
@@ -203,9 +228,11 @@ class Reflector:
     def _put(self, body: Object) -> None:
         key = _key(body)
         old = self.cache._objects.get(key)  # noqa: SLF001
-        metadata = body["metadata"]
         if old is not None:
-            before = old["metadata"]
+            if key in self._noted and _version(body) < _version(old):
+                return  # of before our write, perhaps of a predecessor of the same name
+            self._noted.discard(key)
+            before, metadata = old["metadata"], body["metadata"]
             if before.get("uid") == metadata.get("uid"):
                 if before.get("resourceVersion") == metadata.get("resourceVersion"):
                     return
@@ -216,9 +243,12 @@ class Reflector:
         self.cache._objects[key] = body  # noqa: SLF001
         self._tell(Change(type="ADDED", old=None, new=body))
 
-    def _remove(self, key: tuple[str, str]) -> None:
-        old = self.cache._objects.pop(key, None)  # noqa: SLF001
-        if old is not None:
+    def _remove(self, key: tuple[str, str], uid: str | None = None) -> None:
+        """The object of this uid, where one is given: that of a new one, which was noted, stays."""
+        old = self.cache._objects.get(key)  # noqa: SLF001
+        if old is not None and uid in (None, old["metadata"].get("uid")):
+            del self.cache._objects[key]  # noqa: SLF001
+            self._noted.discard(key)
             self._tell(Change(type="DELETED", old=old, new=None))
 
     def _tell(self, change: Change) -> None:
@@ -227,6 +257,18 @@ class Reflector:
         except Exception:
             # One object that a listener cannot bear must not blind it to all others.
             LOG.exception("a listener of %s failed", self._resource)
+
+
+def _version(body: Object) -> float:
+    return _number(body["metadata"].get("resourceVersion"))
+
+
+def _number(version: str | None) -> float:
+    """Versions of one resource can be compared as numbers (KEP-5504); one that is none is older than any."""
+    try:
+        return int(version or "")
+    except ValueError:
+        return -math.inf
 
 
 def _key(body: Object) -> tuple[str, str]:

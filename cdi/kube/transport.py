@@ -96,6 +96,7 @@ class Transport:
         body: Any = None,
         query: Mapping[str, str] | None = None,
         content_type: str | None = None,
+        accept: str | None = None,
         again: bool = False,
     ) -> bytes:
         """The answer's bytes.
@@ -107,7 +108,7 @@ class Transport:
         uncertain = False
         while True:
             try:
-                return await self._once(method, path, body=body, query=query, content_type=content_type)
+                return await self._once(method, path, body=body, query=query, content_type=content_type, accept=accept)
             except NotFound:
                 if uncertain and method == "DELETE":
                     return b"{}"
@@ -126,13 +127,13 @@ class Transport:
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, path: str, *, query: Mapping[str, str], silence: float | None
+        self, path: str, *, query: Mapping[str, str], silence: float | None, accept: str | None = None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """One try: the pieces of an answer as they come; `silence` in seconds ends it."""
         where = f"GET {path}"
         try:
             with _mapped(where):
-                async with self._sent("GET", path, query=query, silence=silence) as response:
+                async with self._sent("GET", path, query=query, silence=silence, accept=accept) as response:
                     try:
                         yield response.content.iter_any()
                     finally:
@@ -143,14 +144,27 @@ class Transport:
             raise passing.error from passing.__cause__
 
     async def _once(
-        self, method: str, path: str, *, body: Any, query: Mapping[str, str] | None, content_type: str | None
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any,
+        query: Mapping[str, str] | None,
+        content_type: str | None,
+        accept: str | None,
     ) -> bytes:
         data = None if body is None else json.dumps(body, separators=(",", ":")).encode("utf-8", "surrogatepass")
         pieces: list[bytes] = []
         size = 0
         with _mapped(f"{method} {path}"):
             async with self._sent(
-                method, path, query=query, data=data, content_type=content_type, silence=self.timing.answer
+                method,
+                path,
+                query=query,
+                data=data,
+                content_type=content_type,
+                accept=accept,
+                silence=self.timing.answer,
             ) as response:
                 async for piece in response.content.iter_any():
                     pieces.append(piece)
@@ -169,6 +183,7 @@ class Transport:
         silence: float | None,
         data: bytes | None = None,
         content_type: str | None = None,
+        accept: str | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A response whose status is below 300 and whose body is still to be read.
 
@@ -176,6 +191,8 @@ class Transport:
         """
         assert self._session is not None, "the client is used outside of its context"
         headers = {"Content-Type": content_type or "application/json"} if data is not None else {}
+        if accept is not None:
+            headers["Accept"] = accept
         for last in (False, True):
             access = await self.credentials.access()
             if access.authorization is not None:
