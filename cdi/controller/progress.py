@@ -1,0 +1,216 @@
+"""What running workers tell of themselves: their pods are asked, about once a second each, over HTTPS.
+
+A worker holds no credentials of the API, so it cannot report; and it runs with a certificate of its own making, so what
+it answers is believed no further than a progress bar: bounded in size, in time and in every number, and never a reason
+to call an import complete.
+
+The more pods run the less often each is asked, so that what it costs has a limit (`RATE`).  A reconcile never waits for
+an answer; it finds the newest one here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Never
+
+import aiohttp
+
+from cdi.api.decode import decode
+from cdi.api.job import Progress
+from cdi.controller.logs import fields
+from cdi.controller.queue import Queue
+
+EVERY = 1.0
+"""Seconds between two questions to one pod, and until the first: most imports of small images are over before."""
+RATE = 20.0
+"""Questions per second to all pods together."""
+AT_ONCE = 16
+PATIENCE = 2.0
+"""Seconds for one answer."""
+JOURNAL_EVERY = 10.0
+"""Seconds between two journals of one pod that are kept."""
+_LONGEST_ANSWER = 96 * 1024
+_LONGEST_JOURNAL = 64 * 1024
+"""All annotations of an object together may have 256 KiB."""
+_LONGEST_NOTE = 256
+
+log = logging.getLogger("cdi.progress")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A running worker pod."""
+
+    uid: str
+    namespace: str
+    name: str
+    address: str
+    """``host:port`` of its HTTPS server."""
+    keeps_journal: bool = False
+    """Its journal is lost with it, and is to be kept elsewhere."""
+
+    @property
+    def place(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """An answer."""
+
+    progress: Progress
+    journal: str | None = None
+
+
+Ask = Callable[[str], Awaitable[bytes]]
+"""Gives the body of ``GET https://<address>/progress``; raises `OSError`, `ValueError` or `aiohttp.ClientError`."""
+
+
+class Progresses:
+    """The newest progress of every worker pod that runs."""
+
+    def __init__(
+        self,
+        *,
+        ask: Ask,
+        told: Callable[[Target], None],
+        keep: Callable[[Target, str], Awaitable[None]],
+        clock: Callable[[], float] = time.monotonic,
+        every: float = EVERY,
+        rate: float = RATE,
+    ) -> None:
+        """`told` hears of every change; `keep` stores a journal, and raises what it likes."""
+        self._ask = ask
+        self._told = told
+        self._keep = keep
+        self._clock = clock
+        self._every = every
+        self._rate = rate
+        self._queue: Queue[str] = Queue(clock=clock, base=2 * every)
+        self._targets: dict[str, Target] = {}
+        self._newest: dict[str, Progress] = {}
+        self._journals: dict[str, tuple[float, str]] = {}
+
+    def of(self, uid: str) -> Progress | None:
+        """The newest of the pod with this uid; it is forgotten when `forget` is called, not before."""
+        return self._newest.get(uid)
+
+    def newest(self) -> Mapping[str, Progress]:
+        """By uid of the pod."""
+        return self._newest
+
+    def follow(self, target: Target) -> None:
+        """Ask this pod from now on."""
+        if self._targets.get(target.uid) != target:
+            new = target.uid not in self._targets
+            self._targets[target.uid] = target
+            if new:
+                self._queue.add(target.uid, self._every)
+
+    def leave(self, uid: str) -> None:
+        """Ask this pod no more; what it told last stays known."""
+        self._targets.pop(uid, None)
+
+    def forget(self, uid: str) -> None:
+        """The pod is gone."""
+        self.leave(uid)
+        self._newest.pop(uid, None)
+        self._journals.pop(uid, None)
+
+    async def run(self) -> Never:
+        """Until it is cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(AT_ONCE):
+                group.create_task(self._work())
+        raise AssertionError("no worker ends")
+
+    async def _work(self) -> Never:
+        while True:
+            uid = await self._queue.get()
+            try:
+                target = self._targets.get(uid)
+                if target is not None:
+                    await self._look(target)
+            finally:
+                self._queue.done(uid)
+
+    async def _look(self, target: Target) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                report = read(await self._ask(target.address))
+        except (OSError, ValueError, aiohttp.ClientError) as error:  # TimeoutError is an OSError
+            pause = self._queue.retry(target.uid)
+            reason = str(error) or type(error).__name__
+            log.debug("no progress is told", extra=fields(pod=target.place, reason=reason, pause=round(pause, 1)))
+            return
+        self._queue.forget(target.uid)
+        self._queue.add(target.uid, max(self._every, len(self._targets) / self._rate))
+        if target.uid not in self._targets:
+            return  # it ended while it was asked
+        if self._newest.get(target.uid) != report.progress:
+            self._newest[target.uid] = report.progress
+            self._told(target)
+        if target.keeps_journal and report.journal is not None:
+            await self._store(target, report.journal)
+
+    async def _store(self, target: Target, journal: str) -> None:
+        moment, known = self._journals.get(target.uid, (-math.inf, ""))
+        now = self._clock()
+        if journal == known or now - moment < JOURNAL_EVERY:
+            return
+        self._journals[target.uid] = (now, journal)
+        try:
+            await self._keep(target, journal)
+        except Exception as error:  # noqa: BLE001 (the next one comes soon; a lost one costs time)
+            log.warning("a journal is not kept", extra=fields(pod=target.place, reason=error))
+
+
+def read(body: bytes) -> Report:
+    """The report that a worker's answer holds; raises `ValueError` for whatever no worker of ours says."""
+    report = decode(Report, body)
+    told = report.progress
+    if min(told.done, told.total or 0, told.written, told.fetched, told.rate, told.eta or 0) < 0:
+        raise ValueError("a negative number")
+    note = "".join(c if c.isprintable() else "?" for c in told.note[:_LONGEST_NOTE])
+    journal = report.journal
+    if journal is not None and not 0 < len(journal) <= _LONGEST_JOURNAL:
+        journal = None
+    return Report(progress=replace(told, note=note), journal=journal)
+
+
+@contextlib.asynccontextmanager
+async def asking() -> AsyncIterator[Ask]:
+    """Gives an `Ask` over connections that are kept open."""
+    connector = aiohttp.TCPConnector(
+        # The certificate is one that the worker made for itself a moment ago.
+        ssl=False,
+        limit=4 * AT_ONCE,
+        keepalive_timeout=30.0,
+        use_dns_cache=False,
+    )
+    async with aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        timeout=aiohttp.ClientTimeout(total=PATIENCE),
+    ) as session:
+
+        async def ask(address: str) -> bytes:
+            async with session.get(f"https://{address}/progress", allow_redirects=False) as answer:
+                if answer.status != 200:
+                    raise ValueError(f"status {answer.status}")
+                body = b""
+                async for chunk in answer.content.iter_any():
+                    body += chunk
+                    if len(body) > _LONGEST_ANSWER:
+                        raise ValueError(f"more than {_LONGEST_ANSWER} bytes")
+                return body
+
+        yield ask

@@ -1,0 +1,61 @@
+"""What the controller serves: ``/healthz``, ``/readyz`` and ``/metrics``, over plain HTTP: none of it is secret."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from cdi.api.errors import UsageError
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    port: int, *, ready: Callable[[], str], alive: Callable[[], str], registry: CollectorRegistry
+) -> AsyncIterator[int]:
+    """Serve for as long as the context lasts; gives the port, which is one that is free where `port` is 0.
+
+    `ready` and `alive` give the empty string, or what is the matter, which is answered with status 503.
+    Raises `UsageError` where the port is taken.
+    """
+
+    async def healthz(_: web.Request) -> web.Response:
+        return _answer(alive())
+
+    async def readyz(_: web.Request) -> web.Response:
+        return _answer(ready())
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application(client_max_size=1024)
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        listener = _listen(port)
+        await web.SockSite(runner, listener).start()
+        yield int(listener.getsockname()[1])
+    finally:
+        await runner.cleanup()
+
+
+def _listen(port: int) -> socket.socket:
+    """At every address of the machine, of either family."""
+    both = socket.has_dualstack_ipv6()
+    try:
+        return socket.create_server(
+            ("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both, reuse_port=False
+        )
+    except OSError as error:
+        raise UsageError(
+            f"port {port} cannot be listened at: {error.strerror}", remedy="choose another one with --port"
+        ) from error
+
+
+def _answer(trouble: str) -> web.Response:
+    return web.Response(text=f"{trouble}\n", status=503) if trouble else web.Response(text="ok\n")

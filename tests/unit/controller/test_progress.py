@@ -1,0 +1,203 @@
+"""Running workers are asked, over real connections, and believed no further than a progress bar."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import ssl
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import trustme
+from aiohttp import web
+
+from cdi.api.job import Progress
+from cdi.controller.progress import Ask, Progresses, Target, asking, read
+
+
+def answer(**changes: object) -> bytes:
+    progress = {"phase": "transferring", "done": 10, "total": 100} | changes
+    return json.dumps({"progress": progress, "journal": None}).encode()
+
+
+def target(uid: str = "u1", address: str = "host:8443", keeps_journal: bool = False) -> Target:
+    return Target(uid=uid, namespace="ns", name=f"importer-{uid}", address=address, keeps_journal=keeps_journal)
+
+
+# --- what an answer may be --------------------------------------------------------------------------------------
+
+
+def test_a_report_is_read() -> None:
+    report = read(b'{"progress":{"phase":"flushing","done":5,"total":null},"journal":"{}"}')
+    assert report.progress == Progress(phase="flushing", done=5, total=None)
+    assert report.journal == "{}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[" * 90_000,
+        b"null",
+        b"[]",
+        b'{"progress":null,"journal":null}',
+        answer(phase="mining"),
+        answer(done=-1),
+        answer(done=10**30),
+        answer(total=-5),
+        answer(rate=-1.0),
+        answer().replace(b"100", b"Infinity"),
+        answer().replace(b"100", b"9" * 5000),
+        answer(extra=1),
+    ],
+)
+def test_what_no_worker_says_is_refused(body: bytes) -> None:
+    with pytest.raises(ValueError):
+        read(body)
+
+
+def test_a_note_is_cut_and_cannot_steer_a_terminal() -> None:
+    note = read(answer(note="\x1b[31m" + "x" * 5000)).progress.note
+    assert len(note) == 256
+    assert note.startswith("?[31m")
+
+
+def test_a_journal_that_no_annotation_holds_is_not_taken() -> None:
+    body = json.dumps({"progress": {"phase": "done", "done": 1, "total": 1}, "journal": "x" * 70_000}).encode()
+    assert read(body).journal is None
+
+
+# --- asking -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def pod(handle: Callable[[web.Request], object]) -> AsyncIterator[str]:
+    """A worker's HTTPS server; gives its address."""
+    app = web.Application()
+    app.router.add_get("/progress", handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("somebody.else").configure_cert(context)
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    try:
+        yield f"127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def followed(ask: Ask, **options: object) -> AsyncIterator[tuple[Progresses, asyncio.Queue[Target], list[str]]]:
+    told: asyncio.Queue[Target] = asyncio.Queue()
+    journals: list[str] = []
+
+    async def keep(_: Target, journal: str) -> None:
+        journals.append(journal)
+
+    progresses = Progresses(ask=ask, told=told.put_nowait, keep=keep, every=0.001, rate=10_000, **options)
+    task = asyncio.create_task(progresses.run())
+    try:
+        yield progresses, told, journals
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_a_pod_is_asked_over_https_and_its_changes_are_told() -> None:
+    done = 0
+
+    async def handle(_: web.Request) -> web.Response:
+        nonlocal done
+        done += 1
+        return web.Response(body=answer(done=done // 3))
+
+    async with pod(handle) as address, asking() as ask, followed(ask) as (progresses, told, _):
+        progresses.follow(target(address=address))
+        seen = []
+        for _ in range(3):
+            assert (await told.get()).uid == "u1"
+            newest = progresses.of("u1")
+            assert newest is not None
+            seen.append(newest.done)
+        assert seen == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["status", "redirect", "endless", "bomb", "garbage"])
+async def test_a_hostile_pod_is_asked_less_and_stops_nobody(kind: str) -> None:
+    asked = asyncio.Event()
+
+    async def hostile(request: web.Request) -> web.StreamResponse:
+        asked.set()
+        match kind:
+            case "status":
+                return web.Response(status=500, body=answer())
+            case "redirect":
+                return web.Response(status=302, headers={"Location": f"https://{address}/progress"})
+            case "bomb":
+                return web.Response(body=b"\x1f\x8b" + b"\0" * 100, headers={"Content-Encoding": "gzip"})
+            case "garbage":
+                return web.Response(body=b"\xff\xfe" * 1000)
+            case _:
+                response = web.StreamResponse()
+                await response.prepare(request)
+                with contextlib.suppress(ConnectionError):
+                    while True:
+                        await response.write(b"x" * 65_536)
+                return response
+
+    async def good(_: web.Request) -> web.Response:
+        return web.Response(body=answer())
+
+    async with pod(good) as address, pod(hostile) as bad, asking() as ask, followed(ask) as (progresses, told, _):
+        progresses.follow(target("bad", bad))
+        await asked.wait()
+        progresses.follow(target("good", address))
+        assert (await told.get()).uid == "good"
+        assert progresses.of("bad") is None
+
+
+async def test_a_journal_is_kept_when_it_is_new_and_not_too_often() -> None:
+    now = 0.0
+    number = 0
+    kept: list[str] = []
+    enough = asyncio.Event()
+
+    async def ask(_: str) -> bytes:
+        nonlocal number
+        number += 1
+        await asyncio.sleep(0)
+        return json.dumps({"progress": {"phase": "done", "done": number, "total": 9}, "journal": f"j{number}"}).encode()
+
+    async def keep(_: Target, journal: str) -> None:
+        kept.append(journal)
+        raise OSError("the API server is away")
+
+    def told(_: Target) -> None:
+        nonlocal now
+        now += 4
+        if number >= 7:
+            enough.set()
+
+    progresses = Progresses(ask=ask, told=told, keep=keep, clock=lambda: now, every=0, rate=10_000)
+    task = asyncio.create_task(progresses.run())
+    progresses.follow(target(keeps_journal=True))
+    await enough.wait()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert kept[:2] == ["j1", "j4"]
+
+
+async def test_a_pod_that_ended_keeps_its_last_word_until_it_is_gone() -> None:
+    async def ask(_: str) -> bytes:
+        return answer()
+
+    async with followed(ask) as (progresses, told, _):
+        progresses.follow(target())
+        await told.get()
+        progresses.leave("u1")
+        assert progresses.of("u1") is not None
+        progresses.forget("u1")
+        assert progresses.of("u1") is None
