@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 import sys
 import threading
-from types import FrameType
 
 from cdi import durable
 from cdi.api.errors import CdiError, InvalidManifest, TargetBusy, UsageError
@@ -24,6 +22,8 @@ from cdi.api.job import Job, Limits, Outcome
 from cdi.transfer.control import Control
 from cdi.transfer.run import failure_of, transfer
 from cdi.worker import log
+from cdi.worker.limits import LimitsFile
+from cdi.worker.stop import Stop
 
 _TICK = 0.5
 _USAGE = "usage: python -m cdi.worker run JOB.json --status-dir DIR"
@@ -56,6 +56,7 @@ def run(job_path: str, directory: str) -> int:
 
 
 def _carry_out(job_path: str, directory: str) -> Outcome:
+    stop = Stop()
     try:
         with open(job_path, "rb") as file:
             job = Job.from_json(file.read())
@@ -65,15 +66,9 @@ def _carry_out(job_path: str, directory: str) -> Outcome:
         return _refused(error)
     log.asked(job)
     control = Control(job)
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        # A handler runs between any two lines of the main thread: everything else is left to a thread.
-        threading.Thread(target=control.cancel, daemon=True).start()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    stop.watch(control)
     ended = threading.Event()
-    reporter = threading.Thread(target=_report, args=(control, directory, ended), name="report", daemon=True)
+    reporter = threading.Thread(target=_report, args=(job, control, directory, ended), name="report", daemon=True)
     reporter.start()
     try:
         return transfer(job, control)
@@ -86,29 +81,16 @@ def _refused(error: CdiError) -> Outcome:
     return Outcome(id="", failure=failure_of(error))
 
 
-def _report(control: Control, directory: str, ended: threading.Event) -> None:
-    limits_path = os.path.join(directory, "control.json")
-    seen: tuple[int, int] | None = None
+def _report(job: Job, control: Control, directory: str, ended: threading.Event) -> None:
+    limits = LimitsFile(os.path.join(directory, "control.json"), Limits(bandwidth=job.policy.bandwidth))
     course = log.Course()
+    last = False
     while True:
-        last = ended.wait(0 if seen is None else _TICK)
-        try:
-            found = os.stat(limits_path)
-            stamp = (found.st_mtime_ns, found.st_ino)
-            if stamp != seen:
-                with open(limits_path, "rb") as file:
-                    limits = Limits.from_json(file.read(4096))
-                control.limit(limits)
-                log.limited(limits)
-                seen = stamp
-        except FileNotFoundError:
-            seen = seen or (0, 0)
-        except (OSError, ValueError) as error:
-            seen = seen or (0, 0)
-            log.say(f"control.json is not read: {error}")
+        limits.look(control)
         progress = control.progress()
         told = progress.to_json().encode()
         durable.write(os.path.join(directory, "progress.json"), told, alone=True, lasting=False)
         course.tell(progress)
         if last:
             return
+        last = ended.wait(_TICK)

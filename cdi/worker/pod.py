@@ -1,0 +1,205 @@
+"""The worker in a pod: the job comes as an annotation, the outcome goes as the container's termination message.
+
+    /var/run/cdi/pod/job       the `Job`; this directory shows annotations of the pod (downwardAPI)
+    /var/run/cdi/pod/limits    `Limits`, read again whenever it changes
+    /var/run/cdi/pod/journal   what an earlier pod left, for a volume that cannot keep it itself
+    /dev/termination-log       how it ended (`cdi.worker.termination`)
+    :8443                      ``/progress``, ``/metrics``, ``/healthz`` over HTTPS, from the second second on
+
+SIGTERM stops the transfer where it is; what was done is kept for the next attempt.  The exit status is 0, or that of
+the failure (docs/errors.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass, fields, replace
+
+from cdi.api.errors import CdiError, InternalError, InvalidManifest, UsageError
+from cdi.api.job import BlockTargetSpec, DirectoryTargetSpec, Job, Limits, Outcome
+from cdi.target.failure import mapped
+from cdi.transfer.control import Control
+from cdi.transfer.journal import Journal
+from cdi.transfer.run import failure_of, transfer
+from cdi.worker import log
+from cdi.worker.limits import LimitsFile
+from cdi.worker.stop import Stop
+from cdi.worker.termination import termination_message
+
+_TICK = 0.5
+_QUIET = 1.0
+"""Seconds until somebody may ask: most small imports are over by then, and save the price of a certificate."""
+_LARGEST_JOB = 1 << 20
+_LARGEST_JOURNAL = 1 << 16
+_OWN_DIRECTORY = ".cdi"
+"""What a volume has beside its disk while it is filled, for the journal."""
+_USAGE = """\
+usage: cdi-worker [--job FILE] [--limits FILE] [--journal FILE] [--termination-log FILE] [--port NUMBER]
+The files of a pod are taken where no other is named; port 0 is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Where things are; the defaults are a pod's."""
+
+    job: str = "/var/run/cdi/pod/job"
+    limits: str = "/var/run/cdi/pod/limits"
+    journal: str = "/var/run/cdi/pod/journal"
+    termination_log: str = "/dev/termination-log"
+    port: str = "8443"
+
+
+def main(arguments: list[str]) -> int:
+    """Gives the exit status."""
+    try:
+        options = _parsed(arguments)
+    except ValueError:
+        print(_USAGE, file=sys.stderr)  # noqa: T201 - the one thing a wrong call can be told
+        return UsageError.exit_status
+    return run(options)
+
+
+def _parsed(arguments: list[str]) -> Options:
+    given: dict[str, str] = {}
+    known = {field.name for field in fields(Options)}
+    rest = list(arguments)
+    while rest:
+        option, equals, value = rest.pop(0).partition("=")
+        name = option.removeprefix("--").replace("-", "_")
+        if not option.startswith("--") or name not in known or not (equals or rest):
+            raise ValueError(option)
+        given[name] = value if equals else rest.pop(0)
+    options = replace(Options(), **given)
+    if not 0 <= int(options.port) <= 65535:
+        raise ValueError(options.port)
+    return options
+
+
+def run(options: Options) -> int:
+    """One attempt, from the pod's files to its last words."""
+    job: Job | None = None
+    try:
+        stop = Stop()
+        job = _job(options.job)
+        outcome = _carry_out(job, options, stop)
+    except CdiError as error:
+        outcome = Outcome(id=job.id if job else "", failure=failure_of(error))
+    except Exception as error:  # noqa: BLE001 - a defect is an outcome too: without one the pod says nothing
+        traceback.print_exc()
+        defect = InternalError(f"{type(error).__name__}: {error}")
+        outcome = Outcome(id=job.id if job else "", failure=failure_of(defect))
+    left = _journal_of(job) if job is not None and outcome.failure is not None else None
+    try:
+        # Written in place: it is a file that the kubelet mounts.
+        with open(options.termination_log, "w", encoding="ascii") as file:
+            file.write(termination_message(outcome, left))
+    except OSError as error:
+        log.say(f"no termination message: {error}")
+    log.ended(outcome)
+    return outcome.failure.exit_status if outcome.failure is not None else 0
+
+
+def _job(path: str) -> Job:
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_LARGEST_JOB)
+    except OSError as error:
+        raise InvalidManifest(f"the job cannot be read: {error.strerror}", where=path) from error
+    return Job.from_json(content)
+
+
+def _carry_out(job: Job, options: Options, stop: Stop) -> Outcome:
+    log.asked(job)
+    control = Control(job)
+    stop.watch(control)
+    own = _make_room(job)
+    _seed(job, options.journal)
+    ended = threading.Event()
+    reporter = threading.Thread(target=_report, args=(job, control, options, ended), name="report", daemon=True)
+    reporter.start()
+    try:
+        return transfer(job, control)
+    finally:
+        ended.set()
+        reporter.join()
+        if own is not None:
+            # It goes when there is nothing to be gone on with.
+            with contextlib.suppress(OSError):
+                os.rmdir(own)
+
+
+# --- the journal --------------------------------------------------------------------------------------------------
+
+
+def _make_room(job: Job) -> str | None:
+    """Make the directory that the journal is kept in; gives it where it is the volume's and not to stay.
+
+    What an archive is unpacked into is the guest's alone, and an archive has no journal.
+    """
+    if job.journal is None or isinstance(job.target, DirectoryTargetSpec):
+        return None
+    directory = os.path.dirname(job.journal)
+    with mapped(directory):
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+    return directory if os.path.basename(directory) == _OWN_DIRECTORY else None
+
+
+def _seed(job: Job, carried: str) -> None:
+    """Begin with the journal that an earlier pod's controller kept, where the volume has none of its own."""
+    if job.journal is None or os.path.exists(job.journal):
+        return
+    journal = Journal.load(carried)
+    if journal is not None and journal.job == job.id:
+        with mapped(job.journal):
+            journal.save(job.journal)
+
+
+def _journal_of(job: Job) -> str | None:
+    """The journal's text where it is lost with the pod; None where the volume keeps it, or there is none."""
+    if job.journal is None or not isinstance(job.target, BlockTargetSpec):
+        return None
+    try:
+        with open(job.journal, encoding="utf-8") as file:
+            return file.read(_LARGEST_JOURNAL)
+    except (OSError, ValueError):
+        return None
+
+
+# --- while it runs ------------------------------------------------------------------------------------------------
+
+
+def _report(job: Job, control: Control, options: Options, ended: threading.Event) -> None:
+    limits = LimitsFile(options.limits, Limits(bandwidth=job.policy.bandwidth))
+    course = log.Course()
+    began = time.monotonic()
+    asked = int(options.port) != 0
+    with contextlib.ExitStack() as serving:
+        while True:
+            limits.look(control)
+            course.tell(control.progress())
+            if asked and time.monotonic() - began >= _QUIET:
+                asked = False
+                _serve(job, control, int(options.port), serving)
+            if ended.wait(_TICK):
+                course.tell(control.progress())
+                return
+
+
+def _serve(job: Job, control: Control, port: int, serving: contextlib.ExitStack) -> None:
+    from cdi.worker.certificate import server_context
+    from cdi.worker.progress import answers
+    from cdi.worker.serve import Server
+
+    try:
+        server = Server(port, server_context(socket.gethostname()), answers(job, control, lambda: _journal_of(job)))
+    except OSError as error:
+        # Nobody can ask then; the import is none the worse.
+        log.say(f"port {port} cannot be listened at: {error.strerror}")
+        return
+    serving.callback(server.close)

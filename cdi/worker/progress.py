@@ -1,0 +1,42 @@
+"""What a worker answers when it is asked how far it is."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+
+from cdi.api.job import Job
+from cdi.transfer.control import Control
+from cdi.worker.serve import Answer
+
+METRIC = "kubevirt_cdi_import_progress_total"
+OWNER = "OWNER_UID"
+"""The environment variable that names the metric's owner; the job's id where it is not set."""
+
+
+def answers(job: Job, control: Control, journal: Callable[[], str | None]) -> Mapping[str, Callable[[], Answer]]:
+    """By path: ``/progress`` in JSON, ``/metrics`` as Prometheus reads it, ``/healthz``."""
+
+    def progress() -> Answer:
+        document = {"progress": asdict(control.progress()), "journal": journal()}
+        return Answer(content_type="application/json", body=json.dumps(document, separators=(",", ":")).encode())
+
+    def metrics() -> Answer:
+        percent = 100 * (control.progress().fraction or 0.0)
+        text = (
+            f"# HELP {METRIC} Progress of the import in percent.\n# TYPE {METRIC} counter\n"
+            f'{METRIC}{{ownerUID="{_escaped(os.environ.get(OWNER) or job.id)}"}} {percent:.2f}\n'
+        )
+        return Answer(content_type="text/plain; version=0.0.4; charset=utf-8", body=text.encode())
+
+    def healthz() -> Answer:
+        return Answer(content_type="text/plain", body=b"ok\n")
+
+    return {"/progress": progress, "/metrics": metrics, "/healthz": healthz}
+
+
+def _escaped(value: str) -> str:
+    """For a label (the exposition format, "Comments, help text, and type information")."""
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

@@ -1,0 +1,118 @@
+"""A worker's answers to those who ask how far it is, over HTTPS.
+
+It has one kind of request, ``GET`` of a known path, and one size of it.  Whoever reaches the pod may ask; what a client
+can cost is bounded: so many at a time, so many bytes, so many seconds.  Nothing of a request but its first line counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+MOST_CLIENTS = 8
+"""At a time; the next one is hung up on."""
+LARGEST_REQUEST = 8192
+"""Bytes up to the empty line."""
+PATIENCE = 5.0
+"""Seconds that one client has, from its first byte to the last of its answer."""
+_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The body of an answer."""
+
+    content_type: str
+    body: bytes
+
+
+class Server:
+    """Listens from its making to its end, in threads of its own.  `answers` are by path, made when asked for."""
+
+    def __init__(self, port: int, context: ssl.SSLContext, answers: Mapping[str, Callable[[], Answer]]) -> None:
+        """Port 0 takes a free one.  Raises `OSError` where the port cannot be had."""
+        self._context = context
+        self._answers = answers
+        self._free = threading.BoundedSemaphore(MOST_CLIENTS)
+        if socket.has_dualstack_ipv6():
+            self._listener = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        else:
+            self._listener = socket.create_server(("", port))
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._accept, name="serve", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Hear nobody any more; answers that are under way end by themselves."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+        self._thread.join()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except ConnectionError:
+                continue
+            except OSError:
+                return
+            if not self._free.acquire(blocking=False):
+                connection.close()
+                continue
+            threading.Thread(target=self._converse, args=(connection,), name="answer", daemon=True).start()
+
+    def _converse(self, connection: socket.socket) -> None:
+        try:
+            with connection, contextlib.suppress(OSError):  # the client's affair, and ssl.SSLError is one of them
+                until = time.monotonic() + PATIENCE
+                connection.settimeout(PATIENCE)
+                with self._context.wrap_socket(connection, server_side=True) as tls:
+                    head = _head(tls, until)
+                    if head is not None:
+                        tls.sendall(self._answer(head))
+        finally:
+            self._free.release()
+
+    def _answer(self, head: bytes) -> bytes:
+        words = head.partition(b"\r\n")[0].split(b" ")
+        if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
+            return _message(400)
+        if words[0] != b"GET":
+            return _message(405)
+        make = self._answers.get(words[1].partition(b"?")[0].decode("latin-1"))
+        return _message(404) if make is None else _message(200, make())
+
+
+def _head(tls: ssl.SSLSocket, until: float) -> bytes | None:
+    """A request up to its empty line; None where the client does not get that far."""
+    head = b""
+    while b"\r\n\r\n" not in head:
+        left = until - time.monotonic()
+        if left <= 0 or len(head) > LARGEST_REQUEST:
+            return None
+        tls.settimeout(left)
+        piece = tls.recv(LARGEST_REQUEST)
+        if not piece:
+            return None
+        head += piece
+    tls.settimeout(max(until - time.monotonic(), 0.1))
+    return head
+
+
+def _message(status: int, answer: Answer | None = None) -> bytes:
+    reason = _REASONS[status]
+    answer = answer or Answer(content_type="text/plain", body=f"{reason}\n".encode())
+    fields = {
+        "Content-Type": answer.content_type,
+        "Content-Length": len(answer.body),
+        "Cache-Control": "no-store",
+        "Connection": "close",
+    }
+    lines = [f"HTTP/1.1 {status} {reason}", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+    return "\r\n".join(lines).encode("latin-1") + answer.body
