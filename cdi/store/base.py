@@ -8,6 +8,7 @@ are those of the Kubernetes API's conventions ("API conventions", sections *Meta
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,18 @@ Object = dict[str, Any]
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 NAME_LENGTH = 253
+SERVER_OWNED = (
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "generation",
+    "managedFields",
+    "namespace",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+)
+"""Fields of the metadata that nobody who creates an object chooses; the namespace by its key only."""
 _AMEND_TRIES = 50
 
 
@@ -145,6 +158,15 @@ class Store(Protocol):
     def watch(self, plurals: Collection[str]) -> Watch:
         """Of these kinds, in every namespace."""
         ...
+
+
+def plain(body: Object) -> Object:
+    """A copy of its own, of JSON only; raises `InvalidManifest` for anything else."""
+    try:
+        copied: Object = json.loads(json.dumps(body, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidManifest(f"the object is not plain JSON: {error}") from error
+    return copied
 
 
 def amend(store: Store, key: Key, change: Callable[[Object], None], *, uid: str | None = None) -> Object:

@@ -30,7 +30,7 @@ from cdi.api.errors import (
 )
 from cdi.api.timestamps import timestamp
 from cdi.store import files
-from cdi.store.base import Change, Key, Object
+from cdi.store.base import SERVER_OWNED, Change, Key, Object, plain
 from cdi.store.kinds import kind_of
 
 CLUSTER = "_cluster"
@@ -39,17 +39,6 @@ OBJECT_LIMIT = 1 << 20
 """The most that one object may take, bytes, as etcd has it."""
 POLL = 0.1
 """Seconds between two looks at the counter."""
-_SERVER_OWNED = (
-    "creationTimestamp",
-    "deletionGracePeriodSeconds",
-    "deletionTimestamp",
-    "generation",
-    "managedFields",
-    "namespace",
-    "resourceVersion",
-    "selfLink",
-    "uid",
-)
 _FILE_NAME = 200
 _COUNTER_DIGITS = 20
 
@@ -80,7 +69,7 @@ class LocalStore:
 
     def create(self, body: Object) -> Object:
         key = Key.of_object(body)
-        body = _copied(body)
+        body = plain(body)
         if key.kind.has_status:
             body.pop("status", None)
         with self._locked():
@@ -88,7 +77,7 @@ class LocalStore:
             if files.exists(path):
                 raise AlreadyExists(f"{key} already exists")
             metadata = body["metadata"]
-            for field in _SERVER_OWNED:
+            for field in SERVER_OWNED:
                 metadata.pop(field, None)
             if key.namespace:
                 metadata["namespace"] = key.namespace
@@ -101,11 +90,11 @@ class LocalStore:
 
     def update(self, body: Object) -> Object:
         key = Key.of_object(body)
-        body = _copied(body)
+        body = plain(body)
         with self._locked():
             old = self._current(key, body)
             metadata, before = body["metadata"], old["metadata"]
-            for field in _SERVER_OWNED:
+            for field in SERVER_OWNED:
                 metadata.pop(field, None)
                 if field in before:
                     metadata[field] = before[field]
@@ -131,7 +120,7 @@ class LocalStore:
 
     def update_status(self, body: Object) -> Object:
         key = Key.of_object(body)
-        status = _copied(body).get("status")
+        status = plain(body).get("status")
         with self._locked():
             old = self._current(key, body)
             new = {k: v for k, v in old.items() if k != "status"}
@@ -322,15 +311,6 @@ class LocalWatch:
             changes.append(Change(type="ADDED", key=key, body=copy.deepcopy(body)))
         elif old["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
             changes.append(Change(type="MODIFIED", key=key, body=copy.deepcopy(body)))
-
-
-def _copied(body: Object) -> Object:
-    """A copy of its own, of JSON only."""
-    try:
-        copied: Object = json.loads(json.dumps(body, allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidManifest(f"the object is not plain JSON: {error}") from error
-    return copied
 
 
 def _content(body: Object) -> dict[str, Any]:

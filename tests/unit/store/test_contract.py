@@ -1,4 +1,7 @@
-"""What every store must do; a new store joins by adding its factory to `FACTORIES`."""
+"""What every store must do; a new store joins by adding its factory to `FACTORIES`.
+
+`tests/cluster/test_store.py` asks the same of a real API server.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,25 @@ def volume(name="a", namespace="default", **metadata):
         "apiVersion": "cdi.kubevirt.io/v1beta1",
         "kind": "DataVolume",
         "metadata": {"name": name, "namespace": namespace, **metadata},
-        "spec": {"size": 1},
+        "spec": spec(1),
     }
+
+
+def spec(stage):
+    """One that may change in its stage, and in nothing else."""
+    return {
+        "source": {"imageio": {"url": "https://i.test", "diskId": "1", "secretRef": "s", "certConfigMap": "c"}},
+        "pvc": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+        "checkpoints": [{"current": str(stage), "previous": ""}],
+    }
+
+
+def told(watch, count):
+    """The next changes, as soon as they are there."""
+    changes = []
+    while len(changes) < count and (more := watch.poll(30)):
+        changes += more
+    return changes
 
 
 KEY = Key("datavolumes", "default", "a")
@@ -77,7 +97,7 @@ def test_reading_what_is_not_there(store):
 
 def test_a_change_of_spec_raises_version_and_generation(store):
     made = store.create(volume())
-    made["spec"]["size"] = 2
+    made["spec"] = spec(2)
     changed = store.update(made)
     assert int(changed["metadata"]["resourceVersion"]) > int(made["metadata"]["resourceVersion"])
     assert changed["metadata"]["generation"] == 2
@@ -100,17 +120,17 @@ def test_writing_the_same_keeps_the_version(store):
 
 def test_an_outdated_version_conflicts(store):
     old = store.create(volume())
-    store.update({**old, "spec": {"size": 2}})
+    store.update({**old, "spec": spec(2)})
     with pytest.raises(Conflict):
-        store.update({**old, "spec": {"size": 3}})
+        store.update({**old, "spec": spec(3)})
     with pytest.raises(Conflict):
         store.update_status({**old, "status": {"phase": "Failed"}})
 
 
 def test_without_a_version_the_last_writer_wins(store):
     store.create(volume())
-    changed = store.update({**volume(), "spec": {"size": 5}})
-    assert changed["spec"]["size"] == 5
+    changed = store.update({**volume(), "spec": spec(5)})
+    assert changed["spec"] == spec(5)
 
 
 def test_an_update_of_another_life_conflicts(store):
@@ -125,10 +145,10 @@ def test_an_update_of_another_life_conflicts(store):
 def test_status_and_spec_are_written_apart(store):
     made = store.create({**volume(), "status": {"phase": "Succeeded"}})
     assert "status" not in made
-    made = store.update_status({**made, "spec": {"size": 99}, "status": {"phase": "Pending"}})
-    assert made["spec"] == {"size": 1}
+    made = store.update_status({**made, "spec": spec(99), "status": {"phase": "Pending"}})
+    assert made["spec"] == spec(1)
     assert made["metadata"]["generation"] == 1
-    made = store.update({**made, "status": {"phase": "Succeeded"}, "spec": {"size": 3}})
+    made = store.update({**made, "status": {"phase": "Succeeded"}, "spec": spec(3)})
     assert made["status"] == {"phase": "Pending"}
 
 
@@ -212,23 +232,23 @@ def test_the_longest_names_are_kept_apart(store):
 def test_what_was_given_or_taken_is_not_shared(store):
     body = volume()
     made = store.create(body)
-    body["spec"]["size"] = 77
-    made["spec"]["size"] = 78
-    assert store.get(KEY)["spec"]["size"] == 1
+    body["spec"] |= spec(77)
+    made["spec"] |= spec(78)
+    assert store.get(KEY)["spec"] == spec(1)
 
 
 def test_a_watch_begins_with_everything_and_goes_on_with_changes(store):
     store.create(volume("a"))
     with store.watch(["datavolumes"]) as watch:
-        assert [(c.type, c.key.name) for c in watch.poll(0)] == [("ADDED", "a")]
+        assert [(c.type, c.key.name) for c in told(watch, 1)] == [("ADDED", "a")]
         assert watch.poll(0) == []
         made = store.create(volume("b"))
         store.create({"kind": "ConfigMap", "metadata": {"name": "c"}})
-        assert [(c.type, c.key.name) for c in watch.poll(0)] == [("ADDED", "b")]
+        assert [(c.type, c.key.name) for c in told(watch, 1)] == [("ADDED", "b")]
         store.update_status({**made, "status": {"phase": "Pending"}})
-        assert [(c.type, c.body["status"]["phase"]) for c in watch.poll(0)] == [("MODIFIED", "Pending")]
+        assert [(c.type, c.body["status"]["phase"]) for c in told(watch, 1)] == [("MODIFIED", "Pending")]
         store.delete(KEY)
-        assert [(c.type, c.key.name) for c in watch.poll(0)] == [("DELETED", "a")]
+        assert [(c.type, c.key.name) for c in told(watch, 1)] == [("DELETED", "a")]
 
 
 def test_a_watch_tells_a_new_life_from_the_old(store):
@@ -237,7 +257,7 @@ def test_a_watch_tells_a_new_life_from_the_old(store):
         watch.poll(0)
         store.delete(KEY)
         store.create(volume())
-        assert [c.type for c in watch.poll(0)] == ["DELETED", "ADDED"]
+        assert [c.type for c in told(watch, 2)] == ["DELETED", "ADDED"]
 
 
 def test_a_watch_wakes_while_it_waits(store):
@@ -256,11 +276,11 @@ def test_amending_repeats_when_somebody_else_was_faster(store):
     def change(body):
         if not calls:
             calls.append(1)
-            store.update({**store.get(KEY), "spec": {"size": 9}})
+            store.update({**store.get(KEY), "spec": spec(9)})
         body["metadata"].setdefault("labels", {})["x"] = "y"
 
     amended = amend(store, KEY, change)
-    assert amended["spec"] == {"size": 9}
+    assert amended["spec"] == spec(9)
     assert amended["metadata"]["labels"] == {"x": "y"}
 
 

@@ -1,0 +1,243 @@
+"""A cluster's API server as a store.
+
+Where Kubernetes' kinds differ from each other, the rules of `cdi.store.base` hold here for all of them: a status is
+written apart also where the kind has no status subresource, and an object may be replaced without naming a version also
+where the API server wants one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import threading
+import time
+from collections.abc import Callable, Collection
+from typing import Self
+
+from cdi.api import kinds
+from cdi.api.errors import Conflict, Retry
+from cdi.kube.blocking import Blocking
+from cdi.kube.client import connect
+from cdi.kube.reflector import Change as Told
+from cdi.kube.reflector import Reflector
+from cdi.kube.resources import CLAIMS, Resource, resource_of
+from cdi.store.base import SERVER_OWNED, Change, Key, Object, plain
+from cdi.store.kinds import Kind, kind_of
+
+_TRIES = 50
+_LOOK = 1.0
+"""Seconds between two looks whether a watch has failed."""
+_WITH_STATUS_SUBRESOURCE = {kind.plural for kind in kinds.KINDS if kind.status_subresource} | {CLAIMS.plural}
+
+
+class ClusterStore:
+    """Implements `cdi.store.base.Store`.  Besides what that says, every call may raise a `ClusterError`.
+
+    Objects come without ``managedFields``.
+    """
+
+    def __init__(self, blocking: Blocking) -> None:
+        """`blocking` is closed by whoever made it."""
+        self._blocking = blocking
+        self._client = blocking.client
+
+    @classmethod
+    def connect(cls, kubeconfig: str | None = None, context: str | None = None) -> Self:
+        """See `cdi.kube.client.connect`; to be closed."""
+        return cls(Blocking(connect(kubeconfig, context)))
+
+    @property
+    def namespace(self) -> str:
+        """Of the kubeconfig's context or of the pod: where an object is that names none."""
+        return self._client.namespace
+
+    def get(self, key: Key) -> Object:
+        key = Key.of(key.plural, key.namespace, key.name)
+        return _bare(self._blocking.run(self._client.get(_resource(key.kind), key.namespace or None, key.name)))
+
+    def list(self, plural: str, namespace: str | None = None) -> list[Object]:
+        kind = kind_of(plural)
+        space = namespace if kind.namespaced else None
+        listing = self._blocking.run(self._client.list(_resource(kind), space, strip=_bare))
+        return sorted(listing.items, key=Key.of_object)
+
+    def create(self, body: Object) -> Object:
+        key, body = Key.of_object(body), plain(body)
+        if key.kind.has_status:
+            body.pop("status", None)
+        for field in SERVER_OWNED:
+            body["metadata"].pop(field, None)
+        if key.namespace:
+            body["metadata"]["namespace"] = key.namespace
+        body = {"apiVersion": key.kind.api_version, **body, "kind": key.kind.name}
+        return _bare(self._blocking.run(self._client.create(_resource(key.kind), body)))
+
+    def update(self, body: Object) -> Object:
+        return self._replace(body, status=False)
+
+    def update_status(self, body: Object) -> Object:
+        return self._replace(body, status=True)
+
+    def delete(self, key: Key, *, uid: str | None = None) -> Object | None:
+        key = Key.of(key.plural, key.namespace, key.name)
+        work = self._client.delete(_resource(key.kind), key.namespace or None, key.name, uid=uid)
+        marked = self._blocking.run(work)
+        return None if marked is None else _bare(marked)
+
+    def watch(self, plurals: Collection[str], namespace: str | None = None) -> ClusterWatch:
+        """Of `namespace` only where it is given: for those who may not look at others."""
+        return ClusterWatch(self._blocking, [_resource(kind_of(plural)) for plural in plurals], namespace)
+
+    def close(self) -> None:
+        self._blocking.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _replace(self, body: Object, *, status: bool) -> Object:
+        """Write the status of `body`, or everything else of it."""
+        key, body = Key.of_object(body), plain(body)
+        claimed = body["metadata"]
+        subresource = "status" if status and key.plural in _WITH_STATUS_SUBRESOURCE else ""
+        for _ in range(_TRIES):
+            old = self.get(key)
+            base, wanted = (old, body) if status else (body, old)
+            new = {"apiVersion": old["apiVersion"], **base, "kind": old["kind"]}
+            if status or key.kind.has_status:
+                new.pop("status", None)
+                if wanted.get("status") is not None:
+                    new["status"] = wanted["status"]
+            current = {name: claimed.get(name) or old["metadata"][name] for name in ("uid", "resourceVersion")}
+            new["metadata"] = {**base["metadata"], **current}
+            if key.namespace:
+                new["metadata"]["namespace"] = key.namespace
+            new["metadata"].pop("managedFields", None)  # without them, the API server keeps its own
+            try:
+                work = self._client.update(_resource(key.kind), new, subresource=subresource)
+                return _bare(self._blocking.run(work))
+            except Conflict:
+                if claimed.get("resourceVersion") or current["uid"] != old["metadata"]["uid"]:
+                    raise
+        raise Conflict(f"{key} is changed faster than it can be written")
+
+
+class ClusterWatch:
+    """Implements `cdi.store.base.Watch`: reflectors in the background, and what they told since the last `poll`."""
+
+    def __init__(self, blocking: Blocking, resources: Collection[Resource], namespace: str | None) -> None:
+        """Returns when everything that there is is known; raises what keeps it from that."""
+        self._pending = Pending()
+        self._reflectors = [
+            Reflector(blocking.client, each, namespace=namespace, on_change=self._pending.listener(each))
+            for each in resources
+        ]
+        self._runs = [blocking.start(each.run()) for each in self._reflectors]
+        try:
+            while not blocking.run(self._synced()):
+                self._check()
+        except BaseException:
+            self.close()
+            raise
+
+    def poll(self, timeout: float) -> list[Change]:
+        """Raises what only a person can end, such as `ClusterForbidden`; a server that is away is waited out."""
+        deadline = time.monotonic() + timeout
+        while True:
+            changes = self._pending.take()
+            if changes:
+                return changes
+            self._check()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return []
+            self._pending.wait(min(_LOOK, left))
+
+    def close(self) -> None:
+        for each in self._runs:
+            each.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    async def _synced(self) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK):
+                for each in self._reflectors:
+                    await each.cache.synced.wait()
+                return True
+        return False
+
+    def _check(self) -> None:
+        for reflector in self._reflectors:
+            if reflector.failure is not None and reflector.failure.retry is not Retry.BACKOFF:
+                raise reflector.failure
+
+
+class Pending:
+    """Changes that nobody has taken yet, at most one life's end and one state for each object."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._changes: dict[Key, list[Change]] = {}
+
+    def listener(self, resource: Resource) -> Callable[[Told], None]:
+        """For the reflector of `resource`."""
+
+        def listen(told: Told) -> None:
+            metadata = told.object["metadata"]
+            key = Key(resource.plural, metadata.get("namespace") or "", metadata["name"])
+            with self._changed:
+                waiting = self._changes.pop(key, [])
+                waiting = joined(waiting, Change(type=told.type, key=key, body=told.object))
+                if waiting:
+                    self._changes[key] = waiting
+                self._changed.notify_all()
+
+        return listen
+
+    def wait(self, timeout: float) -> None:
+        """For something to take, up to `timeout` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._changes), timeout)
+
+    def take(self) -> list[Change]:
+        with self._changed:
+            changes, self._changes = self._changes, {}
+        # The bodies are the reflector's own.
+        return [
+            Change(type=each.type, key=each.key, body=copy.deepcopy(each.body))
+            for waiting in changes.values()
+            for each in waiting
+        ]
+
+
+def joined(waiting: list[Change], change: Change) -> list[Change]:
+    """What is left to tell of one object when `change` follows upon what waits."""
+    if not waiting:
+        return [change]
+    *before, last = waiting
+    match last.type, change.type:
+        case "ADDED", "DELETED":  # nobody knew of it
+            return before
+        case "ADDED", "MODIFIED":
+            return [*before, Change(type="ADDED", key=change.key, body=change.body)]
+        case "MODIFIED", _:
+            return [*before, change]
+        case _:
+            return [*waiting, change]
+
+
+def _resource(kind: Kind) -> Resource:
+    return resource_of(kind.api_version, kind.name)
+
+
+def _bare(body: Object) -> Object:
+    body["metadata"].pop("managedFields", None)
+    return body
