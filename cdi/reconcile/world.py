@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
@@ -14,6 +14,9 @@ from cdi.api.overhead import NO_OVERHEAD
 from cdi.api.populators import VolumeImportSource
 from cdi.reconcile.actions import Action, InputRef
 from cdi.reconcile.storageclass import StorageClass
+
+if TYPE_CHECKING:
+    from cdi.reconcile.sizing import Offer  # which needs `Config`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +129,8 @@ class Worker:
     upload: str = ""
     pod: Pod | None = None
     """None where workers are processes."""
+    journal: str = ""
+    """What it left for the next attempt where its volume cannot keep it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,6 +252,9 @@ class Objects(Protocol):
 
     def csi_driver(self, provisioner: str) -> bool:
         """A CSIDriver object of this name exists."""
+
+    def offer(self, storage_class: str | None, *, virtualization: bool) -> Offer:
+        """What a claim that names this class (None: names none) is completed from (`cdi.reconcile.sizing.offer`)."""
 
     def volume(self, name: str) -> Volume | None: ...
 

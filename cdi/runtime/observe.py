@@ -22,6 +22,7 @@ from cdi.api.populators import VolumeImportSource
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.validation import parse
 from cdi.reconcile.actions import InputRef
+from cdi.reconcile.sizing import Offer
 from cdi.reconcile.storageclass import StorageClass
 from cdi.reconcile.world import (
     Claim,
@@ -144,6 +145,9 @@ class Observed:
 
     def csi_driver(self, provisioner: str) -> bool:  # noqa: ARG002
         return False
+
+    def offer(self, storage_class: str | None, *, virtualization: bool) -> Offer:  # noqa: ARG002
+        return Offer(storage_class=storage_class)
 
     def volume(self, name: str) -> Volume | None:  # noqa: ARG002
         return None
