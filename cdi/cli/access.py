@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path)
 
 _OPTIONS = (
-    click.option("--secret", metavar="NAME", help="A Secret of this CDI_HOME with the credentials."),
+    click.option("--secret", metavar="NAME", help="A Secret with the credentials."),
     click.option("--username", metavar="USER", help="User name, or S3 access key id."),
     click.option("--password-file", type=_FILE, metavar="FILE", help="Password, or S3 secret access key."),
     click.option(
@@ -127,7 +127,7 @@ def stored_secret(session: Session, request: Request) -> dict[str, bytes] | None
     """The values of the Secret that `request` names; raises `NotFound`."""
     if request.access.secret is None:
         return None
-    return secret_values(session.embedded.get("secret", session.namespace, request.access.secret))
+    return secret_values(session.backend.get("secret", session.namespace, request.access.secret))
 
 
 def request_of(place: str, options: dict[str, Any], **more: Any) -> Request:

@@ -55,13 +55,13 @@ def command(
     bodies = [one.body for one in load((*names, *more), recursive=recursive)]
     if not bodies:
         raise UsageError("there is no object in what was given", where=", ".join(names), remedy="check the file")
-    applied = session.embedded.apply(bodies, namespace=session.namespace, dry_run=dry_run, strict=validate == "strict")
+    applied = session.backend.apply(bodies, namespace=session.namespace, dry_run=dry_run, strict=validate == "strict")
     for one in applied if validate == "warn" else ():
         for path in one.unknown:
             click.echo(printable(f"warning: {one.kind.lower()}/{one.name}: {path}: unknown field"), err=True)
     note = " (dry run)" if dry_run else ""
     if output in ("json", "yaml") and not dry_run:
-        items = [session.embedded.get(one.kind, one.namespace, one.name) for one in applied]
+        items = [session.backend.get(one.kind, one.namespace, one.name) for one in applied]
         click.echo(document(one_or_list(items), output))
     else:
         for one in applied:

@@ -12,15 +12,17 @@ from cdi.api.job import Progress
 from cdi.api.phases import Phase
 from cdi.cli.show import duration, paint, printable, rate
 from cdi.image.sizes import human
+from cdi.runtime.backend import Advance, Share
 
 QUIET = 10.0
 """Seconds between lines of one import that only say that it goes on."""
+_SHARE = "{l_bar}{bar}| [{elapsed}<{remaining}] {postfix}"
 
 
 class Bar(Protocol):
     """One import's progress."""
 
-    def update(self, phase: str, progress: Progress | None, note: str = "") -> None:
+    def update(self, phase: str, progress: Advance | None, note: str = "") -> None:
         """Show where it is.  `note` is why it stands still, if it does."""
         ...
 
@@ -55,15 +57,19 @@ class TerminalBar:
             file=sys.stderr,
         )
 
-    def update(self, phase: str, progress: Progress | None, note: str = "") -> None:
+    def update(self, phase: str, progress: Advance | None, note: str = "") -> None:
         shown = self._bar
-        if progress is not None:
+        if isinstance(progress, Share):
+            # Per cent are all that is known: a bar without bytes and rates.
+            shown.bar_format = _SHARE
+            shown.total, shown.n = 1.0, progress.fraction
+        elif progress is not None:
             shown.total = progress.total
             if shown.n == 0 and progress.done:
                 # What an earlier attempt brought does not count as speed.
                 shown.initial = progress.done - progress.fetched if progress.done > progress.fetched else 0
             shown.n = progress.done
-        words = [phase, note or (progress.note if progress is not None else "")]
+        words = [phase, note or _own_note(progress)]
         shown.set_postfix_str(printable(" ".join(word for word in words if word)), refresh=False)
         shown.refresh()
 
@@ -86,8 +92,8 @@ class LineBar:
         self._when = 0.0
         self._percent = ""
 
-    def update(self, phase: str, progress: Progress | None, note: str = "") -> None:
-        note = note or (progress.note if progress is not None else "")
+    def update(self, phase: str, progress: Advance | None, note: str = "") -> None:
+        note = note or _own_note(progress)
         now = time.monotonic()
         state, percent = (phase, note), _amount(progress)
         if phase == Phase.SUCCEEDED:
@@ -108,7 +114,13 @@ class LineBar:
         self.close()
 
 
-def _amount(progress: Progress | None) -> str:
+def _own_note(progress: Advance | None) -> str:
+    return progress.note if isinstance(progress, Progress) else ""
+
+
+def _amount(progress: Advance | None) -> str:
+    if isinstance(progress, Share):
+        return f"{100 * progress.fraction:.0f}%"
     if progress is None or not (progress.done or progress.total):
         return ""
     text = human(progress.done)

@@ -51,6 +51,7 @@ def command(
     The guest writes to a throw-away overlay; the volume is only read.  It is watched over QMP and its serial console.
     Exits 0 if it booted, 9 if not.
     """
+    session.here("cdi boot-check", "start a virtual machine from the volume")
     path = _disk(session, volume)
     files = _seed(seed)
     if uefi and firmware == "bios":

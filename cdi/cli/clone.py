@@ -32,6 +32,7 @@ def command(
 
     Blocks are shared where the file system can, else copied inside the kernel; holes stay holes.
     """
+    session.here("cdi clone", "a PersistentVolumeClaim with a dataSource, where the storage can clone or restore")
     storage: dict[str, Any] = {} if size is None else {"resources": {"requests": {"storage": size}}}
     origin = {"namespace": from_namespace or session.namespace, "name": one_datavolume(source)}
     session.embedded.apply(

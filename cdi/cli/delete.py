@@ -40,7 +40,7 @@ def command(
     missing: NotFound | None = None
     for key in wanted:
         try:
-            session.embedded.delete(key.plural, key.namespace, key.name, cascade=not keep_volume, timeout=timeout)
+            session.backend.delete(key.plural, key.namespace, key.name, cascade=not keep_volume, timeout=timeout)
         except NotFound as error:
             missing = missing or error
             continue

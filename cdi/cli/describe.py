@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cdi.api.errors import NotFound, UsageError
+from cdi.api.errors import UsageError
 from cdi.api.job import Outcome, Progress
 from cdi.cli.session import Session, references, subcommand
 from cdi.cli.show import age, document, duration, echo_lines, printable, rate, table
@@ -22,13 +22,14 @@ _HIDDEN = ("last-applied-configuration", "cdi.kubevirt.io/applied")
 def command(session: Session, *, what: tuple[str, ...]) -> None:
     """All about objects: spec, status, conditions with their reasons, and events.
 
-    Of a DataVolume also its worker's progress and outcome, and where its disk is.
+    Of a DataVolume also its worker's progress and outcome, and where its disk is; in a cluster its claim, its worker
+    pod, and what holds that up.
     """
     for index, (plural, name) in enumerate(references(what)):
         names = (
             [name]
             if name is not None
-            else [item["metadata"]["name"] for item in session.embedded.list(plural, session.namespace)]
+            else [item["metadata"]["name"] for item in session.backend.list(plural, session.namespace)]
         )
         if not names:
             raise UsageError(f"there are no {plural} in namespace {session.namespace}", remedy="cdi get lists them")
@@ -39,8 +40,8 @@ def command(session: Session, *, what: tuple[str, ...]) -> None:
 
 
 def _lines(session: Session, plural: str, name: str) -> Iterator[str]:
-    embedded = session.embedded
-    body = embedded.get(plural, session.namespace, name)
+    backend = session.backend
+    body = backend.get(plural, session.namespace, name)
     metadata = body["metadata"]
     yield f"Name:         {metadata['name']}"
     if metadata.get("namespace"):
@@ -62,13 +63,11 @@ def _lines(session: Session, plural: str, name: str) -> Iterator[str]:
     yield from _section("Status", status)
     yield from _conditions(conditions)
     if body["kind"] == "DataVolume":
-        yield from _course(session, name)
+        yield from _course(session, body)
     if body["kind"] in ("DataVolume", "PersistentVolumeClaim"):
-        try:
-            yield f"Volume:       {embedded.volume_path(session.namespace, name)}"
-        except NotFound:
-            yield "Volume:       not there yet"
-    yield from _events(embedded.events(session.namespace, name, plural))
+        for title, pairs in backend.about(body):
+            yield from _about(title, pairs)
+    yield from _events(backend.events(session.namespace, name, plural))
 
 
 def _decoded(text: str) -> int:
@@ -97,10 +96,19 @@ def _texts(body: dict[str, Any], *fields: str) -> tuple[str, ...]:
     return tuple("" if body.get(field) is None else str(body[field]) for field in fields)
 
 
-def _course(session: Session, name: str) -> Iterator[str]:
-    outcome = session.embedded.outcome(session.namespace, name)
-    progress = session.embedded.progress(session.namespace, name)
-    if outcome is None and progress is not None:
+def _about(title: str, pairs: list[tuple[str, str]]) -> Iterator[str]:
+    """One fact without a name of its own stands on the title's line."""
+    if len(pairs) == 1 and not pairs[0][0]:
+        yield f"{title + ':':<14}{pairs[0][1]}"
+        return
+    yield f"{title}:"
+    yield from _pairs(iter(pairs))
+
+
+def _course(session: Session, body: Object) -> Iterator[str]:
+    outcome = session.backend.outcome(session.namespace, body["metadata"]["name"])
+    progress = session.backend.progress_of(body)
+    if outcome is None and isinstance(progress, Progress):
         yield "Progress:"
         yield from _pairs(_progress(progress))
     if outcome is not None:

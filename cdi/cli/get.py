@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,8 @@ from cdi.store.base import Key, Object
 from cdi.store.kinds import kind_of
 
 ALL = ("datavolumes", "persistentvolumeclaims", "datasources")
-_LOOK = 0.25
+_LOOK = 60.0
+"""Seconds that a watch is asked for at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +68,32 @@ def command(
         where = "" if all_namespaces else f" in namespace {session.namespace}"
         click.echo(f"there are no {kinds}{where}", err=True)
     if watch:
-        _watch(read, items, output, namespaces=all_namespaces)
+        _watch(session, wanted, namespace, output, namespaces=all_namespaces, seen=items)
 
 
-def _watch(read: Callable[[], list[Object]], items: Sequence[Object], output: str, *, namespaces: bool) -> None:
+def _watch(
+    session: Session,
+    wanted: Sequence[tuple[str, str | None]],
+    namespace: str | None,
+    output: str,
+    *,
+    namespaces: bool,
+    seen: Sequence[Object],
+) -> None:
     """The rows of what changed, each time it does; of what is gone, no more."""
-    seen = {item["metadata"]["uid"]: item["metadata"]["resourceVersion"] for item in items}
-    while True:
-        time.sleep(_LOOK)
-        now = read()
-        changed = [item for item in now if seen.get(item["metadata"]["uid"]) != item["metadata"]["resourceVersion"]]
-        seen = {item["metadata"]["uid"]: item["metadata"]["resourceVersion"] for item in now}
-        if changed:
-            _show(changed, output, namespaces=namespaces, headers=False, named=True)
+    versions = {item["metadata"]["uid"]: item["metadata"]["resourceVersion"] for item in seen}
+    plurals = list(dict.fromkeys(plural for plural, _ in wanted))
+    with session.changes(plurals, namespace) as changes:
+        while True:
+            for change in changes.poll(_LOOK):
+                key, metadata = change.key, change.body["metadata"]
+                if change.type == "DELETED" or (namespace is not None and key.namespace not in ("", namespace)):
+                    continue
+                if not any(key.plural == plural and name in (None, key.name) for plural, name in wanted):
+                    continue
+                if versions.get(metadata["uid"]) != metadata["resourceVersion"]:
+                    versions[metadata["uid"]] = metadata["resourceVersion"]
+                    _show([change.body], output, namespaces=namespaces, headers=False, named=True)
 
 
 def _show(items: Sequence[Object], output: str, *, namespaces: bool, headers: bool, named: bool) -> None:

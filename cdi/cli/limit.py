@@ -20,5 +20,5 @@ def command(session: Session, *, what: str, bandwidth: str | None, connections: 
         raise UsageError("no limit is given", remedy="--bandwidth 50M or --connections 2")
     name = one_datavolume(what)
     rate = None if bandwidth is None else Quantity.parse(bandwidth).bytes
-    told = session.embedded.limit(session.namespace, name, bandwidth=rate, connections=connections)
+    told = session.backend.limit(session.namespace, name, bandwidth=rate, connections=connections)
     click.echo(f"datavolume/{name} limited" + ("" if told else ", from its next attempt on: no worker runs now"))

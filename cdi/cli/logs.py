@@ -13,5 +13,5 @@ from cdi.cli.show import printable
 @click.option("-f", "--follow", is_flag=True, help="Until the DataVolume is done.")
 def command(session: Session, *, what: str, follow: bool) -> None:
     """What the workers of a DataVolume (dv/NAME) said, of all its attempts."""
-    for line in session.embedded.log(session.namespace, one_datavolume(what), follow=follow):
+    for line in session.backend.log(session.namespace, one_datavolume(what), follow=follow):
         click.echo(printable(line))

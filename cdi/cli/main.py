@@ -86,14 +86,23 @@ class Commands(click.Group):
 def cli(context: click.Context) -> None:
     """Import virtual-machine images into verified golden images on volumes.
 
-    Volumes and objects of this machine are kept in CDI_HOME (~/.local/share/cdi unless set).
+    Volumes and objects of this machine are kept in CDI_HOME (~/.local/share/cdi unless set).  With --context,
+    --kubeconfig or --cluster the commands act on a cluster instead.
     """
     context.ensure_object(Session)
 
 
 def main(arguments: Sequence[str] | None = None) -> Never:
     """Run a command and leave with its exit status."""
-    status = run(arguments)
+    _leave(run(arguments))
+
+
+def kubectl(arguments: Sequence[str] | None = None) -> Never:
+    """The same as ``kubectl cdi``: about the cluster of the current context, unless ``--home`` is given."""
+    _leave(run(arguments, Session("kubectl cdi", cluster=True)))
+
+
+def _leave(status: int) -> Never:
     # Whoever read our output may have gone away, then what is left of it has nowhere to go.
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -105,12 +114,15 @@ def main(arguments: Sequence[str] | None = None) -> Never:
     sys.exit(status)
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
+def run(arguments: Sequence[str] | None = None, session: Session | None = None) -> int:
     """Run a command; its exit status."""
-    session = Session()
+    session = session or Session()
     try:
         result = cli.main(
-            None if arguments is None else list(arguments), prog_name="cdi", standalone_mode=False, obj=session
+            None if arguments is None else list(arguments),
+            prog_name=session.program,
+            standalone_mode=False,
+            obj=session,
         )
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
@@ -123,6 +135,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 (the last resort: whatever happens, one line)
         defect = InternalError(f"{type(error).__name__}: {error}", remedy="--debug shows where")
         return _fail(defect, session, cause=error)
+    finally:
+        session.close()
     return result if isinstance(result, int) else 0
 
 

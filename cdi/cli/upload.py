@@ -41,6 +41,7 @@ def command(
     beforehand: then --size is needed.
     """
     name = one_datavolume(name)
+    session.here("cdi upload", "virtctl image-upload, or serve the file over HTTP and cdi import its URL")
     if not _exists(session, name):
         if no_create:
             raise NotFound(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from cdi.api.errors import UsageError
-from cdi.api.job import Outcome, Progress
+from cdi.api.job import Outcome
 from cdi.api.phases import Phase
 from cdi.cli import bars
 from cdi.cli.options import duration
@@ -17,7 +17,9 @@ from cdi.cli.session import Session, references, subcommand
 from cdi.cli.show import duration as words_of
 from cdi.cli.show import rate
 from cdi.image.sizes import human
-from cdi.runtime.view import failure_of
+from cdi.runtime.backend import Advance
+from cdi.runtime.view import halted
+from cdi.runtime.waiting import wait
 from cdi.store.base import Object
 
 _JSONPATH = re.compile(r"jsonpath='?\{?\.status\.phase\}?'?=(\w+)", re.IGNORECASE)
@@ -71,24 +73,23 @@ def wait_for(
 ) -> Object:
     """Wait with a bar; the object as it was last seen.
 
-    Ends with one line that says what was done.  Raises what `Embedded.wait` raises; in particular the failure of a
-    DataVolume, where not `patient` also one that only a person can end.
+    Ends with one line that says what was done.  Raises what `cdi.runtime.waiting.wait` raises; in particular the
+    failure of a DataVolume, where not `patient` also one that only a person can end.
     """
     session.goes_on(name)
     with bars.bar(name) as bar:
 
-        def show(body: Object, progress: Progress | None) -> None:
-            failure = failure_of(body)
+        def show(body: Object, advance: Advance | None) -> None:
             if until == "deleted":
                 bar.update("waits to be gone", None)
             else:
-                bar.update(phase_text(body), progress, failure.message if failure is not None else "")
+                bar.update(phase_text(body), advance, halted(body))
 
-        body = session.embedded.wait(kind, namespace, name, until, timeout, show, patient=patient)
+        body = wait(session.backend, kind, namespace, name, until, timeout, show, patient=patient)
     if until == "deleted":
         bars.done(name, "deleted")
     else:
-        outcome = session.embedded.outcome(namespace, name) if kind in ("dv", "datavolumes") else None
+        outcome = session.backend.outcome(namespace, name) if kind in ("dv", "datavolumes") else None
         phase = phase_text(body)
         bars.done(name, f"{phase} {summary(outcome)}".rstrip() if phase == Phase.SUCCEEDED else phase)
     session.after_interrupt = None
@@ -117,7 +118,7 @@ def summary(outcome: Outcome | None) -> str:
 
 
 def _until(text: str) -> str:
-    """What `Embedded.wait` calls it."""
+    """What `cdi.runtime.waiting.wait` calls it."""
     if text in ("delete", "deleted"):
         return "deleted"
     kind, _, word = text.partition("=")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from cdi.api.errors import AlreadyExists, Conflict, InvalidManifest, NotFound
@@ -14,6 +14,7 @@ from cdi.api.meta import KubeObject
 from cdi.api.model import unknown_fields
 from cdi.api.names import GROUP
 from cdi.api.validation import MAX_PROBLEMS, describe, parse, parse_manifest, raise_problems, validate_update
+from cdi.runtime.backend import Applied, Reader
 from cdi.store.base import Key, Object, Store
 
 APPLIED = f"{GROUP}/applied"
@@ -41,18 +42,6 @@ _TRIES = 20
 _DEEPEST_LIST = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
-    """What became of one manifest."""
-
-    kind: str
-    namespace: str
-    name: str
-    action: Literal["created", "configured", "unchanged"]
-    unknown: tuple[str, ...] = ()
-    """Paths of fields that its kind does not have, and that are not followed."""
-
-
 def apply(
     store: Store,
     manifests: Iterable[Mapping[str, Any]],
@@ -69,9 +58,7 @@ def apply(
     refused where it is `strict`, as kubectl has it; else they are told of.  Raises `InvalidManifest` with all problems
     of a manifest, also where a DataVolume's spec would change.
     """
-    checked = [_checked(body, namespace, strict=strict) for body in _flattened(manifests, 0)]
-    for body, _ in checked:
-        _check_update(store, body)
+    checked = check(store, manifests, namespace=namespace, strict=strict)
     applied = []
     for body, unknown in checked:
         if not dry_run:
@@ -79,6 +66,24 @@ def apply(
         action = _try_one(store, body) if dry_run else _apply_one(store, body)
         applied.append(replace(action, unknown=unknown))
     return applied
+
+
+def check(
+    store: Reader,
+    manifests: Iterable[Mapping[str, Any]],
+    *,
+    namespace: str | None = None,
+    strict: bool = False,
+    in_cluster: bool = False,
+) -> list[tuple[Object, tuple[str, ...]]]:
+    """What is to be written, and the paths of fields that are not known.  Raises as `apply` does.
+
+    Kinds that only a cluster's controllers act on are refused unless it is `in_cluster`.
+    """
+    checked = [_checked(body, namespace, strict=strict, in_cluster=in_cluster) for body in _flattened(manifests, 0)]
+    for body, _ in checked:
+        _check_update(store, body)
+    return checked
 
 
 def keys_of(manifests: Iterable[Any], *, namespace: str | None = None) -> list[Key]:
@@ -105,7 +110,9 @@ def _flattened(manifests: Iterable[Any], depth: int) -> Iterator[Any]:
             yield manifest
 
 
-def _checked(manifest: Mapping[str, Any], namespace: str | None, *, strict: bool) -> tuple[Object, tuple[str, ...]]:
+def _checked(
+    manifest: Mapping[str, Any], namespace: str | None, *, strict: bool, in_cluster: bool
+) -> tuple[Object, tuple[str, ...]]:
     """The manifest as it is stored, valid, in a namespace, without what only the store may say; unknown fields."""
     model = parse_manifest(manifest)
     kind = model.kind_name()
@@ -116,7 +123,7 @@ def _checked(manifest: Mapping[str, Any], namespace: str | None, *, strict: bool
             where=describe(model),
             remedy="correct their names; docs/api.md has all fields",
         )
-    if kind in _ELSEWHERE:
+    if kind in _ELSEWHERE and not in_cluster:
         raise InvalidManifest(f"{kind} has an effect in a cluster only", where="kind", remedy=_ELSEWHERE[kind])
     body: Object = json.loads(json.dumps(manifest, default=str))
     metadata = {name: value for name, value in body["metadata"].items() if name not in _SERVER_OWNED}
@@ -151,14 +158,14 @@ def _unknown(model: KubeObject) -> Iterator[str]:
         yield path
 
 
-def _existing(store: Store, body: Object) -> Object | None:
+def _existing(store: Reader, body: Object) -> Object | None:
     try:
         return store.get(Key.of_object(body))
     except NotFound:
         return None
 
 
-def _check_update(store: Store, body: Object) -> None:
+def _check_update(store: Reader, body: Object) -> None:
     old = _existing(store, body)
     if old is None:
         return

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from cdi import durable
 from cdi.api.errors import (
@@ -23,15 +23,17 @@ from cdi.api.phases import Phase
 from cdi.reconcile.actions import PatchObject
 from cdi.reconcile.policy import BANDWIDTH, CONNECTIONS, read_knobs
 from cdi.runtime import events
-from cdi.runtime.apply import Applied, apply
+from cdi.runtime.apply import apply
+from cdi.runtime.backend import Applied, OnUpdate, Section
 from cdi.runtime.environment import Environments
 from cdi.runtime.executor import patch
 from cdi.runtime.home import Home
 from cdi.runtime.launcher import Launcher
 from cdi.runtime.supervisor import ensure_supervisor
 from cdi.runtime.uploads import Uploads
-from cdi.runtime.view import failure_of, phase_of, raise_failure, reached, standing
-from cdi.store.base import Key, Object, amend
+from cdi.runtime.view import failure_of, phase_of
+from cdi.runtime.waiting import wait
+from cdi.store.base import Key, Object, Watch, amend
 from cdi.store.kinds import kind_of
 from cdi.store.local import LocalStore
 
@@ -41,7 +43,6 @@ _READY = 60.0
 _DELETED = 120.0
 
 Objects = list[Object]
-OnUpdate = Callable[[Object, Progress | None], None]
 
 
 class Embedded:
@@ -56,6 +57,20 @@ class Embedded:
         self._store = LocalStore(self.home.objects)
         self._launcher = Launcher(self.home)
         self._uploads = Uploads(self.home, self._store, self._launcher)
+
+    @property
+    def store(self) -> LocalStore:
+        """The objects themselves."""
+        return self._store
+
+    def close(self) -> None:
+        """There is nothing that is held."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     # --- objects --------------------------------------------------------------------------------------------------
 
@@ -121,6 +136,10 @@ class Embedded:
         """Oldest first.  Raises `NotFound`."""
         return events.of(self._store, self.get(kind, namespace, name))
 
+    def changes(self, plurals: Collection[str], namespace: str | None) -> Watch:  # noqa: ARG002 (one directory)
+        """See `Backend.changes`."""
+        return self._store.watch(plurals)
+
     # --- a DataVolume's course --------------------------------------------------------------------------------------
 
     def wait(
@@ -134,45 +153,17 @@ class Embedded:
         *,
         patient: bool = True,
     ) -> Object:
-        """Until the phase is `until`, or a condition of that name is True, or, for ``deleted``, it is gone.
+        """See `cdi.runtime.waiting.wait`."""
+        return wait(self, kind, namespace, name, until, timeout, on_update, patient=patient)
 
-        `on_update` is called with the object and its worker's progress, at first and whenever either changes.
-        Returns the object as it was last seen.  Raises the failure of a DataVolume that ends as Failed;
-        `WaitTimeout` after `timeout` seconds; `NotFound`.  Where `patient` is False, also a failure that only a
-        person can end (`Retry.ON_CHANGE`).
-        """
-        key = Key.of(kind, namespace, name)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        revive = time.monotonic()
-        seen: tuple[str, Progress | None] | None = None
-        body = self._store.get(key)
-        while True:
-            if time.monotonic() >= revive:
-                ensure_supervisor(self.home)
-                revive = time.monotonic() + _REVIVE
-            progress = self._progress_of(body)
-            now = (body["metadata"]["resourceVersion"], progress)
-            if now != seen:
-                seen = now
-                if on_update is not None:
-                    on_update(body, progress)
-                if reached(body, until):
-                    return body
-                if until not in (Phase.FAILED, "deleted", "Deleted"):
-                    raise_failure(body, patient=patient)
-            if deadline is not None and time.monotonic() >= deadline:
-                raise WaitTimeout(f"{key} is {standing(body)}")
-            time.sleep(_LOOK)
-            try:
-                body = self._store.get(key)
-            except NotFound:
-                if until.lower() == "deleted":
-                    return body
-                raise
+    @contextlib.contextmanager
+    def courses(self, keys: Collection[Key]) -> Iterator[_Courses]:  # noqa: ARG002 (the protocol's; any may be looked at)
+        """Kept alive meanwhile: a supervisor that was killed is started again."""
+        yield _Courses(self)
 
     def progress(self, namespace: str | None, name: str) -> Progress | None:
         """Of the newest worker; None where there is none.  Raises `NotFound`."""
-        return self._progress_of(self.get("dv", namespace, name))
+        return self.progress_of(self.get("dv", namespace, name))
 
     def outcome(self, namespace: str | None, name: str) -> Outcome | None:
         """Of the newest worker once it has ended.  Raises `NotFound`."""
@@ -184,6 +175,15 @@ class Embedded:
     def failure(self, namespace: str | None, name: str) -> Failure | None:
         """What a DataVolume has failed of, or waits after; None while all is well.  Raises `NotFound`."""
         return failure_of(self.get("dv", namespace, name))
+
+    def about(self, body: Object) -> Iterator[Section]:
+        """Where the volume is, and what its worker does."""
+        metadata = body["metadata"]
+        try:
+            path = str(self.volume_path(metadata["namespace"], metadata["name"]))
+        except NotFound:
+            path = "not there yet"
+        yield "Volume", [("", path)]
 
     def log(self, namespace: str | None, name: str, *, follow: bool = False) -> Iterator[str]:
         """Lines of the workers' log; with `follow`, until the DataVolume is done.  Raises `NotFound`."""
@@ -269,7 +269,8 @@ class Embedded:
             return None
         return str(claim["metadata"]["uid"])
 
-    def _progress_of(self, body: Object) -> Progress | None:
+    def progress_of(self, body: Object) -> Progress | None:
+        """Of a DataVolume's newest worker; None where there is none."""
         if body["kind"] != "DataVolume":
             return None
         metadata = body["metadata"]
@@ -306,3 +307,25 @@ class Embedded:
             return bool(self._store.get(key)["metadata"]["uid"] == uid)
         except NotFound:
             return False
+
+
+class _Courses:
+    """Looked at a few times a second: the workers write their progress into files."""
+
+    def __init__(self, embedded: Embedded) -> None:
+        self._embedded = embedded
+        self._revive = 0.0
+        self._keep_alive()
+
+    def look(self, key: Key) -> tuple[Object, Progress | None]:
+        body = self._embedded.store.get(key)
+        return body, self._embedded.progress_of(body)
+
+    def pause(self, seconds: float) -> None:
+        time.sleep(max(0.0, min(_LOOK, seconds)))
+        self._keep_alive()
+
+    def _keep_alive(self) -> None:
+        if time.monotonic() >= self._revive:
+            ensure_supervisor(self._embedded.home)
+            self._revive = time.monotonic() + _REVIVE

@@ -11,6 +11,9 @@ from cdi.api.validation import parse
 from cdi.store.base import Object
 
 _FAILING = (Reason.ERROR, Reason.CHECKSUM_ERROR)
+_STANDING = frozenset(
+    {Phase.PENDING, Phase.WAIT_FOR_FIRST_CONSUMER, Phase.PENDING_POPULATION, Phase.IMPORT_SCHEDULED, Phase.PAUSED}
+)
 
 
 def failure_of(body: Object) -> Failure | None:
@@ -32,6 +35,18 @@ def failure_of(body: Object) -> Failure | None:
         retry=Retry.NEVER if phase == Phase.FAILED else kind.retry,
         exit_status=kind.exit_status,
     )
+
+
+def halted(body: Object) -> str:
+    """Why a DataVolume stands still, in one sentence; empty while it does not."""
+    failure = failure_of(body)
+    if failure is not None:
+        return failure.message
+    if phase_of(body) in _STANDING:
+        for condition in (body.get("status") or {}).get("conditions") or []:
+            if condition.get("type") == ConditionType.READY:
+                return str(condition.get("message") or "")
+    return ""
 
 
 def raise_failure(body: Object, *, patient: bool) -> None:

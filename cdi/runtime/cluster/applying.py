@@ -1,0 +1,72 @@
+"""Manifests into a cluster by server-side apply, checked by our own rules before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cdi.api.errors import NotFound
+from cdi.kube.client import Client
+from cdi.kube.resources import Object, resource_of
+from cdi.runtime.apply import check
+from cdi.runtime.backend import Applied, Reader
+from cdi.runtime.cluster.calls import Calls
+from cdi.store.base import Key
+
+MANAGER = "cdi-cli"
+"""Of the fields that a manifest sets: what the next one leaves out is taken away."""
+_APPLY = "application/apply-patch+yaml"
+
+
+def apply_to_cluster(
+    calls: Calls,
+    store: Reader,
+    manifests: Iterable[Mapping[str, Any]],
+    *,
+    namespace: str,
+    dry_run: bool = False,
+    strict: bool = False,
+) -> list[Applied]:
+    """All manifests are checked before any is written; the API server checks each again.
+
+    A `dry_run` goes as far as its webhooks and quotas.  Raises `InvalidManifest` as `cdi.runtime.apply.apply` does and
+    what the API server refuses.
+    """
+    applied = []
+    for body, unknown in check(store, manifests, namespace=namespace, strict=strict, in_cluster=True):
+        before, after = calls.run(_write(calls.client, body, dry_run=dry_run))
+        action = "created" if before is None else "unchanged" if _same(before, after) else "configured"
+        key = Key.of_object(body)
+        applied.append(
+            Applied(kind=key.kind.name, namespace=key.namespace, name=key.name, action=action, unknown=unknown)
+        )
+    return applied
+
+
+async def _write(client: Client, body: Object, *, dry_run: bool) -> tuple[Object | None, Object]:
+    resource = resource_of(body["apiVersion"], body["kind"])
+    namespace, name = body["metadata"].get("namespace"), body["metadata"]["name"]
+    try:
+        before = await client.get(resource, namespace, name)
+    except NotFound:
+        before = None
+    query = {"fieldManager": MANAGER, "force": "true", "fieldValidation": "Ignore"}
+    if dry_run:
+        query["dryRun"] = "All"
+    path = resource.path(namespace, name)
+    after: Object = await client.request("PATCH", path, body=body, query=query, content_type=_APPLY, again=True)
+    return before, after
+
+
+def _same(before: Object, after: Object) -> bool:
+    """Its status may have been written meanwhile, and whose a field is, is no change."""
+    return _content(before) == _content(after)
+
+
+def _content(body: Object) -> Object:
+    metadata = {
+        name: value
+        for name, value in body["metadata"].items()
+        if name not in ("managedFields", "resourceVersion", "generation")
+    }
+    return {**body, "metadata": metadata, "status": None}

@@ -1,0 +1,290 @@
+"""A cluster as the commands see it: the calls of `cdi.runtime.backend`, by the Kubernetes API.
+
+Nothing is kept here and nothing runs here: the cluster's own controller does what is written down.  Waiting is done by
+watches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from cdi.api.errors import ClusterUnreachable, KindNotServed, NotFound, WaitTimeout
+from cdi.api.job import Limits, Outcome
+from cdi.api.names import GROUP
+from cdi.kube.client import connect
+from cdi.kube.resources import CLAIMS, DATA_VOLUMES, EVENTS, PODS, resource_named
+from cdi.runtime.backend import Advance, Applied, Objects, Section, Share
+from cdi.runtime.cluster import filling as fillings
+from cdi.runtime.cluster.calls import Calls
+from cdi.runtime.cluster.feed import Feed, Scope
+from cdi.runtime.cluster.filling import Filling, find_filling
+from cdi.runtime.cluster.logs import log
+from cdi.store.base import Change, Key, Object
+from cdi.store.kinds import kind_of
+
+LIMITS = f"{GROUP}/limits"
+"""A pod's annotation: the worker's `Limits`, which may change while it runs."""
+_DELETED = 120.0
+_ANSWER = 60.0
+"""Seconds for the first answer of a watch."""
+
+
+class Cluster:
+    """Over one cluster, as the user of one kubeconfig context or of a pod's service account."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self.store = Reading(calls)
+
+    @classmethod
+    def connect(cls, kubeconfig: Path | None, context: str | None) -> Self:
+        """The file, else KUBECONFIG and its kin, else the pod's own account.  Raises `ClusterError`."""
+        return cls(Calls(connect(None if kubeconfig is None else str(kubeconfig), context)))
+
+    @property
+    def namespace(self) -> str:
+        """The context's, or the pod's."""
+        return self._calls.client.namespace
+
+    @property
+    def calls(self) -> Calls:
+        """For what these methods do not cover."""
+        return self._calls
+
+    def close(self) -> None:
+        self._calls.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # --- objects --------------------------------------------------------------------------------------------------
+
+    def apply(
+        self,
+        manifests: Iterable[Mapping[str, Any]],
+        *,
+        namespace: str | None = None,
+        dry_run: bool = False,
+        strict: bool = False,
+    ) -> list[Applied]:
+        """See `Backend.apply`; by server-side apply."""
+        from cdi.runtime.cluster.applying import apply_to_cluster
+
+        space = namespace or self.namespace
+        return apply_to_cluster(self._calls, self.store, manifests, namespace=space, dry_run=dry_run, strict=strict)
+
+    def get(self, kind: str, namespace: str | None, name: str) -> Object:
+        """Raises `NotFound`."""
+        return self.store.get(Key.of(kind, namespace, name))
+
+    def list(self, kind: str, namespace: str | None = None) -> Objects:
+        """Of all namespaces where None."""
+        return self.store.list(kind_of(kind).plural, namespace)
+
+    def delete(
+        self, kind: str, namespace: str | None, name: str, *, cascade: bool = True, timeout: float = _DELETED
+    ) -> None:
+        """See `Backend.delete`; the cluster's garbage collector takes what the object owns."""
+        key = Key.of(kind, namespace, name)
+        body = self.store.get(key)
+        uid = body["metadata"]["uid"]
+        waited = {key: uid}
+        claim = self._owned_claim(key, uid) if cascade else None
+        if claim is not None:
+            waited[Key.of_object(claim)] = claim["metadata"]["uid"]
+        with self.courses(waited) as courses:
+            work = self._calls.client.delete(
+                resource_named(key.plural),
+                key.namespace or None,
+                key.name,
+                uid=uid,
+                propagation=None if cascade else "Orphan",
+            )
+            self._calls.run(work)
+            deadline = time.monotonic() + timeout
+            while any(_lives(courses, one, its) for one, its in waited.items()):
+                if time.monotonic() >= deadline:
+                    raise WaitTimeout(f"{key} is still being deleted", remedy="cdi get pvc shows what is left")
+                courses.pause(deadline - time.monotonic())
+
+    def _owned_claim(self, key: Key, uid: str) -> Object | None:
+        if key.plural != DATA_VOLUMES.plural:
+            return None
+        claim = self._calls.find(CLAIMS, key.namespace, key.name)
+        owners = (claim or {}).get("metadata", {}).get("ownerReferences") or []
+        return claim if any(owner.get("uid") == uid for owner in owners) else None
+
+    def events(self, namespace: str | None, name: str, kind: str = "dv") -> Objects:
+        """Of the object and, where it is a DataVolume, of its claim; oldest first.  Raises `NotFound`."""
+        body = self.get(kind, namespace, name)
+        about = [body]
+        if body["kind"] == "DataVolume":
+            claim = self._calls.find(CLAIMS, body["metadata"]["namespace"], name)
+            about += [claim] if claim is not None else []
+        found = [event for one in about for event in self._events(one)]
+        return sorted((_dated(event) for event in found), key=lambda event: str(event.get("lastTimestamp") or ""))
+
+    def _events(self, about: Object) -> Objects:
+        metadata = about["metadata"]
+        space = metadata.get("namespace") or "default"
+        fields = f"involvedObject.uid={metadata['uid']}"
+        return self._calls.run(self._calls.client.list(EVENTS, space, fields=fields)).items
+
+    def changes(self, plurals: Collection[str], namespace: str | None) -> Feed:
+        """See `Backend.changes`."""
+        return Feed(self._calls, [Scope(resource=one, namespace=namespace) for one in map(resource_named, plurals)])
+
+    # --- a DataVolume's course --------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def courses(self, keys: Collection[Key]) -> Iterator[_Courses]:
+        """Watches of these objects, one for each kind and namespace."""
+        scopes = []
+        for plural, space in sorted({(key.plural, key.namespace) for key in keys}):
+            names = sorted(key.name for key in keys if (key.plural, key.namespace) == (plural, space))
+            one = names[0] if len(names) == 1 else None
+            scopes.append(Scope(resource=resource_named(plural), namespace=space or None, name=one))
+        with Feed(self._calls, scopes) as feed:
+            yield _Courses(feed)
+
+    def progress_of(self, body: Object) -> Share | None:
+        """What ``status.progress`` says."""
+        return share_of(body)
+
+    def outcome(self, namespace: str | None, name: str) -> Outcome | None:
+        """Of the worker's pod, as long as that is kept.  Raises `NotFound`."""
+        key = Key.of("dv", namespace, name)
+        self.store.get(key)
+        pod = self.filling(key.namespace, key.name).pod
+        return None if pod is None else fillings.outcome_of(pod)
+
+    def filling(self, namespace: str, name: str) -> Filling:
+        """The claim of this name, and what fills it."""
+        return find_filling(self._calls.find, namespace, name)
+
+    def about(self, body: Object) -> Iterator[Section]:
+        """The claim, and the pod that fills it with what holds it up."""
+        from cdi.runtime.cluster.standing import pod_facts
+
+        metadata = body["metadata"]
+        found = self.filling(metadata["namespace"], metadata["name"])
+        if body["kind"] == "DataVolume":
+            yield "Claim", list(fillings.claim_facts(found))
+        if found.pod is not None:
+            yield "Worker", list(pod_facts(found.pod))
+
+    def log(self, namespace: str | None, name: str, *, follow: bool = False) -> Iterator[str]:
+        """Lines of the worker pod's log; with `follow`, of the pods after it too, until the DataVolume is done.
+
+        The cluster keeps the log of a pod as long as the pod.  Raises `NotFound`.
+        """
+        key = Key.of("dv", namespace, name)
+        return log(self._calls, key, follow=follow)
+
+    def limit(
+        self, namespace: str | None, name: str, *, bandwidth: int | None = None, connections: int | None = None
+    ) -> bool:
+        """See `Backend.limit`: annotations of the DataVolume for attempts to come, one of the pod for this one."""
+        from cdi.reconcile.policy import BANDWIDTH, CONNECTIONS, read_knobs
+
+        given = {BANDWIDTH: bandwidth, CONNECTIONS: connections}
+        notes = {field: str(value) for field, value in given.items() if value is not None}
+        read_knobs(notes)
+        key = Key.of("dv", namespace, name)
+        patch = {"metadata": {"annotations": notes}}
+        body = self._calls.run(self._calls.client.patch(DATA_VOLUMES, key.namespace, key.name, patch))
+        pod = self.filling(key.namespace, key.name).pod
+        if pod is None or not fillings.running(pod):
+            return False
+        now = fillings.notes_of(body)
+        # What is not given now may have been written by hand, as a quantity.
+        knobs = read_knobs({field: now[field] for field in given if field in now})
+        limits = Limits(bandwidth=knobs.bandwidth, connections=knobs.connections)
+        metadata = {"uid": pod["metadata"]["uid"], "annotations": {LIMITS: limits.to_json()}}
+        try:
+            self._calls.run(
+                self._calls.client.patch(PODS, key.namespace, pod["metadata"]["name"], {"metadata": metadata})
+            )
+        except NotFound:
+            return False
+        return True
+
+
+class Reading:
+    """Objects to be looked at, by the keys of a store."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    def get(self, key: Key) -> Object:
+        """Raises `NotFound`."""
+        try:
+            return self._calls.run(self._calls.client.get(resource_named(key.plural), key.namespace or None, key.name))
+        except KindNotServed:
+            raise
+        except NotFound as error:
+            raise NotFound(f"there is no {key}") from error
+
+    def list(self, plural: str, namespace: str | None = None) -> Objects:
+        """By namespace, then name; of all namespaces where None."""
+        items = self._calls.run(self._calls.client.list(resource_named(plural), namespace)).items
+        return sorted(items, key=lambda item: (item["metadata"].get("namespace") or "", item["metadata"]["name"]))
+
+
+class _Courses:
+    """What watches told of last."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._bodies: dict[Key, Object] = {}
+        if not feed.synced(_ANSWER):
+            raise ClusterUnreachable(f"the API server gave no answer for {_ANSWER:.0f} s")
+        self._take(feed.poll(0.0))
+
+    def look(self, key: Key) -> tuple[Object, Advance | None]:
+        body = self._bodies.get(key)
+        if body is None:
+            raise NotFound(f"there is no {key}")
+        return body, share_of(body)
+
+    def pause(self, seconds: float) -> None:
+        self._take(self._feed.poll(seconds))
+
+    def _take(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            if change.type == "DELETED":
+                self._bodies.pop(change.key, None)
+            else:
+                self._bodies[change.key] = change.body
+
+
+def share_of(body: Object) -> Share | None:
+    """A DataVolume's ``status.progress``, such as ``45.30%``; None where it is not a number."""
+    text = str((body.get("status") or {}).get("progress") or "")
+    try:
+        share = float(text.removesuffix("%")) / 100
+    except ValueError:
+        return None
+    return Share(fraction=min(1.0, max(0.0, share)))
+
+
+def _lives(courses: _Courses, key: Key, uid: str) -> bool:
+    try:
+        return bool(courses.look(key)[0]["metadata"]["uid"] == uid)
+    except NotFound:
+        return False
+
+
+def _dated(event: Object) -> Object:
+    """Events of newer recorders have their time elsewhere."""
+    series = event.get("series") or {}
+    when = series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime")
+    count = event.get("count") or series.get("count") or 1
+    return {**event, "lastTimestamp": when, "count": count}

@@ -1,0 +1,111 @@
+"""Changes of a cluster's objects for those who wait for them: watches in the background, polled as a `Watch`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from cdi.api.errors import Retry
+from cdi.kube.reflector import Change as Told
+from cdi.kube.reflector import Reflector
+from cdi.kube.resources import Object, Resource
+from cdi.runtime.cluster.calls import Calls
+from cdi.store.base import Change, Key
+
+_LOOK = 0.5
+"""Seconds between looks whether a watch has failed for good."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """Objects that are watched."""
+
+    resource: Resource
+    namespace: str | None = None
+    """All of them where None."""
+    name: str | None = None
+    labels: str = ""
+    """A selector."""
+
+
+class Feed:
+    """A server that is away is waited out.
+
+    What only a person can end (`ClusterForbidden`, `KindNotServed` …) is raised by every method.
+    """
+
+    def __init__(self, calls: Calls, scopes: Iterable[Scope]) -> None:
+        self._calls = calls
+        self._changes: queue.SimpleQueue[Change] = queue.SimpleQueue()
+        self._reflectors = [
+            Reflector(
+                calls.client,
+                scope.resource,
+                namespace=scope.namespace,
+                fields="" if scope.name is None else f"metadata.name={scope.name}",
+                labels=scope.labels,
+                on_change=self._taker(scope.resource),
+            )
+            for scope in scopes
+        ]
+        self._jobs = [calls.start(one.run()) for one in self._reflectors]
+
+    def _taker(self, resource: Resource) -> Callable[[Told], None]:
+        def take(told: Told) -> None:
+            body: Object = told.object
+            metadata = body["metadata"]
+            key = Key(resource.plural, metadata.get("namespace") or "", metadata["name"])
+            self._changes.put(Change(type=told.type, key=key, body=body))
+
+        return take
+
+    def synced(self, timeout: float) -> bool:
+        """Whether everything that there was at first has been told, waiting so long for it."""
+        deadline = time.monotonic() + timeout
+        while not self._calls.run(self._all_synced(max(0.0, min(_LOOK, deadline - time.monotonic())))):
+            self._check()
+            if time.monotonic() >= deadline:
+                return False
+        return True
+
+    async def _all_synced(self, timeout: float) -> bool:  # noqa: ASYNC109  it is no failure
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                for one in self._reflectors:
+                    await one.cache.synced.wait()
+        return all(one.cache.synced.is_set() for one in self._reflectors)
+
+    def poll(self, timeout: float) -> list[Change]:
+        """Changes since the last call, waiting up to `timeout` seconds for the first of them."""
+        deadline = time.monotonic() + timeout
+        while True:
+            found: list[Change] = []
+            with contextlib.suppress(queue.Empty):
+                found.append(self._changes.get(timeout=max(0.0, min(_LOOK, deadline - time.monotonic()))))
+                while True:
+                    found.append(self._changes.get_nowait())
+            if found:
+                return found
+            self._check()
+            if time.monotonic() >= deadline:
+                return []
+
+    def _check(self) -> None:
+        for one in self._reflectors:
+            if one.failure is not None and one.failure.retry is not Retry.BACKOFF:
+                raise one.failure
+
+    def close(self) -> None:
+        for job in self._jobs:
+            job.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,104 @@
+"""What a DataVolume's worker pod says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cdi.api import names
+from cdi.api.errors import NotFound
+from cdi.api.phases import Phase
+from cdi.kube.resources import CLAIMS, DATA_VOLUMES, PODS, Object
+from cdi.runtime.cluster.calls import Calls
+from cdi.runtime.cluster.feed import Feed, Scope
+from cdi.runtime.cluster.filling import CONTAINER, container_status, find_filling
+from cdi.runtime.view import phase_of
+from cdi.store.base import Key
+
+_LONGEST = 64 << 10
+"""Bytes of a line; a longer one comes in pieces."""
+_FOREVER = 3600.0
+
+
+def log(calls: Calls, key: Key, *, follow: bool) -> Iterator[str]:
+    """Lines, until the pod ends, or with `follow` until the DataVolume `key` is done; raises `NotFound`.
+
+    A claim of that name without a DataVolume will do as well: its annotations may ask for an import, too.
+    """
+    phase = _phase(calls, key)
+    found = find_filling(calls.find, key.namespace, key.name)
+    if follow:
+        yield from _followed(calls, key, done=phase is not None and phase.final)
+        return
+    if found.pod is None:
+        raise NotFound(
+            _missing(phase), where=str(key), remedy="cdi describe shows how it stands; -f waits for a worker"
+        )
+    if not _began(found.pod):
+        raise NotFound(
+            "the worker has not begun", where=f"pod {found.pod_name}", remedy="cdi describe says why; -f waits for it"
+        )
+    yield from _lines(calls, found.pod, follow=False)
+
+
+def _phase(calls: Calls, key: Key) -> Phase | None:
+    """None where there is only a claim."""
+    body = calls.find(DATA_VOLUMES, key.namespace, key.name)
+    if body is not None:
+        return phase_of(body)
+    if calls.find(CLAIMS, key.namespace, key.name) is None:
+        raise NotFound(f"there is no {key}")
+    return None
+
+
+def _missing(phase: Phase | None) -> str:
+    if phase is not None and phase.final:
+        return f"it is {phase}, and its worker's pod is gone with what it said"
+    return "there is no worker's pod yet"
+
+
+def _followed(calls: Calls, key: Key, *, done: bool) -> Iterator[str]:
+    """One pod after the other."""
+    seen: set[str] = set()
+    scopes = [
+        Scope(resource=DATA_VOLUMES, namespace=key.namespace, name=key.name),
+        Scope(resource=CLAIMS, namespace=key.namespace, name=key.name),
+        Scope(
+            resource=PODS,
+            namespace=key.namespace,
+            labels=f"{names.LABEL_COMPONENT}={names.COMPONENT_IMPORTER}",
+        ),
+    ]
+    look = True
+    with Feed(calls, scopes) as feed:
+        while True:
+            pod = find_filling(calls.find, key.namespace, key.name).pod if look else None
+            if pod is not None and pod["metadata"]["uid"] not in seen and _began(pod):
+                seen.add(pod["metadata"]["uid"])
+                yield from _lines(calls, pod, follow=True)
+                continue
+            if done:
+                return
+            changes = feed.poll(_FOREVER)
+            look = any(change.key.plural != DATA_VOLUMES.plural for change in changes)
+            for change in changes:
+                if change.key == key:
+                    done = change.type == "DELETED" or phase_of(change.body).final
+                    look = look or done
+
+
+def _began(pod: Object) -> bool:
+    state = container_status(pod).get("state") or {}
+    return "running" in state or "terminated" in state
+
+
+def _lines(calls: Calls, pod: Object, *, follow: bool) -> Iterator[str]:
+    metadata = pod["metadata"]
+    rest = b""
+    for piece in calls.stream(calls.client.logs(metadata["namespace"], metadata["name"], CONTAINER, follow=follow)):
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from (line.decode(errors="replace") for line in lines)
+        if len(rest) > _LONGEST:
+            yield rest.decode(errors="replace")
+            rest = b""
+    if rest:
+        yield rest.decode(errors="replace")

@@ -1,0 +1,141 @@
+"""Why a DataVolume of a cluster does not go on, out of what its objects say.  No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from cdi.api import names
+from cdi.api.job import Failure
+from cdi.api.phases import Phase
+from cdi.kube.resources import Object
+from cdi.runtime.cluster.filling import Filling, container_status, notes_of
+from cdi.runtime.view import failure_of, phase_of
+
+_BEGINNING = ("ContainerCreating", "PodInitializing")
+_PULLS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
+_CLAIM_TROUBLE = ("ProvisioningFailed", "FailedBinding", "ErrClaimNotValid", "FailedMount", "FailedAttachVolume")
+_UNDER_WAY = frozenset({Phase.IMPORT_IN_PROGRESS, Phase.REBIND_IN_PROGRESS, Phase.SUCCEEDED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocker:
+    """The one thing that it waits for."""
+
+    reason: str
+    message: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.message.rstrip('.')} [{self.reason}]"
+        return f"{text}. Try: {self.remedy}" if self.remedy else text
+
+
+def hold_of(pod: Object) -> Blocker | None:
+    """Why a pod does not run; None where it does, or has ended."""
+    status = pod.get("status") or {}
+    waiting = (container_status(pod).get("state") or {}).get("waiting") or {}
+    for condition in status.get("conditions") or []:
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return Blocker(
+                reason=str(condition.get("reason") or "Unschedulable"),
+                message=f"pod {pod['metadata']['name']} finds no node: {condition.get('message') or 'nobody says why'}",
+                remedy="make room, or loosen what the pod asks for (CDIConfig's podResourceRequirements, placement)",
+            )
+    reason = str(waiting.get("reason") or "")
+    if not reason:
+        return None
+    message = str(waiting.get("message") or "")
+    if reason in _PULLS:
+        return Blocker(
+            reason=reason,
+            message=f"the worker's image cannot be pulled: {message or 'nobody says why'}",
+            remedy="check the controller's --image and imagePullSecrets",
+        )
+    return Blocker(reason=reason, message=message or f"pod {pod['metadata']['name']} is being started")
+
+
+def pod_facts(pod: Object) -> Iterator[tuple[str, str]]:
+    """For people."""
+    metadata, status = pod["metadata"], pod.get("status") or {}
+    yield "Pod", metadata["name"]
+    yield "Phase", "Terminating" if "deletionTimestamp" in metadata else str(status.get("phase") or "Pending")
+    yield "Node", str((pod.get("spec") or {}).get("nodeName") or "")
+    hold = hold_of(pod)
+    yield "Held up", "" if hold is None else str(hold)
+    ended = (container_status(pod).get("state") or {}).get("terminated") or {}
+    if ended:
+        yield "Ended", f"{ended.get('reason') or ''} (exit status {ended.get('exitCode')})".strip()
+
+
+def blocker_of(body: Object, filling: Filling, events: Iterable[Object], *, immediate: bool = False) -> Blocker | None:
+    """Of a DataVolume; None where it is under way or done.
+
+    `events` are those of its claims; `immediate` that binding at once was asked for.  What is nearest to the ground
+    counts: a pod that finds no node says more than the DataVolume that waits for it.
+    """
+    failure = failure_of(body)
+    if failure is not None:
+        return _failed(failure)
+    phase = phase_of(body)
+    if phase in _UNDER_WAY:
+        return None
+    pod = filling.pod
+    hold = hold_of(pod) if pod is not None else None
+    if hold is not None and hold.reason not in _BEGINNING:
+        return hold
+    trouble = _trouble(events)
+    if trouble is not None:
+        return trouble
+    if not (body.get("status") or {}).get("phase"):
+        return Blocker(
+            reason="NoController",
+            message="no controller has looked at it",
+            remedy="see whether the controller runs (kubectl get deployments -A | grep cdi) and watches this namespace",
+        )
+    return _waits(phase, filling, immediate=immediate) or _told(body) or hold
+
+
+def _failed(failure: Failure) -> Blocker:
+    message, _, remedy = failure.message.partition(". Try: ")
+    return Blocker(reason=failure.code, message=message, remedy=remedy)
+
+
+def _trouble(events: Iterable[Object]) -> Blocker | None:
+    """The newest warning of a claim."""
+    warnings = [each for each in events if each.get("type") == "Warning" and each.get("reason") in _CLAIM_TROUBLE]
+    if not warnings:
+        return None
+    last = warnings[-1]
+    kind, name = (str((last.get("involvedObject") or {}).get(field) or "") for field in ("kind", "name"))
+    return Blocker(
+        reason=str(last["reason"]),
+        message=f"{kind} {name}: {last.get('message') or 'nobody says why'}",
+        remedy="look at the storage's provisioner and at what the claim asks for",
+    )
+
+
+def _waits(phase: Phase, filling: Filling, *, immediate: bool) -> Blocker | None:
+    if phase not in (Phase.WAIT_FOR_FIRST_CONSUMER, Phase.PENDING_POPULATION):
+        return None
+    if immediate or names.ANN_SELECTED_NODE in notes_of(filling.claim):
+        return None
+    return Blocker(
+        reason=phase.value,
+        message="its storage class waits for the first consumer of the volume",
+        remedy=f"start the virtual machine or pod that uses it, or annotate it with {names.ANN_IMMEDIATE_BINDING}",
+    )
+
+
+def _told(body: Object) -> Blocker | None:
+    """What its own conditions say."""
+    conditions: dict[str, dict[str, Any]] = {
+        str(each.get("type")): each for each in (body.get("status") or {}).get("conditions") or []
+    }
+    for kind in ("Ready", "Bound", "Running"):
+        condition = conditions.get(kind) or {}
+        if condition.get("status") != "True" and condition.get("message"):
+            message, _, remedy = str(condition["message"]).partition(". Try: ")
+            return Blocker(reason=str(condition.get("reason") or kind), message=message, remedy=remedy)
+    return None
