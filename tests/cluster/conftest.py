@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.cluster import cluster as clusters
 from tests.cluster import lifecycle
+from tests.cluster.cdi_image import provide
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.layout import ClusterError, Layout
 
@@ -75,6 +76,12 @@ def cluster() -> clusters.Cluster:
     """The cluster to test on."""
     named = os.environ.get("CDI_TEST_KUBECONFIG")
     return clusters.named(Path(named)) if named else clusters.own(Layout.default())
+
+
+@pytest.fixture(scope="session")
+def cdi_image(cluster: clusters.Cluster) -> str:
+    """The name of the project's own image, which the cluster can run."""
+    return provide(cluster)
 
 
 @pytest.fixture()

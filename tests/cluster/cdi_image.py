@@ -1,0 +1,38 @@
+"""The project's own image on the cluster."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cluster import Cluster
+
+CDI_IMAGE = "images.cdi.test/cdi:1"
+_SCRIPT = Path(__file__).parents[2] / "scripts/image"
+
+
+def provide(cluster: Cluster) -> str:
+    """The image's name, once the cluster can run it.  CDI_TEST_CDI_IMAGE names one for a cluster of someone else's."""
+    if cluster.layout is None:
+        name = os.environ.get("CDI_TEST_CDI_IMAGE", "")
+        if not name:
+            pytest.skip("CDI_TEST_CDI_IMAGE does not say which image the cluster can pull")
+        return name
+    archive = archived()
+    loaded = cluster.layout.node / "cdi-image"
+    if not loaded.exists() or loaded.read_text() != archive.name:
+        cluster.load_image(archive)
+        loaded.write_text(archive.name)
+    return CDI_IMAGE
+
+
+def archived() -> Path:
+    """The archive, built where it is not there yet."""
+    done = subprocess.run([sys.executable, _SCRIPT], check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        pytest.fail("scripts/image failed", pytrace=False)
+    return Path(done.stdout.strip())
