@@ -444,6 +444,12 @@ class ClaimLost(TargetError):
     default_remedy = "delete the DataVolume and apply it again"
 
 
+class ClaimMisbound(TargetError):
+    """The claim was bound to another volume than the one that was filled for it."""
+
+    default_remedy = "the filled volume is untouched; delete the DataVolume and apply it again without volumeName"
+
+
 class TargetUnsuitable(TargetError):
     """The target is not of the kind that the content needs (an archive wants a directory)."""
 
@@ -514,6 +520,12 @@ class WorkerLost(EngineError):
 
     retry = Retry.BACKOFF
     default_remedy = "the import goes on from its journal by itself"
+
+
+class WorkerEvicted(WorkerLost):
+    """The worker's pod was evicted from its node, which needed the room."""
+
+    default_remedy = "the import goes on by itself; if it happens again, look at the node's memory and disk"
 
 
 class ToolMissing(EngineError):

@@ -1,12 +1,41 @@
-"""What a pod says of the attempt that runs in it."""
+"""What a pod says of the attempt that runs in it.
+
+A pod's status is what a kubelet and a scheduler wrote, and its termination message what a worker wrote that had a
+stranger's image in its hands: nothing of it is believed before it was checked.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
-from cdi.api.job import Progress
-from cdi.reconcile.world import Worker
+from cdi.api.errors import CdiError, ResourceLimit, WorkerEvicted, WorkerLost
+from cdi.api.job import Outcome, Progress
+from cdi.api.names import COMPONENT_IMPORTER, LABEL_COMPONENT
+from cdi.api.phases import Reason
+from cdi.reconcile.failure import as_failure
+from cdi.reconcile.pod import ANN_ATTEMPT, ANN_FINGERPRINT, ANN_LIMITS, ANN_UPLOAD, CONTAINER
+from cdi.reconcile.world import Hold, Pod, Worker
+
+NODE_LOST = "NodeLost"
+TERMINATING = "Terminating"
+_IMAGE_TROUBLE = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "ImageInspectError",
+        "RegistryUnavailable",
+        "SignatureValidationFailed",
+    }
+)
+_CREATING = frozenset({"", "ContainerCreating", "PodInitializing"})
+_LONGEST = 512
+_LONGEST_MESSAGE = 8192
+_LONGEST_JOURNAL = 40 * 1024
 
 
 def observe_pod(pod: Mapping[str, Any], *, progress: Progress | None = None, node_lost: bool = False) -> Worker | None:
@@ -14,4 +43,188 @@ def observe_pod(pod: Mapping[str, Any], *, progress: Progress | None = None, nod
 
     `progress` is what the pod told when it was last asked; `node_lost` that its node is gone or not ready.
     """
-    raise NotImplementedError((pod, progress, node_lost))
+    metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
+    annotations = metadata.get("annotations") or {}
+    attempt = annotations.get(ANN_ATTEMPT, "")
+    owner = next((one for one in metadata.get("ownerReferences") or () if one.get("controller")), None)
+    if (
+        (metadata.get("labels") or {}).get(LABEL_COMPONENT) != COMPONENT_IMPORTER
+        or not (attempt.isascii() and attempt.isdigit() and len(attempt) < 10)
+        or owner is None
+        or owner.get("kind") != "PersistentVolumeClaim"
+    ):
+        return None
+    container: Mapping[str, Any] = next(
+        (one for one in status.get("containerStatuses") or () if one.get("name") == CONTAINER), {"name": CONTAINER}
+    )
+    state = container.get("state") or {}
+    terminated = state.get("terminated")
+    # What else runs in the pod (a mesh's proxy) does not matter: the attempt is over when its container is.
+    ended = terminated is not None or status.get("phase") in ("Succeeded", "Failed")
+    created = _seconds(metadata.get("creationTimestamp")) or 0.0
+    began = _seconds((state.get("running") or terminated or {}).get("startedAt")) or created
+    claim = str(owner.get("uid") or "")
+    outcome: Outcome | None = None
+    journal = ""
+    if ended:
+        document = _document((terminated or {}).get("message"))
+        outcome = _outcome(pod, terminated or {}, document, claim)
+        told = document.get("journal")
+        journal = told if isinstance(told, str) and len(told) <= _LONGEST_JOURNAL else ""
+    return Worker(
+        attempt=int(attempt),
+        running=not ended,
+        started=began,
+        ended=(_seconds((terminated or {}).get("finishedAt")) or began) if ended else None,
+        progress=progress,
+        outcome=outcome,
+        fingerprint=annotations.get(ANN_FINGERPRINT, ""),
+        upload=annotations.get(ANN_UPLOAD, ""),
+        journal=journal,
+        pod=Pod(
+            name=str(metadata.get("name") or ""),
+            uid=str(metadata.get("uid") or ""),
+            claim=claim,
+            node=str((pod.get("spec") or {}).get("nodeName") or ""),
+            started=bool(state.get("running") or terminated),
+            scheduled=_scheduled(status),
+            hold=None if ended else _hold(pod, container, node_lost=node_lost),
+            deleting=metadata.get("deletionTimestamp") is not None,
+            limits=annotations.get(ANN_LIMITS, ""),
+            scratch=any(one.get("name") == "scratch" for one in (pod.get("spec") or {}).get("volumes") or ()),
+        ),
+    )
+
+
+# --- while it has not ended ---------------------------------------------------------------------------------------
+
+
+def _scheduled(status: Mapping[str, Any]) -> bool | None:
+    said = next((one for one in status.get("conditions") or () if one.get("type") == "PodScheduled"), None)
+    return None if said is None else said.get("status") == "True"
+
+
+def _hold(pod: Mapping[str, Any], container: Mapping[str, Any], *, node_lost: bool) -> Hold | None:
+    """Why it does not run, or not as it should; the first thing that stands in its way."""
+    metadata, spec, status = pod.get("metadata") or {}, pod.get("spec") or {}, pod.get("status") or {}
+    name, node = metadata.get("name"), spec.get("nodeName")
+    deleting = metadata.get("deletionTimestamp") is not None
+    if node and (node_lost or status.get("reason") == NODE_LOST or status.get("phase") == "Unknown"):
+        rest = (
+            f"Pod {name} is kept until the node is back, since it may still write. Try: bring the node back; if it is "
+            f"gone for good, delete its Node object"
+            if deleting
+            else "Try: bring it back; the import goes on elsewhere when Kubernetes gives the pod up"
+        )
+        return Hold(reason=NODE_LOST, message=f"node {node} does not answer. {rest}")
+    if deleting:
+        return Hold(reason=TERMINATING, message=f"Pod {name} is being deleted; another follows by itself")
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            message = f"Pod {name} cannot be scheduled: {_line(condition.get('message') or condition.get('reason'))}"
+            return Hold(reason=Reason.UNSCHEDULABLE, message=message)
+    state = container.get("state") or {}
+    if state.get("running"):
+        return None
+    if not node:
+        return Hold(reason=Reason.PENDING, message=f"Pod {name} waits for the scheduler")
+    waiting = state.get("waiting") or {}
+    reason, message = str(waiting.get("reason") or ""), _line(waiting.get("message"))
+    if reason in _IMAGE_TROUBLE:
+        image = (spec.get("containers") or [{}])[0].get("image")
+        text = (
+            f"the worker's image {image} cannot be pulled ({reason}{': ' if message else ''}{message}). "
+            "Try: check the controller's --image, and imagePullSecrets of CDIConfig"
+        )
+        return Hold(reason=Reason.IMAGE_PULL_FAILED, message=text)
+    if reason in _CREATING:
+        return Hold(reason=Reason.CONTAINER_CREATING, message=message or f"Pod {name} is being made on node {node}")
+    # CreateContainerConfigError and the like carry their own name.
+    return Hold(reason=_word(reason), message=f"Pod {name}: {message or reason}")
+
+
+# --- how it ended -------------------------------------------------------------------------------------------------
+
+
+def _outcome(pod: Mapping[str, Any], terminated: Mapping[str, Any], document: Mapping[str, Any], claim: str) -> Outcome:
+    reason = str(terminated.get("reason") or "")
+    code = terminated.get("exitCode")
+    if reason != "OOMKilled" and isinstance(document.get("outcome"), dict):
+        try:
+            outcome = Outcome.from_json(json.dumps(document["outcome"]))
+        except ValueError:
+            outcome = None
+        # A success counts only where everything agrees on it.
+        if outcome is not None and (
+            outcome.failure is not None if code != 0 else (outcome.failure is None and outcome.id == claim)
+        ):
+            return outcome
+    return Outcome(id=claim, failure=as_failure(_cause(pod, terminated)))
+
+
+def _cause(pod: Mapping[str, Any], terminated: Mapping[str, Any]) -> CdiError:
+    """Of an end without a word of the worker's own."""
+    spec, status = pod.get("spec") or {}, pod.get("status") or {}
+    node = spec.get("nodeName") or "no node"
+    reason, code = str(terminated.get("reason") or ""), terminated.get("exitCode")
+    whole, why = str(status.get("reason") or ""), _line(status.get("message"))
+    if reason == "OOMKilled":
+        container = (spec.get("containers") or [{}])[0]
+        limit = ((container.get("resources") or {}).get("limits") or {}).get("memory")
+        held = f"its limit of {limit}" if limit else "what the node had"
+        return ResourceLimit(
+            f"the worker needed more memory than {held} and was killed (OOMKilled)",
+            where=f"node {node}",
+            remedy="raise limits.memory in CDIConfig's podResourceRequirements, then delete and apply the DataVolume",
+        )
+    if whole == "Evicted":
+        return WorkerEvicted(f"the pod was evicted: {why or 'no reason was given'}", where=f"node {node}")
+    if whole == "DeadlineExceeded" or reason == "DeadlineExceeded":
+        return WorkerLost("the pod ran longer than its deadline allows (DeadlineExceeded)", where=f"node {node}")
+    if whole:
+        return WorkerLost(f"the pod ended: {_word(whole)}{': ' if why else ''}{why}", where=f"node {node}")
+    if code == 137:
+        return WorkerLost("the worker was killed (signal 9)", where=f"node {node}")
+    last = _last_line(terminated.get("message"))
+    told = f"; its last words: {last}" if last else ""
+    if code is None:
+        return WorkerLost("the pod ended and its container left no status", where=f"node {node}")
+    return WorkerLost(f"the worker ended without an outcome (exit status {code}){told}", where=f"node {node}")
+
+
+def _document(message: object) -> dict[str, Any]:
+    """The termination message, if it is one of ours; it may be cut off, or the end of a log."""
+    if not isinstance(message, str) or not 2 <= len(message) <= _LONGEST_MESSAGE or message[0] != "{":
+        return {}
+    try:
+        document = json.loads(message)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _last_line(message: object) -> str:
+    lines = [line for line in str(message or "")[-4096:].splitlines() if line.strip()]
+    return _line(lines[-1])[:200] if lines else ""
+
+
+def _line(text: object) -> str:
+    return " ".join("".join(_printable(str(text or "")[: 4 * _LONGEST])).split())[:_LONGEST]
+
+
+def _printable(text: str) -> Iterator[str]:
+    return (character if character.isprintable() else " " for character in text)
+
+
+def _word(text: str) -> str:
+    """As a condition's reason can be."""
+    word = "".join(character for character in text if character.isascii() and character.isalnum())
+    return word[:64] or "Unknown"
+
+
+def _seconds(text: object) -> float | None:
+    """Of RFC 3339."""
+    try:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except (ValueError, OverflowError):
+        return None
