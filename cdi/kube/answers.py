@@ -42,7 +42,7 @@ _QUOTA = ("exceeded quota: ", "failed quota: ", "insufficient quota ")
 
 
 def failure(status: int, body: Any, headers: Mapping[str, str], where: str) -> CdiError:
-    """The error of an answer with HTTP status `status` (400 and more); `where` says what was asked."""
+    """The error of an answer with HTTP status `status` (300 and more); `where` says what was asked."""
     answer: dict[str, Any] = body if isinstance(body, dict) and body.get("kind") == "Status" else {}
     reason = str(answer.get("reason") or "")
     message = " ".join(str(answer.get("message") or f"HTTP status {status}").split())[:MAX_MESSAGE].rstrip(".")
@@ -66,8 +66,10 @@ def failure(status: int, body: Any, headers: Mapping[str, str], where: str) -> C
             return ClusterUnavailable(message, where=where, retry_after=retry_after(answer, headers))
         case _ if status >= 500:
             return ClusterUnavailable(message, where=where, retry_after=retry_after(answer, headers))
-        case _:
+        case _ if status >= 400:
             return ClusterRefused(message, where=where)
+        case _:
+            return ClusterProtocolError(f"no API server answers with HTTP status {status}", where=where)
 
 
 def _forbidden(answer: Mapping[str, Any], message: str, where: str) -> CdiError:

@@ -196,9 +196,9 @@ class Client:
         if propagation is not None:
             options["propagationPolicy"] = propagation
         answer = await self.request("DELETE", resource.path(namespace, name), body=options, again=uid is not None)
-        if isinstance(answer, dict) and "deletionTimestamp" in (answer.get("metadata") or {}):
-            return answer
-        return None
+        metadata = (answer.get("metadata") or {}) if isinstance(answer, dict) else {}
+        waits = metadata.get("finalizers") or metadata.get("deletionGracePeriodSeconds")
+        return answer if "deletionTimestamp" in metadata and waits else None
 
     async def watch(
         self,

@@ -15,16 +15,14 @@ async def lines(pieces: AsyncIterable[bytes], limit: int, where: str) -> AsyncIt
     pending: list[bytes] = []  # joined once, or a long line would be copied with every piece of it
     size = 0
     async for piece in pieces:
-        *whole, rest = piece.split(b"\n")
-        for end in whole:
-            pending.append(end)
-            if size + len(end) > limit:
-                break
-            line = b"".join(pending)
-            pending, size = [], 0
-            if line.strip():
-                yield line
-        pending.append(rest)
-        size += len(rest)
-        if size > limit:
-            raise ClusterProtocolError(f"a line has more than {limit} bytes", where=where)
+        parts = piece.split(b"\n")
+        for number, part in enumerate(parts, 1):
+            pending.append(part)
+            size += len(part)
+            if size > limit:
+                raise ClusterProtocolError(f"a line has more than {limit} bytes", where=where)
+            if number < len(parts):
+                line = b"".join(pending)
+                pending, size = [], 0
+                if line.strip():
+                    yield line

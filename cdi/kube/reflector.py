@@ -204,6 +204,8 @@ class Reflector:
 
         The watch tells the same later, perhaps much later, and is then ignored.  `body` is not kept.
         """
+        if _version(body) <= _number(self._version):
+            return  # the watch has told it already, and perhaps its deletion, after which it must not come back
         body = self._stripped(copy.deepcopy(body))
         known = self.cache.get(*_key(body))
         if known is None or _version(body) > _version(known):

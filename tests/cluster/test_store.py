@@ -7,12 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from cdi.api.errors import KindNotServed, NotFound
+from cdi.api.errors import NotFound
 from cdi.store.base import Key, amend
 from cdi.store.cluster import ClusterStore
-from cdi.store.kinds import kind_of
 from tests.unit.store.test_contract import *  # noqa: F403  the contract's tests themselves
-from tests.unit.store.test_contract import spec, told, volume
 
 SPACES = ("default", "other", "a", "b")
 

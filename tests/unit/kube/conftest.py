@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import pytest
+from aiohttp import web
+
+from tests.unit.kube.server import Server
+
+
+@pytest.fixture()
+async def server():
+    """A `Server` at a port of its own."""
+    made = Server()
+    app = web.Application(client_max_size=1 << 24)
+    app.router.add_route("*", "/{path:.*}", made.handle)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    made.url = "http://127.0.0.1:%d" % runner.addresses[0][1]
+    yield made
+    await runner.cleanup()
