@@ -52,6 +52,9 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "limit": Entry("limit", "Limit bandwidth and connections, also of a running import."),
         "delete": Entry("delete", "Delete objects and their volumes."),
     },
+    "Run in a cluster": {
+        "apiserver": Entry("apiserver", "Serve the admission webhooks."),
+    },
     "Other": {
         "version": Entry("version", "The version of cdi and of the tools it uses."),
         "completion": Entry("completion", "A completion script for bash, zsh or fish."),

@@ -1,0 +1,138 @@
+"""Whether an object may be written: what `cdi.api.validation` finds, and what takes a look at other objects."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol
+
+from cdi.api.errors import InvalidManifest
+from cdi.api.installation import UninstallStrategy
+from cdi.api.kinds import kind_of
+from cdi.api.meta import KubeObject
+from cdi.api.model import unknown_fields
+from cdi.api.names import (
+    ANN_ALLOW_CLAIM_ADOPTION,
+    ANN_CREATED_FOR_DATA_VOLUME,
+    ANN_POPULATED_FOR,
+    ANN_PRE_POPULATED,
+)
+from cdi.api.rules.problems import Cause, Problem, shown
+from cdi.api.validation import examine
+from cdi.server.hooks import Operation
+from cdi.server.review import Allowed, Refused, Review, Verdict
+
+_TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
+"""What Go's programs read as true in an annotation."""
+_NOT_INSTALLED = ("", "Error")
+
+
+class Cluster(Protocol):
+    """The other objects.  What is asked of the API server raises a `CdiError` where that does not answer."""
+
+    async def claim(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """A PersistentVolumeClaim, as it is now."""
+
+    async def has_data_volumes(self) -> bool: ...
+
+    def adopts_claims(self) -> bool:
+        """DataVolumes take existing claims also where they do not ask for it (a feature gate)."""
+
+
+async def validate(review: Review, cluster: Cluster, *, apart: bool = False) -> Verdict:
+    """Every problem of an object that is to be made or changed, or why it may not be deleted.
+
+    `apart` says that the object is so large that others are not to wait until it is looked through.
+
+    Raises `InvalidManifest` where the object is not of the kind that the question is about, and whatever `cluster`
+    raises.
+    """
+    if review.operation is Operation.DELETE:
+        return await _uninstall(review, cluster)
+    _check_kind(review)
+    old = review.old or None
+    model, problems = await asyncio.to_thread(examine, review.object, old) if apart else examine(review.object, old)
+    found = list(problems)
+    if review.operation is Operation.CREATE and review.plural == "datavolumes":
+        found += await _destination(review, model, cluster)
+    warnings = tuple(_warnings(model))
+    if found:
+        return Refused(problems=tuple(found), warnings=warnings)
+    return Allowed(warnings=warnings)
+
+
+def _check_kind(review: Review) -> None:
+    kind = kind_of(str(review.object.get("apiVersion") or ""), str(review.object.get("kind") or ""))
+    if kind.plural != review.plural:
+        raise InvalidManifest(f"the object is a {kind.name}, not one of {review.plural}", remedy="")
+
+
+def _warnings(model: KubeObject | None) -> list[str]:
+    """Fields that this version does not follow; the API server drops those that the definition does not have."""
+    if model is None:
+        return []
+    skipped = ("metadata.", "status.", "apiVersion", "kind")
+    return [f'unknown field "{shown(path)}"' for path in unknown_fields(model) if not path.startswith(skipped)]
+
+
+async def _destination(review: Review, model: KubeObject | None, cluster: Cluster) -> list[Problem]:
+    """A claim of the DataVolume's name that is there and is not meant for it."""
+    meta = model.metadata if model is not None else None
+    name, namespace = (meta.name if meta is not None else None) or review.name, review.namespace
+    if not name or not namespace:
+        return []
+    try:
+        claim = await cluster.claim(namespace, name)
+    except InvalidManifest:
+        return []  # no claim can have such a name, which is a problem already
+    annotations = (meta.annotations if meta is not None else None) or {}
+    if claim is None or may_exist(claim, name, annotations, adopts=cluster.adopts_claims()):
+        return []
+    owner = _controller(claim)
+    whose = f", controlled by {owner.get('kind')} {owner.get('name')}" if owner else ""
+    advice = "" if owner else f'; to take it as it is, set the annotation {ANN_ALLOW_CLAIM_ADOPTION}: "true"'
+    message = f"Destination PVC {namespace}/{name} already exists{whose}{advice}"
+    return [Problem(field="metadata.name", message=message, cause=Cause.DUPLICATE)]
+
+
+def may_exist(claim: dict[str, Any], name: str, annotations: dict[str, str], *, adopts: bool) -> bool:
+    """Whether a claim that is there before the DataVolume `name` with these annotations is no obstacle to it.
+
+    It was filled for the DataVolume, is named as filled before, is adopted, belongs to an earlier DataVolume of the
+    same name and goes with it, or is being deleted anyway.
+    """
+    metadata = claim.get("metadata") or {}
+    noted = metadata.get("annotations") or {}
+    owner = _controller(claim)
+    if noted.get(ANN_POPULATED_FOR) == name or annotations.get(ANN_PRE_POPULATED) == name:
+        return True
+    if "deletionTimestamp" in metadata or (owner.get("kind") == "DataVolume" and owner.get("name") == name):
+        return True
+    if owner or ANN_CREATED_FOR_DATA_VOLUME in noted:
+        return False
+    asked = annotations.get(ANN_ALLOW_CLAIM_ADOPTION)
+    return adopts if asked is None else asked in _TRUE
+
+
+def _controller(claim: dict[str, Any]) -> dict[str, Any]:
+    owners = (claim.get("metadata") or {}).get("ownerReferences") or []
+    return next((owner for owner in owners if owner.get("controller")), {})
+
+
+async def _uninstall(review: Review, cluster: Cluster) -> Verdict:
+    """The CDI object stays while it protects DataVolumes."""
+    spec, status = review.old.get("spec"), review.old.get("status")
+    strategy = spec.get("uninstallStrategy") if isinstance(spec, dict) else None
+    phase = (status.get("phase") or "") if isinstance(status, dict) else ""
+    if strategy != UninstallStrategy.BLOCK_IF_WORKLOADS_EXIST or phase in _NOT_INSTALLED:
+        return Allowed()
+    if not await cluster.has_data_volumes():
+        return Allowed()
+    return Refused(
+        problems=(
+            Problem(
+                field="spec.uninstallStrategy",
+                message="there are still DataVolumes: delete them all, or change the uninstall strategy to "
+                f"{UninstallStrategy.REMOVE_WORKLOADS}, before CDI is uninstalled",
+            ),
+        ),
+    )

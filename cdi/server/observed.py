@@ -1,0 +1,211 @@
+"""What the server knows of the cluster: watch caches of few and small objects, and single looks at others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cdi.api.configuration import CONFIG_NAME, CDIConfig
+from cdi.api.errors import ClusterUnavailable, InvalidManifest, NotFound
+from cdi.api.installation import CDI, CertConfig
+from cdi.api.meta import KubeObject
+from cdi.api.rules.durations import parse_duration
+from cdi.api.storageprofile import StorageProfile
+from cdi.api.validation import parse
+from cdi.kube.client import Client
+from cdi.kube.reflector import Change, Reflector
+from cdi.kube.resources import (
+    CDI_CONFIGS,
+    CDIS,
+    CLAIMS,
+    DATA_VOLUMES,
+    MUTATING_WEBHOOKS,
+    STORAGE_CLASSES,
+    STORAGE_PROFILES,
+    VALIDATING_WEBHOOKS,
+    Object,
+)
+from cdi.reconcile.capabilities import PropertySet
+from cdi.reconcile.configuration import active_cdi, adopts_claims, effective_spec, renders_claims, resolve_config
+from cdi.reconcile.sizing import Offer, offer
+from cdi.reconcile.storageclass import StorageClass, named_or_default
+from cdi.server.pki import AUTHORITY_LIFETIME, CERTIFICATE_LIFETIME, Lifetime
+from cdi.server.tls import TlsPolicy
+
+LOG = logging.getLogger(__name__)
+_SHORTEST = dt.timedelta(minutes=10)
+"""Of a certificate's life: less, and clocks and caches would not keep up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Settings:
+    """What CDI and CDIConfig say, resolved."""
+
+    cdi: CDI | None
+    config: CDIConfig | None
+    adopts: bool
+    renders: bool
+    policy: TlsPolicy
+    authority: Lifetime
+    certificate: Lifetime
+
+
+class Observed:
+    """The cluster, as `cdi.server.admission.Cluster` and `cdi.server.mutation.Storage` want it.
+
+    `on_change` is called when anything changed that matters to certificates, TLS or the webhooks' configurations.
+    """
+
+    def __init__(self, client: Client, on_change: Callable[[], None]) -> None:
+        self._client = client
+        self._told = on_change
+        self._settings: _Settings | None = None
+
+        def changed(_: Change) -> None:
+            self._settings = None
+            self._told()
+
+        def unheard(_: Change) -> None:
+            pass
+
+        self._classes = Reflector(client, STORAGE_CLASSES, on_change=unheard)
+        self._profiles = Reflector(client, STORAGE_PROFILES, on_change=unheard, optional=True)
+        self._configs = Reflector(client, CDI_CONFIGS, on_change=changed, optional=True)
+        self._installations = Reflector(client, CDIS, on_change=changed, optional=True)
+        self._validating = Reflector(client, VALIDATING_WEBHOOKS, on_change=changed, strip=_clients)
+        self._mutating = Reflector(client, MUTATING_WEBHOOKS, on_change=changed, strip=_clients)
+        self._reflectors = (
+            self._classes, self._profiles, self._configs, self._installations, self._validating, self._mutating,
+        )  # fmt: skip
+
+    async def run(self) -> None:
+        """Keep the caches, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for reflector in self._reflectors:
+                group.create_task(reflector.run())
+
+    @property
+    def unsynced(self) -> bool:
+        """Something has never been read yet."""
+        return not all(reflector.cache.synced.is_set() for reflector in self._reflectors)
+
+    def trouble(self) -> str:
+        """What keeps a cache from being read, for logs and probes; empty where nothing does."""
+        failures = (reflector.failure for reflector in self._reflectors if not reflector.cache.synced.is_set())
+        return next((failure.message for failure in failures if failure is not None), "")
+
+    async def synced(self, patience: float) -> None:
+        """Wait until everything has been read once, at most `patience` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                for reflector in self._reflectors:
+                    await reflector.cache.synced.wait()
+
+    # --- other objects ------------------------------------------------------------------------------------------
+
+    async def claim(self, namespace: str, name: str) -> Object | None:
+        """As it is now: what a cache knew a moment ago would refuse who has just deleted it."""
+        try:
+            return await self._client.get(CLAIMS, namespace, name)
+        except NotFound:
+            return None
+
+    async def has_data_volumes(self) -> bool:
+        answer = await self._client.request("GET", DATA_VOLUMES.path(None), query={"limit": "1"})
+        return bool(answer.get("items")) if isinstance(answer, dict) else False
+
+    def webhooks(self, kind: str, name: str) -> Object | None:
+        """A webhook configuration, with no more than its name and clients."""
+        reflector = self._validating if kind == "validating" else self._mutating
+        return reflector.cache.get("", name)
+
+    # --- settings -----------------------------------------------------------------------------------------------
+
+    def adopts_claims(self) -> bool:
+        return self._current().adopts
+
+    def renders_claims(self) -> bool:
+        return self._current().renders
+
+    @property
+    def policy(self) -> TlsPolicy:
+        return self._current().policy
+
+    @property
+    def lifetimes(self) -> tuple[Lifetime, Lifetime]:
+        """Of authorities and of servers' certificates."""
+        return self._current().authority, self._current().certificate
+
+    def _current(self) -> _Settings:
+        if self._settings is None:
+            cdi = active_cdi(_parsed(self._installations.cache.values(), CDI))
+            config = next(iter(_parsed([self._configs.cache.get("", CONFIG_NAME)], CDIConfig)), None)
+            wanted = cdi.spec.cert_config if cdi is not None else None
+            self._settings = _Settings(
+                cdi=cdi,
+                config=config,
+                adopts=adopts_claims(cdi, config),
+                renders=renders_claims(cdi, config),
+                policy=TlsPolicy.of(effective_spec(cdi, config).tls_security_profile),
+                authority=_lifetime(wanted.ca if wanted is not None else None, AUTHORITY_LIFETIME),
+                certificate=_lifetime(wanted.server if wanted is not None else None, CERTIFICATE_LIFETIME),
+            )
+        return self._settings
+
+    # --- storage ------------------------------------------------------------------------------------------------
+
+    def offer(self, storage_class: str | None, *, archive: bool) -> Offer:
+        if not self._classes.cache.synced.is_set() or not self._profiles.cache.synced.is_set():
+            raise ClusterUnavailable("storage classes and their profiles are not known yet", remedy="try again")
+        classes = [StorageClass.read(body) for body in self._classes.cache]
+        chosen = named_or_default(storage_class, classes, virtualization=not archive)
+        body = self._profiles.cache.get("", chosen.name) if chosen is not None else None
+        profile = next(iter(_parsed([body], StorageProfile)), None)
+        settings = self._current()
+        made = offer(storage_class, chosen, profile, resolve_config(settings.cdi, settings.config, classes))
+        # What the controller has learned from the class's own volumes.
+        learned = (profile.status.claim_property_sets if profile is not None and profile.status else None) or []
+        if made.sets or not learned:
+            return made
+        sets = (PropertySet(access_modes=tuple(one.access_modes), volume_mode=one.volume_mode) for one in learned)
+        return replace(made, sets=tuple(sets))
+
+
+def _clients(body: Object) -> Object:
+    """A webhook configuration without all that does not matter here; they can be large."""
+    metadata: Object = body.get("metadata") or {}
+    kept: Object = {name: metadata[name] for name in ("name", "uid", "resourceVersion") if name in metadata}
+    hooks = [
+        {"name": hook.get("name"), "clientConfig": {"caBundle": (hook.get("clientConfig") or {}).get("caBundle")}}
+        for hook in body.get("webhooks") or []
+    ]
+    return {"metadata": kept, "webhooks": hooks}
+
+
+def _parsed(bodies: Iterable[Object | None], model: type[Any]) -> list[Any]:
+    """Those that can be read; one that cannot is told of and counts as missing."""
+    found: list[KubeObject] = []
+    for body in bodies:
+        if body is None:
+            continue
+        try:
+            found.append(parse(body))
+        except InvalidManifest as error:
+            LOG.warning("a %s cannot be read: %s", model.__name__, error.message)
+    return found
+
+
+def _lifetime(wanted: CertConfig | None, usual: Lifetime) -> Lifetime:
+    """What is asked for where it makes sense; a missing half follows the usual proportion."""
+    duration = parse_duration(wanted.duration) if wanted is not None and wanted.duration else None
+    before = parse_duration(wanted.renew_before) if wanted is not None and wanted.renew_before else None
+    length = dt.timedelta(seconds=float(duration)) if duration else usual.duration
+    early = dt.timedelta(seconds=float(before)) if before is not None else length / 2
+    if length < _SHORTEST or early >= length:
+        return usual
+    return Lifetime(duration=length, renew_before=early)

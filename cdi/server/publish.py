@@ -1,0 +1,52 @@
+"""The webhooks' configurations learn which authorities to trust."""
+
+from __future__ import annotations
+
+import base64
+import logging
+from typing import Any
+
+from cdi.api.errors import Conflict, InvalidManifest, NotFound
+from cdi.controller.logs import fields
+from cdi.kube.client import Client
+from cdi.kube.resources import MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS
+from cdi.server.hooks import HOOKS, Installation
+from cdi.server.observed import Observed
+
+LOG = logging.getLogger(__name__)
+
+
+async def publish(client: Client, installation: Installation, observed: Observed, bundle: str) -> None:
+    """Write `bundle` into every one of our configurations that is there and does not have it.
+
+    A configuration that somebody changes meanwhile is written when that has been seen.  Raises whatever else the API
+    server answers.
+    """
+    wanted = base64.b64encode(bundle.encode()).decode()
+    for hook in HOOKS:
+        name = installation.configuration(hook)
+        body = observed.webhooks(hook.kind, name)
+        patch = _patch(body, wanted) if body is not None else []
+        if not patch:
+            continue
+        resource = VALIDATING_WEBHOOKS if hook.kind == "validating" else MUTATING_WEBHOOKS
+        try:
+            await client.patch(resource, None, name, patch, kind="json")
+        except (Conflict, NotFound, InvalidManifest) as error:
+            # A test of the patch failed, which is answered as 422: it is not any more what was seen.
+            LOG.info("a configuration changed meanwhile", exc_info=error, extra=fields(configuration=name))
+        else:
+            LOG.info("a configuration trusts the current authorities", extra=fields(configuration=name))
+
+
+def _patch(body: dict[str, Any], wanted: str) -> list[dict[str, Any]]:
+    """A JSON patch for the webhooks that trust somebody else, which holds for exactly what was seen."""
+    changes = [
+        {"op": "add", "path": f"/webhooks/{index}/clientConfig/caBundle", "value": wanted}
+        for index, hook in enumerate(body["webhooks"])
+        if hook["clientConfig"]["caBundle"] != wanted
+    ]
+    if not changes:
+        return []
+    version = body["metadata"].get("resourceVersion")
+    return [{"op": "test", "path": "/metadata/resourceVersion", "value": version}, *changes]

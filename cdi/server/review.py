@@ -1,0 +1,166 @@
+"""AdmissionReview v1: the question of the Kubernetes API server, and our answer."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, assert_never
+
+from cdi.api.errors import InvalidManifest
+from cdi.api.rules.problems import Problem, shown
+from cdi.server.hooks import Hook, Operation
+
+API_VERSION = "admission.k8s.io/v1"
+MAX_BODY = 8 << 20
+"""Bytes.  The API server takes requests of 3 MiB and asks with the old object beside the new one."""
+MAX_CAUSES = 50
+MAX_WARNINGS = 10
+_LONGEST_WARNING = 120
+"""Characters; the API server cuts longer ones."""
+_LONGEST_MESSAGE = 4000
+_LONGEST_UID = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    """What is asked."""
+
+    uid: str
+    operation: Operation
+    plural: str
+    kind: str
+    group: str
+    namespace: str
+    name: str
+    """Empty where the API server has yet to make one."""
+    object: dict[str, Any]
+    """The object as it is to be; empty for a deletion."""
+    old: dict[str, Any]
+    """The object as it is; empty for a creation."""
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowed:
+    """Go on."""
+
+    patch: tuple[dict[str, Any], ...] = ()
+    """A JSON patch (RFC 6902)."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """Do not."""
+
+    problems: tuple[Problem, ...]
+    status: int = 422
+    reason: str = "Invalid"
+    warnings: tuple[str, ...] = field(default=())
+
+
+Verdict = Allowed | Refused
+
+
+def read(body: bytes, hook: Hook) -> Review:
+    """The question in a request's body.  Raises `InvalidManifest` where it is none that `hook` is asked."""
+    try:
+        document = json.loads(body, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise InvalidManifest(f"the body is not JSON: {shown(reason, 200)}", remedy="") from None
+    review = _mapping(document, "the body")
+    if review.get("apiVersion") != API_VERSION or review.get("kind") != "AdmissionReview":
+        raise InvalidManifest(f"the body is no AdmissionReview of {API_VERSION}", remedy="")
+    request = _mapping(review.get("request"), "request")
+    resource = _mapping(request.get("resource"), "request.resource")
+    kind = _mapping(request.get("kind"), "request.kind")
+    uid = _text(request.get("uid"), "request.uid")
+    if not 0 < len(uid) <= _LONGEST_UID:
+        raise InvalidManifest("request.uid is empty or too long", remedy="")
+    plural, group = _text(resource.get("resource"), "request.resource.resource"), _text(resource.get("group"), "group")
+    if plural not in hook.plurals or group != hook.group:
+        raise InvalidManifest(f"{hook.name} is not asked about {shown(plural)} of {shown(group) or 'v1'}", remedy="")
+    named = _text(request.get("operation"), "request.operation")
+    if named not in hook.operations:
+        raise InvalidManifest(f"{hook.name} is not asked about the operation {shown(named)!r}", remedy="")
+    operation = Operation(named)
+    user = request.get("userInfo")
+    return Review(
+        uid=uid,
+        operation=operation,
+        plural=plural,
+        group=group,
+        kind=_text(kind.get("kind"), "request.kind.kind"),
+        namespace=_text(request.get("namespace"), "request.namespace"),
+        name=_text(request.get("name"), "request.name"),
+        object={} if operation is Operation.DELETE else _mapping(request.get("object"), "request.object"),
+        old={} if operation is Operation.CREATE else _mapping(request.get("oldObject"), "request.oldObject"),
+        user=_text(user.get("username"), "request.userInfo.username") if isinstance(user, dict) else "",
+    )
+
+
+def answer(review: Review, verdict: Verdict) -> dict[str, Any]:
+    """The AdmissionReview that is sent back."""
+    response: dict[str, Any] = {"uid": review.uid, "allowed": isinstance(verdict, Allowed)}
+    match verdict:
+        case Allowed(patch=patch):
+            if patch:
+                response["patchType"] = "JSONPatch"
+                response["patch"] = base64.b64encode(json.dumps(list(patch)).encode()).decode()
+        case Refused():
+            response["status"] = _status(review, verdict)
+        case _:
+            assert_never(verdict)
+    if verdict.warnings:
+        response["warnings"] = [shown(text, _LONGEST_WARNING - 1) for text in _some(verdict.warnings, MAX_WARNINGS)]
+    return {"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response}
+
+
+def _status(review: Review, verdict: Refused) -> dict[str, Any]:
+    """As the API server's own refusals: every problem is a cause of its own."""
+    text = "; ".join(_some([str(problem) for problem in verdict.problems], MAX_CAUSES))
+    return {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "code": verdict.status,
+        "reason": verdict.reason,
+        "message": text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + "…",
+        "details": {
+            "name": review.name,
+            "group": review.group,
+            "kind": review.plural,
+            "causes": [
+                {"reason": str(problem.cause), "message": problem.message, "field": problem.field}
+                for problem in verdict.problems[:MAX_CAUSES]
+            ],
+        },
+    }
+
+
+def _some(texts: Sequence[str], limit: int) -> Iterable[str]:
+    if len(texts) <= limit:
+        return texts
+    return [*texts[:limit], f"and {len(texts) - limit} more"]
+
+
+def _mapping(value: object, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidManifest(f"{what} is no JSON object", remedy="")
+    return value
+
+
+def _text(value: object, what: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InvalidManifest(f"{what} is no text", remedy="")
+    return value
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number")

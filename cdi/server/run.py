@@ -1,0 +1,187 @@
+"""``cdi apiserver`` as a process: caches, certificates, and the server over them, from start to a graceful end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import logging
+import random
+import signal
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from cdi.api.errors import CdiError, UsageError
+from cdi.controller.logs import fields
+from cdi.kube.client import Client, connect
+from cdi.server.certificates import (
+    AuthorityPlace,
+    CertificatePlace,
+    ensure_authority,
+    ensure_certificate,
+    service_hosts,
+)
+from cdi.server.hooks import Installation
+from cdi.server.observed import Observed
+from cdi.server.publish import publish
+from cdi.server.tls import ServingTls
+from cdi.server.webhooks import Metrics, Webhooks
+
+LOG = logging.getLogger(__name__)
+_LOOKS = 30.0
+"""Seconds between looks at the certificates, if nothing changes before."""
+_SOONEST = 0.5
+"""Seconds between two looks at least."""
+_LONGEST_PAUSE = 30.0
+_FIRST_READ = 10.0
+"""Seconds that the start waits for the caches; without them it goes on, and is not ready."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How the server runs."""
+
+    installation: Installation
+    prefix: str = "cdi"
+    """What the names of its Secrets and ConfigMaps begin with."""
+    hosts: tuple[str, ...] = ()
+    """Names and addresses that it is reached by beside its Service."""
+    port: int = 8443
+    bind: str = ""
+    """The address that is listened at; every one where it is empty."""
+    kubeconfig: str | None = None
+    context: str | None = None
+    linger: float = 5.0
+    """Seconds that it still answers, after it was told to end, to who has not seen yet that it is no longer ready."""
+
+
+class ApiServer:
+    """One server."""
+
+    def __init__(
+        self,
+        client: Client,
+        options: Options,
+        *,
+        clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    ) -> None:
+        self._client, self._options, self._clock = client, options, clock
+        self._wake = asyncio.Event()
+        self._tls = ServingTls()
+        self._ending = False
+        self._foreign = ""
+        self.metrics = Metrics()
+        self.observed = Observed(client, self._wake.set)
+
+    async def run(self, stop: asyncio.Event, *, listening: Callable[[int], None] = lambda _: None) -> None:
+        """Serve until `stop`, then end gracefully; `listening` is told the port.  Raises `UsageError` for the port."""
+        with _listen(self._options.bind, self._options.port) as listener:
+            async with asyncio.TaskGroup() as group:
+                background = [group.create_task(self.observed.run())]
+                try:
+                    await self.observed.synced(_FIRST_READ)
+                    background.append(group.create_task(self._keep_certificate()))
+                    async with self._serving(listener):
+                        listening(int(listener.getsockname()[1]))
+                        LOG.info("serving", extra=fields(port=int(listener.getsockname()[1])))
+                        await stop.wait()
+                        self._ending = True
+                        LOG.info("ending")
+                        await asyncio.sleep(self._options.linger)
+                finally:
+                    for task in background:
+                        task.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _serving(self, listener: socket.socket) -> AsyncIterator[None]:
+        webhooks = Webhooks(self.observed, self.observed, self.metrics)
+        runner = web.AppRunner(
+            webhooks.application(ready=self._trouble),
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=10.0,
+            keepalive_timeout=75.0,
+        )
+        await runner.setup()
+        try:
+            await web.SockSite(runner, listener, ssl_context=self._tls.context).start()
+            yield
+        finally:
+            await runner.cleanup()
+
+    def _trouble(self) -> str:
+        if self._ending:
+            return "it is ending"
+        if not self._tls.has_certificate:
+            return "there is no certificate yet"
+        if self.observed.unsynced:
+            return f"not everything is read yet: {self.observed.trouble() or 'the lists are being read'}"
+        return ""
+
+    # --- certificates -------------------------------------------------------------------------------------------
+
+    async def _keep_certificate(self) -> None:
+        """Look now and then, and whenever something changes."""
+        failures = 0
+        while True:
+            self._wake.clear()
+            try:
+                await self.refresh()
+                failures = 0
+            except (CdiError, ssl.SSLError) as error:
+                failures += 1
+                LOG.warning("certificates could not be looked after", exc_info=error, extra=fields(failures=failures))
+            except Exception:
+                failures += 1
+                LOG.exception("certificates could not be looked after")
+            pause = min(_LONGEST_PAUSE, _SOONEST * 2**failures) if failures else _SOONEST
+            await asyncio.sleep(pause)
+            if not failures:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOKS * random.uniform(0.8, 1.2)):  # noqa: S311  spreads replicas
+                        await self._wake.wait()
+
+    async def refresh(self) -> None:
+        """Authority, trust, certificate, in this order; see `cdi.server.certificates`."""
+        now, options = self._clock(), self._options
+        namespace, name = options.installation.namespace, f"{options.prefix}-apiserver"
+        of_authority, of_certificate = self.observed.lifetimes
+        self._tls.follow(self.observed.policy)
+        signer = AuthorityPlace.named(namespace, f"{name}-signer")
+        authority = await ensure_authority(self._client, signer, of_authority, now)
+        await publish(self._client, options.installation, self.observed, authority.bundle + self._foreign)
+        hosts = (*service_hosts(options.installation.service, namespace), *options.hosts)
+        place = CertificatePlace(namespace=namespace, secret=f"{name}-server-cert", name=hosts[0], hosts=hosts)
+        held = await ensure_certificate(self._client, place, authority, of_certificate, now)
+        if held.authorities != self._foreign:
+            self._foreign = held.authorities
+            await publish(self._client, options.installation, self.observed, authority.bundle + self._foreign)
+        if self._tls.present(held.pair.certificate, held.pair.key):
+            LOG.info("a new certificate", extra=fields(expires=held.expires.isoformat()))
+        self.metrics.expiry.set(held.expires.timestamp())
+
+
+async def serve(options: Options, *, listening: Callable[[int], None] = lambda _: None) -> None:
+    """Serve until SIGTERM or SIGINT.  Raises `ClusterConfigInvalid`, `UsageError`."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for one in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(one, stop.set)
+    async with connect(options.kubeconfig, options.context) as client:
+        await ApiServer(client, options).run(stop, listening=listening)
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    """At one address, or at all of either family."""
+    both = not address and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both or ":" in address else socket.AF_INET
+    try:
+        return socket.create_server((address, port), family=family, dualstack_ipv6=both, reuse_port=False)
+    except OSError as error:
+        raise UsageError(
+            f"port {port} cannot be listened at: {error.strerror}", remedy="choose another one with --port"
+        ) from error

@@ -1,0 +1,182 @@
+"""The HTTP side: routes, what is refused before it is read, metrics and health."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from cdi.api.errors import CdiError, InvalidManifest
+from cdi.api.rules.problems import Problem
+from cdi.controller.logs import fields
+from cdi.server import admission, mutation
+from cdi.server.admission import Cluster
+from cdi.server.hooks import HOOKS, TIMEOUT, Hook
+from cdi.server.mutation import Storage
+from cdi.server.review import MAX_BODY, Allowed, Refused, Review, Verdict, answer, read
+
+LOG = logging.getLogger(__name__)
+MAX_PENDING = 64 << 20
+"""Bytes of requests that are being read at the same time; further ones are sent away."""
+_LARGE = 64 << 10
+"""Bytes of a body from which on it is decoded beside the event loop, one after the other."""
+
+
+class Metrics:
+    """What Prometheus is told."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "kubevirt_cdi_admission_requests_total",
+            "Requests that the API server asked about",
+            ("webhook", "operation", "verdict"),
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "kubevirt_cdi_admission_seconds",
+            "Time to an answer",
+            ("webhook",),
+            buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 2, TIMEOUT),
+            registry=self.registry,
+        )
+        self.malformed = Counter(
+            "kubevirt_cdi_admission_malformed_total",
+            "Requests that were no question of an API server",
+            ("webhook", "status"),
+            registry=self.registry,
+        )
+        self.expiry = Gauge(
+            "kubevirt_cdi_apiserver_certificate_expiry_seconds",
+            "When the serving certificate ends, in seconds since the epoch",
+            registry=self.registry,
+        )
+
+
+class Webhooks:
+    """Answers AdmissionReviews."""
+
+    def __init__(self, cluster: Cluster, storage: Storage, metrics: Metrics) -> None:
+        self._cluster, self._storage, self._metrics = cluster, storage, metrics
+        self._pending = 0
+        self._decoding = asyncio.Semaphore(1)
+
+    def application(self, *, ready: Callable[[], str]) -> web.Application:
+        """`ready` gives the empty string, or what is the matter."""
+
+        async def healthz(_: web.Request) -> web.Response:
+            return web.Response(text="OK")
+
+        async def readyz(_: web.Request) -> web.Response:
+            trouble = ready()
+            return web.Response(text=f"{trouble}\n", status=503) if trouble else web.Response(text="OK")
+
+        async def metrics(_: web.Request) -> web.Response:
+            body = generate_latest(self._metrics.registry)
+            return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+        app = web.Application(client_max_size=MAX_BODY)
+        app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+        app.add_routes([web.post(hook.path, self._handler(hook)) for hook in HOOKS])
+        return app
+
+    def _handler(self, hook: Hook) -> Callable[[web.Request], Coroutine[Any, Any, web.Response]]:
+        async def handle(request: web.Request) -> web.Response:
+            try:
+                review, large = await self._question(request, hook)
+            except web.HTTPException as refused:
+                self._metrics.malformed.labels(hook.name, str(refused.status)).inc()
+                LOG.warning("malformed request", extra=fields(webhook=hook.name, status=refused.status))
+                raise
+            began = time.monotonic()
+            verdict = await self._verdict(hook, review, large=large)
+            self._metrics.seconds.labels(hook.name).observe(time.monotonic() - began)
+            self._record(hook, review, verdict)
+            return web.json_response(answer(review, verdict), dumps=_dumps)
+
+        return handle
+
+    async def _question(self, request: web.Request, hook: Hook) -> tuple[Review, bool]:
+        """The question, and whether it is a large one.  Raises `web.HTTPException`."""
+        if request.content_type != "application/json":
+            raise web.HTTPUnsupportedMediaType(text="Content-Type is to be application/json\n")
+        async with self._room(request.content_length):
+            try:
+                async with asyncio.timeout(TIMEOUT):
+                    body = await request.read()
+            except TimeoutError:
+                raise web.HTTPRequestTimeout(text="the body did not come in time\n") from None
+            try:
+                if len(body) < _LARGE:
+                    return read(body, hook), False
+                async with self._decoding:
+                    return await asyncio.to_thread(read, body, hook), True
+            except InvalidManifest as error:
+                raise web.HTTPBadRequest(text=f"{error.what}\n") from error
+
+    @contextlib.asynccontextmanager
+    async def _room(self, length: int | None) -> AsyncIterator[None]:
+        """Bound what all requests together may hold in memory."""
+        wanted = MAX_BODY if length is None else length
+        if wanted > MAX_BODY:
+            raise web.HTTPRequestEntityTooLarge(MAX_BODY, wanted)
+        if self._pending + wanted > MAX_PENDING:
+            raise web.HTTPServiceUnavailable(text="too much at once; try again\n")
+        self._pending += wanted
+        try:
+            yield
+        finally:
+            self._pending -= wanted
+
+    async def _verdict(self, hook: Hook, review: Review, *, large: bool) -> Verdict:
+        try:
+            match hook.name:
+                case "datavolume-mutate":
+                    return mutation.mutate_datavolume(review)
+                case "pvc-mutate":
+                    return mutation.mutate_claim(review, self._storage)
+                case _ if large:
+                    async with self._decoding:
+                        return await admission.validate(review, self._cluster, apart=True)
+                case _:
+                    return await admission.validate(review, self._cluster)
+        except InvalidManifest as error:
+            return Refused(problems=(Problem(field=error.where or "", message=error.what),))
+        except CdiError as error:
+            LOG.warning("an admission could not be decided", exc_info=error, extra=_about(hook, review))
+            return _later(f"it could not be checked: {error.what}")
+        except Exception:
+            LOG.exception("a defect", extra=_about(hook, review))
+            return _later("it could not be checked: a defect of this program, which its log names", status=500)
+
+    def _record(self, hook: Hook, review: Review, verdict: Verdict) -> None:
+        allowed = isinstance(verdict, Allowed)
+        self._metrics.requests.labels(hook.name, str(review.operation), "allowed" if allowed else "refused").inc()
+        if isinstance(verdict, Refused):
+            reason = "; ".join(str(problem) for problem in verdict.problems)
+            LOG.info("refused", extra={**_about(hook, review, reason=reason, status=verdict.status)})
+        else:
+            LOG.debug("allowed", extra=_about(hook, review))
+
+
+def _later(message: str, status: int = 503) -> Refused:
+    reason = "ServiceUnavailable" if status == HTTPStatus.SERVICE_UNAVAILABLE else "InternalError"
+    return Refused(problems=(Problem(field="", message=message),), status=status, reason=reason)
+
+
+def _about(hook: Hook, review: Review, **more: object) -> Any:
+    key = f"{review.plural} {review.namespace}/{review.name}" if review.namespace else f"{review.plural} {review.name}"
+    return fields(webhook=hook.name, operation=str(review.operation), key=key, user=review.user, **more)
+
+
+def _dumps(document: Any) -> str:
+    return json.dumps(document, separators=(",", ":"))
