@@ -53,6 +53,10 @@ class Client:
         """Of the kubeconfig's context or of the pod; known after entering."""
         return self._transport.credentials.namespace
 
+    async def server(self) -> str:
+        """The API server's URL."""
+        return (await self._transport.credentials.access()).server
+
     async def __aenter__(self) -> Self:
         await self._transport.open()
         return self
