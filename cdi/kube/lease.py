@@ -140,15 +140,19 @@ class Leadership:
                 "spec": self._claim(transitions=0),
             }
             return await self._take(self._client.create(LEASES, body), now)
-        if _state(found) != _state(self._lease):
-            # Seen when the answer came, not when it was asked for: later is the safe side.
-            self._lease, self._seen = found, asyncio.get_running_loop().time()
+        self._see(found)
         if not self._free():
             return False
         holder = self._spec("holderIdentity")
         transitions = int(self._spec("leaseTransitions") or 0) + (holder != self.identity)
         body = {**found, "spec": {**(found.get("spec") or {}), **self._claim(transitions=transitions)}}
         return await self._take(self._client.update(LEASES, body), now)
+
+    def _see(self, lease: Object) -> None:
+        if _state(lease) != _state(self._lease):
+            # When the answer came, not when it was asked for: later is the safe side.
+            self._seen = asyncio.get_running_loop().time()
+        self._lease = lease
 
     def _free(self) -> bool:
         holder = self._spec("holderIdentity")
@@ -162,10 +166,10 @@ class Leadership:
 
     async def _take(self, written: Awaitable[Object], now: float) -> bool:
         try:
-            self._lease = await written
+            self._see(await written)
         except (AlreadyExists, Conflict, NotFound):
             return False  # somebody was faster
-        self._renewed = self._seen = now
+        self._renewed = now
         return True
 
     # --- keeping ------------------------------------------------------------------------------------------------
@@ -193,16 +197,16 @@ class Leadership:
         """Raises `CdiError` for what may pass, `_LostError` where it is somebody else's."""
         now = asyncio.get_running_loop().time()
         try:
-            self._lease = await self._client.update(LEASES, self._renewal())
+            self._see(await self._client.update(LEASES, self._renewal()))
         except (Conflict, NotFound):
             # Somebody touched or deleted it, or our own last renewal was carried out and its answer got lost.
             try:
-                self._lease = await self._client.get(LEASES, self._namespace, self._name)
+                self._see(await self._client.get(LEASES, self._namespace, self._name))
             except NotFound as error:
                 raise _LostError from error
             if self._spec("holderIdentity") != self.identity:
                 raise _LostError from None
-            self._lease = await self._client.update(LEASES, self._renewal())
+            self._see(await self._client.update(LEASES, self._renewal()))
         self._renewed = now
 
     async def _release(self) -> None:
