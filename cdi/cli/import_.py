@@ -49,12 +49,14 @@ def command(
 ) -> None:
     """Import one image: http, https, s3, gs, docker and oci-archive URLs, files, and - for standard input.
 
-    Makes a DataVolume and waits for it.  Ctrl-C leaves it working in the background.  With --to the image goes into a
-    file or block device instead; the same command again goes on where an interrupted one stopped.
+    Makes a DataVolume and waits for it.  Ctrl-C leaves it working in the background.  A cluster fetches what is named
+    itself; unless --size is given, the image is asked for its size from this machine before.  With --to the image goes
+    into a file or block device instead; the same command again goes on where an interrupted one stopped.
     """
     wishes = read_wishes(options)
     request = request_of(image, options, **wishes)
     if target is not None:
+        session.here("--to", "leave --to out, and use the volume that the cluster makes")
         _refuse_unused(name=name, wait=not waits, timeout=timeout)
         _import_to(session, request, target, force=force, output=output)
         return
@@ -99,11 +101,13 @@ def _import(
     namespace = session.namespace
     with contextlib.ExitStack() as stack:
         size, stream = request.size, None
-        if size is None:
+        if size is None and session.in_cluster and request.place.fetched:
+            size = _find_size_of_cluster(session, request, name)
+        elif size is None and not session.in_cluster:
             pipe = stack.enter_context(PeekedPipe(0)) if is_pipe(request) else None
             size = _find_size(session, request, name, pipe)
             stream = pipe.flow() if pipe is not None else None
-        began = begin(session.embedded, request, namespace, name, size, stream=stream)
+        began = begin(session.backend, request, namespace, name, size or 0, stream=stream)
         if output is None:
             click.echo(f"datavolume/{name} {'created' if began else 'unchanged'}")
         if waits:
@@ -112,12 +116,13 @@ def _import(
             except KeyboardInterrupt:
                 _give_up_stream(session, request, name)
                 raise
-    outcome = session.embedded.outcome(namespace, name)
+    outcome = session.backend.outcome(namespace, name)
     if outcome is not None:
         _warn(outcome)
     if output is not None:
-        body = session.embedded.get("dv", namespace, name)
-        volume = str(session.embedded.volume_path(namespace, name)) if waits else None
+        body = session.backend.get("dv", namespace, name)
+        here = waits and not session.in_cluster
+        volume = str(session.embedded.volume_path(namespace, name)) if here else None
         told = {
             "namespace": namespace,
             "name": name,
@@ -132,6 +137,13 @@ def _find_size(session: Session, request: Request, name: str, pipe: PeekedPipe |
     with looking(name, always=True) as show:
         home = session.embedded.home
         return find_size(home, request, session.namespace, name, pipe=pipe, on_progress=show)
+
+
+def _find_size_of_cluster(session: Session, request: Request, name: str) -> int:
+    from cdi.runtime.cluster.probe import find_size
+
+    with looking(name, always=True) as show:
+        return find_size(request, stored_secret(session, request), on_progress=show)
 
 
 def _give_up_stream(session: Session, request: Request, name: str) -> None:

@@ -39,6 +39,8 @@ class Session:
         self.debug = False
         self.after_interrupt: str | None = None
         """What to tell who presses Ctrl-C: what goes on, and how to look at it."""
+        self.patience: float | None = None
+        """Seconds that a request to a cluster's server that is away is tried for; set before it is asked."""
         self._always_cluster = cluster
         self._namespace: str | None = None
         self._embedded: Embedded | None = None
@@ -87,7 +89,8 @@ class Session:
         if self._remote is None:
             from cdi.runtime.cluster.backend import Cluster
 
-            self._remote = Cluster.connect(self.kubeconfig, self.context)
+            patience = {} if self.patience is None else {"patience": self.patience}
+            self._remote = Cluster.connect(self.kubeconfig, self.context, **patience)
         return self._remote
 
     def here(self, what: str, remedy: str) -> Embedded:

@@ -6,11 +6,13 @@ import json
 import platform
 import shutil
 import subprocess
+from dataclasses import asdict
 from importlib.metadata import version
 
 import click
 
 from cdi.cli.session import Session, subcommand
+from cdi.cli.show import printable
 
 _TOOLS = {
     "qemu-img": "conversions, vmdk, vdi, vhd, vhdx",
@@ -22,8 +24,11 @@ _TOOLS = {
 
 @subcommand("version")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def command(_: Session, *, output: str) -> None:
-    """The version of cdi and of the tools it uses, and which of them are missing."""
+def command(session: Session, *, output: str) -> None:
+    """The version of cdi and of the tools it uses, and which of them are missing; of a cluster, that of its parts."""
+    if session.in_cluster:
+        _of_cluster(session, output)
+        return
     found = {name: _tool(name) for name in _TOOLS}
     if output == "json":
         click.echo(json.dumps({"cdi": version("cdi"), "python": platform.python_version(), "tools": found}, indent=2))
@@ -31,6 +36,23 @@ def command(_: Session, *, output: str) -> None:
     click.echo(f"cdi {version('cdi')} (Python {platform.python_version()})")
     for name, told in found.items():
         click.echo(f"{name}: {told or 'missing'} ({_TOOLS[name]})")
+
+
+def _of_cluster(session: Session, output: str) -> None:
+    from cdi.runtime.cluster.versions import find_versions
+
+    found = find_versions(session.remote.calls)
+    own = {"cdi": version("cdi"), "python": platform.python_version()}
+    if output == "json":
+        click.echo(json.dumps({**own, "server": asdict(found)}, indent=2))
+        return
+    click.echo(f"cdi {own['cdi']} (Python {own['python']})")
+    click.echo(printable(f"Kubernetes: {found.kubernetes} at {found.server}"))
+    click.echo(printable(f"cdi.kubevirt.io: {', '.join(found.api_versions) or 'not installed'}"))
+    for part in found.parts:
+        click.echo(printable(f"{part.name}: {part.version} ({part.detail})"))
+    if found.unknown:
+        click.echo(printable(f"controller: not told ({found.unknown})"))
 
 
 def _tool(name: str) -> str | None:

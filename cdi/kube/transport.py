@@ -259,4 +259,6 @@ def _mapped(where: str) -> Iterator[None]:
 
 
 def _said(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"{error.host}:{error.port}: {error.os_error.strerror or error.os_error}"[:300].rstrip(".")
     return str(error)[:300].rstrip(".") or type(error).__name__

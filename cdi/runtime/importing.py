@@ -9,67 +9,75 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cdi.api.errors import AlreadyExists, CdiError, Conflict, InvalidManifest, NotFound
+from cdi.api.errors import AlreadyExists, CdiError, Conflict, InvalidManifest, NotFound, UsageError
 from cdi.reconcile import upload as uploads
 from cdi.reconcile.upload import UploadRequest
+from cdi.runtime.backend import Backend
 from cdi.runtime.embedded import Embedded
 from cdi.runtime.request import Request
 from cdi.runtime.wanted import Manifests, manifests, owned
 
 
 def begin(
-    embedded: Embedded, request: Request, namespace: str, name: str, size: int, *, stream: int | None = None
+    backend: Backend, request: Request, namespace: str, name: str, size: int, *, stream: int | None = None
 ) -> bool:
     """Write down the DataVolume and what it needs; False where the same one was begun before.
 
-    A file or standard input is given to it; `stream` is a descriptor that stands for the latter.  Raises
-    `InvalidManifest`, `AlreadyExists` (a DataVolume of that name that wants something else, or has its upload already;
-    a Secret or ConfigMap that is somebody else's), `Conflict`.
+    A file or standard input is given to it, on this machine; `stream` is a descriptor that stands for the latter.
+    Raises `InvalidManifest`, `AlreadyExists` (a DataVolume of that name that wants something else, or has its upload
+    already; a Secret or ConfigMap that is somebody else's), `Conflict`.
     """
-    wanted = manifests(request, namespace, name, size)
-    before = _stored(embedded, "dv", namespace, name)
+    embedded = backend if isinstance(backend, Embedded) else None
+    if embedded is None and not request.place.fetched:
+        raise UsageError(
+            "a cluster cannot fetch it from this machine",
+            where=request.place.location,
+            remedy="virtctl image-upload, or serve the file over HTTP and import its URL",
+        )
+    wanted = manifests(request, namespace, name, size, local=embedded is not None)
+    before = _stored(backend, "dv", namespace, name)
     for body in wanted.inputs:
-        _check_free(embedded, body, None if before is None else before["metadata"]["uid"])
+        _check_free(backend, body, None if before is None else before["metadata"]["uid"])
     try:
-        embedded.apply([*wanted.inputs, wanted.datavolume], dry_run=True)
+        backend.apply([*wanted.inputs, wanted.datavolume], dry_run=True)
     except InvalidManifest as error:
         if before is None:
             raise
         raise AlreadyExists(f"DataVolume {namespace}/{name} exists and is another one", where=error.what) from error
     if before is not None and before["spec"] != wanted.datavolume["spec"]:
         raise AlreadyExists(f"DataVolume {namespace}/{name} exists and is another one")
-    _write(embedded, wanted, new=before is None)
-    if not request.place.fetched:
+    _write(backend, wanted, new=before is None)
+    if embedded is not None and not request.place.fetched:
         _upload(embedded, request, namespace, name, stream)
     return before is None
 
 
-def _stored(embedded: Embedded, kind: str, namespace: str, name: str) -> Mapping[str, Any] | None:
+def _stored(backend: Backend, kind: str, namespace: str, name: str) -> Mapping[str, Any] | None:
     with contextlib.suppress(NotFound):
-        return embedded.get(kind, namespace, name)
+        return backend.get(kind, namespace, name)
     return None
 
 
-def _check_free(embedded: Embedded, body: Mapping[str, Any], owner: str | None) -> None:
+def _check_free(backend: Backend, body: Mapping[str, Any], owner: str | None) -> None:
     name, namespace = body["metadata"]["name"], body["metadata"]["namespace"]
-    there = _stored(embedded, body["kind"], namespace, name)
+    there = _stored(backend, body["kind"], namespace, name)
     owners = [] if there is None else there["metadata"].get("ownerReferences") or []
     if there is not None and not any(one.get("uid") == owner for one in owners):
         raise AlreadyExists(f"{body['kind']} {namespace}/{name} exists, and belongs to somebody else")
 
 
-def _write(embedded: Embedded, wanted: Manifests, *, new: bool) -> None:
+def _write(backend: Backend, wanted: Manifests, *, new: bool) -> None:
     """The DataVolume first: it waits for its inputs, and they need its uid to go with it."""
     metadata = wanted.datavolume["metadata"]
-    embedded.apply([wanted.datavolume])
+    backend.apply([wanted.datavolume])
     if not wanted.inputs:
         return
     try:
-        owner = embedded.get("dv", metadata["namespace"], metadata["name"])
-        embedded.apply([owned(body, owner) for body in wanted.inputs])
+        owner = backend.get("dv", metadata["namespace"], metadata["name"])
+        backend.apply([owned(body, owner) for body in wanted.inputs])
     except CdiError:
         if new:
-            embedded.delete("dv", metadata["namespace"], metadata["name"])
+            backend.delete("dv", metadata["namespace"], metadata["name"])
         raise
 
 

@@ -11,11 +11,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cdi.api.errors import UsageError
 from cdi.image.sizes import request as quantity
 from cdi.reconcile.policy import PREFIX
-from cdi.runtime.request import Request, given_secret
+from cdi.runtime.request import Request, given_secret, read_option_file
 
 Objects = dict[str, Any]
+_KEYRING = "keyring.gpg"
+_KEYRING_MOST = 512 << 10
+"""Bytes: a ConfigMap holds a MiB, and they are written in base64."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +30,19 @@ class Manifests:
     inputs: tuple[Objects, ...] = ()
 
 
-def manifests(request: Request, namespace: str, name: str, size: int | None) -> Manifests:
-    """The DataVolume of `name` with a disk of `size` bytes, and its inputs, named after it."""
+def manifests(request: Request, namespace: str, name: str, size: int | None, *, local: bool = True) -> Manifests:
+    """The DataVolume of `name` with a disk of `size` bytes, and its inputs, named after it.
+
+    Where it is not `local`, what workers on this machine would read from its files (a key ring) becomes an input, too.
+    Raises `UsageError` for what only they may do, or for a key ring that no ConfigMap can hold.
+    """
     inputs: list[Objects] = []
+    if not local and request.access.insecure and request.place.kind != "http":
+        raise UsageError(
+            "--insecure is for http(s):// in a cluster",
+            where=request.place.location,
+            remedy="give --ca, or name the registry in CDIConfig's insecureRegistries",
+        )
     spec: Objects = {
         "source": _source(request, namespace, name, inputs),
         "storage": {"resources": {"requests": {"storage": quantity(size)}}} if size is not None else {},
@@ -39,6 +53,10 @@ def manifests(request: Request, namespace: str, name: str, size: int | None) -> 
         spec["preallocation"] = True
     metadata: Objects = {"name": name, "namespace": namespace}
     annotations = {f"{PREFIX}{knob}": text for knob, text in _knobs(request)}
+    if not local and request.keyring is not None:
+        keys = base64.b64encode(read_option_file(request.keyring, _KEYRING_MOST)).decode()
+        inputs.append(_object("ConfigMap", namespace, f"{name}-keyring", {"binaryData": {_KEYRING: keys}}))
+        annotations[f"{PREFIX}keyring"] = f"{name}-keyring/{_KEYRING}"
     if annotations:
         metadata["annotations"] = annotations
     datavolume = {"apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "DataVolume", "metadata": metadata, "spec": spec}

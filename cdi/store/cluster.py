@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection
 from typing import Self
 
 from cdi.api import kinds
-from cdi.api.errors import Conflict, Retry
+from cdi.api.errors import Conflict, KindNotServed, NotFound, Retry
 from cdi.kube.blocking import Blocking
 from cdi.kube.client import connect
 from cdi.kube.reflector import Change as Told
@@ -54,7 +54,12 @@ class ClusterStore:
 
     def get(self, key: Key) -> Object:
         key = Key.of(key.plural, key.namespace, key.name)
-        return _bare(self._blocking.run(self._client.get(_resource(key.kind), key.namespace or None, key.name)))
+        try:
+            return _bare(self._blocking.run(self._client.get(_resource(key.kind), key.namespace or None, key.name)))
+        except KindNotServed:
+            raise
+        except NotFound as error:
+            raise NotFound(f"there is no {key}") from error
 
     def list(self, plural: str, namespace: str | None = None) -> list[Object]:
         kind = kind_of(plural)

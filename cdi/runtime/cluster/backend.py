@@ -12,11 +12,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from cdi.api.errors import ClusterUnreachable, KindNotServed, NotFound, WaitTimeout
+from cdi.api.errors import ClusterUnreachable, NotFound, WaitTimeout
 from cdi.api.job import Limits, Outcome
 from cdi.api.names import GROUP
-from cdi.kube.client import connect
+from cdi.kube.client import Client
+from cdi.kube.credentials import find
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, EVENTS, PODS, resource_named
+from cdi.kube.transport import Timing
 from cdi.runtime.backend import Advance, Applied, Objects, Section, Share
 from cdi.runtime.cluster import filling as fillings
 from cdi.runtime.cluster.calls import Calls
@@ -24,10 +26,13 @@ from cdi.runtime.cluster.feed import Feed, Scope
 from cdi.runtime.cluster.filling import Filling, find_filling
 from cdi.runtime.cluster.logs import log
 from cdi.store.base import Change, Key, Object
+from cdi.store.cluster import ClusterStore
 from cdi.store.kinds import kind_of
 
 LIMITS = f"{GROUP}/limits"
 """A pod's annotation: the worker's `Limits`, which may change while it runs."""
+PATIENCE = 6.0
+"""Seconds: somebody sits there and waits."""
 _DELETED = 120.0
 _ANSWER = 60.0
 """Seconds for the first answer of a watch."""
@@ -38,12 +43,16 @@ class Cluster:
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
-        self.store = Reading(calls)
+        self.store = ClusterStore(calls)
 
     @classmethod
-    def connect(cls, kubeconfig: Path | None, context: str | None) -> Self:
-        """The file, else KUBECONFIG and its kin, else the pod's own account.  Raises `ClusterError`."""
-        return cls(Calls(connect(None if kubeconfig is None else str(kubeconfig), context)))
+    def connect(cls, kubeconfig: Path | None, context: str | None, *, patience: float = PATIENCE) -> Self:
+        """The file, else KUBECONFIG and its kin, else the pod's own account.  Raises `ClusterError`.
+
+        Requests to a server that is away are tried again for `patience` seconds.
+        """
+        credentials = find(None if kubeconfig is None else str(kubeconfig), context)
+        return cls(Calls(Client(credentials, timing=Timing(connect=5.0, patience=patience), agent="cdi-cli")))
 
     @property
     def namespace(self) -> str:
@@ -215,27 +224,6 @@ class Cluster:
         except NotFound:
             return False
         return True
-
-
-class Reading:
-    """Objects to be looked at, by the keys of a store."""
-
-    def __init__(self, calls: Calls) -> None:
-        self._calls = calls
-
-    def get(self, key: Key) -> Object:
-        """Raises `NotFound`."""
-        try:
-            return self._calls.run(self._calls.client.get(resource_named(key.plural), key.namespace or None, key.name))
-        except KindNotServed:
-            raise
-        except NotFound as error:
-            raise NotFound(f"there is no {key}") from error
-
-    def list(self, plural: str, namespace: str | None = None) -> Objects:
-        """By namespace, then name; of all namespaces where None."""
-        items = self._calls.run(self._calls.client.list(resource_named(plural), namespace)).items
-        return sorted(items, key=lambda item: (item["metadata"].get("namespace") or "", item["metadata"]["name"]))
 
 
 class _Courses:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import queue
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
 from cdi.api.errors import Retry
-from cdi.kube.reflector import Change as Told
 from cdi.kube.reflector import Reflector
-from cdi.kube.resources import Object, Resource
+from cdi.kube.resources import Resource
 from cdi.runtime.cluster.calls import Calls
-from cdi.store.base import Change, Key
+from cdi.store.base import Change
+from cdi.store.cluster import Pending
 
 _LOOK = 0.5
 """Seconds between looks whether a watch has failed for good."""
@@ -41,7 +40,7 @@ class Feed:
 
     def __init__(self, calls: Calls, scopes: Iterable[Scope]) -> None:
         self._calls = calls
-        self._changes: queue.SimpleQueue[Change] = queue.SimpleQueue()
+        self._pending = Pending()
         self._reflectors = [
             Reflector(
                 calls.client,
@@ -49,20 +48,11 @@ class Feed:
                 namespace=scope.namespace,
                 fields="" if scope.name is None else f"metadata.name={scope.name}",
                 labels=scope.labels,
-                on_change=self._taker(scope.resource),
+                on_change=self._pending.listener(scope.resource),
             )
             for scope in scopes
         ]
-        self._jobs = [calls.start(one.run()) for one in self._reflectors]
-
-    def _taker(self, resource: Resource) -> Callable[[Told], None]:
-        def take(told: Told) -> None:
-            body: Object = told.object
-            metadata = body["metadata"]
-            key = Key(resource.plural, metadata.get("namespace") or "", metadata["name"])
-            self._changes.put(Change(type=told.type, key=key, body=body))
-
-        return take
+        self._runs = [calls.start(one.run()) for one in self._reflectors]
 
     def synced(self, timeout: float) -> bool:
         """Whether everything that there was at first has been told, waiting so long for it."""
@@ -83,17 +73,13 @@ class Feed:
     def poll(self, timeout: float) -> list[Change]:
         """Changes since the last call, waiting up to `timeout` seconds for the first of them."""
         deadline = time.monotonic() + timeout
-        while True:
-            found: list[Change] = []
-            with contextlib.suppress(queue.Empty):
-                found.append(self._changes.get(timeout=max(0.0, min(_LOOK, deadline - time.monotonic()))))
-                while True:
-                    found.append(self._changes.get_nowait())
-            if found:
-                return found
+        while not (changes := self._pending.take()):
             self._check()
-            if time.monotonic() >= deadline:
-                return []
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            self._pending.wait(min(_LOOK, left))
+        return changes
 
     def _check(self) -> None:
         for one in self._reflectors:
@@ -101,8 +87,8 @@ class Feed:
                 raise one.failure
 
     def close(self) -> None:
-        for job in self._jobs:
-            job.cancel()
+        for run in self._runs:
+            run.cancel()
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,41 @@
+"""What an image is, asked from this machine on behalf of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from cdi.api.errors import CdiError, SourceError, UsageError
+from cdi.runtime.inspect import inspect
+from cdi.runtime.request import Request
+from cdi.runtime.watched import OnProgress
+
+_LEAST: Final = 1 << 20
+"""Bytes; the API knows no smaller claim."""
+
+
+def find_size(request: Request, secret: Mapping[str, bytes] | None, *, on_progress: OnProgress | None = None) -> int:
+    """The image's virtual size in bytes (1 MiB at least), read to its end where only that tells it.
+
+    `secret` are the values of the Secret that the request names.  Raises whatever the import would end with;
+    `UsageError` where the size cannot be known.
+    """
+    if request.content_type == "archive":
+        raise UsageError("how large an archive becomes is not known before", remedy="give --size")
+    for whole in (False, True):
+        found = inspect(request, whole=whole, secret=secret, on_progress=on_progress)
+        if found.refusal is not None:
+            raise from_here(found.refusal)
+        if found.virtual_size:
+            return max(found.virtual_size, _LEAST)
+    raise UsageError(
+        "the image is empty, or does not tell its size", where=request.place.location, remedy="give --size"
+    )
+
+
+def from_here(error: CdiError) -> CdiError:
+    """The same failure; of a source, with the note that it may be another one in the cluster."""
+    if isinstance(error, SourceError):
+        hint = "; it was asked from this machine: with --size only the cluster has to reach it"
+        return type(error)(error.what, where=error.where, remedy=f"{error.remedy}{hint}")
+    return error
