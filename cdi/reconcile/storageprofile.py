@@ -133,7 +133,7 @@ def complete(profile: StorageProfile) -> bool:
     provisioner = (status.provisioner if status is not None else None) or ""
     sets = (status.claim_property_sets if status is not None else None) or []
     usable = bool(sets) and all(one.access_modes and one.volume_mode for one in sets)
-    return usable or provisioner in NOT_FOR_DISKS
+    return usable or provisioner in NOT_FOR_DISKS or provisioner == NO_PROVISIONER
 
 
 def shared(profile: StorageProfile) -> bool:
