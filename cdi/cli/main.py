@@ -53,6 +53,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "delete": Entry("delete", "Delete objects and their volumes."),
     },
     "Run in a cluster": {
+        "controller": Entry("controller", "Fill the volumes of a cluster."),
         "apiserver": Entry("apiserver", "Serve the admission webhooks."),
     },
     "Other": {

@@ -36,8 +36,8 @@ PATIENCE = 2.0
 JOURNAL_EVERY = 10.0
 """Seconds between two journals of one pod that are kept."""
 _LONGEST_ANSWER = 96 * 1024
-_LONGEST_JOURNAL = 64 * 1024
-"""All annotations of an object together may have 256 KiB."""
+_LONGEST_JOURNAL = 40 * 1024
+"""As much as the next attempt's pod is given (`cdi.reconcile.pod`)."""
 _LONGEST_NOTE = 256
 
 log = logging.getLogger("cdi.progress")
@@ -78,7 +78,6 @@ class Progresses:
     def __init__(
         self,
         *,
-        ask: Ask,
         told: Callable[[Target], None],
         keep: Callable[[Target, str], Awaitable[None]],
         clock: Callable[[], float] = time.monotonic,
@@ -86,7 +85,6 @@ class Progresses:
         rate: float = RATE,
     ) -> None:
         """`told` hears of every change; `keep` stores a journal, and raises what it likes."""
-        self._ask = ask
         self._told = told
         self._keep = keep
         self._clock = clock
@@ -123,27 +121,27 @@ class Progresses:
         self._newest.pop(uid, None)
         self._journals.pop(uid, None)
 
-    async def run(self) -> Never:
+    async def run(self, ask: Ask) -> Never:
         """Until it is cancelled."""
         async with asyncio.TaskGroup() as group:
             for _ in range(AT_ONCE):
-                group.create_task(self._work())
+                group.create_task(self._work(ask))
         raise AssertionError("no worker ends")
 
-    async def _work(self) -> Never:
+    async def _work(self, ask: Ask) -> Never:
         while True:
             uid = await self._queue.get()
             try:
                 target = self._targets.get(uid)
                 if target is not None:
-                    await self._look(target)
+                    await self._look(target, ask)
             finally:
                 self._queue.done(uid)
 
-    async def _look(self, target: Target) -> None:
+    async def _look(self, target: Target, ask: Ask) -> None:
         try:
             async with asyncio.timeout(PATIENCE):
-                report = read(await self._ask(target.address))
+                report = read(await ask(target.address))
         except (OSError, ValueError, aiohttp.ClientError) as error:  # TimeoutError is an OSError
             pause = self._queue.retry(target.uid)
             reason = str(error) or type(error).__name__

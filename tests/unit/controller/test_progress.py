@@ -95,8 +95,8 @@ async def followed(ask: Ask, **options: object) -> AsyncIterator[tuple[Progresse
     async def keep(_: Target, journal: str) -> None:
         journals.append(journal)
 
-    progresses = Progresses(ask=ask, told=told.put_nowait, keep=keep, every=0.001, rate=10_000, **options)
-    task = asyncio.create_task(progresses.run())
+    progresses = Progresses(told=told.put_nowait, keep=keep, every=0.001, rate=10_000, **options)
+    task = asyncio.create_task(progresses.run(ask))
     try:
         yield progresses, told, journals
     finally:
@@ -180,8 +180,8 @@ async def test_a_journal_is_kept_when_it_is_new_and_not_too_often() -> None:
         if number >= 7:
             enough.set()
 
-    progresses = Progresses(ask=ask, told=told, keep=keep, clock=lambda: now, every=0, rate=10_000)
-    task = asyncio.create_task(progresses.run())
+    progresses = Progresses(told=told, keep=keep, clock=lambda: now, every=0, rate=10_000)
+    task = asyncio.create_task(progresses.run(ask))
     progresses.follow(target(keeps_journal=True))
     await enough.wait()
     task.cancel()

@@ -1,0 +1,97 @@
+"""``cdi controller``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import click
+
+from cdi.cli.session import Session, subcommand
+from cdi.cli.show import printable
+
+if TYPE_CHECKING:
+    from cdi.controller.process import Options
+    from cdi.kube.client import Client
+
+
+def _labels(text: str) -> dict[str, str]:
+    """``a=b,c=d``."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    found = {name.strip(): value.strip() for name, _, value in (part.partition("=") for part in parts)}
+    if any("=" not in part for part in parts) or "" in found:
+        raise click.BadParameter(f"{printable(text)!r} is no list of label=value")
+    return found
+
+
+@subcommand("controller")
+@click.option("--image", envvar="CDI_IMAGE", required=True, help="The container image of worker pods; or CDI_IMAGE.")
+@click.option(
+    "--pull-policy",
+    type=click.Choice(["Always", "IfNotPresent", "Never"]),
+    default="IfNotPresent",
+    show_default=True,
+    help="When nodes pull that image.",
+)
+@click.option("--watch-namespaces", default="", help="Act in these namespaces only, divided by commas.")
+@click.option("--selector", default="", help="Act on objects with these labels only: a=b,c=d.")
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=8, show_default=True, help="Objects looked at at a time."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Of probes and metrics.")
+@click.option("--leader-election/--no-leader-election", default=True, help="Whether there may be others to wait for.")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+def command(
+    session: Session,
+    *,
+    image: str,
+    pull_policy: str,
+    watch_namespaces: str,
+    selector: str,
+    workers: int,
+    port: int,
+    leader_election: bool,
+    log_level: str,
+) -> None:
+    """Fill the volumes of a cluster: follow DataVolumes and claims, run worker pods, report.
+
+    The namespace given with -n is the one that it is installed in: its Lease is there, and what CDIConfig names.  With
+    --watch-namespaces or --selector it leaves the rest, and what belongs to the whole cluster, to another installation.
+    """
+    from cdi.controller.keys import Scope
+    from cdi.controller.logs import configure
+    from cdi.controller.process import Options
+    from cdi.kube.client import connect
+    from cdi.reconcile.world import Pods
+
+    configure(2 if log_level == "debug" else 1)
+    logging.getLogger("cdi").setLevel(log_level.upper())
+    options = Options(
+        namespace=session.namespace,
+        pods=Pods(image=image, pull_policy=pull_policy),
+        scope=Scope(
+            namespaces=tuple(dict.fromkeys(name.strip() for name in watch_namespaces.split(",") if name.strip())),
+            selector=_labels(selector),
+        ),
+        workers=workers,
+        port=port,
+        leader_election=leader_election,
+        version=version("cdi"),
+    )
+    client = connect(None if session.kubeconfig is None else str(session.kubeconfig), session.context)
+    asyncio.run(_run(client, options))
+
+
+async def _run(client: Client, options: Options) -> None:
+    from cdi.controller.process import Controller
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with client:
+        await Controller(client, options, stop).run()

@@ -1,0 +1,247 @@
+"""Carries plans out against the API server.  All of it may be done twice, and may be stopped between any two lines.
+
+What a write gives back goes into the watch caches at once (`Watches.note`), so that the next reconcile does not rest on
+what was before: it would start a worker for an attempt whose end was just written down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any, assert_never
+
+from cdi.api.errors import (
+    AlreadyExists,
+    ClusterForbidden,
+    ClusterRefused,
+    Conflict,
+    InvalidManifest,
+    NotFound,
+    QuotaExceeded,
+)
+from cdi.controller.telling import tell
+from cdi.controller.watches import Watches
+from cdi.kube.client import Client
+from cdi.kube.resources import (
+    CLAIMS,
+    CONFIG_MAPS,
+    PODS,
+    SECRETS,
+    VOLUMES,
+    Object,
+    Resource,
+    resource_named,
+    resource_of,
+)
+from cdi.reconcile.actions import (
+    Action,
+    CopyInput,
+    CreateObject,
+    DeleteObject,
+    PatchObject,
+    Plan,
+    Rebind,
+    StartWorker,
+    StopWorker,
+)
+from cdi.reconcile.failure import as_failure
+from cdi.reconcile.world import Refusal
+
+WITH_STATUS = frozenset({"datavolumes", "storageprofiles", "objecttransfers"})
+"""Resources whose status is a subresource."""
+REFUSALS = (InvalidManifest, QuotaExceeded, ClusterForbidden, ClusterRefused, AlreadyExists)
+"""What the server says to one object and not to the next: it is told in that object's conditions."""
+
+
+class Executor:
+    """Of one controller."""
+
+    def __init__(self, client: Client, watches: Watches) -> None:
+        self._client = client
+        self._watches = watches
+
+    async def carry_out(self, plan: Plan, about: Object, now: float) -> Refusal | None:
+        """`about` is the object whose events and status the plan has.  The status goes last: what it says is done then.
+
+        Gives the refusal of the action that the server would not do; the rest of the plan is void then.  Raises
+        `Conflict` where the plan rests on an older state, and what the client raises for a server that is away.
+        """
+        for action in plan.actions:
+            try:
+                await self._act(action)
+            except NotFound:
+                # What the plan was made for is gone, so the rest is void; that it went causes another reconcile.
+                return None
+            except REFUSALS as error:
+                return Refusal(action=action, failure=as_failure(error))
+        for fact in plan.events:
+            await tell(self._client, about, fact, now)
+        if plan.status is not None:
+            with contextlib.suppress(NotFound):
+                await self.write_status(about, plan.status)
+        return None
+
+    async def write_status(self, about: Object, status: Mapping[str, Any]) -> None:
+        """Make the whole status so.  Raises `Conflict` where the object is not any more what it was."""
+        resource = resource_of(about["apiVersion"], about["kind"])
+        metadata = about["metadata"]
+        namespace, name = metadata.get("namespace") or "", metadata["name"]
+        # A patch of this very plan may have given it a new version.
+        newest = self._watches.get(resource, namespace, name) or about
+        if newest["metadata"]["uid"] != metadata["uid"]:
+            raise NotFound(f"{resource} {namespace}/{name} is another one now")
+        before = about.get("status")
+        if newest.get("status") != before:
+            raise Conflict(f"the status of {resource} {namespace}/{name} is another one now")
+        body = {
+            "metadata": {"uid": metadata["uid"], "resourceVersion": newest["metadata"]["resourceVersion"]},
+            "status": difference(before or {}, status),
+        }
+        if body["status"] or before is None:
+            subresource = "status" if resource.plural in WITH_STATUS else ""
+            await self._patch(resource, namespace or None, name, body, subresource=subresource)
+
+    async def _act(self, action: Action) -> None:
+        match action:
+            case CreateObject():
+                await self._create(dict(action.body))
+            case CopyInput():
+                await self._copy(action)
+            case PatchObject():
+                await self._amend(action)
+            case DeleteObject():
+                await self._delete(resource_named(action.plural), action.namespace, action.name, action.uid)
+            case Rebind():
+                await self._rebind(action)
+            case StartWorker():
+                await self._start(action)
+            case StopWorker():
+                await self._delete(PODS, action.namespace, action.pod, action.pod_uid)
+            case _:
+                assert_never(action)
+
+    async def _create(self, body: Object) -> None:
+        resource = resource_of(body["apiVersion"], body["kind"])
+        with contextlib.suppress(AlreadyExists):
+            self._watches.note(resource, await self._client.create(resource, body))
+
+    async def _amend(self, action: PatchObject) -> None:
+        metadata: dict[str, Any] = {"uid": action.uid}
+        if action.annotations:
+            metadata["annotations"] = dict(action.annotations)
+        if action.labels:
+            metadata["labels"] = dict(action.labels)
+        resource = resource_named(action.plural)
+        if action.owner is not None:
+            current = await self._client.get(resource, action.namespace or None, action.name)
+            owners = [
+                one for one in current["metadata"].get("ownerReferences") or [] if one["uid"] != action.owner["uid"]
+            ]
+            if not any(one.get("controller") for one in owners):
+                metadata["ownerReferences"] = [*owners, dict(action.owner)]
+                # A list is replaced whole: nobody may have written to it meanwhile.
+                metadata["resourceVersion"] = current["metadata"]["resourceVersion"]
+        await self._patch(resource, action.namespace or None, action.name, {"metadata": metadata})
+
+    async def _patch(
+        self, resource: Resource, namespace: str | None, name: str, body: Object, *, subresource: str = ""
+    ) -> None:
+        """A merge patch that names the object's uid.  Raises `NotFound` where that is not its uid any more."""
+        try:
+            made = await self._client.patch(resource, namespace, name, body, subresource=subresource)
+        except InvalidManifest as error:
+            if error.where == "metadata.uid":
+                raise NotFound(f"{resource} {namespace}/{name} is another one now") from error
+            raise
+        self._watches.note(resource, made)
+
+    async def _delete(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
+        try:
+            left = await self._client.delete(resource, namespace or None, name, uid=uid, propagation="Background")
+        except (NotFound, Conflict):
+            return  # it is gone, and what has its name now is somebody else's
+        if left is not None:
+            self._watches.note(resource, left)
+
+    async def _start(self, action: StartWorker) -> None:
+        """Create the pod, if nothing of the claim has changed that was not known when this was decided."""
+        assert action.pod is not None
+        pod = dict(action.pod)
+        name = next(owner["name"] for owner in pod["metadata"]["ownerReferences"] if owner["uid"] == action.claim)
+        known = self._watches.get(CLAIMS, action.namespace, name)
+        claim = await self._client.get(CLAIMS, action.namespace, name)
+        if known is None or known["metadata"]["resourceVersion"] != claim["metadata"]["resourceVersion"]:
+            # The end of an attempt may have been written into it.
+            self._watches.note(CLAIMS, claim)
+            raise Conflict(f"PVC {action.namespace}/{name} has changed meanwhile")
+        await self._create(pod)
+
+    async def _rebind(self, action: Rebind) -> None:
+        volume = await self._client.get(VOLUMES, None, action.volume)
+        ref = (volume.get("spec") or {}).get("claimRef") or {}
+        if ref.get("uid") == action.target_uid:
+            self._watches.note(VOLUMES, volume)
+            return
+        target = await self._client.get(CLAIMS, action.namespace, action.target)
+        if (volume["metadata"]["uid"], ref.get("uid"), target["metadata"]["uid"]) != (
+            action.volume_uid,
+            action.prime_uid,
+            action.target_uid,
+        ):
+            raise NotFound(f"PersistentVolume {action.volume} is not that of the prime claim any more")
+        # A merge patch merges: what is not said of the new claim would stay that of the old.
+        new = {
+            "apiVersion": "v1",
+            "kind": CLAIMS.kind,
+            "namespace": action.namespace,
+            "name": action.target,
+            "uid": action.target_uid,
+            "resourceVersion": target["metadata"]["resourceVersion"],
+        }
+        body = {
+            "metadata": {"uid": action.volume_uid, "resourceVersion": volume["metadata"]["resourceVersion"]},
+            "spec": {"claimRef": {**dict.fromkeys(ref), **new}},
+        }
+        await self._patch(VOLUMES, None, action.volume, body)
+
+    async def _copy(self, action: CopyInput) -> None:
+        resource = SECRETS if action.source.kind == "Secret" else CONFIG_MAPS
+        source = await self._client.get(resource, action.source.namespace, action.source.name)
+        content = _content(source)
+        wanted: Object = {
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "metadata": {
+                "namespace": action.copy.namespace,
+                "name": action.copy.name,
+                "ownerReferences": [dict(action.owner)],
+            },
+            **content,
+        }
+        try:
+            await self._client.create(resource, wanted)
+        except AlreadyExists:
+            current = await self._client.get(resource, action.copy.namespace, action.copy.name)
+            metadata = current["metadata"]
+            if not any(owner["uid"] == action.owner["uid"] for owner in metadata.get("ownerReferences") or []):
+                raise  # a user's own is never written over
+            if _content(current) != content:
+                wanted["metadata"]["resourceVersion"] = metadata["resourceVersion"]
+                await self._client.update(resource, wanted)
+
+
+def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """The merge patch (RFC 7396) that makes `after` of `before`; empty where they are the same."""
+    patch: dict[str, Any] = {name: None for name in before if name not in after}
+    for name, value in after.items():
+        old = before.get(name)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            if inner := difference(old, value):
+                patch[name] = inner
+        elif name not in before or old != value:
+            patch[name] = value
+    return patch
+
+
+def _content(body: Object) -> Object:
+    return {name: body[name] for name in ("type", "data", "binaryData") if name in body}

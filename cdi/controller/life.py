@@ -1,0 +1,212 @@
+"""The controller while it leads: caches, queue and reconciles, from the first list to the last write."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Never
+
+from cdi.api.errors import CdiError, Conflict, InvalidManifest, NotFound
+from cdi.api.names import COMPONENT_IMPORTER, LABEL_COMPONENT
+from cdi.controller.inputs import Inputs
+from cdi.controller.keys import Key, Scope
+from cdi.controller.logs import fields
+from cdi.controller.mapping import affected, everything, owners_of
+from cdi.controller.metrics import SUCCEEDED, Metrics
+from cdi.controller.observe import Observed
+from cdi.controller.progress import Progresses, Target, asking
+from cdi.controller.queue import Queue
+from cdi.controller.reconcilers import Reconcilers
+from cdi.controller.telling import tell
+from cdi.controller.watches import Watches
+from cdi.kube.client import Client
+from cdi.kube.reflector import Change
+from cdi.kube.resources import CLAIMS, PODS, Object, Resource
+from cdi.reconcile.actions import EventFact
+from cdi.reconcile.pod import ANN_STORED_JOURNAL, CONTAINER
+from cdi.reconcile.pod_facts import observe_pod
+from cdi.reconcile.world import Pods
+
+PROGRESS_PORT = 8443
+GRACE = 20.0
+"""Seconds in which the reconciles under way may end when the process is asked to stop."""
+LONGEST = 120.0
+"""Seconds for one reconcile; the client waits for a server that is away for a part of it."""
+
+log = logging.getLogger("cdi.controller")
+
+
+class Life:
+    """From winning the leadership to losing it."""
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        scope: Scope,
+        pods: Pods,
+        install_namespace: str,
+        version: str,
+        workers: int,
+        metrics: Metrics,
+        stop: asyncio.Event,
+    ) -> None:
+        """Where `stop` is set when it is cancelled, what is under way is finished first."""
+        self.queue: Queue[Key] = Queue()
+        self.watches = Watches(client, scope, install_namespace=install_namespace, on_change=self._changed)
+        self._client = client
+        self._workers = workers
+        self._metrics = metrics
+        self._stop = stop
+        self._synced = False
+        self._ended = asyncio.Event()
+        self._inputs = Inputs(client)
+        self._progresses = Progresses(told=self._told, keep=self._keep)
+        self._observed = Observed(
+            self.watches, self._progresses, self._inputs, pods=pods, install_namespace=install_namespace
+        )
+        self._reconcilers = Reconcilers(
+            client, self.watches, self._observed, self._inputs, scope=scope, version=version
+        )
+
+    async def run(self) -> Never:
+        """Until it is cancelled."""
+        async with asking() as ask, asyncio.TaskGroup() as group:
+            group.create_task(self.watches.run())
+            await self.watches.synced()
+            for key in everything(self.watches):
+                self.queue.add(key)
+            self._synced = True
+            log.info("in sync", extra=fields(keys=len(self.queue)))
+            group.create_task(self._progresses.run(ask))
+            for _ in range(self._workers):
+                group.create_task(self._work())
+            try:
+                await asyncio.Future()
+            finally:
+                if self._stop.is_set():
+                    await self._drain()
+        raise AssertionError("nobody ends this but by cancelling it")
+
+    async def _drain(self) -> None:
+        """No key is taken any more; those that are worked on are finished."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE):
+                while self.queue.in_work:
+                    self._ended.clear()
+                    await self._ended.wait()
+
+    # --- what happens -----------------------------------------------------------------------------------------------
+
+    def _changed(self, resource: Resource, change: Change) -> None:
+        self._observed.changed(resource)
+        if resource == PODS:
+            self._follow(change)
+        if self._synced:  # before, everything is new, and looked at once all of it is here
+            for key in affected(resource, change, self.watches, self._inputs):
+                self.queue.add(key)
+
+    def _follow(self, change: Change) -> None:
+        """Ask a worker that runs for its progress, and count one that has ended."""
+        pod = change.object
+        uid = pod["metadata"]["uid"]
+        if change.type == "DELETED":
+            self._progresses.forget(uid)
+        elif _runs(pod):
+            self._progresses.follow(_target(pod))
+        else:
+            self._progresses.leave(uid)
+            worker = observe_pod(pod)
+            before = observe_pod(change.old) if change.old is not None else None
+            if worker is not None and worker.outcome is not None and before is not None and before.running:
+                self._metrics.ended(SUCCEEDED if worker.outcome.failure is None else worker.outcome.failure.code)
+
+    def _told(self, target: Target) -> None:
+        pod = self.watches.get(PODS, target.namespace, target.name)
+        if pod is not None:
+            for key in owners_of(pod, self.watches):
+                self.queue.add(key)
+
+    async def _keep(self, target: Target, journal: str) -> None:
+        """Keep a journal in the claim that the pod fills, which outlives the pod."""
+        pod = self.watches.get(PODS, target.namespace, target.name)
+        owners = (pod or {}).get("metadata", {}).get("ownerReferences") or ()
+        for owner in owners:
+            if owner.get("kind") == CLAIMS.kind and owner.get("controller"):
+                metadata = {"uid": owner["uid"], "annotations": {ANN_STORED_JOURNAL: journal}}
+                with contextlib.suppress(NotFound):
+                    made = await self._client.patch(CLAIMS, target.namespace, owner["name"], {"metadata": metadata})
+                    self.watches.note(CLAIMS, made)
+
+    # --- what is done about it --------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        while True:
+            key = await self.queue.get()
+            try:
+                if not self._stop.is_set():
+                    await self._step(key)
+            finally:
+                self.queue.done(key)
+                self._ended.set()
+
+    async def _step(self, key: Key) -> None:
+        """One object's trouble is not another's."""
+        try:
+            with self._metrics.reconciling(key.kind):
+                async with asyncio.timeout(LONGEST):
+                    pause = await self._reconcilers.reconcile(key)
+        except Conflict as error:
+            # What it rested on has changed, which mostly has brought the key back already.
+            self.queue.retry(key)
+            log.debug("again", extra=fields(key=key, reason=error))
+        except InvalidManifest as error:
+            # It changes only with the object, and then the key comes again.
+            log.error("not understood", extra=fields(key=key, reason=error))  # noqa: TRY400  the error says it all
+            await self._complain(key, error)
+        except TimeoutError:
+            pause = self.queue.retry(key)
+            log.warning("failed", extra=fields(key=key, reason="it took too long", pause=round(pause, 1)))
+        except CdiError as error:
+            pause = self.queue.retry(key)
+            log.warning("failed", extra=fields(key=key, reason=error, pause=round(pause, 1)))
+        except Exception:
+            pause = self.queue.retry(key)
+            log.exception("unexpected", extra=fields(key=key, pause=round(pause, 1)))
+        else:
+            self.queue.forget(key)
+            if pause is not None:
+                self.queue.add(key, pause)
+
+    async def _complain(self, key: Key, error: InvalidManifest) -> None:
+        about = self._reconcilers.about(key)
+        if about is not None:
+            fact = EventFact(type="Warning", reason=error.code, message=error.message)
+            await tell(self._client, about, fact, self._reconcilers.now())
+
+
+def _runs(pod: Object) -> bool:
+    status = pod.get("status") or {}
+    labels = pod["metadata"].get("labels") or {}
+    return bool(
+        labels.get(LABEL_COMPONENT) == COMPONENT_IMPORTER
+        and status.get("phase") == "Running"
+        and status.get("podIP")
+        and any(
+            one.get("name") == CONTAINER and (one.get("state") or {}).get("running")
+            for one in status.get("containerStatuses") or ()
+        )
+    )
+
+
+def _target(pod: Object) -> Target:
+    metadata, address = pod["metadata"], str(pod["status"]["podIP"])
+    containers = pod["spec"].get("containers") or ()
+    return Target(
+        uid=metadata["uid"],
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        address=f"[{address}]:{PROGRESS_PORT}" if ":" in address else f"{address}:{PROGRESS_PORT}",
+        keeps_journal=any(one.get("volumeDevices") for one in containers),
+    )

@@ -1,0 +1,197 @@
+"""From what happened to one object to the keys that must be looked at because of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cdi.api.names import ANN_POD_PHASE, ANN_SOURCE, GROUP
+from cdi.api.phases import Phase
+from cdi.controller.inputs import Inputs
+from cdi.controller.keys import CONFIG, Key, volume
+from cdi.controller.watches import Watches
+from cdi.kube.reflector import Change
+from cdi.kube.resources import (
+    CDI_CONFIGS,
+    CDIS,
+    CLAIMS,
+    CONFIG_MAPS,
+    CSI_DRIVERS,
+    DATA_IMPORT_CRONS,
+    DATA_SOURCES,
+    DATA_VOLUMES,
+    EVENTS,
+    NODES,
+    PODS,
+    SECRETS,
+    STORAGE_CLASSES,
+    STORAGE_PROFILES,
+    VOLUME_IMPORT_SOURCES,
+    VOLUME_SNAPSHOT_CLASSES,
+    VOLUMES,
+    Object,
+    Resource,
+)
+
+_DEPTH = 3
+"""A pod belongs to a prime claim, which belongs to its target."""
+_FINAL = (Phase.SUCCEEDED, Phase.FAILED)
+
+
+def affected(resource: Resource, change: Change, watches: Watches, inputs: Inputs) -> set[Key]:
+    """The keys that a change is news for."""
+    return set(_affected(resource, change, watches, inputs))
+
+
+def _affected(resource: Resource, change: Change, watches: Watches, inputs: Inputs) -> Iterator[Key]:
+    body = change.object
+    namespace, name = body["metadata"].get("namespace") or "", body["metadata"]["name"]
+    if resource == DATA_VOLUMES:
+        yield volume(namespace, name)
+        yield from _referring(change, watches)
+    elif resource == CLAIMS:
+        yield from _owning(body, watches)
+        yield from _referring(change, watches)
+    elif resource in (PODS, VOLUME_IMPORT_SOURCES):
+        yield from owners_of(body, watches)
+        if resource == VOLUME_IMPORT_SOURCES:
+            yield from _naming(namespace, name, watches)
+    elif resource == EVENTS:
+        if change.type == "ADDED":
+            about = body["involvedObject"]
+            yield from _claim_named(about.get("namespace") or "", about.get("name") or "", watches)
+    elif resource == VOLUMES:
+        for state in (change.old, change.new):
+            ref = ((state or {}).get("spec") or {}).get("claimRef") or {}
+            yield from _claim_named(ref.get("namespace") or "", ref.get("name") or "", watches)
+        if _volume_face(change.old) != _volume_face(change.new) and (of_class := body["spec"].get("storageClassName")):
+            yield Key(kind="profile", name=of_class)
+    elif resource in (SECRETS, CONFIG_MAPS):
+        yield from inputs.changed(resource, namespace, name)
+    elif resource == NODES:
+        if _ready(change.old) != _ready(change.new):
+            for pod in watches.values(PODS):
+                if (pod.get("spec") or {}).get("nodeName") == name:
+                    yield from owners_of(pod, watches)
+    elif resource == DATA_SOURCES:
+        yield Key(kind="source", namespace=namespace, name=name)
+        yield from sources(watches)
+        yield from unfinished(watches)
+    elif resource == DATA_IMPORT_CRONS:
+        yield Key(kind="cron", namespace=namespace, name=name)
+    elif resource in (STORAGE_CLASSES, STORAGE_PROFILES):
+        yield Key(kind="profile", name=name)
+        yield CONFIG
+        yield from unfinished(watches)
+    elif resource == VOLUME_SNAPSHOT_CLASSES:
+        yield from (Key(kind="profile", name=one["metadata"]["name"]) for one in watches.values(STORAGE_CLASSES))
+    elif resource in (CDIS, CDI_CONFIGS):
+        yield CONFIG
+        yield from (Key(kind="installation", name=one["metadata"]["name"]) for one in watches.values(CDIS))
+        yield from unfinished(watches)
+    elif resource == CSI_DRIVERS:
+        yield from unfinished(watches)
+
+
+def everything(watches: Watches) -> set[Key]:
+    """What is looked at once at the start."""
+    found = {CONFIG}
+    for body in watches.values(DATA_VOLUMES):
+        found.add(volume(body["metadata"]["namespace"], body["metadata"]["name"]))
+    for body in watches.values(CLAIMS):
+        found.update(_owning(body, watches))
+    found.update(sources(watches))
+    for body in watches.values(DATA_IMPORT_CRONS):
+        found.add(Key(kind="cron", namespace=body["metadata"]["namespace"], name=body["metadata"]["name"]))
+    for resource in (STORAGE_CLASSES, STORAGE_PROFILES):
+        found.update(Key(kind="profile", name=body["metadata"]["name"]) for body in watches.values(resource))
+    found.update(Key(kind="installation", name=body["metadata"]["name"]) for body in watches.values(CDIS))
+    return found
+
+
+def unfinished(watches: Watches) -> Iterator[Key]:
+    """Volumes that something may still happen to."""
+    for body in watches.values(DATA_VOLUMES):
+        if (body.get("status") or {}).get("phase") not in _FINAL:
+            yield volume(body["metadata"]["namespace"], body["metadata"]["name"])
+    for body in watches.values(CLAIMS):
+        annotations = body["metadata"].get("annotations") or {}
+        ref = (body.get("spec") or {}).get("dataSourceRef") or {}
+        ours = ANN_SOURCE in annotations or ref.get("apiGroup") == GROUP
+        if ours and annotations.get(ANN_POD_PHASE) != "Succeeded":
+            yield from _owning(body, watches)
+
+
+def sources(watches: Watches) -> Iterator[Key]:
+    """Every DataSource."""
+    for body in watches.values(DATA_SOURCES):
+        yield Key(kind="source", namespace=body["metadata"]["namespace"], name=body["metadata"]["name"])
+
+
+# --- who belongs to whom ----------------------------------------------------------------------------------------
+
+
+def _owning(claim: Object, watches: Watches, depth: int = 0) -> Iterator[Key]:
+    """A claim's own key, and that of the claim that it is filled for."""
+    yield volume(claim["metadata"]["namespace"], claim["metadata"]["name"])
+    if depth < _DEPTH:
+        yield from owners_of(claim, watches, depth + 1)
+
+
+def owners_of(body: Object, watches: Watches, depth: int = 0) -> Iterator[Key]:
+    """The volume that a pod or claim or populator's source is there for, and the claims between."""
+    namespace = body["metadata"].get("namespace") or ""
+    for owner in body["metadata"].get("ownerReferences") or ():
+        name = owner.get("name") or ""
+        if owner.get("kind") == DATA_VOLUMES.kind:
+            yield volume(namespace, name)
+        elif owner.get("kind") == CLAIMS.kind:
+            yield from _claim_named(namespace, name, watches, depth)
+
+
+def _claim_named(namespace: str, name: str, watches: Watches, depth: int = 0) -> Iterator[Key]:
+    if not namespace or not name:
+        return
+    claim = watches.get(CLAIMS, namespace, name)
+    if claim is None:
+        yield volume(namespace, name)
+    else:
+        yield from _owning(claim, watches, depth)
+
+
+def _naming(namespace: str, name: str, watches: Watches) -> Iterator[Key]:
+    """Claims that name a VolumeImportSource."""
+    for claim in watches.values(CLAIMS):
+        ref = (claim.get("spec") or {}).get("dataSourceRef") or {}
+        if ref.get("name") == name and ref.get("kind") == VOLUME_IMPORT_SOURCES.kind:
+            space = claim["metadata"]["namespace"]
+            if (ref.get("namespace") or space) == namespace:
+                yield from _owning(claim, watches)
+
+
+def _referring(change: Change, watches: Watches) -> Iterator[Key]:
+    """DataSources, which show whether the volume that they stand for is ready, and what they hand on of its labels."""
+    if _face(change.old) != _face(change.new):
+        yield from sources(watches)
+
+
+# --- what others can see ----------------------------------------------------------------------------------------
+
+
+def _face(body: Object | None) -> object:
+    """Progress is nobody else's business."""
+    if body is None:
+        return None
+    metadata = body["metadata"]
+    phase = (body.get("status") or {}).get("phase")
+    return metadata["uid"], phase, "deletionTimestamp" in metadata, metadata.get("labels")
+
+
+def _volume_face(body: Object | None) -> object:
+    if body is None:
+        return None
+    return body["spec"].get("accessModes"), body["spec"].get("volumeMode"), (body.get("status") or {}).get("phase")
+
+
+def _ready(body: Object | None) -> object:
+    conditions = ((body or {}).get("status") or {}).get("conditions") or []
+    return [one.get("status") for one in conditions]

@@ -1,0 +1,275 @@
+"""The objects of a cluster as reconcilers see them, out of the watch caches.  Nothing here does any I/O."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from cdi.api.configuration import CONFIG_NAME, CDIConfig
+from cdi.api.datasource import DataSource
+from cdi.api.datavolume import DataVolume
+from cdi.api.errors import InternalError, InvalidManifest
+from cdi.api.installation import CDI
+from cdi.api.meta import KubeObject
+from cdi.api.names import ANN_SELECTED_NODE
+from cdi.api.populators import VolumeImportSource
+from cdi.api.quantity import Quantity
+from cdi.api.storageprofile import StorageProfile
+from cdi.api.validation import parse
+from cdi.controller.inputs import Inputs
+from cdi.controller.progress import Progresses
+from cdi.controller.watches import Watches
+from cdi.kube.resources import (
+    CDI_CONFIGS,
+    CDIS,
+    CLAIMS,
+    CSI_DRIVERS,
+    DATA_SOURCES,
+    DATA_VOLUMES,
+    EVENTS,
+    NODES,
+    PODS,
+    STORAGE_CLASSES,
+    STORAGE_PROFILES,
+    VOLUME_IMPORT_SOURCES,
+    VOLUME_SNAPSHOT_CLASSES,
+    VOLUMES,
+    Object,
+    Resource,
+)
+from cdi.reconcile.actions import InputRef
+from cdi.reconcile.capabilities import Evidence
+from cdi.reconcile.configuration import active_cdi, resolve_config
+from cdi.reconcile.pod_facts import observe_pod
+from cdi.reconcile.sizing import Offer, offer
+from cdi.reconcile.storageclass import StorageClass, default_class, named_or_default
+from cdi.reconcile.storageprofile import SnapshotClass
+from cdi.reconcile.world import Claim, Config, DataRef, Input, Pods, Profile, Volume, Worker
+
+M = TypeVar("M", bound=KubeObject)
+_MODELS = 256
+"""Models that are kept: those of the volumes at work, not of the thousand that are done."""
+
+
+class Observed:
+    """Implements `cdi.reconcile.world.Objects`, and what else the controller asks."""
+
+    def __init__(
+        self, watches: Watches, progresses: Progresses, inputs: Inputs, *, pods: Pods, install_namespace: str
+    ) -> None:
+        """`pods` is what the controller's options say of worker pods."""
+        self._watches = watches
+        self._progresses = progresses
+        self._inputs = inputs
+        self._pods = pods
+        self._install_namespace = install_namespace
+        self._models: OrderedDict[tuple[Resource, str, str], tuple[str, str, KubeObject]] = OrderedDict()
+        self._config: Config | None = None
+        self._classes: tuple[StorageClass, ...] | None = None
+
+    def changed(self, resource: Resource) -> None:
+        """An object of it is another now: what was made of all of them is void."""
+        if resource == STORAGE_CLASSES:
+            self._classes = None
+        if resource in (STORAGE_CLASSES, CDI_CONFIGS, CDIS):
+            self._config = None
+
+    # --- what reconcilers ask ---------------------------------------------------------------------------------------
+
+    def claim(self, namespace: str, name: str) -> Claim | None:
+        body = self._watches.get(CLAIMS, namespace, name)
+        return None if body is None else self._claim(body)
+
+    def data_volume(self, namespace: str, name: str) -> DataVolume | None:
+        return self.model(DATA_VOLUMES, namespace, name, DataVolume)
+
+    def data_source(self, namespace: str, name: str) -> DataSource | None:
+        return self.model(DATA_SOURCES, namespace, name, DataSource)
+
+    def import_source(self, namespace: str, name: str) -> VolumeImportSource | None:
+        return self.model(VOLUME_IMPORT_SOURCES, namespace, name, VolumeImportSource)
+
+    def input(self, ref: InputRef) -> Input | None:
+        return self._inputs.get(ref)
+
+    def storage_class(self, name: str) -> StorageClass | None:
+        return next((one for one in self.storage_classes() if one.name == name), None)
+
+    def default_storage_class(self, *, virtualization: bool) -> StorageClass | None:
+        return default_class(self.storage_classes(), virtualization=virtualization)
+
+    def csi_driver(self, provisioner: str) -> bool:
+        return self._watches.get(CSI_DRIVERS, "", provisioner) is not None
+
+    def offer(self, storage_class: str | None, *, virtualization: bool) -> Offer:
+        found = named_or_default(storage_class, self.storage_classes(), virtualization=virtualization)
+        name = found.name if found is not None else storage_class or ""
+        return offer(storage_class, found, self.storage_profile(name), self.config(), self.evidence(name))
+
+    def profile(self, storage_class: str | None) -> Profile:
+        sets = self.offer(storage_class, virtualization=True).sets
+        return Profile(access_modes=sets[0].access_modes, volume_mode=sets[0].volume_mode) if sets else Profile()
+
+    def volume(self, name: str) -> Volume | None:
+        body = self._watches.get(VOLUMES, "", name)
+        if body is None:
+            return None
+        spec = body.get("spec") or {}
+        claim = spec.get("claimRef") or {}
+        return Volume(
+            name=name,
+            uid=body["metadata"]["uid"],
+            claim_uid=claim.get("uid") or "",
+            claim_namespace=claim.get("namespace") or "",
+            claim_name=claim.get("name") or "",
+            capacity=_size(spec.get("capacity")),
+        )
+
+    def worker(self, namespace: str, pod: str) -> Worker | None:
+        body = self._watches.get(PODS, namespace, pod)
+        if body is None:
+            return None
+        node = (body.get("spec") or {}).get("nodeName") or ""
+        lost = bool(node) and not self.node_ready(node)
+        return observe_pod(body, progress=self._progresses.of(body["metadata"]["uid"]), node_lost=lost)
+
+    # --- for the controller -----------------------------------------------------------------------------------------
+
+    def model(self, resource: Resource, namespace: str, name: str, kind: type[M]) -> M | None:
+        """Parsed once for each version.  Raises `InvalidManifest` for an object that has not the shape of its kind."""
+        body = self._watches.get(resource, namespace, name)
+        key = (resource, namespace, name)
+        if body is None:
+            self._models.pop(key, None)
+            return None
+        uid, version = body["metadata"]["uid"], body["metadata"]["resourceVersion"]
+        known = self._models.get(key)
+        if known is None or known[:2] != (uid, version):
+            known = (uid, version, parse(body))
+            self._models[key] = known
+        self._models.move_to_end(key)
+        while len(self._models) > _MODELS:
+            self._models.popitem(last=False)
+        model = known[2]
+        if not isinstance(model, kind):
+            raise InternalError(f"{resource} {namespace}/{name} is kept as a {type(model).__name__}")
+        return model
+
+    def config(self) -> Config:
+        """What CDI and CDIConfig say, resolved."""
+        if self._config is None:
+            self._config = resolve_config(
+                active_cdi(self.installations()),
+                self.cdi_config(),
+                self.storage_classes(),
+                namespace=self._install_namespace,
+                pods=self._pods,
+            )
+        return self._config
+
+    def cdi_config(self) -> CDIConfig | None:
+        return self._readable(CDI_CONFIGS, CONFIG_NAME, CDIConfig)
+
+    def installations(self) -> list[CDI]:
+        """The CDI objects."""
+        names = [body["metadata"]["name"] for body in self._watches.values(CDIS)]
+        found = (self._readable(CDIS, name, CDI) for name in names)
+        return [one for one in found if one is not None]
+
+    def storage_classes(self) -> tuple[StorageClass, ...]:
+        if self._classes is None:
+            self._classes = tuple(StorageClass.read(body) for body in self._watches.values(STORAGE_CLASSES))
+        return self._classes
+
+    def storage_profile(self, name: str) -> StorageProfile | None:
+        return self._readable(STORAGE_PROFILES, name, StorageProfile)
+
+    def _readable(self, resource: Resource, name: str, kind: type[M]) -> M | None:
+        """What all volumes depend on counts as not there where it cannot be read; its own key says so."""
+        with contextlib.suppress(InvalidManifest):
+            return self.model(resource, "", name, kind)
+        return None
+
+    def snapshot_classes(self) -> tuple[SnapshotClass, ...]:
+        return tuple(SnapshotClass.read(body) for body in self._watches.values(VOLUME_SNAPSHOT_CLASSES))
+
+    def evidence(self, storage_class: str) -> Iterable[Evidence]:
+        """The PersistentVolumes of a class."""
+        for body in self._watches.values(VOLUMES):
+            spec = body.get("spec") or {}
+            if spec.get("storageClassName") == storage_class:
+                yield Evidence(
+                    access_modes=tuple(spec.get("accessModes") or ()),
+                    volume_mode=spec.get("volumeMode") or "Filesystem",
+                    phase=(body.get("status") or {}).get("phase") or "",
+                )
+
+    def node_ready(self, name: str) -> bool:
+        """Whether a node is there and says that it is well."""
+        body = self._watches.get(NODES, "", name)
+        conditions = ((body or {}).get("status") or {}).get("conditions") or []
+        return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
+
+    def _claim(self, body: Object) -> Claim:
+        metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
+        annotations: Mapping[str, str] = metadata.get("annotations") or {}
+        controller: Mapping[str, str] = next(
+            (one for one in metadata.get("ownerReferences") or () if one.get("controller")), {}
+        )
+        phase = status.get("phase") or "Pending"
+        return Claim(
+            namespace=metadata["namespace"],
+            name=metadata["name"],
+            uid=metadata["uid"],
+            phase=phase,
+            why_pending=self._why_pending(metadata["namespace"], metadata["uid"]) if phase == "Pending" else "",
+            capacity=_size(status.get("capacity")),
+            controller_kind=controller.get("kind") or "",
+            controller_name=controller.get("name") or "",
+            controller_uid=controller.get("uid") or "",
+            annotations=annotations,
+            labels=metadata.get("labels") or {},
+            volume_mode=spec.get("volumeMode") or "Filesystem",
+            access_modes=tuple(spec.get("accessModes") or ()),
+            storage_class=spec.get("storageClassName"),
+            requested=_size((spec.get("resources") or {}).get("requests")),
+            volume_name=spec.get("volumeName") or "",
+            data_ref=_data_ref(spec),
+            selected_node=annotations.get(ANN_SELECTED_NODE, ""),
+            deleting="deletionTimestamp" in metadata,
+        )
+
+    def _why_pending(self, namespace: str, uid: str) -> str:
+        """The last warning about a claim: its provisioner's, mostly."""
+        about = (
+            body
+            for body in self._watches.values(EVENTS)
+            if (body.get("involvedObject") or {}).get("uid") == uid and body["metadata"].get("namespace") == namespace
+        )
+        last: Mapping[str, Any] = max(about, key=lambda body: str(body.get("when")), default={})
+        return str(last.get("message") or "")
+
+
+def _data_ref(spec: Mapping[str, Any]) -> DataRef | None:
+    ref = spec.get("dataSourceRef") or spec.get("dataSource")
+    if not ref:
+        return None
+    return DataRef(
+        group=ref.get("apiGroup") or "",
+        kind=ref.get("kind") or "",
+        name=ref.get("name") or "",
+        namespace=ref.get("namespace"),
+    )
+
+
+def _size(amounts: Mapping[str, Any] | None) -> int | None:
+    """Bytes of ``storage``; None where nothing is said that can be read."""
+    text = (amounts or {}).get("storage")
+    if text is None:
+        return None
+    try:
+        return Quantity.parse(text).bytes
+    except InvalidManifest:
+        return None

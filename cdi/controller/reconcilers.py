@@ -1,0 +1,293 @@
+"""What is done for a key: observe, ask the pure reconciler, carry its plan out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, assert_never
+
+from cdi.api.configuration import CONFIG_NAME, CDIConfig
+from cdi.api.dataimportcron import DataImportCron
+from cdi.api.datasource import DataSource
+from cdi.api.installation import CDI
+from cdi.api.storageprofile import StorageProfile
+from cdi.controller.executor import Executor
+from cdi.controller.inputs import Inputs
+from cdi.controller.keys import Key, Kind, Scope
+from cdi.controller.logs import fields
+from cdi.controller.observe import Observed
+from cdi.controller.telling import tell
+from cdi.controller.watches import Watches
+from cdi.kube.client import Client
+from cdi.kube.resources import (
+    CDI_CONFIGS,
+    CDIS,
+    CLAIMS,
+    DATA_IMPORT_CRONS,
+    DATA_SOURCES,
+    DATA_VOLUMES,
+    STORAGE_CLASSES,
+    STORAGE_PROFILES,
+    Object,
+    Resource,
+)
+from cdi.reconcile.actions import CreateObject, Plan, StartWorker
+from cdi.reconcile.cluster import observe
+from cdi.reconcile.configuration import (
+    ConfigFacts,
+    Installed,
+    active_cdi,
+    problems,
+    reconcile_config,
+    reconcile_installation,
+)
+from cdi.reconcile.dataimportcron import reconcile_unscheduled
+from cdi.reconcile.datasource import reconcile_data_source
+from cdi.reconcile.datavolume import reconcile
+from cdi.reconcile.storageprofile import ProfileFacts, reconcile_orphan, reconcile_storage_profile
+from cdi.reconcile.world import Platform, Refusal, Retries, World
+
+PLATFORM = Platform(cluster=True)
+_READS = 3
+"""How often what a plan asked for is read before it is carried out: a Secret may name another."""
+_RESOURCES: Mapping[Kind, Resource] = {
+    "volume": DATA_VOLUMES,
+    "source": DATA_SOURCES,
+    "cron": DATA_IMPORT_CRONS,
+    "profile": STORAGE_PROFILES,
+    "config": CDI_CONFIGS,
+    "installation": CDIS,
+}
+
+log = logging.getLogger("cdi.controller")
+
+
+class Reconcilers:
+    """One for each kind of key."""
+
+    def __init__(
+        self,
+        client: Client,
+        watches: Watches,
+        observed: Observed,
+        inputs: Inputs,
+        *,
+        scope: Scope,
+        version: str,
+        retries: Retries | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._client = client
+        self._watches = watches
+        self._observed = observed
+        self._inputs = inputs
+        self._executor = Executor(client, watches)
+        self._scope = scope
+        self._version = version
+        self._retries = retries or Retries()
+        self.now = now
+
+    async def reconcile(self, key: Key) -> float | None:
+        """One step; gives seconds until the next where nothing happens before.
+
+        Raises `Conflict` where it rested on an older state, `InvalidManifest` for an object that cannot be read, and
+        whatever the client raises.
+        """
+        match key.kind:
+            case "volume":
+                return await self._volume(key)
+            case "source":
+                await self._source(key)
+            case "cron":
+                await self._cron(key)
+            case "profile":
+                await self._profile(key)
+            case "config":
+                await self._config()
+            case "installation":
+                await self._installation(key)
+            case _:
+                assert_never(key.kind)
+        return None
+
+    def about(self, key: Key) -> Object | None:
+        """The object that a key's trouble is told of."""
+        found = self._watches.get(_RESOURCES[key.kind], key.namespace, key.name)
+        return self._watches.get(CLAIMS, key.namespace, key.name) if found is None and key.kind == "volume" else found
+
+    # --- volumes --------------------------------------------------------------------------------------------------
+
+    async def _volume(self, key: Key) -> float | None:
+        about = self.about(key)
+        if about is None or not self._is_ours(key, about):
+            return None
+        plan = await self._planned(key, None)
+        if plan is None:
+            return None
+        refusal = await self._carry_out(key, plan, about)
+        if refusal is None:
+            return plan.requeue_after
+        log.warning(
+            "refused",
+            extra=fields(
+                key=key, action=type(refusal.action).__name__, reason=refusal.failure.code, text=refusal.failure.message
+            ),
+        )
+        excuse = await self._planned(key, refusal)
+        about = self.about(key)
+        if excuse is not None and about is not None:
+            await self._carry_out(key, excuse, about)
+        pause = excuse.requeue_after if excuse is not None else None
+        return self._retries.patience if pause is None else pause
+
+    def _is_ours(self, key: Key, about: Object) -> bool:
+        """What is filled for a claim is ours where the claim is."""
+        if not self._scope.covers(key.namespace):
+            return False
+        for _ in range(3):
+            if self._scope.selects(about):
+                return True
+            owner = next((one for one in about["metadata"].get("ownerReferences") or () if one.get("controller")), None)
+            if owner is None or owner.get("kind") not in (CLAIMS.kind, DATA_VOLUMES.kind):
+                return False
+            resource = CLAIMS if owner["kind"] == CLAIMS.kind else DATA_VOLUMES
+            above = self._watches.get(resource, key.namespace, owner["name"])
+            if above is None:
+                return False
+            about = above
+        return False
+
+    async def _planned(self, key: Key, refusal: Refusal | None) -> Plan | None:
+        """The plan, once all that it asks for is known; None where nobody wants anything of us."""
+        reads = 0
+        while True:
+            with self._inputs.asking(key):
+                world = self._world(key, refusal)
+                plan = reconcile(world) if world is not None else None
+            if reads == _READS or not await self._inputs.read(key):
+                return plan
+            reads += 1
+
+    def _world(self, key: Key, refusal: Refusal | None) -> World | None:
+        return observe(
+            self._observed,
+            key.namespace,
+            key.name,
+            now=self.now(),
+            config=self._observed.config(),
+            retries=self._retries,
+            platform=PLATFORM,
+            refusal=refusal,
+        )
+
+    async def _carry_out(self, key: Key, plan: Plan, about: Object) -> Refusal | None:
+        refusal = await self._executor.carry_out(plan, about, self.now())
+        if refusal is not None:
+            return refusal
+        for action in plan.actions:
+            if isinstance(action, StartWorker):
+                log.info("attempt", extra=fields(key=key, attempt=action.attempt))
+        if plan.status is not None:
+            before = about.get("status") or {}
+            phase, reason = plan.status.get("phase"), _reason(plan.status)
+            if (before.get("phase"), _reason(before)) != (phase, reason):
+                log.info("phase", extra=fields(key=key, phase=phase, reason=reason))
+        return None
+
+    # --- the others -----------------------------------------------------------------------------------------------
+
+    async def _source(self, key: Key) -> None:
+        body = self._watches.get(DATA_SOURCES, key.namespace, key.name)
+        model = self._observed.model(DATA_SOURCES, key.namespace, key.name, DataSource)
+        if body is not None and model is not None and self._acts_on(key, body):
+            await self._simple(key, reconcile_data_source(model, self._observed, PLATFORM, self.now()), body)
+
+    async def _cron(self, key: Key) -> None:
+        body = self._watches.get(DATA_IMPORT_CRONS, key.namespace, key.name)
+        model = self._observed.model(DATA_IMPORT_CRONS, key.namespace, key.name, DataImportCron)
+        if body is not None and model is not None and self._acts_on(key, body):
+            await self._simple(key, reconcile_unscheduled(model, self.now()), body)
+
+    def _acts_on(self, key: Key, body: Object) -> bool:
+        return self._scope.covers(key.namespace) and self._scope.selects(body)
+
+    async def _profile(self, key: Key) -> None:
+        """What belongs to the whole cluster is left to whoever acts on the whole of it."""
+        if self._scope.alongside:
+            return
+        profile = self._observed.model(STORAGE_PROFILES, "", key.name, StorageProfile)
+        body = self._watches.get(STORAGE_PROFILES, "", key.name)
+        storage_class = self._observed.storage_class(key.name)
+        if storage_class is not None:
+            facts = ProfileFacts(
+                volumes=tuple(self._observed.evidence(key.name)),
+                snapshot_classes=self._observed.snapshot_classes(),
+                owner=self._owner(),
+            )
+            plan = reconcile_storage_profile(storage_class, profile, facts, self.now())
+        elif profile is not None:
+            plan = reconcile_orphan(profile)
+        else:
+            return
+        await self._simple(key, plan, body or self._watches.get(STORAGE_CLASSES, "", key.name))
+
+    async def _config(self) -> None:
+        if self._scope.alongside:
+            return
+        facts = ConfigFacts(storage_classes=self._observed.storage_classes(), owner=self._owner())
+        config = self._observed.model(CDI_CONFIGS, "", CONFIG_NAME, CDIConfig)
+        plan = reconcile_config(active_cdi(self._observed.installations()), config, facts)
+        if plan.create is not None:
+            await self._executor.carry_out(Plan(actions=(CreateObject(body=plan.create),)), {}, self.now())
+        if plan.update is not None:
+            made = await self._client.update(CDI_CONFIGS, dict(plan.update))
+            self._watches.note(CDI_CONFIGS, made)
+            for fact in plan.events:
+                await tell(self._client, made, fact, self.now())
+
+    async def _installation(self, key: Key) -> None:
+        if self._scope.alongside:
+            return
+        body = self._watches.get(CDIS, "", key.name)
+        model = self._observed.model(CDIS, "", key.name, CDI)
+        if body is None or model is None:
+            return
+        active = active_cdi(self._observed.installations())
+        plan = reconcile_installation(
+            model,
+            active=active is not None and active.metadata.uid == model.metadata.uid,
+            installed=Installed(version=self._version),
+            found=problems(active, self._observed.cdi_config(), self._observed.storage_classes()),
+            now=self.now(),
+        )
+        await self._simple(key, plan, body)
+
+    async def _simple(self, key: Key, plan: Plan, about: Object | None) -> None:
+        refusal = await self._executor.carry_out(plan, about or {}, self.now())
+        if refusal is not None:
+            log.warning("refused", extra=fields(key=key, reason=refusal.failure.code, text=refusal.failure.message))
+
+    def _owner(self) -> Object | None:
+        """An owner reference to the CDI object."""
+        cdi = active_cdi(self._observed.installations())
+        if cdi is None:
+            return None
+        return {
+            "apiVersion": CDI.group_version,
+            "kind": CDI.kind_name(),
+            "name": cdi.metadata.name or "",
+            "uid": cdi.metadata.uid or "",
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+
+
+def _reason(status: Mapping[str, Any]) -> str:
+    """Of what it is at, or of why it is not."""
+    conditions = {one.get("type"): one for one in status.get("conditions") or []}
+    return str(
+        next(
+            (one["reason"] for name in ("Running", "Bound") if (one := conditions.get(name)) and one.get("reason")), ""
+        )
+    )

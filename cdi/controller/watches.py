@@ -1,0 +1,206 @@
+"""The watch caches: which resources are followed, and what of their objects is kept.
+
+What is kept is what a reconciler asks for: a thousand volumes are three thousand objects here, so whatever nobody
+reads is dropped as soon as it comes, and the same words are one word.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Never
+
+from cdi.api.names import APP, LABEL_APP
+from cdi.controller.keys import Scope
+from cdi.kube.client import Client
+from cdi.kube.reflector import Change, Reflector
+from cdi.kube.resources import (
+    CDI_CONFIGS,
+    CDIS,
+    CLAIMS,
+    CONFIG_MAPS,
+    CSI_DRIVERS,
+    DATA_IMPORT_CRONS,
+    DATA_SOURCES,
+    DATA_VOLUMES,
+    EVENTS,
+    NODES,
+    PODS,
+    SECRETS,
+    STORAGE_CLASSES,
+    STORAGE_PROFILES,
+    VOLUME_IMPORT_SOURCES,
+    VOLUME_SNAPSHOT_CLASSES,
+    VOLUMES,
+    Object,
+    Resource,
+)
+from cdi.reconcile.pod import ANN_JOB, ANN_JOURNAL
+
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+_BIG_ANNOTATIONS = (ANN_JOB, ANN_JOURNAL)
+"""Of pods: what the worker reads, and nobody else."""
+_COMMON = 24
+"""Texts up to this length are often the same ones."""
+OnChange = Callable[[Resource, Change], None]
+
+
+class Watches:
+    """A cache of each resource, as far as the scope reaches."""
+
+    def __init__(self, client: Client, scope: Scope, *, install_namespace: str, on_change: OnChange) -> None:
+        self._reflectors: dict[Resource, dict[str | None, Reflector]] = {}
+        everywhere: tuple[str | None, ...] = (None,)
+        spaces = scope.namespaces or everywhere
+        # What CDIConfig names lies where the controller is installed.
+        with_install = dict.fromkeys((*scope.namespaces, install_namespace)) if scope.namespaces else everywhere
+        plain = dict.fromkeys(spaces)
+
+        def follow(resource: Resource, namespaces: Any = everywhere, **options: Any) -> None:
+            def changed(change: Change) -> None:
+                on_change(resource, change)
+
+            self._reflectors[resource] = {
+                namespace: Reflector(client, resource, namespace=namespace, on_change=changed, **options)
+                for namespace in namespaces
+            }
+
+        # Pods before claims: what a pod's end led to is then known of the claim as soon as the pod's end is.
+        follow(PODS, plain, labels=f"{LABEL_APP}={APP}", strip=_pod)
+        follow(CLAIMS, plain, strip=_plain)
+        follow(VOLUMES, strip=_volume)
+        follow(DATA_VOLUMES, plain, strip=_plain)
+        follow(VOLUME_IMPORT_SOURCES, plain, strip=_plain)
+        follow(DATA_SOURCES, plain, strip=_plain)
+        follow(DATA_IMPORT_CRONS, plain, strip=_plain)
+        follow(SECRETS, with_install, strip=_version_only, metadata_only=True)
+        follow(CONFIG_MAPS, with_install, strip=_version_only, metadata_only=True)
+        follow(EVENTS, plain, fields="involvedObject.kind=PersistentVolumeClaim,type=Warning", strip=_event)
+        follow(NODES, strip=_node)
+        follow(STORAGE_CLASSES, strip=_plain)
+        follow(CSI_DRIVERS, strip=_version_only)
+        follow(STORAGE_PROFILES, strip=_plain)
+        follow(CDI_CONFIGS, strip=_plain)
+        follow(CDIS, strip=_plain)
+        follow(VOLUME_SNAPSHOT_CLASSES, strip=_plain, optional=True)
+
+    def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
+        """`namespace` is empty for what belongs to none.  The object may not be altered."""
+        reflector = self._of(resource, namespace)
+        return reflector.cache.get(namespace, name) if reflector is not None else None
+
+    def values(self, resource: Resource) -> Iterator[Object]:
+        """In no order."""
+        for reflector in self._reflectors[resource].values():
+            yield from reflector.cache.values()
+
+    def note(self, resource: Resource, body: Object) -> None:
+        """What a write of our own gave back (`Reflector.note`)."""
+        reflector = self._of(resource, body["metadata"].get("namespace") or "")
+        if reflector is not None:
+            reflector.note(body)
+
+    def missing(self) -> str:
+        """What is not listed yet, in words; empty once all is."""
+        waiting = [
+            f"{resource}{f' in {namespace}' if namespace else ''}: "
+            f"{reflector.failure.message if reflector.failure is not None else 'not listed yet'}"
+            for resource, reflectors in self._reflectors.items()
+            for namespace, reflector in reflectors.items()
+            if not reflector.cache.synced.is_set()
+        ]
+        return "; ".join(waiting)
+
+    async def synced(self) -> None:
+        """Until everything that there was at the start is here."""
+        for reflectors in self._reflectors.values():
+            for reflector in reflectors.values():
+                await reflector.cache.synced.wait()
+
+    async def run(self) -> Never:
+        """Until it is cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for reflectors in self._reflectors.values():
+                for reflector in reflectors.values():
+                    group.create_task(reflector.run())
+        raise AssertionError("no reflector ends")
+
+    def _of(self, resource: Resource, namespace: str) -> Reflector | None:
+        known = self._reflectors[resource]
+        return known.get(namespace if resource.namespaced and None not in known else None)
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------
+
+
+def _plain(body: Object) -> Object:
+    metadata = body["metadata"]
+    annotations = metadata.get("annotations")
+    if annotations and _LAST_APPLIED in annotations:
+        del annotations[_LAST_APPLIED]
+    return _compact(body)
+
+
+def _pod(body: Object) -> Object:
+    annotations = body["metadata"].get("annotations") or {}
+    for name in _BIG_ANNOTATIONS:
+        annotations.pop(name, None)
+    return _compact(body)
+
+
+def _volume(body: Object) -> Object:
+    spec = body.get("spec") or {}
+    kept = {
+        name: spec[name]
+        for name in ("accessModes", "capacity", "claimRef", "storageClassName", "volumeMode")
+        if name in spec
+    }
+    status = {"phase": (body.get("status") or {}).get("phase")}
+    return _compact({**_identity(body), "spec": kept, "status": status})
+
+
+def _node(body: Object) -> Object:
+    conditions = (body.get("status") or {}).get("conditions") or []
+    ready = [{"type": "Ready", "status": one.get("status")} for one in conditions if one.get("type") == "Ready"]
+    return _compact({**_identity(body), "status": {"conditions": ready}})
+
+
+def _event(body: Object) -> Object:
+    about = body.get("involvedObject") or {}
+    kept = {
+        "involvedObject": {name: about.get(name) for name in ("namespace", "name", "uid")},
+        "reason": body.get("reason"),
+        "message": str(body.get("message") or "")[:1024],
+        "when": body.get("lastTimestamp") or body.get("eventTime") or body["metadata"].get("creationTimestamp") or "",
+    }
+    return _compact({**_identity(body), **kept})
+
+
+def _version_only(body: Object) -> Object:
+    return _compact(_identity(body))
+
+
+def _identity(body: Object) -> dict[str, Any]:
+    metadata = body["metadata"]
+    names = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp")
+    return {
+        "apiVersion": body.get("apiVersion", ""),
+        "kind": body.get("kind", ""),
+        "metadata": {name: metadata[name] for name in names if name in metadata},
+    }
+
+
+def _compact(body: Object) -> Object:
+    """The same, with words that many objects share kept once."""
+    return {sys.intern(name): _shared(item) for name, item in body.items()}
+
+
+def _shared(value: Any) -> Any:
+    if isinstance(value, str):
+        return sys.intern(value) if len(value) <= _COMMON else value
+    if isinstance(value, Mapping):
+        return {sys.intern(name): _shared(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_shared(item) for item in value]
+    return value
