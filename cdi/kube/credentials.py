@@ -25,7 +25,7 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _EXPIRES_SOON = 60.0
 """Seconds before its end at which a token of a plug-in is replaced."""
 _REFRESH_PAUSE = 5.0
-"""Seconds between two refreshes because of a 401: a server that knows nobody must not start a plug-in per request."""
+"""Seconds between two refreshes: a server that knows nobody, or short-lived tokens, start no plug-in per request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +164,9 @@ class KubeconfigCredentials:
 
     def _expires_soon(self) -> bool:
         expiry = getattr(self._loader, "exec_plugin_expiry", None)
-        return expiry is not None and self._now() > expiry.timestamp() - _EXPIRES_SOON
+        if expiry is None or self._now() - self._renewed < _REFRESH_PAUSE:
+            return False
+        return self._now() > float(expiry.timestamp()) - _EXPIRES_SOON
 
     async def _load(self) -> Access:
         from kubernetes.aio.client import Configuration

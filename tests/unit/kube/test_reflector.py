@@ -237,7 +237,6 @@ async def test_a_write_of_one_s_own_is_known_before_the_watch_tells_it(server):
 
     async def wait(request):
         await more.wait()
-        return None
 
     server.answer(listing(thing("a"), version=5), watched(event("BOOKMARK", thing("", 5)), then=wait), watched(event("MODIFIED", thing("a", 6)), event("MODIFIED", thing("a", 8)), event("MODIFIED", thing("a", 9)), then=silent))  # fmt: skip
     async with following(server) as (reflector, told):
