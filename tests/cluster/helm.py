@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,10 @@ class Helm:
     """None where nothing is asked of a cluster."""
     namespace: str = "default"
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+    def within(self, namespace: str) -> Helm:
+        """The same for another namespace."""
+        return replace(self, namespace=namespace)
 
     def run(self, *arguments: str, values: Mapping[str, Any] | None = None, patience: float = 300.0) -> str:
         """What Helm prints; `values` go before the chart's own.  Raises HelmError where it fails."""

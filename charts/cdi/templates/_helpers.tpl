@@ -40,7 +40,7 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
-{{/* A Deployment's pod, but for what is the component's own: (dict "root" $ "component" NAME "account" … "container" …). */}}
+{{/* A Deployment's pod, but for what is the component's own: (dict "root" $ "component" NAME "name" LABEL "account" NAME "annotations" DICT). */}}
 {{- define "cdi.pod" -}}
 {{- $values := get .root.Values .component -}}
 metadata:
@@ -54,7 +54,7 @@ metadata:
     {{- with $values.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-  {{- with $values.podAnnotations }}
+  {{- with merge (dict) (.annotations | default dict) $values.podAnnotations }}
   annotations:
     {{- toYaml . | nindent 4 }}
   {{- end }}

@@ -1,14 +1,10 @@
-#!/usr/bin/env python3
-"""Write what is made out of charts/cdi/values.source.yaml: the values, their schema, and the table in the README.
-
-With --check nothing is written; the exit status is 1 where a file differs from what would be written.
+"""What scripts/generate makes for the Helm chart: values.yaml, its schema and its table in the README, out of
+charts/cdi/values.source.yaml and the CDI resource; the webhooks, out of cdi/server/hooks.py.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,33 +12,19 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
-CHART = ROOT / "charts" / "cdi"
-BEGIN, END = "<!-- values: made by scripts/chart -->\n", "<!-- end of values -->\n"
+from cdi.server.hooks import Installation, webhook_configurations
+
+CHART = Path(__file__).resolve().parent.parent / "charts" / "cdi"
+BEGIN, END = "<!-- values: made by scripts/generate -->\n", "<!-- end of values -->\n"
 Schema = dict[str, Any]
 
 # Keywords of a CustomResourceDefinition's schema that JSON schema does not know, or that a chart has no use for.
 _ONLY_CRD = ("format",)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a file is not up to date")
-    options = parser.parse_args()
-    stale = [path for path, text in files().items() if not path.is_file() or path.read_text() != text]
-    for path in stale:
-        if options.check:
-            print(f"{path.relative_to(ROOT)} is not up to date: run scripts/chart", file=sys.stderr)
-        else:
-            path.write_text(files()[path])
-            print(path.relative_to(ROOT))
-    return 1 if stale and options.check else 0
-
-
-def files() -> dict[Path, str]:
-    """The files, by path, as they should be."""
+def chart_files(crd: Schema) -> dict[Path, str]:
+    """The files, by path, as they should be; `crd` is the CDI resource's definition."""
     source = yaml.safe_load((CHART / "values.source.yaml").read_text())["properties"]
-    crd = yaml.safe_load((ROOT / "crds" / "cdis.yaml").read_text())
     spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     properties = {name: _resolved(each, spec) for name, each in source.items()}
     schema = {
@@ -52,15 +34,23 @@ def files() -> dict[Path, str]:
         "additionalProperties": False,
         "properties": {name: _without_defaults(each) for name, each in properties.items()},
     }
-    values = "# Made by scripts/chart out of values.source.yaml; do not edit.\n" + "".join(_values(properties, ""))
+    values = "# Made by scripts/generate out of values.source.yaml; do not edit.\n" + "".join(_values(properties, ""))
     before, _, rest = (CHART / "README.md").read_text().partition(BEGIN)
     after = rest.partition(END)[2]
     table = "| value | default | |\n|---|---|---|\n" + "".join(_rows(properties, ""))
     return {
         CHART / "values.schema.json": json.dumps(schema, indent=1, ensure_ascii=False) + "\n",
         CHART / "values.yaml": values,
+        CHART / "files" / "webhooks.yaml": _webhooks(),
         CHART / "README.md": before + BEGIN + table + END + after,
     }
+
+
+def _webhooks() -> str:
+    """The webhooks' configurations; templates/webhooks.yaml puts names and namespaces in."""
+    configurations = webhook_configurations(Installation(namespace="cdi"))
+    note = "# Made by scripts/generate out of cdi/server/hooks.py; do not edit.\n"
+    return note + yaml.safe_dump({"configurations": configurations}, sort_keys=False, width=118)
 
 
 def _resolved(schema: Schema, spec: Schema) -> Schema:
@@ -129,7 +119,3 @@ def _rows(properties: Schema, prefix: str) -> Iterator[str]:
         elif "properties" in schema:
             yield f"| **`{path}`** | | {schema['description']} |\n"
             yield from _rows(schema["properties"], f"{path}.")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
