@@ -6,7 +6,7 @@ import base64
 import binascii
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from cdi.api.configuration import CONFIG_NAME, CDIConfig
@@ -15,13 +15,14 @@ from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import InternalError, NotFound
 from cdi.api.installation import CDI
-from cdi.api.job import Proxy
 from cdi.api.meta import KubeObject
 from cdi.api.names import ANN_BOUND_CONDITION_MESSAGE
+from cdi.api.overhead import NO_OVERHEAD
 from cdi.api.populators import VolumeImportSource
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.validation import parse
 from cdi.reconcile.actions import InputRef
+from cdi.reconcile.configuration import active_cdi, resolve_config
 from cdi.reconcile.sizing import Offer
 from cdi.reconcile.storageclass import StorageClass
 from cdi.reconcile.world import (
@@ -39,8 +40,6 @@ from cdi.reconcile.world import (
 from cdi.runtime.home import Home
 from cdi.store.base import Change, Key, Object
 
-INSTALL_NAMESPACE = "cdi"
-"""Where CDIConfig's own references point to."""
 PLATFORM = Platform(local_files=True)
 WATCHED = (
     "datavolumes",
@@ -159,25 +158,11 @@ class Observed:
         return None
 
     def config(self) -> Config:
-        """CDIConfig's spec; where there is none, that of the CDI object."""
-        own = self.model(Key("cdiconfigs", "", CONFIG_NAME), CDIConfig)
-        spec = own.spec if own is not None else None
-        if spec is None:
-            for key in self.keys("cdis"):
-                installation = self.model(key, CDI)
-                spec = installation.spec.config if installation is not None else None
-        if spec is None:
-            return Config()
-        proxy = spec.import_proxy
-        authority = proxy.trusted_ca_proxy if proxy is not None else None
-        return Config(
-            preallocation=bool(spec.preallocation),
-            proxy=Proxy()
-            if proxy is None
-            else Proxy(http=proxy.http_proxy, https=proxy.https_proxy, no_proxy=proxy.no_proxy),
-            trusted_ca=InputRef(kind="ConfigMap", namespace=INSTALL_NAMESPACE, name=authority) if authority else None,
-            insecure_registries=frozenset(host.lower() for host in spec.insecure_registries or ()),
-        )
+        """What CDI and CDIConfig say; a volume's directory is all the disk's, so a file system's share is no matter."""
+        installations = [self.model(key, CDI) for key in self.keys("cdis")]
+        active = active_cdi(one for one in installations if one is not None)
+        resolved = resolve_config(active, self.model(Key("cdiconfigs", "", CONFIG_NAME), CDIConfig))
+        return replace(resolved, overhead=NO_OVERHEAD, overheads={})
 
     def _claim(self, claim: PersistentVolumeClaim) -> Claim:
         metadata, status = claim.metadata, claim.status
