@@ -43,7 +43,6 @@ class Rule:
 
 
 _REQUIRED = "FieldValueRequired"
-_DUPLICATE = "FieldValueDuplicate"
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 
 
@@ -251,6 +250,26 @@ MODEL_RULES: dict[str, tuple[Rule, ...]] = {
     "SourcePvc": _reference("source PVC"),
     "SourceSnapshot": _reference("source snapshot"),
     "DataSourceReference": _reference("source dataSource"),
+    "VolumeCloneSourceSpec": (
+        Rule(
+            rule="self.source.kind in ['PersistentVolumeClaim', 'VolumeSnapshot']",
+            message='Unsupported value: supported values: "PersistentVolumeClaim", "VolumeSnapshot"',
+            field=".source.kind",
+        ),
+        Rule(
+            rule="!has(self.source.apiGroup) || self.source.apiGroup == '' || self.source.apiGroup == "
+            "(self.source.kind == 'VolumeSnapshot' ? 'snapshot.storage.k8s.io' : '')",
+            message="the API group of a VolumeSnapshot is snapshot.storage.k8s.io, that of a PersistentVolumeClaim "
+            "is empty",
+            field=".source.apiGroup",
+        ),
+        Rule(
+            rule="self.source.name != ''",
+            message="the name of the source is missing",
+            field=".source.name",
+            reason=_REQUIRED,
+        ),
+    ),
     "DataSourceSource": (
         Rule(
             rule="[has(self.pvc), has(self.snapshot), has(self.dataSource)].filter(given, given).size() < 2",
@@ -528,6 +547,8 @@ def _limited(schema: Schema, limits: Schema) -> Schema:
 _ESCAPED = {"namespace"}
 """Field names that are words of the language."""
 _NOT_COMPARED = {"apiVersion", "kind", "metadata", "status", "createdBy"}
+_BY_VALUE = "resources"
+"""Compared by what stands in them: Go writes empty ones, and sizes in a notation of its own."""
 _BY_STAGE = {"checkpoints", "finalCheckpoint"}
 _ABSENT_IS_FALSE = {"finalCheckpoint"}
 
@@ -542,7 +563,7 @@ def freeze(schema: Schema, message: str) -> Schema:
     properties = schema.get("properties", {})
     required = schema.get("required", ())
     made["properties"] = {
-        name: freeze(part, message) if "properties" in part and name not in _NOT_COMPARED else part
+        name: freeze(part, message) if "properties" in part and name not in {*_NOT_COMPARED, _BY_VALUE} else part
         for name, part in properties.items()
     }
     staged = properties.keys() >= _BY_STAGE
@@ -558,7 +579,7 @@ def freeze(schema: Schema, message: str) -> Schema:
         )
         held.append(f"({_WARM} && has(self.checkpoints) && size(self.checkpoints) > 0) || ({stages})")
     if held:
-        rule = Rule(rule=" && ".join(f"({each})" for each in held), message=message, reason=_DUPLICATE)
+        rule = Rule(rule=" && ".join(f"({each})" for each in held), message=message)
         made[RULES] = [*schema.get(RULES, []), rule.to_dict()]
     return made
 
@@ -567,8 +588,7 @@ def _same(name: str, schema: Schema, *, required: bool = False) -> Iterator[str]
     field = f"__{name}__" if name in _ESCAPED else name
     new, old = f"self.{field}", f"oldSelf.{field}"
     match schema.get("type"):
-        case "object" if name == "resources":
-            # Go writes an empty one, and sizes in a notation of its own.
+        case "object" if name == _BY_VALUE:
             sized = {side: _has_size(side) for side in ("self", "oldSelf")}
             yield f"({sized['self']}) == ({sized['oldSelf']})"
             yield (

@@ -91,8 +91,8 @@ def _walk(node: Schema, definitions: dict[str, Schema], *, root: bool = False) -
                 # Of a model it says only that unknown fields are read; of a mapping, that it is free.
                 if value and "properties" not in node:
                     made[_PRESERVE] = True
-            case "minimum" | "maximum" if "format" in node:
-                pass  # the format says it, and exactly
+            case "minimum" | "maximum" if node.get("format") == "int64":
+                pass  # the format says it, and a number of JSON could not, exactly
             case _ if key not in _DROPPED:
                 made[key] = value
             case _:
