@@ -45,6 +45,16 @@ KNOWN_GATES = frozenset({"HonorWaitForFirstConsumer", "DataVolumeClaimAdoption",
 """Feature gates that mean something elsewhere; here what the first and the last turn on is always on."""
 CLAIM_ADOPTION_GATE = "DataVolumeClaimAdoption"
 
+NO_EFFECT: Mapping[str, str] = {
+    "spec.infra": "the chart's values infra and replicas place the control plane",
+    "spec.customizeComponents": "the chart's values change what is installed",
+    "spec.cloneStrategyOverride": "this version does not clone volumes in a cluster",
+    "spec.certConfig.client": "no component has a client certificate",
+    "spec.priorityClass": "the chart's value infra.priorityClassName says it",
+    "spec.config.dataVolumeTTLSeconds": "DataVolumes are not deleted after their completion",
+}
+"""Fields of the CDI object that are accepted and change nothing, and why (`docs/support.md`)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigFacts:
@@ -167,6 +177,12 @@ def resolve_config(
     )
 
 
+def without_effect(cdi: CDI) -> tuple[str, ...]:
+    """The fields that somebody set in a CDI object and that change nothing."""
+    body = cdi.to_dict()
+    return tuple(field for field in NO_EFFECT if _given(body, field.split(".")))
+
+
 def renders_claims(cdi: CDI | None, config: CDIConfig | None) -> bool:
     """Whether claims with the label applyStorageProfile are completed when they are created."""
     return effective_spec(cdi, config).webhook_pvc_rendering != "Disabled"
@@ -266,7 +282,7 @@ def reconcile_installation(
     conditions = {
         "Available": (ready, "DeployCompleted" if ready else "NotReady", "Deployment Completed" if ready else waiting),
         "Progressing": (not ready, "DeployCompleted" if ready else "NotReady", "" if ready else waiting),
-        "Degraded": (bool(found), INVALID if found else "DeployCompleted", _sentence(found) if found else ""),
+        "Degraded": (bool(found), INVALID if found else "DeployCompleted", _remarks(cdi, found)),
     }
     # What was deployed once stays so while a part of it restarts: that is what the conditions are for.
     once = old is not None and old.phase == "Deployed"
@@ -284,7 +300,7 @@ def reconcile_installation(
         )
     before = old.to_dict() if old is not None else None
     known = {(one.type, one.message) for one in (old.conditions if old is not None else None) or []}
-    news = bool(found) and ("Degraded", _sentence(found)) not in known
+    news = bool(found) and ("Degraded", _remarks(cdi, found)) not in known
     return Plan(
         actions=actions, status=None if status == before else status, events=_invalid_event(found) if news else ()
     )
@@ -330,12 +346,12 @@ def _overheads(overhead: FilesystemOverhead) -> list[tuple[str, Fraction]]:
     return [(name, fraction) for name, fraction in read if fraction is not None]
 
 
-def _resources(asked: ResourceRequirements | None, otherwise: Mapping[str, Any]) -> dict[str, dict[str, str | int]]:
-    """Limits and requests for processor and memory, as an API object: what is asked for, else `otherwise`, else the
-    usual.  A request never exceeds its limit, which the API server would refuse.
+def _resources(asked: ResourceRequirements | None, otherwise: Mapping[str, Any]) -> dict[str, Any]:
+    """Limits and requests for processor and memory, and devices, as an API object: what is asked for, else `otherwise`,
+    else the usual.  A request never exceeds its limit, which the API server would refuse.
     """
     given = asked.to_dict() if asked is not None else {}
-    merged: dict[str, dict[str, str | int]] = {
+    merged: dict[str, Any] = {
         part: {**DEFAULT_RESOURCES[part], **(otherwise.get(part) or {}), **(given.get(part) or {})}
         for part in ("limits", "requests")
     }
@@ -347,7 +363,19 @@ def _resources(asked: ResourceRequirements | None, otherwise: Mapping[str, Any])
                 limits[name] = requests[name]
             else:
                 requests[name] = limits[name]
-    return merged
+    claims = given.get("claims") or otherwise.get("claims")
+    return {**merged, "claims": claims} if claims else merged
+
+
+def _given(body: Any, path: list[str]) -> bool:
+    for name in path:
+        body = body.get(name) if isinstance(body, dict) else None
+    return body not in (None, {}, [], "")
+
+
+def _remarks(cdi: CDI, found: tuple[Problem, ...]) -> str:
+    idle = "; ".join(f"{field} ({NO_EFFECT[field]})" for field in without_effect(cdi))
+    return " ".join(part for part in (_sentence(found) if found else "", f"No effect: {idle}." if idle else "") if part)
 
 
 def _sentence(found: tuple[Problem, ...]) -> str:

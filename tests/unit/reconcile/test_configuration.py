@@ -21,6 +21,7 @@ from cdi.reconcile.configuration import (
     reconcile_installation,
     renders_claims,
     resolve_config,
+    without_effect,
 )
 from cdi.reconcile.storageclass import StorageClass
 from cdi.reconcile.world import Config, Pods
@@ -159,6 +160,11 @@ def test_good_values_are_no_problem():
 def test_a_request_never_exceeds_its_limit(asked, limits, requests):
     found = resolve_config(None, config(podResourceRequirements=asked)).pods.resources
     assert (found["limits"]["memory"], found["requests"]["memory"]) == (limits, requests)
+
+
+def test_devices_are_passed_on():
+    said = config(podResourceRequirements={"claims": [{"name": "gpu"}]})
+    assert resolve_config(None, said).pods.resources["claims"] == [{"name": "gpu"}]
 
 
 def test_the_cdi_object_goes_before_cdiconfig_where_it_is_the_authority():
@@ -335,6 +341,20 @@ def test_what_cannot_be_followed_degrades_and_is_told_once():
     stored = cdi({"filesystemOverhead": {"global": "7"}}, status=plan.status)
     again = reconcile_installation(stored, active=True, installed=Installed(version="1"), found=found, now=NOW + 5)
     assert (again.status, again.events) == (None, ())
+
+
+def test_what_has_no_effect_is_told():
+    said = cdi(
+        {"dataVolumeTTLSeconds": 5},
+        infra={"nodeSelector": {"a": "b"}}, certConfig={"client": {"duration": "1h"}}, customizeComponents={},
+    )  # fmt: skip
+    assert without_effect(said) == ("spec.infra", "spec.certConfig.client", "spec.config.dataVolumeTTLSeconds")
+    plan = reconcile_installation(said, active=True, installed=Installed(version="1"), found=(), now=NOW)
+    assert plan.status is not None
+    status, _, message = conditions(plan.status)["Degraded"]
+    assert status == "False"
+    assert "spec.infra (the chart's values" in message
+    assert plan.events == ()
 
 
 def test_an_installation_with_a_configuration_becomes_the_authority():

@@ -1,0 +1,122 @@
+"""docs/support.md speaks of every field and annotation, and of none that there is not."""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cdi.api import names
+from cdi.api.configuration import CDIConfig
+from cdi.api.datavolume import DataVolume
+from cdi.api.installation import CDI
+from cdi.api.model import Model, wire_name
+from cdi.api.storageprofile import StorageProfile
+from cdi.reconcile.configuration import NO_EFFECT
+
+PAGE = Path(__file__).parents[3] / "docs" / "support.md"
+STATES = {"done", "no effect", "refused"}
+WRITTEN_BY_PROGRAMS = {
+    # Facts that controllers write, which nobody sets to ask for something.
+    name
+    for name in vars(names)
+    if name.startswith(("ANN_POD_PHASE", "ANN_POD_RE", "ANN_POD_SCHEDULABLE", "ANN_RUNNING", "ANN_BOUND", "ANN_SOURCE_",
+                        "ANN_SNAPSHOT_", "ANN_CHECKPOINT", "ANN_CLONE_")) or name in {
+        "ANN_IMPORT_FATAL_ERROR", "ANN_IMPORT_POD", "ANN_REQUIRES_SCRATCH", "ANN_REQUIRES_DIRECT_IO", "ANN_UPLOAD_POD",
+        "ANN_PREVIOUS_CHECKPOINT", "ANN_CURRENT_CHECKPOINT", "ANN_FINAL_CHECKPOINT", "ANN_POPULATOR_PROGRESS",
+        "ANN_PVC_PRIME", "ANN_POPULATOR_KIND", "ANN_PREALLOCATION_APPLIED", "ANN_EXTENDED_CLONE_TOKEN",
+        "ANN_DATA_SOURCE_NAMESPACE", "ANN_OWNED_BY_DATA_VOLUME", "ANN_OWNER_UID", "ANN_CREATED_FOR_DATA_VOLUME",
+        "ANN_CREATED_BY_CONTROLLER", "ANN_UPLOAD_CLIENT_NAME", "ANN_EVENT_SOURCE", "ANN_EVENT_SOURCE_KIND",
+        "ANN_GARBAGE_COLLECTED", "ANN_CRON_DESIRED_DIGEST", "ANN_CRON_IMAGE_STREAM_DOCKER_REF", "ANN_CRON_NEXT_TIME",
+        "ANN_CRON_LAST_TIME", "ANN_CRON_LAST_USE_TIME", "ANN_CRON_STORAGE_CLASS",
+    }
+}  # fmt: skip
+SET_BY_USERS = {"ANN_CLONE_REQUEST", "ANN_CLONE_STRATEGY", "ANN_POD_RETAIN"}
+"""Of those that the beginnings above catch."""
+
+
+def section(title: str) -> list[list[str]]:
+    """The rows of a section's table, cell by cell."""
+    text = PAGE.read_text().split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| `")]
+    assert rows
+    return rows
+
+
+def fields(model: type[Model], path: str) -> Iterator[str]:
+    """The paths of a model's fields down to those that have no fields themselves."""
+    for name, field in model.model_fields.items():
+        below = f"{path}.{wire_name(name)}"
+        inner = next(iter(models(field.annotation)), None)
+        if inner is None or not inner.model_fields:
+            yield below
+        else:
+            yield from fields(inner, below)
+
+
+def models(annotation: object) -> Iterator[type[Model]]:
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        yield annotation
+    elif typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated, list):
+        for each in typing.get_args(annotation):
+            yield from models(each)
+
+
+def covers(row: str, path: str) -> bool:
+    return path == row or path.startswith(f"{row}.")
+
+
+KINDS = [CDI, CDIConfig, StorageProfile, DataVolume]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_field_is_there(kind):
+    rows = [row[0].strip("`") for row in section(kind.__name__)]
+    spec = next(iter(models(kind.model_fields["spec"].annotation)))
+    missing = [path for path in fields(spec, "spec") if not any(covers(row, path) for row in rows)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_line_is_about_a_field(kind):
+    spec = next(iter(models(kind.model_fields["spec"].annotation)))
+    known = list(fields(spec, "spec"))
+    rows = [row[0].strip("`") for row in section(kind.__name__)]
+    assert len(rows) == len(set(rows))
+    assert [row for row in rows if not any(covers(row, path) for path in known)] == []
+    assert [(a, b) for a in rows for b in rows if a != b and covers(a, b)] == []
+
+
+@pytest.mark.parametrize("title", [*(kind.__name__ for kind in KINDS), "Annotations"])
+def test_every_line_says_what_becomes_of_it(title):
+    for row in section(title):
+        state, why = row[-2], row[-1]
+        assert state in STATES, row
+        assert state == "done" or why, row
+
+
+def test_every_annotation_is_there():
+    rows = {row[0].strip("`") for row in section("Annotations")}
+    known = {
+        value.removeprefix("cdi.kubevirt.io/")
+        for name, value in vars(names).items()
+        if name.startswith("ANN_") and (name not in WRITTEN_BY_PROGRAMS or name in SET_BY_USERS)
+    }
+    assert rows == known
+
+
+def test_what_has_no_effect_is_told_in_the_cdi_object():
+    told = {row[0].strip("`") for row in section("CDI") if row[1] == "no effect"}
+    told |= {
+        row[0].strip("`").replace("spec.", "spec.config.", 1) for row in section("CDIConfig") if row[1] == "no effect"
+    }
+    assert told == set(NO_EFFECT)
+
+
+def test_the_page_that_it_names_is_there():
+    for page in re.findall(r"\]\((\w+\.md)\)", PAGE.read_text()):
+        assert (PAGE.parent / page).exists()
