@@ -75,7 +75,7 @@ def _pod(
         "imagePullPolicy": "IfNotPresent",
         "command": command,
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "resources": {"requests": {"cpu": "100m", "memory": "60M"}, "limits": {"cpu": "750m", "memory": memory}},
+        "resources": {"requests": {"cpu": "100m", "memory": "20M"}, "limits": {"cpu": "750m", "memory": memory}},
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
