@@ -266,6 +266,17 @@ def _hash(text: str) -> str:
 _LABEL = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
 _DNS_LABEL = re.compile(_LABEL)
 _DNS_SUBDOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?")
+
+
+def is_label(name: str, value: str) -> bool:
+    """Whether an API server takes this as a label."""
+    domain, slash, rest = name.rpartition("/")
+    return (
+        (not slash or is_dns_subdomain(domain))
+        and _LABEL_NAME.fullmatch(rest) is not None
+        and (not value or _LABEL_NAME.fullmatch(value) is not None)
+    )
 
 
 def is_dns_label(text: str) -> bool:

@@ -115,8 +115,10 @@ class DeleteObject:
 class Rebind:
     """Give a PersistentVolume from the prime claim to the target: replace its claimRef.
 
-    Done only while the claimRef's uid is `prime_uid`, and only if the target still has `target_uid` (tested in the
-    same patch, or by the resource versions that were read); a claimRef that names the target already is done.
+    First read the volume, then the two claims by their uids, then replace the claimRef under the volume's
+    resourceVersion that was read: done only while the volume is Bound and its claimRef's uid is `prime_uid`, and the
+    prime claim still exists.  (Once it does not, the volume is Released, which changes its resourceVersion, before
+    anybody deletes what is in it.)  A claimRef that names the target already is done.  Anything else is a `Conflict`.
     """
 
     volume: str

@@ -5,24 +5,43 @@ from __future__ import annotations
 from typing import Any
 
 from cdi.api.datavolume import ContentType, DataVolume
+from cdi.api.errors import StorageClassMissing
 from cdi.api.names import (
     ANN_CLONE_REQUEST,
     ANN_CONTENT_TYPE,
     ANN_CREATED_BY_CONTROLLER,
     ANN_CREATED_FOR_DATA_VOLUME,
+    ANN_EXTERNAL_POPULATION,
+    ANN_IMMEDIATE_BINDING,
+    ANN_POD_RETAIN,
     ANN_POPULATED_FOR,
+    ANN_POPULATOR_KIND,
     ANN_PREALLOCATION_REQUESTED,
+    ANN_PRIORITY_CLASS,
+    ANN_SELECTED_NODE,
     ANN_UPLOAD_TARGET,
+    ANN_USE_POPULATOR,
     COMMON_LABELS,
     GROUP,
+    TEMPORARY_CLAIM_LABELS,
+    import_source,
+    prime_claim,
     propagates,
+    scratch_claim,
 )
+from cdi.api.overhead import required
 from cdi.api.quantity import Quantity
+from cdi.reconcile.binding import class_of, for_machines, wants_population
 from cdi.reconcile.job import content_type
-from cdi.reconcile.origin import Clone, Origin, Upload
+from cdi.reconcile.origin import Clone, External, Import, Origin, Upload
+from cdi.reconcile.pod import claim_owner
+from cdi.reconcile.sizing import complete_claim, overhead_of
+from cdi.reconcile.synthesis import IMPORT_SOURCE
 from cdi.reconcile.world import Claim, World
 
 _NOT_INHERITED = "kubectl.kubernetes.io/last-applied-configuration"
+_INHERITED = frozenset({ANN_IMMEDIATE_BINDING, ANN_POD_RETAIN, ANN_EXTERNAL_POPULATION})
+"""Requests that other programs look for on the claim."""
 
 
 def owner_reference(dv: DataVolume) -> dict[str, Any]:
@@ -38,14 +57,13 @@ def owner_reference(dv: DataVolume) -> dict[str, Any]:
 
 
 def build_claim(world: World, origin: Origin, source: Claim | None) -> dict[str, Any]:
-    """The claim's manifest: what the DataVolume says, completed from the storage profile and the clone's source."""
+    """The claim's manifest: what the DataVolume says, completed from the storage profile and the clone's source.
+
+    In a cluster raises what `cdi.reconcile.sizing.complete_claim` does.
+    """
     dv = world.datavolume
     wanted = dv.spec.claim
-    spec: dict[str, Any] = wanted.to_dict() if wanted is not None else {}
-    profile = world.objects.profile(wanted.storage_class_name if wanted is not None else None)
-    spec["accessModes"] = spec.get("accessModes") or list(profile.access_modes)
-    if spec.get("volumeMode") not in ("Filesystem", "Block"):
-        spec["volumeMode"] = profile.volume_mode
+    spec = _cluster_spec(world) if world.platform.cluster else _machine_spec(world)
     if (wanted is None or wanted.size is None) and source is not None and source.capacity is not None:
         resources = dict(spec.get("resources") or {})
         resources["requests"] = {
@@ -53,19 +71,33 @@ def build_claim(world: World, origin: Origin, source: Claim | None) -> dict[str,
             "storage": Quantity.of_bytes(source.capacity).text,
         }
         spec["resources"] = resources
-    labels = {**(dv.metadata.labels or {}), **COMMON_LABELS}
+    labels = {**world.config.labels, **(dv.metadata.labels or {}), **COMMON_LABELS}
     content = content_type(dv)
     annotations = {
         # Our own group's annotations on a DataVolume are requests; on a claim some of them are facts.
         name: text
         for name, text in (dv.metadata.annotations or {}).items()
-        if name != _NOT_INHERITED and not name.startswith(f"{GROUP}/")
+        if name != _NOT_INHERITED and (name in _INHERITED or not name.startswith(f"{GROUP}/"))
     }
     annotations |= {
         ANN_CONTENT_TYPE: content.value,
         ANN_CREATED_BY_CONTROLLER: "yes",
         ANN_CREATED_FOR_DATA_VOLUME: dv.metadata.uid or "",
     }
+    if isinstance(origin, Import) and world.platform.cluster:
+        populated = wants_population(dv, class_of(dv, world.objects), world.objects)
+        annotations[ANN_USE_POPULATOR] = "true" if populated else "false"
+        if populated and origin.kept_in is None:
+            spec["dataSourceRef"] = {
+                "apiGroup": GROUP,
+                "kind": IMPORT_SOURCE,
+                "name": import_source(dv.metadata.uid or ""),
+            }
+            spec.pop("dataSource", None)
+    if isinstance(origin, External):
+        annotations[ANN_EXTERNAL_POPULATION] = "true"
+    if dv.spec.priority_class_name:
+        annotations[ANN_PRIORITY_CLASS] = dv.spec.priority_class_name
     preallocation = world.config.preallocation if dv.spec.preallocation is None else dv.spec.preallocation
     if preallocation:
         annotations[ANN_PREALLOCATION_REQUESTED] = "true"
@@ -85,6 +117,112 @@ def build_claim(world: World, origin: Origin, source: Claim | None) -> dict[str,
             "labels": labels,
             "annotations": annotations,
             "ownerReferences": [owner_reference(dv)],
+        },
+        "spec": spec,
+    }
+
+
+def _machine_spec(world: World) -> dict[str, Any]:
+    wanted = world.datavolume.spec.claim
+    spec: dict[str, Any] = wanted.to_dict() if wanted is not None else {}
+    profile = world.objects.profile(wanted.storage_class_name if wanted is not None else None)
+    spec["accessModes"] = spec.get("accessModes") or list(profile.access_modes)
+    if spec.get("volumeMode") not in ("Filesystem", "Block"):
+        spec["volumeMode"] = profile.volume_mode
+    return spec
+
+
+def _cluster_spec(world: World) -> dict[str, Any]:
+    """``pvc`` as it is, ``storage`` completed; both name their class, so that no later default makes it another."""
+    dv, objects = world.datavolume, world.objects
+    wanted = dv.spec.claim
+    spec: dict[str, Any] = wanted.to_dict() if wanted is not None else {}
+    storage_class = class_of(dv, objects)
+    if dv.spec.pvc is None:
+        named = wanted.storage_class_name if wanted is not None else None
+        offer = objects.offer(named, virtualization=for_machines(dv))
+        spec = complete_claim(spec, offer, archive=content_type(dv) is ContentType.ARCHIVE, sized=not dv.spec.is_clone)
+    elif spec.get("storageClassName") is None and storage_class is not None:
+        spec["storageClassName"] = storage_class.name
+    if storage_class is None and not spec.get("volumeName") and not spec.get("selector"):
+        name = spec.get("storageClassName")
+        if name != "":
+            raise StorageClassMissing(
+                f"StorageClass {name} does not exist" if name else "no StorageClass is named, and none is the default",
+                where="storageClassName",
+            )
+    return spec
+
+
+def build_import_source(dv: DataVolume) -> dict[str, Any]:
+    """The VolumeImportSource that a DataVolume's claim names: for provisioners, that they leave it to us."""
+    assert dv.spec.source is not None
+    spec: dict[str, Any] = {"source": dv.spec.source.to_dict(), "contentType": content_type(dv).value}
+    if dv.spec.preallocation is not None:
+        spec["preallocation"] = dv.spec.preallocation
+    return {
+        "apiVersion": dv.group_version,
+        "kind": IMPORT_SOURCE,
+        "metadata": {
+            "name": import_source(dv.metadata.uid or ""),
+            "namespace": dv.metadata.namespace,
+            "labels": dict(COMMON_LABELS),
+            "ownerReferences": [owner_reference(dv)],
+        },
+        "spec": spec,
+    }
+
+
+def build_prime(world: World, target: Claim) -> dict[str, Any]:
+    """The claim that is filled in the target's place: like it, without what keeps the provisioner away."""
+    annotations = {
+        ANN_CREATED_BY_CONTROLLER: "yes",
+        ANN_CONTENT_TYPE: content_type(world.datavolume).value,
+        ANN_POPULATOR_KIND: IMPORT_SOURCE,
+        ANN_IMMEDIATE_BINDING: "",
+    }
+    if target.selected_node:
+        # The volume is made for that node at once, without waiting for the worker's pod to be scheduled.
+        annotations[ANN_SELECTED_NODE] = target.selected_node
+    if target.annotations.get(ANN_POD_RETAIN) == "true":
+        annotations[ANN_POD_RETAIN] = "true"
+    spec: dict[str, Any] = {
+        "accessModes": list(target.access_modes),
+        "volumeMode": target.volume_mode,
+        "storageClassName": target.storage_class,
+        "resources": {"requests": {"storage": Quantity.of_bytes(target.requested or 0).text}},
+    }
+    return _temporary(world, prime_claim(target.uid), target, annotations, spec)
+
+
+def build_scratch(world: World, filled: Claim) -> dict[str, Any]:
+    """Room for what cannot be decoded as it comes: as much as the volume, whatever its file system keeps."""
+    size = filled.requested or filled.capacity or 0
+    name = world.config.scratch_class or filled.storage_class
+    if filled.volume_mode == "Block":
+        size = required(size, overhead_of(name, world.config))
+    spec = {
+        "accessModes": ["ReadWriteOnce"],
+        "volumeMode": "Filesystem",
+        "storageClassName": name,
+        "resources": {"requests": {"storage": Quantity.of_bytes(size).text}},
+    }
+    annotations = {ANN_CREATED_BY_CONTROLLER: "yes"}
+    return _temporary(world, scratch_claim(filled.name), filled, annotations, spec)
+
+
+def _temporary(
+    world: World, name: str, owner: Claim, annotations: dict[str, str], spec: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {
+            "name": name,
+            "namespace": owner.namespace,
+            "labels": {**world.config.labels, **COMMON_LABELS, **TEMPORARY_CLAIM_LABELS},
+            "annotations": annotations,
+            "ownerReferences": [claim_owner(owner)],
         },
         "spec": spec,
     }

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from cdi.reconcile.world import Config, Objects, Platform, Refusal, Retries, World
+from dataclasses import replace
+
+from cdi.api.names import importer_pod, prime_claim, scratch_claim
+from cdi.reconcile.binding import filled_claim
+from cdi.reconcile.synthesis import leaving, synthesise
+from cdi.reconcile.world import Claim, Config, Objects, Platform, Refusal, Retries, World
 
 
 def observe(
@@ -23,4 +28,50 @@ def observe(
     A claim of any name that is being deleted is one of these as well, so that no worker holds it back: the prime and
     scratch claims are keys of their own then.
     """
-    raise NotImplementedError((objects, namespace, name, now, config, retries, platform, admitted, turn, refusal))
+    data_volume, claim = objects.data_volume(namespace, name), objects.claim(namespace, name)
+    synthetic = data_volume is None
+    if data_volume is None:
+        if claim is None:
+            return None
+        if claim.deleting:
+            data_volume = leaving(claim)
+        elif claim.controller_kind in ("DataVolume", "PersistentVolumeClaim"):
+            # Its DataVolume is gone, and so will it be; or it is itself filled for another.
+            return None
+        else:
+            data_volume = synthesise(claim, objects)
+        if data_volume is None:
+            return None
+    world = World(
+        now=now,
+        datavolume=data_volume,
+        objects=objects,
+        worker=None,
+        layout=None,
+        config=config,
+        retries=retries,
+        platform=platform,
+        admitted=admitted,
+        turn=turn,
+        synthetic=synthetic,
+        refusal=refusal,
+    )
+    return world if claim is None else _with_helpers(world, claim)
+
+
+def _with_helpers(world: World, claim: Claim) -> World:
+    """With the prime claim, the scratch space and the worker, each only if it is this very claim's."""
+    objects, namespace = world.objects, claim.namespace
+    prime = objects.claim(namespace, prime_claim(claim.uid))
+    if prime is not None and prime.controller_uid == claim.uid:
+        world = replace(world, prime=prime)
+    filled = filled_claim(world, claim)
+    if filled is None:
+        return world
+    scratch = objects.claim(namespace, scratch_claim(filled.name))
+    worker = objects.worker(namespace, importer_pod(filled.name))
+    return replace(
+        world,
+        scratch=scratch if scratch is not None and scratch.controller_uid == filled.uid else None,
+        worker=worker if worker is not None and worker.pod is not None and worker.pod.claim == filled.uid else None,
+    )

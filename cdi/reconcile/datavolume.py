@@ -1,8 +1,9 @@
 """What becomes of a DataVolume.
 
     (new) ── Pending ── PVCBound ── ImportScheduled ── ImportInProgress ── Succeeded
-                           │        CloneScheduled     CloneInProgress  └─ Failed
-                           └─────── UploadScheduled    UploadReady
+                │          │        CloneScheduled     CloneInProgress  └─ Failed
+                │          └─────── UploadScheduled    UploadReady
+                └────────── WaitForFirstConsumer, PendingPopulation: until somebody wants it
 
 The phase follows from what is observed: the claim, what the claim's ledger remembers, and the worker.  What a worker
 told is written into the ledger (`cdi.reconcile.ledger`) before anything follows from it, so losing any action, or
@@ -19,14 +20,17 @@ from cdi.api.errors import AlreadyExists, CdiError, InvalidManifest, Retry
 from cdi.api.job import Failure
 from cdi.api.names import (
     ANN_ALLOW_CLAIM_ADOPTION,
+    ANN_POD_PHASE,
     ANN_POPULATED_FOR,
     ANN_PRE_POPULATED,
+    import_source,
     propagates,
 )
-from cdi.api.phases import ConditionType, Phase, Reason
+from cdi.api.phases import ConditionType, EventReason, Phase, Reason
 from cdi.reconcile import upload as uploads
-from cdi.reconcile.actions import CreateObject, PatchObject, Plan, StartWorker
-from cdi.reconcile.claim import build_claim, owner_reference, populated_for
+from cdi.reconcile.actions import Action, CreateObject, PatchObject, Plan, StartWorker
+from cdi.reconcile.binding import filled_claim, is_populated
+from cdi.reconcile.claim import build_claim, build_import_source, owner_reference, populated_for
 from cdi.reconcile.decision import (
     Decision,
     bound_aspect,
@@ -43,11 +47,23 @@ from cdi.reconcile.decision import (
 )
 from cdi.reconcile.events import told
 from cdi.reconcile.failure import as_failure
+from cdi.reconcile.filling import (
+    before_filling,
+    for_pods,
+    in_pod,
+    marks,
+    rebinding,
+    relimited,
+    scratch_first,
+    there_already,
+)
 from cdi.reconcile.job import Prepared, prepare
 from cdi.reconcile.ledger import ANNOTATION, Ledger
 from cdi.reconcile.origin import Clone, Refuse, Upload, Wait, examine_clone, find_origin
 from cdi.reconcile.policy import read_knobs
-from cdi.reconcile.record import claim_patch
+from cdi.reconcile.population import Gone, Rebinding, cleared, released, seal, settle
+from cdi.reconcile.record import claim_patches
+from cdi.reconcile.refusal import refused
 from cdi.reconcile.status import State, no, render
 from cdi.reconcile.upload import UploadRequest
 from cdi.reconcile.world import Claim, World
@@ -57,27 +73,42 @@ def reconcile(world: World) -> Plan:
     """One step: no I/O, no clock, the same world gives the same plan."""
     dv = world.datavolume
     if dv.metadata.deletion_timestamp is not None:
-        return Plan()
+        return Plan(actions=released(world))
     claim = world.objects.claim(dv.metadata.namespace or "", dv.metadata.name or "")
+    world = _with_own_worker(world, claim)
     decision = _decide(world, claim)
-    actions = decision.actions
-    if claim is not None and claim.controller_uid == dv.metadata.uid and not claim.deleting:
-        patch = claim_patch(
-            claim, state=decision.state, pod=decision.pod, ledger=decision.ledger, outcome=decision.outcome
-        )
-        actions = (patch, *actions) if patch is not None else actions
-        labels = _inherited_labels(dv, claim)
-        actions = (*actions, labels) if labels is not None else actions
+    if world.refusal is not None:
+        decision = refused(world, claim, decision, world.refusal)
     status = render(dv, decision.state, world.now)
     before = dv.status.to_dict() if dv.status is not None else None
     changed = status != before
+    actions = decision.actions
+    if claim is not None and _is_own(world, claim) and not claim.deleting:
+        if world.platform.cluster:
+            decision = replace(decision, marks={**marks(world, claim, decision, status), **decision.marks})
+        actions = (*claim_patches(claim, filled_claim(world, claim), decision, world.worker), *actions)
+        labels = None if world.synthetic else _inherited_labels(dv, claim)
+        actions = (*actions, labels) if labels is not None else actions
     return Plan(
         actions=actions,
         events=told(dv, operation_of(dv), decision.state, decision.events) if changed else (),
-        status=status if changed else None,
+        status=status if changed and not world.synthetic else None,
         requeue_after=decision.requeue_after,
         wants_worker=decision.wants_worker,
     )
+
+
+def _is_own(world: World, claim: Claim) -> bool:
+    return world.synthetic or claim.controller_uid == world.datavolume.metadata.uid
+
+
+def _with_own_worker(world: World, claim: Claim | None) -> World:
+    """Without a worker whose pod is that of an earlier claim of the same name."""
+    pod = world.worker.pod if world.worker is not None else None
+    if pod is None:
+        return world
+    filled = filled_claim(world, claim) if claim is not None else None
+    return world if filled is not None and filled.uid == pod.claim else replace(world, worker=None)
 
 
 def _inherited_labels(dv: DataVolume, claim: Claim) -> PatchObject | None:
@@ -102,16 +133,16 @@ def _decide(world: World, claim: Claim | None) -> Decision:
     dv = world.datavolume
     if claim is None:
         return _without_claim(world)
-    if claim.controller_uid != dv.metadata.uid:
+    if not _is_own(world, claim):
         return _foreign_claim(world, claim)
     if claim.deleting:
-        if _is_settled(dv):
-            return claim_lost(dv, claim.name)
-        return pending(claim, Wait(reason=Reason.PENDING, message=f"PVC {claim.name} is being deleted"))
+        going = pending(claim, Wait(reason=Reason.PENDING, message=f"PVC {claim.name} is being deleted"))
+        decision = claim_lost(dv, claim.name) if _is_settled(dv) else going
+        return replace(decision, actions=released(world))
     if claim.phase == "Lost":
         return claim_lost(dv, claim.name)
     if populated_for(claim, dv):
-        return succeeded(claim, Ledger(), "the volume was there already")
+        return there_already(world, claim)
     return _with_claim(world, claim)
 
 
@@ -136,6 +167,16 @@ def _without_claim(world: World) -> Decision:
         source = found
     if isinstance(origin, Wait):
         return pending(None, origin)
+    try:
+        body = build_claim(world, origin, source)
+    except CdiError as error:
+        if error.retry is Retry.NEVER:
+            return failed(None, as_failure(error))
+        wait = Wait(reason=Reason.ERR_CLAIM_NOT_VALID, message=error.message, event=EventReason.ERR_CLAIM_NOT_VALID)
+        return replace(pending(None, wait), requeue_after=world.retries.patience)
+    actions: tuple[Action, ...] = (CreateObject(body=body),)
+    if body["spec"].get("dataSourceRef", {}).get("name") == import_source(dv.metadata.uid or ""):
+        actions = (CreateObject(body=build_import_source(dv)), *actions)
     state = State(
         phase=Phase.PENDING,
         bound=no(Reason.PENDING, f"PVC {dv.metadata.name} Pending"),
@@ -143,7 +184,7 @@ def _without_claim(world: World) -> Decision:
         ready=no(),
         claim_name=dv.metadata.name,
     )
-    return Decision(state=state, actions=(CreateObject(body=build_claim(world, origin, source)),))
+    return Decision(state=state, actions=actions)
 
 
 def _foreign_claim(world: World, claim: Claim) -> Decision:
@@ -163,7 +204,7 @@ def _foreign_claim(world: World, claim: Claim) -> Decision:
             annotations={ANN_POPULATED_FOR: dv.metadata.name},
             owner=owner_reference(dv),
         )
-        decision = succeeded(claim, Ledger(), "the volume was there already")
+        decision = there_already(world, claim)
         return replace(decision, actions=(adopt,), pod=None, ledger=None)
     predecessor = claim.controller_kind == dv.kind_name() and claim.controller_name == dv.metadata.name
     if claim.deleting or predecessor:
@@ -183,12 +224,20 @@ def _foreign_claim(world: World, claim: Claim) -> Decision:
 
 def _with_claim(world: World, claim: Claim) -> Decision:
     worker = world.worker
-    recorded = Ledger.read(claim.annotations.get(ANNOTATION))
+    recorded = _recorded(world, claim)
     ledger = recorded.after(worker)
+    settled: Rebinding | Gone | Refuse | None = None
+    if is_populated(world, claim):
+        ledger = seal(world, claim, ledger)
+        settled = settle(world, claim, ledger) if ledger.done else None
+        if isinstance(settled, Gone):
+            ledger = ledger.begun_anew()
     request = UploadRequest.read(claim.annotations.get(uploads.ANNOTATION))
     if request is not None and not ledger.done and request.id != ledger.upload and not (worker and worker.running):
         ledger = ledger.for_upload(request.id)
-    decision = _follow(world, claim, ledger, request)
+    decision = _follow(world, claim, ledger, request, settled)
+    final = decision.state.phase.final
+    decision = replace(decision, actions=(*decision.actions, *cleared(world, claim, ledger, final=final)))
     if ledger != recorded:
         # Written down by the first of the actions: none of those that follow from it is carried out without it.
         decision = replace(decision, ledger=ledger)
@@ -196,18 +245,43 @@ def _with_claim(world: World, claim: Claim) -> Decision:
     return replace(decision, state=replace(decision.state, restarts=restarts))
 
 
-def _follow(world: World, claim: Claim, ledger: Ledger, request: UploadRequest | None) -> Decision:
+def _recorded(world: World, claim: Claim) -> Ledger:
+    """The ledger; of a volume that another importer filled before this one came, one that says so."""
+    text = claim.annotations.get(ANNOTATION)
+    if text is None and world.platform.cluster and world.worker is None and claim.phase == "Bound":
+        told = claim.annotations.get(ANN_POD_PHASE) == "Succeeded"
+        if told or (_is_settled(world.datavolume) and not world.synthetic):
+            return Ledger(done=True)
+    return Ledger.read(text)
+
+
+def _follow(
+    world: World,
+    claim: Claim,
+    ledger: Ledger,
+    request: UploadRequest | None,
+    settled: Rebinding | Gone | Refuse | None,
+) -> Decision:
     worker = world.worker
+    if isinstance(settled, Refuse):
+        return failed(claim, settled.failure)
     if ledger.done:
         news = worker is not None and worker.outcome is not None and worker.attempt == ledger.attempt
-        return succeeded(claim, ledger, "", worker.outcome if worker is not None and news else None)
+        outcome = worker.outcome if worker is not None and news else None
+        if isinstance(settled, Rebinding):
+            return replace(rebinding(world, claim, settled.actions), outcome=outcome)
+        return succeeded(claim, ledger, "", outcome)
     if worker is not None and worker.running and worker.attempt > ledger.attempt:
-        return running(world, claim, worker)
+        return replace(running(world, claim, worker), actions=relimited(world, worker))
     if ledger.failure is not None:
         decision = _after_failure(world, claim, ledger, ledger.failure)
         if decision is not None:
             return decision
-    if claim.phase != "Bound":
+    if world.platform.cluster:
+        decision = before_filling(world, claim)
+        if decision is not None:
+            return decision
+    elif claim.phase != "Bound":
         return pending(claim, Wait(reason=Reason.PENDING, message=claim.why_pending))
     return _next_attempt(world, claim, ledger, request)
 
@@ -222,6 +296,9 @@ def _after_failure(world: World, claim: Claim, ledger: Ledger, failure: Failure)
         request = UploadRequest.read(claim.annotations.get(uploads.ANNOTATION))
         if request is None or request.path is None:
             return upload_ready(claim, failure)
+    scratch = scratch_first(world, claim, ledger)
+    if scratch is not None:
+        return scratch
     if failure.retry is Retry.BACKOFF:
         due = ledger.ended + ledger.pause(claim.uid, retries)
     else:
@@ -246,7 +323,12 @@ def _after_failure(world: World, claim: Claim, ledger: Ledger, failure: Failure)
 
 
 def _prepared(world: World, claim: Claim) -> Prepared | Wait | Refuse | None:
-    """The next attempt's work; None where a client must bring it first."""
+    """The next attempt's work; None where a client must bring it first, or there is nothing to fill yet."""
+    filled = filled_claim(world, claim)
+    if filled is None:
+        return None
+    if world.platform.cluster:
+        world = for_pods(world, filled)
     origin = find_origin(world)
     if isinstance(origin, Wait | Refuse):
         return origin
@@ -260,7 +342,7 @@ def _prepared(world: World, claim: Claim) -> Prepared | Wait | Refuse | None:
     if isinstance(origin, Upload) and request is None:
         return None
     try:
-        return prepare(world, claim, origin, source=source, upload=request)
+        return prepare(world, filled, origin, source=source, upload=request)
     except CdiError as error:
         return Refuse.because(error)
 
@@ -273,17 +355,20 @@ def _next_attempt(world: World, claim: Claim, ledger: Ledger, request: UploadReq
     if isinstance(prepared, Refuse):
         return failed(claim, prepared.failure)
     if isinstance(prepared, Wait):
+        if claim.phase != "Bound":
+            return pending(claim, prepared)
         return held_up(claim, prepared)
     upload = request.id if request is not None and operation_of(dv) == "Upload" else ""
-    start = StartWorker(
-        claim=claim.uid,
-        attempt=max(ledger.attempt, world.worker.attempt if world.worker else 0) + 1,
-        work=prepared.work,
-        mounts=prepared.mounts,
-        fingerprint=prepared.fingerprint,
-        upload=upload,
-    )
+    number = max(ledger.attempt, world.worker.attempt if world.worker else 0) + 1
     reason, message = ("", "") if world.admitted else (Reason.PENDING, world.turn)
+    actions: tuple[Action, ...] = ()
+    if world.worker is not None and world.worker.pod is not None:
+        reason, message = Reason.PENDING, f"Pod {world.worker.pod.name} of the last attempt is being cleared away"
+    elif world.admitted:
+        try:
+            actions = _start(world, claim, prepared, number, upload)
+        except InvalidManifest as error:
+            return failed(claim, as_failure(error))
     state = State(
         phase=phase_of(dv, Phase.IMPORT_SCHEDULED, Phase.CLONE_SCHEDULED, Phase.UPLOAD_SCHEDULED),
         bound=bound_aspect(claim),
@@ -293,8 +378,30 @@ def _next_attempt(world: World, claim: Claim, ledger: Ledger, request: UploadReq
         progress=progress_of(world.worker),
     )
     return Decision(
-        state=state, actions=(start,) if world.admitted else (), wants_worker=not world.admitted, pod="Pending"
+        state=state,
+        actions=actions,
+        wants_worker=not world.admitted,
+        pod="Pending",
+        # A pod of that name that is in the way makes no sound.
+        requeue_after=world.retries.patience if world.platform.cluster else None,
     )
+
+
+def _start(world: World, claim: Claim, prepared: Prepared, number: int, upload: str) -> tuple[Action, ...]:
+    if world.platform.cluster:
+        filled = filled_claim(world, claim)
+        assert filled is not None
+        return in_pod(world, claim, filled, prepared, number, upload)
+    start = StartWorker(
+        claim=claim.uid,
+        namespace=claim.namespace,
+        attempt=number,
+        work=prepared.work,
+        mounts=prepared.mounts,
+        fingerprint=prepared.fingerprint,
+        upload=upload,
+    )
+    return (start,)
 
 
 def _is_settled(dv: DataVolume) -> bool:

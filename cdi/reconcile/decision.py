@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import assert_never
 
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import ClaimLost
 from cdi.api.job import Failure, Outcome
+from cdi.api.names import GROUP
 from cdi.api.phases import PROGRESS_DONE, PROGRESS_UNKNOWN, Phase, Reason, progress
 from cdi.reconcile.actions import Action, EventFact
 from cdi.reconcile.ledger import Ledger
 from cdi.reconcile.origin import Wait
-from cdi.reconcile.record import verified_by
 from cdi.reconcile.status import Aspect, State, no, yes
-from cdi.reconcile.world import Claim, Operation, Worker, World
+from cdi.reconcile.world import Claim, Hold, Operation, Pod, Worker, World
 
 _MESSAGE = 1024
+IMAGE = f"{GROUP}/image."
+"""What is known of a finished import, as annotations of its claim: ``image.digest`` and so on."""
+VERIFIED_BY = f"{IMAGE}verifiedBy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,10 @@ class Decision:
     ledger: Ledger | None = None
     outcome: Outcome | None = None
     """Of an import that has just succeeded."""
+    prime_pod: str | None = None
+    """As `pod`, for the prime claim where it is another word."""
+    marks: Mapping[str, str | None] = field(default_factory=dict)
+    """Further annotations of the claim."""
 
 
 def operation_of(dv: DataVolume) -> Operation:
@@ -43,7 +51,10 @@ def operation_of(dv: DataVolume) -> Operation:
 
 
 def running(world: World, claim: Claim, worker: Worker) -> Decision:
-    """A worker is at it."""
+    """A worker is at it, or its pod is on the way."""
+    pod = worker.pod
+    if pod is not None and (not pod.started or pod.hold is not None):
+        return _held(world, claim, worker, pod)
     note = worker.progress.note if worker.progress is not None else ""
     state = State(
         phase=phase_of(world.datavolume, Phase.IMPORT_IN_PROGRESS, Phase.CLONE_IN_PROGRESS, Phase.UPLOAD_READY),
@@ -56,9 +67,26 @@ def running(world: World, claim: Claim, worker: Worker) -> Decision:
     return Decision(state=state, pod="Running")
 
 
+def _held(world: World, claim: Claim, worker: Worker, pod: Pod) -> Decision:
+    """A pod that does not run, or may not run any more."""
+    hold = pod.hold or Hold(reason=Reason.PENDING, message=f"Pod {pod.name} has not begun")
+    dv = world.datavolume
+    state = State(
+        phase=phase_of(dv, Phase.IMPORT_IN_PROGRESS, Phase.CLONE_IN_PROGRESS, Phase.UPLOAD_READY)
+        if pod.started
+        else phase_of(dv, Phase.IMPORT_SCHEDULED, Phase.CLONE_SCHEDULED, Phase.UPLOAD_SCHEDULED),
+        bound=bound_aspect(claim),
+        running=no(hold.reason, hold.message),
+        ready=no(hold.reason, hold.message),
+        claim_name=claim.name,
+        progress=progress_of(worker),
+    )
+    return Decision(state=state, pod="Running" if pod.started else "Pending")
+
+
 def succeeded(claim: Claim, ledger: Ledger, message: str, outcome: Outcome | None = None) -> Decision:
     """The volume is complete: `message`, or what it was verified by."""
-    verified = verified_by(claim, outcome)
+    verified = ", ".join(outcome.verified_by) if outcome is not None else claim.annotations.get(VERIFIED_BY, "")
     text = message or (f"verified by {verified}" if verified else "")
     state = State(
         phase=Phase.SUCCEEDED,
@@ -97,14 +125,16 @@ def claim_lost(dv: DataVolume, name: str) -> Decision:
     return Decision(state=state)
 
 
-def pending(claim: Claim | None, wait: Wait) -> Decision:
+def pending(claim: Claim | None, wait: Wait, phase: Phase = Phase.PENDING) -> Decision:
     """Not bound, for one reason."""
-    if claim is None:
+    if wait.reason in (Reason.ERR_CLAIM_NOT_VALID, Reason.ERR_EXCEEDED_QUOTA):
+        bound = no(wait.reason, wait.message)
+    elif claim is None:
         bound = no(Reason.NOT_FOUND, f"No PVC found: {wait.message}")
     else:
         bound = no(wait.reason, f"PVC {claim.name} Pending{': ' if wait.message else ''}{wait.message}")
     state = State(
-        phase=Phase.PENDING,
+        phase=phase,
         bound=bound,
         running=no("" if claim else wait.reason, "" if claim else wait.message),
         ready=no(wait.reason, wait.message),

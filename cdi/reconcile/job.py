@@ -9,9 +9,10 @@ from typing import assert_never
 
 from cdi.api.datavolume import ContentType, DataVolume
 from cdi.api.digest import Digest
-from cdi.api.errors import InvalidManifest, SourceCredentialsInvalid
+from cdi.api.errors import InvalidManifest, SourceCredentialsInvalid, TargetUnsuitable
 from cdi.api.job import (
     BlankSourceSpec,
+    BlockTargetSpec,
     Credentials,
     DirectoryTargetSpec,
     FileSourceSpec,
@@ -23,16 +24,19 @@ from cdi.api.job import (
     S3SourceSpec,
     SourceSpec,
     StreamSourceSpec,
+    TargetSpec,
     Tls,
 )
 from cdi.api.names import ANN_CONTENT_TYPE
+from cdi.api.overhead import usable
 from cdi.api.phases import Reason
 from cdi.api.sources import SourceBlank, SourceGcs, SourceHttp, SourceRegistry, SourceS3
 from cdi.reconcile.actions import CloneJob, InputRef, Mount, Work
-from cdi.reconcile.origin import Clone, Import, Origin, Upload, Wait, requested_size
+from cdi.reconcile.origin import Clone, External, Import, Origin, Upload, Wait, requested_size
 from cdi.reconcile.policy import CHECKSUM, INSECURE, Knobs, read_knobs
+from cdi.reconcile.sizing import overhead_of
 from cdi.reconcile.upload import UploadRequest
-from cdi.reconcile.world import Claim, Layout, World
+from cdi.reconcile.world import Claim, Config, Layout, World
 
 ACCESS_KEY, SECRET_KEY, SESSION_TOKEN = "accessKeyId", "secretKey", "sessionToken"
 SERVICE_ACCOUNT, DOCKER_CONFIG = "credentials.json", ".dockerconfigjson"
@@ -83,6 +87,21 @@ def disk_size(dv: DataVolume, capacity: int | None) -> int | None:
     return None if size is None else -(-size // SECTOR) * SECTOR
 
 
+def file_size(claim: Claim, config: Config) -> int | None:
+    """Bytes of the largest disk image for which the claim's file system has room, however much it keeps for itself.
+
+    Reckoned from what was asked for: a volume that came out larger gives the same disk as any other.
+    """
+    asked = claim.requested if claim.requested is not None else claim.capacity
+    if asked is None:
+        return None
+    if claim.capacity is not None:
+        asked = min(asked, claim.capacity)
+    overhead = overhead_of(claim.storage_class, config)
+    # A disk below 1 MiB is none: so small a volume has what room it has.
+    return usable(asked, overhead) or int(asked / (1 + overhead)) // SECTOR * SECTOR
+
+
 class _Builder:
     """Collects the inputs while it maps the fields."""
 
@@ -108,6 +127,8 @@ class _Builder:
             case Upload():
                 assert upload is not None
                 work = self._job(self._upload(upload), knobs)
+            case External():
+                raise InvalidManifest("somebody else fills this volume", where="spec.dataSourceRef")
             case _:
                 assert_never(origin)
         text = "\n".join([work.to_json(), *self._versions])
@@ -124,16 +145,29 @@ class _Builder:
         return Job(
             id=self._claim.uid,
             source=source,
-            target=DirectoryTargetSpec(path=layout.directory)
-            if content is ContentType.ARCHIVE
-            else FileTargetSpec(path=layout.disk),
+            target=self._target(content),
             content_type=content.value,
-            size=disk_size(self._dv, self._claim.capacity),
+            size=self._size(),
             checksum=checksum,
             policy=knobs.policy(preallocation=self._preallocation(), keyring=self._keyring(knobs)),
-            journal=layout.journal,
+            # What is unpacked cannot be gone on with, and the directory is the guest's alone.
+            journal=None if self._platform.cluster and content is ContentType.ARCHIVE else layout.journal,
             scratch=layout.scratch,
         )
+
+    def _target(self, content: ContentType) -> TargetSpec:
+        if self._claim.volume_mode == "Block" and self._platform.cluster:
+            if content is ContentType.ARCHIVE:
+                raise TargetUnsuitable("an archive cannot be unpacked onto a block device", where="volumeMode")
+            return BlockTargetSpec(path=self._layout.disk)
+        if content is ContentType.ARCHIVE:
+            return DirectoryTargetSpec(path=self._layout.directory)
+        return FileTargetSpec(path=self._layout.disk)
+
+    def _size(self) -> int | None:
+        if not self._platform.cluster:
+            return disk_size(self._dv, self._claim.capacity)
+        return None if self._claim.volume_mode == "Block" else file_size(self._claim, self._config)
 
     def _clone(self, source: Claim) -> CloneJob:
         if source.path is None:

@@ -16,7 +16,7 @@ from cdi.api.errors import RetryBudgetSpent, WorkerLost
 from cdi.api.job import Failure
 from cdi.api.names import GROUP
 from cdi.reconcile.failure import as_failure
-from cdi.reconcile.world import Retries, Worker
+from cdi.reconcile.world import Claim, Retries, Worker
 
 ANNOTATION = f"{GROUP}/storage.attempts"
 _LONGEST_MESSAGE = 4096
@@ -41,6 +41,10 @@ class Ledger:
     """Of what it was started with."""
     upload: str = ""
     """The upload that these attempts are for."""
+    claim: str = ""
+    """Where another claim was filled in the place of this one: its uid, once it is done."""
+    volume: str = ""
+    """And the PersistentVolume that holds the content."""
 
     @classmethod
     def read(cls, text: str | None) -> Self:
@@ -79,6 +83,14 @@ class Ledger:
     def for_upload(self, request: str) -> Self:
         """Another upload is another story; attempts are still counted on."""
         return replace(type(self)(), attempt=self.attempt, upload=request)
+
+    def held_by(self, claim: Claim) -> Self:
+        """Done, and what was done is in the volume of `claim`."""
+        return replace(self, claim=claim.uid, volume=claim.volume_name)
+
+    def begun_anew(self) -> Self:
+        """The content is gone: it is as if nothing had been done, but attempts are still counted on."""
+        return replace(type(self)(), attempt=self.attempt)
 
     def pause(self, uid: str, retries: Retries) -> float:
         """Seconds to wait after the last failure: doubled each time, and spread by a quarter either way so that a

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cdi.api.datasource import DataSource
@@ -26,7 +26,8 @@ from cdi.api.sources import (
     SourceVddk,
 )
 from cdi.reconcile.failure import as_failure
-from cdi.reconcile.world import Claim, Objects, Platform, World
+from cdi.reconcile.synthesis import names_import_source
+from cdi.reconcile.world import Claim, DataRef, Objects, Platform, World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,8 @@ class Import:
 
     kind: SourceKind
     source: SourceHttp | SourceS3 | SourceGcs | SourceRegistry | SourceBlank
+    kept_in: str | None = None
+    """The name of the VolumeImportSource that says so, where it is not the DataVolume."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +53,12 @@ class Clone:
     name: str
 
 
-Origin = Import | Upload | Clone
+@dataclass(frozen=True, slots=True, kw_only=True)
+class External:
+    """Of the claim's own dataSource or dataSourceRef: somebody else fills it."""
+
+
+Origin = Import | Upload | Clone | External
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,9 +110,44 @@ def find_origin(world: World) -> Origin | Wait | Refuse:
             return Wait(reason=end.reason, message=f"{where}: {end.message}")
         return _of_source(end, world.platform)
     given = [member for _, member in spec.source.given()] if spec.source else []
+    if not given and world.platform.cluster:
+        ref = _data_ref(world.datavolume, claim)
+        if names_import_source(ref):
+            assert ref is not None
+            return _of_import_source(world, ref.name)
+        if ref is not None:
+            return External()
     if len(given) != 1:
         return Refuse.because(InvalidManifest("exactly one source is wanted", where="spec.source"))
     return _of_source(given[0], world.platform)
+
+
+def _data_ref(dv: DataVolume, claim: Claim | None) -> DataRef | None:
+    """What fills the claim, as the claim says it, or as the DataVolume says it of a claim that is yet to be made."""
+    if claim is not None:
+        return claim.data_ref
+    wanted = dv.spec.claim
+    ref = (wanted.data_source_ref or wanted.data_source) if wanted is not None else None
+    return None if ref is None else DataRef(group=ref.api_group or "", kind=ref.kind, name=ref.name)
+
+
+def _of_import_source(world: World, name: str) -> Origin | Wait | Refuse:
+    namespace = world.datavolume.metadata.namespace or ""
+    found = world.objects.import_source(namespace, name)
+    if found is None:
+        return Wait(
+            reason=Reason.NOT_FOUND,
+            message=f"VolumeImportSource {namespace}/{name} does not exist. Try: create it; this goes on by itself",
+        )
+    if found.spec.checkpoints:
+        return Refuse.because(SourceNotSupported("warm imports (checkpoints) are not supported by this build"))
+    given = [member for _, member in found.spec.source.given()] if found.spec.source else []
+    if len(given) != 1:
+        return Refuse.because(
+            InvalidManifest("exactly one source is wanted", where=f"VolumeImportSource {name}, spec.source")
+        )
+    origin = _of_source(given[0], world.platform)
+    return replace(origin, kept_in=name) if isinstance(origin, Import) else origin
 
 
 def _of_source(
@@ -120,6 +163,15 @@ def _of_source(
     | SourceVddk,
     platform: Platform,
 ) -> Origin | Refuse:
+    if platform.cluster and isinstance(source, SourcePvc | SourceUpload | SourceSnapshot):
+        kind = {SourcePvc: "pvc", SourceUpload: "upload"}.get(type(source), "snapshot")
+        return Refuse.because(
+            SourceNotSupported(
+                f"this build's controller does not fill volumes from {kind}",
+                where=f"spec.source.{kind}",
+                remedy="import the image from a server or a registry",
+            )
+        )
     match source:
         case SourceHttp():
             return Import(kind=SourceKind.HTTP, source=source)
@@ -279,4 +331,4 @@ def requested_size(dv: DataVolume) -> int | None:
 def _own_claim(world: World) -> Claim | None:
     metadata = world.datavolume.metadata
     claim = world.objects.claim(metadata.namespace or "", metadata.name or "")
-    return claim if claim is not None and claim.controller_uid == metadata.uid else None
+    return claim if claim is not None and (world.synthetic or claim.controller_uid == metadata.uid) else None

@@ -2,54 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from cdi.api.job import Outcome
 from cdi.api.names import (
+    ANN_IMPORT_POD,
     ANN_POD_PHASE,
     ANN_POD_READY,
     ANN_POD_RESTARTS,
+    ANN_POD_SCHEDULABLE,
     ANN_PREALLOCATION_APPLIED,
     ANN_RUNNING_CONDITION,
     ANN_RUNNING_CONDITION_MESSAGE,
     ANN_RUNNING_CONDITION_REASON,
-    GROUP,
+    is_label,
     propagates,
 )
 from cdi.api.phases import Phase
 from cdi.reconcile.actions import PatchObject
-from cdi.reconcile.ledger import ANNOTATION, Ledger
+from cdi.reconcile.decision import IMAGE, VERIFIED_BY, Decision
+from cdi.reconcile.ledger import ANNOTATION
+from cdi.reconcile.pod import ANN_STORED_JOURNAL
 from cdi.reconcile.status import State
-from cdi.reconcile.world import Claim
+from cdi.reconcile.world import Claim, Worker
 
-IMAGE = f"{GROUP}/image."
-"""What is known of a finished import, as annotations of its claim: ``image.digest`` and so on."""
-_VERIFIED_BY = f"{IMAGE}verifiedBy"
+_LONGEST = 1024
+"""Characters of what a server or an image says of itself."""
 
 
-def claim_patch(
-    claim: Claim, *, state: State, pod: str | None, ledger: Ledger | None, outcome: Outcome | None
-) -> PatchObject | None:
-    """What of the claim's annotations and labels is not yet as it shall be.
-
-    `pod` is the value of ``storage.pod.phase``, None leaves it and its kin; `ledger` is written where it is new;
-    `outcome` is that of an import that has just succeeded.
+def claim_patches(
+    claim: Claim, filled: Claim | None, decision: Decision, worker: Worker | None
+) -> tuple[PatchObject, ...]:
+    """What of the annotations and labels of the claim, and of the one that is filled in its place, is not yet as it
+    shall be.  The claim's own come first: they hold the ledger, which everything else follows from.
     """
-    wanted: dict[str, str | None] = {}
-    if pod is not None:
-        wanted |= {
-            ANN_POD_PHASE: pod,
+    state = decision.state
+    shared: dict[str, str | None] = {}
+    if decision.pod is not None:
+        shared |= {
+            ANN_POD_PHASE: decision.pod,
             ANN_POD_RESTARTS: str(state.restarts),
-            ANN_POD_READY: "true" if state.phase is Phase.UPLOAD_READY else "false",
+            ANN_POD_READY: "true" if _is_ready(state, worker) else "false",
             ANN_RUNNING_CONDITION: state.running.status.value.lower(),
             ANN_RUNNING_CONDITION_REASON: state.running.reason,
             ANN_RUNNING_CONDITION_MESSAGE: state.running.message,
         }
-    if ledger is not None:
-        wanted[ANNOTATION] = ledger.write()
+    if worker is not None and worker.pod is not None:
+        shared[ANN_IMPORT_POD] = worker.pod.name
+        if worker.pod.scheduled is not None:
+            shared[ANN_POD_SCHEDULABLE] = "true" if worker.pod.scheduled else "false"
+    wanted = {**shared, **decision.marks}
+    if decision.ledger is not None:
+        wanted[ANNOTATION] = decision.ledger.write()
     labels: dict[str, str] = {}
-    if outcome is not None:
-        wanted |= _image(outcome)
+    if decision.outcome is not None:
+        wanted |= _image(decision.outcome)
         # A containerDisk's own labels, such as the instance type that suits it.
-        labels = {name: text for name, text in outcome.labels.items() if propagates(name)}
+        labels = {
+            name: text for name, text in decision.outcome.labels.items() if propagates(name) and is_label(name, text)
+        }
+    prime = filled if filled is not None and filled.uid != claim.uid and not filled.deleting else None
+    of_prime = dict(shared) if prime is not None else {}
+    if of_prime and decision.prime_pod is not None:
+        of_prime[ANN_POD_PHASE] = decision.prime_pod
+    journal = {ANN_STORED_JOURNAL: worker.journal} if worker is not None and worker.journal else {}
+    if prime is None:
+        wanted |= journal
+    patches = [_patch(claim, wanted, labels)]
+    if prime is not None:
+        patches.append(_patch(prime, {**of_prime, **journal}, {}))
+    return tuple(patch for patch in patches if patch is not None)
+
+
+def _patch(claim: Claim, wanted: Mapping[str, str | None], labels: Mapping[str, str]) -> PatchObject | None:
     changed = {name: text for name, text in wanted.items() if claim.annotations.get(name) != text}
     labels = {name: text for name, text in labels.items() if claim.labels.get(name) != text}
     if not changed and not labels:
@@ -64,9 +89,10 @@ def claim_patch(
     )
 
 
-def verified_by(claim: Claim, outcome: Outcome | None) -> str:
-    """What vouches for the volume's content, a list in words; empty where nothing does."""
-    return ", ".join(outcome.verified_by) if outcome is not None else claim.annotations.get(_VERIFIED_BY, "")
+def _is_ready(state: State, worker: Worker | None) -> bool:
+    if state.phase is Phase.UPLOAD_READY:
+        return True
+    return worker is not None and worker.running and worker.pod is not None and worker.pod.started
 
 
 def _image(outcome: Outcome) -> dict[str, str]:
@@ -75,9 +101,9 @@ def _image(outcome: Outcome) -> dict[str, str]:
         f"{IMAGE}wrappers": ",".join(outcome.wrappers),
         f"{IMAGE}digest": outcome.digest,
         f"{IMAGE}virtualSize": None if outcome.virtual_size is None else str(outcome.virtual_size),
-        _VERIFIED_BY: ", ".join(outcome.verified_by),
+        VERIFIED_BY: ", ".join(outcome.verified_by),
         f"{IMAGE}validator": outcome.validator,
         f"{IMAGE}path": outcome.path,
         ANN_PREALLOCATION_APPLIED: "true" if outcome.preallocated else None,
     }
-    return {name: text for name, text in facts.items() if text}
+    return {name: text[:_LONGEST] for name, text in facts.items() if text}

@@ -75,6 +75,8 @@ class Volume:
     """Of the claim that ``spec.claimRef`` names; empty where it names none."""
     claim_namespace: str = ""
     claim_name: str = ""
+    phase: str = "Bound"
+    """Available, Bound, Released or Failed."""
     capacity: int | None = None
     """Bytes."""
 

@@ -15,7 +15,7 @@ from cdi.api.errors import FormatUnsupported, Interrupted, NotFound
 from cdi.api.job import BlankSourceSpec, Job, Progress, RegistrySourceSpec
 from cdi.reconcile.actions import Mount
 from cdi.reconcile.job import Prepared, prepare
-from cdi.reconcile.origin import Clone, Import, Refuse, Upload, Wait, find_origin
+from cdi.reconcile.origin import Clone, External, Import, Refuse, Upload, Wait, find_origin
 from cdi.reconcile.upload import UploadRequest
 from cdi.reconcile.world import Claim, Layout
 from cdi.runtime.batch.item import Item
@@ -174,7 +174,7 @@ class Prober:
                 raise _missing(origin)
             case Refuse():
                 raise error_of(origin.failure)
-            case Clone():
+            case Clone() | External():
                 return None
             case Import() | Upload():
                 pass

@@ -10,8 +10,8 @@ from cdi.api.errors import CdiError, InvalidManifest, NotFound
 from cdi.api.phases import Phase
 from cdi.api.rules.update import check_update
 from cdi.api.validation import parse
+from cdi.reconcile.decision import IMAGE
 from cdi.reconcile.policy import CHECKSUM
-from cdi.reconcile.record import IMAGE
 from cdi.runtime.batch.item import Item, size_of, with_size
 from cdi.runtime.batch.load import adopts
 from cdi.runtime.batch.probe import Offer

@@ -1,0 +1,224 @@
+"""What is decided in a cluster only: prime claims, scratch space, pods, and what is shown of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from cdi.api.errors import ClaimMisbound, InvalidManifest
+from cdi.api.job import Limits
+from cdi.api.names import (
+    ANN_BOUND_CONDITION,
+    ANN_BOUND_CONDITION_MESSAGE,
+    ANN_BOUND_CONDITION_REASON,
+    ANN_IMPORT_FATAL_ERROR,
+    ANN_POPULATOR_PROGRESS,
+    ANN_PVC_PRIME,
+    ANN_REQUIRES_SCRATCH,
+    ANN_USE_POPULATOR,
+    prime_claim,
+)
+from cdi.api.phases import EventReason, Phase, Reason
+from cdi.reconcile.actions import Action, CreateObject, EventFact, PatchObject, StartWorker
+from cdi.reconcile.binding import filled_claim, is_populated, standstill
+from cdi.reconcile.claim import build_prime, build_scratch
+from cdi.reconcile.decision import Decision, bound_aspect, failed, pending, progress_of, succeeded
+from cdi.reconcile.failure import as_failure
+from cdi.reconcile.job import Prepared
+from cdi.reconcile.ledger import Ledger
+from cdi.reconcile.origin import External, Refuse, Wait, find_origin
+from cdi.reconcile.pod import ANN_LIMITS, Attempt, build_pod, copies, pod_layout
+from cdi.reconcile.policy import read_knobs
+from cdi.reconcile.population import replaced
+from cdi.reconcile.status import State, no
+from cdi.reconcile.synthesis import ANN_STATUS
+from cdi.reconcile.world import Claim, Worker, World
+
+SCRATCH_NEEDED = "ScratchNeeded"
+
+
+def before_filling(world: World, claim: Claim) -> Decision | None:
+    """What there is to do or to wait for until a worker can be given a volume; None where one can."""
+    origin = find_origin(world)
+    if isinstance(origin, Refuse):
+        return failed(claim, origin.failure)
+    if isinstance(origin, External):
+        return _filled_by_others(world, claim)
+    populated, prime = is_populated(world, claim), world.prime
+    if claim.phase == "Bound":
+        return failed(claim, as_failure(_misbound(claim))) if populated else None
+    if populated and prime is not None and (prime.deleting or prime.phase == "Lost"):
+        wait = Wait(reason=Reason.PENDING, message=f"PVC {prime.name} lost its volume and is made anew")
+        return replace(pending(claim, wait), actions=replaced(prime))
+    still = standstill(world, claim)
+    if still is not None:
+        return pending(claim, still.wait, still.phase)
+    if populated and prime is None:
+        wait = Wait(
+            reason=Reason.PENDING, message=f"PVC {prime_claim(claim.uid)} is made, which is filled in its place"
+        )
+        made = EventFact(
+            type="Normal", reason=EventReason.CREATED_PVC_PRIME, message=f"PVC {prime_claim(claim.uid)} is being made"
+        )
+        decision = replace(pending(claim, wait), events=(made,))
+        return replace(decision, actions=(CreateObject(body=build_prime(world, claim)),))
+    return None
+
+
+def _filled_by_others(world: World, claim: Claim) -> Decision:
+    if claim.phase == "Bound":
+        return replace(succeeded(claim, Ledger(), "filled by what its dataSourceRef names"), pod=None)
+    still = standstill(world, claim)
+    wait = Wait(reason=Reason.PENDING, message=claim.why_pending or "waits for what its dataSourceRef names")
+    return pending(claim, still.wait, still.phase) if still is not None else pending(claim, wait)
+
+
+def _misbound(claim: Claim) -> ClaimMisbound:
+    return ClaimMisbound(
+        f"PVC {claim.name} was bound to volume {claim.volume_name} before its content was there",
+        where=f"{claim.namespace}/{claim.name}",
+    )
+
+
+def there_already(world: World, claim: Claim) -> Decision:
+    """The volume came with its content."""
+    if world.platform.cluster and claim.phase != "Bound":
+        still = standstill(world, claim)
+        if still is not None:
+            return pending(claim, still.wait, still.phase)
+    return succeeded(claim, Ledger(), "the volume was there already")
+
+
+def rebinding(world: World, claim: Claim, actions: tuple[Action, ...]) -> Decision:
+    """The content is complete, and the target is about to get its volume."""
+    message = f"the content is complete; PVC {claim.name} is being bound to its volume"
+    state = State(
+        phase=Phase.IMPORT_IN_PROGRESS,
+        bound=bound_aspect(claim),
+        running=no(Reason.COMPLETED, message),
+        ready=no(Reason.PENDING, message),
+        claim_name=claim.name,
+        progress=progress_of(world.worker),
+    )
+    return Decision(state=state, actions=actions, pod="Running", prime_pod="Succeeded")
+
+
+# --- scratch space ------------------------------------------------------------------------------------------------
+
+
+def scratch_first(world: World, claim: Claim, ledger: Ledger) -> Decision | None:
+    """Where the last attempt lacked scratch space: what there is to do until it is there; None once it is."""
+    filled = filled_claim(world, claim)
+    if not world.platform.cluster or filled is None or ledger.failure is None or ledger.failure.code != SCRATCH_NEEDED:
+        return None
+    scratch = world.scratch
+    if scratch is not None and not scratch.deleting:
+        storage_class = world.objects.storage_class(scratch.storage_class) if scratch.storage_class else None
+        if scratch.phase == "Bound" or (storage_class is not None and storage_class.waits):
+            return None
+    actions: tuple[Action, ...] = ()
+    message = f"scratch space for {claim.name} is being made: the image cannot be decoded as it comes"
+    if scratch is None:
+        actions = (CreateObject(body=build_scratch(world, filled)),)
+    elif scratch.why_pending:
+        message = f"{message}; {scratch.why_pending}"
+    state = State(
+        phase=Phase.IMPORT_SCHEDULED,
+        bound=no(Reason.CREATING_SCRATCH_SPACE, message),
+        running=no(Reason.PENDING, message),
+        ready=no(Reason.CREATING_SCRATCH_SPACE, message),
+        claim_name=claim.name,
+    )
+    return Decision(state=state, actions=actions, pod="Pending")
+
+
+def has_scratch(world: World) -> bool:
+    """The next attempt gets scratch space."""
+    return world.scratch is not None and not world.scratch.deleting
+
+
+# --- pods ---------------------------------------------------------------------------------------------------------
+
+
+def for_pods(world: World, filled: Claim) -> World:
+    """The world with the places that a pod has."""
+    return replace(world, layout=pod_layout(filled, scratch=has_scratch(world)))
+
+
+def in_pod(
+    world: World, target: Claim, filled: Claim, prepared: Prepared, number: int, upload: str
+) -> tuple[Action, ...]:
+    """What begins an attempt.  Raises `InvalidManifest`."""
+    attempt = Attempt(
+        number=number,
+        work=prepared.work,
+        mounts=prepared.mounts,
+        fingerprint=prepared.fingerprint,
+        limits=limits_of(world),
+        upload=upload,
+    )
+    pod = build_pod(world.datavolume, target, filled, attempt, world.config, world.objects, scratch=has_scratch(world))
+    start = StartWorker(
+        claim=filled.uid,
+        namespace=filled.namespace,
+        attempt=number,
+        work=prepared.work,
+        mounts=prepared.mounts,
+        fingerprint=prepared.fingerprint,
+        upload=upload,
+        pod=pod,
+    )
+    return (*copies(prepared.mounts, filled), start)
+
+
+def limits_of(world: World) -> Limits:
+    """What the annotations ask for; nothing where they cannot be followed."""
+    try:
+        knobs = read_knobs(world.datavolume.metadata.annotations)
+    except InvalidManifest:
+        return Limits()
+    return Limits(bandwidth=knobs.bandwidth, connections=knobs.connections)
+
+
+def relimited(world: World, worker: Worker) -> tuple[Action, ...]:
+    """Tell a running worker what its limits are now."""
+    pod = worker.pod
+    wanted = limits_of(world).to_json()
+    if pod is None or pod.deleting or pod.limits == wanted:
+        return ()
+    namespace = world.datavolume.metadata.namespace or ""
+    return (
+        PatchObject(plural="pods", namespace=namespace, name=pod.name, uid=pod.uid, annotations={ANN_LIMITS: wanted}),
+    )
+
+
+# --- what the claim shows -----------------------------------------------------------------------------------------
+
+
+def marks(world: World, claim: Claim, decision: Decision, status: Mapping[str, Any]) -> dict[str, str | None]:
+    """Annotations of the claim beside those that every mode has."""
+    state, populated = decision.state, is_populated(world, claim)
+    wanted: dict[str, str | None] = {
+        ANN_BOUND_CONDITION: state.bound.status.value.lower(),
+        ANN_BOUND_CONDITION_REASON: state.bound.reason,
+        ANN_BOUND_CONDITION_MESSAGE: state.bound.message,
+    }
+    if populated:
+        wanted[ANN_USE_POPULATOR] = "true"
+        if world.prime is not None:
+            wanted[ANN_PVC_PRIME] = world.prime.name
+    if world.scratch is not None or (decision.ledger is not None and _lacks_scratch(decision.ledger)):
+        wanted[ANN_REQUIRES_SCRATCH] = "true"
+    if state.running.reason == Reason.CHECKSUM_ERROR:
+        wanted[ANN_IMPORT_FATAL_ERROR] = "true"
+    if world.synthetic:
+        wanted[ANN_STATUS] = json.dumps(status, separators=(",", ":"), sort_keys=True)
+        if populated:
+            wanted[ANN_POPULATOR_PROGRESS] = state.progress
+    return wanted
+
+
+def _lacks_scratch(ledger: Ledger) -> bool:
+    return ledger.failure is not None and ledger.failure.code == SCRATCH_NEEDED

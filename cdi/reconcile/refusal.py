@@ -1,0 +1,70 @@
+"""What is said when the server does not let an action be carried out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cdi.api.errors import Retry
+from cdi.api.names import prime_claim
+from cdi.api.phases import EventReason, Phase, Reason
+from cdi.reconcile.actions import CreateObject, EventFact, StartWorker
+from cdi.reconcile.decision import Decision, bound_aspect, failed
+from cdi.reconcile.status import no
+from cdi.reconcile.world import Claim, Refusal, World
+
+QUOTA = "QuotaExceeded"
+
+
+def refused(world: World, claim: Claim | None, decision: Decision, refusal: Refusal) -> Decision:
+    """The decision as it stands without its actions: the state says what was refused and why, the event as well.
+
+    What can never be accepted ends it; everything else is tried again after a while.
+    """
+    failure, action = refusal.failure, refusal.action
+    subject, creating = _subject(action), isinstance(action, CreateObject)
+    quota = failure.code == QUOTA
+    message = f"{subject}: {failure.message}"
+    told = _event(action, claim, quota=quota)
+    events = (EventFact(type="Warning", reason=told, message=message),) if told is not None else ()
+    if failure.retry is Retry.NEVER and isinstance(action, CreateObject | StartWorker):
+        end = failed(claim, failure)
+        bound = no(Reason.ERR_CLAIM_NOT_VALID, message) if creating else end.state.bound
+        return replace(end, state=replace(end.state, bound=bound), events=events, ledger=decision.ledger)
+    reason = Reason.ERR_EXCEEDED_QUOTA if quota else failure.code
+    state = replace(decision.state, running=no(reason, message), ready=no(failure.code, message))
+    if creating:
+        bound = no(Reason.ERR_EXCEEDED_QUOTA if quota else Reason.ERR_CLAIM_NOT_VALID, message)
+        state = replace(state, bound=bound, phase=Phase.PENDING if claim is None else state.phase)
+    elif claim is not None:
+        state = replace(state, bound=bound_aspect(claim))
+    return replace(
+        decision,
+        state=state,
+        actions=(),
+        events=events,
+        requeue_after=world.retries.patience if failure.retry is Retry.ON_CHANGE else world.retries.base,
+    )
+
+
+def _subject(action: object) -> str:
+    if isinstance(action, CreateObject):
+        metadata = action.body["metadata"]
+        return f"{_SHORT.get(action.body['kind'], action.body['kind'])} {metadata['name']} cannot be made"
+    if isinstance(action, StartWorker):
+        name = action.pod["metadata"]["name"] if action.pod is not None else ""
+        return f"Pod {name} cannot be made"
+    return f"{type(action).__name__} failed"
+
+
+_SHORT = {"PersistentVolumeClaim": "PVC"}
+
+
+def _event(action: object, claim: Claim | None, *, quota: bool) -> EventReason | None:
+    if quota:
+        return EventReason.ERR_EXCEEDED_QUOTA
+    if isinstance(action, CreateObject):
+        name = action.body["metadata"]["name"]
+        if claim is not None and name == prime_claim(claim.uid):
+            return EventReason.ERR_CREATING_PVC_PRIME
+        return EventReason.ERR_CLAIM_NOT_VALID
+    return EventReason.ERR_STARTING_POD if isinstance(action, StartWorker) else None

@@ -1,0 +1,173 @@
+"""A DataVolume where there is none: claims that ask for an import by themselves.
+
+Two kinds of claims do: those that carry ``storage.import.*`` annotations, written by hand, and those whose
+``dataSourceRef`` names a VolumeImportSource.  What they ask for is put into the words of a DataVolume, so that the same
+reconciler serves them; what it says of that DataVolume's status is kept in an annotation of the claim.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from cdi.api.datavolume import DataVolume
+from cdi.api.errors import InvalidManifest
+from cdi.api.names import (
+    ANN_CERT_CONFIG_MAP,
+    ANN_CHECKSUM,
+    ANN_CONTENT_TYPE,
+    ANN_ENDPOINT,
+    ANN_EXTRA_HEADERS,
+    ANN_INSECURE_SKIP_VERIFY,
+    ANN_PREALLOCATION_REQUESTED,
+    ANN_PRIORITY_CLASS,
+    ANN_REGISTRY_ARCHITECTURE,
+    ANN_REGISTRY_IMAGE_STREAM,
+    ANN_REGISTRY_IMPORT_METHOD,
+    ANN_SECRET,
+    ANN_SECRET_EXTRA_HEADERS,
+    ANN_SERVICE_ACCOUNT,
+    ANN_SOURCE,
+    GROUP,
+    VERSION,
+)
+from cdi.api.quantity import Quantity
+from cdi.api.validation import parse
+from cdi.reconcile.world import Claim, DataRef, Objects
+
+IMPORT_SOURCE = "VolumeImportSource"
+ANN_STATUS = f"{GROUP}/storage.import.status"
+"""The status that a DataVolume would have, as JSON."""
+_LONGEST_STATUS = 32 * 1024
+
+
+def names_import_source(ref: DataRef | None) -> bool:
+    """Whether a claim's dataSourceRef makes it ours to fill."""
+    return ref is not None and (ref.group, ref.kind) == (GROUP, IMPORT_SOURCE)
+
+
+def synthesise(claim: Claim, objects: Objects) -> DataVolume | None:
+    """The DataVolume that `claim` stands for; None where it asks for nothing."""
+    annotations = claim.annotations
+    spec: dict[str, Any] = {}
+    if names_import_source(claim.data_ref):
+        assert claim.data_ref is not None
+        # Its source is looked up when it is needed (`cdi.reconcile.origin`): the object may come later.
+        found = objects.import_source(claim.namespace, claim.data_ref.name)
+        if found is not None:
+            spec["contentType"] = found.spec.content_type
+            spec["preallocation"] = found.spec.preallocation
+    elif ANN_ENDPOINT in annotations or ANN_SOURCE in annotations:
+        spec["source"] = _source(annotations)
+    else:
+        return None
+    spec["contentType"] = annotations.get(ANN_CONTENT_TYPE) or spec.get("contentType")
+    if annotations.get(ANN_PREALLOCATION_REQUESTED) in ("true", "false"):
+        spec["preallocation"] = annotations[ANN_PREALLOCATION_REQUESTED] == "true"
+    spec["priorityClassName"] = annotations.get(ANN_PRIORITY_CLASS)
+    spec["serviceAccountName"] = annotations.get(ANN_SERVICE_ACCOUNT)
+    spec["pvc"] = {
+        "accessModes": list(claim.access_modes),
+        "volumeMode": claim.volume_mode,
+        "storageClassName": claim.storage_class,
+        "resources": {"requests": {"storage": Quantity.of_bytes(claim.requested).text}}
+        if claim.requested is not None
+        else None,
+    }
+    return _data_volume(claim, spec, _status(annotations.get(ANN_STATUS)))
+
+
+def leaving(claim: Claim) -> DataVolume:
+    """For a claim that is being deleted: all that is left to be done for it is to let it go."""
+    return _data_volume(claim, {"source": {"blank": {}}}, None, deleted="1970-01-01T00:00:00Z")
+
+
+def _data_volume(
+    claim: Claim, spec: dict[str, Any], status: dict[str, Any] | None, *, deleted: str | None = None
+) -> DataVolume:
+    body: dict[str, Any] = {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "DataVolume",
+        "metadata": {
+            "namespace": claim.namespace,
+            "name": claim.name,
+            "uid": claim.uid,
+            "annotations": dict(claim.annotations),
+            "labels": dict(claim.labels),
+            **({"deletionTimestamp": deleted} if deleted else {}),
+        },
+        "spec": {name: value for name, value in spec.items() if value is not None},
+    }
+    if status is not None:
+        try:
+            return _parsed({**body, "status": status})
+        except InvalidManifest:
+            # Somebody altered it: it is written anew.
+            pass
+    return _parsed(body)
+
+
+def _parsed(body: dict[str, Any]) -> DataVolume:
+    model = parse(body)
+    assert isinstance(model, DataVolume)
+    return model
+
+
+def _status(text: str | None) -> dict[str, Any] | None:
+    if not text or len(text) > _LONGEST_STATUS:
+        return None
+    try:
+        status = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return status if isinstance(status, dict) else None
+
+
+def _source(annotations: Mapping[str, str]) -> dict[str, Any]:
+    """As a DataVolume's ``spec.source``; a kind that is not known counts as http, as it does upstream."""
+    kind = annotations.get(ANN_SOURCE) or "http"
+    if kind == "none":
+        return {"blank": {}}
+    url = annotations.get(ANN_ENDPOINT, "")
+    common = {"url": url, "secretRef": annotations.get(ANN_SECRET)}
+    if kind == "gcs":
+        return {kind: _given(common)}
+    common["certConfigMap"] = annotations.get(ANN_CERT_CONFIG_MAP)
+    if kind == "s3":
+        return {kind: _given(common)}
+    if kind == "registry":
+        architecture = annotations.get(ANN_REGISTRY_ARCHITECTURE)
+        stream = annotations.get(ANN_REGISTRY_IMAGE_STREAM)
+        registry = {
+            **common,
+            "url": url or None,
+            "imageStream": stream if not url else None,
+            "pullMethod": annotations.get(ANN_REGISTRY_IMPORT_METHOD),
+            "platform": {"architecture": architecture} if architecture else None,
+        }
+        return {kind: _given(registry)}
+    if kind in ("imageio", "vddk"):
+        return {kind: _given({"url": url, "diskId": "" if kind == "imageio" else None})}
+    http = {
+        **common,
+        "checksum": annotations.get(ANN_CHECKSUM),
+        "insecureSkipVerify": True if annotations.get(ANN_INSECURE_SKIP_VERIFY) == "true" else None,
+        "extraHeaders": _numbered(annotations, ANN_EXTRA_HEADERS),
+        "secretExtraHeaders": _numbered(annotations, ANN_SECRET_EXTRA_HEADERS),
+    }
+    return {"http": _given(http)}
+
+
+def _numbered(annotations: Mapping[str, str], prefix: str) -> list[str] | None:
+    """The values of ``prefix.0``, ``prefix.1`` and so on, in that order."""
+    found = {}
+    for name, text in annotations.items():
+        head, dot, number = name.rpartition(".")
+        if dot and head == prefix and number.isascii() and number.isdigit() and len(number) < 6:
+            found[int(number)] = text
+    return [found[number] for number in sorted(found)] or None
+
+
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}

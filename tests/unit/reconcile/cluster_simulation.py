@@ -1,0 +1,526 @@
+"""A model of a cluster: API objects, and everything that acts on them but the controller.
+
+Binder, provisioner, scheduler, kubelet and garbage collector act one step at a time, in any order that a test wants.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from fractions import Fraction
+
+from cdi.api.errors import CdiError, QuotaExceeded
+from cdi.api.job import Job, Outcome
+from cdi.api.quantity import Quantity
+from cdi.api.validation import parse
+from cdi.reconcile.actions import (
+    CopyInput,
+    CreateObject,
+    DeleteObject,
+    InputRef,
+    PatchObject,
+    Rebind,
+    StartWorker,
+    StopWorker,
+)
+from cdi.reconcile.capabilities import PropertySet
+from cdi.reconcile.cluster import observe
+from cdi.reconcile.datavolume import reconcile
+from cdi.reconcile.failure import as_failure
+from cdi.reconcile.pod_facts import observe_pod
+from cdi.reconcile.sizing import Offer, overhead_of
+from cdi.reconcile.storageclass import StorageClass
+from cdi.reconcile.world import Claim, Config, DataRef, Input, Platform, Pods, Profile, Refusal, Retries, Volume
+from tests.unit.reconcile.simulation import HTTP, End, data_volume
+
+NS = "default"
+CLAIMS, VOLUMES, PODS, DVS = "persistentvolumeclaims", "persistentvolumes", "pods", "datavolumes"
+KINDS = {
+    "PersistentVolumeClaim": CLAIMS,
+    "Pod": PODS,
+    "DataVolume": DVS,
+    "VolumeImportSource": "volumeimportsources",
+    "ConfigMap": "configmaps",
+}
+CLASSES = {
+    "csi": StorageClass(name="csi", provisioner="csi.example"),
+    "csi-wait": StorageClass(name="csi-wait", provisioner="csi.example", waits=True),
+    "local": StorageClass(name="local", provisioner="local.example"),
+    "local-wait": StorageClass(name="local-wait", provisioner="local.example", waits=True),
+}
+CONFIG = Config(overhead=Fraction(6, 100), pods=Pods(image="example/cdi:1"))
+CLUSTER = Platform(cluster=True)
+COMPLETE = "complete"
+
+
+class Cluster:
+    """One volume, its objects, and what happens to them."""
+
+    def __init__(self, body=None, *, claim=None, script=(), retries=None, config=CONFIG, default="csi", bodies=()):
+        self.objects = {}
+        self.inputs = {}
+        self.script = list(script)
+        self.retries = retries or Retries()
+        self.config = config
+        self.default = default
+        self.now = 1_000_000.0
+        self.counter = 0
+        self.attempts = 0
+        self.events, self.phases, self.log = [], [], []
+        self.refuse = {}
+        self.reclaimed = []
+        self.consumer = False
+        self.key = (NS, "a")
+        for each in bodies:
+            self.create(each)
+        if body is not None or claim is None:
+            self.create(body or data_volume(HTTP))
+        if claim is not None:
+            self.create(claim)
+
+    # --- objects ------------------------------------------------------------------------------------------------
+
+    def create(self, body):
+        body = copy.deepcopy(dict(body))
+        plural = KINDS[body["kind"]]
+        metadata = body["metadata"]
+        place = (plural, metadata.get("namespace", ""), metadata["name"])
+        if place in self.objects:
+            return
+        self.counter += 1
+        metadata.setdefault("annotations", {})
+        metadata.setdefault("labels", {})
+        metadata["uid"] = metadata.get("uid") or f"uid-{self.counter}"
+        metadata["creationTimestamp"] = "2026-01-01T00:00:00Z"
+        if plural == CLAIMS:
+            body["status"] = {"phase": "Pending"}
+            if body["spec"].get("storageClassName") is None and self.default:
+                body["spec"]["storageClassName"] = self.default
+        if plural == PODS:
+            body["status"] = {"phase": "Pending"}
+        self.objects[place] = body
+
+    def all(self, plural):
+        return [body for (kind, _, _), body in sorted(self.objects.items()) if kind == plural]
+
+    def names(self, plural):
+        return {body["metadata"]["name"] for body in self.all(plural)}
+
+    def get(self, plural, name, namespace=NS):
+        return self.objects.get((plural, namespace, name))
+
+    def _uid(self, uid):
+        return next((body for body in self.objects.values() if body["metadata"]["uid"] == uid), None)
+
+    def remove(self, plural, name, uid=None, namespace=NS):
+        body = self.get(plural, name, namespace)
+        if body is not None and uid in (None, body["metadata"]["uid"]):
+            body["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+            if plural not in (CLAIMS, PODS):
+                del self.objects[plural, namespace, name]
+
+    # --- what reconcilers ask -----------------------------------------------------------------------------------
+
+    def claim(self, namespace, name):
+        body = self.get(CLAIMS, name, namespace)
+        if body is None:
+            return None
+        metadata, spec, status = body["metadata"], body["spec"], body["status"]
+        owner = next((one for one in metadata.get("ownerReferences", ()) if one.get("controller")), {})
+        ref = spec.get("dataSourceRef")
+        return Claim(
+            namespace=namespace,
+            name=name,
+            uid=metadata["uid"],
+            phase=status["phase"],
+            capacity=Quantity.parse(status["capacity"]["storage"]).bytes if "capacity" in status else None,
+            controller_kind=owner.get("kind", ""),
+            controller_name=owner.get("name", ""),
+            controller_uid=owner.get("uid", ""),
+            annotations=dict(metadata["annotations"]),
+            labels=dict(metadata["labels"]),
+            volume_mode=spec.get("volumeMode", "Filesystem"),
+            access_modes=tuple(spec.get("accessModes", ())),
+            storage_class=spec.get("storageClassName"),
+            requested=Quantity.parse(spec["resources"]["requests"]["storage"]).bytes,
+            volume_name=spec.get("volumeName", ""),
+            data_ref=DataRef(group=ref.get("apiGroup", ""), kind=ref["kind"], name=ref["name"]) if ref else None,
+            selected_node=metadata["annotations"].get("volume.kubernetes.io/selected-node", ""),
+            deleting="deletionTimestamp" in metadata,
+        )
+
+    def data_volume(self, namespace, name):
+        body = self.get(DVS, name, namespace)
+        return None if body is None else parse(body)
+
+    def data_source(self, namespace, name):
+        return None
+
+    def input(self, ref):
+        return self.inputs.get(ref)
+
+    def profile(self, storage_class):
+        return Profile()
+
+    def storage_class(self, name):
+        return CLASSES.get(name)
+
+    def default_storage_class(self, *, virtualization):
+        return CLASSES.get(self.default)
+
+    def csi_driver(self, provisioner):
+        return provisioner == "csi.example"
+
+    def offer(self, storage_class, *, virtualization):
+        name = self.default if storage_class is None else storage_class
+        sets = (PropertySet(access_modes=("ReadWriteOnce",), volume_mode="Filesystem"),) if name in CLASSES else ()
+        return Offer(storage_class=name, exists=name in CLASSES, sets=sets, overhead=overhead_of(name, self.config))
+
+    def volume(self, name):
+        body = self.get(VOLUMES, name, "")
+        if body is None:
+            return None
+        ref = body["spec"].get("claimRef", {})
+        return Volume(
+            name=name,
+            uid=body["metadata"]["uid"],
+            claim_uid=ref.get("uid", ""),
+            claim_namespace=ref.get("namespace", ""),
+            claim_name=ref.get("name", ""),
+            phase=body["status"]["phase"],
+        )
+
+    def import_source(self, namespace, name):
+        body = self.get("volumeimportsources", name, namespace)
+        return None if body is None else parse(body)
+
+    def worker(self, namespace, pod):
+        body = self.get(PODS, pod, namespace)
+        return None if body is None else observe_pod(body)
+
+    def add_input(self, kind, name, *keys, namespace=NS):
+        self.inputs[InputRef(kind=kind, namespace=namespace, name=name)] = Input(version="1", keys=frozenset(keys))
+
+    # --- the controller -----------------------------------------------------------------------------------------
+
+    def world(self, name=None, refusal=None):
+        return observe(
+            self, self.key[0], name or self.key[1],
+            now=self.now, config=self.config, retries=self.retries, platform=CLUSTER, refusal=refusal,
+        )  # fmt: skip
+
+    def step(self, kept=None, name=None, repeat=False):
+        """Reconcile once and carry out the first `kept` of the effects, twice where `repeat`."""
+        world = self.world(name)
+        if world is None:
+            return None
+        plan = reconcile(world)
+        try:
+            for _ in range(1 + repeat):
+                for action in plan.actions[:kept]:
+                    self.act(action)
+        except CdiError as error:
+            plan = reconcile(self.world(name, Refusal(action=action, failure=as_failure(error))))
+            for each in plan.actions[:kept]:
+                self.act(each)
+        if kept is None or kept > len(plan.actions):
+            self.events.extend(plan.events)
+            body = self.get(DVS, self.key[1])
+            if plan.status is not None and body is not None:
+                body["status"] = copy.deepcopy(dict(plan.status))
+                self.phases.append(plan.status["phase"])
+        return plan
+
+    def act(self, action):
+        self.log.append(action)
+        match action:
+            case CreateObject(body=body):
+                self._refused(body["kind"], body["metadata"]["name"])
+                self.create(body)
+            case CopyInput():
+                self.create(
+                    {
+                        "kind": action.copy.kind,
+                        "metadata": {"name": action.copy.name, "namespace": NS, "ownerReferences": [action.owner]},
+                    }
+                )
+            case PatchObject():
+                body = self.get(action.plural, action.name, action.namespace)
+                if body is not None and body["metadata"]["uid"] == action.uid:
+                    metadata = body["metadata"]
+                    for annotation, text in action.annotations.items():
+                        if text is None:
+                            metadata["annotations"].pop(annotation, None)
+                        else:
+                            metadata["annotations"][annotation] = str(text)
+                    metadata["labels"] |= action.labels
+                    if action.owner is not None:
+                        metadata["ownerReferences"] = [dict(action.owner)]
+            case DeleteObject():
+                self.remove(action.plural, action.name, action.uid, action.namespace)
+            case Rebind():
+                volume = self.get(VOLUMES, action.volume, "")
+                prime, target = self._uid(action.prime_uid), self._uid(action.target_uid)
+                if (
+                    volume is not None and prime is not None and target is not None
+                    and volume["status"]["phase"] == "Bound"
+                    and volume["spec"]["claimRef"]["uid"] == action.prime_uid
+                ):  # fmt: skip
+                    reference = {"namespace": NS, "name": action.target, "uid": action.target_uid}
+                    volume["spec"]["claimRef"] = reference
+            case StartWorker():
+                self._refused("Pod", action.pod["metadata"]["name"])
+                self.create(action.pod)
+            case StopWorker():
+                self.remove(PODS, action.pod, action.pod_uid, action.namespace)
+
+    def _refused(self, kind, name):
+        error = self.refuse.get((kind, name)) or self.refuse.get(kind)
+        if error is not None:
+            raise error
+
+    def quota(self, kind):
+        self.refuse[kind] = QuotaExceeded("exceeded quota: small", where="namespace default")
+
+    # --- everybody else -----------------------------------------------------------------------------------------
+
+    def nature(self, choice=0):
+        """One thing that happens by itself; False where nothing does."""
+        doable = [
+            act
+            for act in (
+                *self._binding(), *self._scheduling(), *self._working(), *self._collecting(), *self._consuming()
+            )
+        ]  # fmt: skip
+        if not doable:
+            return False
+        doable[choice % len(doable)]()
+        return True
+
+    def _uses(self, claim_name):
+        return [
+            pod
+            for pod in self.all(PODS)
+            if any(
+                one.get("persistentVolumeClaim", {}).get("claimName") == claim_name for one in pod["spec"]["volumes"]
+            )
+        ]
+
+    def _binding(self):
+        for claim in self.all(CLAIMS):
+            metadata, spec, status = claim["metadata"], claim["spec"], claim["status"]
+            volume = self.get(VOLUMES, spec.get("volumeName", ""), "")
+            if status["phase"] == "Bound" and (volume is None or volume["spec"]["claimRef"]["uid"] != metadata["uid"]):
+                yield lambda status=status: status.update(phase="Lost")
+            if status["phase"] != "Pending" or "deletionTimestamp" in metadata:
+                continue
+            mine = [v for v in self.all(VOLUMES) if v["spec"]["claimRef"]["uid"] == metadata["uid"]]
+            if mine:
+                yield lambda claim=claim, volume=mine[0]: self._bind(claim, volume)
+            elif spec.get("dataSourceRef", {}).get("kind") != "VolumeImportSource" and self._may_provision(claim):
+                yield lambda claim=claim: self._provision(claim)
+        for volume in self.all(VOLUMES):
+            if self._uid(volume["spec"]["claimRef"]["uid"]) is None:
+                yield lambda volume=volume: self._reclaim(volume)
+
+    def _may_provision(self, claim):
+        storage_class = CLASSES.get(claim["spec"].get("storageClassName"))
+        if storage_class is None:
+            return False
+        if not storage_class.waits:
+            return True
+        scheduled = any(pod["spec"].get("nodeName") for pod in self._uses(claim["metadata"]["name"]))
+        return scheduled or "volume.kubernetes.io/selected-node" in claim["metadata"]["annotations"]
+
+    def _provision(self, claim):
+        self.counter += 1
+        name = f"pv-{self.counter}"
+        self.objects[VOLUMES, "", name] = {
+            "kind": "PersistentVolume",
+            "metadata": {"name": name, "uid": f"uid-{name}"},
+            "spec": {"claimRef": {"namespace": NS, "name": claim["metadata"]["name"], "uid": claim["metadata"]["uid"]}},
+            "status": {"phase": "Bound"},
+            "content": "",
+            "size": claim["spec"]["resources"]["requests"]["storage"],
+        }
+
+    def _bind(self, claim, volume):
+        claim["spec"]["volumeName"] = volume["metadata"]["name"]
+        claim["status"] = {"phase": "Bound", "capacity": {"storage": volume["size"]}}
+
+    def _reclaim(self, volume):
+        if volume["status"]["phase"] == "Bound":
+            volume["status"]["phase"] = "Released"
+            return
+        self.reclaimed.append((volume["content"], self.get(DVS, "a") is not None))
+        del self.objects[VOLUMES, "", volume["metadata"]["name"]]
+
+    def _scheduling(self):
+        for pod in self.all(PODS):
+            if pod["spec"].get("nodeName") or "deletionTimestamp" in pod["metadata"]:
+                continue
+            claims = [self.get(CLAIMS, name) for name in self._claims_of(pod)]
+            if all(
+                claim is not None
+                and (claim["status"]["phase"] == "Bound" or CLASSES[claim["spec"]["storageClassName"]].waits)
+                for claim in claims
+            ):
+                yield lambda pod=pod: pod["spec"].update(nodeName="node-1")
+
+    @staticmethod
+    def _claims_of(pod):
+        volumes = pod["spec"]["volumes"]
+        return [one["persistentVolumeClaim"]["claimName"] for one in volumes if "persistentVolumeClaim" in one]
+
+    def _working(self):
+        for pod in self.all(PODS):
+            if "deletionTimestamp" in pod["metadata"] or not pod["spec"].get("nodeName"):
+                continue
+            bound = all(
+                (claim := self.get(CLAIMS, name)) is not None and claim["status"]["phase"] == "Bound"
+                for name in self._claims_of(pod)
+            )
+            if pod["status"]["phase"] == "Pending" and bound:
+                yield lambda pod=pod: pod.update(status=_running())
+            elif pod["status"]["phase"] == "Running":
+                yield lambda pod=pod: self._end(pod)
+
+    def _end(self, pod):
+        job = Job.from_json(pod["metadata"]["annotations"]["cdi.kubevirt.io/job"])
+        claim = self._uid(pod["metadata"]["ownerReferences"][0]["uid"])
+        assert claim is None or job.id == claim["metadata"]["uid"]
+        end = self.script[self.attempts] if self.attempts < len(self.script) else End()
+        self.attempts += 1
+        if end.failure is not None and end.failure.code == "ScratchNeeded" and job.scratch:
+            end = End()
+        outcome = Outcome(id=job.id, failure=end.failure, labels=end.labels, digest="sha256:" + "0" * 64)
+        document = {"message": "", "outcome": json.loads(outcome.to_json())}
+        code = 0 if end.failure is None else 3
+        pod["status"] = _ended(code, json.dumps(document))
+        if end.failure is None and claim is not None:
+            self.get(VOLUMES, claim["spec"]["volumeName"], "")["content"] = COMPLETE
+
+    def _collecting(self):
+        for (plural, namespace, name), body in sorted(self.objects.items()):
+            metadata = body["metadata"]
+            if "deletionTimestamp" not in metadata:
+                owner = next((one for one in metadata.get("ownerReferences", ()) if one.get("controller")), None)
+                if owner is not None and self._uid(owner["uid"]) is None:
+                    yield lambda key=(plural, name, metadata["uid"], namespace): self.remove(*key)
+            elif plural == PODS or all(pod["status"]["phase"] in ("Succeeded", "Failed") for pod in self._uses(name)):
+                yield lambda key=(plural, namespace, name): self.objects.pop(key, None)
+
+    def _consuming(self):
+        target = self.get(CLAIMS, "a")
+        if self.consumer and target is not None and target["status"]["phase"] == "Pending":
+            annotations = target["metadata"]["annotations"]
+            if "volume.kubernetes.io/selected-node" not in annotations:
+                yield lambda: annotations.update({"volume.kubernetes.io/selected-node": "node-1"})
+
+    # --- runs ---------------------------------------------------------------------------------------------------
+
+    def settle_deletions(self, name=None):
+        """A reconcile of every claim that is being deleted, as the controller does it."""
+        for claim in self.all(CLAIMS):
+            if "deletionTimestamp" in claim["metadata"]:
+                self.step(name=claim["metadata"]["name"])
+
+    def run(self, steps=400, losses=(), choices=()):
+        """To the fixpoint; of the n-th step only ``losses[n]`` effects happen (negative: all, twice)."""
+        for number in range(steps):
+            kept = losses[number] if number < len(losses) else None
+            plan = self.step(None if kept is not None and kept < 0 else kept, repeat=kept is not None and kept < 0)
+            self.settle_deletions()
+            happened = self.nature(choices[number] if number < len(choices) else 0)
+            if number < len(losses) or happened or (plan is not None and (plan.actions or plan.status is not None)):
+                self.now += 0.25
+            elif plan is None or plan.requeue_after is None or self._rests(plan):
+                return self
+            else:
+                self.now += plan.requeue_after
+        raise AssertionError(f"no fixpoint after {steps} steps: {self.get(DVS, 'a')}")
+
+    def _rests(self, plan):
+        """Looked at now and then, and nothing would come of it."""
+        before = self.now
+        self.now += plan.requeue_after + 1000
+        again = reconcile(self.world())
+        self.now = before
+        return not again.actions and again.status is None
+
+    @property
+    def status(self):
+        return self.get(DVS, "a").get("status", {})
+
+    def condition(self, kind):
+        return next(c for c in self.status["conditions"] if c["type"] == kind)
+
+    @property
+    def annotations(self):
+        prefix = "cdi.kubevirt.io/"
+        return {
+            name.removeprefix(prefix): text for name, text in self.get(CLAIMS, "a")["metadata"]["annotations"].items()
+        }
+
+    @property
+    def content(self):
+        """Of the target's volume."""
+        claim = self.get(CLAIMS, "a")
+        volume = self.get(VOLUMES, claim["spec"].get("volumeName", ""), "")
+        return None if volume is None or claim["status"]["phase"] != "Bound" else volume["content"]
+
+
+def _running():
+    started = {"running": {"startedAt": "2026-01-01T00:00:01Z"}}
+    return {
+        "phase": "Running",
+        "conditions": [{"type": "PodScheduled", "status": "True"}],
+        "containerStatuses": [{"name": "importer", "state": started}],
+    }
+
+
+def _ended(code, message):
+    state = {
+        "exitCode": code,
+        "reason": "Completed" if code == 0 else "Error",
+        "message": message,
+        "startedAt": "2026-01-01T00:00:01Z",
+        "finishedAt": "2026-01-01T00:00:02Z",
+    }
+    return {
+        "phase": "Succeeded" if code == 0 else "Failed",
+        "conditions": [{"type": "PodScheduled", "status": "True"}],
+        "containerStatuses": [{"name": "importer", "state": {"terminated": state}}],
+    }
+
+
+def dv(storage_class=None, *, form="storage", source=None, size="1Gi", mode=None, **options):
+    """A DataVolume's manifest for one of `CLASSES`."""
+    body = data_volume(source or HTTP, size=size, **options)
+    claim = body["spec"].pop("storage")
+    if storage_class is not None:
+        claim["storageClassName"] = storage_class
+    if mode is not None:
+        claim["volumeMode"] = mode
+    if form == "pvc":
+        claim["accessModes"] = ["ReadWriteOnce"]
+    body["spec"][form] = claim
+    return body
+
+
+def pvc(storage_class="csi", *, annotations=None, ref=None, mode="Filesystem"):
+    """A claim that somebody made by hand."""
+    spec = {
+        "accessModes": ["ReadWriteOnce"],
+        "volumeMode": mode,
+        "storageClassName": storage_class,
+        "resources": {"requests": {"storage": "1Gi"}},
+    }
+    if ref is not None:
+        spec["dataSourceRef"] = {"apiGroup": "cdi.kubevirt.io", "kind": "VolumeImportSource", "name": ref}
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "a", "namespace": NS, "annotations": dict(annotations or {})},
+        "spec": spec,
+    }
