@@ -100,7 +100,7 @@ class Life:
     # --- what happens -----------------------------------------------------------------------------------------------
 
     def _changed(self, resource: Resource, change: Change) -> None:
-        self._observed.changed(resource)
+        self._observed.changed(resource, change)
         if resource == PODS:
             self._follow(change)
         if self._synced:  # before, everything is new, and looked at once all of it is here

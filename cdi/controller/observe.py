@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cdi.api.configuration import CONFIG_NAME, CDIConfig
@@ -21,6 +22,7 @@ from cdi.api.validation import parse
 from cdi.controller.inputs import Inputs
 from cdi.controller.progress import Progresses
 from cdi.controller.watches import Watches
+from cdi.kube.reflector import Change
 from cdi.kube.resources import (
     CDI_CONFIGS,
     CDIS,
@@ -53,6 +55,18 @@ _MODELS = 256
 """Models that are kept: those of the volumes at work, not of the thousand that are done."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Warning:
+    """What an event said of a claim."""
+
+    name: str = ""
+    when: str = ""
+    message: str = ""
+
+
+_NO_WARNING = _Warning()
+
+
 class Observed:
     """Implements `cdi.reconcile.world.Objects`, and what else the controller asks."""
 
@@ -66,11 +80,15 @@ class Observed:
         self._pods = pods
         self._install_namespace = install_namespace
         self._models: OrderedDict[tuple[Resource, str, str], tuple[str, str, KubeObject]] = OrderedDict()
+        self._warnings: dict[str, _Warning] = {}
+        """By uid of the claim."""
         self._config: Config | None = None
         self._classes: tuple[StorageClass, ...] | None = None
 
-    def changed(self, resource: Resource) -> None:
+    def changed(self, resource: Resource, change: Change) -> None:
         """An object of it is another now: what was made of all of them is void."""
+        if resource == EVENTS:
+            self._warned(change)
         if resource == STORAGE_CLASSES:
             self._classes = None
         if resource in (STORAGE_CLASSES, CDI_CONFIGS, CDIS):
@@ -224,7 +242,7 @@ class Observed:
             name=metadata["name"],
             uid=metadata["uid"],
             phase=phase,
-            why_pending=self._why_pending(metadata["namespace"], metadata["uid"]) if phase == "Pending" else "",
+            why_pending=self._warnings.get(metadata["uid"], _NO_WARNING).message if phase == "Pending" else "",
             capacity=_size(status.get("capacity")),
             controller_kind=controller.get("kind") or "",
             controller_name=controller.get("name") or "",
@@ -241,15 +259,16 @@ class Observed:
             deleting="deletionTimestamp" in metadata,
         )
 
-    def _why_pending(self, namespace: str, uid: str) -> str:
-        """The last warning about a claim: its provisioner's, mostly."""
-        about = (
-            body
-            for body in self._watches.values(EVENTS)
-            if (body.get("involvedObject") or {}).get("uid") == uid and body["metadata"].get("namespace") == namespace
-        )
-        last: Mapping[str, Any] = max(about, key=lambda body: str(body.get("when")), default={})
-        return str(last.get("message") or "")
+    def _warned(self, change: Change) -> None:
+        """Of each claim the last warning is known, as long as the API server keeps it: its provisioner's, mostly."""
+        body = change.object
+        uid, name = str(body["involvedObject"].get("uid") or ""), body["metadata"]["name"]
+        known = self._warnings.get(uid, _NO_WARNING)
+        if change.type == "DELETED":
+            if known.name == name:
+                del self._warnings[uid]
+        elif str(body["when"]) >= known.when:
+            self._warnings[uid] = _Warning(name=name, when=str(body["when"]), message=str(body["message"]))
 
 
 def _data_ref(spec: Mapping[str, Any]) -> DataRef | None:

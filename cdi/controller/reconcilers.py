@@ -42,7 +42,7 @@ from cdi.reconcile.configuration import (
     reconcile_config,
     reconcile_installation,
 )
-from cdi.reconcile.dataimportcron import reconcile_unscheduled
+from cdi.reconcile.dataimportcron import IN_A_CLUSTER, reconcile_unscheduled
 from cdi.reconcile.datasource import reconcile_data_source
 from cdi.reconcile.datavolume import reconcile
 from cdi.reconcile.storageprofile import ProfileFacts, reconcile_orphan, reconcile_storage_profile
@@ -207,7 +207,7 @@ class Reconcilers:
         body = self._watches.get(DATA_IMPORT_CRONS, key.namespace, key.name)
         model = self._observed.model(DATA_IMPORT_CRONS, key.namespace, key.name, DataImportCron)
         if body is not None and model is not None and self._acts_on(key, body):
-            await self._simple(key, reconcile_unscheduled(model, self.now()), body)
+            await self._simple(key, reconcile_unscheduled(model, self.now(), IN_A_CLUSTER), body)
 
     def _acts_on(self, key: Key, body: Object) -> bool:
         return self._scope.covers(key.namespace) and self._scope.selects(body)

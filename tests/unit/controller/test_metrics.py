@@ -149,7 +149,9 @@ def volume(name: str, phase: str | None = None, *, restarts: int = 0, spec=None,
 
 
 def pending(classes, *volumes) -> float | None:
-    return value(metrics({STORAGE_CLASSES: list(classes), DATA_VOLUMES: list(volumes)}), "kubevirt_cdi_datavolume_pending")
+    return value(
+        metrics({STORAGE_CLASSES: list(classes), DATA_VOLUMES: list(volumes)}), "kubevirt_cdi_datavolume_pending"
+    )
 
 
 K8S = klass("k", **{"storageclass.kubernetes.io/is-default-class": "true"})

@@ -1,0 +1,145 @@
+"""The controller as a process of this machine, and what tests ask of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster import cdi_image
+from tests.cluster.cluster import Cluster
+from tests.cluster.kubectl import Kubectl
+
+_ROOT = Path(__file__).parents[2]
+_PATIENCE = 60.0  # seconds until it is in sync, on a machine that is busy with other things
+
+
+class Controller:
+    """One that can be killed and started again.  It acts in one namespace, which is where its Lease is too."""
+
+    def __init__(self, cluster: Cluster, namespace: str, image: str, *options: str, everywhere: bool = False) -> None:
+        self._namespace = namespace
+        scope = () if everywhere else (f"--watch-namespaces={namespace}",)
+        self._command = [
+            sys.executable, "-m", "cdi.cli.main", "controller", f"--kubeconfig={cluster.kubectl.kubeconfig}",
+            f"--namespace={namespace}", f"--image={image}", "--port=0", *scope, *options,
+        ]  # fmt: skip
+        self._log = tempfile.NamedTemporaryFile(prefix="controller-", suffix=".log", buffering=0)  # noqa: SIM115
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns when it is in sync."""
+        began = len(self.lines())
+        environment = {name: text for name, text in os.environ.items() if name not in ("CDI_HOME", "CDI_IMAGE")}
+        self._process = subprocess.Popen(
+            self._command, cwd=_ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
+        )
+        self.wait_line("in sync", after=began)
+
+    def stop(self) -> int:
+        """As Kubernetes would; gives the exit status."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(60)
+
+    def kill(self) -> None:
+        """As the kernel would."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+        self._log.close()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Its log."""
+        return [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
+
+    def text(self) -> str:
+        return Path(self._log.name).read_text()
+
+    def wait_line(self, message: str, after: int = 0) -> dict[str, Any]:
+        """The first line with this message."""
+        assert self._process is not None
+        until = time.monotonic() + _PATIENCE
+        while time.monotonic() < until:
+            for line in self.lines()[after:]:
+                if line["message"] == message:
+                    return line
+            if self._process.poll() is not None:
+                raise AssertionError(f"the controller ended with {self._process.returncode}: {self.text()[-4000:]}")
+            time.sleep(0.05)
+        raise AssertionError(f"the controller did not say {message!r}: {self.text()[-4000:]}")
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and text of what it serves."""
+        port = [line["port"] for line in self.lines() if line["message"] == "serving"][-1]
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def memory(self) -> int:
+        """Bytes that are resident."""
+        found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
+        assert found is not None
+        return int(found[1]) * 1024
+
+    def processor_seconds(self) -> float:
+        """User and system time so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def definitions(cluster: Cluster) -> None:
+    """Make the cluster know our kinds."""
+    cluster.kubectl.run("apply", "--server-side", "--force-conflicts", f"--filename={_ROOT / 'crds'}")
+    for path in sorted((_ROOT / "crds").glob("*.yaml")):
+        group = "upload.cdi.kubevirt.io" if "upload.cdi" in path.name else "cdi.kubevirt.io"
+        cluster.kubectl.run("wait", "--for=condition=Established", f"crd/{path.stem}.{group}", "--timeout=60s")
+
+
+@contextlib.contextmanager
+def controller(
+    cluster: Cluster, namespace: Kubectl, *options: str, image: str | None = None, everywhere: bool = False
+) -> Iterator[Controller]:
+    """A controller for one namespace, or with `everywhere` for the cluster, from before to after."""
+    definitions(cluster)
+    name = namespace.namespace
+    assert name
+    made = Controller(cluster, name, image or cdi_image.provide(cluster), *options, everywhere=everywhere)
+    try:
+        made.start()
+        yield made
+        unexpected = [line for line in made.lines() if line["message"] == "unexpected" or "traceback" in line]
+        assert not unexpected, unexpected[:2]
+    finally:
+        made.close()
+
+
+@pytest.fixture()
+def running(cluster: Cluster, namespace: Kubectl) -> Iterator[Controller]:
+    """A controller in the test's namespace."""
+    with controller(cluster, namespace) as made:
+        yield made

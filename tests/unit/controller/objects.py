@@ -1,0 +1,56 @@
+"""Objects as an API server has them, and watches that know them without one."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from cdi.controller.keys import Scope
+from cdi.controller.watches import OnChange, Watches
+from cdi.kube.reflector import Change
+from cdi.kube.resources import Object, Resource
+
+_VERSIONS = itertools.count(1)
+
+
+def body(resource: Resource, name: str, namespace: str = "ns", owner: Object | None = None, **more: Any) -> Object:
+    """An object; `annotations` and `labels` go into its metadata."""
+    metadata: Object = {"name": name, "uid": f"uid-{name}", "resourceVersion": str(next(_VERSIONS))}
+    if resource.namespaced:
+        metadata["namespace"] = namespace
+    for part in ("annotations", "labels", "deletionTimestamp"):
+        if part in more:
+            metadata[part] = more.pop(part)
+    if owner is not None:
+        metadata["ownerReferences"] = [
+            {
+                "apiVersion": owner["apiVersion"],
+                "kind": owner["kind"],
+                "name": owner["metadata"]["name"],
+                "uid": owner["metadata"]["uid"],
+                "controller": True,
+            }
+        ]
+    return {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata, **more}
+
+
+def watches(
+    *known: tuple[Resource, Object], scope: Scope | None = None, on_change: OnChange = lambda *_: None
+) -> Watches:
+    """Caches that hold these."""
+    made = Watches(None, scope or Scope(), install_namespace="cdi", on_change=on_change)  # type: ignore[arg-type]
+    for resource, each in known:
+        made.note(resource, each)
+    return made
+
+
+def added(new: Object) -> Change:
+    return Change(type="ADDED", old=None, new=new)
+
+
+def modified(old: Object, new: Object) -> Change:
+    return Change(type="MODIFIED", old=old, new=new)
+
+
+def deleted(old: Object) -> Change:
+    return Change(type="DELETED", old=old, new=None)

@@ -1,0 +1,159 @@
+"""What happens to any object of a volume leads to the volume's key."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from cdi.controller.inputs import Inputs
+from cdi.controller.keys import CONFIG, Key, volume
+from cdi.controller.mapping import affected, everything
+from cdi.kube.resources import (
+    CDI_CONFIGS,
+    CDIS,
+    CLAIMS,
+    CONFIG_MAPS,
+    CSI_DRIVERS,
+    DATA_IMPORT_CRONS,
+    DATA_SOURCES,
+    DATA_VOLUMES,
+    EVENTS,
+    NODES,
+    PODS,
+    SECRETS,
+    STORAGE_CLASSES,
+    STORAGE_PROFILES,
+    VOLUME_IMPORT_SOURCES,
+    VOLUMES,
+)
+from cdi.reconcile.actions import InputRef
+from tests.unit.controller.objects import added, body, deleted, modified, watches
+
+DV = body(DATA_VOLUMES, "disk", spec={}, status={"phase": "ImportInProgress"})
+DONE = body(DATA_VOLUMES, "old", spec={}, status={"phase": "Succeeded"})
+TARGET = body(CLAIMS, "disk", owner=DV, spec={})
+PRIME = body(CLAIMS, "prime-uid-disk", owner=TARGET, spec={})
+SCRATCH = body(CLAIMS, "prime-uid-disk-scratch", owner=PRIME, spec={})
+POD = body(PODS, "importer-prime-uid-disk", owner=PRIME, spec={"nodeName": "n1"}, status={})
+SOURCE = body(DATA_SOURCES, "golden", spec={"source": {"pvc": {"namespace": "ns", "name": "disk"}}})
+OURS = volume("ns", "disk")
+SOURCE_KEY = Key(kind="source", namespace="ns", name="golden")
+
+
+def known(*more):
+    fixed = (
+        (DATA_VOLUMES, DV), (DATA_VOLUMES, DONE), (CLAIMS, TARGET), (CLAIMS, PRIME), (CLAIMS, SCRATCH), (PODS, POD),
+        (DATA_SOURCES, SOURCE),
+    )  # fmt: skip
+    return watches(*fixed, *more)
+
+
+def of(resource, change, *more, inputs=None):
+    return affected(resource, change, known(*more), inputs or Inputs(None))
+
+
+@pytest.mark.parametrize(
+    ("resource", "change"),
+    [
+        (DATA_VOLUMES, added(DV)),
+        (DATA_VOLUMES, deleted(DV)),
+        (CLAIMS, added(TARGET)),
+        (CLAIMS, added(PRIME)),
+        (CLAIMS, deleted(PRIME)),
+        (CLAIMS, added(SCRATCH)),
+        (PODS, added(POD)),
+        (PODS, deleted(POD)),
+        (VOLUME_IMPORT_SOURCES, added(body(VOLUME_IMPORT_SOURCES, "volume-import-source-uid-disk", owner=DV))),
+        (STORAGE_CLASSES, added(body(STORAGE_CLASSES, "fast"))),
+        (STORAGE_PROFILES, added(body(STORAGE_PROFILES, "fast"))),
+        (CSI_DRIVERS, added(body(CSI_DRIVERS, "d"))),
+        (CDIS, added(body(CDIS, "cdi"))),
+        (CDI_CONFIGS, added(body(CDI_CONFIGS, "config"))),
+        (NODES, deleted(body(NODES, "n1", status={"conditions": [{"type": "Ready", "status": "True"}]}))),
+        (
+            EVENTS,
+            added(
+                body(EVENTS, "e", involvedObject={"namespace": "ns", "name": "prime-uid-disk"}, reason="r", message="")
+            ),
+        ),
+    ],
+    ids=lambda part: part.type + part.object["kind"] if hasattr(part, "type") else "",
+)
+def test_the_volume_is_looked_at(resource, change) -> None:
+    assert OURS in of(resource, change)
+
+
+def test_a_rebound_volume_is_news_for_the_old_claim_and_the_new_one() -> None:
+    def pv(claim: str):
+        return body(VOLUMES, "pv", spec={"claimRef": {"namespace": "ns", "name": claim}, "storageClassName": "fast"})
+
+    keys = of(VOLUMES, modified(pv("prime-uid-disk"), pv("disk")))
+    assert {OURS, volume("ns", "prime-uid-disk")} <= keys
+
+
+def test_a_volume_that_is_done_is_left_alone_by_what_concerns_everybody() -> None:
+    assert volume("ns", "old") not in of(STORAGE_CLASSES, added(body(STORAGE_CLASSES, "fast")))
+
+
+def test_claims_without_a_datavolume_are_found_by_what_they_ask_for() -> None:
+    by_hand = body(CLAIMS, "hand", annotations={"cdi.kubevirt.io/storage.import.source": "http"}, spec={})
+    ref = {"apiGroup": "cdi.kubevirt.io", "kind": "VolumeImportSource", "name": "fedora"}
+    populated = body(CLAIMS, "pop", spec={"dataSourceRef": ref})
+    filled = body(
+        CLAIMS,
+        "full",
+        annotations={"cdi.kubevirt.io/storage.import.source": "http", "cdi.kubevirt.io/storage.pod.phase": "Succeeded"},
+        spec={},
+    )
+    more = ((CLAIMS, by_hand), (CLAIMS, populated), (CLAIMS, filled))
+    assert of(CSI_DRIVERS, added(body(CSI_DRIVERS, "d")), *more) == {OURS, volume("ns", "hand"), volume("ns", "pop")}
+    assert of(VOLUME_IMPORT_SOURCES, added(body(VOLUME_IMPORT_SOURCES, "fedora")), *more) == {volume("ns", "pop")}
+    assert of(VOLUME_IMPORT_SOURCES, added(body(VOLUME_IMPORT_SOURCES, "fedora", "other")), *more) == set()
+
+
+def test_data_sources_hear_of_phases_and_not_of_progress() -> None:
+    further = copy.deepcopy(DV)
+    further["status"]["progress"] = "50.00%"
+    assert SOURCE_KEY not in of(DATA_VOLUMES, modified(DV, further))
+    further["status"]["phase"] = "Succeeded"
+    assert SOURCE_KEY in of(DATA_VOLUMES, modified(DV, further))
+
+
+async def test_a_secret_is_news_for_those_that_use_it() -> None:
+    inputs = Inputs(None)
+    ref = InputRef(kind="Secret", namespace="ns", name="login")
+    with inputs.asking(OURS):
+        inputs.get(ref)
+    assert of(SECRETS, added(body(SECRETS, "login")), inputs=inputs) == {OURS}
+    assert of(SECRETS, added(body(SECRETS, "login", "elsewhere")), inputs=inputs) == set()
+    assert of(CONFIG_MAPS, added(body(CONFIG_MAPS, "login")), inputs=inputs) == set()
+    with inputs.asking(OURS):
+        pass
+    assert of(SECRETS, added(body(SECRETS, "login")), inputs=inputs) == set()
+
+
+def test_a_node_that_only_says_that_it_lives_is_no_news() -> None:
+    ready = body(NODES, "n1", status={"conditions": [{"type": "Ready", "status": "True"}]})
+    lost = body(NODES, "n1", status={"conditions": [{"type": "Ready", "status": "Unknown"}]})
+    assert of(NODES, modified(ready, copy.deepcopy(ready))) == set()
+    assert OURS in of(NODES, modified(ready, lost))
+
+
+def test_owners_in_a_circle_end() -> None:
+    first, second = body(CLAIMS, "a", spec={}), body(CLAIMS, "b", spec={})
+    first = body(CLAIMS, "a", owner=second, spec={})
+    second = body(CLAIMS, "b", owner=first, spec={})
+    found = of(CLAIMS, added(first), (CLAIMS, first), (CLAIMS, second))
+    assert found == {volume("ns", "a"), volume("ns", "b"), SOURCE_KEY}
+
+
+def test_at_the_start_everything_is_looked_at_once() -> None:
+    keys = everything(
+        known((STORAGE_CLASSES, body(STORAGE_CLASSES, "fast")), (DATA_IMPORT_CRONS, body(DATA_IMPORT_CRONS, "daily")))
+    )
+    assert keys == {
+        CONFIG, OURS, SOURCE_KEY, volume("ns", "old"), volume("ns", "prime-uid-disk"),
+        volume("ns", "prime-uid-disk-scratch"), Key(kind="profile", name="fast"),
+        Key(kind="cron", namespace="ns", name="daily"),
+    }  # fmt: skip
