@@ -127,7 +127,7 @@ def complete_claim(
     wanted = complete_size(size, volume_mode, given)
     if wanted != size:
         resources = dict(spec.get("resources") or {})
-        resources["requests"] = {**(resources.get("requests") or {}), "storage": str(wanted)}
+        resources["requests"] = {**(resources.get("requests") or {}), "storage": Quantity.of_bytes(wanted).text}
         completed["resources"] = resources
     return completed
 

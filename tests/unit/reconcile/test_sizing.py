@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cdi.api.errors import InvalidManifest, StorageClassMissing, StorageProfileIncomplete, TargetUnsuitable
 from cdi.api.overhead import required, usable
+from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import StorageProfile
 from cdi.reconcile.capabilities import Evidence, PropertySet
 from cdi.reconcile.sizing import (
@@ -71,7 +72,7 @@ def test_what_is_said_stays():
 
 def test_a_file_system_gets_its_share():
     done = complete_claim(spec(volumeMode="Filesystem"), FAST)
-    assert done["resources"]["requests"]["storage"] == str(required(GIB, Fraction(1, 10)))
+    assert Quantity.parse(done["resources"]["requests"]["storage"]).bytes == required(GIB, Fraction(1, 10))
 
 
 def test_other_requests_and_limits_stay():
@@ -213,7 +214,9 @@ def test_only_labelled_claims_that_no_controller_made_are_completed():
     assert wants_completion(labelled, enabled=True)
     assert not wants_completion(labelled, enabled=False)
     assert not wants_completion({"metadata": {}}, enabled=True)
-    assert not wants_completion({"metadata": {"labels": {"cdi.kubevirt.io/applyStorageProfile": "false"}}}, enabled=True)
+    assert not wants_completion(
+        {"metadata": {"labels": {"cdi.kubevirt.io/applyStorageProfile": "false"}}}, enabled=True
+    )
     ours = {"metadata": {**labelled["metadata"], "annotations": {"cdi.kubevirt.io/storage.createdByController": "yes"}}}
     assert not wants_completion(ours, enabled=True)
 

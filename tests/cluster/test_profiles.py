@@ -1,0 +1,259 @@
+"""Storage profiles and configuration on a real API server: it takes what the reconcilers write, and keeps it as it is."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shlex
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cdi.api.installation import CDI
+from cdi.api.validation import parse
+from cdi.reconcile.actions import CreateObject, DeleteObject, PatchObject
+from cdi.reconcile.capabilities import Evidence
+from cdi.reconcile.configuration import (
+    ConfigFacts,
+    Installed,
+    problems,
+    reconcile_config,
+    reconcile_installation,
+    resolve_config,
+)
+from cdi.reconcile.sizing import complete_claim, offer
+from cdi.reconcile.storageclass import StorageClass
+from cdi.reconcile.storageprofile import ProfileFacts, SnapshotClass, reconcile_orphan, reconcile_storage_profile
+from tests.cluster.kubectl import Document, Kubectl, KubectlError
+
+ROOT = Path(__file__).parents[2]
+UNKNOWN = "unknown.cdi.test"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def definitions(cluster):
+    """The definitions of this checkout."""
+    cluster.kubectl.run("apply", "--server-side", "--force-conflicts", f"--filename={ROOT / 'crds'}")
+    cluster.kubectl.run("wait", "--for=condition=Established", "--timeout=60s", f"--filename={ROOT / 'crds'}", patience=90)
+
+
+@pytest.fixture()
+def kubectl(cluster) -> Kubectl:
+    return cluster.kubectl
+
+
+@pytest.fixture()
+def name(kubectl: Kubectl) -> Iterator[str]:
+    """A StorageClass's name of this test's own; the class, its profile and volumes go at the end."""
+    made = f"f-{secrets.token_hex(4)}"
+    yield made
+    kubectl.delete("storageclass", made)
+    kubectl.delete("persistentvolume", made, wait=False)
+    kubectl.delete("storageprofile", made)
+
+
+def storage_class(name: str, provisioner: str, **parameters: str) -> Document:
+    return {
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name},
+        "provisioner": provisioner, "parameters": parameters,
+    }  # fmt: skip
+
+
+def found(kubectl: Kubectl, kind: str, name: str) -> Document | None:
+    try:
+        return kubectl.get(kind, name)
+    except KubectlError:
+        return None
+
+
+def facts(kubectl: Kubectl, name: str) -> ProfileFacts:
+    volumes = [body for body in kubectl.get_all("persistentvolumes") if body["spec"].get("storageClassName") == name]
+    return ProfileFacts(
+        volumes=tuple(
+            Evidence(
+                access_modes=tuple(body["spec"]["accessModes"]), volume_mode=body["spec"]["volumeMode"],
+                phase=body["status"]["phase"],
+            )
+            for body in volumes
+        ),
+        snapshot_classes=tuple(SnapshotClass.read(body) for body in kubectl.get_all("volumesnapshotclasses")),
+    )  # fmt: skip
+
+
+def settle(kubectl: Kubectl, name: str) -> Document:
+    """Reconcile, and carry out, until there is nothing to be done; gives the profile."""
+    for _ in range(5):
+        known = StorageClass.read(kubectl.get("storageclass", name))
+        body = found(kubectl, "storageprofile", name)
+        plan = reconcile_storage_profile(known, None if body is None else parse(body), facts(kubectl, name), time.time())
+        if not plan.actions and plan.status is None:
+            assert body is not None
+            return body
+        for action in plan.actions:
+            match action:
+                case CreateObject():
+                    kubectl.create(dict(action.body))
+                case PatchObject():
+                    metadata = {"annotations": dict(action.annotations), "labels": dict(action.labels)}
+                    kubectl.merge("storageprofile", name, {"metadata": metadata})
+                case _:
+                    raise AssertionError(action)
+        if plan.status is not None:
+            patch = json.dumps({"status": plan.status})
+            kubectl.run("patch", "storageprofile", name, "--subresource=status", "--type=merge", f"--patch={patch}")
+    raise AssertionError(f"there is always something to be done: {plan}")
+
+
+def recognized(profile: Document) -> tuple[str, str, str]:
+    (condition,) = profile["status"]["conditions"]
+    return condition["status"], condition["reason"], condition["message"]
+
+
+def test_a_known_provisioner_and_its_least_size(kubectl: Kubectl, name: str):
+    kubectl.create(storage_class(name, "ebs.csi.aws.com", type="io2"))
+    profile = settle(kubectl, name)
+    assert recognized(profile)[:2] == ("True", "RecognizedProvisioner")
+    assert profile["metadata"]["annotations"] == {"cdi.kubevirt.io/minimumSupportedPvcSize": "4Gi"}
+    assert profile["status"]["claimPropertySets"] == [
+        {"accessModes": ["ReadWriteMany"], "volumeMode": "Block"},
+        {"accessModes": ["ReadWriteOnce"], "volumeMode": "Block"},
+        {"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem"},
+    ]
+
+
+def test_the_command_of_an_unknown_provisioner_works_as_it_is_told(kubectl: Kubectl, name: str):
+    kubectl.create(storage_class(name, UNKNOWN))
+    status, reason, message = recognized(settle(kubectl, name))
+    assert (status, reason) == ("False", "UnrecognizedProvisioner")
+    program, *arguments = shlex.split(message[message.index("kubectl ") :])
+    assert program == "kubectl"
+    kubectl.run(*arguments)
+    profile = settle(kubectl, name)
+    assert profile["status"]["claimPropertySets"] == [{"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem"}]
+
+
+def test_an_unknown_provisioner_is_learned_from_a_volume_that_is_bound(kubectl: Kubectl, namespace: Kubectl, name: str):
+    kubectl.create(storage_class(name, UNKNOWN))
+    assert "claimPropertySets" not in settle(kubectl, name)["status"]
+    namespace.create(
+        {
+            "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
+            "spec": {
+                "accessModes": ["ReadWriteMany"], "volumeMode": "Block", "capacity": {"storage": "1Gi"},
+                "storageClassName": name, "persistentVolumeReclaimPolicy": "Retain",
+                "csi": {"driver": UNKNOWN, "volumeHandle": name},
+            },
+        },
+        {
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "c"},
+            "spec": {
+                "accessModes": ["ReadWriteMany"], "volumeMode": "Block", "storageClassName": name, "volumeName": name,
+                "resources": {"requests": {"storage": "1Gi"}},
+            },
+        },
+    )  # fmt: skip
+    kubectl.wait("persistentvolume", name, "bound", lambda body: body.get("status", {}).get("phase") == "Bound")
+    profile = settle(kubectl, name)
+    assert profile["status"]["claimPropertySets"] == [{"accessModes": ["ReadWriteMany"], "volumeMode": "Block"}]
+    assert "ReadWriteMany Block" in recognized(profile)[2]
+
+
+def test_a_class_with_snapshots_is_cloned_by_them(kubectl: Kubectl, cluster):
+    if "csi" not in {body["metadata"]["name"] for body in kubectl.get_all("storageclasses")}:
+        pytest.skip("another cluster, with other classes")
+    known = StorageClass.read(kubectl.get("storageclass", "csi"))
+    plan = reconcile_storage_profile(known, parse({
+        "apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "StorageProfile", "metadata": {"name": "csi"}, "spec": {},
+    }), facts(kubectl, "csi"), time.time())  # fmt: skip
+    assert plan.status is not None
+    assert plan.status["cloneStrategy"] == "snapshot"
+    assert plan.status["snapshotClass"]
+
+
+def test_a_profile_goes_after_its_class(kubectl: Kubectl, name: str):
+    kubectl.create(storage_class(name, "topolvm.io"))
+    profile = settle(kubectl, name)
+    kubectl.delete("storageclass", name)
+    (action,) = reconcile_orphan(parse(profile)).actions
+    assert action == DeleteObject(
+        plural="storageprofiles", namespace="", name=name, uid=profile["metadata"]["uid"]
+    )
+
+
+def test_a_claim_is_completed_as_kubernetes_takes_it(kubectl: Kubectl, namespace: Kubectl, name: str):
+    kubectl.create(storage_class(name, "ebs.csi.aws.com", type="io2"))
+    profile = settle(kubectl, name)
+    given = offer(
+        name, StorageClass.read(kubectl.get("storageclass", name)), parse(profile), resolve_config(None, None)
+    )
+    spec = complete_claim(
+        {"volumeMode": "FromStorageProfile", "resources": {"requests": {"storage": "1Gi"}}, "storageClassName": name}, given
+    )
+    (claim,) = namespace.create(
+        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "c"}, "spec": spec}
+    )
+    assert claim["spec"]["volumeMode"] == "Block"
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert claim["spec"]["resources"]["requests"]["storage"] == "4Gi"
+
+
+# --- configuration: the names are those of the whole cluster, so nothing of it is kept ------------------------------
+
+
+def stored(kubectl: Kubectl, document: Document) -> Document:
+    """As the API server would keep it: checked, and without fields that it does not know."""
+    answer = kubectl.run("create", "--dry-run=server", "--output=json", "--filename=-", given=json.dumps(document))
+    body: Document = json.loads(answer)
+    return body
+
+
+SPEC = {
+    "importProxy": {"HTTPProxy": "http://p:1", "noProxy": "x"},
+    "filesystemOverhead": {"global": "0.1", "storageClass": {"csi": "0.2"}},
+    "podResourceRequirements": {"limits": {"cpu": 2}, "requests": {"memory": "1G"}},
+    "featureGates": ["HonorWaitForFirstConsumer", "Wings"],
+    "imagePullSecrets": [{"name": "x"}],
+    "insecureRegistries": ["r:5000"],
+    "logVerbosity": 3,
+    "preallocation": True,
+    "scratchSpaceStorageClass": "gone",
+    "tlsSecurityProfile": {"type": "Modern", "modern": {}},
+    "uploadProxyURLOverride": "https://up",
+    "webhookPvcRendering": "Disabled",
+}
+
+
+def installation(name: str) -> Document:
+    return {
+        "apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "CDI", "metadata": {"name": name}, "spec": {"config": SPEC},
+    }  # fmt: skip
+
+
+def test_the_api_server_keeps_the_configuration_as_it_is_written(kubectl: Kubectl):
+    classes = tuple(StorageClass.read(body) for body in kubectl.get_all("storageclasses"))
+    cdi = parse(stored(kubectl, installation("f-config")))
+    assert isinstance(cdi, CDI)
+    seen = ConfigFacts(storage_classes=classes)
+    made = reconcile_config(cdi, None, seen).create
+    assert made is not None
+    made = {**made, "metadata": {**made["metadata"], "name": "f-config"}}
+    kept = parse(stored(kubectl, made))
+    again = reconcile_config(cdi, kept, seen)
+    assert (again.create, again.update) == (None, None)
+    assert kept.status.filesystem_overhead.global_ == "0.1"
+    told = {problem.field for problem in problems(cdi, kept, classes)}
+    assert {"spec.config.scratchSpaceStorageClass", "spec.config.featureGates"} <= told
+
+
+def test_the_api_server_keeps_the_installation_s_status(kubectl: Kubectl):
+    cdi = parse(stored(kubectl, installation("f-status")))
+    assert isinstance(cdi, CDI)
+    installed = Installed(version="1.2")
+    plan = reconcile_installation(cdi, active=True, installed=installed, found=problems(cdi, None), now=time.time())
+    assert plan.status is not None
+    kept = parse(stored(kubectl, {**installation("f-status"), "status": dict(plan.status)}))
+    assert isinstance(kept, CDI)
+    again = reconcile_installation(kept, active=True, installed=installed, found=problems(kept, None), now=time.time())
+    assert again.status is None
