@@ -36,7 +36,9 @@ UNKNOWN = "unknown.cdi.test"
 def definitions(cluster):
     """The definitions of this checkout."""
     cluster.kubectl.run("apply", "--server-side", "--force-conflicts", f"--filename={ROOT / 'crds'}")
-    cluster.kubectl.run("wait", "--for=condition=Established", "--timeout=60s", f"--filename={ROOT / 'crds'}", patience=90)
+    cluster.kubectl.run(
+        "wait", "--for=condition=Established", "--timeout=60s", f"--filename={ROOT / 'crds'}", patience=90
+    )
 
 
 @pytest.fixture()
@@ -87,7 +89,9 @@ def settle(kubectl: Kubectl, name: str) -> Document:
     for _ in range(5):
         known = StorageClass.read(kubectl.get("storageclass", name))
         body = found(kubectl, "storageprofile", name)
-        plan = reconcile_storage_profile(known, None if body is None else parse(body), facts(kubectl, name), time.time())
+        plan = reconcile_storage_profile(
+            known, None if body is None else parse(body), facts(kubectl, name), time.time()
+        )
         if not plan.actions and plan.status is None:
             assert body is not None
             return body
@@ -177,9 +181,7 @@ def test_a_profile_goes_after_its_class(kubectl: Kubectl, name: str):
     profile = settle(kubectl, name)
     kubectl.delete("storageclass", name)
     (action,) = reconcile_orphan(parse(profile)).actions
-    assert action == DeleteObject(
-        plural="storageprofiles", namespace="", name=name, uid=profile["metadata"]["uid"]
-    )
+    assert action == DeleteObject(plural="storageprofiles", namespace="", name=name, uid=profile["metadata"]["uid"])
 
 
 def test_a_claim_is_completed_as_kubernetes_takes_it(kubectl: Kubectl, namespace: Kubectl, name: str):
@@ -189,7 +191,8 @@ def test_a_claim_is_completed_as_kubernetes_takes_it(kubectl: Kubectl, namespace
         name, StorageClass.read(kubectl.get("storageclass", name)), parse(profile), resolve_config(None, None)
     )
     spec = complete_claim(
-        {"volumeMode": "FromStorageProfile", "resources": {"requests": {"storage": "1Gi"}}, "storageClassName": name}, given
+        {"volumeMode": "FromStorageProfile", "resources": {"requests": {"storage": "1Gi"}}, "storageClassName": name},
+        given,
     )
     (claim,) = namespace.create(
         {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "c"}, "spec": spec}

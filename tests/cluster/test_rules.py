@@ -41,7 +41,12 @@ def test_what_fires_and_what_does_not(bare_rules: Path, tmp_path: Path):
 
 
 def test_every_alert_has_a_case():
-    alerts = {rule["alert"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"] if "alert" in rule}
+    alerts = {
+        rule["alert"]
+        for group in yaml.safe_load(RULES.read_text())["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    }
     cases = yaml.safe_load((Path(__file__).parent / "rules_test.yaml").read_text())["tests"]
     fired = {one["alertname"] for case in cases for one in case["alert_rule_test"] if one["exp_alerts"]}
     silent = {one["alertname"] for case in cases for one in case["alert_rule_test"] if not one["exp_alerts"]}

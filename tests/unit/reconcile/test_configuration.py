@@ -29,9 +29,7 @@ from cdi.reconcile.world import Config, Pods
 NOW = 1_780_000_000.0
 AUTHORITY = {"cdi.kubevirt.io/configAuthority": ""}
 OWNER = {"apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "CDI", "name": "cdi", "uid": "cdi-uid"}
-DEFAULT = StorageClass(
-    name="std", provisioner="p", annotations={"storageclass.kubernetes.io/is-default-class": "true"}
-)
+DEFAULT = StorageClass(name="std", provisioner="p", annotations={"storageclass.kubernetes.io/is-default-class": "true"})
 FAST = StorageClass(name="fast", provisioner="p")
 CLASSES = (FAST, DEFAULT)
 
@@ -116,7 +114,9 @@ def test_all_of_it_is_resolved():
 
 
 def test_what_the_controller_was_told_counts_where_nothing_else_is_said():
-    pods = Pods(image="i", pull_policy="Never", pull_secrets=("a",), placement={"nodeSelector": {"x": "y"}}, verbosity=5)
+    pods = Pods(
+        image="i", pull_policy="Never", pull_secrets=("a",), placement={"nodeSelector": {"x": "y"}}, verbosity=5
+    )
     found = resolve_config(cdi(), None, pods=pods).pods
     assert (found.pull_policy, found.pull_secrets, found.placement, found.verbosity) == (
         "Never", ("a",), {"nodeSelector": {"x": "y"}}, 5,
@@ -223,7 +223,9 @@ def test_cdiconfig_is_made_with_everything_that_clients_read():
 
 
 def test_cdiconfig_is_kept_in_step_with_the_cdi_object():
-    installation = cdi({"preallocation": True, "uploadProxyURLOverride": "https://up", "imagePullSecrets": [{"name": "x"}]})
+    installation = cdi(
+        {"preallocation": True, "uploadProxyURLOverride": "https://up", "imagePullSecrets": [{"name": "x"}]}
+    )
     before = config(preallocation=False, scratchSpaceStorageClass="old")
     update = reconcile_config(installation, before, ConfigFacts()).update
     assert update is not None
@@ -377,4 +379,6 @@ def test_a_second_installation_is_an_error():
 
 def test_an_installation_that_is_being_deleted_is_left_alone():
     going = CDI.model_validate({"metadata": {"name": "cdi", "deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {}})
-    assert reconcile_installation(going, active=True, installed=Installed(version="1"), found=(), now=NOW).status is None
+    assert (
+        reconcile_installation(going, active=True, installed=Installed(version="1"), found=(), now=NOW).status is None
+    )

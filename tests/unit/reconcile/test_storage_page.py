@@ -33,7 +33,10 @@ def cells(capabilities: Capabilities | None) -> str:
 
 def table() -> str:
     """The rows as they should be."""
-    lines = ["| provisioner | product | where | modes, the best first | clones | least size |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| provisioner | product | where | modes, the best first | clones | least size |",
+        "|---|---|---|---|---|---|",
+    ]
     for one in sorted(PROVISIONERS.values(), key=lambda each: each.name):
         shown = f"| `{one.name}` | {one.product}"
         for variant in one.variants:

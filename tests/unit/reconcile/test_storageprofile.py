@@ -145,7 +145,10 @@ def test_the_spec_is_the_administrators():
 
 @pytest.mark.parametrize(
     ("named", "why"),
-    [("other", "VolumeSnapshotClass other is for x.example, not for"), ("gone", "VolumeSnapshotClass gone does not exist")],
+    [
+        ("other", "VolumeSnapshotClass other is for x.example, not for"),
+        ("gone", "VolumeSnapshotClass gone does not exist"),
+    ],
 )
 def test_a_snapshot_class_that_does_not_fit_is_told(named, why):
     facts = ProfileFacts(snapshot_classes=(*SNAPSHOTS, SnapshotClass(name="other", driver="x.example")))
@@ -172,7 +175,12 @@ def test_values_that_mean_nothing_are_told_and_left_out_of_account():
     )
     status, _, message = recognized(profile)
     assert status == "True"
-    for word in ("'magic'", "spec.cloneStrategy", "spec.dataImportCronSourceFormat", "claimPropertySets[0].accessModes"):
+    for word in (
+        "'magic'",
+        "spec.cloneStrategy",
+        "spec.dataImportCronSourceFormat",
+        "claimPropertySets[0].accessModes",
+    ):
         assert word in message
     assert profile.status is not None
     assert profile.status.clone_strategy == "csi-clone"
@@ -280,7 +288,10 @@ def test_nothing_has_to_wait_for_the_status():
 
 
 def test_the_patch_names_all_sets():
-    pair = (PropertySet(access_modes=("A", "B"), volume_mode="Block"), PropertySet(access_modes=("C",), volume_mode="F"))
+    pair = (
+        PropertySet(access_modes=("A", "B"), volume_mode="Block"),
+        PropertySet(access_modes=("C",), volume_mode="F"),
+    )
     assert json.loads(shlex.split(profile_patch("x", pair))[7]) == {
         "spec": {"claimPropertySets": [{"accessModes": ["A", "B"], "volumeMode": "Block"}, {"accessModes": ["C"], "volumeMode": "F"}]}
     }  # fmt: skip

@@ -42,7 +42,9 @@ SET_BY_USERS = {"ANN_CLONE_REQUEST", "ANN_CLONE_STRATEGY", "ANN_POD_RETAIN"}
 def section(title: str) -> list[list[str]]:
     """The rows of a section's table, cell by cell."""
     text = PAGE.read_text().split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| `")]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| `")
+    ]
     assert rows
     return rows
 

@@ -23,7 +23,12 @@ def observed(tmp_path, *bodies) -> Observed:
 
 
 def body(kind: str, name: str, spec):
-    return {"apiVersion": GROUP, "kind": kind, "metadata": {"name": name, "resourceVersion": "1", "uid": name}, "spec": spec}
+    return {
+        "apiVersion": GROUP,
+        "kind": kind,
+        "metadata": {"name": name, "resourceVersion": "1", "uid": name},
+        "spec": spec,
+    }
 
 
 def test_the_configuration_of_a_cluster_counts_on_a_machine(tmp_path):
