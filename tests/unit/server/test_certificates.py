@@ -1,0 +1,193 @@
+"""Authorities and certificates in Secrets: made once, renewed in time, by several replicas, trusted at every moment."""
+
+import asyncio
+import base64
+import copy
+import datetime as dt
+
+import pytest
+
+from cdi.api.errors import AlreadyExists, Conflict, NotFound
+from cdi.server import pki
+from cdi.server.certificates import (
+    ANN_MANAGED,
+    SETTLED,
+    AuthorityPlace,
+    CertificatePlace,
+    ensure_authority,
+    ensure_certificate,
+    service_hosts,
+)
+from cdi.server.pki import AUTHORITY_LIFETIME, CERTIFICATE_LIFETIME
+
+NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+HOUR = dt.timedelta(hours=1)
+SIGNER = AuthorityPlace.named("cdi", "cdi-apiserver-signer")
+PLACE = CertificatePlace(
+    namespace="cdi", secret="cdi-apiserver-server-cert", name="cdi-api.cdi.svc", hosts=service_hosts("cdi-api", "cdi")
+)
+
+
+class Api:
+    """What an API server does with objects that several write: versions, and one creator."""
+
+    def __init__(self):
+        self.objects = {}
+        self.writes = []
+        self.version = 0
+
+    async def get(self, resource, namespace, name):
+        await asyncio.sleep(0)
+        if (resource.plural, name) not in self.objects:
+            raise NotFound(name)
+        return copy.deepcopy(self.objects[resource.plural, name])
+
+    async def create(self, resource, body):
+        await asyncio.sleep(0)
+        name = body["metadata"]["name"]
+        if (resource.plural, name) in self.objects:
+            raise AlreadyExists(name)
+        self._store(resource, name, body)
+
+    async def update(self, resource, body):
+        await asyncio.sleep(0)
+        name = body["metadata"]["name"]
+        now = self.objects.get((resource.plural, name))
+        if now is None:
+            raise NotFound(name)
+        if now["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
+            raise Conflict(name)
+        self._store(resource, name, body)
+
+    def _store(self, resource, name, body):
+        self.version += 1
+        stored = copy.deepcopy(body)
+        stored["metadata"] |= {"resourceVersion": str(self.version), "uid": f"uid-{name}"}
+        self.objects[resource.plural, name] = stored
+        self.writes.append(name)
+
+
+async def look(api, now, *, authority=AUTHORITY_LIFETIME, certificate=CERTIFICATE_LIFETIME):
+    made = await ensure_authority(api, SIGNER, authority, now)
+    held = await ensure_certificate(api, PLACE, made, certificate, now)
+    return made, held
+
+
+def secret(pair, *, managed=False, **more):
+    data = {"tls.crt": pair.certificate, "tls.key": pair.key} | more
+    return {
+        "metadata": {"name": PLACE.secret, "namespace": "cdi", "uid": "u", "resourceVersion": "0",
+                     "annotations": {ANN_MANAGED: "true"} if managed else {}},
+        "type": "kubernetes.io/tls",
+        "data": {name: base64.b64encode(text).decode() for name, text in data.items()},
+    }  # fmt: skip
+
+
+async def test_what_is_not_there_is_made_and_then_kept():
+    api = Api()
+    made, held = await look(api, NOW)
+    assert api.writes == ["cdi-apiserver-signer", "cdi-apiserver-signer-bundle", "cdi-apiserver-server-cert"]
+    assert pki.issued_by(held.pair.parsed(), made.trusted)
+    assert pki.names_all(held.pair.parsed(), PLACE.hosts)
+    again = await look(api, NOW + HOUR)
+    assert again[1] == held
+    assert len(api.writes) == 3
+
+
+async def test_replicas_that_start_at_once_agree():
+    api = Api()
+    results = await asyncio.gather(*(look(api, NOW) for _ in range(5)))
+    assert len({made.pair.certificate for made, _ in results}) == 1
+    assert len({held.pair.certificate for _, held in results}) == 1
+    assert sorted(api.writes) == ["cdi-apiserver-server-cert", "cdi-apiserver-signer", "cdi-apiserver-signer-bundle"]
+
+
+async def test_a_week_of_looks_never_shows_what_is_not_trusted_by_then():
+    """At each look, what is shown was signed by somebody whom the bundle had long enough before."""
+    api = Api()
+    seen, shown, authorities, now = {}, set(), set(), NOW
+    while now < NOW + 7 * 24 * HOUR:
+        made, held = await look(api, now)
+        for one in made.trusted:
+            seen.setdefault(one.serial_number, now)
+        leaf = held.pair.parsed()
+        assert pki.good(leaf, now)
+        issuer = next(one for one in made.trusted if pki.issued_by(leaf, [one]))
+        assert seen[issuer.serial_number] == NOW or now - seen[issuer.serial_number] >= SETTLED
+        shown.add(leaf.serial_number)
+        authorities.add(made.certificate.serial_number)
+        assert len(made.trusted) <= 3
+        now += dt.timedelta(minutes=7)
+    assert len(authorities) in (7, 8)
+    assert len(shown) in (14, 15)
+
+
+async def test_the_one_before_stays_trusted_until_its_end():
+    api = Api()
+    first, _ = await look(api, NOW)
+    second, _ = await look(api, NOW + 25 * HOUR)
+    assert second.certificate != first.certificate
+    assert first.certificate in second.trusted
+    third, _ = await look(api, NOW + 48 * HOUR + dt.timedelta(minutes=1))
+    assert first.certificate not in third.trusted
+
+
+@pytest.mark.parametrize("damage", [{"tls.key": ""}, {"tls.crt": "eA=="}, {"tls.crt": "!"}, {}])
+async def test_a_secret_that_was_damaged_is_mended(damage):
+    api = Api()
+    await look(api, NOW)
+    for name in ("cdi-apiserver-signer", "cdi-apiserver-server-cert"):
+        stored = api.objects["secrets", name]
+        stored["data"] = stored["data"] | damage if damage else None
+    made, held = await look(api, NOW + HOUR)
+    assert pki.issued_by(held.pair.parsed(), [made.certificate])
+
+
+async def test_another_host_needs_another_certificate():
+    api = Api()
+    made, held = await look(api, NOW)
+    other = CertificatePlace(namespace="cdi", secret=PLACE.secret, name=PLACE.name, hosts=(*PLACE.hosts, "10.0.0.1"))
+    again = await ensure_certificate(api, other, made, CERTIFICATE_LIFETIME, NOW)
+    assert again.pair != held.pair
+    assert pki.names_all(again.pair.parsed(), other.hosts)
+
+
+async def test_somebody_elses_certificate_is_used_while_it_is_good():
+    api = Api()
+    company = pki.new_authority("company", AUTHORITY_LIFETIME, NOW)
+    theirs = pki.new_certificate(company, "cdi-api", hosts=("cdi-api",), lifetime=CERTIFICATE_LIFETIME, now=NOW)
+    api.objects["secrets", PLACE.secret] = secret(theirs, **{"ca.crt": company.certificate})
+    _, held = await look(api, NOW + 23 * HOUR)
+    assert held.pair == theirs
+    assert held.authorities == company.certificate.decode()
+    _, held = await look(api, NOW + 24 * HOUR)
+    assert held.pair != theirs
+    assert held.authorities == ""
+    assert api.objects["secrets", PLACE.secret]["metadata"]["annotations"][ANN_MANAGED] == "true"
+
+
+async def test_the_type_of_a_secret_stays_for_it_cannot_be_changed():
+    api = Api()
+    api.objects["secrets", PLACE.secret] = secret(pki.Pair(certificate=b"x", key=b"y")) | {"type": "Opaque"}
+    await look(api, NOW)
+    assert api.objects["secrets", PLACE.secret]["type"] == "Opaque"
+
+
+async def test_an_endless_race_ends():
+    class Racing(Api):
+        async def create(self, resource, body):
+            raise AlreadyExists("others were quicker")
+
+    with pytest.raises(AlreadyExists):
+        await ensure_authority(Racing(), SIGNER, AUTHORITY_LIFETIME, NOW)
+
+
+async def test_a_certificate_is_not_made_anew_where_that_gains_nothing():
+    """The authority ends before a certificate's own time to be renewed, and is not renewed itself yet."""
+    api = Api()
+    short = pki.Lifetime(duration=24 * HOUR, renew_before=HOUR)
+    await look(api, NOW, authority=short)
+    await look(api, NOW + 20 * HOUR, authority=short)
+    writes = len(api.writes)
+    await look(api, NOW + 21 * HOUR, authority=short)
+    assert len(api.writes) == writes

@@ -1,0 +1,82 @@
+"""The webhooks' configurations: what a cluster is made to ask, and what it does without an answer."""
+
+import pytest
+
+from cdi.server.hooks import HOOKS, TIMEOUT, Installation, webhook_configurations
+
+
+def made(**options):
+    installation = Installation(namespace="cdi", **options)
+    return {each["metadata"]["name"]: each for each in webhook_configurations(installation)}
+
+
+def only(configuration):
+    (webhook,) = configuration["webhooks"]
+    return webhook
+
+
+def test_the_names_are_those_that_are_looked_for():
+    assert {
+        "cdi-api-datavolume-validate",
+        "cdi-api-datavolume-mutate",
+        "cdi-api-pvc-mutate",
+        "cdi-api-dataimportcron-validate",
+        "cdi-api-populator-validate",
+        "cdi-api-validate",
+    } <= made().keys()
+    assert len(made()) == len(HOOKS)
+
+
+def test_no_claim_waits_for_us():
+    webhook = only(made()["cdi-api-pvc-mutate"])
+    assert webhook["failurePolicy"] == "Ignore"
+    assert webhook["objectSelector"] == {"matchLabels": {"cdi.kubevirt.io/applyStorageProfile": "true"}}
+    assert webhook["rules"][0]["operations"] == ["CREATE"]
+
+
+def test_what_is_not_ours_is_never_asked_about_but_claims():
+    for name, configuration in made().items():
+        groups = only(configuration)["rules"][0]["apiGroups"]
+        assert groups == ([""] if name == "cdi-api-pvc-mutate" else ["cdi.kubevirt.io"])
+
+
+def test_finalizers_and_status_never_wait_for_us():
+    for configuration in made().values():
+        webhook = only(configuration)
+        (rule,) = webhook["rules"]
+        assert not any("/" in resource for resource in rule["resources"])
+        if "UPDATE" in rule["operations"]:
+            assert "object.spec != oldObject.spec" in webhook["matchConditions"][0]["expression"]
+
+
+@pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook.name)
+def test_every_webhook_is_quick_has_no_side_effects_and_says_why_it_fails_so(hook):
+    configuration = webhook_configurations(Installation(namespace="cdi"))[HOOKS.index(hook)]
+    webhook = only(configuration)
+    assert webhook["timeoutSeconds"] == TIMEOUT <= 10
+    assert webhook["sideEffects"] == "None"
+    assert configuration["metadata"]["annotations"]["cdi.kubevirt.io/failurePolicyReason"] == hook.reason
+    assert webhook["clientConfig"]["service"] == {
+        "namespace": "cdi", "name": "cdi-api", "path": hook.path, "port": 443,
+    }  # fmt: skip
+
+
+def test_beside_another_cdi_it_is_asked_about_its_own_only():
+    for name, configuration in made(
+        prefix="mine", namespaces=("a", "b"), object_labels={"team": "x"}, service="mine-api"
+    ).items():
+        webhook = only(configuration)
+        assert name.startswith("mine-")
+        assert webhook["objectSelector"]["matchLabels"]["team"] == "x"
+        scoped = webhook["rules"][0]["scope"] == "Namespaced"
+        assert ("namespaceSelector" in webhook) is scoped
+        if scoped:
+            (wanted,) = webhook["namespaceSelector"]["matchExpressions"]
+            assert wanted == {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["a", "b"]}
+    both = only(made(object_labels={"team": "x"})["cdi-api-pvc-mutate"])["objectSelector"]["matchLabels"]
+    assert both == {"cdi.kubevirt.io/applyStorageProfile": "true", "team": "x"}
+
+
+def test_a_server_outside_of_the_cluster_is_reached_by_its_url():
+    webhook = only(made(url="https://host:8443", authorities="PEM")["cdi-api-datavolume-validate"])
+    assert webhook["clientConfig"] == {"url": "https://host:8443/datavolume-validate", "caBundle": "UEVN"}

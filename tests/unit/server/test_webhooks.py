@@ -1,0 +1,237 @@
+"""The HTTP side: whatever comes, an answer or a refusal, and nobody waits for another."""
+
+import asyncio
+import io
+import json
+
+import pytest
+from aiohttp import ClientSession, web
+
+from cdi.api.errors import ClusterUnavailable
+from cdi.reconcile.sizing import Offer
+from cdi.server import webhooks
+from cdi.server.review import MAX_BODY
+from cdi.server.webhooks import Metrics, Webhooks
+from tests.unit.api.manifests import dv, sound
+from tests.unit.server.reviews import body
+
+JSON = {"Content-Type": "application/json"}
+DV = "/datavolume-validate"
+
+
+class World:
+    """Other objects; `gate` holds up looks at claims, `failure` makes them fail."""
+
+    def __init__(self):
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.looking = asyncio.Event()
+        self.failure = None
+
+    async def claim(self, namespace, name):
+        self.looking.set()
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    async def has_data_volumes(self):
+        return False
+
+    def adopts_claims(self):
+        return False
+
+    def renders_claims(self):
+        return True
+
+    def offer(self, storage_class, *, archive):
+        return Offer(storage_class=None)
+
+
+class Serving:
+    def __init__(self, session, url, world, metrics):
+        self.session, self.url, self.world, self.metrics = session, url, world, metrics
+        self.trouble = ""
+
+    async def post(self, data, path=DV, headers=JSON):
+        sent = io.BytesIO(data) if isinstance(data, bytes) else data
+        async with self.session.post(self.url + path, data=sent, headers=headers) as answer:
+            return answer.status, await answer.text()
+
+    async def ask(self, data, path=DV):
+        status, text = await self.post(data, path)
+        assert status == 200
+        return json.loads(text)["response"]
+
+    def count(self, name, **labels):
+        return self.metrics.registry.get_sample_value(name, labels)
+
+
+@pytest.fixture
+async def server():
+    world, metrics = World(), Metrics()
+    made = Webhooks(world, world, metrics)
+    async with ClientSession() as session:
+        serving = Serving(session, "", world, metrics)
+        runner = web.AppRunner(made.application(ready=lambda: serving.trouble), access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        serving.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        try:
+            yield serving
+        finally:
+            world.gate.set()
+            await runner.cleanup()
+
+
+async def test_a_sound_object_is_allowed(server):
+    response = await server.ask(body(dv()))
+    assert response == {"uid": "u-1", "allowed": True}
+    labels = {"webhook": "datavolume-validate", "operation": "CREATE", "verdict": "allowed"}
+    assert server.count("kubevirt_cdi_admission_requests_total", **labels) == 1
+
+
+async def test_a_wrong_object_is_refused_with_all_its_problems(server):
+    response = await server.ask(body(dv({"http": {"url": "ftp://h"}}, storage={})))
+    assert response["status"]["code"] == 422
+    assert [each["field"] for each in response["status"]["details"]["causes"]] == [
+        "spec.storage.resources.requests.storage", "spec.source.http.url",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("data", "headers", "status"),
+    [
+        (body(dv()), {"Content-Type": "text/plain"}, 415),
+        (body(dv()), {"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        (b"", JSON, 400),
+        (b"{" * 1_000_000, JSON, 400),
+        (b'{"a":' * 300_000, JSON, 400),
+        (b"x" * (MAX_BODY + 1), JSON, 413),
+        (b'{"apiVersion": "admission.k8s.io/v1"}', JSON, 400),
+        (body(sound("CDI")), JSON, 400),
+    ],
+    ids=["no JSON", "a form", "empty", "braces", "deep", "oversized", "no review", "of another webhook"],
+)
+async def test_what_is_no_question_is_refused_before_it_is_looked_at(server, data, headers, status):
+    got, text = await server.post(data, headers=headers)
+    assert got == status
+    assert "Traceback" not in text
+    assert len(text) < 500
+    assert (
+        server.count("kubevirt_cdi_admission_malformed_total", webhook="datavolume-validate", status=str(status)) == 1
+    )
+
+
+async def test_a_stream_that_does_not_end_is_refused_where_it_is_too_much(server):
+    async def endless():
+        for _ in range(MAX_BODY // (1 << 16) + 2):
+            yield b" " * (1 << 16)
+
+    status, _ = await server.post(endless())
+    assert status == 413
+
+
+def much(**metadata):
+    return dv() | {"metadata": {"name": "thing", "namespace": "default"} | metadata}
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        (much(annotations={"a": "x" * (1 << 20)}), "annotations are"),
+        (much(name="a" * 254), "cannot be more than 253"),
+        (much(name="\x00\n"), "not a DNS subdomain"),
+        (much(labels={f"k{index}": "!" for index in range(5000)}), "not a valid label value"),
+        (dv() | {"spec": {"source": {"http": {"url": "http://h/x", "extraHeaders": ["x"] * 50_000}}}}, "header line"),
+        (dv() | {"spec": [[[[]]]]}, "Invalid value"),
+        (dv() | {"spec": {str(index): {} for index in range(60_000)} | {"storage": {}}}, "size is missing"),
+        (dv() | {"metadata": []}, "Invalid value"),
+        (dv() | {"kind": "Pod"}, "not known"),
+        (dv() | {"apiVersion": 7}, "apiVersion"),
+        ({key: value for key, value in dv().items() if key != "kind"}, "kind"),
+    ],
+    ids=range(11),
+)  # fmt: skip
+async def test_a_hostile_object_is_refused_like_any_other(server, document, words):
+    response = await server.ask(body(dv(), object=document, name="thing"))
+    assert response["allowed"] is False
+    assert 400 <= response["status"]["code"] < 500
+    assert words in response["status"]["message"]
+    assert len(json.dumps(response)) < 64_000
+
+
+async def test_a_deep_object_is_refused_like_any_other(server):
+    deep = {}
+    for _ in range(500):
+        deep = {"a": deep}
+    response = await server.ask(body(dv(), object=dv() | {"spec": deep}))
+    assert "nested" in response["status"]["message"]
+
+
+async def test_nobody_waits_for_another(server):
+    server.world.gate.clear()
+    slow = asyncio.create_task(server.ask(body(dv())))
+    await server.world.looking.wait()
+    assert (await server.ask(body(dv({"blank": {}}), operation="UPDATE", old=dv({"blank": {}}))))["allowed"]
+    assert not slow.done()
+    server.world.gate.set()
+    assert (await slow)["allowed"]
+
+
+async def test_who_sends_nothing_holds_nobody_and_is_sent_away(server, monkeypatch):
+    monkeypatch.setattr(webhooks, "TIMEOUT", 0.05)
+    sent = asyncio.Event()
+
+    async def stalling():
+        yield b'{"'
+        sent.set()
+        await asyncio.Event().wait()
+
+    idle = asyncio.create_task(server.post(stalling()))
+    await sent.wait()
+    assert (await server.ask(body(dv())))["allowed"]
+    assert (await idle)[0] == 408
+
+
+async def test_too_much_at_once_is_sent_away(server, monkeypatch):
+    monkeypatch.setattr(webhooks, "MAX_PENDING", 4 << 10)
+    status, text = await server.post(body(much(annotations={"a": "x" * 8192})))
+    assert (status, text) == (503, "too much at once; try again\n")
+    assert (await server.ask(body(dv())))["allowed"]
+
+
+async def test_a_cluster_that_does_not_answer_is_no_permission(server):
+    server.world.failure = ClusterUnavailable("the API server is busy")
+    response = await server.ask(body(dv()))
+    assert (response["allowed"], response["status"]["code"]) == (False, 503)
+    assert "the API server is busy" in response["status"]["message"]
+
+
+async def test_a_defect_is_no_permission_and_tells_nothing_of_itself(server, caplog):
+    server.world.failure = RuntimeError("secret thing")
+    response = await server.ask(body(dv()))
+    assert (response["allowed"], response["status"]["code"]) == (False, 500)
+    assert "secret thing" not in json.dumps(response)
+    assert "secret thing" in caplog.text
+
+
+async def test_health_and_metrics(server):
+    async def get(path):
+        async with server.session.get(server.url + path) as answer:
+            return answer.status, await answer.text()
+
+    assert await get("/healthz") == (200, "OK")
+    assert await get("/readyz") == (200, "OK")
+    server.trouble = "it is ending"
+    assert await get("/readyz") == (503, "it is ending\n")
+    assert (await get("/healthz"))[0] == 200
+    await server.ask(body(dv()))
+    status, text = await get("/metrics")
+    assert status == 200
+    assert (
+        'kubevirt_cdi_admission_requests_total{operation="CREATE",verdict="allowed",webhook="datavolume-validate"} 1.0'
+        in text
+    )
+    assert (await get("/datavolume-validate"))[0] == 405
+    assert (await get("/elsewhere"))[0] == 404
