@@ -145,12 +145,13 @@ def _outcome(outcome: Outcome) -> Iterator[tuple[str, str]]:
     yield "Digest", outcome.digest or ""
     yield "Verified by", ", ".join(outcome.verified_by)
     yield "Source's tag", outcome.validator or ""
-    yield "Fetched", human(outcome.fetched)
-    yield "Written", human(outcome.written)
-    yield "Scratch", human(outcome.scratch)
+    if outcome.fetched or outcome.written:
+        yield "Fetched", human(outcome.fetched)
+        yield "Written", human(outcome.written)
+        yield "Scratch", human(outcome.scratch)
     yield "Resumed at", human(outcome.resumed_at) if outcome.resumed_at else ""
     yield "Preallocated", "yes" if outcome.preallocated else ""
-    yield "Took", f"{outcome.seconds:.1f}s"
+    yield "Took", f"{outcome.seconds:.1f}s" if outcome.seconds else ""
 
 
 def _events(events: list[Object]) -> Iterator[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
+from cdi.api.errors import NotFound
 from cdi.cli.access import access_options, request_of, stored_secret
 from cdi.cli.looking import looking
 from cdi.cli.session import Session, subcommand
@@ -14,6 +16,7 @@ from cdi.cli.show import document, echo_lines, paint, printable, table
 from cdi.image.sizes import human
 from cdi.runtime import inspect
 from cdi.runtime.examine import Findings
+from cdi.store.kinds import kind_of
 
 
 @subcommand("inspect")
@@ -32,6 +35,8 @@ def command(session: Session, *, image: str, digest: bool, content_type: str, ou
     IMAGE is a file, a URL (http, https, s3, gs, docker, oci-archive) or - for standard input.  An image that an import
     would refuse ends with the refusal's exit status, after its checks.
     """
+    if session.in_cluster and _is_volume(image):
+        session.here("cdi inspect of a volume", "cdi describe pvc/NAME tells what was imported into it")
     request = request_of(image, options, content_type=content_type)
     with looking(request.place.name or "image", always=digest) as show:
         found = inspect.inspect(request, digest=digest, secret=stored_secret(session, request), on_progress=show)
@@ -42,6 +47,13 @@ def command(session: Session, *, image: str, digest: bool, content_type: str, ou
         click.echo(document(body, output))
     if found.refusal is not None:
         raise found.refusal
+
+
+def _is_volume(word: str) -> bool:
+    kind, slash, name = word.partition("/")
+    with contextlib.suppress(NotFound):
+        return bool(slash and name) and kind_of(kind).plural in ("datavolumes", "persistentvolumeclaims")
+    return False
 
 
 def lines(found: Findings, body: dict[str, Any]) -> Iterator[str]:

@@ -89,8 +89,7 @@ class Session:
         if self._remote is None:
             from cdi.runtime.cluster.backend import Cluster
 
-            patience = {} if self.patience is None else {"patience": self.patience}
-            self._remote = Cluster.connect(self.kubeconfig, self.context, **patience)
+            self._remote = Cluster.connect(self.kubeconfig, self.context, patience=self.patience)
         return self._remote
 
     def here(self, what: str, remedy: str) -> Embedded:

@@ -7,12 +7,13 @@ watches.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from cdi.api.errors import ClusterUnreachable, NotFound, WaitTimeout
+from cdi.api.errors import ClusterForbidden, NotFound, WaitTimeout
 from cdi.api.job import Limits, Outcome
 from cdi.api.names import GROUP
 from cdi.kube.client import Client
@@ -33,26 +34,31 @@ LIMITS = f"{GROUP}/limits"
 """A pod's annotation: the worker's `Limits`, which may change while it runs."""
 PATIENCE = 6.0
 """Seconds: somebody sits there and waits."""
+_CONNECT = 5.0
+"""Seconds for a connection."""
 _DELETED = 120.0
-_ANSWER = 60.0
-"""Seconds for the first answer of a watch."""
 
 
 class Cluster:
     """Over one cluster, as the user of one kubeconfig context or of a pod's service account."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Calls, *, patience: float) -> None:
         self._calls = calls
+        self._patience = patience
         self.store = ClusterStore(calls)
 
     @classmethod
-    def connect(cls, kubeconfig: Path | None, context: str | None, *, patience: float = PATIENCE) -> Self:
+    def connect(cls, kubeconfig: Path | None, context: str | None, *, patience: float | None = None) -> Self:
         """The file, else KUBECONFIG and its kin, else the pod's own account.  Raises `ClusterError`.
 
-        Requests to a server that is away are tried again for `patience` seconds.
+        A server that is away is asked again for `patience` seconds, `PATIENCE` where None.
         """
+        patience = PATIENCE if patience is None else patience
         credentials = find(None if kubeconfig is None else str(kubeconfig), context)
-        return cls(Calls(Client(credentials, timing=Timing(connect=5.0, patience=patience), agent="cdi-cli")))
+        # What a watch says of a server that is away is for a service's log; commands tell what ends them.
+        logging.getLogger("cdi.kube").addHandler(logging.NullHandler())
+        timing = Timing(connect=_CONNECT, patience=patience)
+        return cls(Calls(Client(credentials, timing=timing, agent="cdi-cli")), patience=patience)
 
     @property
     def namespace(self) -> str:
@@ -161,6 +167,7 @@ class Cluster:
             one = names[0] if len(names) == 1 else None
             scopes.append(Scope(resource=resource_named(plural), namespace=space or None, name=one))
         with Feed(self._calls, scopes) as feed:
+            feed.sync(self._patience)
             yield _Courses(feed)
 
     def progress_of(self, body: Object) -> Share | None:
@@ -171,8 +178,10 @@ class Cluster:
         """Of the worker's pod, as long as that is kept.  Raises `NotFound`."""
         key = Key.of("dv", namespace, name)
         self.store.get(key)
-        pod = self.filling(key.namespace, key.name).pod
-        return None if pod is None else fillings.outcome_of(pod)
+        try:
+            return fillings.outcome_of(self.filling(key.namespace, key.name))
+        except ClusterForbidden:
+            return None  # it is good to know, and no more
 
     def filling(self, namespace: str, name: str) -> Filling:
         """The claim of this name, and what fills it."""
@@ -232,8 +241,6 @@ class _Courses:
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
         self._bodies: dict[Key, Object] = {}
-        if not feed.synced(_ANSWER):
-            raise ClusterUnreachable(f"the API server gave no answer for {_ANSWER:.0f} s")
         self._take(feed.poll(0.0))
 
     def look(self, key: Key) -> tuple[Object, Advance | None]:

@@ -54,18 +54,22 @@ class Feed:
         ]
         self._runs = [calls.start(one.run()) for one in self._reflectors]
 
-    def synced(self, timeout: float) -> bool:
-        """Whether everything that there was at first has been told, waiting so long for it."""
-        deadline = time.monotonic() + timeout
-        while not self._calls.run(self._all_synced(max(0.0, min(_LOOK, deadline - time.monotonic())))):
+    def sync(self, patience: float) -> None:
+        """Until everything that there is has been told.
+
+        Raises what is in the way of that for longer than `patience` seconds.
+        """
+        deadline = time.monotonic() + patience
+        while not self._calls.run(self._all_synced()):
             self._check()
             if time.monotonic() >= deadline:
-                return False
-        return True
+                for one in self._reflectors:
+                    if one.failure is not None:
+                        raise one.failure
 
-    async def _all_synced(self, timeout: float) -> bool:  # noqa: ASYNC109  it is no failure
+    async def _all_synced(self) -> bool:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(_LOOK):
                 for one in self._reflectors:
                     await one.cache.synced.wait()
         return all(one.cache.synced.is_set() for one in self._reflectors)

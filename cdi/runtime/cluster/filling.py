@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 from cdi.api import names
 from cdi.api.job import Outcome
 from cdi.kube.resources import CLAIMS, PODS, Object, Resource
+from cdi.reconcile.decision import IMAGE
 
 CONTAINER = "importer"
 Find = Callable[[Resource, str, str], Object | None]
@@ -55,14 +57,39 @@ def running(pod: Object) -> bool:
     return "running" in (container_status(pod).get("state") or {})
 
 
-def outcome_of(pod: Object) -> Outcome | None:
-    """What a worker that has ended said at its end; None where it did not end, or said nothing that can be read."""
-    ended = (container_status(pod).get("state") or {}).get("terminated") or {}
-    try:
-        message = json.loads(ended.get("message") or "")
-        return Outcome.from_json(json.dumps(message["outcome"]))
-    except (ValueError, TypeError, KeyError):
+def outcome_of(filling: Filling) -> Outcome | None:
+    """What the worker said at its end, as long as its pod is there; afterwards what is recorded of it on the claim.
+
+    None where it did not end, or left nothing that can be read.
+    """
+    if filling.pod is not None:
+        ended = (container_status(filling.pod).get("state") or {}).get("terminated") or {}
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            message = json.loads(ended.get("message") or "")
+            return Outcome.from_json(json.dumps(message["outcome"]))
+    return _recorded(filling)
+
+
+def _recorded(filling: Filling) -> Outcome | None:
+    notes = notes_of(filling.claim)
+    if filling.claim is None or f"{IMAGE}format" not in notes:
         return None
+
+    def listed(name: str) -> tuple[str, ...]:
+        return tuple(word.strip() for word in notes.get(f"{IMAGE}{name}", "").split(",") if word.strip())
+
+    size = notes.get(f"{IMAGE}virtualSize", "")
+    return Outcome(
+        id=filling.claim["metadata"]["uid"],
+        format=notes[f"{IMAGE}format"],
+        wrappers=listed("wrappers"),
+        path=notes.get(f"{IMAGE}path"),
+        virtual_size=int(size) if size.isascii() and size.isdigit() else None,
+        digest=notes.get(f"{IMAGE}digest"),
+        verified_by=listed("verifiedBy"),
+        validator=notes.get(f"{IMAGE}validator"),
+        preallocated=notes.get(names.ANN_PREALLOCATION_APPLIED) == "true",
+    )
 
 
 def claim_facts(filling: Filling) -> Iterator[tuple[str, str]]:
@@ -74,7 +101,7 @@ def claim_facts(filling: Filling) -> Iterator[tuple[str, str]]:
     yield from _claim(claim)
     prime = filling.prime
     if prime is not None:
-        yield "Filled through", f"{prime['metadata']['name']} ({_phase(prime)})"
+        yield "Filled in", f"{prime['metadata']['name']} ({_phase(prime)})"
 
 
 def _claim(claim: Object) -> Iterator[tuple[str, str]]:
@@ -84,7 +111,7 @@ def _claim(claim: Object) -> Iterator[tuple[str, str]]:
     yield "Name", claim["metadata"]["name"]
     yield "Phase", _phase(claim)
     yield "Size", f"{has or asked}{f' ({asked} asked for)' if has and has != asked else ''}"
-    yield "Storage class", str(spec.get("storageClassName") or "")
+    yield "Class", str(spec.get("storageClassName") or "")
     yield "Mode", ", ".join([*(spec.get("accessModes") or []), str(spec.get("volumeMode") or "Filesystem")])
     yield "Volume", str(spec.get("volumeName") or "")
 
