@@ -6,22 +6,20 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from cdi.api.configuration import CONFIG_NAME, CDIConfig
 from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import InternalError, InvalidManifest
 from cdi.api.installation import CDI
+from cdi.api.job import Progress
 from cdi.api.meta import KubeObject
 from cdi.api.names import ANN_SELECTED_NODE
 from cdi.api.populators import VolumeImportSource
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.validation import parse
-from cdi.controller.inputs import Inputs
-from cdi.controller.progress import Progresses
-from cdi.controller.watches import Watches
 from cdi.kube.reflector import Change
 from cdi.kube.resources import (
     CDI_CONFIGS,
@@ -67,11 +65,33 @@ class _Warning:
 _NO_WARNING = _Warning()
 
 
+class Caches(Protocol):
+    """Objects as they were seen last (`cdi.controller.watches.Watches`).  They may not be altered."""
+
+    def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
+        """`namespace` is empty for what belongs to none."""
+        ...
+
+    def values(self, resource: Resource) -> Iterable[Object]: ...
+
+
+class KnownInputs(Protocol):
+    """`cdi.controller.inputs.Inputs`."""
+
+    def get(self, ref: InputRef) -> Input | None: ...
+
+
+class KnownProgress(Protocol):
+    """`cdi.controller.progress.Progresses`."""
+
+    def of(self, uid: str) -> Progress | None: ...
+
+
 class Observed:
     """Implements `cdi.reconcile.world.Objects`, and what else the controller asks."""
 
     def __init__(
-        self, watches: Watches, progresses: Progresses, inputs: Inputs, *, pods: Pods, install_namespace: str
+        self, watches: Caches, progresses: KnownProgress, inputs: KnownInputs, *, pods: Pods, install_namespace: str
     ) -> None:
         """`pods` is what the controller's options say of worker pods."""
         self._watches = watches
