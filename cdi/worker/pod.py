@@ -118,8 +118,7 @@ def _carry_out(job: Job, options: Options, stop: Stop) -> Outcome:
     log.asked(job)
     control = Control(job)
     stop.watch(control)
-    own = _make_room(job)
-    _seed(job, options.journal)
+    own = _prepare_journal(job, options.journal)
     ended = threading.Event()
     reporter = threading.Thread(target=_report, args=(job, control, options, ended), name="report", daemon=True)
     reporter.start()
@@ -137,27 +136,22 @@ def _carry_out(job: Job, options: Options, stop: Stop) -> Outcome:
 # --- the journal --------------------------------------------------------------------------------------------------
 
 
-def _make_room(job: Job) -> str | None:
-    """Make the directory that the journal is kept in; gives it where it is the volume's and not to stay.
+def _prepare_journal(job: Job, carried: str) -> str | None:
+    """Make the journal's directory, and begin with what an earlier pod left where the volume has no journal itself.
 
-    What an archive is unpacked into is the guest's alone, and an archive has no journal.
+    Gives the directory if it is the volume's and not to stay.  A volume that an archive is unpacked into is the
+    archive's alone, and there is no going on in the midst of one.  Raises the target's errors.
     """
-    if job.journal is None or isinstance(job.target, DirectoryTargetSpec):
+    path = job.journal
+    if path is None or isinstance(job.target, DirectoryTargetSpec):
         return None
-    directory = os.path.dirname(job.journal)
-    with mapped(directory):
+    directory = os.path.dirname(path)
+    with mapped(path):
         os.makedirs(directory, mode=0o700, exist_ok=True)
+        journal = None if os.path.exists(path) else Journal.load(carried)
+        if journal is not None and journal.job == job.id:
+            journal.save(path)
     return directory if os.path.basename(directory) == _OWN_DIRECTORY else None
-
-
-def _seed(job: Job, carried: str) -> None:
-    """Begin with the journal that an earlier pod's controller kept, where the volume has none of its own."""
-    if job.journal is None or os.path.exists(job.journal):
-        return
-    journal = Journal.load(carried)
-    if journal is not None and journal.job == job.id:
-        with mapped(job.journal):
-            journal.save(job.journal)
 
 
 def _journal_of(job: Job) -> str | None:

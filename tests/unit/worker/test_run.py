@@ -13,17 +13,6 @@ from cdi.worker import run as module
 from cdi.worker.run import main, run
 
 
-@pytest.fixture(autouse=True)
-def signals():
-    """The worker takes over the process's signals; the tests' process wants its own back."""
-    import signal
-
-    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
-
-
 @pytest.fixture
 def status(tmp_path):
     directory = tmp_path / "status"

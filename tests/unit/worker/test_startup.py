@@ -53,3 +53,15 @@ def test_a_checksum_does_not_change_that(fault_server, tmp_path):
     (tmp_path / "job.json").write_text(job.to_json())
     found = modules_of(LIGHT_RUN, "run", str(tmp_path / "job.json"), "--status-dir", str(tmp_path))
     assert found & HEAVY == set()
+
+
+def test_nor_does_a_pod(fault_server, tmp_path):
+    data = b"x" * 4096
+    job = disk_job("x", fault_server.put("/disk.raw", data), tmp_path)
+    (tmp_path / "job.json").write_text(job.to_json())
+    script = "import cdi.worker.pod\ncdi.worker.pod._QUIET = 1e9\n" + LIGHT_RUN.replace("worker.run", "worker.pod")
+    files = (f"--job={tmp_path}/job.json", f"--termination-log={tmp_path}/end")
+    found = modules_of(script, *files)
+    assert json.loads((tmp_path / "end").read_text())["message"] == "Import Complete"
+    # Until somebody may ask for its progress there is neither a server nor a certificate.
+    assert found & (HEAVY | {"cryptography", "argparse"}) == set()
