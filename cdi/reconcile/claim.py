@@ -138,13 +138,14 @@ def _cluster_spec(world: World) -> dict[str, Any]:
     wanted = dv.spec.claim
     spec: dict[str, Any] = wanted.to_dict() if wanted is not None else {}
     storage_class = class_of(dv, objects)
+    named = wanted.storage_class_name if wanted is not None else None
+    offer = objects.offer(named, virtualization=for_machines(dv))
     if dv.spec.pvc is None:
-        named = wanted.storage_class_name if wanted is not None else None
-        offer = objects.offer(named, virtualization=for_machines(dv))
         spec = complete_claim(spec, offer, archive=content_type(dv) is ContentType.ARCHIVE, sized=not dv.spec.is_clone)
     elif spec.get("storageClassName") is None and storage_class is not None:
         spec["storageClassName"] = storage_class.name
-    if storage_class is None and not spec.get("volumeName") and not spec.get("selector"):
+    # A class without an object can be the name of volumes that were made by hand: then they are what is offered.
+    if storage_class is None and not offer.sets and not spec.get("volumeName") and not spec.get("selector"):
         name = spec.get("storageClassName")
         if name != "":
             raise StorageClassMissing(

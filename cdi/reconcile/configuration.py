@@ -166,6 +166,7 @@ def resolve_config(
         scratch_class=scratch_class(spec.scratch_space_storage_class, storage_classes),
         overhead=DEFAULT_OVERHEAD if fraction is None else fraction,
         overheads=dict(_overheads(overhead)),
+        adopts=CLAIM_ADOPTION_GATE in (spec.feature_gates or []),
         pods=Pods(
             image=pods.image,
             pull_policy=pull if pull in set(PullPolicy) and pull is not None else pods.pull_policy,

@@ -191,7 +191,7 @@ def _foreign_claim(world: World, claim: Claim) -> Decision:
     dv = world.datavolume
     annotations = dv.metadata.annotations or {}
     meant = (
-        annotations.get(ANN_ALLOW_CLAIM_ADOPTION) == "true"
+        annotations.get(ANN_ALLOW_CLAIM_ADOPTION, "true" if world.config.adopts else "") == "true"
         or annotations.get(ANN_PRE_POPULATED) == claim.name
         or populated_for(claim, dv)
     )

@@ -180,6 +180,8 @@ class Config:
     """What a file system keeps for itself, as a part of the disk's size (`cdi.api.overhead`)."""
     overheads: Mapping[str, Fraction] = field(default_factory=dict)
     """The same for single storage classes."""
+    adopts: bool = False
+    """A DataVolume takes a claim of its name that nobody controls, unless its annotation says otherwise."""
     pods: Pods = field(default_factory=Pods)
 
 
