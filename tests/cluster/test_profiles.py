@@ -26,6 +26,7 @@ from cdi.reconcile.configuration import (
 from cdi.reconcile.sizing import complete_claim, offer
 from cdi.reconcile.storageclass import StorageClass
 from cdi.reconcile.storageprofile import ProfileFacts, SnapshotClass, reconcile_orphan, reconcile_storage_profile
+from tests.cluster.cdi import controller
 from tests.cluster.kubectl import Document, Kubectl, KubectlError
 
 ROOT = Path(__file__).parents[2]
@@ -260,3 +261,35 @@ def test_the_api_server_keeps_the_installation_s_status(kubectl: Kubectl):
     assert isinstance(kept, CDI)
     again = reconcile_installation(kept, active=True, installed=installed, found=problems(kept, None), now=time.time())
     assert again.status is None
+
+
+# --- the controller itself ------------------------------------------------------------------------------------------
+
+
+def test_the_controller_keeps_a_profile_for_every_class(cluster, kubectl: Kubectl, namespace: Kubectl, name: str):
+    with controller(cluster, namespace, everywhere=True) as running:
+        kubectl.create(storage_class(name, UNKNOWN))
+
+        def known(body: Document) -> bool:
+            return bool(body.get("status", {}).get("conditions"))
+
+        profile = kubectl.wait("storageprofile", name, "known", known)
+        message = recognized(profile)[2]
+        kubectl.run(*shlex.split(message[message.index("kubectl ") :])[1:])
+        kubectl.wait("storageprofile", name, "complete", lambda body: "claimPropertySets" in body["status"])
+        classes = {body["metadata"]["name"] for body in kubectl.get_all("storageclasses")}
+        profiles = {body["metadata"]["name"] for body in kubectl.get_all("storageprofiles")}
+        assert classes <= profiles
+        status, text = running.get("/metrics")
+        assert status == 200
+        assert (
+            f'kubevirt_cdi_storageprofile_info{{complete="true",default="false",degraded="true",provisioner="{UNKNOWN}"'
+            in text
+        )
+        assert (
+            kubectl.get("cdiconfig", "config")["status"]["defaultPodResourceRequirements"]["limits"]["memory"] == "600M"
+        )
+        # What somebody wrote outlives the class; what nobody did goes with it.
+        kubectl.delete("storageclass", name)
+        kubectl.merge("storageprofile", name, {"spec": {"claimPropertySets": None}})
+        kubectl.wait_gone("storageprofile", name)
