@@ -54,9 +54,7 @@ def observe_pod(pod: Mapping[str, Any], *, progress: Progress | None = None, nod
         or owner.get("kind") != "PersistentVolumeClaim"
     ):
         return None
-    container: Mapping[str, Any] = next(
-        (one for one in status.get("containerStatuses") or () if one.get("name") == CONTAINER), {"name": CONTAINER}
-    )
+    container = _container(status)
     state = container.get("state") or {}
     terminated = state.get("terminated")
     # What else runs in the pod (a mesh's proxy) does not matter: the attempt is over when its container is.
@@ -93,6 +91,25 @@ def observe_pod(pod: Mapping[str, Any], *, progress: Progress | None = None, nod
             limits=annotations.get(ANN_LIMITS, ""),
             scratch=any(one.get("name") == "scratch" for one in (pod.get("spec") or {}).get("volumes") or ()),
         ),
+    )
+
+
+def hold_of(pod: Mapping[str, Any]) -> Hold | None:
+    """Why a pod does not run although nothing of it has failed yet; None where it does, or has ended.
+
+    The pod need not be one of ours: the importers of others stand still for the same reasons.
+    """
+    status = pod.get("status") or {}
+    container = _container(status)
+    if "terminated" in (container.get("state") or {}) or status.get("phase") in ("Succeeded", "Failed"):
+        return None
+    return _hold(pod, container, node_lost=False)
+
+
+def _container(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The worker's, of a pod's status."""
+    return next(
+        (one for one in status.get("containerStatuses") or () if one.get("name") == CONTAINER), {"name": CONTAINER}
     )
 
 

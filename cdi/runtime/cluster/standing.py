@@ -8,13 +8,15 @@ from typing import Any
 
 from cdi.api import names
 from cdi.api.job import Failure
-from cdi.api.phases import Phase
+from cdi.api.phases import Phase, Reason
 from cdi.kube.resources import Object
+from cdi.reconcile.pod_facts import hold_of
+from cdi.reconcile.world import Hold
 from cdi.runtime.cluster.filling import Filling, container_status, notes_of
 from cdi.runtime.view import failure_of, phase_of
 
-_BEGINNING = ("ContainerCreating", "PodInitializing")
-_PULLS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
+_BEGINNING = frozenset({Reason.CONTAINER_CREATING, Reason.PENDING})
+"""What passes by itself."""
 _CLAIM_TROUBLE = ("ProvisioningFailed", "FailedBinding", "ErrClaimNotValid", "FailedMount", "FailedAttachVolume")
 _UNDER_WAY = frozenset({Phase.IMPORT_IN_PROGRESS, Phase.REBIND_IN_PROGRESS, Phase.SUCCEEDED})
 
@@ -32,30 +34,6 @@ class Blocker:
         return f"{text}. Try: {self.remedy}" if self.remedy else text
 
 
-def hold_of(pod: Object) -> Blocker | None:
-    """Why a pod does not run; None where it does, or has ended."""
-    status = pod.get("status") or {}
-    waiting = (container_status(pod).get("state") or {}).get("waiting") or {}
-    for condition in status.get("conditions") or []:
-        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            return Blocker(
-                reason=str(condition.get("reason") or "Unschedulable"),
-                message=f"pod {pod['metadata']['name']} finds no node: {condition.get('message') or 'nobody says why'}",
-                remedy="make room, or loosen what the pod asks for (CDIConfig's podResourceRequirements, placement)",
-            )
-    reason = str(waiting.get("reason") or "")
-    if not reason:
-        return None
-    message = str(waiting.get("message") or "")
-    if reason in _PULLS:
-        return Blocker(
-            reason=reason,
-            message=f"the worker's image cannot be pulled: {message or 'nobody says why'}",
-            remedy="check the controller's --image and imagePullSecrets",
-        )
-    return Blocker(reason=reason, message=message or f"pod {pod['metadata']['name']} is being started")
-
-
 def pod_facts(pod: Object) -> Iterator[tuple[str, str]]:
     """For people."""
     metadata, status = pod["metadata"], pod.get("status") or {}
@@ -63,7 +41,7 @@ def pod_facts(pod: Object) -> Iterator[tuple[str, str]]:
     yield "Phase", "Terminating" if "deletionTimestamp" in metadata else str(status.get("phase") or "Pending")
     yield "Node", str((pod.get("spec") or {}).get("nodeName") or "")
     hold = hold_of(pod)
-    yield "Held up", "" if hold is None else str(hold)
+    yield "Held up", "" if hold is None else hold.message
     ended = (container_status(pod).get("state") or {}).get("terminated") or {}
     if ended:
         yield "Ended", f"{ended.get('reason') or ''} (exit status {ended.get('exitCode')})".strip()
@@ -84,7 +62,7 @@ def blocker_of(body: Object, filling: Filling, events: Iterable[Object], *, imme
     pod = filling.pod
     hold = hold_of(pod) if pod is not None else None
     if hold is not None and hold.reason not in _BEGINNING:
-        return hold
+        return _blocker(hold)
     trouble = _trouble(events)
     if trouble is not None:
         return trouble
@@ -94,12 +72,20 @@ def blocker_of(body: Object, filling: Filling, events: Iterable[Object], *, imme
             message="no controller has looked at it",
             remedy="see whether the controller runs (kubectl get deployments -A | grep cdi) and watches this namespace",
         )
-    return _waits(phase, filling, immediate=immediate) or _told(body) or hold
+    return _waits(phase, filling, immediate=immediate) or _told(body) or (_blocker(hold) if hold is not None else None)
 
 
 def _failed(failure: Failure) -> Blocker:
-    message, _, remedy = failure.message.partition(". Try: ")
-    return Blocker(reason=failure.code, message=message, remedy=remedy)
+    return _split(failure.code, failure.message)
+
+
+def _blocker(hold: Hold) -> Blocker:
+    return _split(hold.reason, hold.message)
+
+
+def _split(reason: str, text: str) -> Blocker:
+    message, _, remedy = text.partition(". Try: ")
+    return Blocker(reason=reason, message=message, remedy=remedy)
 
 
 def _trouble(events: Iterable[Object]) -> Blocker | None:
@@ -136,6 +122,5 @@ def _told(body: Object) -> Blocker | None:
     for kind in ("Ready", "Bound", "Running"):
         condition = conditions.get(kind) or {}
         if condition.get("status") != "True" and condition.get("message"):
-            message, _, remedy = str(condition["message"]).partition(". Try: ")
-            return Blocker(reason=str(condition.get("reason") or kind), message=message, remedy=remedy)
+            return _split(str(condition.get("reason") or kind), str(condition["message"]))
     return None
