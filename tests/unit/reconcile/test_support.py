@@ -14,6 +14,7 @@ from cdi.api import names
 from cdi.api.configuration import CDIConfig
 from cdi.api.datavolume import DataVolume
 from cdi.api.installation import CDI
+from cdi.api.kinds import KINDS as ALL_KINDS
 from cdi.api.model import Model, wire_name
 from cdi.api.storageprofile import StorageProfile
 from cdi.reconcile.configuration import NO_EFFECT
@@ -93,7 +94,12 @@ def test_every_line_is_about_a_field(kind):
     assert [(a, b) for a in rows for b in rows if a != b and covers(a, b)] == []
 
 
-@pytest.mark.parametrize("title", [*(kind.__name__ for kind in KINDS), "Annotations"])
+def test_every_kind_is_there():
+    rows = [row[0].strip("`") for row in section("Kinds")]
+    assert sorted(rows) == sorted(kind.name for kind in ALL_KINDS if kind.group)
+
+
+@pytest.mark.parametrize("title", [*(kind.__name__ for kind in KINDS), "Annotations", "Kinds"])
 def test_every_line_says_what_becomes_of_it(title):
     for row in section(title):
         state, why = row[-2], row[-1]
