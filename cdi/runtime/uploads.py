@@ -76,8 +76,12 @@ class Uploads:
                     return
                 plan = reconcile(observed.world(dv, worker, setting, admitted=True))
                 executor.carry_out(plan, body, setting.now(), stdin=descriptor)
-                if not any(isinstance(action, StartWorker) for action in plan.actions):
-                    raise_failure(self._store.get(key), patient=False)
+                seen = UploadRequest.read(claim.annotations.get(uploads.ANNOTATION))
+                begins = any(isinstance(action, StartWorker) for action in plan.actions)
+                if not begins and seen is not None and seen.id == request.id:
+                    # What is stored may still tell of an upload before this one; the plan knows of this one.
+                    status = body.get("status") if plan.status is None else dict(plan.status)
+                    raise_failure({**body, "status": status}, patient=False)
         raise WaitTimeout(f"{key} did not become ready for an upload")
 
     def _supervised(self, key: Key, before: Object) -> None:
