@@ -1,20 +1,29 @@
 """The Helm chart: what it renders, what the API server says to it, and what it does in the cluster."""
 
+import base64
+import http.server
 import json
 import subprocess
 import sys
+import threading
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.cluster import cdi_image
 from tests.cluster import helm as helms
 from tests.cluster.helm import CHART, HelmError
+from tests.cluster.kubectl import KubectlError
 from tests.cluster.layout import ClusterError, Layout
+from tests.cluster.objects import is_phase, phase
 
 ROOT = Path(__file__).parents[2]
 SLOW = 180.0  # seconds for what takes some ten on an idle machine
 CLUSTER_WIDE = {"CustomResourceDefinition", "CDI"}
+DISK = bytes(446) + bytes(64) + b"\x55\xaa" + bytes(1 << 20)
+"""A raw disk with an empty partition table."""
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
 PROMETHEUS = {
@@ -349,6 +358,23 @@ def test_the_webhooks_are_those_that_the_api_server_serves(render, more):
         assert own["metadata"]["labels"].items() <= found["metadata"]["labels"].items()
 
 
+def test_monitoring_is_what_the_files_say(render):
+    documents = render(PROMETHEUS)
+    rules = find(documents, "PrometheusRule", "cdi-rules")
+    assert rules["spec"] == yaml.safe_load((CHART / "files" / "rules.yaml").read_text())
+    assert rules["spec"]["groups"]
+    dashboard = find(documents, "ConfigMap", "cdi-dashboard")
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(dashboard["data"]["cdi.json"]) == json.loads((CHART / "files" / "dashboard.json").read_text())
+    monitor = find(documents, "ServiceMonitor", "cdi")
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    for service in ("cdi-prometheus-metrics", "cdi-api"):
+        found = find(documents, "Service", service)
+        assert monitor["spec"]["selector"]["matchLabels"].items() <= found["metadata"]["labels"].items()
+        ports = {each["name"] for each in found["spec"]["ports"]}
+        assert ports & {each["port"] for each in monitor["spec"]["endpoints"]}
+
+
 def test_webhooks_can_be_left_out(render):
     documents = render({"webhooks": {"create": False}})
     assert not [each for each in documents if "Webhook" in each["kind"]]
@@ -426,3 +452,311 @@ def definitions(cluster):
     cluster.kubectl.run("apply", "--server-side", "--force-conflicts", f"--filename={ROOT / 'crds'}")
     for path in sorted((ROOT / "crds").glob("*.yaml")):
         cluster.kubectl.run("wait", "--for=condition=Established", f"crd/{path.stem}.cdi.kubevirt.io")
+
+
+# --- what it does in the cluster
+
+
+RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
+MADE = (
+    "deployments,pods,services,serviceaccounts,secrets,configmaps,leases,roles,rolebindings,networkpolicies,"
+    "poddisruptionbudgets,jobs,cronjobs"
+)
+KUBERNETES_OWN = {("ServiceAccount", "default"), ("ConfigMap", "kube-root-ca.crt")}
+
+
+class Release:
+    """An installed chart: `system` is the namespace that it is in, `work` one that it serves."""
+
+    def __init__(self, cluster, helm, name, system, work):
+        self.name, self.system, self.work = name, system, work
+        self._cluster = cluster
+        self._helm = helms.Helm(
+            program=helm.program,
+            home=helm.home,
+            kubeconfig=system.kubeconfig,
+            namespace=system.namespace,
+            environment=system.environment,
+        )
+
+    def install(self, values, *more):
+        return self._run("install", values, *more)
+
+    def upgrade(self, values, *more):
+        return self._run("upgrade", values, *more)
+
+    def _run(self, verb, values, *more):
+        wait = ("--wait", f"--timeout={SLOW:.0f}s")
+        try:
+            return self._helm.run(verb, self.name, str(CHART), *wait, *more, values=values, patience=SLOW + 60)
+        except HelmError as error:
+            raise AssertionError(f"{error}\n{self.pods()}") from error
+
+    def uninstall(self):
+        self._helm.run("uninstall", self.name, "--wait", f"--timeout={SLOW:.0f}s", patience=SLOW + 60)
+
+    def installed(self):
+        return bool(json.loads(self._helm.run("list", "--output=json", "--all")))
+
+    def pods(self):
+        """What its pods are at, and what they say, for whoever looks why something failed."""
+        said = [self.system.run("get", "pods,events")]
+        for each in self.system.get_all("pods"):
+            name = each["metadata"]["name"]
+            said.append(f"{name}:\n" + self.system.run("logs", name, "--all-containers", "--tail=20", "--prefix"))
+        return "\n".join(said)
+
+    def log(self, deployment):
+        return self.system.run("logs", f"deployment/{deployment}", "--all-containers", "--tail=-1")
+
+    def left(self):
+        """What of it is there, in its namespaces and outside all of them."""
+        prefix = f"{self.system.namespace}-{self.name}-"
+        wide = "clusterroles,clusterrolebindings,validatingwebhookconfigurations,mutatingwebhookconfigurations"
+        found = {each for each in named(self._cluster.kubectl.get_all(wide)) if each[1].startswith(prefix)}
+        found |= named(self.work.get_all("roles,rolebindings"))
+        return found | {
+            name for name in named(self.system.get_all(MADE)) - KUBERNETES_OWN if not name[1].startswith("sh.helm.")
+        }
+
+    def may(self, account, verb, resource, *, namespace, group="", subresource="", name="*"):
+        """Whether one of its service accounts may do something; "" as the namespace is all of them, or none."""
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {
+                "user": f"system:serviceaccount:{self.system.namespace}:{account}",
+                "groups": ["system:serviceaccounts", "system:authenticated"],
+                "resourceAttributes": {
+                    "verb": verb, "group": group, "resource": resource, "subresource": subresource,
+                    "namespace": namespace, "name": name,
+                },
+            },
+        }  # fmt: skip
+        # A review is never stored, so there is nothing that could be given back but its answer.
+        said = self.system.run("create", "--filename=-", "--output=json", given=json.dumps(review))
+        return json.loads(said)["status"]["allowed"]
+
+
+@pytest.fixture(scope="module")
+def image(cluster):
+    return cdi_image.provide(cluster)
+
+
+@pytest.fixture(scope="module")
+def release(cluster, helm, definitions, image):
+    """The chart beside whatever else there is, in two namespaces of its own."""
+    repository, _, tag = image.rpartition(":")
+    with cluster.namespace("chart") as system, cluster.namespace("chart-work") as work:
+        for each in (system, work):
+            each.merge("namespace", each.namespace, {"metadata": {"labels": RESTRICTED}})
+        made = Release(cluster, helm, "second", system, work)
+        values = {"image": {"repository": repository, "tag": tag}, **beside(work.namespace)}
+        try:
+            made.install(values)
+            made.values = values
+            yield made
+        finally:
+            if made.installed():
+                made.uninstall()
+
+
+def data_volume(name, source, size="16Mi"):
+    return {
+        "apiVersion": "cdi.kubevirt.io/v1beta1",
+        "kind": "DataVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "source": source,
+            "storage": {
+                "storageClassName": "csi",
+                "accessModes": ["ReadWriteOnce"],
+                "resources": {"requests": {"storage": size}},
+            },
+        },
+    }
+
+
+def test_its_pods_are_ready_under_the_restricted_standard(release):
+    for name in ("second-deployment", "second-apiserver"):
+        status = release.system.get("deployment", name)["status"]
+        assert (status["readyReplicas"], status["unavailableReplicas"] if "unavailableReplicas" in status else 0) == (
+            1,
+            0,
+        )
+
+
+@pytest.fixture
+def served(cluster):
+    """The URL of a disk image on this machine, for whoever shows the password."""
+    wanted = "Basic " + base64.b64encode(b"user:password").decode()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            allowed = self.headers["Authorization"] == wanted
+            self.send_response(HTTPStatus.OK if allowed else HTTPStatus.UNAUTHORIZED)
+            self.send_header("Content-Length", str(len(DISK) if allowed else 0))
+            self.end_headers()
+            if allowed:
+                self.wfile.write(DISK)
+
+        def log_message(self, *_):
+            pass
+
+    if not cluster.host_address:
+        pytest.skip("CDI_TEST_HOST_ADDRESS does not say where pods reach this machine")
+    with http.server.ThreadingHTTPServer((cluster.host_address, 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://{cluster.host_address}:{server.server_port}/disk.raw"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("csi", [True, False], ids=["populator", "direct"])
+def test_an_import_works_with_the_rights_that_it_has(cluster, release, served, csi):
+    """Every right that is missing is an answer 403, which its log tells."""
+    name = f"image-{csi}".lower()
+    volume = data_volume(name, {"http": {"url": served, "secretRef": "login"}})
+    volume["spec"]["storage"]["storageClassName"] = next(
+        (each.name for each in cluster.storage_classes() if (each.csi, each.waits) == (csi, False)), None
+    )
+    release.work.create(volume)
+    # Its Secret comes later: whoever waits for it is told.
+    release.work.wait("pvc", name, "there", lambda _: True, SLOW)
+    secret = {"accessKeyId": "user", "secretKey": "password"}
+    release.work.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "login"}, "stringData": secret})
+    release.work.wait("datavolume", name, "imported", is_phase("Succeeded"), SLOW)
+    release.work.delete("datavolume", name)
+    release.work.delete("secret", "login")
+    for deployment in ("second-deployment", "second-apiserver"):
+        assert "orbidden" not in release.log(deployment)
+
+
+def test_what_is_wrong_is_refused_as_it_is_written(release):
+    """By the webhook: the definitions alone cannot know that the claim is there."""
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "taken"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "16Mi"}}},
+    }
+    release.work.create(claim)
+    with pytest.raises(KubectlError, match="already exists"):
+        release.work.create(data_volume("taken", {"blank": {}}))
+
+
+def test_the_controller_may_do_no_more_than_it_needs(release):
+    account, here, system = "second-sa", release.work.namespace, release.system.namespace
+
+    def may(verb, resource, namespace=here, **more):
+        return release.may(account, verb, resource, namespace=namespace, **more)
+
+    assert may("get", "secrets")
+    assert may("create", "pods")
+    for namespace in ("default", "kube-system", ""):
+        for resource in ("secrets", "configmaps", "pods", "persistentvolumeclaims"):
+            assert not may("list", resource, namespace)
+        assert not may("create", "pods", namespace)
+    for verb in ("create", "update", "patch", "delete"):
+        assert not may(verb, "secrets")
+        assert not may(verb, "secrets", system)
+        assert not may(verb, "nodes", "")
+        assert not may(verb, "serviceaccounts")
+        assert not may(verb, "customresourcedefinitions", "", group="apiextensions.k8s.io")
+        assert not may(verb, "cdis", "", group="cdi.kubevirt.io")
+        for resource in ("roles", "rolebindings", "clusterroles", "clusterrolebindings"):
+            assert not may(verb, resource, group="rbac.authorization.k8s.io")
+    for subresource in ("exec", "attach", "portforward", "ephemeralcontainers", "log"):
+        assert not may("create", "pods", subresource=subresource)
+    assert not may("create", "serviceaccounts", subresource="token")
+    assert not may("delete", "persistentvolumes", "")
+    assert not may("create", "persistentvolumes", "")
+    assert not may("impersonate", "users", "")
+    assert not may("delete", "leases", system, group="coordination.k8s.io")
+
+
+def test_the_api_server_may_do_no_more_than_it_needs(release):
+    account, here, system = "second-apiserver", release.work.namespace, release.system.namespace
+
+    def may(verb, resource, namespace=here, **more):
+        return release.may(account, verb, resource, namespace=namespace, **more)
+
+    assert may("get", "persistentvolumeclaims")
+    assert may("update", "secrets", system, name="second-apiserver-signer")
+    assert not may("get", "secrets", system, name="other")
+    assert not may("list", "secrets", system)
+    assert not may("get", "configmaps", system, name="other")
+    for verb in ("create", "update", "patch", "delete"):
+        assert not may(verb, "pods")
+        assert not may(verb, "persistentvolumeclaims")
+        assert not may(verb, "datavolumes", group="cdi.kubevirt.io")
+    for verb in ("get", "list"):
+        assert not may(verb, "secrets")
+    for kind in ("validatingwebhookconfigurations", "mutatingwebhookconfigurations"):
+        group = "admissionregistration.k8s.io"
+        assert not may("patch", kind, "", group=group, name="other")
+        assert not may("create", kind, "", group=group)
+        assert not may("delete", kind, "", group=group)
+
+
+def test_an_upgrade_leaves_certificates_and_trust_as_they_are(release):
+    webhook = ("validatingwebhookconfiguration", f"{release.system.namespace}-second-api-datavolume-validate")
+
+    def kept():
+        secrets = [
+            release.system.get("secret", f"second-apiserver-{each}")["data"] for each in ("signer", "server-cert")
+        ]
+        return secrets, release.system.get(*webhook)["webhooks"][0]["clientConfig"]["caBundle"]
+
+    before = kept()
+    release.upgrade({**release.values, "controller": {"logLevel": "debug"}, "apiserver": {"replicas": 2}})
+    assert kept() == before
+    assert release.system.get("deployment", "second-apiserver")["status"]["readyReplicas"] == 2
+    assert "second-apiserver" in {each["metadata"]["name"] for each in release.system.get_all("poddisruptionbudgets")}
+
+
+def test_when_it_is_uninstalled_nothing_stays_but_volumes(release):
+    release.work.create(data_volume("stays", {"blank": {}}))
+    release.work.wait("pvc", "stays", "bound", is_phase("Bound"), SLOW)
+    assert release.left()
+    release.uninstall()
+    release.system.run("wait", "--for=delete", "pods", "--all", f"--timeout={SLOW:.0f}s", patience=SLOW + 10)
+    assert release.left() == set()
+    assert phase(release.work.get("pvc", "stays")) == "Bound"
+    # With the definitions a DataVolume stays too, and the API server of Kubernetes asks nobody about it.
+    release.work.delete("datavolume", "stays")
+
+
+def test_with_its_default_values_it_serves_the_whole_cluster(cluster, helm, definitions, image):
+    """The one installation that a cluster has: not while somebody else's objects are there, which it would take up."""
+    if json.loads(cluster.kubectl.run("get", "datavolumes,cdis", "--all-namespaces", "--output=json"))["items"]:
+        pytest.skip("there are DataVolumes, or a CDI, in this cluster")
+    repository, _, tag = image.rpartition(":")
+    values = {} if image == cdi_image.CDI_IMAGE else {"image": {"repository": repository, "tag": tag}}
+    with cluster.namespace("chart") as system, cluster.namespace("chart-work") as work:
+        for each in (system, work):
+            each.merge("namespace", each.namespace, {"metadata": {"labels": RESTRICTED}})
+        release = Release(cluster, helm, "cdi", system, work)
+        try:
+            release.install(values, "--take-ownership")  # of the definitions that other tests have made
+            config = cluster.kubectl.get("cdi", "cdi")["spec"]["config"]
+            assert config["podResourceRequirements"]["limits"]["cpu"] == "2"
+            work.create(data_volume("empty", {"blank": {}}))
+            work.wait("datavolume", "empty", "imported", is_phase("Succeeded"), SLOW)
+            release.upgrade({**values, "config": {"preallocation": True}})
+            cluster.kubectl.wait(
+                "cdi", "cdi", "as configured", lambda each: each["spec"]["config"].get("preallocation"), SLOW
+            )
+            for deployment in ("cdi-deployment", "cdi-apiserver"):
+                assert "orbidden" not in release.log(deployment)
+            work.delete("datavolume", "empty")
+        finally:
+            if release.installed():
+                release.uninstall()
+        assert release.left() == set()
+        assert cluster.kubectl.get_all("cdis") == []
+        assert cluster.kubectl.get("crd", "datavolumes.cdi.kubevirt.io")
+        assert not [each for each in named(cluster.kubectl.get_all("clusterroles")) if "cdi.kubevirt.io:" in each[1]]
