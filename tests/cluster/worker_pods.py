@@ -40,7 +40,7 @@ def worker(
         {"path": each, "fieldRef": {"fieldPath": f"metadata.annotations['{ANNOTATION}{each}']"}}
         for each in ("job", "limits", "journal")
     ]
-    document = _pod(name, image, ["cdi-worker"], claim, mode, DATA, DEVICE, memory)
+    document = _pod(name, image, ["cdi-worker"], claim, mode, memory)
     document["metadata"]["annotations"] = annotations
     spec = document["spec"]
     container = spec["containers"][0]
@@ -63,12 +63,22 @@ def worker(
 
 def looker(name: str, image: str, script: str, claim: str, mode: str) -> Document:
     """A pod that runs a shell script with the volume at the same place."""
-    return _pod(name, image, ["/bin/sh", "-euc", script], claim, mode, DATA, DEVICE, "200M")
+    return _pod(name, image, ["/bin/sh", "-euc", script], claim, mode, "200M")
 
 
-def _pod(
-    name: str, image: str, command: list[str], claim: str, mode: str, directory: str, device: str, memory: str
-) -> Document:
+def _pod(name: str, image: str, command: list[str], claim: str, mode: str, memory: str) -> Document:
+    document = bare(name, image, command, memory=memory)
+    container = document["spec"]["containers"][0]
+    if mode == "Block":
+        container["volumeDevices"] = [{"name": "data", "devicePath": DEVICE}]
+    else:
+        container["volumeMounts"].append({"name": "data", "mountPath": DATA})
+    document["spec"]["volumes"].append({"name": "data", "persistentVolumeClaim": {"claimName": claim}})
+    return document
+
+
+def bare(name: str, image: str, command: list[str], *, memory: str) -> Document:
+    """A pod as the restricted profile wants it, without a volume."""
     container: Document = {
         "name": "importer",
         "image": image,
@@ -83,10 +93,6 @@ def _pod(
         },
         "volumeMounts": [],
     }
-    if mode == "Block":
-        container["volumeDevices"] = [{"name": "data", "devicePath": device}]
-    else:
-        container["volumeMounts"].append({"name": "data", "mountPath": directory})
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -103,7 +109,7 @@ def _pod(
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "containers": [container],
-            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}],
+            "volumes": [],
         },
     }
 
