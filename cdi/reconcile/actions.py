@@ -99,6 +99,9 @@ class PatchObject:
     annotations: Mapping[str, str | None] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     owner: Mapping[str, Any] | None = None
+    version: str = ""
+    """The resourceVersion that it must still have, or it is a `Conflict`: what was observed may be out of date, and
+    what follows would do harm then.  Empty where that does not matter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -238,6 +238,8 @@ def _with_claim(world: World, claim: Claim) -> Decision:
     decision = _follow(world, claim, ledger, request, settled)
     final = decision.state.phase.final
     decision = replace(decision, actions=(*decision.actions, *cleared(world, claim, ledger, final=final)))
+    if world.platform.cluster and any(isinstance(action, StartWorker) for action in decision.actions):
+        ledger = ledger.begins()
     if ledger != recorded:
         # Written down by the first of the actions: none of those that follow from it is carried out without it.
         decision = replace(decision, ledger=ledger)

@@ -41,6 +41,9 @@ class Ledger:
     """Of what it was started with."""
     upload: str = ""
     """The upload that these attempts are for."""
+    starts: int = 0
+    """How often a worker's pod was asked for.  Each time is written down first, under the claim's version that was
+    read: so nobody who looks at an old state begins what was done already."""
     claim: str = ""
     """Where another claim was filled in the place of this one: its uid, once it is done."""
     volume: str = ""
@@ -82,7 +85,7 @@ class Ledger:
 
     def for_upload(self, request: str) -> Self:
         """Another upload is another story; attempts are still counted on."""
-        return replace(type(self)(), attempt=self.attempt, upload=request)
+        return replace(type(self)(), attempt=self.attempt, starts=self.starts, upload=request)
 
     def held_by(self, claim: Claim) -> Self:
         """Done, and what was done is in the volume of `claim`."""
@@ -90,7 +93,11 @@ class Ledger:
 
     def begun_anew(self) -> Self:
         """The content is gone: it is as if nothing had been done, but attempts are still counted on."""
-        return replace(type(self)(), attempt=self.attempt)
+        return replace(type(self)(), attempt=self.attempt, starts=self.starts)
+
+    def begins(self) -> Self:
+        """Another start is about to be asked for."""
+        return replace(self, starts=self.starts + 1)
 
     def pause(self, uid: str, retries: Retries) -> float:
         """Seconds to wait after the last failure: doubled each time, and spread by a quarter either way so that a

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from cdi.api.job import Outcome
 from cdi.api.names import (
@@ -68,7 +69,10 @@ def claim_patches(
     journal = {ANN_STORED_JOURNAL: worker.journal} if worker is not None and worker.journal else {}
     if prime is None:
         wanted |= journal
-    patches = [_patch(claim, wanted, labels)]
+    first = _patch(claim, wanted, labels)
+    if first is not None and decision.ledger is not None:
+        first = replace(first, version=claim.version)
+    patches = [first]
     if prime is not None:
         patches.append(_patch(prime, {**of_prime, **journal}, {}))
     return tuple(patch for patch in patches if patch is not None)

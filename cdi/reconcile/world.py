@@ -61,6 +61,8 @@ class Claim:
     selected_node: str = ""
     """Where its first consumer shall run (``volume.kubernetes.io/selected-node``)."""
     deleting: bool = False
+    version: str = ""
+    """Its resourceVersion; empty where nobody else writes."""
     path: str | None = None
     """The volume's directory where this machine has it."""
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import copy
 import json
+from datetime import UTC, datetime
 from fractions import Fraction
 
-from cdi.api.errors import CdiError, QuotaExceeded
+from cdi.api.errors import CdiError, Conflict, QuotaExceeded
 from cdi.api.job import Job, Outcome
 from cdi.api.quantity import Quantity
 from cdi.api.validation import parse
@@ -63,13 +64,14 @@ class Cluster:
         self.retries = retries or Retries()
         self.config = config
         self.default = default
-        self.now = 1_000_000.0
+        self.now = 1_767_225_600.0
         self.counter = 0
         self.attempts = 0
         self.events, self.phases, self.log = [], [], []
         self.refuse = {}
         self.reclaimed = []
         self.consumer = False
+        self.history, self.late, self.late_volumes = [], 0, 0
         self.key = (NS, "a")
         for each in bodies:
             self.create(each)
@@ -109,6 +111,12 @@ class Cluster:
     def get(self, plural, name, namespace=NS):
         return self.objects.get((plural, namespace, name))
 
+    def _see(self, plural, name, namespace=NS):
+        """As the controller's cache has it, which may be late."""
+        late = self.late_volumes if plural == VOLUMES else self.late
+        objects = self.history[-late] if late and late <= len(self.history) else self.objects
+        return objects.get((plural, namespace, name))
+
     def _uid(self, uid):
         return next((body for body in self.objects.values() if body["metadata"]["uid"] == uid), None)
 
@@ -122,7 +130,7 @@ class Cluster:
     # --- what reconcilers ask -----------------------------------------------------------------------------------
 
     def claim(self, namespace, name):
-        body = self.get(CLAIMS, name, namespace)
+        body = self._see(CLAIMS, name, namespace)
         if body is None:
             return None
         metadata, spec, status = body["metadata"], body["spec"], body["status"]
@@ -147,10 +155,11 @@ class Cluster:
             data_ref=DataRef(group=ref.get("apiGroup", ""), kind=ref["kind"], name=ref["name"]) if ref else None,
             selected_node=metadata["annotations"].get("volume.kubernetes.io/selected-node", ""),
             deleting="deletionTimestamp" in metadata,
+            version=str(hash(json.dumps(body))),
         )
 
     def data_volume(self, namespace, name):
-        body = self.get(DVS, name, namespace)
+        body = self._see(DVS, name, namespace)
         return None if body is None else parse(body)
 
     def data_source(self, namespace, name):
@@ -173,11 +182,12 @@ class Cluster:
 
     def offer(self, storage_class, *, virtualization):
         name = self.default if storage_class is None else storage_class
-        sets = (PropertySet(access_modes=("ReadWriteOnce",), volume_mode="Filesystem"),) if name in CLASSES else ()
+        both = [PropertySet(access_modes=("ReadWriteOnce",), volume_mode=mode) for mode in ("Filesystem", "Block")]
+        sets = tuple(both) if name in CLASSES else ()
         return Offer(storage_class=name, exists=name in CLASSES, sets=sets, overhead=overhead_of(name, self.config))
 
     def volume(self, name):
-        body = self.get(VOLUMES, name, "")
+        body = self._see(VOLUMES, name, "")
         if body is None:
             return None
         ref = body["spec"].get("claimRef", {})
@@ -191,11 +201,11 @@ class Cluster:
         )
 
     def import_source(self, namespace, name):
-        body = self.get("volumeimportsources", name, namespace)
+        body = self._see("volumeimportsources", name, namespace)
         return None if body is None else parse(body)
 
     def worker(self, namespace, pod):
-        body = self.get(PODS, pod, namespace)
+        body = self._see(PODS, pod, namespace)
         return None if body is None else observe_pod(body)
 
     def add_input(self, kind, name, *keys, namespace=NS):
@@ -209,8 +219,12 @@ class Cluster:
             now=self.now, config=self.config, retries=self.retries, platform=CLUSTER, refusal=refusal,
         )  # fmt: skip
 
-    def step(self, kept=None, name=None, repeat=False):
-        """Reconcile once and carry out the first `kept` of the effects, twice where `repeat`."""
+    def step(self, kept=None, name=None, repeat=False, late=0, late_volumes=0):
+        """Reconcile once and carry out the first `kept` of the effects, twice where `repeat`.
+
+        What is seen is as it was `late` steps ago, and volumes are seen `late_volumes` steps late.
+        """
+        self.late, self.late_volumes = late, late_volumes
         world = self.world(name)
         if world is None:
             return None
@@ -219,6 +233,8 @@ class Cluster:
             for _ in range(1 + repeat):
                 for action in plan.actions[:kept]:
                     self.act(action)
+        except Conflict:
+            return plan
         except CdiError as error:
             plan = reconcile(self.world(name, Refusal(action=action, failure=as_failure(error))))
             for each in plan.actions[:kept]:
@@ -247,6 +263,8 @@ class Cluster:
             case PatchObject():
                 body = self.get(action.plural, action.name, action.namespace)
                 if body is not None and body["metadata"]["uid"] == action.uid:
+                    if action.version not in ("", str(hash(json.dumps(body)))):
+                        raise Conflict("it was changed meanwhile")
                     metadata = body["metadata"]
                     for annotation, text in action.annotations.items():
                         if text is None:
@@ -270,9 +288,16 @@ class Cluster:
                     volume["spec"]["claimRef"] = reference
             case StartWorker():
                 self._refused("Pod", action.pod["metadata"]["name"])
+                claim = self._uid(action.claim)
+                volume = self.get(VOLUMES, claim["spec"].get("volumeName", ""), "") if claim is not None else None
+                assert volume is None or volume["content"] != COMPLETE or self._pod_unread(action)
                 self.create(action.pod)
             case StopWorker():
                 self.remove(PODS, action.pod, action.pod_uid, action.namespace)
+
+    def _pod_unread(self, action):
+        """The pod of the attempt that filled the volume is there still: creating it again does nothing."""
+        return self.get(PODS, action.pod["metadata"]["name"]) is not None
 
     def _refused(self, kind, name):
         error = self.refuse.get((kind, name)) or self.refuse.get(kind)
@@ -286,6 +311,7 @@ class Cluster:
 
     def nature(self, choice=0):
         """One thing that happens by itself; False where nothing does."""
+        self.history.append(copy.deepcopy(self.objects))
         doable = [
             act
             for act in (
@@ -381,7 +407,7 @@ class Cluster:
                 for name in self._claims_of(pod)
             )
             if pod["status"]["phase"] == "Pending" and bound:
-                yield lambda pod=pod: pod.update(status=_running())
+                yield lambda pod=pod: pod.update(status=_running(self._time()))
             elif pod["status"]["phase"] == "Running":
                 yield lambda pod=pod: self._end(pod)
 
@@ -396,9 +422,12 @@ class Cluster:
         outcome = Outcome(id=job.id, failure=end.failure, labels=end.labels, digest="sha256:" + "0" * 64)
         document = {"message": "", "outcome": json.loads(outcome.to_json())}
         code = 0 if end.failure is None else 3
-        pod["status"] = _ended(code, json.dumps(document))
+        pod["status"] = _ended(code, json.dumps(document), self._time())
         if end.failure is None and claim is not None:
             self.get(VOLUMES, claim["spec"]["volumeName"], "")["content"] = COMPLETE
+
+    def _time(self):
+        return datetime.fromtimestamp(self.now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def _collecting(self):
         for (plural, namespace, name), body in sorted(self.objects.items()):
@@ -425,14 +454,25 @@ class Cluster:
             if "deletionTimestamp" in claim["metadata"]:
                 self.step(name=claim["metadata"]["name"])
 
-    def run(self, steps=400, losses=(), choices=()):
+    def run(self, steps=400, losses=(), choices=(), lags=()):
         """To the fixpoint; of the n-th step only ``losses[n]`` effects happen (negative: all, twice)."""
         for number in range(steps):
             kept = losses[number] if number < len(losses) else None
-            plan = self.step(None if kept is not None and kept < 0 else kept, repeat=kept is not None and kept < 0)
+            late, late_volumes = lags[number] if number < len(lags) else (0, 0)
+            plan = self.step(
+                None if kept is not None and kept < 0 else kept,
+                repeat=kept is not None and kept < 0,
+                late=late,
+                late_volumes=late_volumes,
+            )
+            self.late = self.late_volumes = 0
             self.settle_deletions()
             happened = self.nature(choices[number] if number < len(choices) else 0)
-            if number < len(losses) or happened or (plan is not None and (plan.actions or plan.status is not None)):
+            if (
+                number < max(len(losses), len(lags))
+                or happened
+                or (plan is not None and (plan.actions or plan.status is not None))
+            ):
                 self.now += 0.25
             elif plan is None or plan.requeue_after is None or self._rests(plan):
                 return self
@@ -470,8 +510,8 @@ class Cluster:
         return None if volume is None or claim["status"]["phase"] != "Bound" else volume["content"]
 
 
-def _running():
-    started = {"running": {"startedAt": "2026-01-01T00:00:01Z"}}
+def _running(time):
+    started = {"running": {"startedAt": time}}
     return {
         "phase": "Running",
         "conditions": [{"type": "PodScheduled", "status": "True"}],
@@ -479,13 +519,13 @@ def _running():
     }
 
 
-def _ended(code, message):
+def _ended(code, message, time):
     state = {
         "exitCode": code,
         "reason": "Completed" if code == 0 else "Error",
         "message": message,
-        "startedAt": "2026-01-01T00:00:01Z",
-        "finishedAt": "2026-01-01T00:00:02Z",
+        "startedAt": time,
+        "finishedAt": time,
     }
     return {
         "phase": "Succeeded" if code == 0 else "Failed",
