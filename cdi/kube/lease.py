@@ -179,8 +179,6 @@ class Leadership:
         clock = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(min(self._retry, max(0.0, self._renewed + self._deadline - clock())))
-            if clock() >= self._renewed + self._deadline:
-                return
             try:
                 async with asyncio.timeout_at(self._renewed + self._deadline):
                     await self._renew_once()
