@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from cdi.api.errors import InternalError, TargetTooSmall, TargetUnsuitable
+from cdi.api.errors import InternalError, TargetPermission, TargetTooSmall, TargetUnsuitable
 from cdi.api.job import BlockTargetSpec
 from cdi.target import linux
 from cdi.target.descriptor import Descriptors
@@ -15,6 +15,12 @@ EDGE = 1 << 20
 """Overwritten first at both ends when a device is wiped: partition tables and file systems begin there."""
 STEP = 1 << 30
 """The most that one call zeroes, bytes, so that an interrupt is heard."""
+
+
+_REMEDY = (
+    "give the worker's user (107) the right to write; in a cluster, set device_ownership_from_security_context = true"
+    " in the settings of the node's container runtime (containerd, CRI-O)"
+)
 
 
 class BlockDevice:
@@ -34,7 +40,7 @@ class BlockDevice:
                 raise TargetUnsuitable(
                     "this is no block device", where=spec.path, remedy="use a file target, or name the device"
                 )
-            direct = os.open(spec.path, os.O_RDWR | os.O_EXCL | os.O_DIRECT | os.O_CLOEXEC)
+            direct = _claim(spec.path)
             try:
                 block = linux.logical_block_size(direct)
                 self._capacity = os.lseek(direct, 0, os.SEEK_END)
@@ -183,3 +189,12 @@ class BlockDevice:
             raise InternalError(
                 f"{length} bytes at {offset} do not lie within the disk of {self.size} bytes", where=self.path
             )
+
+
+def _claim(path: str) -> int:
+    """A descriptor that nobody else has for writing at the same time."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_EXCL | os.O_DIRECT | os.O_CLOEXEC)
+    except PermissionError as error:
+        # What a pod's user may do to a device is not said in any manifest: the reason most pods meet this.
+        raise TargetPermission(f"the device cannot be written: {error.strerror}", where=path, remedy=_REMEDY) from error
