@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import click
 
 from cdi.api.errors import Interrupted, WaitTimeout
-from cdi.api.job import Progress
 from cdi.cli import bars
 from cdi.cli.options import duration
 from cdi.cli.session import Session, subcommand
@@ -19,12 +20,16 @@ from cdi.image.sizes import human
 
 if TYPE_CHECKING:
     from cdi.api.job import Failure
+    from cdi.runtime.backend import Advance
     from cdi.runtime.batch.item import Item
+    from cdi.runtime.batch.probe import Eyes
     from cdi.runtime.batch.report import Report, Result
 
 HEADERS = ("NAME", "RESULT", "SIZE", "FORMAT", "TIME", "RATE", "DIGEST")
 _COLOURS = {"imported": "green", "failed": "red", "refused": "red", "outdated": "yellow", "running": "yellow"}
 _SHORT = 12
+_PATIENCE = 60.0
+"""Seconds for which a cluster's server may be away: nobody need be there to begin again."""
 
 
 @subcommand("batch")
@@ -77,6 +82,7 @@ def command(
     from cdi.runtime.batch.load import load_batch
     from cdi.runtime.batch.run import Options, default_jobs, run_batch
 
+    session.patience = _PATIENCE
     batch = load_batch(files, namespace=session.namespace)
     options = Options(
         jobs=jobs or default_jobs(),
@@ -87,7 +93,7 @@ def command(
         timeout=timeout,
     )
     with Display(len(batch.items), min(options.jobs, len(batch.items))) as display:
-        report = run_batch(session.embedded, batch, options, display)
+        report = run_batch(session.backend, batch, options, display, _eyes(session))
     if output == "json":
         click.echo(document(report.to_dict(), "json"))
     else:
@@ -95,6 +101,14 @@ def command(
     for line in _explained(report):
         click.echo(line, err=True)
     return report.exit_status
+
+
+def _eyes(session: Session) -> Callable[[], Eyes] | None:
+    if not session.in_cluster:
+        return None
+    from cdi.controller.lookups import Lookups
+
+    return partial(Lookups, session.remote.calls)
 
 
 class Display:
@@ -119,7 +133,7 @@ class Display:
         self._rows[item.label] = row
         self._bars[item.label] = bars.bar(item.label, position=row)
 
-    def update(self, item: Item, phase: str, progress: Progress | None, note: str) -> None:
+    def update(self, item: Item, phase: str, progress: Advance | None, note: str) -> None:
         self._bars[item.label].update(phase, progress, note)
 
     def ended(self, item: Item, result: Result) -> None:

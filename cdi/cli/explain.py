@@ -10,6 +10,7 @@ import click
 
 from cdi.api.errors import CdiError, NotFound, UsageError
 from cdi.cli.access import access_options, read_wishes, request_of, wish_options
+from cdi.cli.explain_cluster import explain_manifests, explain_request, explain_standing
 from cdi.cli.inspect import checks as check_table
 from cdi.cli.inspect import size as words_of_size
 from cdi.cli.looking import looking
@@ -47,12 +48,17 @@ def command(
     """Tell what an import would do, before it does it: will it work, which way, at what cost.
 
     Of manifests (-f), of a DataVolume that is applied (dv/NAME), or of a URL or file with the options of cdi import.
-    What would be refused ends with that refusal's exit status.  No volume is written.
+    What would be refused ends with that refusal's exit status.  No volume is written.  Of a DataVolume in a cluster it
+    is told why it does not go on.
     """
     if bool(what) == bool(names):
         raise UsageError("name one thing to explain", remedy="cdi explain -f FILE, or dv/NAME, or a URL")
+    applied = _applied(what)
+    if session.in_cluster and applied is not None:
+        _refuse_options(click.get_current_context())
+        explain_standing(session, applied, output)
+        return
     with looking("explain", always=False) as show:
-        applied = _applied(what)
         if names or applied is not None:
             _refuse_options(click.get_current_context())
             found = list(_of_objects(session, names, applied, show))
@@ -60,7 +66,10 @@ def command(
             assert what is not None
             wishes = read_wishes(options)
             request = request_of(what, options, **wishes)
-            found = [preflight(session.embedded.home, request, session.namespace, name, on_progress=show)]
+            if session.in_cluster:
+                found = [explain_request(session, request, name, show)]
+            else:
+                found = [preflight(session.embedded.home, request, session.namespace, name, on_progress=show)]
     if output == "text":
         for number, told in enumerate(found):
             echo_lines([""] * bool(number) + list(lines(told, verbose=verbose)))
@@ -94,6 +103,9 @@ def _refuse_options(context: click.Context) -> None:
 def _of_objects(
     session: Session, names: tuple[str, ...], applied: str | None, show: OnProgress
 ) -> Iterator[Explanation]:
+    if session.in_cluster:
+        yield from explain_manifests(session, names, show)
+        return
     home = session.embedded.home
     if applied is not None:
         with Foresight(home) as foresight:
@@ -136,6 +148,7 @@ def lines(told: Explanation, *, verbose: bool = False) -> Iterator[str]:
 
 def _known(told: Explanation) -> Iterator[tuple[str, str]]:
     found, clone = told.found, told.clone
+    yield from told.place
     if clone is not None:
         yield "clone of", clone.source
         if clone.size is not None:

@@ -315,10 +315,13 @@ class _Courses:
     def __init__(self, embedded: Embedded) -> None:
         self._embedded = embedded
         self._revive = 0.0
+        self._looked = True
+        """Somebody waits for something: a supervisor has to be there."""
         self._keep_alive()
 
     def look(self, key: Key) -> tuple[Object, Progress | None]:
         body = self._embedded.store.get(key)
+        self._looked = True
         return body, self._embedded.progress_of(body)
 
     def pause(self, seconds: float) -> None:
@@ -326,6 +329,7 @@ class _Courses:
         self._keep_alive()
 
     def _keep_alive(self) -> None:
-        if time.monotonic() >= self._revive:
+        if self._looked and time.monotonic() >= self._revive:
+            self._looked = False
             ensure_supervisor(self._embedded.home)
             self._revive = time.monotonic() + _REVIVE

@@ -80,6 +80,8 @@ class Explanation:
     space: Space | None = None
     refusal: CdiError | None = None
     """What it would end with."""
+    place: list[tuple[str, str]] = field(default_factory=list)
+    """Of a cluster: where and how the volume would be made, names with what is to be said of them."""
     notes: list[str] = field(default_factory=list)
 
     def refuse(self, error: CdiError) -> None:
@@ -127,14 +129,14 @@ def explain(
     job = replace(job, policy=policy, source=source, size=job.size if sized else None)
     told.job, told.requested = job, job.size
     if isinstance(job.source, BlankSourceSpec):
-        _plan_blank(job, told)
+        plan_blank(job, told)
     else:
         control = Control(job)
         wanted = ask or Ask(expected=True, allocation=True)
         told.found = watched(lambda: examine(job, control, wanted), control, on_progress)
         if told.found.refusal is not None:
             told.refuse(told.found.refusal)
-        _plan(job, told.found, told)
+        plan_image(job, told.found, told)
     _look_at_space(home, job, told)
     return told
 
@@ -163,7 +165,8 @@ def _look_at_volume(home: Home, course: Course, told: Explanation) -> None:
 # --- plans --------------------------------------------------------------------------------------------------------
 
 
-def _plan_blank(job: Job, told: Explanation) -> None:
+def plan_blank(job: Job, told: Explanation) -> None:
+    """Of an empty disk."""
     facts = PlanInput(
         length=0,
         ranges=False,
@@ -179,7 +182,8 @@ def _plan_blank(job: Job, told: Explanation) -> None:
         told.refuse(error)
 
 
-def _plan(job: Job, found: Findings, told: Explanation) -> None:
+def plan_image(job: Job, found: Findings, told: Explanation) -> None:
+    """The way that an image takes, and the claim that its disk needs; a refusal where there is none."""
     facts: SourceFacts | None = found.facts
     if facts is None or (found.image is None and not found.archive):
         return

@@ -43,6 +43,7 @@ def document(told: Explanation) -> dict[str, Any]:
             "diskSize": plan.disk_size,
             "rereads": plan.rereads,
         },
+        "place": dict(told.place) or None,
         "space": None if told.space is None else _camel(asdict(told.space)),
         "waits": told.course.waits or None,
         "notes": [*told.notes, *(found.result.warnings if found is not None else [])],

@@ -28,12 +28,8 @@ def begin(
     already; a Secret or ConfigMap that is somebody else's), `Conflict`.
     """
     embedded = backend if isinstance(backend, Embedded) else None
-    if embedded is None and not request.place.fetched:
-        raise UsageError(
-            "a cluster cannot fetch it from this machine",
-            where=request.place.location,
-            remedy="virtctl image-upload, or serve the file over HTTP and import its URL",
-        )
+    if embedded is None:
+        refuse_local(request)
     wanted = manifests(request, namespace, name, size, local=embedded is not None)
     before = _stored(backend, "dv", namespace, name)
     for body in wanted.inputs:
@@ -50,6 +46,16 @@ def begin(
     if embedded is not None and not request.place.fetched:
         _upload(embedded, request, namespace, name, stream)
     return before is None
+
+
+def refuse_local(request: Request) -> None:
+    """Raise `UsageError` for what no cluster can fetch."""
+    if not request.place.fetched:
+        raise UsageError(
+            "a cluster cannot fetch it from this machine",
+            where=request.place.location,
+            remedy="virtctl image-upload, or serve the file over HTTP and import its URL",
+        )
 
 
 def _stored(backend: Backend, kind: str, namespace: str, name: str) -> Mapping[str, Any] | None:

@@ -13,6 +13,7 @@ from cdi.api.job import Failure, Progress
 from cdi.reconcile import upload as uploads
 from cdi.reconcile.policy import CHECKSUM
 from cdi.reconcile.upload import UploadRequest
+from cdi.runtime.backend import Backend
 from cdi.runtime.batch.item import Item, size_of, with_size
 from cdi.runtime.batch.probe import Offer, Prober
 from cdi.runtime.batch.standing import Begin, Join, Keep, Replace, Standing, decide, facts_of, pinned_checksum
@@ -34,6 +35,8 @@ class Kept:
 class Importing:
     """It is under way."""
 
+    uid: str
+    """The DataVolume's."""
     note: str = ""
     """Why it was made anew, or that it was under way before."""
     before: tuple[Failure, int] | None = None
@@ -45,7 +48,7 @@ class Starter:
 
     def __init__(
         self,
-        embedded: Embedded,
+        backend: Backend,
         prober: Prober,
         update: bool,
         pins: Mapping[str, Entry],
@@ -53,7 +56,7 @@ class Starter:
         stopped: threading.Event,
     ) -> None:
         """`pins` are empty where the batch is not held to its lock file; `offers` are those that are known already."""
-        self._embedded = embedded
+        self._backend = backend
         self._prober = prober
         self._update = update
         self._pins = pins
@@ -75,8 +78,8 @@ class Starter:
         """Blocks until it is under way.  Raises `CdiError`; the volume that there was is untouched then, unless it had
         to make room.
         """
-        standing = Standing.of(self._embedded, item)
-        facts = facts_of(self._embedded, item, standing.claim)
+        standing = Standing.of(self._backend, item)
+        facts = facts_of(self._backend, item, standing.claim)
         pin = self._pins.get(item.label) if item.pinnable else None
         offer, note = self._offer(item, standing)
         decision = decide(item, standing, facts, offer, pin=pin, update=self._update)
@@ -117,11 +120,11 @@ class Starter:
                 manifest = item.sized(size)
         if standing is not None:
             self._check()
-            self._embedded.delete("dv", item.namespace, item.name)
+            self._backend.delete("dv", item.namespace, item.name)
         self._apply(item, _held_to(item, manifest, pin))
         if item.path is not None:
-            self._embedded.upload(item.namespace, item.name, item.path)
-        return Importing(note=note)
+            self._here.upload(item.namespace, item.name, item.path)
+        return self._under_way(item, note)
 
     def _join(self, item: Item, pin: Entry | None, standing: Standing) -> Importing:
         dv = standing.datavolume
@@ -132,9 +135,19 @@ class Starter:
         if item.path is not None and (failure is not None or not _asked(standing.claim, item)):
             # It may be on its way already, or have arrived meanwhile.
             with contextlib.suppress(Conflict, AlreadyExists):
-                self._embedded.upload(item.namespace, item.name, item.path)
+                self._here.upload(item.namespace, item.name, item.path)
         before = None if failure is None else (failure, restarts)
-        return Importing(note="was under way", before=before)
+        return self._under_way(item, "was under way", before=before)
+
+    @property
+    def _here(self) -> Embedded:
+        """What takes files of this machine."""
+        assert isinstance(self._backend, Embedded)
+        return self._backend
+
+    def _under_way(self, item: Item, note: str, before: tuple[Failure, int] | None = None) -> Importing:
+        body = self._backend.get("dv", item.namespace, item.name)
+        return Importing(uid=body["metadata"]["uid"], note=note, before=before)
 
     def _as_it_is(self, item: Item, standing: Standing) -> Object:
         """The manifest with the size that the volume has, where it leaves that open."""
@@ -143,7 +156,7 @@ class Starter:
 
     def _apply(self, item: Item, manifest: Object) -> None:
         self._check()
-        self._embedded.apply([manifest])
+        self._backend.apply([manifest])
         self._applied.add(item.key)
 
     def _check(self) -> None:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import assert_never
+from typing import Protocol, assert_never
 
 from cdi import durable
+from cdi.api.datavolume import DataVolume
 from cdi.api.digest import Digest
 from cdi.api.errors import FormatUnsupported, Interrupted, NotFound
 from cdi.api.job import BlankSourceSpec, Job, Progress, RegistrySourceSpec
-from cdi.reconcile.actions import Mount
+from cdi.reconcile.actions import InputRef, Mount
 from cdi.reconcile.job import Prepared, prepare
 from cdi.reconcile.origin import Clone, External, Import, Refuse, Upload, Wait, find_origin
 from cdi.reconcile.upload import UploadRequest
-from cdi.reconcile.world import Claim, Layout
+from cdi.reconcile.world import Claim, Layout, World
 from cdi.runtime.batch.item import Item
 from cdi.runtime.examine import Ask, Findings, examine
 from cdi.runtime.home import Home
@@ -44,13 +45,38 @@ class Offer:
     digests: tuple[Digest, ...] = ()
 
 
-class Prober:
-    """Sees the objects as they were when it was made.  Methods may be called from any thread."""
+class Eyes(Protocol):
+    """Sees the objects that a DataVolume refers to.  Methods may be called from any thread."""
+
+    def world(self, dv: DataVolume) -> World:
+        """Without its claim."""
+        ...
+
+    def content(self, ref: InputRef) -> Mapping[str, bytes]:
+        """The values of a Secret or ConfigMap; raises `NotFound`."""
+        ...
+
+
+class EyesOfHome:
+    """Sees the objects of one CDI_HOME as they were when it was made."""
 
     def __init__(self, home: Home, store: Store) -> None:
         self._observed = Observed(home)
         with store.watch(WATCHED) as watch:
             self._observed.take(watch.poll(0.0))
+
+    def world(self, dv: DataVolume) -> World:
+        return self._observed.world(dv, None, Setting(), admitted=True)
+
+    def content(self, ref: InputRef) -> Mapping[str, bytes]:
+        return self._observed.content(ref)
+
+
+class Prober:
+    """Methods may be called from any thread."""
+
+    def __init__(self, eyes: Eyes) -> None:
+        self._eyes = eyes
         self._lock = threading.Lock()
         self._controls: list[Control] = []
         self._cancelled = False
@@ -71,7 +97,7 @@ class Prober:
 
     def offer(self, item: Item) -> Offer | None:
         """None where nothing is fetched.  Raises as opening and asking the source does."""
-        with self._job(item) as job:
+        with self.job(item) as job:
             if job is None or isinstance(job.source, BlankSourceSpec):
                 return None
             with self._control(job) as control:
@@ -91,7 +117,7 @@ class Prober:
         Where only its end tells how long it is, all of it is read; `watch` is given what tells how far that is.
         Raises as the import would, before it begins.
         """
-        with self._job(item) as job:
+        with self.job(item) as job:
             if job is None or isinstance(job.source, BlankSourceSpec):
                 return None
             with self._control(job) as control:
@@ -105,7 +131,7 @@ class Prober:
 
     def digest(self, item: Item) -> Digest | None:
         """The sha256 of all that the source gives.  Raises as `size` does."""
-        with self._job(item) as job:
+        with self.job(item) as job:
             if job is None:
                 return None
             with self._control(job) as control:
@@ -134,8 +160,8 @@ class Prober:
     # --- the job --------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _job(self, item: Item) -> Iterator[Job | None]:
-        """The job with its secrets as files; None for what no job does (clones)."""
+    def job(self, item: Item) -> Iterator[Job | None]:
+        """The job that would import it, with its secrets as files meanwhile; None for what no job does (clones)."""
         with private_directory() as directory:
             prepared = self._prepared(item, str(directory))
             if prepared is None:
@@ -152,14 +178,14 @@ class Prober:
         place = Path(mount.directory)
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         for ref in mount.inputs:
-            for key, value in self._observed.content(ref).items():
+            for key, value in self._eyes.content(ref).items():
                 name = key if len(mount.inputs) == 1 else f"{ref.kind.lower()}-{ref.name}-{key}"[-200:]
                 durable.write(place / name, value)
 
     def _prepared(self, item: Item, directory: str) -> Prepared | None:
         dv = item.model()
         world = replace(
-            self._observed.world(dv, None, Setting(), admitted=True),
+            self._eyes.world(dv),
             layout=Layout(
                 disk=f"{directory}/disk.img",
                 directory=f"{directory}/volume",

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,23 +20,20 @@ from pathlib import Path
 from typing import Protocol
 
 from cdi.api.errors import CdiError, InvalidManifest, LockMismatch, NotFound, UsageError
-from cdi.api.job import Progress
 from cdi.reconcile.failure import as_failure
+from cdi.runtime.backend import Advance, Backend, Courses
 from cdi.runtime.batch.aside import aside, each_aside
 from cdi.runtime.batch.importing import Importing, Kept, Starter
 from cdi.runtime.batch.item import Batch, Item
-from cdi.runtime.batch.probe import Offer, Prober
+from cdi.runtime.batch.probe import Eyes, EyesOfHome, Offer, Prober
 from cdi.runtime.batch.report import Report, Result, Verdict
 from cdi.runtime.batch.standing import Facts, Standing, clash, facts_of, not_as_pinned, volume_is_not
 from cdi.runtime.batch.watching import Ended, Watched, watched
 from cdi.runtime.embedded import Embedded
 from cdi.runtime.lockfile import NAME, Entry, Lock, check_writable, record
-from cdi.runtime.supervisor import ensure_supervisor
 from cdi.store.base import Key
-from cdi.store.local import LocalStore
 
 _LOOK = 0.1
-_REVIVE = 1.0
 _MOST_PROBLEMS = 50
 _FAREWELL = 2.0
 """Seconds for imports that are just being begun when the batch ends."""
@@ -70,7 +67,7 @@ class Audience(Protocol):
 
     def began(self, item: Item) -> None: ...
 
-    def update(self, item: Item, phase: str, progress: Progress | None, note: str) -> None: ...
+    def update(self, item: Item, phase: str, progress: Advance | None, note: str) -> None: ...
 
     def ended(self, item: Item, result: Result) -> None: ...
 
@@ -85,19 +82,29 @@ class _Live:
     importing: Importing | None = None
 
 
-def run_batch(embedded: Embedded, batch: Batch, options: Options, audience: Audience) -> Report:
+def run_batch(
+    backend: Backend, batch: Batch, options: Options, audience: Audience, eyes: Callable[[], Eyes] | None = None
+) -> Report:
     """Import all of `batch`.
+
+    `eyes` are those that look at what its sources need, once that is applied; those of `backend`'s home where None.
 
     Failures of images are part of the report, and so is what is left running after ctrl-C.  Raises, before anything
     is begun, `InvalidManifest` with everything that is in the way of the batch, `LockMismatch` where there is no lock
     file to hold it to, `TargetPermission` where there cannot be one.
     """
-    return _Run(embedded, batch, options, audience).run()
+    if eyes is None:
+        assert isinstance(backend, Embedded)
+        eyes = partial(EyesOfHome, backend.home, backend.store)
+    return _Run(backend, batch, options, audience, eyes).run()
 
 
 class _Run:
-    def __init__(self, embedded: Embedded, batch: Batch, options: Options, audience: Audience) -> None:
-        self._embedded = embedded
+    def __init__(
+        self, backend: Backend, batch: Batch, options: Options, audience: Audience, eyes: Callable[[], Eyes]
+    ) -> None:
+        self._backend = backend
+        self._eyes = eyes
         self._batch = batch
         self._options = options
         self._audience = audience
@@ -116,24 +123,26 @@ class _Run:
         self._unwritten: dict[str, Entry] = {}
         self._began = time.monotonic()
         self._deadline = None if options.timeout is None else self._began + options.timeout
-        self._revived = 0.0
         if options.jobs < 1:
             raise UsageError("at least one import runs at a time", where="--jobs")
+
+    _courses: Courses
 
     def run(self) -> Report:
         interrupted = timed_out = False
         self._open_lock()
-        standings = {item.key: Standing.of(self._embedded, item) for item in self._batch.items}
+        standings = {item.key: Standing.of(self._backend, item) for item in self._batch.items}
         self._refuse_clashes(standings)
         if self._batch.others:
-            self._embedded.apply(self._batch.others)
-        prober = Prober(self._embedded.home, LocalStore(self._embedded.home.objects))
-        self._starter = Starter(self._embedded, prober, self._options.update, self._pins, self._offers, self._stopped)
+            self._backend.apply(self._batch.others)
+        prober = Prober(self._eyes())
+        self._starter = Starter(self._backend, prober, self._options.update, self._pins, self._offers, self._stopped)
         try:
             self._refuse_missing(prober)
             if not self._options.locked or self._compare(prober, standings):
                 self._waiting.extend(item for item in self._batch.items if item.key not in self._results)
-            timed_out = self._loop()
+            with self._backend.courses([item.key for item in self._batch.items]) as self._courses:
+                timed_out = self._loop()
         except KeyboardInterrupt:
             interrupted = True
         finally:
@@ -158,6 +167,8 @@ class _Run:
     def _refuse_clashes(self, standings: Mapping[Key, Standing]) -> None:
         problems = []
         for item in self._batch.items:
+            if item.path is not None and not isinstance(self._backend, Embedded):
+                problems.append(f"{item.place}: a cluster cannot fetch {item.path} from this machine")
             reason = clash(item, standings[item.key], update=self._options.update)
             if reason is not None:
                 problems.append(f"{item.place}: {reason}")
@@ -176,7 +187,7 @@ class _Run:
                 pass  # the image's own failure, in its turn
             if item.source is not None and item.source not in made:
                 try:
-                    self._embedded.get("pvc", item.source.namespace, item.source.name)
+                    self._backend.get("pvc", item.source.namespace, item.source.name)
                 except NotFound:
                     problems.append(f"{item.place}: there is no {item.source} to be cloned")
         _refuse(problems)
@@ -214,7 +225,7 @@ class _Run:
             if same:
                 found = None
         if found is None and standing.phase == "Succeeded" and standing.claim is not None and not self._options.update:
-            found = volume_is_not(item, facts_of(self._embedded, item, standing.claim), pin)
+            found = volume_is_not(item, facts_of(self._backend, item, standing.claim), pin)
         return found
 
     # --- one after another ------------------------------------------------------------------------------------------
@@ -225,11 +236,10 @@ class _Run:
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 return True
             self._begin()
-            self._revive()
             for live in list(self._running):
                 self._look(live)
             if self._running:
-                time.sleep(_LOOK)
+                self._courses.pause(_LOOK)
         return False
 
     def _begin(self) -> None:
@@ -261,12 +271,6 @@ class _Run:
             self._end(item, self._result(item, "skipped", note=f"{source.label}, which it is a clone of, is not there"))
         return None
 
-    def _revive(self) -> None:
-        now = time.monotonic()
-        if now - self._revived >= _REVIVE and any(live.importing is not None for live in self._running):
-            ensure_supervisor(self._embedded.home)
-            self._revived = now
-
     def _look(self, live: _Live) -> None:
         item = live.item
         try:
@@ -280,7 +284,7 @@ class _Run:
                     self._done(live, "outdated" if started.moved else "unchanged", started.note)
                     return
                 live.importing = started
-            found = watched(self._embedded, item, live.importing)
+            found = watched(self._backend, self._courses, item, live.importing)
             match found:
                 case Watched():
                     self._audience.update(item, found.phase, found.progress, found.note)
@@ -296,19 +300,19 @@ class _Run:
             return
         pin = self._pins.get(item.label) if self._options.locked and item.pinnable else None
         if pin is not None:
-            standing = Standing.of(self._embedded, item)
-            unlike = volume_is_not(item, facts_of(self._embedded, item, standing.claim), pin)
+            standing = Standing.of(self._backend, item)
+            unlike = volume_is_not(item, facts_of(self._backend, item, standing.claim), pin)
             if unlike is not None:
                 # It was begun before, by somebody who was not held to the lock file.
-                self._embedded.delete("dv", item.namespace, item.name)
+                self._backend.delete("dv", item.namespace, item.name)
                 raise LockMismatch(f"{unlike}; the volume was removed", where=item.label)
         self._done(live, "imported", end.note)
 
     def _done(self, live: _Live, verdict: Verdict, note: str) -> None:
         item = live.item
-        claim = Standing.of(self._embedded, item).claim
-        facts = facts_of(self._embedded, item, claim)
-        outcome = self._embedded.outcome(item.namespace, item.name)
+        claim = Standing.of(self._backend, item).claim
+        facts = facts_of(self._backend, item, claim)
+        outcome = self._backend.outcome(item.namespace, item.name)
         result = replace(
             self._result(item, verdict, live=live, note=note),
             size=outcome.disk_size if outcome is not None and outcome.disk_size is not None else facts.virtual_size,

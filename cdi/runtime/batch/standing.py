@@ -12,6 +12,7 @@ from cdi.api.rules.update import check_update
 from cdi.api.validation import parse
 from cdi.reconcile.decision import IMAGE
 from cdi.reconcile.policy import CHECKSUM
+from cdi.runtime.backend import Backend
 from cdi.runtime.batch.item import Item, size_of, with_size
 from cdi.runtime.batch.load import adopts
 from cdi.runtime.batch.probe import Offer
@@ -31,12 +32,12 @@ class Standing:
     """Files lie where its volume would be, and no claim knows of them."""
 
     @classmethod
-    def of(cls, embedded: Embedded, item: Item) -> Standing:
-        claim = _get(embedded, "pvc", item)
+    def of(cls, backend: Backend, item: Item) -> Standing:
+        claim = _get(backend, "pvc", item)
         return cls(
-            datavolume=_get(embedded, "dv", item),
+            datavolume=_get(backend, "dv", item),
             claim=claim,
-            occupied=claim is None and _holds_something(embedded, item),
+            occupied=claim is None and _holds_something(backend, item),
         )
 
     @property
@@ -208,29 +209,31 @@ def _checksums(item: Item, pin: Entry) -> str | None:
     return f"{pinned} is pinned, and the batch's checksum is {wanted}"
 
 
-def _get(embedded: Embedded, kind: str, item: Item) -> Object | None:
+def _get(backend: Backend, kind: str, item: Item) -> Object | None:
     try:
-        return embedded.get(kind, item.namespace, item.name)
+        return backend.get(kind, item.namespace, item.name)
     except NotFound:
         return None
 
 
-def _holds_something(embedded: Embedded, item: Item) -> bool:
+def _holds_something(backend: Backend, item: Item) -> bool:
+    if not isinstance(backend, Embedded):
+        return False
     try:
-        with os.scandir(embedded.home.volume(item.namespace, item.name)) as found:
+        with os.scandir(backend.home.volume(item.namespace, item.name)) as found:
             return next(found, None) is not None
     except OSError:
         return False
 
 
-def facts_of(embedded: Embedded, item: Item, claim: Object | None) -> Facts:
+def facts_of(backend: Backend, item: Item, claim: Object | None) -> Facts:
     """What is recorded of the image in an item's volume: by its claim, and by its worker as far as that is kept."""
     if claim is None:
         return Facts()
     annotations = claim["metadata"].get("annotations") or {}
     size = annotations.get(f"{IMAGE}virtualSize", "")
     try:
-        progress = embedded.progress(item.namespace, item.name)
+        progress = backend.progress(item.namespace, item.name) if isinstance(backend, Embedded) else None
     except NotFound:
         progress = None
     length = progress.total if progress is not None and progress.phase == "done" and not item.is_registry else None

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 from cdi.api.errors import NotFound, Retry
-from cdi.api.job import Failure, Progress
+from cdi.api.job import Failure
 from cdi.api.phases import Phase
 from cdi.reconcile.failure import as_failure
+from cdi.runtime.backend import Advance, Backend, Courses
 from cdi.runtime.batch.importing import Importing
 from cdi.runtime.batch.item import Item
-from cdi.runtime.embedded import Embedded
 from cdi.runtime.view import failure_of, phase_of
 from cdi.store.base import Object
 
@@ -20,7 +21,7 @@ class Watched:
     """It goes on."""
 
     phase: str
-    progress: Progress | None
+    progress: Advance | None
     note: str
 
 
@@ -35,11 +36,10 @@ class Ended:
 _AGAIN = "it is tried again in the background, now and then"
 
 
-def watched(embedded: Embedded, item: Item, importing: Importing) -> Watched | Ended:
+def watched(backend: Backend, courses: Courses, item: Item, importing: Importing) -> Watched | Ended:
     """A failure that only a person can end ends it too, although the DataVolume itself waits on."""
     try:
-        body = embedded.get("dv", item.namespace, item.name)
-        progress = embedded.progress(item.namespace, item.name)
+        body, progress = _look(backend, courses, item, importing)
     except NotFound:
         gone = NotFound(f"{item.key} was deleted while it was imported", remedy="run the batch again")
         return Ended(failure=as_failure(gone))
@@ -54,6 +54,16 @@ def watched(embedded: Embedded, item: Item, importing: Importing) -> Watched | E
     # What is said of uploads is for whoever has the file, and that is this batch.
     note = failure.message if failure is not None else "" if item.path is not None else _why(body)
     return Watched(phase=phase.value or Phase.PENDING.value, progress=progress, note=note)
+
+
+def _look(backend: Backend, courses: Courses, item: Item, importing: Importing) -> tuple[Object, Advance | None]:
+    """The very one that was begun, which whoever watches may not have been told of yet.  Raises `NotFound`."""
+    with contextlib.suppress(NotFound):
+        body, advance = courses.look(item.key)
+        if body["metadata"]["uid"] == importing.uid:
+            return body, advance
+    body = backend.get("dv", item.namespace, item.name)
+    return body, backend.progress_of(body)
 
 
 def _old(body: Object, failure: Failure, importing: Importing) -> bool:

@@ -143,14 +143,14 @@ class Cluster:
         if body["kind"] == "DataVolume":
             claim = self._calls.find(CLAIMS, body["metadata"]["namespace"], name)
             about += [claim] if claim is not None else []
-        found = [event for one in about for event in self._events(one)]
-        return sorted((_dated(event) for event in found), key=lambda event: str(event.get("lastTimestamp") or ""))
+        return _in_order(event for one in about for event in self.events_of(one))
 
-    def _events(self, about: Object) -> Objects:
+    def events_of(self, about: Object) -> Objects:
+        """Of this object alone, oldest first."""
         metadata = about["metadata"]
         space = metadata.get("namespace") or "default"
         fields = f"involvedObject.uid={metadata['uid']}"
-        return self._calls.run(self._calls.client.list(EVENTS, space, fields=fields)).items
+        return _in_order(self._calls.run(self._calls.client.list(EVENTS, space, fields=fields)).items)
 
     def changes(self, plurals: Collection[str], namespace: str | None) -> Feed:
         """See `Backend.changes`."""
@@ -275,6 +275,10 @@ def _lives(courses: _Courses, key: Key, uid: str) -> bool:
         return bool(courses.look(key)[0]["metadata"]["uid"] == uid)
     except NotFound:
         return False
+
+
+def _in_order(events: Iterable[Object]) -> Objects:
+    return sorted(map(_dated, events), key=lambda event: str(event["lastTimestamp"] or ""))
 
 
 def _dated(event: Object) -> Object:

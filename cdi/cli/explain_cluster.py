@@ -1,0 +1,99 @@
+"""``cdi explain`` about a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from cdi.api.errors import NotFound
+from cdi.cli.session import Session
+from cdi.cli.show import document, echo_lines, paint, printable
+
+if TYPE_CHECKING:
+    from cdi.runtime.explain import Explanation
+    from cdi.runtime.request import Request
+    from cdi.runtime.watched import OnProgress
+    from cdi.store.base import Object
+
+_ANY = 1 << 30
+"""A DataVolume must ask for some size; this one is not looked at."""
+
+
+def explain_manifests(session: Session, names: tuple[str, ...], show: OnProgress) -> Iterator[Explanation]:
+    """Of the DataVolumes in manifests, with the Secrets and ConfigMaps beside them in thought."""
+    from cdi.controller.lookups import Lookups
+    from cdi.controller.preflight import preflight
+    from cdi.kube.resources import CONFIG_MAPS, SECRETS, resource_of
+    from cdi.runtime.apply import check
+    from cdi.runtime.manifests import load
+
+    bodies = [one.body for one in load(names)]
+    checked = check(session.remote.store, bodies, namespace=session.namespace, in_cluster=True)
+    lookups = Lookups(session.remote.calls)
+    datavolumes: list[Object] = []
+    for body, _ in checked:
+        if body["kind"] == "DataVolume":
+            datavolumes.append(body)
+        elif (resource := resource_of(body["apiVersion"], body["kind"])) in (SECRETS, CONFIG_MAPS):
+            identity = {"uid": "explained", "resourceVersion": "explained"}
+            lookups.put(resource, {**body, "metadata": {**body["metadata"], **identity}})
+    if not datavolumes:
+        raise NotFound("there is no DataVolume in what was given", where=", ".join(names), remedy="check the file")
+    for body in datavolumes:
+        yield preflight(session.remote.calls, lookups, body, on_progress=show)
+
+
+def explain_request(session: Session, request: Request, name: str | None, show: OnProgress) -> Explanation:
+    """Of what ``cdi import`` would make of a URL."""
+    from cdi.controller.lookups import Lookups
+    from cdi.controller.preflight import preflight
+    from cdi.kube.resources import resource_of
+    from cdi.runtime.importing import refuse_local
+    from cdi.runtime.wanted import manifests
+
+    refuse_local(request)
+    name = name or request.place.name or "image"
+    wanted = manifests(request, session.namespace, name, request.size or _ANY, local=False)
+    lookups = Lookups(session.remote.calls)
+    for body in wanted.inputs:
+        identity = {"uid": "explained", "resourceVersion": "explained"}
+        lookups.put(
+            resource_of(body["apiVersion"], body["kind"]), {**body, "metadata": {**body["metadata"], **identity}}
+        )
+    calls = session.remote.calls
+    return preflight(calls, lookups, wanted.datavolume, sized=request.size is not None, on_progress=show)
+
+
+def explain_standing(session: Session, name: str, output: str) -> None:
+    """Why a DataVolume does not go on, or that it does.  Raises what it has failed of."""
+    from cdi.runtime.cluster.standing import blocker_of
+    from cdi.runtime.view import error_of, failure_of, phase_of
+
+    body = session.backend.get("dv", session.namespace, name)
+    found = session.remote.filling(session.namespace, name)
+    claims = [claim for claim in (found.claim, found.prime) if claim is not None]
+    events = [event for claim in claims for event in session.remote.events_of(claim)]
+    blocker = blocker_of(body, found, events)
+    failure = failure_of(body)
+    phase = phase_of(body).value or "not looked at yet"
+    if output != "text":
+        told = None if blocker is None else {
+            "reason": blocker.reason, "message": blocker.message, "remedy": blocker.remedy or None
+        }  # fmt: skip
+        about = {"kind": "DataVolume", "namespace": session.namespace, "name": name, "phase": phase}
+        click.echo(document({**about, "waits": told, "failed": failure is not None}, output))
+    else:
+        echo_lines([f"datavolume:  {session.namespace}/{name}", f"phase:       {phase}"])
+        progress = (body.get("status") or {}).get("progress")
+        echo_lines([f"progress:    {printable(str(progress))}"] if progress else [])
+        echo_lines([f"worker:      {printable(found.pod['metadata']['name'])}"] if found.pod is not None else [])
+        click.echo("")
+        if blocker is None:
+            click.echo(paint("It is done." if phase == "Succeeded" else "It is under way.", "green"))
+        else:
+            colour = "red" if failure is not None else "yellow"
+            click.echo(paint(printable(f"It {'fails' if failure is not None else 'waits'}: {blocker}"), colour))
+    if failure is not None:
+        raise error_of(failure)

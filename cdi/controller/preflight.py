@@ -1,0 +1,140 @@
+"""What an import into a cluster would come to, before it begins: ``cdi explain``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from cdi.api import names
+from cdi.api.errors import CdiError, ClusterForbidden, QuotaExceeded
+from cdi.api.job import BlankSourceSpec, Job
+from cdi.api.overhead import NO_OVERHEAD, required
+from cdi.controller.foresee import Foreseen, blocked, foresee, requested
+from cdi.controller.lookups import Lookups
+from cdi.controller.quotas import needs, shortages
+from cdi.image.sizes import human
+from cdi.kube.resources import QUOTAS, Object
+from cdi.reconcile.sizing import overhead_of
+from cdi.runtime.batch.item import Item
+from cdi.runtime.batch.probe import Prober
+from cdi.runtime.cluster.calls import Calls
+from cdi.runtime.examine import Ask, examine
+from cdi.runtime.explain import Explanation, plan_blank, plan_image
+from cdi.runtime.foresee import Course
+from cdi.runtime.watched import OnProgress, watched
+from cdi.transfer.control import Control
+
+HERE: Final = "the source was asked from this machine; the cluster may reach it another way"
+
+
+def preflight(
+    calls: Calls, lookups: Lookups, manifest: Object, *, sized: bool = True, on_progress: OnProgress | None = None
+) -> Explanation:
+    """Of a DataVolume that does not exist yet: valid, with its namespace.
+
+    Without `sized` its size is of no meaning, and the image's own is taken.  Raises `ClusterError`, `Interrupted`; what
+    the import would end with is ``refusal``.
+    """
+    found = foresee(lookups, manifest)
+    course = Course(
+        key=found.key,
+        operation=found.operation,
+        claim=None,
+        work=found.work,
+        failure=found.failure,
+        waits=found.waits,
+        reason=found.reason,
+    )
+    told = Explanation(course=course)
+    told.place += _place(found)
+    if found.failure is not None:
+        told.refuse(found.failure)
+    elif found.work is None:
+        obstacle = blocked(found)
+        if obstacle is not None:
+            told.refuse(obstacle)
+    elif isinstance(found.work, Job):
+        _look(lookups, manifest, found, told, sized=sized, on_progress=on_progress)
+    _quotas(calls, found, told)
+    told.notes += [f"not looked at: {what}" for what in lookups.hidden.values()]
+    return told
+
+
+def _place(found: Foreseen) -> Iterator[tuple[str, str]]:
+    kind = found.storage_class
+    if kind is not None:
+        chosen = "" if found.named_class else " (the default)"
+        yield "storage class", f"{kind.name}{chosen}, provisioner {kind.provisioner}"
+        yield "binding", "waits for the first consumer" if kind.waits else "immediate"
+    if not found.claims:
+        return
+    claim = found.claims[0]
+    spec, size = claim["spec"], requested(claim)
+    mode = f"{', '.join(spec.get('accessModes') or ())}, {spec.get('volumeMode') or 'Filesystem'}"
+    yield "claim", f"{'size not known' if size is None else f'{human(size)} ({size} bytes)'}, {mode}"
+    if found.populated:
+        yield "filled", f"in a claim of the same size in its place ({names.prime_claim('UID')})"
+    else:
+        yield "filled", "in place"
+
+
+def _look(
+    lookups: Lookups,
+    manifest: Object,
+    found: Foreseen,
+    told: Explanation,
+    *,
+    sized: bool,
+    on_progress: OnProgress | None,
+) -> None:
+    """At the source, as its worker would."""
+    metadata = manifest["metadata"]
+    item = Item(
+        name=metadata["name"], namespace=metadata["namespace"], label=metadata["name"], place="", manifest=manifest
+    )
+    try:
+        with Prober(lookups).job(item) as own:
+            if own is None:
+                return
+            job = own if sized else replace(own, size=None)
+            told.job, told.requested = job, job.size
+            if isinstance(job.source, BlankSourceSpec):
+                plan_blank(job, told)
+                return
+            control = Control(job)
+            wanted = Ask(expected=True, allocation=True)
+            told.found = watched(lambda: examine(job, control, wanted), control, on_progress)
+            if told.found.refusal is not None:
+                told.refuse(told.found.refusal)
+            plan_image(job, told.found, told)
+    except ClusterForbidden as error:
+        told.notes.append(f"the source was not asked: {error.what}")
+        return
+    except CdiError as error:
+        told.refuse(error)
+        return
+    told.notes.append(HERE)
+    if told.found.virtual_size is not None:
+        told.required = required(told.found.virtual_size, _overhead(lookups, found))
+
+
+def _overhead(lookups: Lookups, found: Foreseen) -> Any:
+    if found.claims and found.claims[0]["spec"].get("volumeMode") == "Block":
+        return NO_OVERHEAD
+    name = found.storage_class.name if found.storage_class is not None else None
+    return overhead_of(name, lookups.observed().config())
+
+
+def _quotas(calls: Calls, found: Foreseen, told: Explanation) -> None:
+    try:
+        quotas: list[Mapping[str, Any]] = list(calls.run(calls.client.list(QUOTAS, found.key.namespace)).items)
+    except ClusterForbidden as error:
+        told.notes.append(f"not looked at: {error.what}")
+        return
+    short = list(shortages(quotas, needs(found.claims, found.pod)))
+    if short:
+        more = f" ({len(found.claims)} claims and a worker pod)" if found.pod is not None else ""
+        told.refuse(QuotaExceeded("; ".join(map(str, short)) + more, where=f"namespace {found.key.namespace}"))
+    elif quotas:
+        told.place.append(("quota", "leaves room"))
