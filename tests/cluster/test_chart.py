@@ -382,6 +382,26 @@ def test_webhooks_can_be_left_out(render):
     assert "patch" not in {verb for rule in rules for verb in rule["verbs"]}
 
 
+def test_a_batch_may_read_the_secrets_that_its_images_name_and_no_other(render):
+    images = [
+        {"name": "a", "url": "s3://images/a", "secretRef": "s3-login"},
+        {"name": "b", "source": {"http": {"url": "https://b", "secretRef": "web", "secretExtraHeaders": ["token"]}}},
+        {"name": "c", "source": {"registry": {"url": "docker://c", "certConfigMap": "authority"}}},
+        {"name": "d", "source": {"blank": None}, "size": "1Gi"},
+    ]
+    batch = {"name": "x", "images": images, "defaults": {"secretRef": "web"}, "targetNamespace": "golden"}
+    role = find(render({"batch": [batch]}), "Role", "cdi-batch-x")
+    assert role["metadata"]["namespace"] == "golden"
+    named_ones = {
+        rule["resources"][0]: (rule["resourceNames"], rule["verbs"])
+        for rule in role["rules"]
+        if "resourceNames" in rule
+    }
+    assert named_ones == {"secrets": (["s3-login", "token", "web"], ["get"]), "configmaps": (["authority"], ["get"])}
+    plain = find(render(BATCH), "Role", "cdi-batch-once")["rules"]
+    assert not {"secrets", "configmaps"} & {resource for rule in plain for resource in rule["resources"]}
+
+
 # --- beside another CDI
 
 
@@ -511,9 +531,9 @@ class Release:
 
     def left(self):
         """What of it is there, in its namespaces and outside all of them."""
-        prefix = f"{self.system.namespace}-{self.name}-"
+        ours = f"app.kubernetes.io/instance={self.name}"
         wide = "clusterroles,clusterrolebindings,validatingwebhookconfigurations,mutatingwebhookconfigurations"
-        found = {each for each in named(self._cluster.kubectl.get_all(wide)) if each[1].startswith(prefix)}
+        found = named(self._cluster.kubectl.get_all(wide, ours))
         found |= named(self.work.get_all("roles,rolebindings"))
         return found | {
             name for name in named(self.system.get_all(MADE)) - KUBERNETES_OWN if not name[1].startswith("sh.helm.")
@@ -633,6 +653,24 @@ def test_an_import_works_with_the_rights_that_it_has(cluster, release, served, c
     release.work.delete("secret", "login")
     for deployment in ("second-deployment", "second-apiserver"):
         assert "orbidden" not in release.log(deployment)
+
+
+def test_a_batch_imports_with_the_rights_that_it_has(release, served):
+    login = {"accessKeyId": "user", "secretKey": "password"}
+    release.work.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "batch-login"}, "stringData": login})
+    images = [{"name": "from-batch", "url": served, "secretRef": "batch-login"}]
+    storage = {"storageClassName": "csi", "accessModes": ["ReadWriteOnce"]}
+    batch = {"name": "golden", "images": images, "defaults": {"storage": storage}}
+    release.upgrade({**release.values, "batch": [{**batch, "targetNamespace": release.work.namespace}]})
+    (job,) = [each["metadata"]["name"] for each in release.system.get_all("jobs")]
+    done = release.system.wait(
+        "job", job, "at its end", lambda each: bool({"succeeded", "failed"} & set(each.get("status", {}))), SLOW
+    )
+    said = release.system.run("logs", f"job/{job}", "--tail=-1")
+    assert done["status"].get("succeeded") == 1, said
+    assert "imported" in said
+    assert phase(release.work.get("datavolume", "from-batch")) == "Succeeded"
+    release.work.delete("datavolume", "from-batch")
 
 
 def test_what_is_wrong_is_refused_as_it_is_written(release):
@@ -759,4 +797,3 @@ def test_with_its_default_values_it_serves_the_whole_cluster(cluster, helm, defi
         assert release.left() == set()
         assert cluster.kubectl.get_all("cdis") == []
         assert cluster.kubectl.get("crd", "datavolumes.cdi.kubevirt.io")
-        assert not [each for each in named(cluster.kubectl.get_all("clusterroles")) if "cdi.kubevirt.io:" in each[1]]
