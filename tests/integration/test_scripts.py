@@ -29,7 +29,7 @@ def test_shell_scripts_parse(path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("name", ["setup", "test", "quickstart", "bench", "guest-image"])
+@pytest.mark.parametrize("name", ["setup", "test", "quickstart", "bench", "guest-image", "image"])
 def test_help_is_printed_without_doing_anything(name, tmp_path):
     done = call(SCRIPTS / name, "--help", CDI_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr
