@@ -103,7 +103,7 @@ def cleared(world: World, claim: Claim, ledger: Ledger, *, final: bool) -> tuple
     """
     if not world.platform.cluster:
         return ()
-    worker, kept = world.worker, final and retains(world.datavolume, claim)
+    worker, kept = world.worker, (final or ledger.done) and retains(world.datavolume, claim)
     actions: list[Action] = []
     pod = worker.pod if worker is not None else None
     if (

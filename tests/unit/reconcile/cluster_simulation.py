@@ -71,7 +71,7 @@ class Cluster:
         self.refuse = {}
         self.reclaimed = []
         self.consumer = False
-        self.history, self.late, self.late_volumes = [], 0, 0
+        self.history, self.late = [], {}
         self.key = (NS, "a")
         for each in bodies:
             self.create(each)
@@ -113,7 +113,7 @@ class Cluster:
 
     def _see(self, plural, name, namespace=NS):
         """As the controller's cache has it, which may be late."""
-        late = self.late_volumes if plural == VOLUMES else self.late
+        late = self.late.get(plural, 0)
         objects = self.history[-late] if late and late <= len(self.history) else self.objects
         return objects.get((plural, namespace, name))
 
@@ -219,12 +219,12 @@ class Cluster:
             now=self.now, config=self.config, retries=self.retries, platform=CLUSTER, refusal=refusal,
         )  # fmt: skip
 
-    def step(self, kept=None, name=None, repeat=False, late=0, late_volumes=0):
+    def step(self, kept=None, name=None, repeat=False, late=()):
         """Reconcile once and carry out the first `kept` of the effects, twice where `repeat`.
 
-        What is seen is as it was `late` steps ago, and volumes are seen `late_volumes` steps late.
+        Claims, pods and volumes are seen as they were `late` steps ago, each its own number.
         """
-        self.late, self.late_volumes = late, late_volumes
+        self.late = dict(zip((CLAIMS, PODS, VOLUMES), late, strict=False))
         world = self.world(name)
         if world is None:
             return None
@@ -458,14 +458,12 @@ class Cluster:
         """To the fixpoint; of the n-th step only ``losses[n]`` effects happen (negative: all, twice)."""
         for number in range(steps):
             kept = losses[number] if number < len(losses) else None
-            late, late_volumes = lags[number] if number < len(lags) else (0, 0)
             plan = self.step(
                 None if kept is not None and kept < 0 else kept,
                 repeat=kept is not None and kept < 0,
-                late=late,
-                late_volumes=late_volumes,
+                late=lags[number] if number < len(lags) else (),
             )
-            self.late = self.late_volumes = 0
+            self.late = {}
             self.settle_deletions()
             happened = self.nature(choices[number] if number < len(choices) else 0)
             if (
