@@ -127,6 +127,8 @@ class Executor:
 
     async def _amend(self, action: PatchObject) -> None:
         metadata: dict[str, Any] = {"uid": action.uid}
+        if action.version:
+            metadata["resourceVersion"] = action.version
         if action.annotations:
             metadata["annotations"] = dict(action.annotations)
         if action.labels:
@@ -189,6 +191,12 @@ class Executor:
             action.target_uid,
         ):
             raise NotFound(f"PersistentVolume {action.volume} is not that of the prime claim any more")
+        if (volume.get("status") or {}).get("phase") != "Bound":
+            raise Conflict(f"PersistentVolume {action.volume} is not bound")
+        # While its claim is there nobody takes the volume away; and that the claim goes gives the volume a new version.
+        prime = await self._client.get(CLAIMS, action.namespace, action.prime)
+        if prime["metadata"]["uid"] != action.prime_uid:
+            raise NotFound(f"PVC {action.namespace}/{action.prime} is another one now")
         # A merge patch merges: what is not said of the new claim would stay that of the old.
         new = {
             "apiVersion": "v1",

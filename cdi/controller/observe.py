@@ -162,6 +162,7 @@ class Observed:
             claim_uid=claim.get("uid") or "",
             claim_namespace=claim.get("namespace") or "",
             claim_name=claim.get("name") or "",
+            phase=(body.get("status") or {}).get("phase") or "",
             capacity=_size(spec.get("capacity")),
         )
 
@@ -277,6 +278,7 @@ class Observed:
             data_ref=_data_ref(spec),
             selected_node=annotations.get(ANN_SELECTED_NODE, ""),
             deleting="deletionTimestamp" in metadata,
+            version=metadata.get("resourceVersion") or "",
         )
 
     def _warned(self, change: Change) -> None:
