@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -42,8 +43,8 @@ http {{
     sendfile on;
     keepalive_requests 100000;
     server {{
-        listen 127.0.0.1:{port};
-        listen 127.0.0.1:{tls_port} ssl;
+        listen {host}:{port};
+        listen {host}:{tls_port} ssl;
         ssl_certificate {base}/server.pem;
         ssl_certificate_key {base}/server.key;
         root {root};
@@ -53,7 +54,7 @@ http {{
         location /slow/ {{ alias {root}/; limit_rate 1m; }}
         location /gzipped/ {{ alias {root}/; gunzip off; gzip on; gzip_types *; gzip_min_length 0;
                               gzip_http_version 1.0; gzip_proxied any; }}
-        location /chunked/ {{ proxy_pass http://127.0.0.1:{port}/raw-chunked/; proxy_set_header Range ""; }}
+        location /chunked/ {{ proxy_pass http://{host}:{port}/raw-chunked/; proxy_set_header Range ""; }}
         location /raw-chunked/ {{ alias {root}/; max_ranges 0; ssi on; ssi_types *; ssi_last_modified on; }}
     }}
 }}
@@ -68,6 +69,7 @@ class Nginx:
     port: int
     tls_port: int
     ca_dir: Path
+    host: str = "127.0.0.1"
     user: str = "importer"
     password: str = "pässword"
 
@@ -78,52 +80,59 @@ class Nginx:
         return path
 
     def url(self, name: str, way: str = "", *, tls: bool = False) -> str:
-        origin = f"https://localhost:{self.tls_port}" if tls else f"http://127.0.0.1:{self.port}"
+        name_of_tls = "localhost" if self.host == "127.0.0.1" else self.host
+        origin = f"https://{name_of_tls}:{self.tls_port}" if tls else f"http://{self.host}:{self.port}"
         return f"{origin}/{way}/{name}" if way else f"{origin}/{name}"
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
+def _free_port(host: str) -> int:
+    with socket.create_server((host, 0)) as sock:
         return int(sock.getsockname()[1])
 
 
 @pytest.fixture(scope="session")
 def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    with running_nginx(tmp_path_factory.mktemp("nginx")) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running_nginx(base: Path, host: str = "127.0.0.1") -> Iterator[Nginx]:
+    """One that listens at an address of this machine and keeps its things below `base`."""
     program = shutil.which("nginx") or "/usr/sbin/nginx"
     if not os.access(program, os.X_OK):
         pytest.fail("nginx is not installed")
-    base = tmp_path_factory.mktemp("nginx")
     root, ca_dir = base / "root", base / "ca"
     root.mkdir()
     ca_dir.mkdir()
     ca = trustme.CA()
     ca.cert_pem.write_to_path(str(ca_dir / "any-name-at-all"))
-    certificate = ca.issue_cert("localhost", "127.0.0.1")
+    certificate = ca.issue_cert("localhost", host)
     for pem in certificate.cert_chain_pems:
         pem.write_to_path(str(base / "server.pem"), append=True)
     certificate.private_key_pem.write_to_path(str(base / "server.key"))
-    server = Nginx(root=root, port=_free_port(), tls_port=_free_port(), ca_dir=ca_dir)
+    server = Nginx(root=root, port=_free_port(host), tls_port=_free_port(host), ca_dir=ca_dir, host=host)
     (base / "htpasswd").write_text(f"{server.user}:{{PLAIN}}{server.password}\n")
     configuration = base / "nginx.conf"
     configuration.write_text(
-        _CONFIGURATION.format(base=base, root=root, port=server.port, tls_port=server.tls_port)
+        _CONFIGURATION.format(base=base, root=root, host=host, port=server.port, tls_port=server.tls_port)
         + ("user root;\n" if os.geteuid() == 0 else "")
     )
     with subprocess.Popen([program, "-p", str(base), "-c", str(configuration)], stderr=subprocess.PIPE) as process:
         try:
-            _wait(process, server.port)
+            _wait(process, server)
             yield server
         finally:
             process.terminate()
 
 
-def _wait(process: subprocess.Popen[bytes], port: int) -> None:
+def _wait(process: subprocess.Popen[bytes], server: Nginx) -> None:
     for _ in range(500):
         if process.poll() is not None:
             assert process.stderr is not None
             pytest.fail(f"nginx did not start: {process.stderr.read().decode()}")
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            socket.create_connection((server.host, server.port), timeout=1).close()
         except OSError:
             time.sleep(0.01)
         else:

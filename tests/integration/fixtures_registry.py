@@ -282,7 +282,8 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running_registry(directory: Path, name: str, port: int, config: dict[str, Any]) -> Iterator[None]:
-    """Debian's docker-registry with a configuration of the test's own."""
+    """Debian's docker-registry with a configuration of the test's own, which says where it listens."""
+    host = config["http"]["addr"].rpartition(":")[0]
     file = directory / f"{name}.yml"
     file.write_text(json.dumps(config))  # JSON is YAML
     log = directory / f"{name}.log"
@@ -293,7 +294,7 @@ def running_registry(directory: Path, name: str, port: int, config: dict[str, An
     try:
         deadline = time.monotonic() + 30
         while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
                 break
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import uuid
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
+
+ACCESS_KEY, SECRET_KEY = "AKIA", "secret"
 
 
 @dataclass
@@ -30,16 +34,25 @@ class S3Server:
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
+    with running_s3() as endpoint:
+        yield endpoint
+
+
+@contextlib.contextmanager
+def running_s3(host: str = "127.0.0.1") -> Iterator[str]:
+    """Gives its URL."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address=host, port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-    if server._server is not None:
-        server._server.server_close()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+        if server._server is not None:
+            server._server.server_close()
 
 
 @pytest.fixture
@@ -58,16 +71,22 @@ def no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> pytest.MonkeyPatch
 @pytest.fixture
 def s3(s3_endpoint: str, no_aws: pytest.MonkeyPatch) -> Iterator[S3Server]:
     """A fresh bucket."""
+    with fresh_bucket(s3_endpoint) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def fresh_bucket(endpoint: str) -> Iterator[S3Server]:
     import boto3
 
     client = boto3.client(
         "s3",
-        endpoint_url=s3_endpoint,
+        endpoint_url=endpoint,
         region_name="us-east-1",
-        aws_access_key_id="AKIA",
-        aws_secret_access_key="secret",
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
     )
     bucket = f"images-{uuid.uuid4().hex[:12]}"
     client.create_bucket(Bucket=bucket)
-    yield S3Server(s3_endpoint, client, bucket)
+    yield S3Server(endpoint, client, bucket)
     client.close()

@@ -72,6 +72,7 @@ class GcsStandin:
     """Access tokens that are valid now, and whose they are."""
     requests: list[dict[str, Any]] = field(default_factory=list)
     token_life: int = 3600
+    host: str = "127.0.0.1"
 
     def __enter__(self) -> Self:
         standin = self
@@ -79,8 +80,8 @@ class GcsStandin:
         class Handler(_Handler):
             gcs = standin
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.origin = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._server = ThreadingHTTPServer((self.host, 0), Handler)
+        self.origin = f"http://{self.host}:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
         self._thread.start()
         return self
