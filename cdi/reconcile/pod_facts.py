@@ -84,7 +84,7 @@ def observe_pod(pod: Mapping[str, Any], *, progress: Progress | None = None, nod
             uid=str(metadata.get("uid") or ""),
             claim=claim,
             node=str((pod.get("spec") or {}).get("nodeName") or ""),
-            started=bool(state.get("running") or terminated),
+            started=state.get("running") is not None or terminated is not None,
             scheduled=_scheduled(status),
             hold=None if ended else _hold(pod, container, node_lost=node_lost),
             deleting=metadata.get("deletionTimestamp") is not None,
@@ -141,7 +141,7 @@ def _hold(pod: Mapping[str, Any], container: Mapping[str, Any], *, node_lost: bo
             message = f"Pod {name} cannot be scheduled: {_line(condition.get('message') or condition.get('reason'))}"
             return Hold(reason=Reason.UNSCHEDULABLE, message=message)
     state = container.get("state") or {}
-    if state.get("running"):
+    if state.get("running") is not None:
         return None
     if not node:
         return Hold(reason=Reason.PENDING, message=f"Pod {name} waits for the scheduler")
