@@ -83,7 +83,7 @@ def command(
     from cdi.runtime.batch.run import Options, default_jobs, run_batch
 
     session.patience = _PATIENCE
-    batch = load_batch(files, namespace=session.namespace)
+    batch = load_batch(files, namespace=session.namespace, immediate=session.in_cluster)
     options = Options(
         jobs=jobs or default_jobs(),
         keep_going=keep_going,

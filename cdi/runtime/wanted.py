@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cdi.api.errors import UsageError
+from cdi.api.names import ANN_IMMEDIATE_BINDING
 from cdi.image.sizes import request as quantity
 from cdi.reconcile.policy import PREFIX
 from cdi.runtime.request import Request, given_secret, read_option_file
@@ -53,6 +54,9 @@ def manifests(request: Request, namespace: str, name: str, size: int | None, *, 
         spec["preallocation"] = True
     metadata: Objects = {"name": name, "namespace": namespace}
     annotations = {f"{PREFIX}{knob}": text for knob, text in _knobs(request)}
+    if not local:
+        # Whoever asks for an image wants it now: no consumer is there to be waited for.
+        annotations[ANN_IMMEDIATE_BINDING] = ""
     if not local and request.keyring is not None:
         keys = base64.b64encode(read_option_file(request.keyring, _KEYRING_MOST)).decode()
         inputs.append(_object("ConfigMap", namespace, f"{name}-keyring", {"binaryData": {_KEYRING: keys}}))

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from cdi.api.document import plain
 from cdi.api.errors import CdiError, InvalidManifest, UsageError
 from cdi.api.model import unknown_fields
-from cdi.api.names import ANN_ALLOW_CLAIM_ADOPTION, ANN_PRE_POPULATED
+from cdi.api.names import ANN_ALLOW_CLAIM_ADOPTION, ANN_IMMEDIATE_BINDING, ANN_PRE_POPULATED
 from cdi.api.rules.problems import Problem, shown
 from cdi.api.validation import parse, parse_manifest
 from cdi.runtime.batch.entries import is_images_file, read_images_file
@@ -28,14 +29,17 @@ _MOST_ITEMS = 10_000
 _DEEPEST_LIST = 3
 
 
-def load_batch(names: Iterable[str], *, namespace: str = "default", stdin: BinaryIO | None = None) -> Batch:
+def load_batch(
+    names: Iterable[str], *, namespace: str = "default", immediate: bool = False, stdin: BinaryIO | None = None
+) -> Batch:
     """Read files, directories and globs (``-`` is standard input).
 
-    `namespace` is that of volumes for which the files name none.  Raises `UsageError` where a name means no file, and
-    `InvalidManifest` with all that is wrong with them.
+    `namespace` is that of volumes for which the files name none.  With `immediate`, those of lists of images ask to be
+    bound without a first consumer: the batch waits for them, and nobody else is there who would be one.  Raises
+    `UsageError` where a name means no file, and `InvalidManifest` with all that is wrong with them.
     """
     documents = load(names, stdin=stdin)
-    reading = _Reading(namespace, several=len({document.origin for document in documents}) > 1)
+    reading = _Reading(namespace, immediate=immediate, several=len({document.origin for document in documents}) > 1)
     for document in documents:
         reading.take(document)
     reading.compare()
@@ -60,8 +64,9 @@ def _directory(origins: Iterable[str]) -> Path:
 class _Reading:
     """What was found so far."""
 
-    def __init__(self, namespace: str, *, several: bool) -> None:
+    def __init__(self, namespace: str, *, immediate: bool, several: bool) -> None:
         self._namespace = namespace
+        self._immediate = immediate
         self.several = several
         """Problems are told with their file."""
         self.items: list[Item] = []
@@ -95,7 +100,8 @@ class _Reading:
         base = Path.cwd() if origin == "-" else Path(origin).absolute().parent
         for entry in entries:
             try:
-                self.items.append(image_item(entry, place=origin, base=base, namespace=self._namespace))
+                item = image_item(entry, place=origin, base=base, namespace=self._namespace)
+                self.items.append(_bound_at_once(item) if self._immediate else item)
             except Rejected as rejected:
                 self._add(origin, rejected.problems)
 
@@ -179,6 +185,12 @@ class _Reading:
                 source = origin.source if origin is not None else None
             if source is not None and source == item.claim:
                 self.problems.append(f"{item.place}: the volume {item.label} is a clone of itself")
+
+
+def _bound_at_once(item: Item) -> Item:
+    metadata = item.manifest["metadata"]
+    annotations = {ANN_IMMEDIATE_BINDING: "", **(metadata.get("annotations") or {})}
+    return replace(item, manifest={**item.manifest, "metadata": {**metadata, "annotations": annotations}})
 
 
 def adopts(manifest: Object) -> bool:
