@@ -104,6 +104,7 @@ def test_a_client_that_is_not_heard_of_is_hung_up_on(server, monkeypatch):
     # Nor is one that does not speak TLS.
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as plain:
         assert plain.recv(100) == b""
+    monkeypatch.setattr(module, "PATIENCE", 60.0)
     assert told(server, b"GET /a HTTP/1.1\r\n\r\n").endswith(b"hello")
 
 
@@ -113,7 +114,8 @@ def test_an_answer_that_cannot_be_made_harms_nobody(server):
     assert told(server, b"GET /a HTTP/1.1\r\n\r\n").endswith(b"hello")
 
 
-def test_so_many_clients_at_a_time(server):
+def test_so_many_clients_at_a_time(server, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 60.0)
     with contextlib.ExitStack() as stack:
         waiting = [stack.enter_context(connected(server)) for _ in range(module.MOST_CLIENTS)]
         # The handshakes are over, so every place is taken.
