@@ -171,6 +171,11 @@ def propagates(label: str) -> bool:
     return bool(slash) and (domain == "kubevirt.io" or domain.endswith(".kubevirt.io"))
 
 
+def means_true(value: str | None) -> bool:
+    """Whether an annotation's value is true, as Go's programs (``strconv.ParseBool``) read one."""
+    return value in ("1", "t", "T", "true", "True", "TRUE")
+
+
 # --- names ------------------------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ from cdi.api.names import (
     ANN_POPULATED_FOR,
     ANN_PRE_POPULATED,
     import_source,
+    means_true,
     propagates,
 )
 from cdi.api.phases import ConditionType, EventReason, Phase, Reason
@@ -86,7 +87,8 @@ def reconcile(world: World) -> Plan:
     if claim is not None and _is_own(world, claim) and not claim.deleting:
         if world.platform.cluster:
             decision = replace(decision, marks={**marks(world, claim, decision, status), **decision.marks})
-        actions = (*claim_patches(claim, filled_claim(world, claim), decision, world.worker), *actions)
+        first, later = claim_patches(claim, filled_claim(world, claim), decision, world.worker)
+        actions = (*first, *actions, *later)
         labels = None if world.synthetic else _inherited_labels(dv, claim)
         actions = (*actions, labels) if labels is not None else actions
     return Plan(
@@ -191,7 +193,7 @@ def _foreign_claim(world: World, claim: Claim) -> Decision:
     dv = world.datavolume
     annotations = dv.metadata.annotations or {}
     meant = (
-        annotations.get(ANN_ALLOW_CLAIM_ADOPTION, "true" if world.config.adopts else "") == "true"
+        means_true(annotations.get(ANN_ALLOW_CLAIM_ADOPTION, "true" if world.config.adopts else ""))
         or annotations.get(ANN_PRE_POPULATED) == claim.name
         or populated_for(claim, dv)
     )

@@ -12,17 +12,15 @@ from cdi.api.meta import KubeObject
 from cdi.api.model import unknown_fields
 from cdi.api.names import (
     ANN_ALLOW_CLAIM_ADOPTION,
-    ANN_CREATED_FOR_DATA_VOLUME,
     ANN_POPULATED_FOR,
     ANN_PRE_POPULATED,
+    means_true,
 )
 from cdi.api.rules.problems import Cause, Problem, shown
 from cdi.api.validation import examine
 from cdi.server.hooks import Operation
 from cdi.server.review import Allowed, Refused, Review, Verdict
 
-_TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
-"""What Go's programs read as true in an annotation."""
 _NOT_INSTALLED = ("", "Error")
 
 
@@ -107,10 +105,10 @@ def may_exist(claim: dict[str, Any], name: str, annotations: dict[str, str], *, 
         return True
     if "deletionTimestamp" in metadata or (owner.get("kind") == "DataVolume" and owner.get("name") == name):
         return True
-    if owner or ANN_CREATED_FOR_DATA_VOLUME in noted:
+    if owner:
         return False
     asked = annotations.get(ANN_ALLOW_CLAIM_ADOPTION)
-    return adopts if asked is None else asked in _TRUE
+    return adopts if asked is None else means_true(asked)
 
 
 def _controller(claim: dict[str, Any]) -> dict[str, Any]:

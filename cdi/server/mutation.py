@@ -18,10 +18,10 @@ class Storage(Protocol):
     def renders_claims(self) -> bool:
         """Claims that ask for it are completed (CDIConfig's webhookPvcRendering)."""
 
-    def offer(self, storage_class: str | None, *, archive: bool) -> Offer:
+    async def offer(self, storage_class: str | None, *, archive: bool) -> Offer:
         """What a claim that names this class, or none, can be completed from.
 
-        Raises `ClusterUnavailable` while that is not known yet.
+        Raises a `CdiError` while that is not known, or the API server does not say.
         """
 
 
@@ -30,7 +30,7 @@ def mutate_datavolume(_: Review) -> Verdict:
     return Allowed()
 
 
-def mutate_claim(review: Review, storage: Storage) -> Verdict:
+async def mutate_claim(review: Review, storage: Storage) -> Verdict:
     """A claim with the label applyStorageProfile gets class, access modes, volume mode and size.
 
     Raises what `storage` raises.
@@ -43,7 +43,7 @@ def mutate_claim(review: Review, storage: Storage) -> Verdict:
         return Allowed()
     spec: dict[str, Any] = review.object["spec"]
     archive = is_archive(review.object)
-    given = storage.offer(spec.get("storageClassName"), archive=archive)
+    given = await storage.offer(spec.get("storageClassName"), archive=archive)
     try:
         completed = complete_claim(spec, given, archive=archive, sized=not _is_clone(review.object))
     except CdiError as error:

@@ -29,6 +29,7 @@ from cdi.kube.resources import (
     STORAGE_PROFILES,
     VALIDATING_WEBHOOKS,
     Object,
+    Resource,
 )
 from cdi.reconcile.capabilities import PropertySet
 from cdi.reconcile.configuration import active_cdi, adopts_claims, effective_spec, renders_claims, resolve_config
@@ -115,6 +116,12 @@ class Observed:
         except NotFound:
             return None
 
+    async def _get(self, resource: Resource, name: str) -> Object | None:
+        try:
+            return await self._client.get(resource, None, name)
+        except NotFound:
+            return None
+
     async def has_data_volumes(self) -> bool:
         answer = await self._client.request("GET", DATA_VOLUMES.path(None), query={"limit": "1"})
         return bool(answer.get("items")) if isinstance(answer, dict) else False
@@ -159,12 +166,18 @@ class Observed:
 
     # --- storage ------------------------------------------------------------------------------------------------
 
-    def offer(self, storage_class: str | None, *, archive: bool) -> Offer:
+    async def offer(self, storage_class: str | None, *, archive: bool) -> Offer:
         if not self._classes.cache.synced.is_set() or not self._profiles.cache.synced.is_set():
             raise ClusterUnavailable("storage classes and their profiles are not known yet", remedy="try again")
         classes = [StorageClass.read(body) for body in self._classes.cache]
         chosen = named_or_default(storage_class, classes, virtualization=not archive)
+        if chosen is None and storage_class:
+            # Class and claim are often made in one go, and news of the class may still be on its way.
+            body = await self._get(STORAGE_CLASSES, storage_class)
+            chosen = StorageClass.read(body) if body is not None else None
         body = self._profiles.cache.get("", chosen.name) if chosen is not None else None
+        if chosen is not None and body is None:
+            body = await self._get(STORAGE_PROFILES, chosen.name)
         profile = next(iter(_parsed([body], StorageProfile)), None)
         settings = self._current()
         made = offer(storage_class, chosen, profile, resolve_config(settings.cdi, settings.config, classes))

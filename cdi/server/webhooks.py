@@ -143,7 +143,7 @@ class Webhooks:
                 case "datavolume-mutate":
                     return mutation.mutate_datavolume(review)
                 case "pvc-mutate":
-                    return mutation.mutate_claim(review, self._storage)
+                    return await mutation.mutate_claim(review, self._storage)
                 case _ if large:
                     async with self._decoding:
                         return await admission.validate(review, self._cluster, apart=True)

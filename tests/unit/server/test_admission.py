@@ -138,7 +138,8 @@ async def test_nobody_looks_for_a_claim_when_a_datavolume_is_changed():
         (claim(owner={"kind": "DataVolume", "name": "thing"}), {}, False, True),
         (claim(owner={"kind": "DataVolume", "name": "other"}), {ADOPT: "true"}, False, False),
         (claim(owner={"kind": "StatefulSet", "name": "thing"}), {ADOPT: "true"}, False, False),
-        (claim(annotations={"cdi.kubevirt.io/createdForDataVolume": "u"}), {ADOPT: "true"}, False, False),
+        # As a backup brings it back: without its owner.
+        (claim(annotations={"cdi.kubevirt.io/createdForDataVolume": "u"}), {ADOPT: "True"}, False, True),
     ],
     ids=range(14),
 )

@@ -26,15 +26,15 @@ class Storage:
     def renders_claims(self):
         return self._renders
 
-    def offer(self, storage_class, *, archive):
+    async def offer(self, storage_class, *, archive):
         self.asked.append((storage_class, archive))
         return self._offer
 
 
-def ask(storage, *, labels=LABEL, annotations=None, **spec):
+async def ask(storage, *, labels=LABEL, annotations=None, **spec):
     metadata = {"name": "data", "namespace": "default", "labels": labels, "annotations": annotations or {}}
     claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
-    return mutate_claim(read(body(claim), HOOK), storage)
+    return await mutate_claim(read(body(claim), HOOK), storage)
 
 
 def sized(text):
@@ -47,16 +47,16 @@ def patched(verdict):
     return {each["path"]: each["value"] for each in verdict.patch}
 
 
-def test_everything_that_is_left_open_is_filled_in():
-    assert patched(ask(Storage(BLOCK, FILES), resources=sized("1Gi"))) == {
+async def test_everything_that_is_left_open_is_filled_in():
+    assert patched(await ask(Storage(BLOCK, FILES), resources=sized("1Gi"))) == {
         "/spec/accessModes": ["ReadWriteMany"],
         "/spec/volumeMode": "Block",
         "/spec/storageClassName": "fast",
     }
 
 
-def test_a_file_system_takes_its_share_of_the_size():
-    assert patched(ask(Storage(FILES), resources=sized("100Mi"))) == {
+async def test_a_file_system_takes_its_share_of_the_size():
+    assert patched(await ask(Storage(FILES), resources=sized("100Mi"))) == {
         "/spec/accessModes": ["ReadWriteOnce"],
         "/spec/volumeMode": "Filesystem",
         "/spec/storageClassName": "fast",
@@ -64,29 +64,33 @@ def test_a_file_system_takes_its_share_of_the_size():
     }
 
 
-def test_the_mode_of_the_profile_can_be_asked_for_by_name():
-    made = patched(ask(Storage(BLOCK), volumeMode="FromStorageProfile", resources=sized("1Gi")))
+async def test_the_mode_of_the_profile_can_be_asked_for_by_name():
+    made = patched(await ask(Storage(BLOCK), volumeMode="FromStorageProfile", resources=sized("1Gi")))
     assert made["/spec/volumeMode"] == "Block"
 
 
-def test_what_the_claim_says_itself_stays():
+async def test_what_the_claim_says_itself_stays():
     storage = Storage(BLOCK, FILES)
     made = patched(
-        ask(storage, accessModes=["ReadWriteOnce"], storageClassName="fast", resources=sized("1Gi"), volumeMode="Block")
+        await ask(
+            storage, accessModes=["ReadWriteOnce"], storageClassName="fast", resources=sized("1Gi"), volumeMode="Block"
+        )
     )
     assert made == {}
     assert storage.asked == [("fast", False)]
 
 
-def test_a_clone_takes_the_size_of_its_source():
+async def test_a_clone_takes_the_size_of_its_source():
     reference = {"apiGroup": "cdi.kubevirt.io", "kind": "VolumeCloneSource", "name": "golden"}
-    made = patched(ask(Storage(FILES), dataSourceRef=reference))
+    made = patched(await ask(Storage(FILES), dataSourceRef=reference))
     assert "/spec/resources" not in made
 
 
-def test_an_archive_goes_into_a_file_system():
+async def test_an_archive_goes_into_a_file_system():
     storage = Storage(BLOCK, FILES)
-    made = patched(ask(storage, annotations={"cdi.kubevirt.io/storage.contentType": "archive"}, resources=sized("1Gi")))
+    made = patched(
+        await ask(storage, annotations={"cdi.kubevirt.io/storage.contentType": "archive"}, resources=sized("1Gi"))
+    )
     assert made["/spec/volumeMode"] == "Filesystem"
     assert storage.asked == [(None, True)]
 
@@ -100,9 +104,9 @@ def test_an_archive_goes_into_a_file_system():
         (LABEL, {}, False),
     ],
 )
-def test_claims_that_do_not_ask_for_it_are_left_alone(labels, annotations, renders):
+async def test_claims_that_do_not_ask_for_it_are_left_alone(labels, annotations, renders):
     storage = Storage(BLOCK, renders=renders)
-    assert ask(storage, labels=labels, annotations=annotations, resources=sized("1Gi")) == Allowed()
+    assert await ask(storage, labels=labels, annotations=annotations, resources=sized("1Gi")) == Allowed()
     assert storage.asked == []
 
 
@@ -116,24 +120,24 @@ def test_claims_that_do_not_ask_for_it_are_left_alone(labels, annotations, rende
         ({"accessModes": {"a": 1}, "resources": sized("1Gi")}, "spec.accessModes", "valid list"),
     ],
 )
-def test_what_cannot_be_completed_is_refused_with_the_field(spec, field, words):
-    verdict = ask(Storage(FILES), **spec)
+async def test_what_cannot_be_completed_is_refused_with_the_field(spec, field, words):
+    verdict = await ask(Storage(FILES), **spec)
     assert isinstance(verdict, Refused)
     (problem,) = verdict.problems
     assert words in problem.message
     assert field in str(problem)
 
 
-def test_a_profile_that_knows_nothing_names_the_patch_to_apply():
-    verdict = ask(Storage(), resources=sized("1Gi"))
+async def test_a_profile_that_knows_nothing_names_the_patch_to_apply():
+    verdict = await ask(Storage(), resources=sized("1Gi"))
     assert isinstance(verdict, Refused)
     assert "kubectl patch storageprofile fast" in verdict.problems[0].message
 
 
-def test_what_is_not_known_yet_is_no_verdict():
+async def test_what_is_not_known_yet_is_no_verdict():
     class Late(Storage):
-        def offer(self, storage_class, *, archive):
+        async def offer(self, storage_class, *, archive):
             raise ClusterUnavailable("not yet")
 
     with pytest.raises(ClusterUnavailable):
-        ask(Late(), resources=sized("1Gi"))
+        await ask(Late(), resources=sized("1Gi"))

@@ -1,11 +1,12 @@
 """What CDI and CDIConfig say of certificates and TLS."""
 
+import asyncio
 import datetime as dt
 import ssl
 
 import pytest
 
-from cdi.api.errors import ClusterUnavailable
+from cdi.api.errors import ClusterUnavailable, NotFound
 from cdi.reconcile.capabilities import PropertySet
 from cdi.server.observed import Observed
 from tests.unit.api.manifests import sound, spoilt
@@ -13,19 +14,48 @@ from tests.unit.api.manifests import sound, spoilt
 HOUR = dt.timedelta(hours=1)
 
 
+class Read:
+    """A cache that has been read."""
+
+    def __init__(self, bodies):
+        self.synced = asyncio.Event()
+        self.synced.set()
+        self._bodies = {body["metadata"]["name"]: body for body in bodies}
+
+    def get(self, namespace, name):
+        return self._bodies.get(name)
+
+    def values(self):
+        return list(self._bodies.values())
+
+    def __iter__(self):
+        return iter(self.values())
+
+
+class Elsewhere:
+    """An API server that knows nothing more than `late`."""
+
+    def __init__(self):
+        self.late = []
+
+    async def get(self, resource, namespace, name):
+        for body in self.late:
+            if (body["kind"], body["metadata"]["name"]) == (resource.kind, name):
+                return body
+        raise NotFound(name)
+
+
 class Known(Observed):
     """Caches with these objects, kept by nobody."""
 
     def __init__(self, *bodies):
-        super().__init__(None, lambda: None)
-        by_kind = {
+        super().__init__(Elsewhere(), lambda: None)
+        reflectors = {
             "StorageClass": self._classes, "StorageProfile": self._profiles, "CDIConfig": self._configs,
             "CDI": self._installations,
         }  # fmt: skip
-        for reflector in self._reflectors:
-            reflector._replace([])
-        for body in bodies:
-            by_kind[body["kind"]]._put(body)
+        for kind, reflector in reflectors.items():
+            reflector.cache = Read([body for body in bodies if body["kind"] == kind])
 
 
 def cdi(**spec):
@@ -73,22 +103,35 @@ def storage_class(**more):
     return {"kind": "StorageClass", "metadata": {"name": "odd", "annotations": {}}, "provisioner": "odd.example"} | more
 
 
-def test_what_a_class_can_be_is_what_its_profile_has_learned():
+async def test_what_a_class_can_be_is_what_its_profile_has_learned():
     learned = [{"accessModes": ["ReadWriteMany"], "volumeMode": "Block"}]
     profile = {
         "apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "StorageProfile", "metadata": {"name": "odd"}, "spec": {},
         "status": {"claimPropertySets": learned},
     }  # fmt: skip
-    assert Known(storage_class()).offer("odd", archive=False).sets == ()
-    found = Known(storage_class(), profile).offer("odd", archive=False)
+    assert (await Known(storage_class()).offer("odd", archive=False)).sets == ()
+    found = await Known(storage_class(), profile).offer("odd", archive=False)
     assert found.sets == (PropertySet(access_modes=("ReadWriteMany",), volume_mode="Block"),)
     said = profile | {"spec": {"claimPropertySets": [{"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem"}]}}
-    found = Known(storage_class(), said).offer("odd", archive=False)
+    found = await Known(storage_class(), said).offer("odd", archive=False)
     assert found.sets[0] == PropertySet(access_modes=("ReadWriteOnce",), volume_mode="Filesystem")
 
 
-def test_nothing_is_offered_before_the_classes_are_known():
+async def test_nothing_is_offered_before_the_classes_are_known():
     observed = Observed(None, lambda: None)
     assert observed.unsynced
     with pytest.raises(ClusterUnavailable):
-        observed.offer(None, archive=False)
+        await observed.offer(None, archive=False)
+
+
+async def test_a_class_that_was_made_a_moment_ago_is_looked_for():
+    observed = Known()
+    observed._client.late = [
+        storage_class(),
+        {
+            "apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "StorageProfile", "metadata": {"name": "odd"},
+            "spec": {"claimPropertySets": [{"accessModes": ["ReadWriteMany"], "volumeMode": "Block"}]},
+        },
+    ]  # fmt: skip
+    found = await observed.offer("odd", archive=False)
+    assert found.sets == (PropertySet(access_modes=("ReadWriteMany",), volume_mode="Block"),)

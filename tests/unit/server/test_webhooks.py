@@ -43,7 +43,7 @@ class World:
     def renders_claims(self):
         return True
 
-    def offer(self, storage_class, *, archive):
+    async def offer(self, storage_class, *, archive):
         return Offer(storage_class=None)
 
 
