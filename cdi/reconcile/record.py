@@ -20,7 +20,7 @@ from cdi.api.names import (
     propagates,
 )
 from cdi.api.phases import Phase
-from cdi.reconcile.actions import PatchObject
+from cdi.reconcile.actions import DeleteObject, PatchObject
 from cdi.reconcile.decision import IMAGE, VERIFIED_BY, Decision
 from cdi.reconcile.ledger import ANNOTATION
 from cdi.reconcile.pod import ANN_STORED_JOURNAL
@@ -33,9 +33,12 @@ _LONGEST = 1024
 
 def claim_patches(
     claim: Claim, filled: Claim | None, decision: Decision, worker: Worker | None
-) -> tuple[PatchObject, ...]:
+) -> tuple[tuple[PatchObject, ...], tuple[PatchObject, ...]]:
     """What of the annotations and labels of the claim, and of the one that is filled in its place, is not yet as it
-    shall be.  The claim's own come first: they hold the ledger, which everything else follows from.
+    shall be: what is written before the decision's actions, and what after them.
+
+    The ledger goes before them, since they follow from it.  What is only for people and other programs must not keep
+    a worker waiting.
     """
     state = decision.state
     shared: dict[str, str | None] = {}
@@ -69,13 +72,16 @@ def claim_patches(
     journal = {ANN_STORED_JOURNAL: worker.journal} if worker is not None and worker.journal else {}
     if prime is None:
         wanted |= journal
-    first = _patch(claim, wanted, labels)
-    if first is not None and decision.ledger is not None:
+    own = _patch(claim, wanted, labels)
+    first = own if decision.ledger is not None else None
+    if first is not None:
         first = replace(first, version=claim.version)
-    patches = [first]
-    if prime is not None:
-        patches.append(_patch(prime, {**of_prime, **journal}, {}))
-    return tuple(patch for patch in patches if patch is not None)
+    later = [None if decision.ledger is not None else own]
+    if prime is not None and not any(
+        isinstance(one, DeleteObject) and one.uid == prime.uid for one in decision.actions
+    ):
+        later.append(_patch(prime, {**of_prime, **journal}, {}))
+    return (() if first is None else (first,)), tuple(patch for patch in later if patch is not None)
 
 
 def _patch(claim: Claim, wanted: Mapping[str, str | None], labels: Mapping[str, str]) -> PatchObject | None:
