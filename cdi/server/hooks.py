@@ -116,8 +116,8 @@ HOOKS = (
         plurals=("volumeimportsources", "volumeuploadsources", "volumeclonesources"),
         operations=_WRITES,
         condition=_SPEC_CHANGES,
-        failure="Fail",
-        reason="they cannot be corrected once they are there",
+        failure="Ignore",
+        reason="the definitions refuse most of it, and an import under way makes one, which must not wait for us",
     ),
     Hook(
         name="objecttransfer-validate",
@@ -178,8 +178,12 @@ class Installation:
 
 
 def webhook_configurations(installation: Installation) -> list[Manifest]:
-    """What is installed: one ValidatingWebhookConfiguration or MutatingWebhookConfiguration for each webhook."""
-    return [_configuration(hook, installation) for hook in HOOKS]
+    """What is installed: one ValidatingWebhookConfiguration or MutatingWebhookConfiguration for each webhook.
+
+    What a cluster has once is looked after by the other CDI, where this one stands beside it in namespaces of its own.
+    """
+    apart = bool(installation.namespaces or installation.namespace_labels)
+    return [_configuration(hook, installation) for hook in HOOKS if hook.namespaced or not apart]
 
 
 def _configuration(hook: Hook, installation: Installation) -> Manifest:

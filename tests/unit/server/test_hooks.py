@@ -68,13 +68,16 @@ def test_beside_another_cdi_it_is_asked_about_its_own_only():
         webhook = only(configuration)
         assert name.startswith("mine-")
         assert webhook["objectSelector"]["matchLabels"]["team"] == "x"
-        scoped = webhook["rules"][0]["scope"] == "Namespaced"
-        assert ("namespaceSelector" in webhook) is scoped
-        if scoped:
-            (wanted,) = webhook["namespaceSelector"]["matchExpressions"]
-            assert wanted == {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["a", "b"]}
+        assert webhook["rules"][0]["scope"] == "Namespaced"
+        (wanted,) = webhook["namespaceSelector"]["matchExpressions"]
+        assert wanted == {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["a", "b"]}
     both = only(made(object_labels={"team": "x"})["cdi-api-pvc-mutate"])["objectSelector"]["matchLabels"]
     assert both == {"cdi.kubevirt.io/applyStorageProfile": "true", "team": "x"}
+
+
+def test_an_import_under_way_waits_for_nobody():
+    webhook = only(made()["cdi-api-populator-validate"])
+    assert webhook["failurePolicy"] == "Ignore"
 
 
 def test_a_server_outside_of_the_cluster_is_reached_by_its_url():

@@ -1,0 +1,96 @@
+"""The rules in CEL belong to models and fields that there are, and say what the offline checks say."""
+
+import re
+
+import pytest
+
+from cdi.api.cel import FIELD_RULES, MODEL_RULES, RULES, Rule, apply_rules, freeze
+from cdi.api.kinds import KINDS
+from cdi.api.rules.update import IMMUTABLE
+from cdi.api.schema import object_schema
+
+DEFINED = {kind.name: kind for kind in KINDS if kind.defined}
+
+
+def models():
+    """The properties of every model that a definition is made of, by the model's name."""
+    found = {}
+
+    def walk(node):
+        if "properties" in node and "title" in node:
+            found[node["title"]] = set(node["properties"])
+        for value in node.values():
+            if isinstance(value, dict):
+                walk(value)
+
+    for kind in DEFINED.values():
+        walk(kind.model.model_json_schema(by_alias=True))
+    return found
+
+
+def rules(node, path=""):
+    for rule in node.get(RULES, ()):
+        yield path, rule
+    for name, part in node.get("properties", {}).items():
+        yield from rules(part, f"{path}.{name}")
+    for key in ("items", "additionalProperties"):
+        if isinstance(node.get(key), dict):
+            yield from rules(node[key], f"{path}[]")
+
+
+def test_no_rule_is_for_something_that_is_not_there():
+    there = models()
+    assert MODEL_RULES.keys() <= there.keys()
+    for model, fields in FIELD_RULES.items():
+        assert fields.keys() <= there[model], model
+
+
+@pytest.mark.parametrize("kind", DEFINED.values(), ids=lambda kind: kind.name)
+def test_a_rule_is_as_the_api_server_wants_it(kind):
+    for path, rule in rules(object_schema(kind)):
+        assert "\n" not in rule["message"], path
+        assert len(rule["message"]) < 2048
+        assert rule["rule"].strip()
+        assert re.fullmatch(r"(\.[A-Za-z]+)+", rule.get("fieldPath", ".x")), path
+
+
+def test_what_cannot_change_offline_cannot_change_in_a_cluster():
+    for kind in DEFINED.values():
+        frozen = [rule for _, rule in rules(object_schema(kind)) if "oldSelf" in rule["rule"]]
+        assert bool(frozen) is (kind.name in IMMUTABLE)
+        assert {rule["message"] for rule in frozen} <= {IMMUTABLE.get(kind.name)}
+
+
+def test_freezing_covers_every_field():
+    """A field that is added to a model later is held as well."""
+    schema = {"type": "object", "properties": {
+        "text": {"type": "string"}, "needed": {"type": "string"}, "number": {"type": "integer"},
+        "list": {"type": "array", "items": {"type": "string"}},
+        "map": {"type": "object", "additionalProperties": {"type": "string"}},
+        "part": {"type": "object", "properties": {"namespace": {"type": "string"}}},
+    }, "required": ["needed"]}  # fmt: skip
+    made = freeze(schema, "no")
+    (rule,) = made[RULES]
+    for name in schema["properties"]:
+        assert f"self.{name}" in rule["rule"]
+    (inner,) = made["properties"]["part"][RULES]
+    assert "self.__namespace__" in inner["rule"]
+    assert RULES not in schema
+
+
+def test_rules_are_added_to_those_that_are_there():
+    there = {"type": "object", "properties": {"x": {"type": "string"}}, RULES: [{"rule": "true", "message": "m"}]}
+    assert apply_rules("SomethingElse", there) == there
+    made = apply_rules("DataSourceSource", there)
+    assert len(made[RULES]) == 2
+    assert len(there[RULES]) == 1
+
+
+def test_a_rule_says_no_more_than_it_has():
+    assert Rule(rule="true", message="m").to_dict() == {"rule": "true", "message": "m"}
+    assert Rule(rule="true", message="m", field=".a", reason="FieldValueRequired").to_dict() == {
+        "rule": "true",
+        "message": "m",
+        "fieldPath": ".a",
+        "reason": "FieldValueRequired",
+    }
