@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
+import yaml
 
+from tests.cluster import cdi_image
 from tests.cluster.cdi import controller
-from tests.cluster.test_cli import Cdi, datavolume, definitions  # noqa: F401  a fixture
+from tests.cluster.test_cli import ROOT, Cdi, datavolume, definitions  # noqa: F401  a fixture
 from tests.cluster.volumes import IMMEDIATE, digest, disk, qcow2, sha256, wait_phase
 from tests.faults.server import FaultServer
 
@@ -209,3 +214,40 @@ def test_a_batch_of_local_files_is_not_for_a_cluster(cdi):
     (cdi.directory / "x.raw").write_bytes(bytes(MIB))
     (cdi.directory / "images.yaml").write_text(json.dumps({"images": [{"name": "x", "url": "x.raw"}]}))
     assert "a cluster cannot fetch" in cdi("batch", "images.yaml", status=2).stderr
+
+
+def test_a_batch_runs_inside_the_cluster(cluster, place, server, image, content):
+    images = [{"name": "inside-1", "url": server.put("/inside-1.qcow2", image)}]
+    images.append({"name": "inside-2", "url": server.put("/inside-2.qcow2", image), "size": "24Mi"})
+    documents = list(yaml.safe_load_all((ROOT / "examples" / "batch-job.yaml").read_text()))
+    for body in documents:
+        if body["kind"] == "ConfigMap":
+            body["data"] = {"images.yaml": json.dumps({"images": images})}
+        if body["kind"] == "Job":
+            body["spec"]["template"]["spec"]["containers"][0]["image"] = cdi_image.provide(cluster)
+    place.apply(*documents)
+
+    def ended(job):
+        return bool(job.get("status", {}).get("succeeded") or job.get("status", {}).get("failed"))
+
+    job = place.wait("job", "golden-images", "ended", ended, 240)
+    said = place.logs("job/golden-images")
+    assert job["status"].get("succeeded") == 1, said
+    assert said.count("imported") >= 2
+    for one in images:
+        assert digest(cluster, place, one["name"], "Block", len(content)) == sha256(content)
+
+
+def test_as_a_plugin_of_kubectl(cdi):
+    plugin = cdi.directory / "kubectl-cdi"
+    plugin.write_text(f"#!{sys.executable}\nfrom cdi.cli.main import kubectl\n\nkubectl()\n")
+    plugin.chmod(0o755)
+    cdi.apply(datavolume("plugged"))
+    environment = {
+        **cdi.environment,
+        "PATH": f"{cdi.directory}:{os.environ['PATH']}",
+        "KUBECONFIG": str(cdi.kubectl.kubeconfig),
+    }
+    command = [cdi.kubectl.program, "cdi", "-n", cdi.kubectl.namespace, "get", "dv", "plugged", "-o", "name"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "datavolume/plugged\n"), done.stderr
