@@ -14,30 +14,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cdi.api.conditions import find_condition
 from cdi.api.datavolume import DataVolume
-from cdi.api.errors import AlreadyExists, CdiError, InvalidManifest, Retry
+from cdi.api.errors import CdiError, InvalidManifest, Retry
 from cdi.api.job import Failure
 from cdi.api.names import (
-    ANN_ALLOW_CLAIM_ADOPTION,
     ANN_POD_PHASE,
-    ANN_POPULATED_FOR,
-    ANN_PRE_POPULATED,
-    import_source,
-    means_true,
     propagates,
 )
-from cdi.api.phases import ConditionType, EventReason, Phase, Reason
+from cdi.api.phases import Phase, Reason
 from cdi.reconcile import upload as uploads
-from cdi.reconcile.actions import Action, CreateObject, PatchObject, Plan, StartWorker
+from cdi.reconcile.actions import Action, PatchObject, Plan, StartWorker
+from cdi.reconcile.arrival import foreign_claim, without_claim
 from cdi.reconcile.binding import filled_claim, is_populated
-from cdi.reconcile.claim import build_claim, build_import_source, owner_reference, populated_for
+from cdi.reconcile.claim import populated_for
 from cdi.reconcile.decision import (
     Decision,
     bound_aspect,
     claim_lost,
     failed,
     held_up,
+    is_settled,
     operation_of,
     pending,
     phase_of,
@@ -61,7 +57,6 @@ from cdi.reconcile.filling import (
 from cdi.reconcile.job import Prepared, prepare
 from cdi.reconcile.ledger import ANNOTATION, Ledger
 from cdi.reconcile.origin import Clone, Refuse, Upload, Wait, examine_clone, find_origin
-from cdi.reconcile.policy import read_knobs
 from cdi.reconcile.population import Gone, Rebinding, cleared, released, seal, settle
 from cdi.reconcile.record import claim_patches
 from cdi.reconcile.refusal import refused
@@ -128,97 +123,21 @@ def _inherited_labels(dv: DataVolume, claim: Claim) -> PatchObject | None:
     )
 
 
-# --- before there is a claim ------------------------------------------------------------------------------------
-
-
 def _decide(world: World, claim: Claim | None) -> Decision:
     dv = world.datavolume
     if claim is None:
-        return _without_claim(world)
+        return without_claim(world)
     if not _is_own(world, claim):
-        return _foreign_claim(world, claim)
+        return foreign_claim(world, claim)
     if claim.deleting:
         going = pending(claim, Wait(reason=Reason.PENDING, message=f"PVC {claim.name} is being deleted"))
-        decision = claim_lost(dv, claim.name) if _is_settled(dv) else going
+        decision = claim_lost(dv, claim.name) if is_settled(dv) else going
         return replace(decision, actions=released(world))
     if claim.phase == "Lost":
         return claim_lost(dv, claim.name)
     if populated_for(claim, dv):
         return there_already(world, claim)
     return _with_claim(world, claim)
-
-
-def _without_claim(world: World) -> Decision:
-    dv = world.datavolume
-    if _is_settled(dv):
-        return claim_lost(dv, dv.metadata.name or "")
-    try:
-        read_knobs(dv.metadata.annotations)
-    except InvalidManifest as error:
-        return failed(None, as_failure(error))
-    origin = find_origin(world)
-    if isinstance(origin, Refuse):
-        return failed(None, origin.failure)
-    source: Claim | None = None
-    if isinstance(origin, Clone):
-        found = examine_clone(world, origin)
-        if isinstance(found, Refuse):
-            return failed(None, found.failure)
-        if isinstance(found, Wait):
-            return pending(None, found)
-        source = found
-    if isinstance(origin, Wait):
-        return pending(None, origin)
-    try:
-        body = build_claim(world, origin, source)
-    except CdiError as error:
-        if error.retry is Retry.NEVER:
-            return failed(None, as_failure(error))
-        wait = Wait(reason=Reason.ERR_CLAIM_NOT_VALID, message=error.message, event=EventReason.ERR_CLAIM_NOT_VALID)
-        return replace(pending(None, wait), requeue_after=world.retries.patience)
-    actions: tuple[Action, ...] = (CreateObject(body=body),)
-    if body["spec"].get("dataSourceRef", {}).get("name") == import_source(dv.metadata.uid or ""):
-        actions = (CreateObject(body=build_import_source(dv)), *actions)
-    state = State(
-        phase=Phase.PENDING,
-        bound=no(Reason.PENDING, f"PVC {dv.metadata.name} Pending"),
-        running=no(),
-        ready=no(),
-        claim_name=dv.metadata.name,
-    )
-    return Decision(state=state, actions=actions)
-
-
-def _foreign_claim(world: World, claim: Claim) -> Decision:
-    dv = world.datavolume
-    annotations = dv.metadata.annotations or {}
-    meant = (
-        means_true(annotations.get(ANN_ALLOW_CLAIM_ADOPTION, "true" if world.config.adopts else ""))
-        or annotations.get(ANN_PRE_POPULATED) == claim.name
-        or populated_for(claim, dv)
-    )
-    if meant and not claim.controller_uid and not claim.deleting:
-        adopt = PatchObject(
-            plural="persistentvolumeclaims",
-            namespace=claim.namespace,
-            name=claim.name,
-            uid=claim.uid,
-            annotations={ANN_POPULATED_FOR: dv.metadata.name},
-            owner=owner_reference(dv),
-        )
-        decision = there_already(world, claim)
-        return replace(decision, actions=(adopt,), pod=None, ledger=None)
-    predecessor = claim.controller_kind == dv.kind_name() and claim.controller_name == dv.metadata.name
-    if claim.deleting or predecessor:
-        return pending(None, Wait(reason=Reason.PENDING, message=f"an earlier PVC {claim.name} is being removed"))
-    owner = f", controlled by {claim.controller_kind} {claim.controller_name}" if claim.controller_uid else ""
-    error = AlreadyExists(
-        f"Destination PVC {claim.namespace}/{claim.name} already exists{owner}",
-        remedy="delete it, choose another name"
-        + ("" if owner else f', or adopt it with the annotation {ANN_ALLOW_CLAIM_ADOPTION}: "true"'),
-    )
-    decision = failed(None, as_failure(error))
-    return replace(decision, state=replace(decision.state, bound=no(error.code, error.message)))
 
 
 # --- with a claim of its own ------------------------------------------------------------------------------------
@@ -254,7 +173,7 @@ def _recorded(world: World, claim: Claim) -> Ledger:
     text = claim.annotations.get(ANNOTATION)
     if text is None and world.platform.cluster and world.worker is None and claim.phase == "Bound":
         told = claim.annotations.get(ANN_POD_PHASE) == "Succeeded"
-        if told or (_is_settled(world.datavolume) and not world.synthetic):
+        if told or (is_settled(world.datavolume) and not world.synthetic):
             return Ledger(done=True)
     return Ledger.read(text)
 
@@ -406,12 +325,3 @@ def _start(world: World, claim: Claim, prepared: Prepared, number: int, upload: 
         upload=upload,
     )
     return (start,)
-
-
-def _is_settled(dv: DataVolume) -> bool:
-    """It had its volume; without it, it is not imported again behind its users' backs."""
-    phase = dv.status.phase if dv.status is not None else None
-    bound = find_condition(dv.status.conditions if dv.status else None, ConditionType.BOUND)
-    return phase == Phase.SUCCEEDED or (
-        phase == Phase.FAILED and bound is not None and bound.reason == Reason.CLAIM_LOST
-    )

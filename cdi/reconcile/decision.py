@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
+from cdi.api.conditions import find_condition
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import ClaimLost
 from cdi.api.job import Failure, Outcome
 from cdi.api.names import GROUP
-from cdi.api.phases import PROGRESS_DONE, PROGRESS_UNKNOWN, Phase, Reason, progress
+from cdi.api.phases import PROGRESS_DONE, PROGRESS_UNKNOWN, ConditionType, Phase, Reason, progress
 from cdi.reconcile.actions import Action, EventFact
 from cdi.reconcile.ledger import Ledger
 from cdi.reconcile.origin import Wait
@@ -177,6 +178,15 @@ def bound_aspect(claim: Claim) -> Aspect:
     if claim.phase == "Bound":
         return yes(Reason.BOUND, f"PVC {claim.name} Bound")
     return no(Reason.PENDING, f"PVC {claim.name} Pending")
+
+
+def is_settled(dv: DataVolume) -> bool:
+    """It had its volume; without it, it is not imported again behind its users' backs."""
+    phase = dv.status.phase if dv.status is not None else None
+    bound = find_condition(dv.status.conditions if dv.status else None, ConditionType.BOUND)
+    return phase == Phase.SUCCEEDED or (
+        phase == Phase.FAILED and bound is not None and bound.reason == Reason.CLAIM_LOST
+    )
 
 
 def phase_of(dv: DataVolume, imports: Phase, clones: Phase, uploaded: Phase) -> Phase:

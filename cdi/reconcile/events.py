@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cdi.api.conditions import find_condition
 from cdi.api.datavolume import DataVolume
-from cdi.api.phases import ConditionType, Phase, Reason
+from cdi.api.phases import ConditionType, EventReason, Phase, Reason
 from cdi.reconcile.actions import EventFact
 from cdi.reconcile.status import State
 from cdi.reconcile.world import Operation
@@ -54,6 +54,8 @@ def told(dv: DataVolume, operation: Operation, state: State, others: tuple[Event
 def _failure_reason(operation: Operation, state: State) -> str:
     if state.ready.reason == Reason.CLAIM_LOST:
         return "ErrClaimLost"
+    if state.ready.reason == EventReason.CLAIM_MISBOUND:
+        return EventReason.CLAIM_MISBOUND
     if state.ready.reason == "AlreadyExists":
         return "ErrResourceExists"
     if operation == "Clone" and state.ready.reason == "TargetTooSmall" and not state.claim_name:

@@ -316,6 +316,18 @@ def test_a_lost_claim_is_told_and_not_imported_again():
     assert cluster.events[-1].reason == "ErrClaimLost"
 
 
+def test_a_claim_that_is_bound_to_another_volume_is_misbound():
+    cluster = started(Cluster(dv("csi")))
+    target = cluster.get(CLAIMS, "a")
+    cluster._provision(target)
+    cluster.nature()
+    cluster.run()
+    assert cluster.status["phase"] == "Failed"
+    assert cluster.condition("Ready")["reason"] == "ClaimMisbound"
+    assert "ClaimMisbound" in [event.reason for event in cluster.events]
+    assert COMPLETE in [body["content"] for body in cluster.all(VOLUMES)]
+
+
 @pytest.mark.parametrize(
     "source", [{"upload": {}}, {"pvc": {"namespace": NS, "name": "b"}}, {"snapshot": {"namespace": NS, "name": "b"}}]
 )

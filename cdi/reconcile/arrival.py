@@ -1,0 +1,99 @@
+"""Before a DataVolume has a claim of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cdi.api.errors import AlreadyExists, CdiError, InvalidManifest, Retry
+from cdi.api.names import (
+    ANN_ALLOW_CLAIM_ADOPTION,
+    ANN_POPULATED_FOR,
+    ANN_PRE_POPULATED,
+    import_source,
+    means_true,
+)
+from cdi.api.phases import EventReason, Phase, Reason
+from cdi.reconcile.actions import Action, CreateObject, PatchObject
+from cdi.reconcile.claim import build_claim, build_import_source, owner_reference, populated_for
+from cdi.reconcile.decision import Decision, claim_lost, failed, is_settled, pending
+from cdi.reconcile.failure import as_failure
+from cdi.reconcile.filling import there_already
+from cdi.reconcile.origin import Clone, Refuse, Wait, examine_clone, find_origin
+from cdi.reconcile.policy import read_knobs
+from cdi.reconcile.status import State, no
+from cdi.reconcile.world import Claim, World
+
+
+def without_claim(world: World) -> Decision:
+    """The claim is to be made, if all that it is made of is there."""
+    dv = world.datavolume
+    if is_settled(dv):
+        return claim_lost(dv, dv.metadata.name or "")
+    try:
+        read_knobs(dv.metadata.annotations)
+    except InvalidManifest as error:
+        return failed(None, as_failure(error))
+    origin = find_origin(world)
+    if isinstance(origin, Refuse):
+        return failed(None, origin.failure)
+    source: Claim | None = None
+    if isinstance(origin, Clone):
+        found = examine_clone(world, origin)
+        if isinstance(found, Refuse):
+            return failed(None, found.failure)
+        if isinstance(found, Wait):
+            return pending(None, found)
+        source = found
+    if isinstance(origin, Wait):
+        return pending(None, origin)
+    try:
+        body = build_claim(world, origin, source)
+    except CdiError as error:
+        if error.retry is Retry.NEVER:
+            return failed(None, as_failure(error))
+        wait = Wait(reason=Reason.ERR_CLAIM_NOT_VALID, message=error.message, event=EventReason.ERR_CLAIM_NOT_VALID)
+        return replace(pending(None, wait), requeue_after=world.retries.patience)
+    actions: tuple[Action, ...] = (CreateObject(body=body),)
+    if body["spec"].get("dataSourceRef", {}).get("name") == import_source(dv.metadata.uid or ""):
+        actions = (CreateObject(body=build_import_source(dv)), *actions)
+    state = State(
+        phase=Phase.PENDING,
+        bound=no(Reason.PENDING, f"PVC {dv.metadata.name} Pending"),
+        running=no(),
+        ready=no(),
+        claim_name=dv.metadata.name,
+    )
+    return Decision(state=state, actions=actions)
+
+
+def foreign_claim(world: World, claim: Claim) -> Decision:
+    """A claim of that name is not the DataVolume's: it is adopted where that is meant, and otherwise in the way."""
+    dv = world.datavolume
+    annotations = dv.metadata.annotations or {}
+    meant = (
+        means_true(annotations.get(ANN_ALLOW_CLAIM_ADOPTION, "true" if world.config.adopts else ""))
+        or annotations.get(ANN_PRE_POPULATED) == claim.name
+        or populated_for(claim, dv)
+    )
+    if meant and not claim.controller_uid and not claim.deleting:
+        adopt = PatchObject(
+            plural="persistentvolumeclaims",
+            namespace=claim.namespace,
+            name=claim.name,
+            uid=claim.uid,
+            annotations={ANN_POPULATED_FOR: dv.metadata.name},
+            owner=owner_reference(dv),
+        )
+        decision = there_already(world, claim)
+        return replace(decision, actions=(adopt,), pod=None, ledger=None)
+    predecessor = claim.controller_kind == dv.kind_name() and claim.controller_name == dv.metadata.name
+    if claim.deleting or predecessor:
+        return pending(None, Wait(reason=Reason.PENDING, message=f"an earlier PVC {claim.name} is being removed"))
+    owner = f", controlled by {claim.controller_kind} {claim.controller_name}" if claim.controller_uid else ""
+    error = AlreadyExists(
+        f"Destination PVC {claim.namespace}/{claim.name} already exists{owner}",
+        remedy="delete it, choose another name"
+        + ("" if owner else f', or adopt it with the annotation {ANN_ALLOW_CLAIM_ADOPTION}: "true"'),
+    )
+    decision = failed(None, as_failure(error))
+    return replace(decision, state=replace(decision.state, bound=no(error.code, error.message)))
