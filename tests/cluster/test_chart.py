@@ -514,6 +514,8 @@ class Release:
 
     def uninstall(self):
         self._helm.run("uninstall", self.name, "--wait", f"--timeout={SLOW:.0f}s", patience=SLOW + 60)
+        for each in self.system.get_all("pods"):  # which go after what made them
+            self.system.wait_gone("pod", each["metadata"]["name"], SLOW)
 
     def installed(self):
         return bool(json.loads(self._helm.run("list", "--output=json", "--all")))
@@ -759,7 +761,6 @@ def test_when_it_is_uninstalled_nothing_stays_but_volumes(release):
     release.work.wait("datavolume", "stays", "imported", is_phase("Succeeded"), SLOW)
     assert release.left()
     release.uninstall()
-    release.system.run("wait", "--for=delete", "pods", "--all", f"--timeout={SLOW:.0f}s", patience=SLOW + 10)
     assert release.left() == set()
     assert phase(release.work.get("pvc", "stays")) == "Bound"
     # With the definitions a DataVolume stays too, and the API server of Kubernetes asks nobody about it.
