@@ -41,13 +41,17 @@ class Controller:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns when it is in sync."""
+        """Returns when it leads and is in sync."""
         began = len(self.lines())
+        self.begin()
+        self.wait_line("in sync", after=began)
+
+    def begin(self) -> None:
+        """Returns at once."""
         environment = {name: text for name, text in os.environ.items() if name not in ("CDI_HOME", "CDI_IMAGE")}
         self._process = subprocess.Popen(
             self._command, cwd=_ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
         )
-        self.wait_line("in sync", after=began)
 
     def stop(self) -> int:
         """As Kubernetes would; gives the exit status."""
