@@ -194,7 +194,7 @@ def _runs(pod: Object) -> bool:
         and status.get("phase") == "Running"
         and status.get("podIP")
         and any(
-            one.get("name") == CONTAINER and (one.get("state") or {}).get("running")
+            one.get("name") == CONTAINER and "running" in (one.get("state") or {})
             for one in status.get("containerStatuses") or ()
         )
     )
