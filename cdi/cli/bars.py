@@ -16,7 +16,7 @@ from cdi.runtime.backend import Advance, Share
 
 QUIET = 10.0
 """Seconds between lines of one import that only say that it goes on."""
-_SHARE = "{l_bar}{bar}| [{elapsed}<{remaining}] {postfix}"
+_SHARE = "{l_bar}{bar}| [{elapsed}<{remaining}{postfix}]"
 
 
 class Bar(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cdi.api.errors import NotFound, UsageError
+from cdi.api.errors import KindNotServed, NotFound, UsageError
 from cdi.cli.options import duration
 from cdi.cli.session import Session, references, subcommand
 from cdi.store.base import Key
@@ -41,6 +41,8 @@ def command(
     for key in wanted:
         try:
             session.backend.delete(key.plural, key.namespace, key.name, cascade=not keep_volume, timeout=timeout)
+        except KindNotServed:
+            raise
         except NotFound as error:
             missing = missing or error
             continue

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import click
 
-from cdi.api.errors import NotFound
+from cdi.api.errors import KindNotServed, NotFound
 from cdi.api.kinds import KINDS, Column
 from cdi.cli.session import Session, references, subcommand
 from cdi.cli.show import age, document, echo_lines, one_or_list, printable, select, table
@@ -56,8 +56,8 @@ def command(
                 continue
             try:
                 found.append(session.store.get(Key.of(plural, session.namespace, name)))
-            except NotFound:
-                if not (ignore_not_found or watch):
+            except NotFound as error:
+                if isinstance(error, KindNotServed) or not (ignore_not_found or watch):
                     raise
         return found
 

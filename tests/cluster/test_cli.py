@@ -219,7 +219,7 @@ def test_describe_shows_claim_worker_and_events(cdi, cluster):
     out = cdi("describe", "dv/golden").stdout
     assert "Class:        no-such-class" in out
     assert f"Pod:          {name}" in out
-    assert "Held up:      the worker's image cannot be pulled" in out
+    assert "Held up:      the worker's image images.cdi.test/no-such-image:1 cannot be pulled" in out
     assert "Import into golden scheduled" in out
     assert "ImagePullFailed" in out
 
@@ -443,3 +443,21 @@ def test_who_is_not_known_is_told_so(cdi, nobody):
     nobody.write_text(yaml.safe_dump(config))
     done = cdi("get", "dv", "--kubeconfig", nobody, status=10)
     assert done.stderr.startswith("error[ClusterUnauthorized]: ")
+
+
+def test_definitions_that_are_not_installed(cdi):
+    """Whoever asks for a kind that the server does not know need not look for the name."""
+    config = yaml.safe_load(Path(cdi.kubectl.kubeconfig).read_text())
+    for each in config["clusters"]:
+        # Below this path no API of the server has anything.
+        each["cluster"]["server"] += "/apis/nothing.example.org"
+    path = cdi.directory / "elsewhere"
+    path.write_text(yaml.safe_dump(config))
+    for arguments in (
+        ("get", "dv", "x", "--ignore-not-found"),
+        ("wait", "dv/x"),
+        ("delete", "dv/x", "--ignore-not-found"),
+    ):
+        done = cdi(*arguments, "--kubeconfig", path, status=10)
+        assert done.stderr.startswith("error[KindNotServed]: the API server does not know this kind of object")
+        assert "Try: install cdi in the cluster" in done.stderr

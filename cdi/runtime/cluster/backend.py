@@ -25,7 +25,6 @@ from cdi.runtime.cluster import filling as fillings
 from cdi.runtime.cluster.calls import Calls
 from cdi.runtime.cluster.feed import Feed, Scope
 from cdi.runtime.cluster.filling import Filling, find_filling
-from cdi.runtime.cluster.logs import log
 from cdi.store.base import Change, Key, Object
 from cdi.store.cluster import ClusterStore
 from cdi.store.kinds import kind_of
@@ -203,6 +202,8 @@ class Cluster:
 
         The cluster keeps the log of a pod as long as the pod.  Raises `NotFound`.
         """
+        from cdi.runtime.cluster.logs import log
+
         key = Key.of("dv", namespace, name)
         return log(self._calls, key, follow=follow)
 

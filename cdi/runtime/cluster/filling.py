@@ -11,7 +11,6 @@ from typing import Any
 from cdi.api import names
 from cdi.api.job import Outcome
 from cdi.kube.resources import CLAIMS, PODS, Object, Resource
-from cdi.reconcile.decision import IMAGE
 
 CONTAINER = "importer"
 Find = Callable[[Resource, str, str], Object | None]
@@ -71,6 +70,8 @@ def outcome_of(filling: Filling) -> Outcome | None:
 
 
 def _recorded(filling: Filling) -> Outcome | None:
+    from cdi.reconcile.decision import IMAGE  # with models, which looking at objects does not need
+
     notes = notes_of(filling.claim)
     if filling.claim is None or f"{IMAGE}format" not in notes:
         return None
