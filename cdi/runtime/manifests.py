@@ -158,4 +158,3 @@ def _words(error: Exception) -> str:
     problem = getattr(error, "problem", None) or str(error)
     place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
     return " ".join(f"{problem}{place}".split())[:300]
-
