@@ -102,7 +102,7 @@ def test_it_is_filled_and_nothing_else_is_left(way):
     assert not cluster.reclaimed
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     way=st.sampled_from(sorted(WAYS)),
     script=st.lists(ENDS, max_size=4),
@@ -119,7 +119,7 @@ def test_whatever_is_lost_repeated_or_late_the_end_is_the_same(way, script, loss
     assert not [content for content, _ in lossy.reclaimed if content == COMPLETE]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     way=st.sampled_from(sorted(WAYS)),
     script=st.lists(ENDS, max_size=3),
@@ -164,7 +164,7 @@ def test_the_same_world_gives_the_same_plan(way, steps, choices):
     assert reconcile(world) == reconcile(world)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     way=st.sampled_from(sorted(WAYS)),
     script=st.lists(ENDS, max_size=2),
