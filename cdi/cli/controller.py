@@ -44,6 +44,11 @@ def _labels(text: str) -> dict[str, str]:
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Of probes and metrics.")
 @click.option("--leader-election/--no-leader-election", default=True, help="Whether there may be others to wait for.")
 @click.option(
+    "--identity",
+    envvar="CDI_IDENTITY",
+    help="Who holds the Lease, such as the pod's name: begun again under it, it goes on at once.",
+)
+@click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
 def command(
@@ -56,6 +61,7 @@ def command(
     workers: int,
     port: int,
     leader_election: bool,
+    identity: str | None,
     log_level: str,
 ) -> None:
     """Fill the volumes of a cluster: follow DataVolumes and claims, run worker pods, report.
@@ -81,6 +87,7 @@ def command(
         workers=workers,
         port=port,
         leader_election=leader_election,
+        identity=identity or None,
         version=version("cdi"),
     )
     client = connect(None if session.kubeconfig is None else str(session.kubeconfig), session.context)

@@ -44,6 +44,8 @@ class Options:
     port: int = 8080
     leader_election: bool = True
     lease: str = LEASE
+    identity: str | None = None
+    """Who holds the Lease; a process that is begun again under its name does not wait for its own Lease to end."""
     version: str = ""
 
 
@@ -81,7 +83,8 @@ class Controller:
 
     async def _lead(self) -> None:
         if self._options.leader_election:
-            await Leadership(self._client, self._options.namespace, self._options.lease).run(self._live)
+            options = self._options
+            await Leadership(self._client, options.namespace, options.lease, identity=options.identity).run(self._live)
         else:
             await self._live()
 

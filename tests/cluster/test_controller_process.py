@@ -126,7 +126,7 @@ def test_beside_another_installation_it_acts_on_its_own_only(cluster, namespace)
 
 def test_killed_again_and_again_it_fills_every_volume_and_leaves_nothing(cluster, namespace, server, tmp_path) -> None:
     content = {f"d{number}": disk(2 * MIB, seed=number) for number in range(VOLUMES)}
-    with controller(cluster, namespace) as running:
+    with controller(cluster, namespace, "--identity=the-pod") as running:
         for number, (name, each) in enumerate(content.items()):
             image = qcow2(each, tmp_path)
             url = server.put(f"/{name}.qcow2", image, faults=[Fault(drip=(262_144, 0.3))] * 4)
