@@ -1,0 +1,81 @@
+"""The whole way: a Debian guest is published, imported by a DataVolume, and a virtual machine in a pod boots from it.
+
+QEMU is this machine's own, and what starts it and watches the console is `cdi boot-check` of this checkout: the pod sees
+the directories that they need.  It is privileged for /dev/kvm alone; without KVM the guest is emulated.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cdi import controller
+from tests.cluster.chronicle import following
+from tests.cluster.objects import DEVICE, is_phase, pod
+from tests.cluster.volumes import data_volume
+from tests.integration.fixtures_http import running_nginx
+
+ROOT = Path(__file__).parents[2]
+SIZE = "2Gi"
+BOOT = 500  # seconds, for an emulated guest on a busy machine
+
+pytestmark = pytest.mark.timeout(1800)  # the guest is built where no earlier run left it
+
+
+@pytest.fixture(scope="module")
+def guest(tmp_path_factory) -> Path:
+    image = tmp_path_factory.mktemp("guest") / "guest.qcow2"
+    subprocess.run([sys.executable, ROOT / "scripts/guest-image", image], check=True)
+    return image
+
+
+def seen_in_the_pod() -> list[Path]:
+    """QEMU with its firmware and libraries; Python, what it has installed, and the checkout."""
+    places = [Path("/usr"), Path("/etc/alternatives"), Path(sys.prefix), Path(sys.base_prefix), ROOT]
+    return [
+        place for index, place in enumerate(places)
+        if not any(other in place.parents or other == place for other in places[:index])
+    ]  # fmt: skip
+
+
+def machine(name: str, image: str, claim: str) -> dict:
+    command = f"cd {ROOT}; exec {sys.executable} -m cdi.cli.main boot-check {DEVICE} --json --timeout {BOOT}s"
+    document = pod(name, image, command, claims={claim: "Block"})
+    spec = document["spec"]
+    container = spec["containers"][0]
+    container["securityContext"] = {"privileged": True}
+    container["env"] = [{"name": "HOME", "value": "/tmp"}, {"name": "PATH", "value": "/usr/bin:/usr/sbin:/bin"}]
+    places = {str(place): str(place) for place in seen_in_the_pod()}
+    for number, (place, shown) in enumerate({**places, "/usr/lib": "/lib", "/usr/lib64": "/lib64"}.items()):
+        spec["volumes"].append({"name": f"host{number}", "hostPath": {"path": place, "type": "Directory"}})
+        container["volumeMounts"].append({"name": f"host{number}", "mountPath": shown, "readOnly": True})
+    return document
+
+
+def test_a_virtual_machine_boots_from_an_imported_image(cluster, guest, tmp_path) -> None:
+    if cluster.layout is None:
+        pytest.skip("the pod needs this machine's QEMU")
+    with (
+        running_nginx(tmp_path, cluster.host_address) as nginx,
+        cluster.namespace("guest") as place,
+        following(place) as chronicle,
+        controller(cluster, place),
+    ):
+        (nginx.root / "guest.qcow2").symlink_to(guest)
+        source = {"http": {"url": nginx.url("guest.qcow2")}}
+        place.create(data_volume("golden", source, "csi-wait", mode="Block", size=SIZE))
+        chronicle.wait_phase("golden", "PendingPopulation", patience=60)
+        place.create(machine("machine", cluster.image, "golden"))  # the volume's first consumer
+        chronicle.wait_phase("golden", "Succeeded", patience=400)
+        ended = chronicle.wait("pods", "machine", "ended", is_phase("Succeeded", "Failed"), BOOT + 100)
+        text = place.logs("machine")
+        assert ended["status"]["phase"] == "Succeeded", text[-4000:]
+        report = json.loads(text)
+        assert report["booted"], report
+        assert "login" in report["evidence"]
+        assert report["disk_read"] > 16 << 20
+        assert chronicle.phases("golden")[-1] == "Succeeded"
