@@ -1,31 +1,49 @@
-"""Secrets and ConfigMaps in use: which keys they have, and that they changed.  Their values are never kept.
+"""Secrets and ConfigMaps in use: which keys they have, and their version.  Their values are never kept.
 
-They are followed by their metadata alone.  One that a reconciler asks for is read once, for the names of its keys, and
-again when it has changed.
+Nobody follows them: a right to watch Secrets is a right to read all of them.  One that a DataVolume names is got by its
+name, and looked at again as long as somebody waits for it or for a change of it: soon at first, then rarely.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from cdi.api.errors import NotFound
 from cdi.controller.keys import Key
 from cdi.kube.client import Client
-from cdi.kube.resources import CONFIG_MAPS, SECRETS, Resource
+from cdi.kube.resources import CONFIG_MAPS, SECRETS
 from cdi.reconcile.actions import InputRef
 from cdi.reconcile.world import Input
+
+SOON = 5.0
+"""Seconds between the first two looks at one that somebody waits for; each further pause is half as long again."""
+LONGEST = 60.0
+"""The longest pause between two looks, seconds."""
+
+
+@dataclass(slots=True)
+class _Look:
+    found: Input | None
+    when: float
+    pause: float = SOON
+
+    @property
+    def due(self) -> float:
+        return self.when + self.pause
 
 
 class Inputs:
     """What is known of them."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
-        self._known: dict[InputRef, Input | None] = {}
+        self._clock = clock
+        self._looks: dict[InputRef, _Look] = {}
         self._users: dict[InputRef, set[Key]] = {}
         self._uses: dict[Key, set[InputRef]] = {}
-        self._changed: set[InputRef] = set()
         self._asked: set[InputRef] | None = None
 
     @contextlib.contextmanager
@@ -36,43 +54,54 @@ class Inputs:
             yield
         finally:
             asked, self._asked = self._asked, None
-            for ref in self._uses.get(key, set()) - asked:
-                self._users[ref].discard(key)
-                if not self._users[ref]:
-                    del self._users[ref]
-                    self._known.pop(ref, None)
-                    self._changed.discard(ref)
-            for ref in asked:
-                self._users.setdefault(ref, set()).add(key)
-            if asked:
-                self._uses[key] = asked
-            else:
-                self._uses.pop(key, None)
+            self._use(key, asked)
+
+    def forget(self, key: Key) -> None:
+        """It uses nothing any more."""
+        self._use(key, set())
 
     def get(self, ref: InputRef) -> Input | None:
         """None where there is none, or where it has to be read first (`read`)."""
         if self._asked is not None:
             self._asked.add(ref)
-        return self._known.get(ref)
+        look = self._looks.get(ref)
+        return look.found if look is not None else None
 
     async def read(self, key: Key) -> bool:
-        """Read what `key` asked for and is not known; True where there was something to be read."""
-        unknown = [ref for ref in self._uses.get(key, ()) if ref not in self._known]
-        for ref in unknown:
-            self._changed.discard(ref)
+        """Look at what `key` asked for, as far as that is due; True where something is known now that was not."""
+        news = False
+        for ref in tuple(self._uses.get(key, ())):
+            before = self._looks.get(ref)
+            if before is not None and self._clock() < before.due:
+                continue
             found = await self._read(ref)
-            if ref not in self._changed:  # else it changed while it was read, and whoever uses it comes again
-                self._known[ref] = found
-        return bool(unknown)
+            now = self._clock()
+            if before is None or before.found != found:
+                self._looks[ref] = _Look(found=found, when=now)
+                news = True
+            else:
+                self._looks[ref] = _Look(found=found, when=now, pause=min(before.pause * 1.5, LONGEST))
+        return news
 
-    def changed(self, resource: Resource, namespace: str, name: str) -> set[Key]:
-        """It is to be read again; gives the keys that use it."""
-        ref = InputRef(kind="Secret" if resource == SECRETS else "ConfigMap", namespace=namespace, name=name)
-        self._known.pop(ref, None)
-        if ref not in self._users:
-            return set()
-        self._changed.add(ref)
-        return set(self._users[ref])
+    def pause(self, key: Key) -> float | None:
+        """Seconds until something that `key` uses is to be looked at again; None where it uses nothing."""
+        now = self._clock()
+        dues = [look.due if (look := self._looks.get(ref)) is not None else now for ref in self._uses.get(key, ())]
+        return max(0.0, min(dues) - now) if dues else None
+
+    def _use(self, key: Key, refs: set[InputRef]) -> None:
+        before = self._uses.pop(key, set())
+        for ref in before - refs:
+            self._users[ref].discard(key)
+            if not self._users[ref]:
+                del self._users[ref]
+                self._looks.pop(ref, None)
+        for ref in refs - before:
+            self._users.setdefault(ref, set()).add(key)
+            if (look := self._looks.get(ref)) is not None:
+                look.pause = SOON  # others may have waited for it so long that it is hardly looked at any more
+        if refs:
+            self._uses[key] = refs
 
     async def _read(self, ref: InputRef) -> Input | None:
         resource = SECRETS if ref.kind == "Secret" else CONFIG_MAPS

@@ -54,7 +54,7 @@ class Life:
     ) -> None:
         """Where `stop` is set when it is cancelled, what is under way is finished first."""
         self.queue: Queue[Key] = Queue()
-        self.watches = Watches(client, scope, install_namespace=install_namespace, on_change=self._changed)
+        self.watches = Watches(client, scope, on_change=self._changed)
         self._client = client
         self._workers = workers
         self._metrics = metrics
@@ -104,7 +104,7 @@ class Life:
         if resource == PODS:
             self._follow(change)
         if self._synced:  # before, everything is new, and looked at once all of it is here
-            for key in affected(resource, change, self.watches, self._inputs):
+            for key in affected(resource, change, self.watches):
                 self.queue.add(key)
 
     def _follow(self, change: Change) -> None:

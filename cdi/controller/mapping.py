@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from cdi.api.names import ANN_POD_PHASE, ANN_SOURCE, GROUP
 from cdi.api.phases import Phase
-from cdi.controller.inputs import Inputs
 from cdi.controller.keys import CONFIG, Key, volume
 from cdi.controller.watches import Watches
 from cdi.kube.reflector import Change
@@ -14,7 +13,6 @@ from cdi.kube.resources import (
     CDI_CONFIGS,
     CDIS,
     CLAIMS,
-    CONFIG_MAPS,
     CSI_DRIVERS,
     DATA_IMPORT_CRONS,
     DATA_SOURCES,
@@ -22,7 +20,6 @@ from cdi.kube.resources import (
     EVENTS,
     NODES,
     PODS,
-    SECRETS,
     STORAGE_CLASSES,
     STORAGE_PROFILES,
     VOLUME_IMPORT_SOURCES,
@@ -37,12 +34,12 @@ _DEPTH = 3
 _FINAL = (Phase.SUCCEEDED, Phase.FAILED)
 
 
-def affected(resource: Resource, change: Change, watches: Watches, inputs: Inputs) -> set[Key]:
+def affected(resource: Resource, change: Change, watches: Watches) -> set[Key]:
     """The keys that a change is news for."""
-    return set(_affected(resource, change, watches, inputs))
+    return set(_affected(resource, change, watches))
 
 
-def _affected(resource: Resource, change: Change, watches: Watches, inputs: Inputs) -> Iterator[Key]:
+def _affected(resource: Resource, change: Change, watches: Watches) -> Iterator[Key]:
     body = change.object
     namespace, name = body["metadata"].get("namespace") or "", body["metadata"]["name"]
     if resource == DATA_VOLUMES:
@@ -65,8 +62,6 @@ def _affected(resource: Resource, change: Change, watches: Watches, inputs: Inpu
             yield from _claim_named(ref.get("namespace") or "", ref.get("name") or "", watches)
         if _volume_face(change.old) != _volume_face(change.new) and (of_class := body["spec"].get("storageClassName")):
             yield Key(kind="profile", name=of_class)
-    elif resource in (SECRETS, CONFIG_MAPS):
-        yield from inputs.changed(resource, namespace, name)
     elif resource == NODES:
         if _ready(change.old) != _ready(change.new):
             for pod in watches.values(PODS):

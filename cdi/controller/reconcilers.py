@@ -121,13 +121,16 @@ class Reconcilers:
     async def _volume(self, key: Key) -> float | None:
         about = self.about(key)
         if about is None or not self._is_ours(key, about):
+            self._inputs.forget(key)
             return None
         plan = await self._planned(key, None)
         if plan is None:
             return None
         refusal = await self._carry_out(key, plan, about)
         if refusal is None:
-            return plan.requeue_after
+            # Who waits for a Secret, or for a change of it, is told by nobody.
+            pauses = (plan.requeue_after, self._inputs.pause(key))
+            return min((pause for pause in pauses if pause is not None), default=None)
         log.warning(
             "refused",
             extra=fields(

@@ -19,7 +19,6 @@ from cdi.kube.resources import (
     CDI_CONFIGS,
     CDIS,
     CLAIMS,
-    CONFIG_MAPS,
     CSI_DRIVERS,
     DATA_IMPORT_CRONS,
     DATA_SOURCES,
@@ -27,7 +26,6 @@ from cdi.kube.resources import (
     EVENTS,
     NODES,
     PODS,
-    SECRETS,
     STORAGE_CLASSES,
     STORAGE_PROFILES,
     VOLUME_IMPORT_SOURCES,
@@ -49,12 +47,10 @@ OnChange = Callable[[Resource, Change], None]
 class Watches:
     """A cache of each resource, as far as the scope reaches."""
 
-    def __init__(self, client: Client, scope: Scope, *, install_namespace: str, on_change: OnChange) -> None:
+    def __init__(self, client: Client, scope: Scope, *, on_change: OnChange) -> None:
         self._reflectors: dict[Resource, dict[str | None, Reflector]] = {}
         everywhere: tuple[str | None, ...] = (None,)
         spaces = scope.namespaces or everywhere
-        # What CDIConfig names lies where the controller is installed.
-        with_install = dict.fromkeys((*scope.namespaces, install_namespace)) if scope.namespaces else everywhere
         plain = dict.fromkeys(spaces)
 
         def follow(resource: Resource, namespaces: Any = everywhere, **options: Any) -> None:
@@ -74,12 +70,10 @@ class Watches:
         follow(VOLUME_IMPORT_SOURCES, plain, strip=_plain)
         follow(DATA_SOURCES, plain, strip=_plain)
         follow(DATA_IMPORT_CRONS, plain, strip=_plain)
-        follow(SECRETS, with_install, strip=_version_only, metadata_only=True)
-        follow(CONFIG_MAPS, with_install, strip=_version_only, metadata_only=True)
         follow(EVENTS, plain, fields="involvedObject.kind=PersistentVolumeClaim,type=Warning", strip=_event)
         follow(NODES, strip=_node)
         follow(STORAGE_CLASSES, strip=_plain)
-        follow(CSI_DRIVERS, strip=_version_only)
+        follow(CSI_DRIVERS, strip=_version_only, metadata_only=True)
         follow(STORAGE_PROFILES, strip=_plain)
         follow(CDI_CONFIGS, strip=_plain)
         follow(CDIS, strip=_plain)
@@ -96,7 +90,7 @@ class Watches:
             yield from reflector.cache.values()
 
     def note(self, resource: Resource, body: Object) -> None:
-        """What a write of our own gave back (`Reflector.note`)."""
+        """What a write of our own gave back (`Reflector.note`); nothing of it is kept where nobody follows its kind."""
         reflector = self._of(resource, body["metadata"].get("namespace") or "")
         if reflector is not None:
             reflector.note(body)
@@ -127,7 +121,7 @@ class Watches:
         raise AssertionError("no reflector ends")
 
     def _of(self, resource: Resource, namespace: str) -> Reflector | None:
-        known = self._reflectors[resource]
+        known = self._reflectors.get(resource, {})
         return known.get(namespace if resource.namespaced and None not in known else None)
 
 

@@ -698,9 +698,11 @@ def test_the_controller_may_do_no_more_than_it_needs(release):
         for resource in ("secrets", "configmaps", "pods", "persistentvolumeclaims"):
             assert not may("list", resource, namespace)
         assert not may("create", "pods", namespace)
-    for verb in ("create", "update", "patch", "delete"):
+    assert not may("get", "secrets", system)
+    for verb in ("list", "watch", "create", "update", "patch", "delete"):
         assert not may(verb, "secrets")
         assert not may(verb, "secrets", system)
+    for verb in ("create", "update", "patch", "delete"):
         assert not may(verb, "nodes", "")
         assert not may(verb, "serviceaccounts")
         assert not may(verb, "customresourcedefinitions", "", group="apiextensions.k8s.io")

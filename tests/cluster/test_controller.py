@@ -126,14 +126,16 @@ def test_a_secret_that_is_missing_is_waited_for(cluster, place, server, image, c
         SLOW,
     )
     assert conditions(waiting)["Ready"]["status"] == "False"
-    place.create(
-        {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": "login"},
-            "stringData": {"accessKeyId": "u", "secretKey": "p"},
-        }
+    login = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "login"}}
+    place.create({**login, "stringData": {"accessKeyId": "u"}})
+    place.wait(
+        "datavolume",
+        "secret",
+        "waiting for a key",
+        lambda it: "secretKey" in conditions(it).get("Ready", {}).get("message", ""),
+        SLOW,
     )
+    place.apply({**login, "stringData": {"secretKey": "p"}})
     wait_phase(place, "secret", "Succeeded")
     assert digest(cluster, place, "secret", "Filesystem", len(content)) == sha256(content)
 

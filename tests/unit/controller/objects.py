@@ -38,7 +38,7 @@ def watches(
     *known: tuple[Resource, Object], scope: Scope | None = None, on_change: OnChange = lambda *_: None
 ) -> Watches:
     """Caches that hold these."""
-    made = Watches(None, scope or Scope(), install_namespace="cdi", on_change=on_change)  # type: ignore[arg-type]
+    made = Watches(None, scope or Scope(), on_change=on_change)  # type: ignore[arg-type]
     for resource, each in known:
         made.note(resource, each)
     return made

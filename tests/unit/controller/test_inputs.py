@@ -1,11 +1,13 @@
-"""Secrets and ConfigMaps: read once, for the names of their keys, and again when they changed."""
+"""Secrets and ConfigMaps: got by name, for the names of their keys, and again while somebody waits."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 
 from cdi.api.errors import NotFound
-from cdi.controller.inputs import Inputs
+from cdi.controller.inputs import LONGEST, SOON, Inputs
 from cdi.controller.keys import volume
 from cdi.kube.resources import SECRETS
 from cdi.reconcile.actions import InputRef
@@ -16,21 +18,35 @@ REF = InputRef(kind="Secret", namespace="ns", name="login")
 
 
 class Client:
-    def __init__(self, *answers) -> None:
-        self.answers = list(answers)
-        self.during = lambda: None
+    """Has one Secret, or none."""
+
+    def __init__(self, secret=None) -> None:
+        self.secret = secret
+        self.gets = 0
 
     async def get(self, resource, namespace, name):
         assert (resource, namespace, name) == (SECRETS, "ns", "login")
-        self.during()
-        answer = self.answers.pop(0)
-        if answer is None:
+        self.gets += 1
+        if self.secret is None:
             raise NotFound("no")
-        return answer
+        return self.secret
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def secret(**data: str):
     return body(SECRETS, "login", data=data)
+
+
+def made(client) -> tuple[Inputs, Clock]:
+    clock = Clock()
+    return Inputs(client, clock=clock), clock
 
 
 def ask(inputs: Inputs, key=KEY):
@@ -38,50 +54,87 @@ def ask(inputs: Inputs, key=KEY):
         return inputs.get(REF)
 
 
+async def looked(inputs: Inputs, key=KEY) -> bool:
+    """What a reconcile does."""
+    ask(inputs, key)
+    return await inputs.read(key)
+
+
 async def test_it_is_read_once_for_the_names_of_its_keys() -> None:
-    inputs = Inputs(Client(secret(user="aHVzaA==")))
+    client = Client(secret(user="aHVzaA=="))
+    inputs, _ = made(client)
     assert ask(inputs) is None
     assert await inputs.read(KEY)
     found = ask(inputs)
     assert found is not None
     assert found.keys == {"user"}
+    assert "aHVzaA" not in repr(found) + json.dumps(str(vars(inputs)))
     assert not await inputs.read(KEY)
+    assert not await looked(inputs, OTHER)
     assert ask(inputs, OTHER) == found
+    assert client.gets == 1
 
 
-async def test_one_that_is_missing_is_known_to_be_until_it_comes() -> None:
-    inputs = Inputs(Client(None, secret(user="x")))
-    ask(inputs)
-    assert await inputs.read(KEY)
+async def test_one_that_is_missing_is_looked_at_soon_and_then_rarely() -> None:
+    client = Client()
+    inputs, clock = made(client)
+    await looked(inputs)
     assert ask(inputs) is None
-    assert not await inputs.read(KEY)
-    assert inputs.changed(SECRETS, "ns", "login") == {KEY}
-    ask(inputs)
-    assert await inputs.read(KEY)
-    assert ask(inputs) is not None
+    pauses = []
+    for _ in range(10):
+        pause = inputs.pause(KEY)
+        assert pause is not None
+        pauses.append(pause)
+        clock.now += pause
+        assert not await looked(inputs)
+    assert client.gets == 11
+    assert pauses[0] == SOON
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == LONGEST
 
 
-async def test_a_change_while_it_is_read_is_not_overlooked() -> None:
-    client = Client(secret(old="x"), secret(new="x"))
-    inputs = Inputs(client)
-    ask(inputs)
-    client.during = lambda: inputs.changed(SECRETS, "ns", "login")
-    await inputs.read(KEY)
-    client.during = lambda: None
-    ask(inputs)
-    assert await inputs.read(KEY)
+@pytest.mark.parametrize("before", [None, secret(other="x")], ids=["made", "completed"])
+async def test_what_came_is_found_when_it_is_due(before) -> None:
+    client = Client(before)
+    inputs, clock = made(client)
+    await looked(inputs)
+    client.secret = secret(user="x")
+    assert not await looked(inputs)
+    clock.now += SOON
+    assert await looked(inputs)
     found = ask(inputs)
     assert found is not None
-    assert found.keys == {"new"}
+    assert found.keys == {"user"}
+    assert inputs.pause(KEY) == SOON
 
 
-async def test_what_nobody_uses_any_more_is_forgotten() -> None:
-    inputs = Inputs(Client(secret(a="x"), secret(b="x")))
-    ask(inputs)
-    await inputs.read(KEY)
-    with inputs.asking(KEY):
-        pass
-    assert inputs.changed(SECRETS, "ns", "login") == set()
+async def test_who_begins_to_wait_does_not_inherit_the_patience_of_others() -> None:
+    client = Client()
+    inputs, clock = made(client)
+    for _ in range(10):
+        await looked(inputs)
+        clock.now += LONGEST
+    await looked(inputs)
+    clock.now += SOON
+    assert not await looked(inputs)
+    client.secret = secret(user="x")
+    assert await looked(inputs, OTHER)
+    assert ask(inputs, OTHER) is not None
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_what_nobody_uses_any_more_is_forgotten(gone) -> None:
+    client = Client(secret(a="x"))
+    inputs, _ = made(client)
+    await looked(inputs)
+    if gone:
+        inputs.forget(KEY)
+    else:
+        with inputs.asking(KEY):
+            pass
+    assert inputs.pause(KEY) is None
+    assert not inputs._looks
+    client.secret = secret(b="x")
     assert ask(inputs) is None
     await inputs.read(KEY)
     found = ask(inputs)
@@ -89,10 +142,28 @@ async def test_what_nobody_uses_any_more_is_forgotten() -> None:
     assert found.keys == {"b"}
 
 
-async def test_a_failed_read_is_tried_again() -> None:
-    inputs = Inputs(Client())
+async def test_what_another_still_uses_is_kept() -> None:
+    client = Client(secret(a="x"))
+    inputs, _ = made(client)
+    await looked(inputs)
+    await looked(inputs, OTHER)
+    inputs.forget(KEY)
+    assert ask(inputs, OTHER) is not None
+    assert client.gets == 1
+
+
+async def test_one_that_is_not_read_yet_is_due_at_once() -> None:
+    inputs, _ = made(Client())
     ask(inputs)
-    with pytest.raises(IndexError):
+    assert inputs.pause(KEY) == 0
+
+
+async def test_a_failed_read_is_tried_again() -> None:
+    client = Client(secret(a="x"))
+    inputs, _ = made(client)
+    broken, client.get = client.get, None  # type: ignore[method-assign,assignment]
+    ask(inputs)
+    with pytest.raises(TypeError):
         await inputs.read(KEY)
-    inputs._client.answers.append(secret(a="x"))
+    client.get = broken  # type: ignore[method-assign]
     assert await inputs.read(KEY)

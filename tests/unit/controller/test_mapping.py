@@ -6,14 +6,12 @@ import copy
 
 import pytest
 
-from cdi.controller.inputs import Inputs
 from cdi.controller.keys import CONFIG, Key, volume
 from cdi.controller.mapping import affected, everything
 from cdi.kube.resources import (
     CDI_CONFIGS,
     CDIS,
     CLAIMS,
-    CONFIG_MAPS,
     CSI_DRIVERS,
     DATA_IMPORT_CRONS,
     DATA_SOURCES,
@@ -21,13 +19,11 @@ from cdi.kube.resources import (
     EVENTS,
     NODES,
     PODS,
-    SECRETS,
     STORAGE_CLASSES,
     STORAGE_PROFILES,
     VOLUME_IMPORT_SOURCES,
     VOLUMES,
 )
-from cdi.reconcile.actions import InputRef
 from tests.unit.controller.objects import added, body, deleted, modified, watches
 
 DV = body(DATA_VOLUMES, "disk", spec={}, status={"phase": "ImportInProgress"})
@@ -49,8 +45,8 @@ def known(*more):
     return watches(*fixed, *more)
 
 
-def of(resource, change, *more, inputs=None):
-    return affected(resource, change, known(*more), inputs or Inputs(None))
+def of(resource, change, *more):
+    return affected(resource, change, known(*more))
 
 
 @pytest.mark.parametrize(
@@ -118,19 +114,6 @@ def test_data_sources_hear_of_phases_and_not_of_progress() -> None:
     assert SOURCE_KEY not in of(DATA_VOLUMES, modified(DV, further))
     further["status"]["phase"] = "Succeeded"
     assert SOURCE_KEY in of(DATA_VOLUMES, modified(DV, further))
-
-
-async def test_a_secret_is_news_for_those_that_use_it() -> None:
-    inputs = Inputs(None)
-    ref = InputRef(kind="Secret", namespace="ns", name="login")
-    with inputs.asking(OURS):
-        inputs.get(ref)
-    assert of(SECRETS, added(body(SECRETS, "login")), inputs=inputs) == {OURS}
-    assert of(SECRETS, added(body(SECRETS, "login", "elsewhere")), inputs=inputs) == set()
-    assert of(CONFIG_MAPS, added(body(CONFIG_MAPS, "login")), inputs=inputs) == set()
-    with inputs.asking(OURS):
-        pass
-    assert of(SECRETS, added(body(SECRETS, "login")), inputs=inputs) == set()
 
 
 def test_a_node_that_only_says_that_it_lives_is_no_news() -> None:
