@@ -210,6 +210,9 @@ class Job:
     """Where progress is kept for the next attempt."""
     scratch: str | None = None
     """A directory for what cannot be decoded as a stream; without it such images are refused."""
+    continued: bool = False
+    """An earlier attempt may have written to the target, also where no journal says so: its machine may have gone with
+    it."""
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:

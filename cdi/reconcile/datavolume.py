@@ -54,7 +54,7 @@ from cdi.reconcile.filling import (
     scratch_first,
     there_already,
 )
-from cdi.reconcile.job import Prepared, prepare
+from cdi.reconcile.job import Prepared, for_attempt, prepare
 from cdi.reconcile.ledger import ANNOTATION, Ledger
 from cdi.reconcile.origin import Clone, Refuse, Upload, Wait, examine_clone, find_origin
 from cdi.reconcile.population import Gone, Rebinding, cleared, released, seal, settle
@@ -289,7 +289,7 @@ def _next_attempt(world: World, claim: Claim, ledger: Ledger, request: UploadReq
         reason, message = Reason.PENDING, f"Pod {world.worker.pod.name} of the last attempt is being cleared away"
     elif world.admitted:
         try:
-            actions = _start(world, claim, prepared, number, upload)
+            actions = _start(world, claim, for_attempt(prepared, number), number, upload)
         except InvalidManifest as error:
             return failed(claim, as_failure(error))
     state = State(

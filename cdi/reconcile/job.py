@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from cdi.api.datavolume import ContentType, DataVolume
@@ -73,6 +73,14 @@ def prepare(
         return _Builder(world, world.layout, claim).build(origin, source, upload)
     except _Missing as missing:
         return missing.wait
+
+
+def for_attempt(prepared: Prepared, number: int) -> Prepared:
+    """The same work, for attempt `number` (from 1).  The fingerprint stays: the work has not changed."""
+    work = prepared.work
+    if number == 1 or not isinstance(work, Job):
+        return prepared
+    return replace(prepared, work=replace(work, continued=True))
 
 
 def content_type(dv: DataVolume) -> ContentType:

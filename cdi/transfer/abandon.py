@@ -11,8 +11,9 @@ from cdi.transfer.journal import Journal, forget, marked
 def abandon(job: Job, error: CdiError, *, begun: bool) -> None:
     """Wipe the unfinished disk, unless `error` may pass and the journal says where to go on.
 
-    `begun`: this run wrote to the volume; what an earlier one did is told by the journal it left.  A file's unfinished
-    disk is removed in any case, as nothing can be made of it.  A device that nobody wrote to is left as it is.
+    `begun`: this run wrote to the volume, or another did and it ends for good.  What an earlier one did is also told by
+    the journal it left.  A file's unfinished disk is removed in any case, as nothing can be made of it.  A device that
+    nobody wrote to is left as it is.
     """
     if isinstance(error, TargetBusy) or isinstance(job.target, DirectoryTargetSpec):
         # It is somebody else's; a directory shows nothing before it is whole.

@@ -90,10 +90,15 @@ class DiskTransfer:
             target.close()
 
     def _wipe(self, target: Target) -> None:
-        if self.result.begun or marked(self.job.journal) or isinstance(self.job.target, FileTargetSpec):
+        if (
+            self.result.begun
+            or self.job.continued
+            or marked(self.job.journal)
+            or isinstance(self.job.target, FileTargetSpec)
+        ):
             target.wipe()
         forget(self.job.journal)
-        self.result.begun = False
+        self.result.begun, self.result.wiped = False, True
 
     # --- look and decide ----------------------------------------------------------------------------------------
 

@@ -36,6 +36,8 @@ class Result:
     seconds: float = 0.0
     begun: bool = False
     """The volume is no longer as it was."""
+    wiped: bool = False
+    """Nothing is left on it of what this attempt or an earlier one wrote."""
 
     def warn(self, text: str) -> None:
         if text not in self.warnings and len(self.warnings) < _WARNINGS:

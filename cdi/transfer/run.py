@@ -12,7 +12,7 @@ import time
 import traceback
 from functools import partial
 
-from cdi.api.errors import CdiError, InternalError
+from cdi.api.errors import CdiError, InternalError, Retry
 from cdi.api.job import BlankSourceSpec, Failure, Job, Outcome, RegistrySourceSpec
 from cdi.source.base import Source
 from cdi.source.open import open_source
@@ -43,8 +43,10 @@ def transfer(job: Job, control: Control) -> Outcome:
 
 def _abandoned(job: Job, error: CdiError, result: Result) -> CdiError:
     """What is to be reported: `error`, and that it could not be cleaned up where that is so."""
+    # What an earlier attempt left is worth something to the next one, but nothing to anybody once there is none.
+    left = job.continued and not result.wiped and error.retry is Retry.NEVER
     try:
-        abandon(job, error, begun=result.begun)
+        abandon(job, error, begun=result.begun or left)
     except CdiError as another:
         result.warn(f"the unfinished disk could not be wiped: {another.what}")
     return error

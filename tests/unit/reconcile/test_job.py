@@ -19,7 +19,7 @@ from cdi.api.job import (
 from cdi.reconcile.actions import InputRef
 from cdi.reconcile.policy import PREFIX
 from cdi.reconcile.world import Config, Platform
-from tests.unit.reconcile.simulation import HTTP, Simulation, data_volume
+from tests.unit.reconcile.simulation import HTTP, End, Simulation, data_volume, failing
 
 KEYS = ("accessKeyId", "secretKey")
 
@@ -241,6 +241,13 @@ def test_the_fingerprint_changes_with_everything_that_the_work_depends_on():
 
     assert fingerprint() == fingerprint()
     assert len({fingerprint(), fingerprint("2"), fingerprint(annotations={f"{PREFIX}connections": "1"})}) == 3
+
+
+def test_a_second_attempt_may_find_what_the_first_wrote_and_is_the_same_work():
+    sim = Simulation(data_volume(HTTP), script=[failing(), End()]).run()
+    first, second = sim.starts
+    assert (first.work.continued, second.work.continued) == (False, True)
+    assert first.fingerprint == second.fingerprint != ""
 
 
 def test_secrets_are_never_in_a_job():

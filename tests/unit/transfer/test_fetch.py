@@ -65,7 +65,10 @@ def once_at(count, error):
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.lists(st.integers(0, 30_000), max_size=12), st.integers(100, 20_000), st.integers(0, 1000), st.integers(0, 50_000)
+    st.lists(st.integers(0, 30_000), max_size=12),
+    st.integers(100, 20_000),
+    st.integers(0, 1000),
+    st.integers(0, 50_000),
 )
 def test_goes_on_at_the_very_byte_where_it_broke(breaks, most, seed, offset):
     faults = [once_at(at, SourceUnreachable("reset")) for at in breaks]
