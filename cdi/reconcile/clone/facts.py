@@ -1,0 +1,101 @@
+"""What is observed for clones beside what every volume needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from cdi.api.storageprofile import CloneStrategy
+
+if TYPE_CHECKING:
+    from cdi.api.populators import VolumeCloneSource
+
+SourceKind = Literal["PersistentVolumeClaim", "VolumeSnapshot"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A VolumeSnapshot and what its content says."""
+
+    namespace: str
+    name: str
+    uid: str
+    ready: bool = False
+    """Volumes can be made of it (``status.readyToUse``)."""
+    taken: bool = False
+    """The storage has taken it: what is written to its source from now on is not in it."""
+    begun: float = 0.0
+    """When it was asked for, by the API server's clock; seconds since the epoch."""
+    size: int | None = None
+    """The least size of a volume made of it, bytes."""
+    driver: str = ""
+    """Of the storage that holds it; empty while that is not known."""
+    volume_mode: str = ""
+    """Of the volume that it was taken of; empty where nobody says."""
+    storage_class: str = ""
+    """Of the volume that it was taken of; empty where nobody says."""
+    snapshot_class: str = ""
+    source: str = ""
+    """The name of the claim that it was taken of; empty for one that was not taken of a claim."""
+    error: str = ""
+    """What the storage said last, if that was an error."""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    deleting: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """The pod that mounts a claim once, so that its volume is made and its file system grows."""
+
+    uid: str
+    phase: str
+    message: str = ""
+    """Why it does not run."""
+    deleting: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """Who may clone what into what: what a token says, once it is verified."""
+
+    kind: SourceKind
+    namespace: str
+    name: str
+    target_namespace: str
+    target_name: str
+
+
+class CloneFacts(Protocol):
+    """Looking one up does no I/O."""
+
+    def snapshot(self, namespace: str, name: str) -> Snapshot | None: ...
+
+    def temporary_snapshots(self, namespace: str) -> Iterable[Snapshot]:
+        """Those of this namespace that clones made for themselves."""
+
+    def clone_source(self, namespace: str, name: str) -> VolumeCloneSource | None: ...
+
+    def users(self, namespace: str, claim: str) -> tuple[str, ...]:
+        """Pods that may be writing into the volume of a claim."""
+
+    def undisturbed(self, namespace: str, claim: str) -> float | None:
+        """Since when nobody can have written into it, seconds since the epoch; None where somebody may be."""
+
+    def snapshot_class(self, storage_class: str | None, driver: str) -> str | None:
+        """The VolumeSnapshotClass for volumes of this class (whose profile may name one) and driver."""
+
+    def strategy(self, storage_class: str | None) -> CloneStrategy | None:
+        """What the class's StorageProfile says; None where it says nothing."""
+
+    def preparation(self, namespace: str, name: str) -> Preparation | None: ...
+
+    def grant(self, token: str, *, extended: bool) -> Grant | None:
+        """What a token allows; None for one that is forged or has expired.
+
+        Raises `ClusterUnavailable` where it cannot be verified now.
+        """
+
+    def extend(self, grant: Grant) -> str:
+        """A token for the same that does not expire.  Raises `ClusterUnavailable`."""
