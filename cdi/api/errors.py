@@ -12,6 +12,7 @@ on what is wrong, where, and what to do about it.  Foreign exceptions are mapped
     ├── TargetError     exit 6   the volume cannot take it
     ├── EngineError     exit 7   the importer itself failed
     ├── ClusterError    exit 10  the Kubernetes API server cannot be used
+    ├── UploadError     exit 11  an upload was refused before its content was looked at
     └── Interrupted     exit 130 somebody asked it to stop; it can go on later
 
 `docs/errors.md` is generated from this module.
@@ -629,6 +630,65 @@ class HistoryExpired(ClusterError):
 
     retry = Retry.BACKOFF
     default_remedy = "list again and watch from there"
+
+
+# --- upload -----------------------------------------------------------------------------------------------------
+
+
+class UploadError(CdiError):
+    """An upload was refused before its content was looked at."""
+
+    exit_status = 11
+
+
+class UploadMalformed(UploadError):
+    """The request is not one that the upload protocol knows (400 and other 4xx)."""
+
+    default_remedy = "docs/upload.md shows the requests; cdi upload makes them"
+
+    def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None, status: int = 400) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.status = status
+        """Of the HTTP answer."""
+
+
+class TokenInvalid(UploadError):
+    """The token is not signed by this installation, has expired, or is for another volume (401)."""
+
+    default_remedy = "ask for a new token with an UploadTokenRequest; it is good for five minutes"
+
+
+class UploadNotReady(UploadError):
+    """The volume cannot take an upload, or not yet (503)."""
+
+    retry = Retry.BACKOFF
+    default_remedy = "wait until the DataVolume's phase is UploadReady, then send again"
+
+
+class UploadUnderWay(UploadError):
+    """Somebody else is uploading into the volume (503)."""
+
+    retry = Retry.BACKOFF
+    default_remedy = "wait until it ends"
+
+
+class AlreadyUploaded(UploadError):
+    """The volume has been filled (409)."""
+
+    default_remedy = "make another DataVolume for another image"
+
+
+class UploadUnknown(UploadError):
+    """There is no such resumable upload: it was never begun, was removed, expired or failed (404)."""
+
+    default_remedy = "begin a new one"
+
+
+class UploadOffsetConflict(UploadError):
+    """The bytes do not continue those that came before (409)."""
+
+    retry = Retry.BACKOFF
+    default_remedy = "ask with HEAD for the offset and go on there"
 
 
 class Interrupted(CdiError):
