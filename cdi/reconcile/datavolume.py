@@ -46,9 +46,11 @@ from cdi.reconcile.events import told
 from cdi.reconcile.failure import as_failure
 from cdi.reconcile.filling import (
     before_filling,
+    cannot_begin,
     for_pods,
     in_pod,
     marks,
+    outdated,
     rebinding,
     relimited,
     scratch_first,
@@ -62,7 +64,7 @@ from cdi.reconcile.record import claim_patches
 from cdi.reconcile.refusal import refused
 from cdi.reconcile.status import State, no, render
 from cdi.reconcile.upload import UploadRequest
-from cdi.reconcile.world import Claim, World
+from cdi.reconcile.world import Claim, Worker, World
 
 
 def reconcile(world: World) -> Plan:
@@ -195,7 +197,9 @@ def _follow(
             return replace(rebinding(world, claim, settled.actions), outcome=outcome)
         return succeeded(claim, ledger, "", outcome)
     if worker is not None and worker.running and worker.attempt > ledger.attempt:
-        return replace(running(world, claim, worker), actions=relimited(world, worker))
+        return replace(
+            running(world, claim, worker), actions=(*relimited(world, worker), *_superseded(world, claim, worker))
+        )
     if ledger.failure is not None:
         decision = _after_failure(world, claim, ledger, ledger.failure)
         if decision is not None:
@@ -207,6 +211,22 @@ def _follow(
     elif claim.phase != "Bound":
         return pending(claim, Wait(reason=Reason.PENDING, message=claim.why_pending))
     return _next_attempt(world, claim, ledger, request)
+
+
+def _superseded(world: World, claim: Claim, worker: Worker) -> tuple[Action, ...]:
+    """A pod that cannot begin makes way where it would be made otherwise now: what keeps it may have been corrected
+    since, in CDI, CDIConfig or the controller's options.
+    """
+    pod, filled = worker.pod, filled_claim(world, claim)
+    if pod is None or filled is None or not cannot_begin(pod):
+        return ()
+    prepared = _prepared(world, claim)
+    if not isinstance(prepared, Prepared):
+        return ()
+    try:
+        return outdated(world, claim, filled, prepared, worker)
+    except InvalidManifest:
+        return ()
 
 
 def _after_failure(world: World, claim: Claim, ledger: Ledger, failure: Failure) -> Decision | None:

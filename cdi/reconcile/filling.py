@@ -29,12 +29,13 @@ from cdi.reconcile.failure import as_failure
 from cdi.reconcile.job import Prepared
 from cdi.reconcile.ledger import Ledger
 from cdi.reconcile.origin import External, Refuse, Wait, find_origin
-from cdi.reconcile.pod import ANN_LIMITS, Attempt, build_pod, copies, pod_layout
+from cdi.reconcile.pod import ANN_LIMITS, ANN_SPEC, Attempt, build_pod, copies, pod_layout
+from cdi.reconcile.pod_facts import NODE_LOST
 from cdi.reconcile.policy import read_knobs
-from cdi.reconcile.population import replaced
+from cdi.reconcile.population import replaced, stopped
 from cdi.reconcile.status import State, no
 from cdi.reconcile.synthesis import ANN_STATUS
-from cdi.reconcile.world import Claim, Worker, World
+from cdi.reconcile.world import Claim, Pod, Worker, World
 
 SCRATCH_NEEDED = "ScratchNeeded"
 
@@ -151,15 +152,7 @@ def in_pod(
     world: World, target: Claim, filled: Claim, prepared: Prepared, number: int, upload: str
 ) -> tuple[Action, ...]:
     """What begins an attempt.  Raises `InvalidManifest`."""
-    attempt = Attempt(
-        number=number,
-        work=prepared.work,
-        mounts=prepared.mounts,
-        fingerprint=prepared.fingerprint,
-        limits=limits_of(world),
-        upload=upload,
-    )
-    pod = build_pod(world.datavolume, target, filled, attempt, world.config, world.objects, scratch=has_scratch(world))
+    pod = _pod(world, target, filled, _attempt(world, prepared, number, upload))
     start = StartWorker(
         claim=filled.uid,
         namespace=filled.namespace,
@@ -171,6 +164,39 @@ def in_pod(
         pod=pod,
     )
     return (*copies(prepared.mounts, filled), start)
+
+
+def _attempt(world: World, prepared: Prepared, number: int, upload: str) -> Attempt:
+    return Attempt(
+        number=number,
+        work=prepared.work,
+        mounts=prepared.mounts,
+        fingerprint=prepared.fingerprint,
+        limits=limits_of(world),
+        upload=upload,
+    )
+
+
+def _pod(world: World, target: Claim, filled: Claim, attempt: Attempt) -> dict[str, Any]:
+    config, objects = world.config, world.objects
+    return build_pod(world.datavolume, target, filled, attempt, config, objects, scratch=has_scratch(world))
+
+
+def cannot_begin(pod: Pod) -> bool:
+    """Something keeps it that waiting will not cure."""
+    usual = (Reason.PENDING, Reason.CONTAINER_CREATING, NODE_LOST)
+    return not pod.started and not pod.deleting and pod.hold is not None and pod.hold.reason not in usual
+
+
+def outdated(world: World, target: Claim, filled: Claim, prepared: Prepared, worker: Worker) -> tuple[Action, ...]:
+    """What ends a pod that would be made otherwise now; nothing where it would be the same.
+
+    Raises `InvalidManifest`.
+    """
+    assert worker.pod is not None
+    wanted = _pod(world, target, filled, _attempt(world, prepared, worker.attempt, worker.upload))
+    same = wanted["metadata"]["annotations"][ANN_SPEC] == worker.pod.spec
+    return () if same else (stopped(filled.namespace, worker.pod),)
 
 
 def limits_of(world: World) -> Limits:

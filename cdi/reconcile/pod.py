@@ -7,6 +7,8 @@ projected below `INPUTS`, under the names that `cdi.runtime.launcher.write_mount
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -44,6 +46,8 @@ ANN_JOURNAL = f"{GROUP}/journal"
 ANN_ATTEMPT = f"{GROUP}/attempt"
 ANN_FINGERPRINT = f"{GROUP}/fingerprint"
 ANN_UPLOAD = f"{GROUP}/upload"
+ANN_SPEC = f"{GROUP}/specDigest"
+"""Of the pod: what it was made from, so that one can be told that would be made otherwise now."""
 ANN_STORED_JOURNAL = f"{GROUP}/storage.journal"
 """Of the filled claim: the newest journal of a volume that cannot keep one itself."""
 
@@ -102,6 +106,25 @@ def build_pod(
             f"the import's description has {human(len(job.encode()))}, and at most {human(LARGEST_JOB)} reach a worker",
             remedy="shorten the extra headers or the URL",
         )
+    spec = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            # An archive that an earlier attempt unpacked in part has many files.
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(target, filled, attempt, config.pods, scratch=scratch)],
+        "volumes": [*_volumes(filled, scratch=scratch), *_inputs(attempt.mounts, filled, objects)],
+        **_identity(dv, target, config.pods),
+        **_place(filled.selected_node or target.selected_node, config.pods.placement),
+    }
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -114,29 +137,15 @@ def build_pod(
                 LABEL_COMPONENT: COMPONENT_IMPORTER,
                 LABEL_PROMETHEUS: "true",
             },
-            "annotations": _annotations(dv, target, filled, attempt, job),
+            "annotations": {**_annotations(dv, target, filled, attempt, job), ANN_SPEC: _digest(spec)},
             "ownerReferences": [claim_owner(filled)],
         },
-        "spec": {
-            "restartPolicy": "Never",
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "terminationGracePeriodSeconds": GRACE,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": USER,
-                "runAsGroup": USER,
-                "fsGroup": USER,
-                # An archive that an earlier attempt unpacked in part has many files.
-                "fsGroupChangePolicy": "OnRootMismatch",
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [_container(target, filled, attempt, config.pods, scratch=scratch)],
-            "volumes": [*_volumes(filled, scratch=scratch), *_inputs(attempt.mounts, filled, objects)],
-            **_identity(dv, target, config.pods),
-            **_place(filled.selected_node or target.selected_node, config.pods.placement),
-        },
+        "spec": spec,
     }
+
+
+def _digest(spec: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def claim_owner(claim: Claim) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from cdi.api.job import Outcome, Progress
 from cdi.api.names import COMPONENT_IMPORTER, LABEL_COMPONENT
 from cdi.api.phases import Reason
 from cdi.reconcile.failure import as_failure
-from cdi.reconcile.pod import ANN_ATTEMPT, ANN_FINGERPRINT, ANN_LIMITS, ANN_UPLOAD, CONTAINER
+from cdi.reconcile.pod import ANN_ATTEMPT, ANN_FINGERPRINT, ANN_LIMITS, ANN_SPEC, ANN_UPLOAD, CONTAINER
 from cdi.reconcile.world import Hold, Pod, Worker
 
 NODE_LOST = "NodeLost"
@@ -89,6 +89,7 @@ def observe_pod(pod: Mapping[str, Any], *, progress: Progress | None = None, nod
             hold=None if ended else _hold(pod, container, node_lost=node_lost),
             deleting=metadata.get("deletionTimestamp") is not None,
             limits=annotations.get(ANN_LIMITS, ""),
+            spec=annotations.get(ANN_SPEC, ""),
             scratch=any(one.get("name") == "scratch" for one in (pod.get("spec") or {}).get("volumes") or ()),
         ),
     )

@@ -113,7 +113,7 @@ def cleared(world: World, claim: Claim, ledger: Ledger, *, final: bool) -> tuple
         and not (kept and not worker.running)
         and worker.attempt <= ledger.attempt
     ):
-        actions.append(_stop(claim.namespace, pod))
+        actions.append(stopped(claim.namespace, pod))
     if not final:
         return tuple(actions)
     if world.scratch is not None and not world.scratch.deleting and not (kept and pod is not None):
@@ -124,7 +124,8 @@ def cleared(world: World, claim: Claim, ledger: Ledger, *, final: bool) -> tuple
     return tuple(actions)
 
 
-def _stop(namespace: str, pod: Pod) -> StopWorker:
+def stopped(namespace: str, pod: Pod) -> StopWorker:
+    """End this very pod."""
     return StopWorker(claim=pod.claim, namespace=namespace, pod=pod.name, pod_uid=pod.uid)
 
 
@@ -133,7 +134,7 @@ def released(world: World) -> tuple[Action, ...]:
     pod = world.worker.pod if world.worker is not None else None
     if pod is None or pod.deleting:
         return ()
-    return (_stop(world.datavolume.metadata.namespace or "", pod),)
+    return (stopped(world.datavolume.metadata.namespace or "", pod),)
 
 
 def _may_go(world: World, claim: Claim, prime: Claim, ledger: Ledger) -> bool:

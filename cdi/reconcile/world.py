@@ -113,6 +113,8 @@ class Pod:
     """The annotation with its limits (`cdi.api.job.Limits`)."""
     scratch: bool = False
     """It has scratch space."""
+    spec: str = ""
+    """A digest of what it was made from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 
@@ -305,6 +306,28 @@ def test_a_pod_that_does_not_come_up_says_why(status, reason):
     assert (cluster.condition("Running")["status"], cluster.condition("Running")["reason"]) == ("False", reason)
     assert cluster.annotations["storage.condition.running.reason"] == reason
     assert cluster.annotations["storage.pod.phase"] == "Pending"
+
+
+def _pods_image(cluster):
+    return cluster.all(PODS)[0]["spec"]["containers"][0]["image"]
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_a_pod_that_cannot_begin_makes_way_for_one_that_is_made_otherwise_now(started):
+    trouble = {"name": "importer", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such"}}}
+    fine = {"name": "importer", "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}
+    cluster = _with_pod_status({"phase": "Pending", "containerStatuses": [fine if started else trouble]})
+    before = cluster.all(PODS)[0]["metadata"]["uid"]
+    cluster.step()
+    assert cluster.all(PODS)[0]["metadata"]["uid"] == before, "nothing was corrected"
+    cluster.config = replace(cluster.config, pods=replace(cluster.config.pods, image="example/cdi:2"))
+    cluster.step()
+    if started:
+        assert _pods_image(cluster) == "example/cdi:1"
+        return
+    until(cluster, lambda: cluster.names(PODS) and _pods_image(cluster) == "example/cdi:2")
+    assert cluster.run().status["phase"] == "Succeeded"
+    assert cluster.status["restartCount"] == 0
 
 
 def test_a_lost_claim_is_told_and_not_imported_again():
