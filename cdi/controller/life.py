@@ -10,7 +10,7 @@ from typing import Never
 from cdi.api.errors import CdiError, Conflict, InvalidManifest, NotFound
 from cdi.api.names import COMPONENT_IMPORTER, LABEL_COMPONENT
 from cdi.controller.inputs import Inputs
-from cdi.controller.keys import Key, Scope
+from cdi.controller.keys import Key, Scope, volume
 from cdi.controller.logs import fields
 from cdi.controller.mapping import affected, everything, owners_of
 from cdi.controller.metrics import SUCCEEDED, Metrics
@@ -19,6 +19,7 @@ from cdi.controller.progress import Progresses, Target, asking
 from cdi.controller.queue import Queue
 from cdi.controller.reconcilers import Reconcilers
 from cdi.controller.telling import tell
+from cdi.controller.users import Users
 from cdi.controller.watches import Watches
 from cdi.kube.client import Client
 from cdi.kube.reflector import Change
@@ -62,19 +63,31 @@ class Life:
         self._synced = False
         self._ended = asyncio.Event()
         self._inputs = Inputs(client)
+        self._users = Users(client, scope, freed=self._freed)
         self._progresses = Progresses(told=self._told, keep=self._keep)
         self._observed = Observed(
-            self.watches, self._progresses, self._inputs, pods=pods, install_namespace=install_namespace
+            self.watches,
+            self._progresses,
+            self._inputs,
+            self._users,
+            pods=pods,
+            install_namespace=install_namespace,
         )
         self._reconcilers = Reconcilers(
             client, self.watches, self._observed, self._inputs, scope=scope, version=version
         )
 
+    def missing(self) -> str:
+        """What it does not know yet, in words; empty once it knows all."""
+        return "; ".join(filter(None, (self.watches.missing(), self._users.missing())))
+
     async def run(self) -> Never:
         """Until it is cancelled."""
         async with asking() as ask, asyncio.TaskGroup() as group:
             group.create_task(self.watches.run())
+            group.create_task(self._users.run())
             await self.watches.synced()
+            await self._users.synced()
             for key in everything(self.watches):
                 self.queue.add(key)
             self._synced = True
@@ -106,6 +119,10 @@ class Life:
         if self._synced:  # before, everything is new, and looked at once all of it is here
             for key in affected(resource, change, self.watches):
                 self.queue.add(key)
+
+    def _freed(self, namespace: str, claim: str) -> None:
+        if self._synced:
+            self.queue.add(volume(namespace, claim))
 
     def _follow(self, change: Change) -> None:
         """Ask a worker that runs for its progress, and count one that has ended."""

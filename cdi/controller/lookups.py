@@ -110,7 +110,9 @@ class Lookups:
 
     def observed(self) -> Observed:
         """These objects as reconcilers ask for them."""
-        return Observed(self, _NoProgress(), _Inputs(self), pods=Pods(), install_namespace=INSTALL_NAMESPACE)
+        return Observed(
+            self, _NoProgress(), _Inputs(self), _NoUsers(), pods=Pods(), install_namespace=INSTALL_NAMESPACE
+        )
 
     def world(self, dv: DataVolume) -> World:
         """For a job of `dv` that is run on this machine."""
@@ -132,6 +134,12 @@ class _Inputs:
 
     def get(self, ref: InputRef) -> Input | None:
         return self._lookups.input(ref)
+
+
+class _NoUsers:
+    def of(self, namespace: str, claim: str) -> tuple[str, ...]:  # noqa: ARG002
+        """What does not exist yet has none, or they are waited for."""
+        return ()
 
 
 class _NoProgress:

@@ -81,6 +81,12 @@ class KnownInputs(Protocol):
     def get(self, ref: InputRef) -> Input | None: ...
 
 
+class KnownUsers(Protocol):
+    """`cdi.controller.users.Users`."""
+
+    def of(self, namespace: str, claim: str) -> tuple[str, ...]: ...
+
+
 class KnownProgress(Protocol):
     """`cdi.controller.progress.Progresses`."""
 
@@ -91,12 +97,20 @@ class Observed:
     """Implements `cdi.reconcile.world.Objects`, and what else the controller asks."""
 
     def __init__(
-        self, watches: Caches, progresses: KnownProgress, inputs: KnownInputs, *, pods: Pods, install_namespace: str
+        self,
+        watches: Caches,
+        progresses: KnownProgress,
+        inputs: KnownInputs,
+        users: KnownUsers,
+        *,
+        pods: Pods,
+        install_namespace: str,
     ) -> None:
         """`pods` is what the controller's options say of worker pods."""
         self._watches = watches
         self._progresses = progresses
         self._inputs = inputs
+        self._users = users
         self._pods = pods
         self._install_namespace = install_namespace
         self._models: OrderedDict[tuple[Resource, str, str], tuple[str, str, KubeObject]] = OrderedDict()
@@ -152,19 +166,13 @@ class Observed:
 
     def volume(self, name: str) -> Volume | None:
         body = self._watches.get(VOLUMES, "", name)
-        if body is None:
-            return None
-        spec = body.get("spec") or {}
-        claim = spec.get("claimRef") or {}
-        return Volume(
-            name=name,
-            uid=body["metadata"]["uid"],
-            claim_uid=claim.get("uid") or "",
-            claim_namespace=claim.get("namespace") or "",
-            claim_name=claim.get("name") or "",
-            phase=(body.get("status") or {}).get("phase") or "",
-            capacity=_size(spec.get("capacity")),
-        )
+        return None if body is None else _volume(body)
+
+    def volumes_for(self, namespace: str, claim: str) -> tuple[Volume, ...]:
+        return tuple(_volume(body) for body in self._watches.values(VOLUMES) if _is_kept_for(body, namespace, claim))
+
+    def users(self, namespace: str, claim: str) -> tuple[str, ...]:
+        return self._users.of(namespace, claim)
 
     def worker(self, namespace: str, pod: str) -> Worker | None:
         body = self._watches.get(PODS, namespace, pod)
@@ -291,6 +299,29 @@ class Observed:
                 del self._warnings[uid]
         elif str(body["when"]) >= known.when:
             self._warnings[uid] = _Warning(name=name, when=str(body["when"]), message=str(body["message"]))
+
+
+def _is_kept_for(volume: Object, namespace: str, claim: str) -> bool:
+    ref = (volume.get("spec") or {}).get("claimRef") or {}
+    return (ref.get("namespace"), ref.get("name")) == (namespace, claim)
+
+
+def _volume(body: Object) -> Volume:
+    metadata, spec = body["metadata"], body.get("spec") or {}
+    claim = spec.get("claimRef") or {}
+    return Volume(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        claim_uid=claim.get("uid") or "",
+        claim_namespace=claim.get("namespace") or "",
+        claim_name=claim.get("name") or "",
+        phase=(body.get("status") or {}).get("phase") or "",
+        capacity=_size(spec.get("capacity")),
+        volume_mode=spec.get("volumeMode") or "Filesystem",
+        access_modes=tuple(spec.get("accessModes") or ()),
+        storage_class=spec.get("storageClassName") or "",
+        deleting="deletionTimestamp" in metadata,
+    )
 
 
 def _data_ref(spec: Mapping[str, Any]) -> DataRef | None:

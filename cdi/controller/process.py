@@ -106,7 +106,7 @@ class Controller:
 
     def _ready(self) -> str:
         """A candidate that waits to lead is ready: a rolling update would never come to its end otherwise."""
-        return self._life.watches.missing() if self._life is not None else ""
+        return self._life.missing() if self._life is not None else ""
 
     def _values(self, resource: Resource) -> Iterable[Object]:
         return self._life.watches.values(resource) if self._life is not None else ()

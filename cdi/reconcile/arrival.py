@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cdi.api.datavolume import DataVolume
 from cdi.api.errors import AlreadyExists, CdiError, InvalidManifest, Retry
 from cdi.api.names import (
     ANN_ALLOW_CLAIM_ADOPTION,
@@ -18,8 +19,9 @@ from cdi.reconcile.claim import build_claim, build_import_source, owner_referenc
 from cdi.reconcile.decision import Decision, claim_lost, failed, is_settled, pending
 from cdi.reconcile.failure import as_failure
 from cdi.reconcile.filling import there_already
-from cdi.reconcile.origin import Clone, Refuse, Wait, examine_clone, find_origin
+from cdi.reconcile.origin import Clone, External, Origin, Refuse, Wait, examine_clone, find_origin
 from cdi.reconcile.policy import read_knobs
+from cdi.reconcile.static import static_claim
 from cdi.reconcile.status import State, no
 from cdi.reconcile.world import Claim, World
 
@@ -36,6 +38,9 @@ def without_claim(world: World) -> Decision:
     origin = find_origin(world)
     if isinstance(origin, Refuse):
         return failed(None, origin.failure)
+    static = _static(world, origin)
+    if static is not None:
+        return static
     source: Claim | None = None
     if isinstance(origin, Clone):
         found = examine_clone(world, origin)
@@ -56,6 +61,21 @@ def without_claim(world: World) -> Decision:
     actions: tuple[Action, ...] = (CreateObject(body=body),)
     if body["spec"].get("dataSourceRef", {}).get("name") == import_source(dv.metadata.uid or ""):
         actions = (CreateObject(body=build_import_source(dv)), *actions)
+    return _coming(dv, actions)
+
+
+def _static(world: World, origin: Origin | Wait) -> Decision | None:
+    """Its volume is there already; what it was once made from need not be there any more."""
+    if isinstance(origin, External | Wait):
+        return None
+    try:
+        body = static_claim(world, build_claim(world, origin, None))
+    except CdiError:
+        return None  # which is told of where it is made in any other way
+    return None if body is None else _coming(world.datavolume, (CreateObject(body=body),))
+
+
+def _coming(dv: DataVolume, actions: tuple[Action, ...]) -> Decision:
     state = State(
         phase=Phase.PENDING,
         bound=no(Reason.PENDING, f"PVC {dv.metadata.name} Pending"),

@@ -49,6 +49,7 @@ from cdi.reconcile.filling import (
     cannot_begin,
     for_pods,
     in_pod,
+    in_use,
     marks,
     outdated,
     rebinding,
@@ -62,6 +63,7 @@ from cdi.reconcile.origin import Clone, Refuse, Upload, Wait, examine_clone, fin
 from cdi.reconcile.population import Gone, Rebinding, cleared, released, seal, settle
 from cdi.reconcile.record import claim_patches
 from cdi.reconcile.refusal import refused
+from cdi.reconcile.static import until_static
 from cdi.reconcile.status import State, no, render
 from cdi.reconcile.upload import UploadRequest
 from cdi.reconcile.world import Claim, Worker, World
@@ -139,7 +141,7 @@ def _decide(world: World, claim: Claim | None) -> Decision:
         return claim_lost(dv, claim.name)
     if populated_for(claim, dv):
         return there_already(world, claim)
-    return _with_claim(world, claim)
+    return until_static(world, claim) or _with_claim(world, claim)
 
 
 # --- with a claim of its own ------------------------------------------------------------------------------------
@@ -295,6 +297,8 @@ def _next_attempt(world: World, claim: Claim, ledger: Ledger, request: UploadReq
     prepared = _prepared(world, claim)
     if prepared is None:
         return upload_ready(claim, None)
+    if isinstance(prepared, Prepared):
+        prepared = in_use(world, claim) or prepared
     if isinstance(prepared, Refuse):
         return failed(claim, prepared.failure)
     if isinstance(prepared, Wait):

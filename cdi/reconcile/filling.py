@@ -24,7 +24,7 @@ from cdi.api.phases import EventReason, Phase, Reason
 from cdi.reconcile.actions import Action, CreateObject, EventFact, PatchObject, StartWorker
 from cdi.reconcile.binding import filled_claim, is_populated, standstill
 from cdi.reconcile.claim import build_prime, build_scratch
-from cdi.reconcile.decision import Decision, bound_aspect, failed, pending, progress_of, succeeded
+from cdi.reconcile.decision import Decision, bound_aspect, failed, operation_of, pending, progress_of, succeeded
 from cdi.reconcile.failure import as_failure
 from cdi.reconcile.job import Prepared
 from cdi.reconcile.ledger import Ledger
@@ -138,6 +138,21 @@ def scratch_first(world: World, claim: Claim, ledger: Ledger) -> Decision | None
 def has_scratch(world: World) -> bool:
     """The next attempt gets scratch space."""
     return world.scratch is not None and not world.scratch.deleting
+
+
+def in_use(world: World, target: Claim) -> Wait | None:
+    """Somebody has the volume that a worker is to write into."""
+    filled = filled_claim(world, target)
+    if not world.platform.cluster or filled is None:
+        return None
+    pods = world.objects.users(filled.namespace, filled.name)
+    if not pods:
+        return None
+    uploads = operation_of(world.datavolume) == "Upload"
+    reason = EventReason.UPLOAD_TARGET_IN_USE if uploads else EventReason.IMPORT_TARGET_IN_USE
+    named = f"Pod {pods[0]} uses" if len(pods) == 1 else f"Pods {', '.join(pods[:3])} use"
+    message = f"{named} PVC {filled.name}. Try: stop what uses it; it is filled by itself then"
+    return Wait(reason=reason, message=message, event=reason)
 
 
 # --- pods ---------------------------------------------------------------------------------------------------------

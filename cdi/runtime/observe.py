@@ -151,6 +151,12 @@ class Observed:
     def volume(self, name: str) -> Volume | None:  # noqa: ARG002
         return None
 
+    def volumes_for(self, namespace: str, claim: str) -> tuple[Volume, ...]:  # noqa: ARG002
+        return ()
+
+    def users(self, namespace: str, claim: str) -> tuple[str, ...]:  # noqa: ARG002
+        return ()
+
     def import_source(self, namespace: str, name: str) -> VolumeImportSource | None:  # noqa: ARG002
         return None
 

@@ -7,8 +7,10 @@ import pytest
 from cdi.api.configuration import CDIConfig
 from cdi.api.errors import InvalidManifest
 from cdi.controller.inputs import Inputs
+from cdi.controller.keys import Scope
 from cdi.controller.observe import Observed
 from cdi.controller.progress import Progresses
+from cdi.controller.users import Users
 from cdi.kube.resources import (
     CDI_CONFIGS,
     CLAIMS,
@@ -32,7 +34,16 @@ def observed(*known):
     made = []
     caches = watches(on_change=changed)
     progresses = Progresses(told=lambda _: None, keep=None)  # type: ignore[arg-type]
-    made.append(Observed(caches, progresses, Inputs(None), pods=Pods(image="i"), install_namespace="cdi"))  # type: ignore[arg-type]
+    made.append(
+        Observed(
+            caches,
+            progresses,
+            Inputs(None),
+            Users(None, Scope(), freed=lambda *_: None),
+            pods=Pods(image="i"),
+            install_namespace="cdi",
+        )
+    )  # type: ignore[arg-type]
     for resource, each in known:
         caches.note(resource, each)
     return made[0], caches

@@ -71,6 +71,10 @@ class Cluster:
         self.refuse = {}
         self.reclaimed = []
         self.consumer = False
+        self.overlooked = False
+        """Volumes that are kept for a claim are not given to it."""
+        self.foreign = {}
+        """By claim the pods of others that have it."""
         self.history, self.late = [], {}
         self.key = (NS, "a")
         for each in bodies:
@@ -198,7 +202,17 @@ class Cluster:
             claim_namespace=ref.get("namespace", ""),
             claim_name=ref.get("name", ""),
             phase=body["status"]["phase"],
+            capacity=Quantity.parse(body["size"]).bytes,
+            access_modes=("ReadWriteOnce",),
+            storage_class=body["spec"].get("storageClassName", ""),
         )
+
+    def volumes_for(self, namespace, claim):
+        found = (self.volume(body["metadata"]["name"]) for body in self.all(VOLUMES))
+        return tuple(one for one in found if one and (one.claim_namespace, one.claim_name) == (namespace, claim))
+
+    def users(self, namespace, claim):
+        return tuple(self.foreign.get(claim, ()))
 
     def import_source(self, namespace, name):
         body = self._see("volumeimportsources", name, namespace)
@@ -340,13 +354,19 @@ class Cluster:
                 yield lambda status=status: status.update(phase="Lost")
             if status["phase"] != "Pending" or "deletionTimestamp" in metadata:
                 continue
-            mine = [v for v in self.all(VOLUMES) if v["spec"]["claimRef"]["uid"] == metadata["uid"]]
+            mine = [v for v in self.all(VOLUMES) if v["spec"]["claimRef"].get("uid") == metadata["uid"]]
+            kept = [
+                v for v in self.all(VOLUMES) if v["spec"]["claimRef"] == {"namespace": NS, "name": metadata["name"]}
+            ]
+            if kept and not self.overlooked:
+                yield lambda volume=kept[0], uid=metadata["uid"]: self._keep(volume, uid)
             if mine:
                 yield lambda claim=claim, volume=mine[0]: self._bind(claim, volume)
             elif spec.get("dataSourceRef", {}).get("kind") != "VolumeImportSource" and self._may_provision(claim):
                 yield lambda claim=claim: self._provision(claim)
         for volume in self.all(VOLUMES):
-            if self._uid(volume["spec"]["claimRef"]["uid"]) is None:
+            uid = volume["spec"]["claimRef"].get("uid")
+            if uid is not None and self._uid(uid) is None:
                 yield lambda volume=volume: self._reclaim(volume)
 
     def _may_provision(self, claim):
@@ -368,6 +388,21 @@ class Cluster:
             "status": {"phase": "Bound"},
             "content": "",
             "size": claim["spec"]["resources"]["requests"]["storage"],
+        }
+
+    def _keep(self, volume, uid):
+        volume["spec"]["claimRef"]["uid"] = uid
+        volume["status"]["phase"] = "Bound"
+
+    def static_volume(self, name, *, size="2Gi", storage_class="csi", phase="Available", content=COMPLETE):
+        """One that an administrator made for the claim."""
+        self.objects[VOLUMES, "", name] = {
+            "kind": "PersistentVolume",
+            "metadata": {"name": name, "uid": f"uid-{name}"},
+            "spec": {"claimRef": {"namespace": NS, "name": "a"}, "storageClassName": storage_class},
+            "status": {"phase": phase},
+            "content": content,
+            "size": size,
         }
 
     def _bind(self, claim, volume):
