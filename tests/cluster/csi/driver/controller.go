@@ -116,8 +116,13 @@ func (d *Driver) DeleteVolume(_ context.Context, request *csi.DeleteVolumeReques
 	if err != nil {
 		return nil, failure(err)
 	}
-	if err := d.Loops.Detach(volume); err != nil {
+	// A pod that has just ended has it mounted for a moment longer.
+	device, err := d.Loops.Find(volume)
+	if err != nil {
 		return nil, failure(err)
+	}
+	if device != "" {
+		return nil, status.Errorf(codes.FailedPrecondition, "volume %s is in use on the node, at %s", id, device)
 	}
 	return &csi.DeleteVolumeResponse{}, failure(d.Volumes.Delete(id))
 }
