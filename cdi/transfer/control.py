@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from cdi.api.job import Job, Limits, Progress
+from cdi.api.copy import AnyJob
+from cdi.api.job import Limits, Progress
 from cdi.transfer.meter import Meter
 from cdi.transfer.throttle import Throttle
 
@@ -14,7 +15,7 @@ from cdi.transfer.throttle import Throttle
 class Control:
     """The handle by which a transfer is watched, limited and stopped from outside, from any thread."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: AnyJob) -> None:
         self.cancelled = threading.Event()
         self.meter = Meter()
         self.throttle = Throttle(Limits(bandwidth=job.policy.bandwidth), self.cancelled)

@@ -19,10 +19,13 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
+from cdi.api.copy import CopySourceJob, CopyTargetJob
 from cdi.api.errors import CdiError, InternalError, InvalidManifest, UsageError
-from cdi.api.job import BlockTargetSpec, DirectoryTargetSpec, Job, Limits, Outcome
+from cdi.api.job import BlockTargetSpec, DirectoryTargetSpec, Job, Limits, Outcome, Policy
 from cdi.target.failure import mapped
 from cdi.transfer.control import Control
 from cdi.transfer.journal import Journal
@@ -32,6 +35,9 @@ from cdi.worker.limits import LimitsFile
 from cdi.worker.stop import Stop
 from cdi.worker.termination import termination_message
 
+if TYPE_CHECKING:
+    from cdi.worker.serve import Answer
+
 _TICK = 0.5
 _QUIET = 1.0
 """Seconds until somebody may ask: most small imports are over by then, and save the price of a certificate."""
@@ -39,6 +45,7 @@ _LARGEST_JOB = 1 << 20
 _LARGEST_JOURNAL = 1 << 16
 _OWN_DIRECTORY = ".cdi"
 """What a volume has beside its disk while it is filled, for the journal."""
+_J = TypeVar("_J", Job, CopySourceJob, CopyTargetJob)
 _USAGE = """\
 usage: cdi-worker [--job FILE] [--limits FILE] [--journal FILE] [--termination-log FILE] [--port NUMBER]
 The files of a pod are taken where no other is named; port 0 is none."""
@@ -55,7 +62,29 @@ class Options:
     port: str = "8443"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Errand(Generic[_J]):
+    """What a pod is for."""
+
+    parse: Callable[[bytes], _J]
+    """Raises `InvalidManifest`."""
+    asked: Callable[[_J], None]
+    """Tells the log."""
+    control: Callable[[_J], Control]
+    carry_out: Callable[[_J, Control], Outcome]
+    """Raises nothing."""
+    volume: Callable[[_J], Job | None]
+    """The volume that is written, as a job whose journal is kept for the next attempt."""
+    work: Literal["import", "clone"] = "import"
+    """In the name of the metric."""
+
+
 def main(arguments: list[str]) -> int:
+    """Gives the exit status."""
+    return started(arguments, run)
+
+
+def started(arguments: list[str], run: Callable[[Options], int]) -> int:
     """Gives the exit status."""
     try:
         options = _parsed(arguments)
@@ -82,19 +111,27 @@ def _parsed(arguments: list[str]) -> Options:
 
 
 def run(options: Options) -> int:
-    """One attempt, from the pod's files to its last words."""
-    job: Job | None = None
+    """One import, from the pod's files to its last words."""
+    return attempt(
+        options,
+        Errand(parse=Job.from_json, asked=log.asked, control=Control, carry_out=transfer, volume=lambda job: job),
+    )
+
+
+def attempt(options: Options, errand: Errand[_J]) -> int:
+    """One attempt at any errand; gives the exit status."""
+    job: _J | None = None
     try:
         stop = Stop()
-        job = _job(options.job)
-        outcome = _carry_out(job, options, stop)
+        job = errand.parse(_content(options.job))
+        outcome = _carry_out(job, errand, options, stop)
     except CdiError as error:
         outcome = Outcome(id=job.id if job else "", failure=failure_of(error))
     except Exception as error:  # noqa: BLE001 - a defect is an outcome too: without one the pod says nothing
         traceback.print_exc()
         defect = InternalError(f"{type(error).__name__}: {error}")
         outcome = Outcome(id=job.id if job else "", failure=failure_of(defect))
-    left = _journal_of(job) if job is not None and outcome.failure is not None else None
+    left = _journal_of(errand.volume(job)) if job is not None and outcome.failure is not None else None
     try:
         # Written in place: it is a file that the kubelet mounts.
         with open(options.termination_log, "w", encoding="ascii") as file:
@@ -105,25 +142,33 @@ def run(options: Options) -> int:
     return outcome.failure.exit_status if outcome.failure is not None else 0
 
 
-def _job(path: str) -> Job:
+def _content(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            content = file.read(_LARGEST_JOB)
+            return file.read(_LARGEST_JOB)
     except OSError as error:
         raise InvalidManifest(f"the job cannot be read: {error.strerror}", where=path) from error
-    return Job.from_json(content)
 
 
-def _carry_out(job: Job, options: Options, stop: Stop) -> Outcome:
-    log.asked(job)
-    control = Control(job)
+def _carry_out(job: _J, errand: Errand[_J], options: Options, stop: Stop) -> Outcome:
+    errand.asked(job)
+    control = errand.control(job)
     stop.watch(control)
-    own = _prepare_journal(job, options.journal)
+    volume = errand.volume(job)
+    own = _prepare_journal(volume, options.journal)
     ended = threading.Event()
-    reporter = threading.Thread(target=_report, args=(job, control, options, ended), name="report", daemon=True)
+
+    def answering() -> Mapping[str, Callable[[], Answer]]:
+        from cdi.worker.progress import answers
+
+        return answers(job, control, lambda: _journal_of(volume), errand.work)
+
+    reporter = threading.Thread(
+        target=_report, args=(job.policy, control, options, ended, answering), name="report", daemon=True
+    )
     reporter.start()
     try:
-        return transfer(job, control)
+        return errand.carry_out(job, control)
     finally:
         ended.set()
         reporter.join()
@@ -136,14 +181,14 @@ def _carry_out(job: Job, options: Options, stop: Stop) -> Outcome:
 # --- the journal --------------------------------------------------------------------------------------------------
 
 
-def _prepare_journal(job: Job, carried: str) -> str | None:
+def _prepare_journal(job: Job | None, carried: str) -> str | None:
     """Make the journal's directory, and begin with what an earlier pod left where the volume has no journal itself.
 
     Gives the directory if it is the volume's and not to stay.  A volume that an archive is unpacked into is the
     archive's alone, and there is no going on in the midst of one.  Raises the target's errors.
     """
-    path = job.journal
-    if path is None or isinstance(job.target, DirectoryTargetSpec):
+    path = None if job is None else job.journal
+    if job is None or path is None or isinstance(job.target, DirectoryTargetSpec):
         return None
     directory = os.path.dirname(path)
     with mapped(path):
@@ -154,9 +199,9 @@ def _prepare_journal(job: Job, carried: str) -> str | None:
     return directory if os.path.basename(directory) == _OWN_DIRECTORY else None
 
 
-def _journal_of(job: Job) -> str | None:
+def _journal_of(job: Job | None) -> str | None:
     """The journal's text where it is lost with the pod; None where the volume keeps it, or there is none."""
-    if job.journal is None or not isinstance(job.target, BlockTargetSpec):
+    if job is None or job.journal is None or not isinstance(job.target, BlockTargetSpec):
         return None
     try:
         with open(job.journal, encoding="utf-8") as file:
@@ -168,8 +213,14 @@ def _journal_of(job: Job) -> str | None:
 # --- while it runs ------------------------------------------------------------------------------------------------
 
 
-def _report(job: Job, control: Control, options: Options, ended: threading.Event) -> None:
-    limits = LimitsFile(options.limits, Limits(bandwidth=job.policy.bandwidth))
+def _report(
+    policy: Policy,
+    control: Control,
+    options: Options,
+    ended: threading.Event,
+    answering: Callable[[], Mapping[str, Callable[[], Answer]]],
+) -> None:
+    limits = LimitsFile(options.limits, Limits(bandwidth=policy.bandwidth))
     course = log.Course()
     began = time.monotonic()
     asked = int(options.port) != 0
@@ -179,19 +230,20 @@ def _report(job: Job, control: Control, options: Options, ended: threading.Event
             course.tell(control.progress())
             if asked and time.monotonic() - began >= _QUIET:
                 asked = False
-                _serve(job, control, int(options.port), serving)
+                _serve(answering, int(options.port), serving)
             if ended.wait(_TICK):
                 course.tell(control.progress())
                 return
 
 
-def _serve(job: Job, control: Control, port: int, serving: contextlib.ExitStack) -> None:
+def _serve(
+    answering: Callable[[], Mapping[str, Callable[[], Answer]]], port: int, serving: contextlib.ExitStack
+) -> None:
     from cdi.worker.certificate import server_context
-    from cdi.worker.progress import answers
     from cdi.worker.serve import Server
 
     try:
-        server = Server(port, server_context(socket.gethostname()), answers(job, control, lambda: _journal_of(job)))
+        server = Server(port, server_context(socket.gethostname()), answering())
     except OSError as error:
         # Nobody can ask then; the import is none the worse.
         log.say(f"port {port} cannot be listened at: {error.strerror}")

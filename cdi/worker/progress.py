@@ -7,17 +7,20 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
-from cdi.api.job import Job
+from cdi.api.copy import AnyJob
 from cdi.transfer.control import Control
 from cdi.worker.serve import Answer
 
-METRIC = "kubevirt_cdi_import_progress_total"
+METRIC = "kubevirt_cdi_{}_progress_total"
 OWNER = "OWNER_UID"
 """The environment variable that names the metric's owner; the job's id where it is not set."""
 
 
-def answers(job: Job, control: Control, journal: Callable[[], str | None]) -> Mapping[str, Callable[[], Answer]]:
+def answers(
+    job: AnyJob, control: Control, journal: Callable[[], str | None], work: str = "import"
+) -> Mapping[str, Callable[[], Answer]]:
     """By path: ``/progress`` in JSON, ``/metrics`` as Prometheus reads it, ``/healthz``."""
+    metric = METRIC.format(work)
 
     def progress() -> Answer:
         document = {"progress": asdict(control.progress()), "journal": journal()}
@@ -26,8 +29,8 @@ def answers(job: Job, control: Control, journal: Callable[[], str | None]) -> Ma
     def metrics() -> Answer:
         percent = 100 * (control.progress().fraction or 0.0)
         text = (
-            f"# HELP {METRIC} Progress of the import in percent.\n# TYPE {METRIC} counter\n"
-            f'{METRIC}{{ownerUID="{_escaped(os.environ.get(OWNER) or job.id)}"}} {percent:.2f}\n'
+            f"# HELP {metric} Progress of the {work} in percent.\n# TYPE {metric} counter\n"
+            f'{metric}{{ownerUID="{_escaped(os.environ.get(OWNER) or job.id)}"}} {percent:.2f}\n'
         )
         return Answer(content_type="text/plain; version=0.0.4; charset=utf-8", body=text.encode())
 

@@ -4,7 +4,7 @@ import pytest
 
 from cdi.api.job import BlankSourceSpec, FileTargetSpec, Job, Progress
 from cdi.transfer.control import Control
-from cdi.worker.progress import METRIC, answers
+from cdi.worker.progress import answers
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def test_the_metric(control, monkeypatch, owner, label):
     text = answers(JOB, control, lambda: None)["/metrics"]().body.decode()
     assert text.endswith("\n")
     assert text.splitlines() == [
-        f"# HELP {METRIC} Progress of the import in percent.",
-        f"# TYPE {METRIC} counter",
-        f'{METRIC}{{ownerUID="{label}"}} 33.33',
+        "# HELP kubevirt_cdi_import_progress_total Progress of the import in percent.",
+        "# TYPE kubevirt_cdi_import_progress_total counter",
+        f'kubevirt_cdi_import_progress_total{{ownerUID="{label}"}} 33.33',
     ]
 
 

@@ -1,0 +1,252 @@
+"""A directory tree, as a tar stream: the whole of it each time, as there is no going on in the midst of one.
+
+Files, directories, symbolic and hard links, modes and times are carried, holes are left out; owners and extended
+attributes are not, as the target's worker may not set them.  What else a tree holds is refused before a byte is sent.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+import tarfile
+from collections.abc import Callable, Generator, Iterator
+
+from cdi.api.errors import ChecksumMismatch, PeerProtocolError, SourceChanged, SourceNotSupported
+from cdi.codec.tar import members
+from cdi.codec.tarformat import BLOCK
+from cdi.target.buffer import aligned_buffer
+from cdi.target.directory import LOST_AND_FOUND, STAGING, DirectoryTarget
+from cdi.transfer.control import Control
+from cdi.transfer.copy import frames
+from cdi.transfer.copy.digest import CHUNK, Chain, leaf_of
+from cdi.transfer.copy.frames import Done, Hello, Kind
+from cdi.transfer.copy.origin import data_extents, failure_of
+from cdi.transfer.copy.pack import Packer
+from cdi.transfer.copy.receiver import Listener, plain_of
+from cdi.transfer.copy.sender import Conversation
+from cdi.transfer.meter import Meter
+
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_PIECE = 256 << 10
+_PARTS_MOST = 1 << 16
+"""Of a sparse file; one with more is sent whole."""
+_LINKS_MOST = 1_000_000
+_NOT_CARRIED = (LOST_AND_FOUND, STAGING, ".cdi")
+"""At the top of a volume: its own, not its content."""
+
+
+class ArchiveSender:
+    """One attempt at one tree.  Raises `SourceNotSupported` (a socket, pipe or device in it) and source errors."""
+
+    def __init__(self, path: str, control: Control) -> None:
+        self.size = 0
+        """Bytes of data, about."""
+        self._path = path
+        self._control = control
+        for _, _, status in self._walk():
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode)):
+                raise SourceNotSupported(
+                    "only files, directories and links are cloned, and there is something else in the volume",
+                    where=path,
+                    remedy="remove sockets, pipes and device nodes from the source volume",
+                )
+            self.size += min(status.st_size, status.st_blocks * 512) + BLOCK
+
+    def run(self, talk: Conversation, hello: Hello) -> bytes:
+        """From HELLO to DONE; gives the digest of the stream."""
+        answer = talk.hello(hello)
+        if isinstance(answer, Done):
+            talk.line.send(frames.header(Kind.BYE))
+            return bytes.fromhex(answer.digest)
+        meter = self._control.meter
+        meter.total = hello.data
+        meter.restart("")
+        meter.phase = "transferring"
+        chain, packer, buffer, filled, offset = Chain(), Packer(), aligned_buffer(CHUNK), 0, 0
+
+        def give() -> None:
+            runs, view = ((0, filled),), buffer[:filled]
+            leaf = leaf_of(runs, (view,))
+            chain.add(offset, leaf)
+            talk.sent = offset + filled
+            talk.chunk(offset, leaf, runs, [view], packer.pack([view]))
+            talk.listen()
+            meter.advance(talk.sent)
+
+        for piece in self._stream():
+            view = memoryview(piece)
+            while view:
+                count = min(len(view), CHUNK - filled)
+                buffer[filled : filled + count] = view[:count]
+                filled, view = filled + count, view[count:]
+                if filled == CHUNK:
+                    give()
+                    offset, filled = offset + filled, 0
+        if filled:
+            give()
+        total = offset + filled
+        digest = chain.end(total)
+        meter.phase = "flushing"
+        talk.end(total, digest)
+        return digest
+
+    # --- the tree -----------------------------------------------------------------------------------------------
+
+    def _walk(self) -> Iterator[tuple[str, int, os.stat_result]]:
+        """Name in the archive, a descriptor of its directory, and status of everything, directories first."""
+
+        def failed(error: OSError) -> None:
+            raise error
+
+        try:
+            for root, directories, files, descriptor in os.fwalk(self._path, onerror=failed):
+                relative = os.path.relpath(root, self._path)
+                prefix = "" if relative == "." else f"{relative}/"
+                if not prefix:
+                    directories[:] = [name for name in directories if name not in _NOT_CARRIED]
+                directories.sort()
+                for name in sorted([*directories, *files]):
+                    yield f"{prefix}{name}", descriptor, os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+        except FileNotFoundError as error:
+            raise SourceChanged("the volume was written to while it was cloned", where=self._path) from error
+        except OSError as error:
+            raise failure_of(error, self._path) from error
+
+    def _stream(self) -> Iterator[bytes | memoryview]:
+        links: dict[tuple[int, int], str] = {}
+        buffer = memoryview(bytearray(_PIECE))
+        for name, directory, status in self._walk():
+            info = tarfile.TarInfo(name)
+            info.mode, info.mtime = stat.S_IMODE(status.st_mode), status.st_mtime_ns / 1e9
+            last = os.path.basename(name)
+            if stat.S_ISDIR(status.st_mode):
+                info.type = tarfile.DIRTYPE
+                yield _header(info)
+            elif stat.S_ISLNK(status.st_mode):
+                info.type, info.linkname = tarfile.SYMTYPE, os.readlink(last, dir_fd=directory)
+                yield _header(info)
+            elif status.st_nlink > 1 and (first := links.get((status.st_dev, status.st_ino))) is not None:
+                info.type, info.linkname = tarfile.LNKTYPE, first
+                yield _header(info)
+            else:
+                if status.st_nlink > 1 and len(links) < _LINKS_MOST:
+                    links[status.st_dev, status.st_ino] = name
+                yield from self._file(info, last, directory, status, buffer)
+        yield bytes(2 * BLOCK)
+
+    def _file(
+        self, info: tarfile.TarInfo, name: str, directory: int, status: os.stat_result, buffer: memoryview
+    ) -> Iterator[bytes | memoryview]:
+        descriptor = os.open(name, _OPEN, dir_fd=directory)
+        try:
+            before = os.fstat(descriptor)
+            changed = SourceChanged(
+                "a file was written to while it was cloned", where=os.path.join(self._path, info.name)
+            )
+            if not stat.S_ISREG(before.st_mode) or not os.path.samestat(before, status):
+                raise changed
+            size = before.st_size
+            parts = _parts(descriptor, size)
+            if parts == [(0, size)] or not size:
+                info.size = size
+                yield _header(info)
+            else:
+                # GNU's sparse format 1.0: the map precedes the data (tar manual, "PAX Format, Version 1.0").
+                numbers = [len(parts), *(number for start, stop in parts for number in (start, stop - start))]
+                table = "".join(f"{number}\n" for number in numbers).encode()
+                table += bytes(-len(table) % BLOCK)
+                info.pax_headers = {
+                    "GNU.sparse.major": "1",
+                    "GNU.sparse.minor": "0",
+                    "GNU.sparse.name": info.name,
+                    "GNU.sparse.realsize": str(size),
+                }
+                info.size = len(table) + sum(stop - start for start, stop in parts)
+                info.name = "GNUSparseFile.0/file"
+                yield _header(info)
+                yield table
+            stored = 0
+            for start, stop in parts:
+                at = start
+                while at < stop:
+                    got = os.preadv(descriptor, [buffer[: stop - at]], at)
+                    if not got:
+                        raise changed
+                    yield buffer[:got]
+                    at += got
+                stored += stop - start
+            after = os.fstat(descriptor)
+            if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+                raise changed
+            yield bytes(-stored % BLOCK)
+        finally:
+            os.close(descriptor)
+
+
+def _parts(descriptor: int, size: int) -> list[tuple[int, int]]:
+    """Where a file has data."""
+    parts = list(itertools.islice(data_extents(descriptor, size, 0), _PARTS_MOST + 1))
+    return parts if len(parts) <= _PARTS_MOST else [(0, size)]
+
+
+def _header(info: tarfile.TarInfo) -> bytes:
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+# --- the target's side --------------------------------------------------------------------------------------------
+
+
+class ArchiveReceiver:
+    """Unpacks what comes over one connection."""
+
+    def __init__(self, listener: Listener, directory: DirectoryTarget, meter: Meter, check: Callable[[], None]) -> None:
+        self._listener = listener
+        self._directory = directory
+        self._meter = meter
+        self._check = check
+        self.size = 0
+        """Bytes of the stream that came."""
+
+    def run(self) -> bytes:
+        """Until END; gives the digest.  The directory is then to be committed.
+
+        Raises as `cdi.transfer.copy.receiver.DiskReceiver.run`, and what `DirectoryTarget.unpack` raises.
+        """
+        chain = Chain()
+        ended: list[tuple[int, bytes]] = []
+        stream = self._stream(chain, ended)
+        try:
+            self._directory.unpack(members(stream), lambda _size: self._check())
+            for _ in stream:
+                pass
+        finally:
+            stream.close()
+        digest = chain.end(self.size)
+        if ended != [(self.size, digest)]:
+            raise ChecksumMismatch(
+                f"the {self.size} bytes that came are not what the source sent",
+                remedy="look at the memory of both nodes, then clone again",
+            )
+        return digest
+
+    def _stream(self, chain: Chain, ended: list[tuple[int, bytes]]) -> Generator[memoryview, None, None]:
+        buffer = aligned_buffer(CHUNK)
+        while True:
+            with self._listener.lock:
+                head = self._listener.next()
+                if head.kind is Kind.END:
+                    ended.append(frames.parse_end(self._listener.line.body(head)))
+                    return
+                if head.kind is not Kind.DATA:
+                    raise PeerProtocolError(f"a {head.kind.name} in an archive")
+                before = self._listener.line.received
+                chunk = self._listener.chunk(head, self.size, None, buffer)
+                self._meter.add_fetched(self._listener.line.received - before)
+            if chunk.offset != self.size or chunk.runs != ((0, chunk.plain),):
+                raise PeerProtocolError(f"a chunk at {chunk.offset} of an archive, after {self.size} bytes")
+            plain = plain_of(chunk, buffer)
+            chain.add(chunk.offset, chunk.leaf)
+            self.size += chunk.plain
+            self._meter.advance(self.size)
+            yield plain

@@ -1,0 +1,120 @@
+"""Where a target waits for its source.
+
+Whoever reaches the port may knock; who has no certificate of the right name costs a bounded number of threads for a
+bounded time.  The newest source counts: it is there because the one before it is gone, whether or not its connection
+knows that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+
+from cdi.api.errors import PeerUntrusted
+from cdi.transfer.copy import frames
+from cdi.transfer.copy.frames import Fail
+from cdi.transfer.copy.tls import common_name
+
+HANDSHAKES_MOST = 8
+"""At a time; who comes then is hung up on, and comes again."""
+HANDSHAKE_SECONDS = 10.0
+
+
+class Door:
+    """Listens from its making to its end, in threads of its own."""
+
+    def __init__(self, port: int, context: ssl.SSLContext, client_name: str) -> None:
+        """Port 0 takes a free one.  Raises `OSError` where the port cannot be had."""
+        self._context = context
+        self._client_name = client_name
+        self._free = threading.BoundedSemaphore(HANDSHAKES_MOST)
+        self._came = threading.Condition()
+        self._guest: tuple[ssl.SSLSocket, str] | None = None
+        self._closed = False
+        if socket.has_dualstack_ipv6():
+            self._listener = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        else:
+            self._listener = socket.create_server(("", port))
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._accept, name="door", daemon=True)
+        self._thread.start()
+
+    def knocked(self) -> bool:
+        """Whether a source stands at the door."""
+        return self._guest is not None
+
+    def next(self, timeout: float, check: Callable[[], None]) -> tuple[ssl.SSLSocket, str] | None:
+        """The newest source's connection and its address; None after `timeout` seconds without one.
+
+        Raises what `check` raises, which is called now and then.
+        """
+        with self._came:
+            while self._guest is None and timeout > 0:
+                check()
+                self._came.wait(min(timeout, 0.25))
+                timeout -= 0.25
+            guest, self._guest = self._guest, None
+            return guest
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+        self._thread.join()
+        self._listener.close()
+        with self._came:
+            self._closed = True
+            guest, self._guest = self._guest, None
+        if guest is not None:
+            guest[0].close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, address = self._listener.accept()
+            except ConnectionError:
+                continue
+            except OSError:
+                return
+            if not self._free.acquire(blocking=False):
+                connection.close()
+                continue
+            threading.Thread(
+                target=self._greet, args=(connection, str(address[0])), name="handshake", daemon=True
+            ).start()
+
+    def _greet(self, connection: socket.socket, address: str) -> None:
+        try:
+            tls = self._shaken(connection)
+        finally:
+            self._free.release()
+        if tls is None:
+            return
+        with self._came:
+            if self._closed:
+                former: tuple[ssl.SSLSocket, str] | None = (tls, address)
+            else:
+                former, self._guest = self._guest, (tls, address)
+                self._came.notify_all()
+        if former is not None:
+            former[0].close()
+
+    def _shaken(self, connection: socket.socket) -> ssl.SSLSocket | None:
+        """None, and no connection any more, where the other end is not who it should be."""
+        try:
+            # For the whole of it: a byte now and then does not buy time.
+            connection.settimeout(HANDSHAKE_SECONDS)
+            tls = self._context.wrap_socket(connection, server_side=True)
+        except OSError:
+            connection.close()
+            return None
+        name = common_name(tls)
+        if self._client_name and name != self._client_name:
+            refusal = PeerUntrusted(f"a certificate for {name[:200]!r} is not one of a clone's source")
+            with contextlib.suppress(OSError):
+                tls.sendall(frames.document(Fail.of(refusal)))
+            tls.close()
+            return None
+        return tls

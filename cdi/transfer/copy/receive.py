@@ -1,0 +1,386 @@
+"""A volume filled with what another worker reads of one: `CopyTargetJob` → `Outcome`.
+
+The source may go away and come back, as another process and another pod: each time it is told where to go on.  What is
+on the volume is true up to the watermark whatever happens, and so is the journal.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Protocol
+
+from cdi.api.copy import CopyTargetJob
+from cdi.api.errors import (
+    CdiError,
+    InternalError,
+    Interrupted,
+    PeerProtocolError,
+    PeerUnreachable,
+    Retry,
+    SourceChanged,
+    TargetTooSmall,
+    TargetUnsuitable,
+)
+from cdi.api.job import DirectoryTargetSpec, Outcome
+from cdi.image.sizes import human
+from cdi.target.base import Target
+from cdi.target.directory import DirectoryTarget
+from cdi.target.failure import mapped, target_error
+from cdi.target.open import open_target
+from cdi.transfer.abandon import abandon
+from cdi.transfer.control import Control
+from cdi.transfer.copy import frames
+from cdi.transfer.copy.digest import written
+from cdi.transfer.copy.door import Door
+from cdi.transfer.copy.frames import Done, Fail, Hello, Kind, Welcome
+from cdi.transfer.copy.line import Line
+from cdi.transfer.copy.receiver import DiskReceiver, KeepAlive, Listener, Position
+from cdi.transfer.copy.tls import server_context
+from cdi.transfer.journal import Journal, encode_state, forget, mark
+from cdi.transfer.result import Result
+from cdi.transfer.run import failure_of
+
+PATH = "copy"
+GOODBYE_SECONDS = 10.0
+"""The time that a source is given to hear that it is done; it is so in any case."""
+_OF_THE_SOURCE = (PeerUnreachable, PeerProtocolError)
+
+
+def receive(job: CopyTargetJob, control: Control, ready: Callable[[int], None] = lambda _port: None) -> Outcome:
+    """Carry `job` out; `ready` is told the port once a source may come.
+
+    Raises nothing: a failure is part of the outcome, of which `fetched` are the bytes that came over the network.
+    """
+    began = time.monotonic()
+    result = Result(job.id, path=PATH)
+    try:
+        _receive(job, control, result, ready)
+    except CdiError as error:
+        result.failure = failure_of(error)
+        try:
+            abandon(job.as_job(), error, begun=result.begun)
+        except CdiError as another:
+            result.warn(f"the unfinished disk could not be wiped: {another.what}")
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a defect is reported, not lost
+        traceback.print_exc()
+        result.failure = failure_of(InternalError(f"{type(error).__name__}: {error}"))
+    control.meter.phase = "done"
+    result.fetched = control.meter.fetched
+    result.seconds = round(time.monotonic() - began, 3)
+    return result.outcome()
+
+
+class _Volume(Protocol):
+    """What is filled."""
+
+    def fill(self, listener: Listener, hello: Hello, welcome: Callable[[Welcome], None]) -> bytes:
+        """Everything between HELLO and DONE: the disk is then there, under its name.  Gives the digest."""
+        ...
+
+    @property
+    def safe(self) -> int: ...
+
+    def changed(self) -> None:
+        """What came so far is of no use."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def _receive(job: CopyTargetJob, control: Control, result: Result, ready: Callable[[int], None]) -> None:
+    context = server_context(job.tls)
+    volume: _Volume = _Directory(job, control, result) if job.content_type == "archive" else _Disk(job, control, result)
+    try:
+        door = _opened(job, context)
+        try:
+            ready(door.port)
+            _Host(job, control, result, door, volume).run()
+        finally:
+            door.close()
+    finally:
+        volume.close()
+
+
+def _opened(job: CopyTargetJob, context: ssl.SSLContext) -> Door:
+    try:
+        return Door(job.port, context, job.client_name)
+    except OSError as error:
+        raise InternalError(f"port {job.port} cannot be listened at: {error.strerror}") from error
+
+
+class _Host:
+    """Takes one source after the other, until one brought everything."""
+
+    def __init__(self, job: CopyTargetJob, control: Control, result: Result, door: Door, volume: _Volume) -> None:
+        self._job = job
+        self._control = control
+        self._result = result
+        self._door = door
+        self._volume = volume
+        self._done: bytes | None = None
+
+    def run(self) -> None:
+        """Raises `CdiError`s."""
+        refused = 0
+        self._control.meter.note = "waiting for the source"
+        while True:
+            guest = self._door.next(self._job.patience, self._check)
+            if guest is None:
+                raise PeerUnreachable(f"no source came for {self._job.patience:.0f} s")
+            tls, address = guest
+            line = Line(tls, address, stall=self._job.policy.stall_timeout, check=self._check_guest)
+            try:
+                self._converse(Listener(line))
+                return
+            except CdiError as error:
+                if isinstance(error, Interrupted) and not self._control.cancelled.is_set():
+                    error = PeerUnreachable("another source took its place", where=address)
+                elif not isinstance(error, Interrupted):
+                    with suppress(CdiError):
+                        line.send(frames.document(Fail.of(error)))
+                refused += isinstance(error, PeerProtocolError)
+                if isinstance(error, SourceChanged):
+                    self._volume.changed()
+                if refused > self._job.policy.retries or not self._may_pass(error):
+                    raise error from None
+                self._result.warn(f"{error.code}: {error.what}")
+                self._control.meter.note = f"waiting for the source: {error.what}"
+            finally:
+                line.close()
+
+    def _may_pass(self, error: CdiError) -> bool:
+        """Whether a source that comes next can do better; what ails the volume is for another attempt."""
+        if isinstance(error, _OF_THE_SOURCE):
+            return True
+        return error.retry is Retry.BACKOFF and error.exit_status == SourceChanged.exit_status
+
+    def _converse(self, listener: Listener) -> None:
+        hello = listener.hello()
+        if hello.protocol != frames.PROTOCOL or hello.job != self._job.id or hello.content != self._job.content_type:
+            raise PeerProtocolError(
+                f"a source of {hello.content}, protocol {hello.protocol}, for {hello.job[:100]!r}, not for this volume"
+            )
+        told = False
+
+        def welcome(words: Welcome) -> None:
+            nonlocal told
+            with listener.lock:
+                listener.line.send(frames.document(words))
+                told = True
+
+        self._control.meter.note = ""
+        with KeepAlive(listener, lambda: self._volume.safe if told else 0):
+            digest = self._volume.fill(listener, hello, welcome)
+        self._result.digest = written(digest)
+        self._goodbye(listener, digest)
+
+    def _goodbye(self, listener: Listener, digest: bytes) -> None:
+        """The source need not hear it: the disk has its name."""
+        with suppress(CdiError):
+            listener.say(frames.document(Done(digest=digest.hex())))
+            until = time.monotonic() + GOODBYE_SECONDS
+            while listener.line.header(until).kind is not Kind.BYE:
+                pass
+
+    def _check(self) -> None:
+        if self._control.cancelled.is_set():
+            raise Interrupted("the clone was stopped")
+
+    def _check_guest(self) -> None:
+        self._check()
+        if self._door.knocked():
+            raise Interrupted("another source came")
+
+
+class _Disk:
+    """A disk file or a device."""
+
+    def __init__(self, job: CopyTargetJob, control: Control, result: Result) -> None:
+        """Raises the target's errors."""
+        self._job = job
+        self._control = control
+        self._result = result
+        self._target: Target = open_target(job.target)
+        self._position = Position()
+        self._validator: str | None = None
+        """Of what the position is of; None where there is nothing yet."""
+        self._receiver: DiskReceiver | None = None
+        control.written = lambda: self._target.written
+
+    @property
+    def safe(self) -> int:
+        return 0 if self._receiver is None else self._receiver.safe
+
+    def changed(self) -> None:
+        self._validator = None
+        with mapped(self._job.target.path):
+            forget(self._job.journal)
+
+    def close(self) -> None:
+        written = self._target.written
+        self._result.written = written
+        self._control.written = lambda: written
+        self._target.close()
+
+    def fill(self, listener: Listener, hello: Hello, welcome: Callable[[Welcome], None]) -> bytes:
+        """Raises `TargetTooSmall` before anything is written, the target's errors, and `DiskReceiver.run`'s."""
+        target, result, meter = self._target, self._result, self._control.meter
+        disk_size = self._disk_size(hello)
+        result.format, result.virtual_size, result.validator = "raw", hello.size, hello.validator
+        meter.total = hello.data
+        resumed = not hello.fresh and self._resume(hello, disk_size)
+        if not resumed:
+            self._begin(hello, disk_size)
+        position = self._position
+        result.resumed_at = position.watermark
+        meter.restart(f"resumed at {human(position.watermark)}" if position.watermark else "", position.data)
+        meter.phase = "transferring"
+        # Behind the watermark may be what an earlier source sent of what is zero by now.
+        receiver = DiskReceiver(
+            listener,
+            hello,
+            target,
+            position,
+            meter,
+            self._checkpoint(hello, disk_size),
+            zeros=resumed or not target.reads_zero,
+        )
+        self._receiver = receiver
+        state = "" if position.state is None or not position.watermark else position.state.hex()
+        welcome(Welcome(watermark=position.watermark, state=state, data=position.data))
+        digest = receiver.run()
+        meter.phase = "verifying"
+        result.verified("length")
+        result.verified("content digest")
+        if self._job.policy.preallocation:
+            target.preallocate()
+            result.preallocated = True
+        meter.phase = "flushing"
+        target.commit()
+        meter.advance(hello.data)
+        with mapped(self._job.target.path):
+            forget(self._job.journal)
+        result.disk_size = disk_size
+        return digest
+
+    def _disk_size(self, hello: Hello) -> int:
+        """Raises `TargetTooSmall`."""
+        target, wanted = self._target, self._job.size
+        size = wanted if wanted is not None else target.capacity or -(-hello.size // 512) * 512
+        room = size if target.capacity is None else min(size, target.capacity)
+        if hello.size > room:
+            raise TargetTooSmall(
+                f"the source disk has {human(hello.size)} ({hello.size} bytes), "
+                f"the target {human(room)} ({room} bytes)",
+                where=self._job.target.path,
+                remedy="request at least the source's size",
+            )
+        return size
+
+    def _resume(self, hello: Hello, disk_size: int) -> bool:
+        """Find where to go on: in memory, or as an earlier attempt left it in its journal."""
+        if self._validator is None:
+            journal = None if self._job.journal is None else Journal.load(self._job.journal)
+            if journal is None or journal.job != self._job.id or journal.path != PATH or journal.length != hello.size:
+                return False
+            found = Position.restored(journal.watermark, journal.digest_state)
+            if found is None or journal.watermark > hello.size or journal.disk_size != disk_size:
+                return False
+            if self._target.capacity is None and self._target.size != disk_size:
+                return False
+            self._position, self._validator = found, journal.validator
+            self._target.resize(disk_size)
+            self._result.begun = True
+        if self._validator != hello.validator:
+            self._result.warn("the source is not what an earlier attempt saw: started over")
+            return False
+        return self._position.watermark > 0
+
+    def _begin(self, hello: Hello, disk_size: int) -> None:
+        """Size the disk and empty it: nothing of an earlier attempt is left."""
+        target = self._target
+        self._validator, self._position, self._receiver = None, Position(), None
+        self._result.begun = True
+        if self._job.journal is not None:
+            with mapped(self._job.journal):
+                mark(self._job.journal)
+        target.resize(disk_size)
+        target.reset()
+        if self._job.policy.preallocation:
+            target.preallocate()
+            self._result.preallocated = True
+        # What the disk has beyond the source reads as zeros, and old data survive on block devices.
+        if not target.reads_zero and disk_size > hello.size:
+            target.zero(hello.size, disk_size - hello.size)
+        self._validator = hello.validator
+
+    def _checkpoint(self, hello: Hello, disk_size: int) -> Callable[[int, bytes | None], None] | None:
+        path = self._job.journal
+
+        def checkpoint(watermark: int, state: bytes | None) -> None:
+            self._target.flush()
+            if path is None:
+                return
+            try:
+                Journal(
+                    job=self._job.id,
+                    path=PATH,
+                    validator=hello.validator,
+                    length=hello.size,
+                    watermark=watermark,
+                    disk_size=disk_size,
+                    algorithm=None,
+                    digest_state=encode_state(state),
+                ).save(path)
+            except OSError as error:
+                raise target_error(error, path) from error
+
+        return checkpoint
+
+
+class _Directory:
+    """A directory that takes an archive."""
+
+    safe = 0
+
+    def __init__(self, job: CopyTargetJob, control: Control, result: Result) -> None:
+        """Raises the target's errors."""
+        if not isinstance(job.target, DirectoryTargetSpec):
+            raise TargetUnsuitable("an archive is unpacked into a directory, not onto a disk", where=job.target.path)
+        self._target = DirectoryTarget(job.target)
+        self._control = control
+        self._result = result
+        control.written = lambda: self._target.written
+
+    def changed(self) -> None:
+        """Each attempt begins anew."""
+
+    def close(self) -> None:
+        self._result.written = self._target.written
+        self._target.close()
+
+    def fill(self, listener: Listener, hello: Hello, welcome: Callable[[Welcome], None]) -> bytes:
+        """Raises as `ArchiveReceiver.run`; the directory is then as it was."""
+        from cdi.transfer.copy.archive import ArchiveReceiver
+
+        meter = self._control.meter
+        meter.total = hello.data
+        meter.restart("")
+        meter.phase = "transferring"
+        self._result.format = "archive"
+        receiver = ArchiveReceiver(listener, self._target, meter, listener.line.check)
+        try:
+            welcome(Welcome(watermark=0, state=""))
+            digest = receiver.run()
+        except CdiError:
+            self._target.wipe()
+            raise
+        self._result.verified("content digest")
+        meter.phase = "flushing"
+        self._target.commit()
+        meter.advance(hello.data)
+        return digest
