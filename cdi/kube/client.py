@@ -218,12 +218,13 @@ class Client:
     ) -> AsyncGenerator[Object, None]:
         """Events after `version` until the server ends it: ADDED, MODIFIED, DELETED, BOOKMARK or ERROR, and an object.
 
-        It is asked to do so after `lasting` seconds, 4 to 6 minutes where None.  Raises `HistoryExpired` where the
+        It is asked to do so after `lasting` seconds; where None, sooner than `silence` ends, because a resource that
+        nobody changes may have no bookmarks either and is then no server that has fallen silent.  Raises `HistoryExpired` where the
         server forgot that version; `ClusterUnreachable` where nothing, not even a bookmark, came for `silence` seconds,
         or the connection broke.
         """
         if lasting is None:
-            lasting = random.uniform(240, 360)  # noqa: S311  spreads load
+            lasting = silence * random.uniform(0.6, 0.8)  # noqa: S311  spreads load
         query = _selection(labels, fields) | {
             "watch": "true",
             "allowWatchBookmarks": "true",

@@ -19,6 +19,7 @@ from cdi.kube.resources import Object, Resource
 
 LOG = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
+_LASTED = 1.0  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +90,7 @@ class Reflector:
 
         With `metadata_only` objects have nothing but their metadata, apiVersion and kind apart.
         `optional` takes a resource that the API server does not know for one without objects.  `silence` is in seconds:
-        bookmarks come about every minute, so a watch without any event for that long is begun anew.
+        a server ends a watch sooner than that (`Client.watch`), so one that says nothing for that long is not there.
         """
         self.cache = Cache()
         self.failure: CdiError | None = None
@@ -169,13 +170,19 @@ class Reflector:
             metadata_only=self._metadata_only,
         )
         heard = False
+        clock = asyncio.get_running_loop().time
+        began = clock()
         async with contextlib.aclosing(events):
             async for event in events:
                 self._event(event)
                 if not heard:
                     heard = True
                     self._well()
-        if not heard:
+        if heard:
+            return
+        if clock() - began >= _LASTED:
+            self._well()  # nothing happened, and it ended when it was to end
+        else:
             await self._wait()  # a server that ends every watch at once must not be asked without pause
 
     def _event(self, event: Object) -> None:

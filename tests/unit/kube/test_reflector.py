@@ -203,6 +203,15 @@ async def test_a_server_that_ends_every_watch_at_once_is_not_asked_without_pause
     assert len(server.slept) == 2
 
 
+async def test_a_watch_in_which_nothing_happened_is_followed_by_another_without_pause(server, monkeypatch):
+    monkeypatch.setattr("cdi.kube.reflector._LASTED", 0.0)
+    server.answer(listing(version=5), watched(), watched(), watched(event("ADDED", thing("a", 6)), then=silent))
+    async with following(server) as (reflector, told):
+        await told.until(1)
+        assert reflector.failure is None
+    assert server.slept == []
+
+
 async def test_only_what_is_wanted_is_kept(server):
     fat = thing("a", data={"x": "y"})
     fat["metadata"]["managedFields"] = [{"manager": "x"}]
