@@ -22,7 +22,7 @@ from tests.cluster.volumes import (
     sha256,
     wait_phase,
 )
-from tests.cluster.worker_pods import RESTRICTED
+from tests.cluster.worker_pods import RESTRICTED, looker
 from tests.faults.server import Fault, FaultServer
 
 CLASSES = ("csi", "csi-wait", "local", "local-wait")
@@ -226,3 +226,47 @@ def test_an_archive_is_unpacked(cluster, place, server) -> None:
     place.create(document)
     wait_phase(place, "archive", "Succeeded")
     assert look(cluster, place, "archive", "Filesystem", "cat /data/inside/file") == "hello"
+
+
+# --- volumes that somebody has, and that are there already -----------------------------------------------------------
+
+
+def test_a_volume_is_not_written_into_while_a_pod_has_it(cluster, place, server, image, content) -> None:
+    url = server.put("/used.qcow2", image)
+    place.create(data_volume("used", {"http": {"url": url}}, "local-wait"))
+    wait_phase(place, "used", "WaitForFirstConsumer")
+    place.create(looker("user", cluster.image, "exec sleep 3600", "used", "Filesystem"))
+
+    def says_so(document) -> bool:
+        ready = conditions(document).get("Ready", {})
+        return ready.get("reason") == "ImportTargetInUse" and "Pod user" in ready["message"]
+
+    place.wait("datavolume", "used", "held back", says_so, SLOW)
+    assert any(event["reason"] == "ImportTargetInUse" for event in place.events("DataVolume", "used"))
+    assert not server.asked("/used.qcow2")
+    place.run("delete", "pod", "user", "--grace-period=1")
+    wait_phase(place, "used", "Succeeded")
+    assert digest(cluster, place, "used", "Filesystem", len(content)) == sha256(content)
+
+
+@pytest.mark.parametrize("storage_class", ["csi", "csi-wait"])
+def test_a_volume_that_was_kept_for_it_is_taken_as_it_is(cluster, place, server, image, content, storage_class) -> None:
+    url = server.put(f"/kept-{storage_class}.qcow2", image)
+    first, second = f"kept-{storage_class}", f"restored-{storage_class}"
+    place.create(data_volume(first, {"http": {"url": url}}, storage_class, annotations={IMMEDIATE: ""}))
+    wait_phase(place, first, "Succeeded")
+    volume = place.get("persistentvolumeclaim", first)["spec"]["volumeName"]
+    place.merge("persistentvolume", volume, {"spec": {"persistentVolumeReclaimPolicy": "Retain"}})
+    place.delete("datavolume", first)
+    place.wait("persistentvolume", volume, "released", lambda it: it["status"]["phase"] == "Released", SLOW)
+    reference = {"namespace": place.namespace, "name": second, "uid": None, "resourceVersion": None}
+    policy = {"persistentVolumeReclaimPolicy": "Delete"}
+    place.merge("persistentvolume", volume, {"spec": {**policy, "claimRef": reference}})
+    place.wait("persistentvolume", volume, "available", lambda it: it["status"]["phase"] == "Available", SLOW)
+    nowhere = server.put(f"/nowhere-{storage_class}", b"", always=Fault(status=404))
+    annotations = {"cdi.kubevirt.io/storage.checkStaticVolume": ""}
+    place.create(data_volume(second, {"http": {"url": nowhere}}, storage_class, annotations=annotations))
+    wait_phase(place, second, "Succeeded")
+    assert place.get("persistentvolumeclaim", second)["spec"]["volumeName"] == volume
+    assert digest(cluster, place, second, "Filesystem", len(content)) == sha256(content)
+    wait_clean(place)
