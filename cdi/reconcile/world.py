@@ -81,11 +81,11 @@ class Volume:
     """Available, Bound, Released or Failed."""
     capacity: int | None = None
     """Bytes."""
-
     volume_mode: str = "Filesystem"
     access_modes: tuple[str, ...] = ()
     storage_class: str = ""
     deleting: bool = False
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
@@ -270,15 +270,15 @@ class Objects(Protocol):
 
     def volume(self, name: str) -> Volume | None: ...
 
-    def import_source(self, namespace: str, name: str) -> VolumeImportSource | None: ...
-
-    def worker(self, namespace: str, pod: str) -> Worker | None:
     def volumes_for(self, namespace: str, claim: str) -> tuple[Volume, ...]:
         """Those whose claimRef names this claim, which need not exist."""
 
     def users(self, namespace: str, claim: str) -> tuple[str, ...]:
         """Pods, none of ours, that have the volume of a claim or are about to: they have not ended."""
 
+    def import_source(self, namespace: str, name: str) -> VolumeImportSource | None: ...
+
+    def worker(self, namespace: str, pod: str) -> Worker | None:
         """The worker in the pod of this name, as `cdi.reconcile.pod_facts.observe_pod` sees it."""
 
 
