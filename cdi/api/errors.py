@@ -490,6 +490,15 @@ class EngineError(CdiError):
     exit_status = 7
 
 
+class CloneUnauthorised(SourceError):
+    """Nobody who may has allowed a volume of another namespace to be cloned."""
+
+    default_remedy = (
+        "apply the DataVolume as a user who may create datavolumes/source in the source's namespace, while the "
+        "admission webhooks are there to say so"
+    )
+
+
 class InternalError(EngineError):
     """A defect of this program."""
 
@@ -527,6 +536,26 @@ class WorkerEvicted(WorkerLost):
     """The worker's pod was evicted from its node, which needed the room."""
 
     default_remedy = "the import goes on by itself; if it happens again, look at the node's memory and disk"
+
+
+class PeerUnreachable(EngineError):
+    """The other end of a clone is not there, fell silent, or hung up."""
+
+    retry = Retry.BACKOFF
+    default_remedy = "the clone goes on by itself; if it does not end, look at the other pod and the network policies"
+
+
+class PeerUntrusted(EngineError):
+    """The other end of a clone shows a certificate that is not trusted, or the own one cannot be used."""
+
+    retry = Retry.ON_CHANGE
+    default_remedy = "look at the secrets with the certificates of uploads and clones; they are renewed if deleted"
+
+
+class PeerProtocolError(EngineError):
+    """The other end of a clone says what the protocol does not allow."""
+
+    default_remedy = "run both ends from the same image; if they are, report it with both logs"
 
 
 class ToolMissing(EngineError):
@@ -656,6 +685,10 @@ class TokenInvalid(UploadError):
     """The token is not signed by this installation, has expired, or is for another volume (401)."""
 
     default_remedy = "ask for a new token with an UploadTokenRequest; it is good for five minutes"
+
+
+class TokenMisused(TokenInvalid):
+    """The token is good, but for something else (400)."""
 
 
 class UploadNotReady(UploadError):

@@ -49,7 +49,6 @@ NO_EFFECT: Mapping[str, str] = {
     "spec.infra": "the chart's values infra and replicas place the control plane",
     "spec.customizeComponents": "the chart's values change what is installed",
     "spec.cloneStrategyOverride": "this version does not clone volumes in a cluster",
-    "spec.certConfig.client": "no component has a client certificate",
     "spec.priorityClass": "the chart's value infra.priorityClassName says it",
     "spec.config.dataVolumeTTLSeconds": "DataVolumes are not deleted after their completion",
 }

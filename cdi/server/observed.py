@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -12,12 +11,12 @@ from typing import Any
 
 from cdi.api.configuration import CONFIG_NAME, CDIConfig
 from cdi.api.errors import ClusterUnavailable, InvalidManifest, NotFound
-from cdi.api.installation import CDI, CertConfig
+from cdi.api.installation import CDI
 from cdi.api.meta import KubeObject
-from cdi.api.rules.durations import parse_duration
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.validation import parse
 from cdi.kube.client import Client
+from cdi.kube.lifetimes import Lifetimes
 from cdi.kube.reflector import Change, Reflector
 from cdi.kube.resources import (
     CDI_CONFIGS,
@@ -35,12 +34,9 @@ from cdi.reconcile.capabilities import PropertySet
 from cdi.reconcile.configuration import active_cdi, adopts_claims, effective_spec, renders_claims, resolve_config
 from cdi.reconcile.sizing import Offer, offer
 from cdi.reconcile.storageclass import StorageClass, named_or_default
-from cdi.server.pki import AUTHORITY_LIFETIME, CERTIFICATE_LIFETIME, Lifetime
 from cdi.server.tls import TlsPolicy
 
 LOG = logging.getLogger(__name__)
-_SHORTEST = dt.timedelta(minutes=10)
-"""Of a certificate's life: less, and clocks and caches would not keep up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +48,7 @@ class _Settings:
     adopts: bool
     renders: bool
     policy: TlsPolicy
-    authority: Lifetime
-    certificate: Lifetime
+    lifetimes: Lifetimes
 
 
 class Observed:
@@ -144,23 +139,21 @@ class Observed:
         return self._current().policy
 
     @property
-    def lifetimes(self) -> tuple[Lifetime, Lifetime]:
-        """Of authorities and of servers' certificates."""
-        return self._current().authority, self._current().certificate
+    def lifetimes(self) -> Lifetimes:
+        """Of certificates."""
+        return self._current().lifetimes
 
     def _current(self) -> _Settings:
         if self._settings is None:
             cdi = active_cdi(_parsed(self._installations.cache.values(), CDI))
             config = next(iter(_parsed([self._configs.cache.get("", CONFIG_NAME)], CDIConfig)), None)
-            wanted = cdi.spec.cert_config if cdi is not None else None
             self._settings = _Settings(
                 cdi=cdi,
                 config=config,
                 adopts=adopts_claims(cdi, config),
                 renders=renders_claims(cdi, config),
                 policy=TlsPolicy.of(effective_spec(cdi, config).tls_security_profile),
-                authority=_lifetime(wanted.ca if wanted is not None else None, AUTHORITY_LIFETIME),
-                certificate=_lifetime(wanted.server if wanted is not None else None, CERTIFICATE_LIFETIME),
+                lifetimes=Lifetimes.of(cdi),
             )
         return self._settings
 
@@ -211,14 +204,3 @@ def _parsed(bodies: Iterable[Object | None], model: type[Any]) -> list[Any]:
         except InvalidManifest as error:
             LOG.warning("a %s cannot be read: %s", model.__name__, error.message)
     return found
-
-
-def _lifetime(wanted: CertConfig | None, usual: Lifetime) -> Lifetime:
-    """What is asked for where it makes sense; a missing half follows the usual proportion."""
-    duration = parse_duration(wanted.duration) if wanted is not None and wanted.duration else None
-    before = parse_duration(wanted.renew_before) if wanted is not None and wanted.renew_before else None
-    length = dt.timedelta(seconds=float(duration)) if duration else usual.duration
-    early = dt.timedelta(seconds=float(before)) if before is not None else length / 2
-    if length < _SHORTEST or early >= length:
-        return usual
-    return Lifetime(duration=length, renew_before=early)

@@ -17,14 +17,14 @@ from aiohttp import web
 
 from cdi.api.errors import CdiError, UsageError
 from cdi.controller.logs import fields
-from cdi.kube.client import Client, connect
-from cdi.server.certificates import (
+from cdi.kube.certificates import (
     AuthorityPlace,
     CertificatePlace,
     ensure_authority,
     ensure_certificate,
     service_hosts,
 )
+from cdi.kube.client import Client, connect
 from cdi.server.hooks import Installation
 from cdi.server.observed import Observed
 from cdi.server.publish import publish
@@ -146,17 +146,17 @@ class ApiServer:
                         await self._wake.wait()
 
     async def refresh(self) -> None:
-        """Authority, trust, certificate, in this order; see `cdi.server.certificates`."""
+        """Authority, trust, certificate, in this order; see `cdi.kube.certificates`."""
         now, options = self._clock(), self._options
         namespace, name = options.installation.namespace, f"{options.prefix}-apiserver"
-        of_authority, of_certificate = self.observed.lifetimes
+        lifetimes = self.observed.lifetimes
         self._tls.follow(self.observed.policy)
         signer = AuthorityPlace.named(namespace, f"{name}-signer")
-        authority = await ensure_authority(self._client, signer, of_authority, now)
+        authority = await ensure_authority(self._client, signer, lifetimes.authority, now)
         await publish(self._client, options.installation, self.observed, authority.bundle + self._foreign)
         hosts = (*service_hosts(options.installation.service, namespace), *options.hosts)
         place = CertificatePlace(namespace=namespace, secret=f"{name}-server-cert", name=hosts[0], hosts=hosts)
-        held = await ensure_certificate(self._client, place, authority, of_certificate, now)
+        held = await ensure_certificate(self._client, place, authority, lifetimes.server, now)
         if held.authorities != self._foreign:
             self._foreign = held.authorities
             await publish(self._client, options.installation, self.observed, authority.bundle + self._foreign)

@@ -350,7 +350,7 @@ def test_what_has_no_effect_is_told():
         {"dataVolumeTTLSeconds": 5},
         infra={"nodeSelector": {"a": "b"}}, certConfig={"client": {"duration": "1h"}}, customizeComponents={},
     )  # fmt: skip
-    assert without_effect(said) == ("spec.infra", "spec.certConfig.client", "spec.config.dataVolumeTTLSeconds")
+    assert without_effect(said) == ("spec.infra", "spec.config.dataVolumeTTLSeconds")
     plan = reconcile_installation(said, active=True, installed=Installed(version="1"), found=(), now=NOW)
     assert plan.status is not None
     status, _, message = conditions(plan.status)["Degraded"]

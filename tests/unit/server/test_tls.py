@@ -8,7 +8,7 @@ import ssl
 import pytest
 
 from cdi.api.configuration import TlsSecurityProfile
-from cdi.server import pki
+from cdi.kube import pki
 from cdi.server.tls import ServingTls, TlsPolicy
 
 NOW = dt.datetime.now(dt.UTC)

@@ -3,14 +3,14 @@
 import asyncio
 import base64
 import copy
+import dataclasses
 import datetime as dt
 
 import pytest
 
 from cdi.api.errors import AlreadyExists, Conflict, NotFound
-from cdi.server import pki
-from cdi.server.certificates import (
-    ANN_MANAGED,
+from cdi.kube import pki
+from cdi.kube.certificates import (
     SETTLED,
     AuthorityPlace,
     CertificatePlace,
@@ -18,7 +18,8 @@ from cdi.server.certificates import (
     ensure_certificate,
     service_hosts,
 )
-from cdi.server.pki import AUTHORITY_LIFETIME, CERTIFICATE_LIFETIME
+from cdi.kube.kept import ANN_MANAGED
+from cdi.kube.pki import AUTHORITY_LIFETIME, CERTIFICATE_LIFETIME, Lifetime
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
@@ -191,3 +192,52 @@ async def test_a_certificate_is_not_made_anew_where_that_gains_nothing():
     writes = len(api.writes)
     await look(api, NOW + 21 * HOUR, authority=short)
     assert len(api.writes) == writes
+
+
+# --- certificates with something beside them ------------------------------------------------------------------------
+
+BESIDE = CertificatePlace(
+    namespace="ns", secret="cdi-upload-a", name="cdi-upload-a.ns.svc", hosts=("cdi-upload-a.ns.svc",),
+    trusts="who may ask", owner={"kind": "Service", "name": "cdi-upload-a", "uid": "u"}, exclusive=True,
+)  # fmt: skip
+
+
+async def test_whom_a_holder_is_to_believe_is_kept_beside_its_certificate_and_brought_up_to_date():
+    api = Api()
+    authority = await ensure_authority(api, SIGNER, AUTHORITY_LIFETIME, NOW)
+    first = await ensure_certificate(api, BESIDE, authority, CERTIFICATE_LIFETIME, NOW)
+    later = dataclasses.replace(BESIDE, trusts="somebody else")
+    second = await ensure_certificate(api, later, authority, CERTIFICATE_LIFETIME, NOW + HOUR)
+    stored = api.objects["secrets", "cdi-upload-a"]
+    assert second.pair == first.pair
+    assert not first.authorities and not second.authorities
+    assert base64.b64decode(stored["data"]["ca.crt"]) == b"somebody else"
+    assert base64.b64decode(stored["data"]["tls.key"]) == first.pair.key
+    assert stored["metadata"]["ownerReferences"] == [BESIDE.owner]
+
+
+async def test_somebody_else_s_secret_is_not_written_over_where_it_is_of_no_use():
+    api = Api()
+    authority = await ensure_authority(api, SIGNER, AUTHORITY_LIFETIME, NOW)
+    body = {"metadata": {"name": "cdi-upload-a", "namespace": "ns"}, "data": {"tls.crt": "", "tls.key": ""}}
+    await api.create(type("R", (), {"plural": "secrets"}), body)
+    with pytest.raises(AlreadyExists, match="ns/cdi-upload-a"):
+        await ensure_certificate(api, BESIDE, authority, CERTIFICATE_LIFETIME, NOW)
+    assert api.objects["secrets", "cdi-upload-a"]["data"] == {"tls.crt": "", "tls.key": ""}
+
+
+async def test_a_certificate_waits_until_all_who_see_it_have_heard_of_its_authority():
+    api = Api()
+    slow = dataclasses.replace(PLACE, settled=dt.timedelta(minutes=10))
+    usual = Lifetime(duration=4 * HOUR, renew_before=2 * HOUR)
+    authority = await ensure_authority(api, SIGNER, AUTHORITY_LIFETIME, NOW)
+    first = await ensure_certificate(api, slow, authority, usual, NOW)
+    # Somebody took the authority away at the very time when the certificate is due.
+    del api.objects["secrets", SIGNER.secret]
+    due = NOW + 2 * HOUR
+    other = await ensure_authority(api, SIGNER, AUTHORITY_LIFETIME, due)
+    minutes = [
+        (await ensure_certificate(api, slow, other, usual, due + dt.timedelta(minutes=minute))).pair == first.pair
+        for minute in (0, 2, 9.9, 10)
+    ]
+    assert minutes == [True, True, True, False]

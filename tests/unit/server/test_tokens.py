@@ -1,0 +1,41 @@
+"""Upload tokens: for one claim, for uploads, and for nothing else."""
+
+import pytest
+
+from cdi.api.errors import TokenInvalid, TokenMisused
+from cdi.kube.tokens import Claims, Operation, SigningKey, Subject
+from cdi.server import tokens
+
+KEY = SigningKey.generate()
+NOW = 1_767_225_600.0
+
+
+def now():
+    return NOW
+
+
+def test_it_names_the_claim():
+    claims = tokens.verify(tokens.sign(KEY, "ns", "disk", now=now), KEY, now=now)
+    assert (claims.namespace, claims.name) == ("ns", "disk")
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        Claims(operation=Operation.CLONE, namespace="ns", name="disk"),
+        Claims(
+            operation=Operation.UPLOAD, namespace="ns", name="disk",
+            resource=Subject(group="", version="v1", resource="secrets"),
+        ),
+        Claims(operation=Operation.UPLOAD, namespace="", name="disk"),
+        Claims(operation=Operation.UPLOAD, namespace="ns", name=""),
+    ],
+)  # fmt: skip
+def test_a_token_for_something_else_is_told_apart(claims):
+    with pytest.raises(TokenMisused):
+        tokens.verify(KEY.sign(claims, NOW), KEY, now=now)
+
+
+def test_a_token_of_another_installation_is_invalid():
+    with pytest.raises(TokenInvalid):
+        tokens.verify(tokens.sign(SigningKey.generate(), "ns", "disk", now=now), KEY, now=now)
