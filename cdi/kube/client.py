@@ -219,9 +219,10 @@ class Client:
         """Events after `version` until the server ends it: ADDED, MODIFIED, DELETED, BOOKMARK or ERROR, and an object.
 
         It is asked to do so after `lasting` seconds; where None, sooner than `silence` ends, because a resource that
-        nobody changes may have no bookmarks either and is then no server that has fallen silent.  Raises `HistoryExpired` where the
-        server forgot that version; `ClusterUnreachable` where nothing, not even a bookmark, came for `silence` seconds,
-        or the connection broke.
+        nobody changes may have no bookmarks either and is then no server that has fallen silent.
+
+        Raises `HistoryExpired` where the server forgot that version; `ClusterUnreachable` where nothing, not even a
+        bookmark, came for `silence` seconds, or the connection broke.
         """
         if lasting is None:
             lasting = silence * random.uniform(0.6, 0.8)  # noqa: S311  spreads load
