@@ -130,11 +130,13 @@ class File:
 class FaultServer:
     """See the module.  `tls` makes it an https server; `requests` holds what came, in order."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Port 0 is one that is free; that of a server that has ended makes this one its successor."""
         self._tls = tls
         self._files: dict[str, File] = {}
         self._lock = threading.Lock()
-        self._listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, port), family=family)
         self._stopping = threading.Event()
         self._sockets: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
