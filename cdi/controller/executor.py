@@ -19,6 +19,7 @@ from cdi.api.errors import (
     NotFound,
     QuotaExceeded,
 )
+from cdi.api.quantity import Quantity
 from cdi.controller.telling import tell
 from cdi.controller.watches import Watches
 from cdi.kube.client import Client
@@ -38,6 +39,7 @@ from cdi.reconcile.actions import (
     CopyInput,
     CreateObject,
     DeleteObject,
+    Enlarge,
     PatchObject,
     Plan,
     Rebind,
@@ -113,6 +115,8 @@ class Executor:
                 await self._delete(resource_named(action.plural), action.namespace, action.name, action.uid)
             case Rebind():
                 await self._rebind(action)
+            case Enlarge():
+                await self._enlarge(action)
             case StartWorker():
                 await self._start(action)
             case StopWorker():
@@ -194,9 +198,10 @@ class Executor:
         if (volume.get("status") or {}).get("phase") != "Bound":
             raise Conflict(f"PersistentVolume {action.volume} is not bound")
         # While its claim is there nobody takes the volume away; and that the claim goes gives the volume a new version.
-        prime = await self._client.get(CLAIMS, action.namespace, action.prime)
+        beside = action.prime_namespace or action.namespace
+        prime = await self._client.get(CLAIMS, beside, action.prime)
         if prime["metadata"]["uid"] != action.prime_uid:
-            raise NotFound(f"PVC {action.namespace}/{action.prime} is another one now")
+            raise NotFound(f"PVC {beside}/{action.prime} is another one now")
         # A merge patch merges: what is not said of the new claim would stay that of the old.
         new = {
             "apiVersion": "v1",
@@ -211,6 +216,11 @@ class Executor:
             "spec": {"claimRef": {**dict.fromkeys(ref), **new}},
         }
         await self._patch(VOLUMES, None, action.volume, body)
+
+    async def _enlarge(self, action: Enlarge) -> None:
+        size = Quantity.of_bytes(action.size).text
+        body = {"metadata": {"uid": action.uid}, "spec": {"resources": {"requests": {"storage": size}}}}
+        await self._patch(CLAIMS, action.namespace, action.name, body)
 
     async def _copy(self, action: CopyInput) -> None:
         resource = SECRETS if action.source.kind == "Secret" else CONFIG_MAPS

@@ -18,6 +18,7 @@ from cdi.api.errors import CdiError, InternalError, QuotaExceeded, TargetUnsuita
 from cdi.api.phases import ConditionType, Phase, Reason
 from cdi.api.quantity import Quantity
 from cdi.api.validation import parse
+from cdi.controller.clones import ObservedClones, Unwatched
 from cdi.controller.lookups import Lookups
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, Object, resource_named, resource_of
 from cdi.reconcile.actions import CreateObject, PatchObject, Plan, StartWorker, Work
@@ -143,6 +144,7 @@ class _Thought:
             config=observed.config(),
             retries=Retries(),
             platform=PLATFORM,
+            clones=ObservedClones(self._lookups, observed, Unwatched()),
         )
         self.moved = False
         if world is None:

@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 from cdi.kube.resources import Object
 
-Kind = Literal["volume", "source", "cron", "profile", "config", "installation"]
+Kind = Literal["volume", "snapshot", "source", "cron", "profile", "config", "installation"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """A volume is the DataVolume and the claim of one name; a profile is a StorageClass and its StorageProfile."""
+    """A volume is the DataVolume and the claim of one name; a profile is a StorageClass and its StorageProfile.
+    A snapshot is one that clones made for themselves.
+    """
 
     kind: Kind
     namespace: str = ""

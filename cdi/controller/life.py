@@ -9,6 +9,8 @@ from typing import Never
 
 from cdi.api.errors import CdiError, Conflict, InvalidManifest, NotFound
 from cdi.api.names import COMPONENT_IMPORTER, LABEL_COMPONENT
+from cdi.controller.clones import ObservedClones
+from cdi.controller.cloning import waiting_for
 from cdi.controller.inputs import Inputs
 from cdi.controller.keys import Key, Scope, volume
 from cdi.controller.logs import fields
@@ -24,6 +26,7 @@ from cdi.controller.watches import Watches
 from cdi.kube.client import Client
 from cdi.kube.reflector import Change
 from cdi.kube.resources import CLAIMS, PODS, Object, Resource
+from cdi.kube.tokens import ensure_signing_key
 from cdi.reconcile.actions import EventFact
 from cdi.reconcile.pod import ANN_STORED_JOURNAL, CONTAINER
 from cdi.reconcile.pod_facts import observe_pod
@@ -32,6 +35,8 @@ from cdi.reconcile.world import Pods
 PROGRESS_PORT = 8443
 GRACE = 20.0
 """Seconds in which the reconciles under way may end when the process is asked to stop."""
+KEY_EVERY, KEY_SOON = 300.0, 10.0
+"""Seconds between looks at the key of tokens, known and not."""
 LONGEST = 120.0
 """Seconds for one reconcile; the client waits for a server that is away for a part of it."""
 
@@ -73,8 +78,10 @@ class Life:
             pods=pods,
             install_namespace=install_namespace,
         )
+        self._clones = ObservedClones(self.watches, self._observed, self._users)
+        self._install_namespace = install_namespace
         self._reconcilers = Reconcilers(
-            client, self.watches, self._observed, self._inputs, scope=scope, version=version
+            client, self.watches, self._observed, self._inputs, self._clones, scope=scope, version=version
         )
 
     def missing(self) -> str:
@@ -93,6 +100,7 @@ class Life:
             self._synced = True
             log.info("in sync", extra=fields(keys=len(self.queue)))
             group.create_task(self._progresses.run(ask))
+            group.create_task(self._keep_key())
             for _ in range(self._workers):
                 group.create_task(self._work())
             try:
@@ -101,6 +109,15 @@ class Life:
                 if self._stop.is_set():
                     await self._drain()
         raise AssertionError("nobody ends this but by cancelling it")
+
+    async def _keep_key(self) -> None:
+        """The key of tokens is known, and stays so when it is made anew."""
+        while True:
+            try:
+                self._clones.key = await ensure_signing_key(self._client, self._install_namespace)
+            except CdiError as error:
+                log.warning("no key of tokens", extra=fields(reason=error))
+            await asyncio.sleep(KEY_EVERY if self._clones.key is not None else KEY_SOON)
 
     async def _drain(self) -> None:
         """No key is taken any more; those that are worked on are finished."""
@@ -123,6 +140,8 @@ class Life:
     def _freed(self, namespace: str, claim: str) -> None:
         if self._synced:
             self.queue.add(volume(namespace, claim))
+            for key in waiting_for(namespace, claim, self.watches):
+                self.queue.add(key)
 
     def _follow(self, change: Change) -> None:
         """Ask a worker that runs for its progress, and count one that has ended."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from cdi.api.names import ANN_POD_PHASE, ANN_SOURCE, GROUP
 from cdi.api.phases import Phase
+from cdi.controller import cloning
 from cdi.controller.keys import CONFIG, Key, volume
 from cdi.controller.watches import Watches
 from cdi.kube.reflector import Change
@@ -22,8 +23,11 @@ from cdi.kube.resources import (
     PODS,
     STORAGE_CLASSES,
     STORAGE_PROFILES,
+    VOLUME_CLONE_SOURCES,
     VOLUME_IMPORT_SOURCES,
     VOLUME_SNAPSHOT_CLASSES,
+    VOLUME_SNAPSHOT_CONTENTS,
+    VOLUME_SNAPSHOTS,
     VOLUMES,
     Object,
     Resource,
@@ -45,13 +49,22 @@ def _affected(resource: Resource, change: Change, watches: Watches) -> Iterator[
     if resource == DATA_VOLUMES:
         yield volume(namespace, name)
         yield from _referring(change, watches)
+        if _face(change.old) != _face(change.new):
+            yield from cloning.waiting_for(namespace, name, watches)
     elif resource == CLAIMS:
         yield from _owning(body, watches)
+        yield from cloning.of_claim(change, watches)
         yield from _referring(change, watches)
-    elif resource in (PODS, VOLUME_IMPORT_SOURCES):
+    elif resource in (PODS, VOLUME_IMPORT_SOURCES, VOLUME_CLONE_SOURCES):
         yield from owners_of(body, watches)
-        if resource == VOLUME_IMPORT_SOURCES:
-            yield from _naming(namespace, name, watches)
+        if resource != PODS:
+            yield from _naming(resource, namespace, name, watches)
+    elif resource == VOLUME_SNAPSHOTS:
+        yield from cloning.of_snapshot(namespace, name, watches)
+        yield from sources(watches)
+    elif resource == VOLUME_SNAPSHOT_CONTENTS:
+        ref = (body.get("spec") or {}).get("volumeSnapshotRef") or {}
+        yield from cloning.of_snapshot(ref.get("namespace") or "", ref.get("name") or "", watches)
     elif resource == EVENTS:
         if change.type == "ADDED":
             about = body["involvedObject"]
@@ -79,6 +92,7 @@ def _affected(resource: Resource, change: Change, watches: Watches) -> Iterator[
         yield from unfinished(watches)
     elif resource == VOLUME_SNAPSHOT_CLASSES:
         yield from (Key(kind="profile", name=one["metadata"]["name"]) for one in watches.values(STORAGE_CLASSES))
+        yield from unfinished(watches)
     elif resource in (CDIS, CDI_CONFIGS):
         yield CONFIG
         yield from (Key(kind="installation", name=one["metadata"]["name"]) for one in watches.values(CDIS))
@@ -94,6 +108,9 @@ def everything(watches: Watches) -> set[Key]:
         found.add(volume(body["metadata"]["namespace"], body["metadata"]["name"]))
     for body in watches.values(CLAIMS):
         found.update(_owning(body, watches))
+        found.update(cloning.stood_in_for(body))
+    for body in watches.values(VOLUME_SNAPSHOTS):
+        found.update(cloning.temporary(body))
     found.update(sources(watches))
     for body in watches.values(DATA_IMPORT_CRONS):
         found.add(Key(kind="cron", namespace=body["metadata"]["namespace"], name=body["metadata"]["name"]))
@@ -153,11 +170,11 @@ def _claim_named(namespace: str, name: str, watches: Watches, depth: int = 0) ->
         yield from _owning(claim, watches, depth)
 
 
-def _naming(namespace: str, name: str, watches: Watches) -> Iterator[Key]:
-    """Claims that name a VolumeImportSource."""
+def _naming(resource: Resource, namespace: str, name: str, watches: Watches) -> Iterator[Key]:
+    """Claims that name a populator's source."""
     for claim in watches.values(CLAIMS):
         ref = (claim.get("spec") or {}).get("dataSourceRef") or {}
-        if ref.get("name") == name and ref.get("kind") == VOLUME_IMPORT_SOURCES.kind:
+        if ref.get("name") == name and ref.get("kind") == resource.kind:
             space = claim["metadata"]["namespace"]
             if (ref.get("namespace") or space) == namespace:
                 yield from _owning(claim, watches)

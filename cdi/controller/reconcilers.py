@@ -12,6 +12,7 @@ from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datasource import DataSource
 from cdi.api.installation import CDI
 from cdi.api.storageprofile import StorageProfile
+from cdi.controller.clones import ObservedClones
 from cdi.controller.executor import Executor
 from cdi.controller.inputs import Inputs
 from cdi.controller.keys import Key, Kind, Scope
@@ -29,10 +30,13 @@ from cdi.kube.resources import (
     DATA_VOLUMES,
     STORAGE_CLASSES,
     STORAGE_PROFILES,
+    VOLUME_SNAPSHOTS,
     Object,
     Resource,
 )
 from cdi.reconcile.actions import CreateObject, Plan, StartWorker
+from cdi.reconcile.clone.record import ANN_TARGET, LABEL_TEMPORARY
+from cdi.reconcile.clone.temporaries import reconcile_snapshot, reconcile_stand_in
 from cdi.reconcile.cluster import observe
 from cdi.reconcile.configuration import (
     ConfigFacts,
@@ -53,6 +57,7 @@ _READS = 3
 """How often what a plan asked for is read before it is carried out: a Secret may name another."""
 _RESOURCES: Mapping[Kind, Resource] = {
     "volume": DATA_VOLUMES,
+    "snapshot": VOLUME_SNAPSHOTS,
     "source": DATA_SOURCES,
     "cron": DATA_IMPORT_CRONS,
     "profile": STORAGE_PROFILES,
@@ -72,6 +77,7 @@ class Reconcilers:
         watches: Watches,
         observed: Observed,
         inputs: Inputs,
+        clones: ObservedClones,
         *,
         scope: Scope,
         version: str,
@@ -82,6 +88,7 @@ class Reconcilers:
         self._watches = watches
         self._observed = observed
         self._inputs = inputs
+        self._clones = clones
         self._executor = Executor(client, watches)
         self._scope = scope
         self._version = version
@@ -97,6 +104,8 @@ class Reconcilers:
         match key.kind:
             case "volume":
                 return await self._volume(key)
+            case "snapshot":
+                await self._snapshot(key)
             case "source":
                 await self._source(key)
             case "cron":
@@ -120,6 +129,8 @@ class Reconcilers:
 
     async def _volume(self, key: Key) -> float | None:
         about = self.about(key)
+        if about is not None and self._is_temporary(about):
+            await self._stand_in(key, about)
         if about is None or not self._is_ours(key, about):
             self._inputs.forget(key)
             return None
@@ -182,7 +193,28 @@ class Reconcilers:
             retries=self._retries,
             platform=PLATFORM,
             refusal=refusal,
+            clones=self._clones,
         )
+
+    # --- what clones make for themselves --------------------------------------------------------------------------
+
+    def _is_temporary(self, body: Object) -> bool:
+        """Marked as such, and made for a target that is ours."""
+        metadata = body["metadata"]
+        target = (metadata.get("annotations") or {}).get(ANN_TARGET) or ""
+        marked = (metadata.get("labels") or {}).get(LABEL_TEMPORARY) == "true"
+        return marked and self._scope.covers(target.partition("/")[0]) and self._scope.selects(body)
+
+    async def _stand_in(self, key: Key, body: Object) -> None:
+        claim = self._observed.claim(key.namespace, key.name)
+        if claim is not None:
+            await self._simple(key, reconcile_stand_in(claim, self._observed), body)
+
+    async def _snapshot(self, key: Key) -> None:
+        body = self._watches.get(VOLUME_SNAPSHOTS, key.namespace, key.name)
+        snapshot = self._clones.snapshot(key.namespace, key.name)
+        if body is not None and snapshot is not None and self._is_temporary(body):
+            await self._simple(key, reconcile_snapshot(snapshot, self._clones.targets()), body)
 
     async def _carry_out(self, key: Key, plan: Plan, about: Object) -> Refusal | None:
         refusal = await self._executor.carry_out(plan, about, self.now())

@@ -6,6 +6,7 @@ Of each that has not ended its claims are kept, by claim; a pod without one leav
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Never
 
@@ -21,9 +22,15 @@ _ENDED = ("Succeeded", "Failed")
 class Users:
     """As far as the scope reaches."""
 
-    def __init__(self, client: Client, scope: Scope, *, freed: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, client: Client, scope: Scope, *, freed: Callable[[str, str], None], now: Callable[[], float] = time.time
+    ) -> None:
         """`freed` is told namespace and name of a claim that one user less has."""
         self._freed = freed
+        self._now = now
+        self._seen: dict[tuple[str, str], float] = {}
+        """When a user of a claim was seen last, seconds since the epoch."""
+        self._begun = now()
         self._by_claim: dict[tuple[str, str], dict[str, str]] = {}
         """By uid their names."""
         self._reflectors = [
@@ -42,6 +49,11 @@ class Users:
     def of(self, namespace: str, claim: str) -> tuple[str, ...]:
         """The names of the pods that have a claim or are about to."""
         return tuple(sorted(self._by_claim.get((namespace, claim), {}).values()))
+
+    def undisturbed(self, namespace: str, claim: str) -> float | None:
+        """Since when no pod has had a claim's volume, seconds since the epoch; None while one has."""
+        place = (namespace, claim)
+        return None if self._by_claim.get(place) else self._seen.get(place, self._begun)
 
     def missing(self) -> str:
         """What is not listed yet, in words; empty once all is."""
@@ -65,6 +77,7 @@ class Users:
         metadata = change.object["metadata"]
         for claim in change.object["claims"]:
             place = (metadata["namespace"], claim)
+            self._seen[place] = self._now()
             if change.type == "DELETED":
                 pods = self._by_claim.get(place, {})
                 if pods.pop(metadata["uid"], None) is not None:

@@ -28,8 +28,11 @@ from cdi.kube.resources import (
     PODS,
     STORAGE_CLASSES,
     STORAGE_PROFILES,
+    VOLUME_CLONE_SOURCES,
     VOLUME_IMPORT_SOURCES,
     VOLUME_SNAPSHOT_CLASSES,
+    VOLUME_SNAPSHOT_CONTENTS,
+    VOLUME_SNAPSHOTS,
     VOLUMES,
     Object,
     Resource,
@@ -68,6 +71,9 @@ class Watches:
         follow(VOLUMES, strip=_volume)
         follow(DATA_VOLUMES, plain, strip=_plain)
         follow(VOLUME_IMPORT_SOURCES, plain, strip=_plain)
+        follow(VOLUME_CLONE_SOURCES, plain, strip=_plain)
+        follow(VOLUME_SNAPSHOTS, plain, strip=_plain, optional=True)
+        follow(VOLUME_SNAPSHOT_CONTENTS, strip=_content, optional=True)
         follow(DATA_SOURCES, plain, strip=_plain)
         follow(DATA_IMPORT_CRONS, plain, strip=_plain)
         follow(EVENTS, plain, fields="involvedObject.kind=PersistentVolumeClaim,type=Warning", strip=_event)
@@ -152,6 +158,12 @@ def _volume(body: Object) -> Object:
     }
     status = {"phase": (body.get("status") or {}).get("phase")}
     return _compact({**_identity(body), "spec": kept, "status": status})
+
+
+def _content(body: Object) -> Object:
+    spec = body.get("spec") or {}
+    kept = {name: spec[name] for name in ("driver", "sourceVolumeMode", "volumeSnapshotRef") if name in spec}
+    return _compact({**_identity(body), "spec": kept})
 
 
 def _node(body: Object) -> Object:

@@ -128,10 +128,24 @@ class Rebind:
     """The PersistentVolume's name."""
     volume_uid: str
     namespace: str
+    """The target's."""
     prime: str
     prime_uid: str
     target: str
     target_uid: str
+    prime_namespace: str = ""
+    """Empty for the target's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enlarge:
+    """Ask for a larger volume of a claim, if it still has this uid and asks for less."""
+
+    namespace: str
+    name: str
+    uid: str
+    size: int
+    """Bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +183,7 @@ class StopWorker:
     pod_uid: str = ""
 
 
-Action = CreateObject | CopyInput | PatchObject | DeleteObject | Rebind | StartWorker | StopWorker
+Action = CreateObject | CopyInput | PatchObject | DeleteObject | Rebind | Enlarge | StartWorker | StopWorker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from cdi.api.names import (
 from cdi.api.phases import EventReason, Phase, Reason
 from cdi.reconcile.actions import Action, CreateObject, PatchObject
 from cdi.reconcile.claim import build_claim, build_import_source, owner_reference, populated_for
+from cdi.reconcile.clone.arrival import arrive
 from cdi.reconcile.decision import Decision, claim_lost, failed, is_settled, pending
 from cdi.reconcile.failure import as_failure
 from cdi.reconcile.filling import there_already
@@ -42,6 +43,8 @@ def without_claim(world: World) -> Decision:
     if static is not None:
         return static
     source: Claim | None = None
+    if isinstance(origin, Clone) and world.platform.cluster:
+        return arrive(world, origin)
     if isinstance(origin, Clone):
         found = examine_clone(world, origin)
         if isinstance(found, Refuse):

@@ -15,13 +15,13 @@ from cdi.api.names import ANN_IMMEDIATE_BINDING, ANN_USE_POPULATOR
 from cdi.api.phases import EventReason, Phase, Reason
 from cdi.reconcile.origin import Wait
 from cdi.reconcile.storageclass import StorageClass
-from cdi.reconcile.synthesis import names_import_source
+from cdi.reconcile.synthesis import names_populator
 from cdi.reconcile.world import Claim, Objects, World
 
 
 def is_populated(world: World, claim: Claim) -> bool:
     """Whether another claim is filled in the place of this one."""
-    return world.platform.cluster and names_import_source(claim.data_ref)
+    return world.platform.cluster and names_populator(claim.data_ref)
 
 
 def filled_claim(world: World, claim: Claim) -> Claim | None:

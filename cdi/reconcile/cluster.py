@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cdi.api.names import importer_pod, prime_claim, scratch_claim
+from cdi.api.names import importer_pod, scratch_claim
 from cdi.reconcile.binding import filled_claim
+from cdi.reconcile.clone.facts import CloneFacts
+from cdi.reconcile.clone.record import stand_in, stands_in_for
 from cdi.reconcile.synthesis import leaving, synthesise
 from cdi.reconcile.world import Claim, Config, Objects, Platform, Refusal, Retries, World
 
@@ -22,6 +24,7 @@ def observe(
     admitted: bool = True,
     turn: str = "",
     refusal: Refusal | None = None,
+    clones: CloneFacts | None = None,
 ) -> World | None:
     """Of the DataVolume and the claim of this name; None where neither wants anything of us.
 
@@ -55,6 +58,7 @@ def observe(
         turn=turn,
         synthetic=synthetic,
         refusal=refusal,
+        clones=clones,
     )
     return world if claim is None else _with_helpers(world, claim)
 
@@ -62,8 +66,8 @@ def observe(
 def _with_helpers(world: World, claim: Claim) -> World:
     """With the prime claim, the scratch space and the worker, each only if it is this very claim's."""
     objects, namespace = world.objects, claim.namespace
-    prime = objects.claim(namespace, prime_claim(claim.uid))
-    if prime is not None and prime.controller_uid == claim.uid:
+    prime = objects.claim(*stand_in(claim))
+    if prime is not None and stands_in_for(prime, claim):
         world = replace(world, prime=prime)
     filled = filled_claim(world, claim)
     if filled is None:

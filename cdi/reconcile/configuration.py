@@ -48,7 +48,6 @@ CLAIM_ADOPTION_GATE = "DataVolumeClaimAdoption"
 NO_EFFECT: Mapping[str, str] = {
     "spec.infra": "the chart's values infra and replicas place the control plane",
     "spec.customizeComponents": "the chart's values change what is installed",
-    "spec.cloneStrategyOverride": "this version does not clone volumes in a cluster",
     "spec.priorityClass": "the chart's value infra.priorityClassName says it",
     "spec.config.dataVolumeTTLSeconds": "DataVolumes are not deleted after their completion",
 }
@@ -166,6 +165,7 @@ def resolve_config(
         overhead=DEFAULT_OVERHEAD if fraction is None else fraction,
         overheads=dict(_overheads(overhead)),
         adopts=CLAIM_ADOPTION_GATE in (spec.feature_gates or []),
+        clone_strategy=cdi.spec.clone_strategy_override if cdi is not None else None,
         pods=Pods(
             image=pods.image,
             pull_policy=pull if pull in set(PullPolicy) and pull is not None else pods.pull_policy,

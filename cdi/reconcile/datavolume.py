@@ -27,6 +27,7 @@ from cdi.reconcile.actions import Action, PatchObject, Plan, StartWorker
 from cdi.reconcile.arrival import foreign_claim, without_claim
 from cdi.reconcile.binding import filled_claim, is_populated
 from cdi.reconcile.claim import populated_for
+from cdi.reconcile.clone.flow import advance, is_whole
 from cdi.reconcile.decision import (
     Decision,
     bound_aspect,
@@ -154,6 +155,8 @@ def _with_claim(world: World, claim: Claim) -> Decision:
     settled: Rebinding | Gone | Refuse | None = None
     if is_populated(world, claim):
         ledger = seal(world, claim, ledger)
+        if not ledger.done and world.prime is not None and is_whole(world, claim):
+            ledger = replace(ledger, done=True).held_by(world.prime)
         settled = settle(world, claim, ledger) if ledger.done else None
         if isinstance(settled, Gone):
             ledger = ledger.begun_anew()
@@ -207,7 +210,8 @@ def _follow(
         if decision is not None:
             return decision
     if world.platform.cluster:
-        decision = before_filling(world, claim)
+        origin = find_origin(world)
+        decision = advance(world, claim, origin) if isinstance(origin, Clone) else before_filling(world, claim)
         if decision is not None:
             return decision
     elif claim.phase != "Bound":

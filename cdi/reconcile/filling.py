@@ -24,6 +24,8 @@ from cdi.api.phases import EventReason, Phase, Reason
 from cdi.reconcile.actions import Action, CreateObject, EventFact, PatchObject, StartWorker
 from cdi.reconcile.binding import filled_claim, is_populated, standstill
 from cdi.reconcile.claim import build_prime, build_scratch
+from cdi.reconcile.clone.record import stand_in
+from cdi.reconcile.clone.shown import clone_marks
 from cdi.reconcile.decision import Decision, bound_aspect, failed, operation_of, pending, progress_of, succeeded
 from cdi.reconcile.failure import as_failure
 from cdi.reconcile.job import Prepared
@@ -96,7 +98,7 @@ def rebinding(world: World, claim: Claim, actions: tuple[Action, ...]) -> Decisi
     """The content is complete, and the target is about to get its volume."""
     message = f"the content is complete; PVC {claim.name} is being bound to its volume"
     state = State(
-        phase=Phase.IMPORT_IN_PROGRESS,
+        phase=_handing_over(world, claim),
         bound=bound_aspect(claim),
         running=no(Reason.COMPLETED, message),
         ready=no(Reason.PENDING, message),
@@ -104,6 +106,13 @@ def rebinding(world: World, claim: Claim, actions: tuple[Action, ...]) -> Decisi
         progress=progress_of(world.worker),
     )
     return Decision(state=state, actions=actions, pod="Running", prime_pod="Succeeded")
+
+
+def _handing_over(world: World, claim: Claim) -> Phase:
+    if operation_of(world.datavolume) != "Clone":
+        return Phase.IMPORT_IN_PROGRESS
+    namespace, _ = stand_in(claim)
+    return Phase.REBIND_IN_PROGRESS if namespace == claim.namespace else Phase.NAMESPACE_TRANSFER_IN_PROGRESS
 
 
 # --- scratch space ------------------------------------------------------------------------------------------------
@@ -254,6 +263,8 @@ def marks(world: World, claim: Claim, decision: Decision, status: Mapping[str, A
         wanted[ANN_REQUIRES_SCRATCH] = "true"
     if state.running.reason == Reason.CHECKSUM_ERROR:
         wanted[ANN_IMPORT_FATAL_ERROR] = "true"
+    if operation_of(world.datavolume) == "Clone":
+        wanted |= clone_marks(claim, state.phase)
     if world.synthetic:
         wanted[ANN_STATUS] = json.dumps(status, separators=(",", ":"), sort_keys=True)
         if populated:

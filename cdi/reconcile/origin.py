@@ -9,7 +9,7 @@ from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import CdiError, InvalidManifest, SourceNotSupported, TargetTooSmall
 from cdi.api.job import Failure
-from cdi.api.names import ANN_CLONE_REQUEST, ANN_PERMISSIVE_CLONE, ANN_POD_PHASE
+from cdi.api.names import ANN_PERMISSIVE_CLONE, ANN_POD_PHASE
 from cdi.api.phases import EventReason, Phase, Reason
 from cdi.api.quantity import human
 from cdi.api.sources import (
@@ -25,8 +25,10 @@ from cdi.api.sources import (
     SourceUpload,
     SourceVddk,
 )
+from cdi.reconcile.clone.facts import SourceKind as CloneKind
+from cdi.reconcile.clone.record import pinned
 from cdi.reconcile.failure import as_failure
-from cdi.reconcile.synthesis import names_import_source
+from cdi.reconcile.synthesis import names_clone_source, names_import_source
 from cdi.reconcile.world import Claim, DataRef, Objects, Platform, World
 
 
@@ -47,10 +49,11 @@ class Upload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clone:
-    """Of another claim."""
+    """Of another claim, or of a snapshot."""
 
     namespace: str
     name: str
+    kind: CloneKind = "PersistentVolumeClaim"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +93,14 @@ def find_origin(world: World) -> Origin | Wait | Refuse:
             SourceNotSupported("warm imports (checkpoints) are not supported by this build", where="spec.checkpoints")
         )
     claim = _own_claim(world)
-    pinned = (claim.annotations if claim else {}).get(ANN_CLONE_REQUEST)
-    if pinned:
+    kept = pinned(claim.annotations if claim else {})
+    if kept is not None:
         # What the size was taken from is what is cloned, even if a DataSource has moved on meanwhile.
-        namespace, _, name = pinned.partition("/")
-        return Clone(namespace=namespace, name=name)
+        namespace, name, snapshot = kept
+        return Clone(namespace=namespace, name=name, kind="VolumeSnapshot" if snapshot else "PersistentVolumeClaim")
+    if world.platform.cluster and claim is not None and names_clone_source(claim.data_ref):
+        assert claim.data_ref is not None
+        return _of_clone_source(world, claim.data_ref.name)
     if spec.source_ref is not None:
         namespace = spec.source_ref.namespace or world.datavolume.metadata.namespace or ""
         data_source = world.objects.data_source(namespace, spec.source_ref.name)
@@ -150,6 +156,26 @@ def _of_import_source(world: World, name: str) -> Origin | Wait | Refuse:
     return replace(origin, kept_in=name) if isinstance(origin, Import) else origin
 
 
+def _of_clone_source(world: World, name: str) -> Clone | Wait | Refuse:
+    namespace = world.datavolume.metadata.namespace or ""
+    found = world.clones.clone_source(namespace, name) if world.clones is not None else None
+    if found is None:
+        return Wait(
+            reason=Reason.NOT_FOUND,
+            message=f"VolumeCloneSource {namespace}/{name} does not exist. Try: create it; this goes on by itself",
+        )
+    source = found.spec.source
+    if source.kind not in ("PersistentVolumeClaim", "VolumeSnapshot"):
+        return Refuse.because(
+            InvalidManifest(
+                f"a {source.kind} cannot be cloned", where=f"VolumeCloneSource {name}, spec.source",
+                remedy="name a PersistentVolumeClaim or a VolumeSnapshot",
+            )
+        )  # fmt: skip
+    kind: CloneKind = "VolumeSnapshot" if source.kind == "VolumeSnapshot" else "PersistentVolumeClaim"
+    return Clone(namespace=namespace, name=source.name, kind=kind)
+
+
 def _of_source(
     source: SourceHttp
     | SourceS3
@@ -163,12 +189,11 @@ def _of_source(
     | SourceVddk,
     platform: Platform,
 ) -> Origin | Refuse:
-    if platform.cluster and isinstance(source, SourcePvc | SourceUpload | SourceSnapshot):
-        kind = {SourcePvc: "pvc", SourceUpload: "upload"}.get(type(source), "snapshot")
+    if platform.cluster and isinstance(source, SourceUpload):
         return Refuse.because(
             SourceNotSupported(
-                f"this build's controller does not fill volumes from {kind}",
-                where=f"spec.source.{kind}",
+                "this build's controller does not fill volumes from upload",
+                where="spec.source.upload",
                 remedy="import the image from a server or a registry",
             )
         )
@@ -196,8 +221,8 @@ def _of_source(
         case SourceUpload():
             return Upload()
         case SourceSnapshot():
-            if platform.snapshots:
-                return Refuse.because(SourceNotSupported("snapshots are not cloned by this build"))
+            if platform.cluster:
+                return Clone(namespace=source.namespace, name=source.name, kind="VolumeSnapshot")
             return Refuse.because(
                 SourceNotSupported(
                     "there are no volume snapshots outside of a cluster",
@@ -290,11 +315,11 @@ def examine_clone(world: World, clone: Clone) -> Claim | Wait | Refuse:
         return Wait(reason=EventReason.CLONE_WITHOUT_SOURCE, message=f"the source PVC {place} is being deleted")
     if claim.phase != "Bound":
         return Wait(reason=Reason.PENDING, message=f"the source PVC {place} is not bound")
-    populating = _populating(claim, objects)
-    if populating is not None:
+    unready = populating(claim, objects)
+    if unready is not None:
         return Wait(
             reason=EventReason.CLONE_SOURCE_IN_USE,
-            message=f"the source PVC {place} is not populated: {populating}",
+            message=f"the source PVC {place} is not populated: {unready}",
             event=EventReason.CLONE_SOURCE_IN_USE,
         )
     size = requested_size(dv)
@@ -311,7 +336,7 @@ def examine_clone(world: World, clone: Clone) -> Claim | Wait | Refuse:
     return claim
 
 
-def _populating(claim: Claim, objects: Objects) -> str | None:
+def populating(claim: Claim, objects: Objects) -> str | None:
     """What still happens, or failed, on a claim that is to be cloned."""
     if claim.controller_kind == "DataVolume":
         owner = objects.data_volume(claim.namespace, claim.controller_name)

@@ -23,6 +23,7 @@ RECORD_DIGEST = f"{PREFIX}recordDigest"
 INSECURE = f"{PREFIX}insecure"
 _MOST_CONNECTIONS = 64
 _LONGEST_STALL = 3600
+_LONGEST_CLONE = 7 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,8 @@ class Knobs:
     """An absolute path, or ``configmap`` or ``configmap/key``."""
     stall_timeout: int | None = None
     """Seconds."""
+    clone_timeout: int | None = None
+    """Seconds that the storage has for a clone before the volume is copied instead."""
     endpoint: str | None = None
     """Another service that speaks S3 or GCS."""
     region: str | None = None
@@ -148,6 +151,7 @@ _KNOBS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "signature": ("signature", _one_of("ignore", "if-present", "require")),
     "keyring": ("keyring", _plain),
     "stallTimeout": ("stall_timeout", _whole(1, _LONGEST_STALL)),
+    "cloneTimeout": ("clone_timeout", _whole(1, _LONGEST_CLONE)),
     "endpoint": ("endpoint", _plain),
     "region": ("region", _plain),
     "addressing": ("addressing", _one_of("auto", "path", "virtual")),

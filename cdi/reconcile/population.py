@@ -13,9 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from cdi.api.errors import ClaimMisbound
-from cdi.api.names import prime_claim
 from cdi.reconcile.actions import Action, DeleteObject, Rebind, StopWorker
 from cdi.reconcile.binding import is_populated
+from cdi.reconcile.clone.record import stand_in
 from cdi.reconcile.ledger import Ledger
 from cdi.reconcile.origin import Refuse
 from cdi.reconcile.pod import retains
@@ -54,14 +54,16 @@ def settle(world: World, claim: Claim, ledger: Ledger) -> Rebinding | Gone | Ref
         return Rebinding() if prime is not None and prime.phase == "Bound" and not prime.deleting else Gone()
     if not _is_primes(volume, ledger) or volume.phase in ("Released", "Failed"):
         return Gone()
+    namespace, name = stand_in(claim)
     rebind = Rebind(
         volume=volume.name,
         volume_uid=volume.uid,
         namespace=claim.namespace,
-        prime=prime_claim(claim.uid),
+        prime=name,
         prime_uid=ledger.claim,
         target=claim.name,
         target_uid=claim.uid,
+        prime_namespace="" if namespace == claim.namespace else namespace,
     )
     return Rebinding(actions=(rebind,))
 

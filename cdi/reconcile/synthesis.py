@@ -1,8 +1,9 @@
 """A DataVolume where there is none: claims that ask for an import by themselves.
 
-Two kinds of claims do: those that carry ``storage.import.*`` annotations, written by hand, and those whose
-``dataSourceRef`` names a VolumeImportSource.  What they ask for is put into the words of a DataVolume, so that the same
-reconciler serves them; what it says of that DataVolume's status is kept in an annotation of the claim.
+Two kinds of claims do: those that carry ``storage.import.*`` or ``k8s.io/CloneRequest`` annotations, written by hand,
+and those whose ``dataSourceRef`` names a VolumeImportSource or VolumeCloneSource.  What they ask for is put into the
+words of a DataVolume, so that the same reconciler serves them; what it says of that DataVolume's status is kept in an
+annotation of the claim.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from cdi.api.errors import InvalidManifest
 from cdi.api.names import (
     ANN_CERT_CONFIG_MAP,
     ANN_CHECKSUM,
+    ANN_CLONE_REQUEST,
     ANN_CONTENT_TYPE,
     ANN_ENDPOINT,
     ANN_EXTRA_HEADERS,
@@ -34,9 +36,11 @@ from cdi.api.names import (
 )
 from cdi.api.quantity import Quantity
 from cdi.api.validation import parse
+from cdi.reconcile.clone.record import pinned
 from cdi.reconcile.world import Claim, DataRef, Objects
 
 IMPORT_SOURCE = "VolumeImportSource"
+CLONE_SOURCE = "VolumeCloneSource"
 ANN_STATUS = f"{GROUP}/storage.import.status"
 """The status that a DataVolume would have, as JSON."""
 _LONGEST_STATUS = 32 * 1024
@@ -45,6 +49,16 @@ _LONGEST_STATUS = 32 * 1024
 def names_import_source(ref: DataRef | None) -> bool:
     """Whether a claim's dataSourceRef makes it ours to fill."""
     return ref is not None and (ref.group, ref.kind) == (GROUP, IMPORT_SOURCE)
+
+
+def names_populator(ref: DataRef | None) -> bool:
+    """Whether a claim's dataSourceRef keeps the provisioner away from it, and leaves it to us."""
+    return names_import_source(ref) or names_clone_source(ref)
+
+
+def names_clone_source(ref: DataRef | None) -> bool:
+    """Whether a claim's dataSourceRef makes it ours to clone into."""
+    return ref is not None and (ref.group, ref.kind) == (GROUP, CLONE_SOURCE)
 
 
 def synthesise(claim: Claim, objects: Objects) -> DataVolume | None:
@@ -58,6 +72,10 @@ def synthesise(claim: Claim, objects: Objects) -> DataVolume | None:
         if found is not None:
             spec["contentType"] = found.spec.content_type
             spec["preallocation"] = found.spec.preallocation
+    elif names_clone_source(claim.data_ref) or ANN_CLONE_REQUEST in annotations:
+        # Which volume that is, is looked up as well; that it is a clone is to be known before.
+        namespace, name, snapshot = pinned(annotations) or (claim.namespace, "", False)
+        spec["source"] = {"snapshot" if snapshot else "pvc": {"namespace": namespace, "name": name}}
     elif ANN_ENDPOINT in annotations or ANN_SOURCE in annotations:
         spec["source"] = _source(annotations)
     else:

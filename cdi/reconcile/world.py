@@ -16,6 +16,7 @@ from cdi.reconcile.actions import Action, InputRef
 from cdi.reconcile.storageclass import StorageClass
 
 if TYPE_CHECKING:
+    from cdi.reconcile.clone.facts import CloneFacts
     from cdi.reconcile.sizing import Offer  # which needs `Config`
 
 
@@ -190,6 +191,8 @@ class Config:
     """The same for single storage classes."""
     adopts: bool = False
     """A DataVolume takes a claim of its name that nobody controls, unless its annotation says otherwise."""
+    clone_strategy: str | None = None
+    """The CDI object's cloneStrategyOverride."""
     pods: Pods = field(default_factory=Pods)
 
 
@@ -320,6 +323,8 @@ class World:
     """The claim that is filled in the target's place (`cdi.api.names.prime_claim`)."""
     scratch: Claim | None = None
     """The scratch space of the claim that is filled."""
+    clones: CloneFacts | None = None
+    """What else is observed for clones; in a cluster only."""
     refusal: Refusal | None = None
     """Set only for the reconcile right after a plan of this very world that could not be carried out: that gives a
     plan without the refused action, whose status and events say why.  The next one tries again."""

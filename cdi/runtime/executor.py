@@ -11,6 +11,7 @@ from cdi.reconcile.actions import (
     CopyInput,
     CreateObject,
     DeleteObject,
+    Enlarge,
     PatchObject,
     Plan,
     Rebind,
@@ -75,7 +76,7 @@ class Executor:
                 self._launcher.start(action, self._read_input, stdin=stdin, environment=environment)
             case StopWorker():
                 self._launcher.stop(action.claim)
-            case DeleteObject() | CopyInput() | Rebind():
+            case DeleteObject() | CopyInput() | Rebind() | Enlarge():
                 raise InternalError(f"{type(action).__name__} is for clusters")
             case _:
                 assert_never(action)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -65,6 +65,8 @@ class Grant:
     name: str
     target_namespace: str
     target_name: str
+    target_uid: str = ""
+    """The one DataVolume of that name that it is for; empty for any, in a token that is good for minutes."""
 
 
 class CloneFacts(Protocol):
@@ -72,13 +74,7 @@ class CloneFacts(Protocol):
 
     def snapshot(self, namespace: str, name: str) -> Snapshot | None: ...
 
-    def temporary_snapshots(self, namespace: str) -> Iterable[Snapshot]:
-        """Those of this namespace that clones made for themselves."""
-
     def clone_source(self, namespace: str, name: str) -> VolumeCloneSource | None: ...
-
-    def users(self, namespace: str, claim: str) -> tuple[str, ...]:
-        """Pods that may be writing into the volume of a claim."""
 
     def undisturbed(self, namespace: str, claim: str) -> float | None:
         """Since when nobody can have written into it, seconds since the epoch; None where somebody may be."""
@@ -91,11 +87,12 @@ class CloneFacts(Protocol):
 
     def preparation(self, namespace: str, name: str) -> Preparation | None: ...
 
-    def grant(self, token: str, *, extended: bool) -> Grant | None:
-        """What a token allows; None for one that is forged or has expired.
+    def grant(self, token: str, moment: float) -> Grant | None:
+        """What a token allows; None for one that is forged, or was no longer or not yet good at `moment` (seconds since
+        the epoch).
 
         Raises `ClusterUnavailable` where it cannot be verified now.
         """
 
     def extend(self, grant: Grant) -> str:
-        """A token for the same that does not expire.  Raises `ClusterUnavailable`."""
+        """A token for the same that does not expire; for the same grant the same.  Raises `ClusterUnavailable`."""

@@ -351,9 +351,7 @@ def test_a_claim_that_is_bound_to_another_volume_is_misbound():
     assert COMPLETE in [body["content"] for body in cluster.all(VOLUMES)]
 
 
-@pytest.mark.parametrize(
-    "source", [{"upload": {}}, {"pvc": {"namespace": NS, "name": "b"}}, {"snapshot": {"namespace": NS, "name": "b"}}]
-)
+@pytest.mark.parametrize("source", [{"upload": {}}])
 def test_what_is_not_built_yet_is_refused_clearly(source):
     cluster = Cluster(dv("csi", source=source)).run()
     assert cluster.status["phase"] == "Failed"

@@ -1,0 +1,195 @@
+"""What reconcilers ask of clones, out of the watch caches (`cdi.reconcile.clone.facts.CloneFacts`)."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+from cdi.api.errors import ClusterUnavailable, InvalidManifest, TokenInvalid
+from cdi.api.populators import VolumeCloneSource
+from cdi.api.quantity import Quantity
+from cdi.api.storageprofile import CloneStrategy
+from cdi.controller.observe import Caches, Observed
+from cdi.kube.resources import (
+    CLAIMS,
+    PODS,
+    VOLUME_CLONE_SOURCES,
+    VOLUME_SNAPSHOT_CLASSES,
+    VOLUME_SNAPSHOT_CONTENTS,
+    VOLUME_SNAPSHOTS,
+    Object,
+)
+from cdi.kube.tokens import Claims, Operation, SigningKey, Subject
+from cdi.reconcile.clone.facts import Grant, Preparation, Snapshot, SourceKind
+from cdi.reconcile.pod_facts import hold_of
+from cdi.reconcile.storageprofile import SnapshotClass
+from cdi.reconcile.world import Claim
+
+_LASTING: Final = 10 * 365 * 24 * 3600
+"""Seconds that a token on a claim is good for: longer than any clone takes."""
+_TOKENS: Final = 1024
+SUBJECTS: Final[Mapping[SourceKind, Subject]] = {
+    "PersistentVolumeClaim": Subject(group="", version="v1", resource="persistentvolumeclaims"),
+    "VolumeSnapshot": Subject(group="snapshot.storage.k8s.io", version="v1", resource="volumesnapshots"),
+}
+
+
+class Calm(Protocol):
+    """`cdi.controller.users.Users`."""
+
+    def undisturbed(self, namespace: str, claim: str) -> float | None: ...
+
+
+class Unwatched:
+    """Nobody watched: any snapshot that is there may be older than what was written since."""
+
+    def undisturbed(self, namespace: str, claim: str) -> float | None:  # noqa: ARG002
+        return None
+
+
+class ObservedClones:
+    """Implements `CloneFacts`."""
+
+    def __init__(
+        self, watches: Caches, observed: Observed, calm: Calm, *, now: Callable[[], float] = time.time
+    ) -> None:
+        self.key: SigningKey | None = None
+        """That of tokens; None while it is not known."""
+        self._watches = watches
+        self._observed = observed
+        self._calm = calm
+        self._now = now
+        self._signed: OrderedDict[Grant, tuple[SigningKey, str]] = OrderedDict()
+
+    def snapshot(self, namespace: str, name: str) -> Snapshot | None:
+        body = self._watches.get(VOLUME_SNAPSHOTS, namespace, name)
+        return None if body is None else self._snapshot(body)
+
+    def clone_source(self, namespace: str, name: str) -> VolumeCloneSource | None:
+        return self._observed.model(VOLUME_CLONE_SOURCES, namespace, name, VolumeCloneSource)
+
+    def undisturbed(self, namespace: str, claim: str) -> float | None:
+        return self._calm.undisturbed(namespace, claim)
+
+    def snapshot_class(self, storage_class: str | None, driver: str) -> str | None:
+        """The one that the class's profile names, if it is of this driver; else the default, else the first by name."""
+        profile = self._observed.storage_profile(storage_class) if storage_class else None
+        named = profile.spec.snapshot_class if profile is not None else None
+        classes = (SnapshotClass.read(body) for body in self._watches.values(VOLUME_SNAPSHOT_CLASSES))
+        fitting = sorted((one for one in classes if one.driver == driver), key=lambda one: (not one.default, one.name))
+        return next((one.name for one in fitting if one.name == named), fitting[0].name if fitting else None)
+
+    def strategy(self, storage_class: str | None) -> CloneStrategy | None:
+        profile = self._observed.storage_profile(storage_class) if storage_class else None
+        if profile is None:
+            return None
+        said = profile.spec.clone_strategy or (profile.status.clone_strategy if profile.status is not None else None)
+        return CloneStrategy(said) if said in set(CloneStrategy) and said is not None else None
+
+    def preparation(self, namespace: str, name: str) -> Preparation | None:
+        body = self._watches.get(PODS, namespace, name)
+        if body is None:
+            return None
+        hold = hold_of(body)
+        return Preparation(
+            uid=body["metadata"]["uid"],
+            phase=(body.get("status") or {}).get("phase") or "Pending",
+            message=hold.message if hold is not None else "",
+            deleting="deletionTimestamp" in body["metadata"],
+        )
+
+    def grant(self, token: str, moment: float) -> Grant | None:
+        try:
+            claims = self._signer().verify(token, Operation.CLONE, moment)
+        except TokenInvalid:
+            return None
+        kind = next((kind for kind, subject in SUBJECTS.items() if subject == claims.resource), None)
+        if kind is None:
+            return None
+        return Grant(
+            kind=kind,
+            namespace=claims.namespace,
+            name=claims.name,
+            target_namespace=claims.params.get("targetNamespace", ""),
+            target_name=claims.params.get("targetName", ""),
+            target_uid=claims.params.get("targetUID", ""),
+        )
+
+    def extend(self, grant: Grant) -> str:
+        key = self._signer()
+        known = self._signed.get(grant)
+        if known is None or known[0] is not key:
+            known = (key, key.sign(claims_of(grant), self._now(), _LASTING))
+            self._signed[grant] = known
+        self._signed.move_to_end(grant)
+        while len(self._signed) > _TOKENS:
+            self._signed.popitem(last=False)
+        return known[1]
+
+    def _signer(self) -> SigningKey:
+        if self.key is None:
+            raise ClusterUnavailable("the key of tokens is not known yet", remedy="the clone begins by itself then")
+        return self.key
+
+    def targets(self) -> Iterable[Claim]:
+        """Every claim that is cloned into."""
+        for body in self._watches.values(CLAIMS):
+            found = self._observed.claim(body["metadata"]["namespace"], body["metadata"]["name"])
+            if found is not None:
+                yield found
+
+    def _snapshot(self, body: Object) -> Snapshot:
+        metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
+        content = self._watches.get(VOLUME_SNAPSHOT_CONTENTS, "", status.get("boundVolumeSnapshotContentName") or "-")
+        held = (content or {}).get("spec") or {}
+        source = (spec.get("source") or {}).get("persistentVolumeClaimName") or ""
+        claim = self._observed.claim(metadata["namespace"], source) if source else None
+        return Snapshot(
+            namespace=metadata["namespace"],
+            name=metadata["name"],
+            uid=metadata["uid"],
+            ready=bool(status.get("readyToUse")) and content is not None,
+            taken=bool(status.get("creationTime")),
+            begun=_seconds(metadata.get("creationTimestamp")),
+            size=_size(status.get("restoreSize")),
+            driver=held.get("driver") or "",
+            volume_mode=held.get("sourceVolumeMode") or "",
+            storage_class=(claim.storage_class if claim is not None else None) or "",
+            snapshot_class=spec.get("volumeSnapshotClassName") or "",
+            source=source,
+            error=str((status.get("error") or {}).get("message") or "")[:512],
+            annotations=metadata.get("annotations") or {},
+            labels=metadata.get("labels") or {},
+            deleting="deletionTimestamp" in metadata,
+        )
+
+
+def claims_of(grant: Grant) -> Claims:
+    """What a token says that allows this."""
+    params = {"targetNamespace": grant.target_namespace, "targetName": grant.target_name}
+    if grant.target_uid:
+        params["targetUID"] = grant.target_uid
+    return Claims(
+        operation=Operation.CLONE,
+        namespace=grant.namespace,
+        name=grant.name,
+        resource=SUBJECTS[grant.kind],
+        params=params,
+    )
+
+
+def _size(text: Any) -> int | None:
+    try:
+        return None if text is None else Quantity.parse(str(text)).bytes
+    except InvalidManifest:
+        return None
+
+
+def _seconds(text: Any) -> float:
+    try:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0

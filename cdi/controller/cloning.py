@@ -1,0 +1,94 @@
+"""Which clones an object is news for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from cdi.api.names import ANN_POD_PHASE, temporary_claim
+from cdi.controller.keys import Key, volume
+from cdi.kube.resources import CLAIMS, DATA_VOLUMES, VOLUME_SNAPSHOTS, Object
+from cdi.reconcile.clone.record import ANN_TARGET, ANNOTATION, LABEL_TEMPORARY, CloneRecord, pinned
+
+if TYPE_CHECKING:
+    from cdi.controller.watches import Watches
+    from cdi.kube.reflector import Change
+
+_FINAL = ("Succeeded", "Failed")
+
+
+def of_claim(change: Change, watches: Watches) -> Iterator[Key]:
+    """Of a source its clones, of a stand-in its target, of a target the snapshot that it needs, or needs no more."""
+    body = change.object
+    yield from stood_in_for(body)
+    for state in (change.old, change.new):
+        record = CloneRecord.parse(_annotations(state).get(ANNOTATION))
+        if record is None or state is None:
+            continue
+        if record.snapshot:
+            yield Key(kind="snapshot", namespace=record.namespace, name=record.snapshot)
+        if record.namespace != state["metadata"]["namespace"]:
+            yield volume(record.namespace, temporary_claim(state["metadata"]["uid"]))
+    if _face(change.old) != _face(change.new):
+        yield from waiting_for(body["metadata"]["namespace"], body["metadata"]["name"], watches)
+
+
+def of_snapshot(namespace: str, name: str, watches: Watches) -> Iterator[Key]:
+    """Of a snapshot the clones that are made of it, and its own if it is temporary."""
+    body = watches.get(VOLUME_SNAPSHOTS, namespace, name)
+    yield Key(kind="snapshot", namespace=namespace, name=name)
+    if body is None or not _is_temporary(body):
+        yield from waiting_for(namespace, name, watches, snapshot=True)
+    for claim in watches.values(CLAIMS):
+        record = CloneRecord.parse(_annotations(claim).get(ANNOTATION))
+        if record is not None and (record.namespace, record.snapshot) == (namespace, name):
+            yield volume(claim["metadata"]["namespace"], claim["metadata"]["name"])
+
+
+def waiting_for(namespace: str, name: str, watches: Watches, *, snapshot: bool = False) -> Iterator[Key]:
+    """Clones of a source that have not ended."""
+    for claim in watches.values(CLAIMS):
+        annotations = _annotations(claim)
+        if pinned(annotations) == (namespace, name, snapshot) and annotations.get(ANN_POD_PHASE) not in _FINAL:
+            yield volume(claim["metadata"]["namespace"], claim["metadata"]["name"])
+    kind = "snapshot" if snapshot else "pvc"
+    for body in watches.values(DATA_VOLUMES):
+        if (body.get("status") or {}).get("phase") in _FINAL:
+            continue
+        spec = body.get("spec") or {}
+        source = (spec.get("source") or {}).get(kind) or {}
+        # What a DataSource stands for may be what it was waited for.
+        if spec.get("sourceRef") or (source.get("namespace"), source.get("name")) == (namespace, name):
+            yield volume(body["metadata"]["namespace"], body["metadata"]["name"])
+
+
+def stood_in_for(claim: Object) -> Iterator[Key]:
+    """The target of a claim in another namespace that is filled in its place."""
+    place = _annotations(claim).get(ANN_TARGET)
+    if place and _is_temporary(claim):
+        namespace, _, name = place.partition("/")
+        yield volume(namespace, name)
+
+
+def temporary(snapshot: Object) -> Iterator[Key]:
+    """A snapshot that goes once no clone needs it."""
+    if _is_temporary(snapshot):
+        yield Key(kind="snapshot", namespace=snapshot["metadata"]["namespace"], name=snapshot["metadata"]["name"])
+
+
+def _is_temporary(body: Object) -> bool:
+    return (body["metadata"].get("labels") or {}).get(LABEL_TEMPORARY) == "true"
+
+
+def _annotations(body: Object | None) -> Mapping[str, str]:
+    annotations: Mapping[str, str] = ((body or {}).get("metadata") or {}).get("annotations") or {}
+    return annotations
+
+
+def _face(body: Object | None) -> object:
+    """What a clone waits for of its source."""
+    if body is None:
+        return None
+    metadata = body["metadata"]
+    phase = (body.get("status") or {}).get("phase")
+    return metadata["uid"], phase, "deletionTimestamp" in metadata, _annotations(body).get(ANN_POD_PHASE)

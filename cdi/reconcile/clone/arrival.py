@@ -1,0 +1,111 @@
+"""The claim of a clone, before it is there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from cdi.api.errors import CdiError, InvalidManifest, Retry
+from cdi.api.names import (
+    ANN_CLONE_REQUEST,
+    ANN_CONTENT_TYPE,
+    ANN_EXTENDED_CLONE_TOKEN,
+    ANN_PERMISSIVE_CLONE,
+    ANN_USE_POPULATOR,
+    propagates,
+)
+from cdi.api.phases import EventReason, Phase, Reason
+from cdi.api.quantity import Quantity
+from cdi.reconcile.actions import Action, CreateObject
+from cdi.reconcile.binding import class_of, wants_population
+from cdi.reconcile.claim import build_claim
+from cdi.reconcile.clone.authority import allowed
+from cdi.reconcile.clone.manifests import build_clone_source, clone_source_ref
+from cdi.reconcile.clone.record import ANN_SNAPSHOT_REQUEST
+from cdi.reconcile.clone.source import Found, facts, find, size_for, too_small
+from cdi.reconcile.decision import Decision, failed, pending
+from cdi.reconcile.failure import as_failure
+from cdi.reconcile.origin import Clone, Refuse, Wait
+from cdi.reconcile.status import State, no
+
+if TYPE_CHECKING:
+    from cdi.reconcile.world import World
+
+
+def arrive(world: World, origin: Clone) -> Decision:
+    """The target is made, once the source is there and says what it is."""
+    dv = world.datavolume
+    grant = allowed(world, origin, None)
+    if isinstance(grant, Refuse):
+        return failed(None, grant.failure)
+    if isinstance(grant, Wait):
+        return replace(pending(None, grant), requeue_after=world.retries.base)
+    found = find(world, origin)
+    if isinstance(found, Refuse):
+        return failed(None, found.failure)
+    if isinstance(found, Wait):
+        return pending(None, found)
+    try:
+        body = _body(world, origin, found)
+        if grant is not None:
+            body["metadata"]["annotations"][ANN_EXTENDED_CLONE_TOKEN] = facts(world).extend(grant)
+    except CdiError as error:
+        if error.retry is Retry.NEVER:
+            return failed(None, as_failure(error))
+        wait = Wait(reason=Reason.ERR_CLAIM_NOT_VALID, message=error.message, event=EventReason.ERR_CLAIM_NOT_VALID)
+        return replace(pending(None, wait), requeue_after=world.retries.patience)
+    spec = body["spec"]
+    size = Quantity.parse(str(spec["resources"]["requests"]["storage"])).bytes
+    small = too_small(world, found, size, spec.get("volumeMode") or "Filesystem", spec.get("storageClassName"))
+    if small is not None:
+        return failed(None, small.failure)
+    actions: tuple[Action, ...] = (CreateObject(body=body),)
+    # What a provisioner looks at is the claim's reference; of another namespace's source there is no object to name.
+    if "dataSourceRef" in spec and origin.namespace == dv.metadata.namespace:
+        actions = (CreateObject(body=build_clone_source(dv, origin)), *actions)
+    state = State(
+        phase=Phase.PENDING,
+        bound=no(Reason.PENDING, f"PVC {dv.metadata.name} Pending"),
+        running=no(),
+        ready=no(),
+        claim_name=dv.metadata.name,
+    )
+    return Decision(state=state, actions=actions)
+
+
+def _body(world: World, origin: Clone, found: Found) -> dict[str, Any]:
+    """Raises what `cdi.reconcile.claim.build_claim` does, and `InvalidManifest` where nobody says how large it is."""
+    dv = world.datavolume
+    body = build_claim(world, origin, None)
+    spec, metadata = body["spec"], body["metadata"]
+    annotations, labels = metadata["annotations"], metadata["labels"]
+    mode, storage_class = spec.get("volumeMode") or "Filesystem", spec.get("storageClassName")
+    if dv.spec.claim is None or dv.spec.claim.size is None:
+        size = size_for(world, found, mode, storage_class)
+        if size is None:
+            raise InvalidManifest(
+                f"the source {found.place} does not say how large it is",
+                where="spec.storage.resources.requests.storage",
+            )
+        resources = dict(spec.get("resources") or {})
+        resources["requests"] = {**(resources.get("requests") or {}), "storage": Quantity.of_bytes(size).text}
+        spec["resources"] = resources
+    request = f"{origin.namespace}/{origin.name}"
+    if found.kind == "VolumeSnapshot":
+        annotations.pop(ANN_CLONE_REQUEST, None)
+        annotations[ANN_SNAPSHOT_REQUEST] = request
+    else:
+        annotations[ANN_CLONE_REQUEST] = request
+    populated = wants_population(dv, class_of(dv, world.objects), world.objects)
+    annotations[ANN_USE_POPULATOR] = "true" if populated else "false"
+    spec.pop("dataSource", None)
+    spec.pop("dataSourceRef", None)
+    if populated:
+        spec["dataSourceRef"] = clone_source_ref(dv)
+    permissive = (dv.metadata.annotations or {}).get(ANN_PERMISSIVE_CLONE)
+    if permissive is not None:
+        annotations[ANN_PERMISSIVE_CLONE] = permissive
+    labels |= {name: text for name, text in found.labels.items() if propagates(name) and name not in labels}
+    if ANN_CONTENT_TYPE in found.annotations:
+        annotations[ANN_CONTENT_TYPE] = found.annotations[ANN_CONTENT_TYPE]
+    return body

@@ -1,0 +1,353 @@
+"""What is done for a clone in a cluster, step after step, until its content is in one volume.
+
+    target ── record ── snapshot ── stand-in made of it ── grown ── rebound         (snapshot)
+                    └── stand-in made of the source ─────── grown ── rebound        (csi-clone)
+                    └── pods that copy                                              (copy)
+
+The stand-in is a claim that is filled in the target's place (`cdi.reconcile.population` hands its volume over).
+Nothing here touches the source: it is named in a ``dataSource`` or snapshot, and read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from cdi.api.errors import ClaimMisbound
+from cdi.api.names import ANN_CLONE_TYPE, temporary_snapshot
+from cdi.api.phases import EventReason, Phase, Reason
+from cdi.api.storageprofile import CloneStrategy
+from cdi.reconcile.actions import Action, CreateObject, DeleteObject, Enlarge, EventFact, PatchObject
+from cdi.reconcile.binding import is_populated, standstill
+from cdi.reconcile.clone.authority import allowed
+from cdi.reconcile.clone.facts import Snapshot
+from cdi.reconcile.clone.manifests import (
+    build_preparation,
+    build_snapshot,
+    build_stand_in,
+    of_claim,
+    of_snapshot,
+    preparation_pod,
+)
+from cdi.reconcile.clone.plan import STRATEGY_FAILED, Choice, Target, Wish, choose
+from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANNOTATION, CloneRecord
+from cdi.reconcile.clone.source import Found, facts, find, in_use, too_small
+from cdi.reconcile.decision import Decision, bound_aspect, failed, pending
+from cdi.reconcile.failure import as_failure
+from cdi.reconcile.origin import Clone, Refuse, Wait
+from cdi.reconcile.policy import read_knobs
+from cdi.reconcile.population import replaced
+from cdi.reconcile.status import State, no
+
+if TYPE_CHECKING:
+    from cdi.reconcile.world import Claim, World
+
+PATIENCE: Final = 1800.0
+"""Seconds that a strategy has; an annotation changes it (`cdi.reconcile.policy`)."""
+SKEW: Final = 2.0
+"""Seconds by which two clocks may differ."""
+_ENDED: Final = ("Succeeded", "Failed")
+
+
+def by_storage(claim: Claim) -> CloneRecord | None:
+    """The record of a clone that the storage makes."""
+    record = CloneRecord.read(claim)
+    return record if record is not None and record.strategy is not CloneStrategy.COPY else None
+
+
+def is_whole(world: World, claim: Claim) -> bool:
+    """The storage has made the stand-in, as large as the target is to be."""
+    record, prime = by_storage(claim), world.prime
+    if record is None or prime is None or prime.deleting or prime.phase != "Bound" or _is_other(prime, record):
+        return False
+    volume = world.objects.volume(prime.volume_name)
+    if volume is None or volume.capacity is None or volume.capacity < (claim.requested or 0):
+        return False
+    if prime.volume_mode == "Filesystem" and (prime.capacity or 0) < (claim.requested or 0):
+        return False
+    pod = facts(world).preparation(prime.namespace, preparation_pod(prime.name))
+    return pod is None or pod.phase in _ENDED
+
+
+def advance(world: World, claim: Claim, origin: Clone) -> Decision | None:
+    """The next step; None where a worker may be started, which copies."""
+    populated, prime = is_populated(world, claim), world.prime
+    if populated and claim.phase == "Bound":
+        error = ClaimMisbound(
+            f"PVC {claim.name} was bound to volume {claim.volume_name} before its content was there",
+            where=f"{claim.namespace}/{claim.name}",
+        )
+        return failed(claim, as_failure(error))
+    denied = allowed(world, origin, claim)
+    if isinstance(denied, Refuse):
+        return failed(claim, denied.failure)
+    if isinstance(denied, Wait):
+        return replace(waiting(claim, denied), requeue_after=world.retries.base)
+    if populated and prime is not None and (prime.deleting or prime.phase == "Lost"):
+        wait = Wait(reason=Reason.PENDING, message=f"PVC {prime.name} lost its volume and is made anew")
+        return replace(waiting(claim, wait), actions=replaced(prime))
+    record = CloneRecord.read(claim)
+    if not populated or prime is None:
+        still = standstill(world, claim) if claim.phase != "Bound" else None
+        if still is not None:
+            return pending(claim, still.wait, still.phase)
+    if record is None or record.namespace != origin.namespace:
+        return _planned(world, claim, origin)
+    if prime is not None and populated and _is_other(prime, record):
+        message = f"PVC {prime.name} of the strategy that was tried before makes way"
+        return replace(waiting(claim, Wait(reason=Reason.PENDING, message=message)), actions=replaced(prime))
+    return None if record.strategy is CloneStrategy.COPY else _made_by_storage(world, claim, origin, record)
+
+
+# --- the plan -----------------------------------------------------------------------------------------------------
+
+
+def plan(world: World, claim: Claim, found: Found, *, failed: tuple[str, ...] = ()) -> Choice:
+    """How `claim` is cloned from what was found."""
+    storage_class = world.objects.storage_class(claim.storage_class) if claim.storage_class else None
+    target = Target(
+        storage_class=claim.storage_class or "",
+        provisioner=storage_class.provisioner if storage_class is not None else "",
+        volume_mode=claim.volume_mode,
+        size=claim.requested,
+        populated=is_populated(world, claim),
+        expands=storage_class is not None and storage_class.expands,
+    )
+    wish = Wish.find(world.config.clone_strategy, facts(world).strategy(claim.storage_class))
+    return choose(found.for_plan(world, claim.storage_class), target, wish, failed=frozenset(failed))
+
+
+def _planned(world: World, claim: Claim, origin: Clone) -> Decision:
+    found = find(world, origin)
+    if isinstance(found, Refuse):
+        return failed(claim, found.failure)
+    if isinstance(found, Wait):
+        return waiting(claim, found)
+    small = too_small(world, found, claim.requested, claim.volume_mode, claim.storage_class)
+    if small is not None:
+        return failed(claim, small.failure)
+    users = in_use(world, found)
+    if users is not None:
+        return waiting(claim, users)
+    choice = plan(world, claim, found)
+    record = CloneRecord.of(
+        choice, source=found.uid, namespace=found.namespace, snapshot=_snapshot_name(world, claim, found), now=world.now
+    )
+    events: tuple[EventFact, ...] = ()
+    if choice.fallback is not None:
+        events = (EventFact(type="Warning", reason=choice.fallback.reason, message=choice.fallback.message),)
+    decision = waiting(claim, Wait(reason=Reason.PENDING, message=f"{found.place} is cloned by {choice.sentence}"))
+    return replace(decision, actions=(_written(claim, record),), events=events)
+
+
+def _snapshot_name(world: World, claim: Claim, found: Found) -> str:
+    """One snapshot serves all clones of a source that are made at once, as long as nothing can have been written to
+    the source since it was taken.
+    """
+    shared = temporary_snapshot(found.uid)
+    snapshot = facts(world).snapshot(found.namespace, shared)
+    if snapshot is None or _serves(world, snapshot, found):
+        return shared
+    return temporary_snapshot(claim.uid)
+
+
+def _serves(world: World, snapshot: Snapshot, found: Found) -> bool:
+    if snapshot.deleting or snapshot.error or snapshot.annotations.get(ANN_SOURCE_UID) != found.uid:
+        return False
+    if not snapshot.taken:
+        return True
+    since = facts(world).undisturbed(found.namespace, found.name)
+    return since is not None and snapshot.begun >= since + SKEW
+
+
+def _written(claim: Claim, record: CloneRecord | None) -> PatchObject:
+    return PatchObject(
+        plural="persistentvolumeclaims",
+        namespace=claim.namespace,
+        name=claim.name,
+        uid=claim.uid,
+        annotations={ANNOTATION: record.write() if record is not None else None},
+        version=claim.version,
+    )
+
+
+# --- what the storage makes ---------------------------------------------------------------------------------------
+
+
+def _made_by_storage(world: World, claim: Claim, origin: Clone, record: CloneRecord) -> Decision:
+    prime = world.prime
+    left = record.begun + _patience(world) - world.now
+    if prime is None:
+        decision = _begin(world, claim, origin, record)
+    elif prime.phase != "Bound":
+        decision = _made(world, claim, record, prime)
+    else:
+        decision = _grown(world, claim, record, prime)
+    begun = prime is not None or (
+        bool(record.snapshot) and facts(world).snapshot(record.namespace, record.snapshot) is not None
+    )
+    if not begun:
+        return decision
+    if left <= 0:
+        return _given_up(world, claim, record, decision)
+    return replace(decision, requeue_after=left)
+
+
+def _given_up(world: World, claim: Claim, record: CloneRecord, decision: Decision) -> Decision:
+    """The next one is copying, which needs nothing of the storage but its volumes."""
+    message = f"{record.strategy} took longer than {_patience(world):.0f} s: {decision.state.ready.message}"
+    after = record.gave_up(STRATEGY_FAILED, f"copy instead of {record.strategy}: {message}", world.now)
+    actions: tuple[Action, ...] = (_written(claim, after),)
+    if world.prime is not None:
+        actions += replaced(world.prime)
+    told = EventFact(type="Warning", reason=STRATEGY_FAILED, message=message)
+    return replace(waiting(claim, Wait(reason=Reason.PENDING, message=after.message)), actions=actions, events=(told,))
+
+
+def _begin(world: World, claim: Claim, origin: Clone, record: CloneRecord) -> Decision:
+    found = find(world, origin)
+    if isinstance(found, Refuse):
+        return failed(claim, found.failure)
+    if isinstance(found, Wait):
+        return waiting(claim, found)
+    if found.uid != record.source:
+        message = f"the source {found.place} is another one now"
+        return replace(waiting(claim, Wait(reason=Reason.PENDING, message=message)), actions=(_written(claim, None),))
+    if record.snapshot:
+        return _from_snapshot_of(world, claim, record, found)
+    if found.kind == "VolumeSnapshot":
+        return _make_prime(world, claim, record, found, of_snapshot(found.name))
+    users = in_use(world, found)
+    if users is not None:
+        return replace(waiting(claim, users), actions=(_written(claim, None),))
+    return _make_prime(world, claim, record, found, of_claim(found.name))
+
+
+def _from_snapshot_of(world: World, claim: Claim, record: CloneRecord, found: Found) -> Decision:
+    """Of a claim: through a snapshot that is taken of it now, or that others have taken."""
+    snapshot = facts(world).snapshot(record.namespace, record.snapshot)
+    own = temporary_snapshot(claim.uid)
+    if snapshot is not None and (snapshot.deleting or snapshot.annotations.get(ANN_SOURCE_UID) != found.uid):
+        message = f"VolumeSnapshot {record.snapshot} goes away, and another one is taken"
+        actions = (_written(claim, replace(record, snapshot=own)),) if record.snapshot != own else ()
+        return replace(waiting(claim, Wait(reason=Reason.PENDING, message=message)), actions=actions)
+    phase = Phase.SNAPSHOT_FOR_SMART_CLONE_IN_PROGRESS
+    if snapshot is None:
+        users = in_use(world, found)
+        if users is not None:
+            return replace(waiting(claim, users), actions=(_written(claim, None),))
+        snapshot_class = facts(world).snapshot_class(claim.storage_class, found.driver)
+        if snapshot_class is None:
+            message = "the VolumeSnapshotClass is gone"
+            return replace(
+                waiting(claim, Wait(reason=Reason.PENDING, message=message)), actions=(_written(claim, None),)
+            )
+        create = CreateObject(body=build_snapshot(world, claim, found, record.snapshot, snapshot_class))
+        return underway(claim, phase, f"VolumeSnapshot {record.snapshot} of {found.place} is taken", actions=(create,))
+    if not snapshot.ready:
+        why = f"; {snapshot.error}" if snapshot.error else ""
+        return underway(claim, phase, f"VolumeSnapshot {snapshot.name} of {found.place} is being taken{why}")
+    made = _make_prime(
+        world, claim, record, replace(found, size=snapshot.size or found.size), of_snapshot(snapshot.name)
+    )
+    told = EventFact(
+        type="Normal",
+        reason=EventReason.SNAPSHOT_FOR_SMART_CLONE_CREATED,
+        message=f"VolumeSnapshot {snapshot.name} of {found.place} is there",
+    )
+    return replace(made, events=(told,))
+
+
+def _make_prime(world: World, claim: Claim, record: CloneRecord, found: Found, reference: dict[str, str]) -> Decision:
+    # In the source's size: what is larger is grown, which storage can do more often than to clone into another size.
+    size = found.size if found.size is not None else claim.requested or 0
+    body = build_stand_in(world, claim, record, reference, size)
+    message = f"PVC {body['metadata']['name']} is made of {found.place}"
+    return underway(
+        claim, _cloning(record, snapshot=found.kind == "VolumeSnapshot"), message, actions=(CreateObject(body=body),)
+    )
+
+
+def _cloning(record: CloneRecord, *, snapshot: bool) -> Phase:
+    if record.strategy is CloneStrategy.CSI_CLONE:
+        return Phase.CSI_CLONE_IN_PROGRESS
+    return Phase.CLONE_FROM_SNAPSHOT_SOURCE_IN_PROGRESS if snapshot else Phase.SMART_CLONE_PVC_IN_PROGRESS
+
+
+def _made(world: World, claim: Claim, record: CloneRecord, prime: Claim) -> Decision:
+    phase = _cloning(record, snapshot=not record.snapshot)
+    if record.snapshot and facts(world).snapshot(record.namespace, record.snapshot) is None:
+        message = f"VolumeSnapshot {record.snapshot} went away before PVC {prime.name} was made of it"
+        return underway(claim, phase, message, actions=replaced(prime))
+    storage_class = world.objects.storage_class(prime.storage_class) if prime.storage_class else None
+    if storage_class is not None and storage_class.waits and not prime.selected_node:
+        return _prepared(world, claim, prime, f"PVC {prime.name} waits for a pod to be made for")
+    by = storage_class.provisioner if storage_class is not None else "the storage"
+    return underway(claim, phase, prime.why_pending or f"PVC {prime.name} is being made by {by}")
+
+
+def _grown(world: World, claim: Claim, record: CloneRecord, prime: Claim) -> Decision:
+    wanted = claim.requested or 0
+    volume = world.objects.volume(prime.volume_name)
+    if volume is None or volume.capacity is None:
+        return underway(claim, _cloning(record, snapshot=not record.snapshot), f"PVC {prime.name} is bound")
+    if volume.capacity < wanted:
+        actions: tuple[Action, ...] = ()
+        if (prime.requested or 0) < wanted:
+            actions = (Enlarge(namespace=prime.namespace, name=prime.name, uid=prime.uid, size=wanted),)
+        message = f"the volume of PVC {prime.name} grows from {volume.capacity} to {wanted} bytes"
+        return underway(claim, Phase.EXPANSION_IN_PROGRESS, message, actions=actions)
+    return _prepared(world, claim, prime, f"the file system of PVC {prime.name} grows")
+
+
+def _prepared(world: World, claim: Claim, prime: Claim, message: str) -> Decision:
+    """A pod mounts it once."""
+    name = preparation_pod(prime.name)
+    pod = facts(world).preparation(prime.namespace, name)
+    actions: tuple[Action, ...] = ()
+    if pod is None:
+        actions = (CreateObject(body=build_preparation(world, claim, prime)),)
+    elif pod.phase in _ENDED and not pod.deleting:
+        # It is over and did not help, so another one has to: a file system may grow only once nobody uses it.
+        actions = (DeleteObject(plural="pods", namespace=prime.namespace, name=name, uid=pod.uid),)
+    elif pod.message:
+        message = f"{message}; {pod.message}"
+    return underway(claim, Phase.PREP_CLAIM_IN_PROGRESS, message, actions=actions)
+
+
+def _is_other(prime: Claim, record: CloneRecord) -> bool:
+    """It was made for a strategy that is not followed any more."""
+    made_for = prime.annotations.get(ANN_CLONE_TYPE, CloneStrategy.COPY.value)
+    return made_for != record.strategy
+
+
+def _patience(world: World) -> float:
+    return read_knobs(world.datavolume.metadata.annotations).clone_timeout or PATIENCE
+
+
+# --- what is said -------------------------------------------------------------------------------------------------
+
+
+def underway(claim: Claim, phase: Phase, message: str, actions: tuple[Action, ...] = ()) -> Decision:
+    """Something is being made, and tells when it is there."""
+    state = State(
+        phase=phase,
+        bound=bound_aspect(claim),
+        running=no(Reason.PENDING, message),
+        ready=no(Reason.PENDING, message),
+        claim_name=claim.name,
+    )
+    return Decision(state=state, actions=actions)
+
+
+def waiting(claim: Claim, wait: Wait) -> Decision:
+    """Nothing is made yet."""
+    state = State(
+        phase=Phase.CLONE_SCHEDULED,
+        bound=bound_aspect(claim),
+        running=no(wait.reason, wait.message),
+        ready=no(wait.reason, wait.message),
+        claim_name=claim.name,
+    )
+    events = (EventFact(type="Warning", reason=wait.event, message=wait.message),) if wait.event else ()
+    return Decision(state=state, events=events)

@@ -1,0 +1,169 @@
+"""What a clone makes: snapshots, claims made of them or of the source, and the pod that mounts such a claim once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from cdi.api.names import (
+    ANN_CLONE_TYPE,
+    ANN_CREATED_BY_CONTROLLER,
+    ANN_OWNER_UID,
+    ANN_POPULATOR_KIND,
+    ANN_SERVICE_ACCOUNT,
+    COMMON_LABELS,
+    GROUP,
+    LABEL_COMPONENT,
+    clone_source,
+    joined,
+)
+from cdi.api.quantity import Quantity
+from cdi.reconcile.claim import build_prime, owner_reference
+from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANN_TARGET, LABEL_TEMPORARY, CloneRecord, stand_in
+from cdi.reconcile.clone.source import Found
+from cdi.reconcile.pod import DEVICE, DIRECTORY, USER, claim_owner
+from cdi.reconcile.synthesis import CLONE_SOURCE
+
+if TYPE_CHECKING:
+    from cdi.api.datavolume import DataVolume
+    from cdi.reconcile.origin import Clone
+    from cdi.reconcile.world import Claim, World
+
+SNAPSHOT_GROUP: Final = "snapshot.storage.k8s.io"
+COMPONENT: Final = "cdi-clone-preparation"
+
+
+def preparation_pod(claim: str) -> str:
+    """The pod that mounts a claim once."""
+    return joined("prepare", claim)
+
+
+def build_snapshot(world: World, target: Claim, found: Found, name: str, snapshot_class: str) -> dict[str, Any]:
+    """A snapshot of the source, for all clones that are made of it now."""
+    return {
+        "apiVersion": f"{SNAPSHOT_GROUP}/v1",
+        "kind": "VolumeSnapshot",
+        "metadata": {
+            "name": name,
+            "namespace": found.namespace,
+            # The target's labels: who acts on objects with some label only, acts on this one as well.
+            "labels": {**target.labels, **world.config.labels, **COMMON_LABELS, LABEL_TEMPORARY: "true"},
+            "annotations": {
+                ANN_CREATED_BY_CONTROLLER: "yes",
+                ANN_SOURCE_UID: found.uid,
+                ANN_TARGET: f"{target.namespace}/{target.name}",
+            },
+        },
+        "spec": {
+            "volumeSnapshotClassName": snapshot_class,
+            "source": {"persistentVolumeClaimName": found.name},
+        },
+    }
+
+
+def build_stand_in(
+    world: World, target: Claim, record: CloneRecord, reference: dict[str, Any], size: int
+) -> dict[str, Any]:
+    """The claim that the storage makes of `reference` (a ``dataSource``), `size` bytes, in the target's place."""
+    body = build_prime(world, target)
+    namespace, name = stand_in(target)
+    metadata = body["metadata"]
+    metadata["name"], metadata["namespace"] = name, namespace
+    metadata["annotations"] |= {ANN_POPULATOR_KIND: CLONE_SOURCE, ANN_CLONE_TYPE: record.strategy.value}
+    if namespace != target.namespace:
+        # Nothing owns what is in another namespace: the mark leads back to the target.
+        del metadata["ownerReferences"]
+        metadata["labels"] = {**target.labels, **metadata["labels"], LABEL_TEMPORARY: "true"}
+        metadata["annotations"] |= {ANN_TARGET: f"{target.namespace}/{target.name}", ANN_OWNER_UID: target.uid}
+    body["spec"]["dataSource"] = reference
+    body["spec"]["resources"] = {"requests": {"storage": Quantity.of_bytes(size).text}}
+    return body
+
+
+def of_claim(name: str) -> dict[str, Any]:
+    """A ``dataSource``."""
+    return {"kind": "PersistentVolumeClaim", "name": name}
+
+
+def of_snapshot(name: str) -> dict[str, Any]:
+    """A ``dataSource``."""
+    return {"apiGroup": SNAPSHOT_GROUP, "kind": "VolumeSnapshot", "name": name}
+
+
+def build_clone_source(dv: DataVolume, origin: Clone) -> dict[str, Any]:
+    """The VolumeCloneSource that a DataVolume's claim names: for provisioners, that they leave it to us."""
+    source = of_snapshot(origin.name) if origin.kind == "VolumeSnapshot" else {"apiGroup": "", **of_claim(origin.name)}
+    return {
+        "apiVersion": dv.group_version,
+        "kind": CLONE_SOURCE,
+        "metadata": {
+            "name": clone_source(dv.metadata.uid or ""),
+            "namespace": dv.metadata.namespace,
+            "labels": dict(COMMON_LABELS),
+            "ownerReferences": [owner_reference(dv)],
+        },
+        "spec": {"source": source},
+    }
+
+
+def clone_source_ref(dv: DataVolume) -> dict[str, Any]:
+    """A ``dataSourceRef``."""
+    return {"apiGroup": GROUP, "kind": CLONE_SOURCE, "name": clone_source(dv.metadata.uid or "")}
+
+
+def build_preparation(world: World, target: Claim, prime: Claim) -> dict[str, Any]:
+    """A pod that mounts the volume and ends: a volume of a waiting class is made for it, and a file system that is
+    smaller than its volume grows when it is mounted.
+    """
+    pods = world.config.pods
+    container: dict[str, Any] = {
+        "name": "prepare",
+        "image": pods.image,
+        "imagePullPolicy": pods.pull_policy,
+        "command": ["true"],
+        "resources": {"requests": {"cpu": "10m", "memory": "8M"}, "limits": {"cpu": "100m", "memory": "64M"}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
+    if prime.volume_mode == "Block":
+        container["volumeDevices"] = [{"name": "data", "devicePath": DEVICE}]
+    else:
+        container["volumeMounts"] = [{"name": "data", "mountPath": DIRECTORY}]
+    placement = pods.placement
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 0,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": prime.name}}],
+        **{name: placement[name] for name in ("nodeSelector", "tolerations", "affinity") if placement.get(name)},
+    }
+    if pods.pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in pods.pull_secrets]
+    account = target.annotations.get(ANN_SERVICE_ACCOUNT)
+    if account and prime.namespace == target.namespace:
+        spec["serviceAccountName"] = account
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": preparation_pod(prime.name),
+            "namespace": prime.namespace,
+            "labels": {**world.config.labels, **COMMON_LABELS, LABEL_COMPONENT: COMPONENT},
+            "annotations": {ANN_CREATED_BY_CONTROLLER: "yes", ANN_OWNER_UID: target.uid},
+            "ownerReferences": [claim_owner(prime)],
+        },
+        "spec": spec,
+    }

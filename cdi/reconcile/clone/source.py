@@ -1,0 +1,206 @@
+"""What is cloned, and whether it can be cloned now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cdi.api.errors import InvalidManifest, TargetTooSmall
+from cdi.api.names import ANN_PERMISSIVE_CLONE, ANN_SNAPSHOT_SOURCE_VOLUME_MODE, means_true
+from cdi.api.overhead import required, usable
+from cdi.api.phases import EventReason, Reason
+from cdi.api.quantity import human
+from cdi.reconcile.clone.facts import CloneFacts, Snapshot, SourceKind
+from cdi.reconcile.clone.plan import Source
+from cdi.reconcile.origin import Clone, Refuse, Wait, populating
+from cdi.reconcile.sizing import overhead_of
+
+if TYPE_CHECKING:
+    from cdi.reconcile.world import Claim, World
+
+USERS_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A source that is there."""
+
+    kind: SourceKind
+    namespace: str
+    name: str
+    uid: str
+    volume_mode: str
+    """Empty where nobody knows."""
+    storage_class: str | None
+    driver: str
+    size: int | None
+    """The least size of a volume that the storage makes of it, bytes."""
+    asked: int | None
+    """What was asked for when it was made, bytes: not more than `size`."""
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+
+    @property
+    def place(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    def for_plan(self, world: World, target_class: str | None) -> Source:
+        """As the planner wants it."""
+        clones = facts(world)
+        return Source(
+            kind=self.kind,
+            volume_mode=self.volume_mode,
+            size=self.size,
+            driver=self.driver,
+            snapshot_class=clones.snapshot_class(target_class, self.driver) if self.driver else None,
+        )
+
+
+def facts(world: World) -> CloneFacts:
+    """What is observed for clones, which there is in every cluster."""
+    assert world.clones is not None
+    return world.clones
+
+
+def find(world: World, origin: Clone) -> Found | Wait | Refuse:
+    """The source, if it is there and holds what it is to hold; whether it is in use is another question (`in_use`)."""
+    metadata = world.datavolume.metadata
+    snapshot = origin.kind == "VolumeSnapshot"
+    if not snapshot and (origin.namespace, origin.name) == (metadata.namespace, metadata.name):
+        return Refuse.because(InvalidManifest("a volume cannot be cloned from itself", where="spec.source.pvc"))
+    return _snapshot(world, origin) if snapshot else _claim(world, origin)
+
+
+def in_use(world: World, found: Found) -> Wait | None:
+    """What is written while it is cloned may be in the clone by half."""
+    if found.kind == "VolumeSnapshot":
+        return None
+    users = world.objects.users(found.namespace, found.name)
+    if not users:
+        return None
+    more = f" and {len(users) - USERS_SHOWN} more" if len(users) > USERS_SHOWN else ""
+    return Wait(
+        reason=EventReason.CLONE_SOURCE_IN_USE,
+        message=f"the source PVC {found.place} is in use by pod {', '.join(users[:USERS_SHOWN])}{more}. "
+        "Try: stop it, or clone a snapshot of the volume; the clone begins by itself",
+        event=EventReason.CLONE_SOURCE_IN_USE,
+    )
+
+
+def too_small(
+    world: World, found: Found, size: int | None, volume_mode: str, storage_class: str | None
+) -> Refuse | None:
+    """Whether a claim of `size` bytes has no room for the source.
+
+    How large the disk in a file system is, is found out when it is copied to a device.
+    """
+    wanted = found.asked if found.asked is not None else found.size
+    annotations = {**(world.datavolume.metadata.annotations or {})}
+    if size is None or wanted is None or means_true(annotations.get(ANN_PERMISSIVE_CLONE)):
+        return None
+    room = size
+    if found.volume_mode == "Filesystem" and volume_mode == "Block":
+        return None
+    if found.volume_mode == "Block" and volume_mode == "Filesystem":
+        room = usable(size, overhead_of(storage_class, world.config))
+        wanted = found.size or wanted
+    if room >= wanted:
+        return None
+    what = "PVC" if found.kind == "PersistentVolumeClaim" else "VolumeSnapshot"
+    return Refuse.because(
+        TargetTooSmall(
+            f"the source {what} has {wanted} bytes ({human(wanted)}), only {room} bytes ({human(room)}) are requested",
+            where=found.place,
+            remedy=f"request at least {human(wanted)}",
+        )
+    )
+
+
+def size_for(world: World, found: Found, volume_mode: str, storage_class: str | None) -> int | None:
+    """Bytes of a claim for a clone whose size nobody gave; None where the source does not say its own."""
+    if found.size is None:
+        return None
+    if found.volume_mode in ("", volume_mode):
+        return found.asked if found.asked is not None else found.size
+    if volume_mode == "Filesystem":
+        return required(found.size, overhead_of(storage_class, world.config))
+    # No disk in a file system is larger than the volume around it.
+    return found.size
+
+
+def _claim(world: World, origin: Clone) -> Found | Wait | Refuse:
+    objects, place = world.objects, f"{origin.namespace}/{origin.name}"
+    claim = objects.claim(origin.namespace, origin.name)
+    if claim is None:
+        return _missing(f"the source PVC {place} does not exist")
+    if claim.deleting:
+        return Wait(reason=EventReason.CLONE_WITHOUT_SOURCE, message=f"the source PVC {place} is being deleted")
+    if claim.phase != "Bound":
+        return Wait(reason=Reason.PENDING, message=f"the source PVC {place} is not bound")
+    unready = populating(claim, objects)
+    if unready is not None:
+        return Wait(
+            reason=EventReason.CLONE_SOURCE_IN_USE,
+            message=f"the source PVC {place} is not populated: {unready}",
+            event=EventReason.CLONE_SOURCE_IN_USE,
+        )
+    storage_class = objects.storage_class(claim.storage_class) if claim.storage_class else None
+    return Found(
+        kind="PersistentVolumeClaim",
+        namespace=claim.namespace,
+        name=claim.name,
+        uid=claim.uid,
+        volume_mode=claim.volume_mode,
+        storage_class=claim.storage_class,
+        driver=storage_class.provisioner if storage_class is not None else "",
+        size=claim.capacity,
+        asked=_least(claim),
+        labels=claim.labels,
+        annotations=claim.annotations,
+    )
+
+
+def _least(claim: Claim) -> int | None:
+    if claim.requested is None or claim.capacity is None:
+        return claim.capacity if claim.requested is None else claim.requested
+    return min(claim.requested, claim.capacity)
+
+
+def _snapshot(world: World, origin: Clone) -> Found | Wait:
+    place = f"{origin.namespace}/{origin.name}"
+    snapshot = facts(world).snapshot(origin.namespace, origin.name)
+    if snapshot is None:
+        return _missing(f"the source VolumeSnapshot {place} does not exist")
+    if snapshot.deleting:
+        return Wait(
+            reason=EventReason.CLONE_WITHOUT_SOURCE, message=f"the source VolumeSnapshot {place} is being deleted"
+        )
+    if not snapshot.ready:
+        why = f": {snapshot.error}" if snapshot.error else ""
+        return Wait(reason=Reason.SNAPSHOT_NOT_READY, message=f"the source VolumeSnapshot {place} is not ready{why}")
+    return of_snapshot(snapshot)
+
+
+def of_snapshot(snapshot: Snapshot) -> Found:
+    return Found(
+        kind="VolumeSnapshot",
+        namespace=snapshot.namespace,
+        name=snapshot.name,
+        uid=snapshot.uid,
+        volume_mode=snapshot.annotations.get(ANN_SNAPSHOT_SOURCE_VOLUME_MODE) or snapshot.volume_mode,
+        storage_class=snapshot.storage_class or None,
+        driver=snapshot.driver,
+        size=snapshot.size,
+        asked=snapshot.size,
+        labels=snapshot.labels,
+        annotations=snapshot.annotations,
+    )
+
+
+def _missing(what: str) -> Wait:
+    return Wait(
+        reason=EventReason.CLONE_WITHOUT_SOURCE,
+        message=f"{what}. Try: create it; the clone begins by itself",
+        event=EventReason.CLONE_WITHOUT_SOURCE,
+    )

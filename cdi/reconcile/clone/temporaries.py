@@ -1,0 +1,53 @@
+"""What clones made for themselves and nothing owns: it goes as soon as no clone needs it, whatever became of that one.
+
+Two kinds of objects are marked so: snapshots, which several clones may share, and claims in another namespace than the
+target's.  Whether one is needed is told from the targets that are there, each time anything changes; so none is left
+behind by a step that was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from cdi.api.names import ANN_POD_PHASE
+from cdi.reconcile.actions import DeleteObject, Plan
+from cdi.reconcile.clone.facts import Snapshot
+from cdi.reconcile.clone.record import ANN_TARGET, LABEL_TEMPORARY, CloneRecord, stand_in, stands_in_for
+from cdi.reconcile.ledger import ANNOTATION as LEDGER
+from cdi.reconcile.ledger import Ledger
+
+if TYPE_CHECKING:
+    from cdi.reconcile.world import Claim, Objects
+
+
+def reconcile_snapshot(snapshot: Snapshot, targets: Iterable[Claim]) -> Plan:
+    """`targets` are the claims that may name it."""
+    if snapshot.labels.get(LABEL_TEMPORARY) != "true" or snapshot.deleting:
+        return Plan()
+    if any(needs(target, snapshot.namespace, snapshot.name) for target in targets):
+        return Plan()
+    gone = DeleteObject(plural="volumesnapshots", namespace=snapshot.namespace, name=snapshot.name, uid=snapshot.uid)
+    return Plan(actions=(gone,))
+
+
+def needs(target: Claim, namespace: str, snapshot: str) -> bool:
+    """A clone that is under way is made of this snapshot, or is about to be."""
+    record = CloneRecord.read(target)
+    if record is None or (record.namespace, record.snapshot) != (namespace, snapshot) or target.deleting:
+        return False
+    ended = target.annotations.get(ANN_POD_PHASE) in ("Succeeded", "Failed")
+    return not ended and not Ledger.read(target.annotations.get(LEDGER)).done
+
+
+def reconcile_stand_in(prime: Claim, objects: Objects) -> Plan:
+    """A claim in the source's namespace: it goes once its target is gone, or is filled in another way now."""
+    place = prime.annotations.get(ANN_TARGET)
+    if prime.labels.get(LABEL_TEMPORARY) != "true" or place is None or prime.deleting:
+        return Plan()
+    namespace, _, name = place.partition("/")
+    target = objects.claim(namespace, name)
+    if target is not None and stands_in_for(prime, target) and stand_in(target) == (prime.namespace, prime.name):
+        return Plan()
+    gone = DeleteObject(plural="persistentvolumeclaims", namespace=prime.namespace, name=prime.name, uid=prime.uid)
+    return Plan(actions=(gone,))
