@@ -20,7 +20,7 @@ from cdi.target.directory import LOST_AND_FOUND, STAGING, DirectoryTarget
 from cdi.transfer.control import Control
 from cdi.transfer.copy import frames
 from cdi.transfer.copy.digest import CHUNK, Chain, leaf_of
-from cdi.transfer.copy.frames import Done, Hello, Kind
+from cdi.transfer.copy.frames import Hello, Kind
 from cdi.transfer.copy.origin import data_extents, failure_of
 from cdi.transfer.copy.pack import Packer
 from cdi.transfer.copy.receiver import Listener, plain_of
@@ -55,10 +55,7 @@ class ArchiveSender:
 
     def run(self, talk: Conversation, hello: Hello) -> bytes:
         """From HELLO to DONE; gives the digest of the stream."""
-        answer = talk.hello(hello)
-        if isinstance(answer, Done):
-            talk.line.send(frames.header(Kind.BYE))
-            return bytes.fromhex(answer.digest)
+        talk.hello(hello)
         meter = self._control.meter
         meter.total = hello.data
         meter.restart("")

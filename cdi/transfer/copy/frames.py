@@ -271,6 +271,17 @@ def parse_end(raw: bytes | memoryview) -> tuple[int, bytes]:
     return size, digest
 
 
+def parse_digest(text: str) -> bytes:
+    """A digest or its state."""
+    try:
+        raw = bytes.fromhex(text)
+    except ValueError:
+        raw = b""
+    if len(raw) != SIZE:
+        raise PeerProtocolError(f"{text[:100]!r} is no digest")
+    return raw
+
+
 def parse_document(cls: type[_Document], raw: bytes | memoryview) -> _Document:
     try:
         return decode(cls, bytes(raw))

@@ -18,7 +18,7 @@ from cdi.target.buffer import aligned_buffer, data_runs
 from cdi.transfer.control import Control
 from cdi.transfer.copy import frames
 from cdi.transfer.copy.crew import Turns, work_together
-from cdi.transfer.copy.digest import CHUNK, SIZE, Chain, Run, leaf_of
+from cdi.transfer.copy.digest import CHUNK, Chain, Run, leaf_of
 from cdi.transfer.copy.frames import Done, Fail, Hello, Kind, Welcome
 from cdi.transfer.copy.line import Line
 from cdi.transfer.copy.origin import Origin
@@ -44,25 +44,21 @@ class Conversation:
         self.told_at = time.monotonic()
         self._ticket = control.throttle.ticket()
 
-    def hello(self, hello: Hello) -> Welcome | Done:
+    def hello(self, hello: Hello) -> Welcome:
         """Raises the target's own failure, where it says one."""
         self.line.send(frames.document(hello))
         while True:
             head = self.line.header()
             body = self.line.body(head)
-            match head.kind:
-                case Kind.WELCOME:
-                    welcome = frames.parse_document(Welcome, body)
-                    if (welcome.watermark % CHUNK and welcome.watermark != hello.size) or (
-                        welcome.watermark > hello.size or len(welcome.state) != (2 * SIZE if welcome.watermark else 0)
-                    ):
-                        raise PeerProtocolError(f"a welcome at {welcome.watermark} of {hello.size} bytes")
-                    self.sent = self.acknowledged = welcome.watermark
-                    return welcome
-                case Kind.DONE:
-                    return frames.parse_document(Done, body)
-                case _:
-                    self._other(head.kind, body)
+            if head.kind is not Kind.WELCOME:
+                self._other(head.kind, body)
+                continue
+            welcome = frames.parse_document(Welcome, body)
+            place = welcome.watermark
+            if place > hello.size or (place % CHUNK and place != hello.size):
+                raise PeerProtocolError(f"a welcome at {place} of {hello.size} bytes")
+            self.sent = self.acknowledged = place
+            return welcome
 
     def chunk(
         self, offset: int, leaf: bytes, runs: tuple[Run, ...], plain: list[memoryview], packed: bytes | None
@@ -99,7 +95,7 @@ class Conversation:
             if head.kind is not Kind.DONE:
                 self._other(head.kind, body)
                 continue
-            if frames.parse_document(Done, body).digest != digest.hex():
+            if frames.parse_digest(frames.parse_document(Done, body).digest) != digest:
                 raise PeerProtocolError("the target says that it has another content")
             self.line.send(frames.header(Kind.BYE))
             return
@@ -157,11 +153,8 @@ class DiskSender:
         raises `SourceChanged` where it is another, upon which a fresh HELLO is to be said.
         """
         answer = talk.hello(hello)
-        if isinstance(answer, Done):
-            talk.line.send(frames.header(Kind.BYE))
-            return bytes.fromhex(answer.digest)
         self.resumed_at = answer.watermark
-        chain = Chain(bytes.fromhex(answer.state) if answer.watermark else None)
+        chain = Chain(frames.parse_digest(answer.state) if answer.watermark else None)
         meter = self._control.meter
         meter.total = hello.data
         meter.restart(f"resumed at {human(answer.watermark)}" if answer.watermark else "", answer.data)

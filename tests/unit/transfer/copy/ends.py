@@ -1,0 +1,133 @@
+"""Both ends of a clone in memory, over a pair of sockets without TLS."""
+
+import socket
+import ssl
+import threading
+from contextlib import suppress
+
+from cdi.api.copy import CopySourceJob
+from cdi.api.errors import CdiError, SourceChanged
+from cdi.transfer.control import Control
+from cdi.transfer.copy import frames
+from cdi.transfer.copy.frames import Done, Fail, Hello, Kind, Welcome
+from cdi.transfer.copy.line import Line
+from cdi.transfer.copy.receiver import DiskReceiver, Listener
+from cdi.transfer.copy.sender import Conversation, DiskSender
+from cdi.transfer.meter import Meter
+
+JOB = CopySourceJob(id="x", path="/source", address="target:1")
+
+
+class Socket:
+    """What `Line` needs of a TLS socket.  It breaks after `cut` bytes, those of both directions counted."""
+
+    def __init__(self, plain, cut=None, most=None):
+        self.plain = plain
+        self.left = cut
+        self.most = most
+
+    def send(self, view):
+        return self.spend(lambda most: self.plain.send(view[:most]), len(view), ssl.SSLWantWriteError)
+
+    def recv_into(self, view):
+        return self.spend(lambda most: self.plain.recv_into(view[:most]), len(view), ssl.SSLWantReadError)
+
+    def spend(self, act, wanted, later):
+        if self.left == 0:
+            with suppress(OSError):
+                self.plain.shutdown(socket.SHUT_RDWR)
+            raise ConnectionResetError(104, "cut")
+        most = min(n for n in (wanted, self.left, self.most) if n is not None)
+        try:
+            done = act(most)
+        except BlockingIOError:
+            raise later from None
+        if self.left is not None:
+            self.left -= done
+        return done
+
+    def fileno(self):
+        return self.plain.fileno()
+
+    def setblocking(self, flag):
+        self.plain.setblocking(flag)
+
+    def setsockopt(self, *_):
+        pass
+
+    def close(self):
+        self.plain.close()
+
+
+def lines(cut=None, stall=20.0):
+    """Two ends of a connection; it breaks after the first has sent or received `cut` bytes."""
+    one, other = socket.socketpair()
+    return tuple(Line(tls, "peer", stall=stall, check=lambda: None) for tls in (Socket(one, cut), Socket(other)))
+
+
+class MemoryOrigin:
+    """A `cdi.transfer.copy.origin.Origin` of bytes; `holes` are ranges that it calls so."""
+
+    path = "/source"
+
+    def __init__(self, data, extents=None):
+        self.data = data
+        self.size = len(data)
+        self.parts = [(0, len(data))] if extents is None else extents
+        self.changed = False
+
+    def extents(self, start):
+        for begin, end in self.parts:
+            if end > start:
+                yield max(begin, start), end
+
+    def read(self, view, offset):
+        assert len(view) > 0
+        view[:] = self.data[offset : offset + len(view)]
+
+    def check(self):
+        if self.changed:
+            raise SourceChanged("changed")
+
+
+def said(origin, **fields):
+    usual = {"job": "x", "content": "kubevirt", "size": origin.size, "data": origin.size, "validator": "v"}
+    return Hello(**(usual | fields))
+
+
+def converse(origin, target, position, *, cut=None, zeros=None, proven=True, checkpoint=None):
+    """One connection; gives what either end came to: a digest, or the error.  The source's first."""
+    source_line, target_line = lines(cut)
+    ends = []
+
+    def send():
+        sender = DiskSender(origin, Control(JOB))
+        try:
+            ends.append(sender.run(Conversation(source_line, Control(JOB)), said(origin), proven=proven))
+        except CdiError as error:
+            ends.append(error)
+        finally:
+            source_line.close()
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        listener = Listener(target_line)
+        try:
+            hello = listener.hello()
+            state = position.state.hex() if position.watermark else ""
+            listener.say(frames.document(Welcome(watermark=position.watermark, state=state)))
+            zeros = not target.reads_zero if zeros is None else zeros
+            receiver = DiskReceiver(listener, hello, target, position, Meter(), checkpoint, zeros=zeros)
+            received = receiver.run()
+            listener.say(frames.document(Done(digest=received.hex())))
+            with suppress(CdiError):
+                assert target_line.header().kind is Kind.BYE
+        except CdiError as error:
+            received = error
+            with suppress(CdiError):
+                listener.say(frames.document(Fail.of(error)))
+    finally:
+        target_line.close()
+        thread.join()
+    return ends[0], received
