@@ -19,6 +19,7 @@ from cdi.kube.client import Client
 from cdi.kube.lifetimes import Lifetimes
 from cdi.kube.reflector import Change, Reflector
 from cdi.kube.resources import (
+    API_SERVICES,
     CDI_CONFIGS,
     CDIS,
     CLAIMS,
@@ -34,6 +35,7 @@ from cdi.reconcile.capabilities import PropertySet
 from cdi.reconcile.configuration import active_cdi, adopts_claims, effective_spec, renders_claims, resolve_config
 from cdi.reconcile.sizing import Offer, offer
 from cdi.reconcile.storageclass import StorageClass, named_or_default
+from cdi.server.aggregated_documents import API_SERVICE
 from cdi.server.tls import TlsPolicy
 
 LOG = logging.getLogger(__name__)
@@ -75,8 +77,12 @@ class Observed:
         self._installations = Reflector(client, CDIS, on_change=changed, optional=True)
         self._validating = Reflector(client, VALIDATING_WEBHOOKS, on_change=changed, strip=_clients)
         self._mutating = Reflector(client, MUTATING_WEBHOOKS, on_change=changed, strip=_clients)
+        self._services = Reflector(
+            client, API_SERVICES, fields=f"metadata.name={API_SERVICE}", on_change=changed, strip=_service
+        )
         self._reflectors = (
             self._classes, self._profiles, self._configs, self._installations, self._validating, self._mutating,
+            self._services,
         )  # fmt: skip
 
     async def run(self) -> None:
@@ -125,6 +131,10 @@ class Observed:
         """A webhook configuration, with no more than its name and clients."""
         reflector = self._validating if kind == "validating" else self._mutating
         return reflector.cache.get("", name)
+
+    def api_service(self) -> Object | None:
+        """The APIService of upload tokens, with no more than its name, where it leads and whom it trusts."""
+        return self._services.cache.get("", API_SERVICE)
 
     # --- settings -----------------------------------------------------------------------------------------------
 
@@ -191,6 +201,14 @@ def _clients(body: Object) -> Object:
         for hook in body.get("webhooks") or []
     ]
     return {"metadata": kept, "webhooks": hooks}
+
+
+def _service(body: Object) -> Object:
+    """An APIService without its status, which changes now and then."""
+    metadata: Object = body.get("metadata") or {}
+    kept: Object = {name: metadata[name] for name in ("name", "uid", "resourceVersion") if name in metadata}
+    spec = body.get("spec") or {}
+    return {"metadata": kept, "spec": {name: spec.get(name) for name in ("service", "caBundle")}}
 
 
 def _parsed(bodies: Iterable[Object | None], model: type[Any]) -> list[Any]:

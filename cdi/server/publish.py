@@ -1,4 +1,4 @@
-"""The webhooks' configurations learn which authorities to trust."""
+"""The webhooks' configurations, and the APIService of upload tokens, learn which authorities to trust."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from cdi.api.errors import Conflict, InvalidManifest, NotFound
 from cdi.controller.logs import fields
 from cdi.kube.client import Client
-from cdi.kube.resources import MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS
+from cdi.kube.resources import API_SERVICES, MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS
 from cdi.server.hooks import HOOKS, Installation
 from cdi.server.observed import Observed
 
@@ -37,6 +37,32 @@ async def publish(client: Client, installation: Installation, observed: Observed
             LOG.info("a configuration changed meanwhile", exc_info=error, extra=fields(configuration=name))
         else:
             LOG.info("a configuration trusts the current authorities", extra=fields(configuration=name))
+
+
+async def publish_service(client: Client, installation: Installation, observed: Observed, bundle: str) -> None:
+    """The same for the APIService, if it leads to this server."""
+    wanted = base64.b64encode(bundle.encode()).decode()
+    body = observed.api_service()
+    service = ((body or {}).get("spec") or {}).get("service") or {}
+    if body is None or (service.get("namespace"), service.get("name")) != (
+        installation.namespace,
+        installation.service,
+    ):
+        return
+    if body["spec"].get("caBundle") == wanted:
+        return
+    name = body["metadata"]["name"]
+    patch = [
+        {"op": "test", "path": "/metadata/resourceVersion", "value": body["metadata"].get("resourceVersion")},
+        {"op": "add", "path": "/spec/caBundle", "value": wanted},
+    ]
+    try:
+        await client.patch(API_SERVICES, None, name, patch, kind="json")
+    except (Conflict, NotFound, InvalidManifest) as error:
+        # Its status changes by itself, and so its version: what comes next is seen soon.
+        LOG.info("an APIService changed meanwhile", exc_info=error, extra=fields(service=name))
+    else:
+        LOG.info("an APIService trusts the current authorities", extra=fields(service=name))
 
 
 def _patch(body: dict[str, Any], wanted: str) -> list[dict[str, Any]]:

@@ -25,9 +25,10 @@ from cdi.kube.certificates import (
     service_hosts,
 )
 from cdi.kube.client import Client, connect
+from cdi.server.aggregated import Aggregated
 from cdi.server.hooks import Installation
 from cdi.server.observed import Observed
-from cdi.server.publish import publish
+from cdi.server.publish import publish, publish_service
 from cdi.server.tls import ServingTls
 from cdi.server.webhooks import Metrics, Webhooks
 
@@ -76,6 +77,13 @@ class ApiServer:
         self._foreign = ""
         self.metrics = Metrics()
         self.observed = Observed(client, self._wake.set)
+        self.aggregated = Aggregated(
+            client,
+            self.observed,
+            namespace=options.installation.namespace,
+            signing_key=f"{options.prefix}-api-signing-key",
+            now=lambda: self._clock().timestamp(),
+        )
 
     async def run(self, stop: asyncio.Event, *, listening: Callable[[int], None] = lambda _: None) -> None:
         """Serve until `stop`, then end gracefully; `listening` is told the port.  Raises `UsageError` for the port."""
@@ -100,7 +108,7 @@ class ApiServer:
     async def _serving(self, listener: socket.socket) -> AsyncIterator[None]:
         webhooks = Webhooks(self.observed, self.observed, self.metrics)
         runner = web.AppRunner(
-            webhooks.application(ready=self._trouble),
+            webhooks.application(ready=self._trouble, more=self.aggregated.routes()),
             access_log=None,
             handle_signals=False,
             shutdown_timeout=10.0,
@@ -153,16 +161,23 @@ class ApiServer:
         self._tls.follow(self.observed.policy)
         signer = AuthorityPlace.named(namespace, f"{name}-signer")
         authority = await ensure_authority(self._client, signer, lifetimes.authority, now)
-        await publish(self._client, options.installation, self.observed, authority.bundle + self._foreign)
+        await self._publish(authority.bundle)
         hosts = (*service_hosts(options.installation.service, namespace), *options.hosts)
         place = CertificatePlace(namespace=namespace, secret=f"{name}-server-cert", name=hosts[0], hosts=hosts)
         held = await ensure_certificate(self._client, place, authority, lifetimes.server, now)
         if held.authorities != self._foreign:
             self._foreign = held.authorities
-            await publish(self._client, options.installation, self.observed, authority.bundle + self._foreign)
+            await self._publish(authority.bundle)
         if self._tls.present(held.pair.certificate, held.pair.key):
             LOG.info("a new certificate", extra=fields(expires=held.expires.isoformat()))
         self.metrics.expiry.set(held.expires.timestamp())
+        await self.aggregated.refresh()
+        self._tls.ask(self.aggregated.front_proxy.authorities)
+
+    async def _publish(self, bundle: str) -> None:
+        options = self._options
+        await publish(self._client, options.installation, self.observed, bundle + self._foreign)
+        await publish_service(self._client, options.installation, self.observed, bundle + self._foreign)
 
 
 async def serve(options: Options, *, listening: Callable[[int], None] = lambda _: None) -> None:

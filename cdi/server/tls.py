@@ -82,6 +82,7 @@ class ServingTls:
         self.context.set_alpn_protocols(["http/1.1"])
         self._policy: TlsPolicy | None = None
         self._pair: tuple[bytes, bytes] | None = None
+        self._authorities = ""
         self.follow(TlsPolicy())
 
     @property
@@ -98,6 +99,17 @@ class ServingTls:
         except ssl.SSLError:  # it knows none of them
             self.context.set_ciphers(":".join(_INTERMEDIATE))
         self._policy = policy
+
+    def ask(self, authorities: str) -> None:
+        """Ask clients for a certificate that one of these (PEM) signed; who has none is served all the same.
+
+        A context learns and does not forget: whether one of them is still believed is for whoever looks at the
+        certificate.  Raises `ssl.SSLError` for what cannot be read.
+        """
+        if authorities and authorities != self._authorities:
+            self.context.load_verify_locations(cadata=authorities)
+            self.context.verify_mode = ssl.CERT_OPTIONAL
+            self._authorities = authorities
 
     def present(self, certificate: bytes, key: bytes) -> bool:
         """Show this certificate (PEM, with its chain) from now on; whether it is another than before.

@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -70,8 +70,8 @@ class Webhooks:
         self._pending = 0
         self._decoding = asyncio.Semaphore(1)
 
-    def application(self, *, ready: Callable[[], str]) -> web.Application:
-        """`ready` gives the empty string, or what is the matter."""
+    def application(self, *, ready: Callable[[], str], more: Iterable[web.RouteDef] = ()) -> web.Application:
+        """`ready` gives the empty string, or what is the matter; `more` is served beside it."""
 
         async def healthz(_: web.Request) -> web.Response:
             return web.Response(text="OK")
@@ -87,6 +87,7 @@ class Webhooks:
         app = web.Application(client_max_size=MAX_BODY)
         app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
         app.add_routes([web.post(hook.path, self._handler(hook)) for hook in HOOKS])
+        app.add_routes(more)
         return app
 
     def _handler(self, hook: Hook) -> Callable[[web.Request], Coroutine[Any, Any, web.Response]]:

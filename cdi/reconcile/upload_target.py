@@ -1,0 +1,19 @@
+"""What of a claim says that somebody may upload into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cdi.api.names import ANN_UPLOAD_TARGET, GROUP
+
+UPLOAD_SOURCE = "VolumeUploadSource"
+
+
+def is_upload_target(claim: Mapping[str, Any]) -> bool:
+    """Whether a PersistentVolumeClaim, as the API has it, is to be filled by an upload, or was."""
+    metadata, spec = claim.get("metadata") or {}, claim.get("spec") or {}
+    ref = spec.get("dataSourceRef") or {}
+    return ANN_UPLOAD_TARGET in (metadata.get("annotations") or {}) or (
+        (ref.get("apiGroup"), ref.get("kind")) == (GROUP, UPLOAD_SOURCE)
+    )

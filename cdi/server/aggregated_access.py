@@ -1,0 +1,166 @@
+"""Who asks the aggregated API, and whether they may: both are the API server's to say.
+
+It passes users' requests on with its own client certificate and their names in headers.  What comes from elsewhere with
+such headers is not believed; a bearer token that somebody brings along is looked up there (TokenReview).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+from urllib.parse import unquote
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from cdi.api.errors import CdiError, ClusterProtocolError, Retry
+from cdi.controller.logs import fields
+from cdi.kube import pki
+from cdi.kube.client import Client
+from cdi.kube.resources import CONFIG_MAPS, SUBJECT_ACCESS_REVIEWS, TOKEN_REVIEWS, Object
+
+LOG = logging.getLogger(__name__)
+_NAMESPACE, _NAME = "kube-system", "extension-apiserver-authentication"
+_MOST_GROUPS = 1000
+
+
+class Headers(Protocol):
+    """A request's, by name whatever the case; one may be there several times."""
+
+    def get(self, name: str, default: str, /) -> str: ...
+
+    def getall(self, name: str, default: list[str], /) -> list[str]: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """Who asks."""
+
+    name: str
+    uid: str = ""
+    groups: tuple[str, ...] = ()
+    extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontProxy:
+    """By what an API server is known that passes requests on."""
+
+    authorities: str = ""
+    """PEM of who signed its certificate; empty where none is to be believed."""
+    names: tuple[str, ...] = ()
+    """It has one of these; any where empty."""
+    user: tuple[str, ...] = ("X-Remote-User",)
+    uid: tuple[str, ...] = ("X-Remote-Uid",)
+    group: tuple[str, ...] = ("X-Remote-Group",)
+    extra: tuple[str, ...] = ("X-Remote-Extra-",)
+    """Prefixes."""
+
+    @classmethod
+    def read(cls, data: Mapping[str, str]) -> Self:
+        """Of the ConfigMap in which the API server says it; what cannot be read is not believed."""
+        try:
+            return cls(
+                authorities=data.get("requestheader-client-ca-file", ""),
+                names=_texts(data.get("requestheader-allowed-names", "[]")),
+                user=_texts(data.get("requestheader-username-headers", "[]")) or cls().user,
+                uid=_texts(data.get("requestheader-uid-headers", "[]")) or cls().uid,
+                group=_texts(data.get("requestheader-group-headers", "[]")) or cls().group,
+                extra=_texts(data.get("requestheader-extra-headers-prefix", "[]")) or cls().extra,
+            )
+        except ValueError:
+            LOG.warning("a ConfigMap cannot be read", extra=fields(key=f"{_NAMESPACE}/{_NAME}"))
+            return cls()
+
+    def user_of(self, certificate: bytes | None, headers: Headers) -> User | None:
+        """The user in a request's headers, if it comes from the API server.
+
+        `certificate` (DER) is the client's, as far as the connection has proven that it holds the key.
+        """
+        name = _first(headers, self.user)
+        if not certificate or not name or not self._knows(certificate):
+            return None
+        extra: dict[str, tuple[str, ...]] = {}
+        for header in headers:
+            prefix = next((one for one in self.extra if header.lower().startswith(one.lower())), None)
+            if prefix is not None:
+                extra[unquote(header[len(prefix) :].lower())] = tuple(headers.getall(header, []))
+        groups = [value for header in self.group for value in headers.getall(header, [])]
+        return User(name=name, uid=_first(headers, self.uid), groups=tuple(groups[:_MOST_GROUPS]), extra=extra)
+
+    def _knows(self, der: bytes) -> bool:
+        try:
+            certificate = x509.load_der_x509_certificate(der)
+            names = [str(one.value) for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        except ValueError:
+            return False
+        # The connection may have believed an authority that was good when this process began, and is not any more.
+        if not pki.issued_by(certificate, pki.read_bundle(self.authorities)):
+            return False
+        return not self.names or any(name in self.names for name in names)
+
+
+async def front_proxy(client: Client) -> FrontProxy:
+    """As the API server says it now; nobody where it does not.  Raises what says that the server is away."""
+    try:
+        found = await client.get(CONFIG_MAPS, _NAMESPACE, _NAME)
+    except CdiError as error:
+        if error.retry is Retry.BACKOFF:
+            raise
+        LOG.warning("requests that the API server passes on are not known", exc_info=error)
+        return FrontProxy()
+    return FrontProxy.read(found.get("data") or {})
+
+
+async def user_of_token(client: Client, token: str) -> User | None:
+    """Whose bearer token it is; None where it is nobody's.  Raises whatever the API server answers."""
+    spec = {"token": token}
+    answer = await _review(client, TOKEN_REVIEWS.path(None), TOKEN_REVIEWS.api_version, TOKEN_REVIEWS.kind, spec)
+    user = answer.get("user") or {}
+    if answer.get("authenticated") is not True or not user.get("username"):
+        return None
+    return User(
+        name=user["username"],
+        uid=user.get("uid") or "",
+        groups=tuple(user.get("groups") or ()),
+        extra={name: tuple(values) for name, values in (user.get("extra") or {}).items()},
+    )
+
+
+async def may(client: Client, user: User, attributes: Mapping[str, str]) -> tuple[bool, str]:
+    """Whether a user may do something with a resource, and what is said about it.  Raises as `user_of_token` does."""
+    spec = {
+        "user": user.name,
+        "uid": user.uid,
+        "groups": list(user.groups),
+        "extra": {name: list(values) for name, values in user.extra.items()},
+        "resourceAttributes": dict(attributes),
+    }
+    resource = SUBJECT_ACCESS_REVIEWS
+    answer = await _review(client, resource.path(None), resource.api_version, resource.kind, spec)
+    return answer.get("allowed") is True, str(answer.get("reason") or "")
+
+
+async def _review(client: Client, path: str, version: str, kind: str, spec: Object) -> Object:
+    answer = await client.request("POST", path, body={"apiVersion": version, "kind": kind, "spec": spec}, again=True)
+    status = answer.get("status") if isinstance(answer, dict) else None
+    if not isinstance(status, dict):
+        raise ClusterProtocolError(f"a {kind} came back without an answer", where=f"POST {path}")
+    return status
+
+
+def _first(headers: Headers, names: tuple[str, ...]) -> str:
+    return next((value for name in names if (value := headers.get(name, ""))), "")
+
+
+def _texts(text: str) -> tuple[str, ...]:
+    """A JSON list.  Raises `ValueError`."""
+    found: Any = json.loads(text)
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise ValueError("no list of texts")
+    return tuple(found)

@@ -1,0 +1,216 @@
+"""What the aggregated API says of itself: discovery and OpenAPI, as the API server and kubectl ask for them.
+
+It has one resource, which can be created and nothing else; so it is never listed, watched or collected as garbage.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from typing import Any
+
+from cdi.api.kinds import Kind, kind_named
+from cdi.api.names import VERSION
+from cdi.api.schema import object_schema
+
+Document = dict[str, Any]
+
+
+def _kind() -> Kind:
+    found = kind_named("UploadTokenRequest")
+    assert found is not None
+    return found
+
+
+KIND = _kind()
+GROUP_PATH = f"/apis/{KIND.group}"
+VERSION_PATH = f"{GROUP_PATH}/{KIND.version}"
+COLLECTION = f"{VERSION_PATH}/namespaces/{{namespace}}/{KIND.plural}"
+_ITEM = f"{COLLECTION}/{{name}}"
+API_SERVICE = f"{VERSION}.{KIND.group}"
+"""The name of the APIService that leads here."""
+_VERBS = ["create"]
+_GVK = {"group": KIND.group, "version": KIND.version, "kind": KIND.name}
+_MODEL = "io.kubevirt.cdi.upload.v1beta1.UploadTokenRequest"
+_META = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
+_DISCOVERY = "application/json;g=apidiscovery.k8s.io;v={};as=APIGroupDiscoveryList"
+
+
+# --- discovery ----------------------------------------------------------------------------------------------------
+
+
+def _group() -> Document:
+    version = {"groupVersion": KIND.api_version, "version": KIND.version}
+    return {"name": KIND.group, "versions": [version], "preferredVersion": version}
+
+
+def group_list() -> Document:
+    """``/apis``."""
+    return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [_group()]}
+
+
+def group() -> Document:
+    """``/apis/GROUP``."""
+    return {"kind": "APIGroup", "apiVersion": "v1", **_group()}
+
+
+def resource_list() -> Document:
+    """``/apis/GROUP/VERSION``."""
+    resource = {
+        "name": KIND.plural,
+        "singularName": KIND.singular,
+        "namespaced": True,
+        "kind": KIND.name,
+        "verbs": _VERBS,
+        "shortNames": list(KIND.short_names),
+    }
+    return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": KIND.api_version, "resources": [resource]}
+
+
+def discovery(accept: str) -> tuple[str, Document]:
+    """``/apis`` in the form that is wanted: the content type, and the document.
+
+    The API server asks for aggregated discovery first (KEP-3352), and takes the older form where it gets that.
+    """
+    for part in accept.split(","):
+        wanted = dict(item.strip().partition("=")[::2] for item in part.split(";")[1:])
+        if wanted.get("g") == "apidiscovery.k8s.io" and wanted.get("as") == "APIGroupDiscoveryList":
+            version = wanted.get("v", "")
+            if version in ("v2", "v2beta1"):
+                return _DISCOVERY.format(version), _aggregated(version)
+    return "application/json", group_list()
+
+
+def _aggregated(version: str) -> Document:
+    resource = {
+        "resource": KIND.plural,
+        "responseKind": dict(_GVK),
+        "scope": "Namespaced",
+        "singularResource": KIND.singular,
+        "verbs": _VERBS,
+        "shortNames": list(KIND.short_names),
+    }
+    return {
+        "kind": "APIGroupDiscoveryList",
+        "apiVersion": f"apidiscovery.k8s.io/{version}",
+        "metadata": {},
+        "items": [
+            {
+                "metadata": {"name": KIND.group},
+                "versions": [{"version": KIND.version, "resources": [resource], "freshness": "Current"}],
+            }
+        ],
+    }
+
+
+# --- OpenAPI ------------------------------------------------------------------------------------------------------
+
+
+def openapi_v2() -> Document:
+    """``/openapi/v2``: Swagger, which the API server merges into its own."""
+    parameters = [
+        {"name": name, "in": "query", "type": "string", "uniqueItems": True, "description": text}
+        for name, text in _QUERY.items()
+    ]
+    operation = {
+        **_operation(),
+        "consumes": ["application/json"],
+        "produces": ["application/json"],
+        "parameters": [
+            {"name": "body", "in": "body", "required": True, "schema": {"$ref": f"#/definitions/{_MODEL}"}},
+            *parameters,
+        ],
+        "responses": {"201": {"description": "Created", "schema": {"$ref": f"#/definitions/{_MODEL}"}}},
+    }
+    namespace = {"name": "namespace", "in": "path", "required": True, "type": "string", "uniqueItems": True}
+    return {
+        "swagger": "2.0",
+        "info": {"title": KIND.group, "version": KIND.version},
+        "paths": {
+            COLLECTION: {"post": operation, "parameters": [namespace]},
+            _ITEM: {"patch": _refused(parameters), "parameters": [namespace, {**namespace, "name": "name"}]},
+        },
+        "definitions": {_MODEL: _schema("#/definitions"), _META: {"type": "object"}},
+    }
+
+
+def openapi_v3() -> Document:
+    """``/openapi/v3/apis/GROUP/VERSION``."""
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{_MODEL}"}}}
+    text = {"type": "string", "uniqueItems": True}
+    parameters = [{"name": name, "in": "query", "schema": text, "description": about} for name, about in _QUERY.items()]
+    operation = {
+        **_operation(),
+        "parameters": parameters,
+        "requestBody": {"required": True, "content": content},
+        "responses": {"201": {"description": "Created", "content": content}},
+    }
+    namespace = {"name": "namespace", "in": "path", "required": True, "schema": text}
+    return {
+        "openapi": "3.0.0",
+        "info": {"title": KIND.group, "version": KIND.version},
+        "paths": {
+            COLLECTION: {"post": operation, "parameters": [namespace]},
+            _ITEM: {"patch": _refused(parameters), "parameters": [namespace, {**namespace, "name": "name"}]},
+        },
+        "components": {"schemas": {_MODEL: _schema("#/components/schemas"), _META: {"type": "object"}}},
+    }
+
+
+def openapi_v3_index() -> Document:
+    """``/openapi/v3``: the hash makes clients keep the document until it is another."""
+    digest = hashlib.sha512(json.dumps(openapi_v3(), sort_keys=True).encode()).hexdigest()
+    path = VERSION_PATH.removeprefix("/")
+    return {"paths": {path: {"serverRelativeURL": f"/openapi/v3/{path}?hash={digest.upper()}"}}}
+
+
+_QUERY = {
+    "dryRun": "All: everything is checked, and no token is made.",
+    "fieldValidation": "What becomes of fields that are not known: Ignore, Warn (the default) or Strict.",
+    "pretty": "Whether the answer is indented.",
+}
+
+
+def _operation() -> Document:
+    return {
+        "operationId": f"create{KIND.name}",
+        "description": "ask for the right to upload into a PersistentVolumeClaim",
+        "tags": [KIND.group.replace(".", "_")],
+        "x-kubernetes-action": "post",
+        "x-kubernetes-group-version-kind": dict(_GVK),
+    }
+
+
+def _refused(parameters: list[Document]) -> Document:
+    """To change a request, which answers 405.
+
+    It is listed because kubectl looks at PATCH, and nowhere else, for whether a server checks fields by itself; where
+    there is none it lists all CustomResourceDefinitions, which most users may not.
+    """
+    return {
+        **_operation(),
+        "operationId": f"patch{KIND.name}",
+        "description": "nothing is stored, so nothing can be changed",
+        "x-kubernetes-action": "patch",
+        "parameters": parameters,
+        "responses": {"405": {"description": "Method Not Allowed"}},
+    }
+
+
+def _schema(root: str) -> Document:
+    schema = copy.deepcopy(object_schema(KIND))
+    _plain(schema)
+    schema["properties"]["metadata"] = {"allOf": [{"$ref": f"{root}/{_META}"}]} if "components" in root else {
+        "$ref": f"{root}/{_META}"
+    }  # fmt: skip
+    schema["x-kubernetes-group-version-kind"] = [dict(_GVK)]
+    return schema
+
+
+def _plain(schema: Document) -> None:
+    """Without what only a CustomResourceDefinition has."""
+    for key in [key for key in schema if key.startswith("x-kubernetes-")]:
+        del schema[key]
+    for part in (schema.get("properties") or {}).values():
+        _plain(part)
