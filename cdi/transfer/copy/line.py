@@ -23,6 +23,8 @@ LEAST = 64 << 10
 """As many bytes, or the whole of what is awaited, have to come within the stall time-out."""
 _BOX = 64 << 10
 """The most that is kept of what came while something was written, bytes."""
+PART_SECONDS = 5.0
+"""For the other end to hear the last words."""
 _LOOK = 0.25
 """Seconds until it is seen that the work was stopped."""
 
@@ -56,6 +58,20 @@ class Line:
 
     def close(self) -> None:
         self._tls.close()
+
+    def part(self, words: bytes) -> None:
+        """Say the last words, and hear the other end out until it hangs up: nothing is raised.
+
+        A connection that is closed while something comes is reset, and the last words are lost with it.
+        """
+        until = self._clock() + PART_SECONDS
+        with contextlib.suppress(CdiError):
+            self.send(words)
+            while True:
+                while self._read(self._scratch):
+                    if self._clock() > until:
+                        return
+                self._wait(select.POLLIN, until)
 
     # --- writing ------------------------------------------------------------------------------------------------
 

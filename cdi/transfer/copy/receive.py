@@ -133,15 +133,15 @@ class _Host:
                 raise PeerUnreachable(f"no source came for {self._job.patience:.0f} s")
             tls, address = guest
             line = Line(tls, address, stall=self._job.policy.stall_timeout, check=self._check_guest)
+            listener = Listener(line)
             try:
-                self._converse(Listener(line))
+                self._converse(listener)
                 return
             except CdiError as error:
                 if isinstance(error, Interrupted) and not self._control.cancelled.is_set():
                     error = PeerUnreachable("another source took its place", where=address)
-                elif not isinstance(error, Interrupted):
-                    with suppress(CdiError):
-                        line.send(frames.document(Fail.of(error)))
+                elif not isinstance(error, (Interrupted, PeerUnreachable)) and not listener.given_up:
+                    line.part(frames.document(Fail.of(error)))
                 refused += isinstance(error, PeerProtocolError)
                 if isinstance(error, SourceChanged):
                     self._volume.changed()
@@ -352,6 +352,7 @@ class _Directory:
         if not isinstance(job.target, DirectoryTargetSpec):
             raise TargetUnsuitable("an archive is unpacked into a directory, not onto a disk", where=job.target.path)
         self._target = DirectoryTarget(job.target)
+        self._committed = False
         self._control = control
         self._result = result
         control.written = lambda: self._target.written
@@ -361,7 +362,11 @@ class _Directory:
 
     def close(self) -> None:
         self._result.written = self._target.written
-        self._target.close()
+        try:
+            if not self._committed:
+                self._target.wipe()
+        finally:
+            self._target.close()
 
     def fill(self, listener: Listener, hello: Hello, welcome: Callable[[Welcome], None]) -> bytes:
         """Raises as `ArchiveReceiver.run`; the directory is then as it was."""
@@ -373,14 +378,11 @@ class _Directory:
         meter.phase = "transferring"
         self._result.format = "archive"
         receiver = ArchiveReceiver(listener, self._target, meter, listener.line.check)
-        try:
-            welcome(Welcome(watermark=0, state=""))
-            digest = receiver.run()
-        except CdiError:
-            self._target.wipe()
-            raise
+        welcome(Welcome(watermark=0, state=""))
+        digest = receiver.run()
         self._result.verified("content digest")
         meter.phase = "flushing"
         self._target.commit()
+        self._committed = True
         meter.advance(hello.data)
         return digest

@@ -38,6 +38,8 @@ class Listener:
         self.line = line
         self.lock = threading.Lock()
         """Held by whoever uses the connection."""
+        self.given_up = False
+        """The source has said why it cannot go on, and listens no more."""
 
     def hello(self) -> Hello:
         until = time.monotonic() + HELLO_SECONDS
@@ -51,6 +53,7 @@ class Listener:
         for _ in range(PINGS_MOST):
             head = self.line.header()
             if head.kind is Kind.FAIL:
+                self.given_up = True
                 raise frames.parse_document(Fail, self.line.body(head)).error()
             if head.kind is not Kind.PING:
                 return head

@@ -12,7 +12,7 @@ import ssl
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from cdi.api.copy import CopySourceJob
 from cdi.api.errors import (
@@ -158,8 +158,7 @@ class _Source:
             return act(Conversation(line, self._control))
         except SourceError as error:
             # The target then knows whether there is anything to wait for.
-            with suppress(CdiError):
-                line.send(frames.document(Fail.of(error)))
+            line.part(frames.document(Fail.of(error)))
             raise
 
     @contextmanager

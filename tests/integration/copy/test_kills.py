@@ -32,7 +32,9 @@ def write_disk(path, seed):
 def digest(path):
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        return digest_of(lambda view, offset: os.preadv(descriptor, [view], offset), os.lseek(descriptor, 0, os.SEEK_END))
+        return digest_of(
+            lambda view, offset: os.preadv(descriptor, [view], offset), os.lseek(descriptor, 0, os.SEEK_END)
+        )
     finally:
         os.close(descriptor)
 
@@ -72,7 +74,9 @@ def test_a_disk_file(tmp_path, certificates):
             assert digest(place / "disk.img") == before == target.digest
             assert sorted(os.listdir(place)) == ["disk.img", "pods"]
             assert not os.path.exists(clone.target.journal)
-            subprocess.run(["qemu-img", "compare", "-q", "-f", "raw", "-F", "raw", source, place / "disk.img"], check=True)
+            subprocess.run(
+                ["qemu-img", "compare", "-q", "-f", "raw", "-F", "raw", source, place / "disk.img"], check=True
+            )
         finally:
             clone.close()
     print(f"{total} kills, resumed at {resumed}")

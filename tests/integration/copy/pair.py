@@ -1,0 +1,65 @@
+"""Both ends in threads of this process, over real TLS."""
+
+import threading
+
+from cdi.api.copy import CopySourceJob, CopyTargetJob
+from cdi.api.job import FileTargetSpec
+from cdi.transfer.control import Control
+from cdi.transfer.copy.receive import receive
+from cdi.transfer.copy.send import send
+
+
+class Target(threading.Thread):
+    """The end that is filled; `port` is where it waits."""
+
+    def __init__(self, certificates, target, **fields):
+        super().__init__(daemon=True)
+        if not hasattr(target, "kind"):
+            target = FileTargetSpec(path=str(target))
+        usual = {"id": "x", "target": target, "tls": certificates.server, "patience": 20.0, "port": 0}
+        self.job = CopyTargetJob(**(usual | fields))
+        self.control = Control(self.job)
+        self.outcome = None
+        self.port = 0
+        self._ready = threading.Event()
+        self.start()
+        self._ready.wait(20)
+
+    def run(self):
+        self.outcome = receive(self.job, self.control, self._listening)
+        self._ready.set()
+
+    def _listening(self, port):
+        self.port = port
+        self._ready.set()
+
+    def end(self):
+        """Its outcome, whether or not it was to end by itself."""
+        self.join(60)
+        if self.is_alive():
+            self.control.cancel()
+            self.join(20)
+        return self.outcome
+
+
+def source_job(certificates, path, port, **fields):
+    usual = {
+        "id": "x",
+        "path": str(path),
+        "address": f"127.0.0.1:{port}",
+        "tls": certificates.client,
+        "patience": 10.0,
+    }
+    return CopySourceJob(**(usual | fields))
+
+
+def clone(certificates, source, target, *, from_fields=(), watch=None, **fields):
+    """Both outcomes, the target's first.  `watch` is given the source's control before it begins."""
+    filled = Target(certificates, target, **fields)
+    both = {key: value for key, value in fields.items() if key in ("content_type", "id")}
+    job = source_job(certificates, source, filled.port, **(both | dict(from_fields)))
+    control = Control(job)
+    if watch is not None:
+        watch(control)
+    sent = send(job, control)
+    return filled.end(), sent
