@@ -55,6 +55,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     "Run in a cluster": {
         "controller": Entry("controller", "Fill the volumes of a cluster."),
         "apiserver": Entry("apiserver", "Serve the admission webhooks."),
+        "uploadproxy": Entry("uploadproxy", "Pass uploads on to the volumes of a cluster."),
     },
     "Other": {
         "version": Entry("version", "The version of cdi and of the tools it uses."),

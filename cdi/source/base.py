@@ -21,6 +21,10 @@ class SourceFacts:
     """Bytes, None where the source does not say."""
     ranges: bool
     """Any part can be read at any time, as often as wanted."""
+    resumes: bool = False
+    """Comes once, but may be opened where an earlier attempt was stopped."""
+    announced: int | None = None
+    """Bytes that will be sent, where a few of the last ones may not belong to the content (`length` is None then)."""
     validator: str | None = None
     """Changes whenever the content does (a strong ETag, a generation, mtime and inode); kept in journals."""
     digests: tuple[Digest, ...] = ()
@@ -59,7 +63,8 @@ class Source(Protocol):
     def open(self, offset: int = 0, length: int | None = None) -> Reader:
         """Read `length` bytes from `offset` (to the end where None).
 
-        An offset or length needs `ranges`.  The content is that which `probe` saw, or `SourceChanged` is raised.
+        A length needs `ranges`, an offset those or `resumes`.  The content is that which `probe` saw, or
+        `SourceChanged` is raised.
         """
         ...
 

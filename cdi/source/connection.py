@@ -195,7 +195,18 @@ class Connection:
             self._deadline = None
             self._sock.settimeout(self._stall)
 
-    def send(self, data: bytes) -> None:
+    def unread(self, data: bytes) -> None:
+        """Read this first: it came with what was read elsewhere.  At most 16 KiB, before anything else is read."""
+        self._buffer[: len(data)] = data
+        self._start, self._end = 0, len(data)
+
+    def held(self) -> bytes:
+        """What was received and not read yet; it is not given again."""
+        data = bytes(self._buffer[self._start : self._end])
+        self._start = self._end = 0
+        return data
+
+    def send(self, data: bytes | memoryview) -> None:
         """Raises `ConnectionLost` when the peer is gone."""
         try:
             self._sock.sendall(data)

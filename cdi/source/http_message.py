@@ -30,7 +30,9 @@ _MAX_LINE = 8 << 10
 _MAX_TRAILERS = 100
 
 
-class _Framing(enum.Enum):
+class Framing(enum.Enum):
+    """What shows the end of a body."""
+
     LENGTH = enum.auto()
     CHUNKED = enum.auto()
     CLOSE = enum.auto()
@@ -39,14 +41,14 @@ class _Framing(enum.Enum):
 class Body:
     """The bytes of one answer, from front to back."""
 
-    def __init__(self, connection: Connection, framing: _Framing, length: int | None, *, reusable: bool) -> None:
+    def __init__(self, connection: Connection, framing: Framing, length: int | None, *, reusable: bool) -> None:
         self.length = length
         """As announced; None where the answer does not say."""
-        self.ended = framing is _Framing.LENGTH and length == 0
+        self.ended = framing is Framing.LENGTH and length == 0
         """Read to its proper end."""
         self.reusable = reusable
         """The connection may carry another request once the body has ended."""
-        self.endless = framing is _Framing.CLOSE
+        self.endless = framing is Framing.CLOSE
         """Only the connection's end shows the body's."""
         self._connection = connection
         self._framing = framing
@@ -60,10 +62,10 @@ class Body:
         """
         if self.ended or not len(view):
             return 0
-        if self._framing is _Framing.CHUNKED and not self._left and not self._next_chunk():
+        if self._framing is Framing.CHUNKED and not self._left and not self._next_chunk():
             self.ended = True
             return 0
-        bounded = self._framing is not _Framing.CLOSE
+        bounded = self._framing is not Framing.CLOSE
         room = view[: self._left] if bounded and self._left < len(view) else view
         count = self._connection.read(room, due=bounded)
         if not bounded:
@@ -75,7 +77,7 @@ class Body:
         if not count:
             raise self._truncated(f"the connection was closed with {self._left} bytes to come")
         self._left -= count
-        if not self._left and self._framing is _Framing.LENGTH:
+        if not self._left and self._framing is Framing.LENGTH:
             self.ended = True
         return count
 
@@ -217,12 +219,12 @@ def _body(connection: Connection, minor: int, status: int, headers: HTTPMessage,
     words = {word.strip().lower() for value in headers.get_all("Connection") or [] for word in value.split(",")}
     reusable = "close" not in words and (minor >= 1 or "keep-alive" in words)
     if status in {204, 304} or (method == "CONNECT" and 200 <= status < 300):
-        return Body(connection, _Framing.LENGTH, 0, reusable=reusable)
+        return Body(connection, Framing.LENGTH, 0, reusable=reusable)
     is_chunked = fields.chunked(headers, where=connection.where)
     if is_chunked:
         # With a length as well the answer may be an attempt at smuggling: nothing after it is believed.
-        return Body(connection, _Framing.CHUNKED, None, reusable=reusable and "Content-Length" not in headers)
+        return Body(connection, Framing.CHUNKED, None, reusable=reusable and "Content-Length" not in headers)
     length = fields.content_length(headers, where=connection.where)
     if length is None:
-        return Body(connection, _Framing.CLOSE, None, reusable=False)
-    return Body(connection, _Framing.LENGTH, length, reusable=reusable)
+        return Body(connection, Framing.CLOSE, None, reusable=False)
+    return Body(connection, Framing.LENGTH, length, reusable=reusable)

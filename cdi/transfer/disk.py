@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from cdi.api.digest import Digest
-from cdi.api.errors import CdiError, DiskNotInImage, FormatUnsupported, Retry, TargetFull
+from cdi.api.errors import CdiError, DiskNotInImage, FormatUnsupported, Retry, TargetFull, TargetTooSmall
 from cdi.api.job import FileTargetSpec, Job
 from cdi.image.formats.qcow2 import parse_header
 from cdi.image.formats.vpc import fixed_payload
@@ -32,7 +32,7 @@ from cdi.transfer.qcow2_stream import Qcow2Stream
 from cdi.transfer.raw import raw_ranged, raw_stream
 from cdi.transfer.reach import reach_of_source
 from cdi.transfer.result import Result
-from cdi.transfer.resume import checkpoints, resume
+from cdi.transfer.resume import checkpoints, has_watermark, keep_watermark, resume
 from cdi.transfer.watermark import Watermark
 from cdi.verify.hashing import ResumableHash
 
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 _STREAM_LIMIT = 64 << 40
 _TAIL = 512
+_MOST_TRAILING = 128
+_RAW = ImageInfo(format="raw", virtual_size=None)
 
 
 class DiskTransfer:
@@ -105,7 +107,7 @@ class DiskTransfer:
     def _import(self, fetcher: Fetcher, target: Target) -> None:
         facts = fetcher.facts
         self.result.validator = facts.validator
-        self.meter.total = facts.length
+        self.meter.total = facts.length if facts.length is not None else facts.announced
         wanted = expectation(self.job, self.source, facts, self.result, self.control)
         digest = None if wanted.algorithm is None else ResumableHash(wanted.algorithm)
         peeled = peel_ranged(fetcher, facts, archive=False) if facts.ranges and facts.length is not None else None
@@ -206,41 +208,64 @@ class DiskTransfer:
     # --- a source that comes once -------------------------------------------------------------------------------
 
     def _streamed(self, fetcher: Fetcher, target: Target, wanted: Expectation, digest: ResumableHash | None) -> None:
-        connections = self.job.policy.connections or (4 if fetcher.facts.ranges else 1)
-        intake = Intake(fetcher, digest, self.meter, connections)
+        facts = fetcher.facts
+        start, plan = 0, None
+        if facts.resumes and has_watermark(self.job, "raw-stream"):
+            plan = self._plan(fetcher, target, Peeled((), _RAW), wanted)
+            found, digest = resume(self.job, facts, target, plan, wanted, digest, self.result)
+            start, plan = (0, None) if found is None else (found, plan)
+        connections = self.job.policy.connections or (4 if facts.ranges else 1)
+        intake = Intake(fetcher, digest, self.meter, connections, start)
         pieces: Iterator[memoryview] = intake.pieces()
         try:
-            try:
-                peeled = peel_stream(pieces, fetcher.facts, archive=False, choose=self.choose)
-            except NoDisk:
-                self._no_disk(pieces, fetcher, wanted, digest)
-            plan, image = self._plan(fetcher, target, peeled, wanted), peeled.image
-            assert image is not None
-            assert peeled.stream is not None
-            disk_size = plan.disk_size
-            if plan.path == "qemu-spool":
-                from cdi.transfer.through_qemu import convert_spooled
-
-                def begin(image: ImageInfo) -> None:
-                    nonlocal plan
-                    plan = self._plan(fetcher, target, Peeled(peeled.wrappers, image), wanted)
-                    self._begin(target, plan, image)
-
-                convert_spooled(self.job, peeled.stream, target, begin, self.control, self.result)
-                disk_size = plan.disk_size
-            else:
-                self._begin(target, plan, image)
+            if plan is not None:
+                self.result.begun, self.result.resumed_at = True, start
+                self.meter.restart(f"resumed at {human(start)}", start)
                 self.meter.phase = "transferring"
-                if plan.path == "qcow2-stream":
-                    self._qcow2_stream(peeled.stream, target)
-                else:
-                    disk_size = self._raw_stream(peeled.stream, target, disk_size)
+                disk_size: int | None = self._raw_stream(pieces, fetcher, target, plan, wanted, intake)
+            else:
+                plan, disk_size = self._unwrapped(pieces, fetcher, target, wanted, digest, intake)
             # Whatever follows the image belongs to the content: its length and digest are not known before its end.
             for _ in pieces:
                 pass
         finally:
             intake.close()
         self._finish(fetcher, target, plan, wanted, digest, disk_size=disk_size)
+
+    def _unwrapped(
+        self,
+        pieces: Iterator[memoryview],
+        fetcher: Fetcher,
+        target: Target,
+        wanted: Expectation,
+        digest: ResumableHash | None,
+        intake: Intake,
+    ) -> tuple[Plan, int | None]:
+        """Begin at the first byte; how it was done, and the size of the disk."""
+        try:
+            peeled = peel_stream(pieces, fetcher.facts, archive=False, choose=self.choose)
+        except NoDisk:
+            self._no_disk(pieces, fetcher, wanted, digest)
+        plan, image = self._plan(fetcher, target, peeled, wanted), peeled.image
+        assert image is not None
+        assert peeled.stream is not None
+        if plan.path == "qemu-spool":
+            from cdi.transfer.through_qemu import convert_spooled
+
+            def begin(image: ImageInfo) -> None:
+                nonlocal plan
+                plan = self._plan(fetcher, target, Peeled(peeled.wrappers, image), wanted)
+                self._begin(target, plan, image)
+
+            convert_spooled(self.job, peeled.stream, target, begin, self.control, self.result)
+            return plan, plan.disk_size
+        self._begin(target, plan, image)
+        self.meter.phase = "transferring"
+        if plan.path == "qcow2-stream":
+            self._qcow2_stream(peeled.stream, target)
+            return plan, plan.disk_size
+        whole = None if peeled.wrappers else intake
+        return plan, self._raw_stream(peeled.stream, fetcher, target, plan, wanted, whole)
 
     def _no_disk(
         self, pieces: Iterator[memoryview], fetcher: Fetcher, wanted: Expectation, digest: ResumableHash | None
@@ -274,25 +299,38 @@ class DiskTransfer:
         finally:
             self.result.scratch += reader.scratch
 
-    def _raw_stream(self, stream: Iterator[bytes | memoryview], target: Target, disk_size: int | None) -> int:
+    def _raw_stream(
+        self,
+        stream: Iterator[bytes | memoryview],
+        fetcher: Fetcher,
+        target: Target,
+        plan: Plan,
+        wanted: Expectation,
+        intake: Intake | None,
+    ) -> int:
+        """The disk's size.  `intake` is given where the stream is the content itself."""
+        facts, disk_size = fetcher.facts, plan.disk_size
         if disk_size is not None:
             limit, grow = disk_size, None
         else:
             limit, grow = target.capacity or _STREAM_LIMIT, target.resize
-
-        footed = False
+        footed, trailing = False, facts.announced is not None and intake is not None
+        if trailing and (facts.announced or 0) - _MOST_TRAILING > limit:
+            raise TargetTooSmall(f"the image has {facts.announced} bytes and the disk may have {limit}")
 
         def trim(tail: memoryview, total: int) -> int:
-            """A fixed VHD is a raw disk with a footer behind it."""
+            """A fixed VHD is a raw disk with a footer behind it; some clients send the end of a form."""
             nonlocal footed
-            payload = fixed_payload(bytes(tail[-_TAIL:]), total)
+            extra = _closing_length(tail) if trailing else 0
+            payload = fixed_payload(bytes(tail[: len(tail) - extra][-_TAIL:]), total - extra)
             if payload is None:
-                return 0
+                return extra
             self.result.format = "vpc"
             footed = True
             return total - payload
 
-        size = raw_stream(stream, target, limit=limit, grow=grow, trim=trim)
+        with keep_watermark(self.job, facts, target, plan, wanted, intake, self.control) as watermark:
+            size = raw_stream(stream, target, limit=limit, grow=grow, trim=trim, watermark=watermark)
         self.result.virtual_size = size
         rounded = -(-size // 512) * 512
         if footed and self.job.size is None and target.capacity is None:
@@ -362,3 +400,9 @@ class DiskTransfer:
         target.commit()
         forget(self.job.journal)
         self.result.disk_size = disk_size
+
+
+def _closing_length(tail: memoryview) -> int:
+    from cdi.codec.multipart import closing_length
+
+    return closing_length(bytes(tail[-_MOST_TRAILING:]))

@@ -138,17 +138,17 @@ class Fetcher:
             self.fill(offset, memoryview(data))
         return bytes(data)
 
-    def stream(self, connections: int) -> Generator[memoryview, None, None]:
-        """The whole content in order.  A view is good until the next one is asked for.
+    def stream(self, connections: int, start: int = 0) -> Generator[memoryview, None, None]:
+        """The whole content in order, from `start` where the source `resumes`.
 
-        With ranges several connections read ahead, and a break is mended in place.  Without, there is one connection,
-        and a break is `StreamBroken`: the caller starts over.
+        A view is good until the next one is asked for.  With ranges several connections read ahead, and a break is
+        mended in place.  Without, there is one connection, and a break is `StreamBroken`: the caller starts over.
         """
         if self.facts.ranges and self.facts.length is not None:
             return self._ahead(self.facts.length, max(1, connections))
-        return self._once()
+        return self._once(start)
 
-    def _once(self) -> Generator[memoryview, None, None]:
+    def _once(self, start: int) -> Generator[memoryview, None, None]:
         """One connection, read by a thread of its own so that decoding and receiving overlap."""
         ready: deque[tuple[memoryview, int] | BaseException | None] = deque()
         free = deque(aligned_buffer(STREAM_CHUNK) for _ in range(3))
@@ -164,9 +164,9 @@ class Fetcher:
             try:
                 ticket = self._throttle.ticket()
                 with self._throttle.slot(ticket):
-                    reader = self._open(0, None)
+                    reader = self._open(start, None)
                     try:
-                        self._receive(reader, ticket, take, put)
+                        self._receive(reader, start, ticket, take, put)
                     finally:
                         self._close(reader)
                 put(None)
@@ -210,11 +210,12 @@ class Fetcher:
     def _receive(
         self,
         reader: Reader,
+        start: int,
         ticket: int,
         take: Callable[[], memoryview | None],
         put: Callable[[tuple[memoryview, int]], None],
     ) -> None:
-        total, length = 0, self.facts.length
+        total, length = start, self.facts.length
         while True:
             buffer = take()
             if buffer is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,15 +12,20 @@ from cdi.transfer.watermark import Hash
 
 
 class Intake:
-    """One reading of the whole content.  To be closed."""
+    """One reading of the content to its end.  To be closed."""
 
-    def __init__(self, fetcher: Fetcher, digest: Hash | None, meter: Meter, connections: int) -> None:
+    def __init__(self, fetcher: Fetcher, digest: Hash | None, meter: Meter, connections: int, start: int = 0) -> None:
+        """`start` is where a source that `resumes` goes on, bytes."""
         self._digest = digest
         self._meter = meter
-        self._stream: Generator[memoryview, None, None] = fetcher.stream(connections)
+        self._stream: Generator[memoryview, None, None] = fetcher.stream(connections, start)
         self._pool = ThreadPoolExecutor(1, "digest")
-        self.total = 0
-        """Bytes that have come."""
+        self.start = start
+        self.total = start
+        """Bytes that have come, those before `start` included."""
+        self.remembers = False
+        """Keep the digest's state after every piece, for `passed`."""
+        self._states: deque[tuple[int, bytes | None]] = deque()
 
     def pieces(self) -> Iterator[memoryview]:
         """From the first byte to the last; a view is good until the next one is asked for."""
@@ -33,6 +39,20 @@ class Intake:
                     hashing.result()
             self.total += len(view)
             self._meter.advance(self.total)
+            if self.remembers:
+                self._states.append((self.total, None if self._digest is None else self._digest.save()))
+
+    def passed(self, offset: int) -> tuple[int, bytes | None] | None:
+        """The last end of a piece that is not beyond `offset`, and the digest's state there.
+
+        None where there is none, or its state cannot be had.  Any thread; `offset` only grows.
+        """
+        found = None
+        while self._states and self._states[0][0] <= offset:
+            found = self._states.popleft()
+        if found is None or (self._digest is not None and found[1] is None):
+            return None
+        return found
 
     def close(self) -> None:
         self._stream.close()

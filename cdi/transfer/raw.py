@@ -19,7 +19,7 @@ from cdi.transfer.watermark import Watermark
 
 _BLOCK = 2 << 20
 _WRITERS = 3
-_TAIL = 512
+_TAIL = 1024
 
 
 def raw_ranged(
@@ -56,10 +56,13 @@ def raw_stream(
     limit: int,
     grow: Callable[[int], None] | None = None,
     trim: Callable[[memoryview, int], int] | None = None,
+    watermark: Watermark | None = None,
 ) -> int:
     """Write an ordered stream; gives the number of bytes that the disk has of it.
 
-    `trim` sees the end of the content (512 bytes at least where there are as many) and its whole length, and says how
+    `watermark` is told of every block that is written, and says where in the content the stream begins.
+
+    `trim` sees the end of the content (1024 bytes at least where there are as many) and its whole length, and says how
     many bytes at the end are not the disk's; of a great many, some may have been written.  Raises `TargetTooSmall` as
     soon as more than `limit` bytes have come.
     """
@@ -68,10 +71,17 @@ def raw_stream(
     for _ in range(_WRITERS + 3):
         free.put(aligned_buffer(_BLOCK))
     busy: deque[Future[None]] = deque()
+    begin = 0 if watermark is None else watermark.value
 
-    def write(buffer: memoryview, size: int, at: int) -> None:
+    def write(buffer: memoryview, size: int, at: int, index: int) -> None:
         try:
             write_sparse(target, buffer[:size], at)
+            if watermark is not None:
+                watermark.complete(index, buffer[:size], at + size)
+        except BaseException:
+            if watermark is not None:
+                watermark.fail()
+            raise
         finally:
             free.put(buffer)
 
@@ -82,11 +92,11 @@ def raw_stream(
                 raise TargetTooSmall(f"the image has more than the {limit} bytes that the disk may have")
             if grow is not None:
                 grow(at + size)
-            busy.append(pool.submit(write, buffer, size, at))
+            busy.append(pool.submit(write, buffer, size, at, (at - begin) // _BLOCK))
             while len(busy) > _WRITERS:
                 busy.popleft().result()
 
-        current, filled, offset = free.get(), 0, 0
+        current, filled, offset = free.get(), 0, begin
         # A full block waits until the one after it is full too, so that the end of the content is always at hand.
         waiting: memoryview | None = None
         for piece in pieces:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from cdi.api.job import Job
 from cdi.image.plan import Plan
 from cdi.source.base import SourceFacts
 from cdi.target.base import Target
+from cdi.transfer.control import Control
 from cdi.transfer.expect import Expectation
+from cdi.transfer.intake import Intake
 from cdi.transfer.journal import Journal, encode_state
 from cdi.transfer.result import Result
+from cdi.transfer.watermark import Watermark
 from cdi.verify.hashing import ResumableHash
+
+
+def has_watermark(job: Job, path: str) -> bool:
+    """Whether an earlier attempt at `job` left a watermark of this pipeline."""
+    journal = None if job.journal is None else Journal.load(job.journal)
+    return journal is not None and journal.job == job.id and journal.path == path
 
 
 def resume(
@@ -91,3 +101,38 @@ def checkpoints(
         ).save(path)
 
     return checkpoint
+
+
+@contextmanager
+def keep_watermark(
+    job: Job,
+    facts: SourceFacts,
+    target: Target,
+    plan: Plan,
+    wanted: Expectation,
+    intake: Intake | None,
+    control: Control,
+) -> Iterator[Watermark | None]:
+    """For what is written as it comes in; None where nobody could go on from it.
+
+    `intake` is None where what is written is not the content itself.  Raises what a checkpoint raised.
+    """
+    if not facts.resumes or intake is None or job.journal is None or plan.disk_size is None:
+        yield None
+        return
+    intake.remembers = True
+    save = checkpoints(job, facts, target, plan, wanted)
+    assert save is not None
+
+    def checkpoint(watermark: int, _state: bytes | None) -> None:
+        passed = intake.passed(watermark)
+        if passed is not None:
+            save(*passed)
+
+    mark = Watermark(intake.start, None, control.meter, control.cancelled, checkpoint)
+    done = False
+    try:
+        yield mark
+        done = True
+    finally:
+        mark.close(final=not done)

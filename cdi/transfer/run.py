@@ -24,12 +24,15 @@ from cdi.transfer.persist import persist
 from cdi.transfer.result import Result
 
 
-def transfer(job: Job, control: Control) -> Outcome:
-    """Carry `job` out.  Raises nothing: a failure is part of the outcome."""
+def transfer(job: Job, control: Control, source: Source | None = None) -> Outcome:
+    """Carry `job` out.  Raises nothing: a failure is part of the outcome.
+
+    `source` is read instead of what the job names, a stream: it comes from within this process.
+    """
     began = time.monotonic()
     result = Result(job.id)
     try:
-        _dispatch(job, control, result)
+        _dispatch(job, control, result, source)
     except CdiError as error:
         result.failure = failure_of(_abandoned(job, error, result))
     except Exception as error:  # noqa: BLE001 - the last line of defence: a defect is reported, not lost
@@ -56,7 +59,7 @@ def failure_of(error: CdiError) -> Failure:
     return Failure(code=error.code, message=error.message, retry=error.retry, exit_status=error.exit_status)
 
 
-def _dispatch(job: Job, control: Control, result: Result) -> None:
+def _dispatch(job: Job, control: Control, result: Result, given: Source | None) -> None:
     source = job.source
     if isinstance(source, BlankSourceSpec):
         make_blank(job, control, result)
@@ -66,7 +69,8 @@ def _dispatch(job: Job, control: Control, result: Result) -> None:
         import_registry(job, source, control, result)
     else:
         carry = _import_archive if job.content_type == "archive" else _import_disk
-        persist(job, control, result, lambda: open_source(source, job.policy), partial(carry, job, control, result))
+        opened = partial(open_source, source, job.policy) if given is None else lambda: given
+        persist(job, control, result, opened, partial(carry, job, control, result))
 
 
 def _import_disk(job: Job, control: Control, result: Result, source: Source) -> None:

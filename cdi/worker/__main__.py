@@ -1,7 +1,7 @@
 """A worker by hand: one job, from its file to its outcome.
 
 ``python -m cdi.worker run JOB.json --status-dir DIR`` as the embedded mode runs it, ``python -m cdi.worker pod`` as
-in a pod, ``clone-source`` and ``clone-target`` as in the two pods of a clone.
+in a pod, ``clone-source`` and ``clone-target`` as in the two pods of a clone, ``upload`` as in an upload server's.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ def _main(arguments: list[str]) -> int:
         from cdi.worker.clone import target
 
         return target(arguments[1:])
+    if arguments[:1] == ["upload"]:
+        from cdi.worker.upload import main as upload
+
+        return upload(arguments[1:])
     from cdi.worker.run import main as run
 
     return run(arguments)

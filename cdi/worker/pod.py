@@ -48,6 +48,7 @@ _OWN_DIRECTORY = ".cdi"
 _J = TypeVar("_J", Job, CopySourceJob, CopyTargetJob)
 _USAGE = """\
 usage: cdi-worker [--job FILE] [--limits FILE] [--journal FILE] [--termination-log FILE] [--port NUMBER]
+                  [--tls DIRECTORY]
 The files of a pod are taken where no other is named; port 0 is none."""
 
 
@@ -60,6 +61,8 @@ class Options:
     journal: str = "/var/run/cdi/pod/journal"
     termination_log: str = "/dev/termination-log"
     port: str = "8443"
+    tls: str = "/var/run/cdi/tls"
+    """An upload server's own certificate, and who signed those of its clients."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +134,7 @@ def attempt(options: Options, errand: Errand[_J]) -> int:
         traceback.print_exc()
         defect = InternalError(f"{type(error).__name__}: {error}")
         outcome = Outcome(id=job.id if job else "", failure=failure_of(defect))
-    left = _journal_of(errand.volume(job)) if job is not None and outcome.failure is not None else None
+    left = journal_of(errand.volume(job)) if job is not None and outcome.failure is not None else None
     try:
         # Written in place: it is a file that the kubelet mounts.
         with open(options.termination_log, "w", encoding="ascii") as file:
@@ -161,7 +164,7 @@ def _carry_out(job: _J, errand: Errand[_J], options: Options, stop: Stop) -> Out
     def answering() -> Mapping[str, Callable[[], Answer]]:
         from cdi.worker.progress import answers
 
-        return answers(job, control, lambda: _journal_of(volume), errand.work)
+        return answers(job, control, lambda: journal_of(volume), errand.work)
 
     reporter = threading.Thread(
         target=_report, args=(job.policy, control, options, ended, answering), name="report", daemon=True
@@ -199,7 +202,7 @@ def _prepare_journal(job: Job | None, carried: str) -> str | None:
     return directory if os.path.basename(directory) == _OWN_DIRECTORY else None
 
 
-def _journal_of(job: Job | None) -> str | None:
+def journal_of(job: Job | None) -> str | None:
     """The journal's text where it is lost with the pod; None where the volume keeps it, or there is none."""
     if job is None or job.journal is None or not isinstance(job.target, BlockTargetSpec):
         return None

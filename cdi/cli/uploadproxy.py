@@ -1,0 +1,72 @@
+"""``cdi uploadproxy``."""
+
+from __future__ import annotations
+
+import logging
+
+import click
+
+from cdi.cli.session import Session, subcommand
+
+
+@subcommand("uploadproxy")
+@click.option("--tls", default="/etc/cdi/tls", show_default=True, help="A directory with its tls.crt and tls.key.")
+@click.option(
+    "--client-tls",
+    default="/etc/cdi/client",
+    show_default=True,
+    help="A directory with the tls.crt and tls.key by which upload servers know it.",
+)
+@click.option(
+    "--server-ca",
+    default="/etc/cdi/server-ca/ca-bundle.crt",
+    show_default=True,
+    help="A file of those who sign the certificates of upload servers.",
+)
+@click.option(
+    "--token-key",
+    default="/etc/cdi/token/id_rsa.pub",
+    show_default=True,
+    help="A file with the public key of upload tokens.",
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8443, show_default=True, help="Where it listens.")
+@click.option("--bind", default="", help="The address that it listens at, instead of all.")
+@click.option(
+    "--drain",
+    type=click.FloatRange(0),
+    default=3600.0,
+    show_default=True,
+    help="Seconds that uploads under way may still take when it is told to end.",
+)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+def command(
+    session: Session,
+    *,
+    tls: str,
+    client_tls: str,
+    server_ca: str,
+    token_key: str,
+    port: int,
+    bind: str,
+    drain: float,
+    log_level: str,
+) -> None:
+    """Pass uploads on to the volumes of a cluster.
+
+    Clients show a token that an UploadTokenRequest gave them.  The files are read again when they change.
+    """
+    from cdi.controller.logs import configure
+    from cdi.kube.blocking import Blocking
+    from cdi.kube.client import connect
+    from cdi.server.proxy.run import Options, serve
+    from cdi.server.proxy.volumes import ClusterVolumes
+
+    configure(2 if log_level == "debug" else 1)
+    logging.getLogger("cdi").setLevel(log_level.upper())
+    options = Options(
+        tls=tls, client=client_tls, authorities=server_ca, token_key=token_key, port=port, bind=bind, drain=drain
+    )
+    with Blocking(connect(None if session.kubeconfig is None else str(session.kubeconfig), session.context)) as client:
+        serve(options, ClusterVolumes(client))

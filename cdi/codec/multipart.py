@@ -1,0 +1,151 @@
+"""Forms with a file in them (``multipart/form-data``, RFC 7578 over RFC 2046): the file's bytes, as they come.
+
+Parts before the file are passed over, whatever follows it too.  A part's content goes from the caller's buffer to the
+caller without being gathered; only what may be the beginning of a delimiter waits for the next piece.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterator, Mapping
+
+from cdi.api.errors import UploadMalformed
+from cdi.codec.base import Buffer
+
+MOST_HEADERS = 8 << 10
+"""Bytes of one part's header fields."""
+MOST_PARTS = 100
+"""Before the file."""
+_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
+_CLOSING = re.compile(rb"\r\n--[0-9A-Za-z'()+_,./:=? -]{1,70}--(?:\r\n)?\Z")
+_PARAMETER = re.compile(
+    r';[ \t]*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)[ \t]*=[ \t]*(?:"((?:[^"\\\r\n]|\\.)*)"|([^;"\s]*))[ \t]*'
+)
+
+
+def parameters(value: str) -> tuple[str, dict[str, str]]:
+    """A field like Content-Type: its value in lower case, and its parameters; names in lower case."""
+    head, _, _ = value.partition(";")
+    found: dict[str, str] = {}
+    for match in _PARAMETER.finditer(value, len(head)):
+        text = match[2] if match[2] is not None else match[3]
+        found.setdefault(match[1].lower(), re.sub(r"\\(.)", r"\1", text) if match[2] is not None else text)
+    return head.strip().lower(), found
+
+
+def boundary_of(content_type: str) -> bytes:
+    """Raises `UploadMalformed` where it is no form."""
+    kind, given = parameters(content_type)
+    boundary = given.get("boundary", "")
+    if kind != "multipart/form-data" or not _BOUNDARY.fullmatch(boundary):
+        raise UploadMalformed(
+            "Content-Type is to be multipart/form-data with a boundary", remedy="curl -F file=@IMAGE sends such a form"
+        )
+    return boundary.encode("ascii")
+
+
+def closing_length(tail: bytes) -> int:
+    """How many bytes at the end are a form's closing delimiter, which some programs pass on with the file."""
+    match = _CLOSING.search(tail)
+    return 0 if match is None else len(match[0])
+
+
+class _At(enum.Enum):
+    PREAMBLE = enum.auto()
+    HEADERS = enum.auto()
+    OTHER = enum.auto()
+    FILE = enum.auto()
+    AFTER = enum.auto()
+
+
+class FormFile:
+    """The one part of a form that is named `field`; pushed to, in pieces of any size."""
+
+    def __init__(self, boundary: bytes, field: str = "file") -> None:
+        self._delimiter = b"\r\n--" + boundary
+        self._field = field
+        # The first delimiter need not have a line break before it.
+        self._held = b"\r\n"
+        self._at = _At.PREAMBLE
+        self._parts = 0
+        self.headers: Mapping[str, str] = {}
+        """Of the file's part, once its first byte has come; names in lower case."""
+
+    @property
+    def found(self) -> bool:
+        """The file has begun."""
+        return self._at in {_At.FILE, _At.AFTER}
+
+    @property
+    def ended(self) -> bool:
+        """The file is whole."""
+        return self._at is _At.AFTER
+
+    def feed(self, piece: Buffer) -> Iterator[memoryview]:
+        """The bytes of the file in this piece; a view is good until the next is asked for.  Raises `UploadMalformed`.
+
+        To be read to its end before the next piece is fed.
+        """
+        if self._at is _At.AFTER:
+            return
+        text = self._held + bytes(piece)
+        view = memoryview(text)
+        position = 0
+        while position < len(text) or self._at is _At.HEADERS:
+            if self._at is _At.HEADERS:
+                after = self._read_headers(text[position : position + MOST_HEADERS])
+                if after is None:
+                    break
+                position += after
+                continue
+            found = text.find(self._delimiter, position)
+            stop = found if found >= 0 else self._before_doubt(text, position)
+            if self._at is _At.FILE and stop > position:
+                yield view[position:stop]
+            position = stop
+            if found < 0:
+                break
+            if self._at is _At.FILE:
+                self._at, self._held = _At.AFTER, b""
+                return
+            self._at = _At.HEADERS
+            position += len(self._delimiter)
+        self._held = text[position:]
+
+    def end(self) -> None:
+        """No more is to come.  Raises `UploadMalformed` where there was no file, or not all of it."""
+        if not self.found:
+            raise UploadMalformed(f"the form has no field {self._field!r}", remedy=f"curl -F {self._field}=@IMAGE")
+        if not self.ended:
+            raise UploadMalformed("the form ends within the file", remedy="send it again")
+
+    def _before_doubt(self, text: bytes, position: int) -> int:
+        """Where the end of `text` may be the beginning of a delimiter; its length where it cannot."""
+        last = text.rfind(b"\r", max(position, len(text) - len(self._delimiter) + 1))
+        return last if last >= 0 and self._delimiter.startswith(text[last:]) else len(text)
+
+    def _read_headers(self, text: bytes) -> int | None:
+        """What follows a delimiter: the part's fields; where its content begins, None where they are not all there."""
+        if text.startswith(b"--"):
+            raise UploadMalformed(f"the form has no field {self._field!r}", remedy=f"curl -F {self._field}=@IMAGE")
+        end = text.find(b"\r\n\r\n")
+        if end < 0:
+            if len(text) >= MOST_HEADERS:
+                raise UploadMalformed("the header of a part of the form is too long", status=431)
+            return None
+        fields: dict[str, str] = {}
+        for line in text[:end].split(b"\r\n")[1:]:
+            name, colon, value = line.decode("utf-8", "replace").partition(":")
+            if not colon:
+                raise UploadMalformed("a part of the form has a header that cannot be read")
+            fields.setdefault(name.strip().lower(), value.strip())
+        kind, given = parameters(fields.get("content-disposition", ""))
+        self._parts += 1
+        if kind == "form-data" and given.get("name") == self._field:
+            self._at, self.headers = _At.FILE, fields
+        elif self._parts > MOST_PARTS:
+            raise UploadMalformed(f"the form has more than {MOST_PARTS} parts before its file")
+        else:
+            self._at = _At.OTHER
+        return end + 4

@@ -1,0 +1,141 @@
+"""``cdi uploadproxy`` as a process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cdi.api.errors import ClusterConfigInvalid, UsageError
+from cdi.controller.logs import fields
+from cdi.kube.tokens import Claims, VerifyingKey
+from cdi.server import tokens
+from cdi.server.proxy.service import Proxy
+from cdi.server.proxy.volumes import Volumes
+from cdi.server.tls import ServingTls, TlsPolicy
+from cdi.source.inbound.certificates import FileContext
+from cdi.source.inbound.reception import Reception
+from cdi.source.inbound.visit import Visit
+
+LOG = logging.getLogger(__name__)
+MOST_UPLOADS = 200
+"""Requests at a time, each with a thread of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How the proxy runs.  The files are read again when they change, as those of mounted Secrets do."""
+
+    tls: str
+    """A directory with its ``tls.crt`` and ``tls.key``."""
+    client: str
+    """A directory with the ``tls.crt`` and ``tls.key`` by which upload servers know it."""
+    authorities: str
+    """A file of those who sign the upload servers' certificates."""
+    token_key: str
+    """A file with the public key of tokens, ``id_rsa.pub``."""
+    port: int = 8443
+    bind: str = ""
+    drain: float = 3600.0
+    """Seconds that uploads under way may still take when it was told to end."""
+    stall_timeout: float = 60.0
+    """Seconds without a byte from a client."""
+
+
+def server_context(certificate: str, key: str) -> ssl.SSLContext:
+    """For clients.  Raises `OSError`, `ValueError`."""
+    tls = ServingTls()
+    tls.follow(TlsPolicy())
+    with open(certificate, "rb") as one, open(key, "rb") as other:
+        tls.present(one.read(), other.read())
+    # A body's own length tells whether it was cut off; the connection must stay good for the answer.
+    tls.context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
+    return tls.context
+
+
+def client_context(certificate: str, key: str, authorities: str) -> ssl.SSLContext:
+    """For upload servers.  Raises `OSError`, `ValueError`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate, key)
+    context.load_verify_locations(authorities)
+    return context
+
+
+class TokenKey:
+    """Checks tokens by the public key in a file, as it is now."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._seen: tuple[int, int] | None = None
+        self._key: VerifyingKey | None = None
+
+    def __call__(self, text: str) -> Claims:
+        """Raises `TokenInvalid`, and `ClusterConfigInvalid` where there is no key."""
+        return tokens.verify(text, self._current())
+
+    def _current(self) -> VerifyingKey:
+        try:
+            found = os.stat(self._path)
+            seen = (found.st_mtime_ns, found.st_ino)
+            if self._key is None or seen != self._seen:
+                with open(self._path, "rb") as file:
+                    self._key = VerifyingKey.read(file.read(1 << 16))
+                self._seen = seen
+        except OSError as error:
+            if self._key is None:
+                raise ClusterConfigInvalid(
+                    f"the key of tokens cannot be read: {error.strerror}", where=self._path
+                ) from error
+        return self._key
+
+
+def serve(
+    options: Options,
+    volumes: Volumes,
+    *,
+    pages: Callable[[Visit], bool | None] = lambda _: None,
+    stop: threading.Event | None = None,
+    listening: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, or `stop` where that is given; `listening` is told the port.
+
+    Raises `UsageError` for the port and `InvalidManifest` for certificates.
+    """
+    if stop is None:
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+    pair = [os.path.join(options.client, name) for name in ("tls.crt", "tls.key")]
+    upload_servers = FileContext([*pair, options.authorities], client_context)
+    clients = FileContext([os.path.join(options.tls, name) for name in ("tls.crt", "tls.key")], server_context)
+    clients()
+    proxy = Proxy(volumes, TokenKey(options.token_key), upload_servers, pages=pages)
+    reception = Reception(
+        _listen(options.bind, options.port),
+        clients,
+        proxy.serve,
+        most=MOST_UPLOADS,
+        stall_timeout=options.stall_timeout,
+    )
+    listening(reception.port)
+    LOG.info("serving", extra=fields(port=reception.port))
+    stop.wait()
+    LOG.info("ending", extra=fields(requests=reception.busy))
+    reception.close(options.drain)
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    both = not address and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both or ":" in address else socket.AF_INET
+    try:
+        return socket.create_server((address, port), family=family, dualstack_ipv6=both, backlog=512)
+    except OSError as error:
+        raise UsageError(
+            f"port {port} cannot be listened at: {error.strerror}", remedy="choose another one with --port"
+        ) from error

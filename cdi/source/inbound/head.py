@@ -1,0 +1,108 @@
+"""The head of a request (RFC 9112), read strictly: whoever sends anything ambiguous is not a client of ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cdi.api.errors import UploadMalformed
+
+MAX_HEAD = 16 << 10
+"""Bytes up to and with the empty line."""
+MAX_FIELDS = 100
+_LINE = re.compile(rb"([A-Z]{1,20}) ([!-~]{1,4096}) HTTP/1\.([01])")
+_ABSOLUTE = re.compile(r"https?://[^/?#]*(.*)", re.IGNORECASE)
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*")
+_BAD = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_LENGTH = re.compile(r"[0-9]{1,19}")
+_ONCE = frozenset(
+    {"host", "content-length", "transfer-encoding", "authorization", "content-type", "upload-offset", "upload-length"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What a request asks for."""
+
+    method: str
+    path: str
+    """As it came, without the query."""
+    query: str
+    headers: Mapping[str, str]
+    """Names in lower case; fields that came more than once are joined."""
+    length: int | None
+    """Of the body, bytes; None where it comes in chunks."""
+    keep_alive: bool
+    """The connection may carry another request."""
+    expects: bool
+    """The client waits to be told that it may send its body."""
+
+
+def parse(data: bytes) -> Head:
+    """`data` is a head up to and with the empty line.  Raises `UploadMalformed`."""
+    first, *lines = data.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    match = _LINE.fullmatch(first)
+    if match is None:
+        raise UploadMalformed("this is no HTTP/1.1 request")
+    headers = _fields(lines)
+    minor = int(match[3])
+    if minor and "host" not in headers:
+        raise UploadMalformed("the request names no Host")
+    target = match[2].decode("ascii")
+    absolute = _ABSOLUTE.fullmatch(target)
+    if absolute is not None:
+        target = absolute[1] or "/"
+    if not target.startswith("/") and not (target == "*" and match[1] == b"OPTIONS"):
+        raise UploadMalformed("the request names no path")
+    path, _, query = target.partition("?")
+    tokens = {token.strip().lower() for token in headers.get("connection", "").split(",")}
+    return Head(
+        method=match[1].decode("ascii"),
+        path=path,
+        query=query,
+        headers=headers,
+        length=_length(headers, minor),
+        keep_alive=minor == 1 and "close" not in tokens,
+        expects=minor == 1 and _expects(headers),
+    )
+
+
+def _fields(lines: list[bytes]) -> dict[str, str]:
+    if len(lines) > MAX_FIELDS:
+        raise UploadMalformed(f"the request has more than {MAX_FIELDS} header fields", status=431)
+    headers: dict[str, str] = {}
+    for line in lines:
+        match = _FIELD.fullmatch(line)
+        if match is None or _BAD.search(match[2]):
+            raise UploadMalformed("a header field cannot be read")
+        name, value = match[1].decode("ascii").lower(), match[2].decode("latin-1")
+        if name in headers and name in _ONCE:
+            raise UploadMalformed(f"the request has two {name} fields")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+def _length(headers: Mapping[str, str], minor: int) -> int | None:
+    """Section 6.3.  A request with both a length and chunks is how requests are smuggled."""
+    coding, length = headers.get("transfer-encoding"), headers.get("content-length")
+    if coding is not None:
+        if length is not None or not minor:
+            raise UploadMalformed("the length of the body is given twice")
+        if coding.lower() != "chunked":
+            raise UploadMalformed("the body is coded in a way that is not known here", status=501)
+        return None
+    if length is None:
+        return 0
+    if not _LENGTH.fullmatch(length):
+        raise UploadMalformed("Content-Length is no number")
+    return int(length)
+
+
+def _expects(headers: Mapping[str, str]) -> bool:
+    expected = headers.get("expect")
+    if expected is None:
+        return False
+    if expected.lower() != "100-continue":
+        raise UploadMalformed("what the request expects is not known here", status=417)
+    return True

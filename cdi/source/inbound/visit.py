@@ -1,0 +1,135 @@
+"""One connection of a client, from a request's head on, with blocking calls."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from cdi.api.errors import CdiError, InternalError
+from cdi.api.job import Failure
+from cdi.source.connection import Connection, ConnectionLost
+from cdi.source.http_message import Body, Framing
+from cdi.source.inbound.head import Head
+
+_CHUNK = 64 << 10
+_LINGER_SECONDS = 10.0
+"""The longest that a client is listened to that goes on sending after it was answered."""
+_LINGER_QUIET = 2.0
+_REASONS = {460: "Checksum Mismatch"}
+
+
+class Visit:
+    """A request and its one answer.
+
+    Used by one thread at a time, but for `interrupt`.
+    """
+
+    def __init__(self, sock: ssl.SSLSocket, head: Head, beginning: bytes, *, stall_timeout: float, where: str) -> None:
+        """`beginning` is what came with the head and belongs to the body; `stall_timeout` is in seconds."""
+        self.head = head
+        self.answered = False
+        self._sock = sock
+        self._connection = Connection(sock, None, stall_timeout=stall_timeout, where=where)
+        self._connection.unread(beginning)
+        self._body: Body | None = None
+
+    @property
+    def peer_name(self) -> str | None:
+        """The common name of the client's certificate, which the TLS context has verified; None without one."""
+        certificate: Mapping[str, Any] = self._sock.getpeercert() or {}
+        names = [value for part in certificate.get("subject", ()) for name, value in part if name == "commonName"]
+        return str(names[0]) if len(names) == 1 else None
+
+    @property
+    def body(self) -> Body:
+        """The request's body; whoever waits to be told to send it is told so."""
+        if self._body is None:
+            head = self.head
+            framing = Framing.CHUNKED if head.length is None else Framing.LENGTH
+            self._body = Body(self._connection, framing, head.length, reusable=head.keep_alive)
+            if head.expects and not self._body.ended:
+                self._connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return self._body
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def interrupt(self) -> None:
+        """From any thread: a read of the body fails; an answer can still be sent."""
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._sock, socket.SHUT_RD)
+
+    def answer(
+        self,
+        status: int,
+        body: bytes = b"",
+        *,
+        content_type: str = "text/plain; charset=utf-8",
+        headers: Mapping[str, str] | None = None,
+    ) -> bool:
+        """Whether it could be sent, and the connection may carry another request."""
+        if self.answered:
+            raise InternalError("a request was answered twice")
+        self.answered = True
+        reusable = self.head.keep_alive and self._at_end()
+        fields = {"Content-Length": str(len(body)), **(headers or {})}
+        if status in {204, 304} or 100 <= status < 200:
+            del fields["Content-Length"]
+        if body:
+            fields.setdefault("Content-Type", content_type)
+        if not reusable:
+            fields["Connection"] = "close"
+        lines = [f"HTTP/1.1 {status} {_reason(status)}", *(f"{name}: {value}" for name, value in fields.items())]
+        text = "\r\n".join((*lines, "", "")).encode("latin-1", "replace")
+        try:
+            self._connection.send(text if self.head.method == "HEAD" else text + body)
+        except (CdiError, ConnectionLost):
+            return False
+        return reusable
+
+    def refuse(self, error: CdiError | Failure, status: int, *, headers: Mapping[str, str] | None = None) -> bool:
+        """Answer with a failure: as a sentence, or as JSON where the client likes that better."""
+        if "application/json" in self.head.headers.get("accept", ""):
+            document = {"code": error.code, "message": error.message, "retry": error.retry}
+            body = json.dumps(document).encode() + b"\n"
+            return self.answer(status, body, content_type="application/json", headers=headers)
+        return self.answer(status, f"error[{error.code}]: {error.message}\n".encode(), headers=headers)
+
+    def rest(self) -> bytes:
+        """What came of the next request already."""
+        return self._connection.held()
+
+    def close(self) -> None:
+        """Hang up.  A client that still sends is listened to for a while: it would lose its answer otherwise."""
+        try:
+            if self.answered and not self._at_end():
+                self._linger()
+        finally:
+            self._connection.close()
+
+    def _at_end(self) -> bool:
+        body = self._body
+        return self.head.length == 0 if body is None else body.ended and body.reusable
+
+    def _linger(self) -> None:
+        """Take in, and throw away, what comes in on the plain connection: nothing of it counts any more."""
+        until = time.monotonic() + _LINGER_SECONDS
+        with contextlib.suppress(OSError, ValueError):
+            socket.socket.shutdown(self._sock, socket.SHUT_WR)
+            while (left := until - time.monotonic()) > 0:
+                socket.socket.settimeout(self._sock, min(left, _LINGER_QUIET))
+                if not socket.socket.recv(self._sock, _CHUNK):
+                    return
+
+
+def _reason(status: int) -> str:
+    try:
+        return _REASONS.get(status) or HTTPStatus(status).phrase
+    except ValueError:
+        return "Refused"

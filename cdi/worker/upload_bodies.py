@@ -1,0 +1,116 @@
+"""What requests bring, as a source is fed with it (`cdi.source.fed.Brought`)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+
+from cdi.api.digest import Digest
+from cdi.codec.multipart import FormFile
+from cdi.source.inbound.visit import Visit
+
+_BUFFER = 256 << 10
+MOST_HELD = 16 << 20
+"""Bytes of a piece with a checksum that are held until it is known to be right; a larger one is written as it comes."""
+
+
+class WholeBody:
+    """A request's body as it is."""
+
+    def __init__(self, visit: Visit) -> None:
+        self._visit = visit
+        self._body = visit.body
+
+    def readinto(self, view: memoryview) -> int:
+        return self._body.readinto(view)
+
+    def interrupt(self) -> None:
+        self._visit.interrupt()
+
+
+class HashedBody(WholeBody):
+    """A request's body, and its digest when it was read."""
+
+    def __init__(self, visit: Visit, algorithm: str) -> None:
+        super().__init__(visit)
+        self._hash = hashlib.new(algorithm, usedforsecurity=False)
+        self._algorithm = algorithm
+
+    def readinto(self, view: memoryview) -> int:
+        count = super().readinto(view)
+        self._hash.update(view[:count])
+        return count
+
+    @property
+    def digest(self) -> Digest:
+        return Digest(self._algorithm, self._hash.hexdigest())
+
+
+class HeldBody:
+    """Bytes that are here already."""
+
+    def __init__(self, data: bytearray) -> None:
+        self._view = memoryview(data)
+
+    def readinto(self, view: memoryview) -> int:
+        count = min(len(view), len(self._view))
+        view[:count] = self._view[:count]
+        self._view = self._view[count:]
+        return count
+
+    def interrupt(self) -> None:
+        """It never waits."""
+
+
+def hold(body: HashedBody, length: int) -> bytearray:
+    """Read `length` bytes, or up to the end where it comes before.  Raises what the body raises."""
+    data = bytearray(length)
+    view, done = memoryview(data), 0
+    while done < length and (count := body.readinto(view[done:])):
+        done += count
+    view.release()
+    del data[done:]
+    return data
+
+
+class FormBody:
+    """The file in a form."""
+
+    def __init__(self, visit: Visit, form: FormFile) -> None:
+        self._visit = visit
+        self._body = visit.body
+        self._form = form
+        self._buffer = memoryview(bytearray(_BUFFER))
+        self._ready: deque[memoryview] = deque()
+
+    def begin(self) -> None:
+        """Read up to where the file begins.  Raises `UploadMalformed` where there is none."""
+        while not self._form.found:
+            self._read()
+
+    def readinto(self, view: memoryview) -> int:
+        while not self._ready and not self._form.ended:
+            self._read()
+        if not self._ready:
+            return 0
+        first = self._ready.popleft()
+        count = min(len(view), len(first))
+        view[:count] = first[:count]
+        if count < len(first):
+            self._ready.appendleft(first[count:])
+        return count
+
+    def drain(self) -> None:
+        """Take in what follows the file.  Raises what the body raises."""
+        while not self._body.ended and self._body.readinto(self._buffer):
+            pass
+
+    def interrupt(self) -> None:
+        self._visit.interrupt()
+
+    def _read(self) -> None:
+        count = self._body.readinto(self._buffer)
+        if not count:
+            self._form.end()
+            return
+        self._ready.extend(self._form.feed(self._buffer[:count]))

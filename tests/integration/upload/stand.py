@@ -1,0 +1,240 @@
+"""A proxy and upload servers as processes on loopback, with certificates of their own, and curl."""
+
+import json
+import re
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trustme
+
+from cdi.api.job import DirectoryTargetSpec, FileTargetSpec, Job, Outcome, Policy, StreamSourceSpec
+from cdi.api.upload_protocol import CLIENT_NAME
+from cdi.kube.tokens import CLAIM, Claims, Operation, SigningKey
+
+ROOT = Path(__file__).parents[3]
+MIB = 1 << 20
+
+
+class Authorities:
+    """Who signs what; made once, as keys take their time."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.public, self.servers, self.clients, self.strangers = (trustme.CA() for _ in range(4))
+        self.key = SigningKey.generate()
+        self.foreign_key = SigningKey.generate()
+        self.public.cert_pem.write_to_path(base / "public-ca.crt")
+        self.servers.cert_pem.write_to_path(base / "server-ca.crt")
+        self.pair("proxy", self.public.issue_cert("localhost", "127.0.0.1"))
+        self.pair("client", self.clients.issue_cert(CLIENT_NAME, common_name=CLIENT_NAME))
+        self.pair("other-client", self.clients.issue_cert("other", common_name="somebody.else"))
+        self.pair("foreign-client", self.strangers.issue_cert(CLIENT_NAME, common_name=CLIENT_NAME))
+        self.pair("server", self.servers.issue_cert("localhost"), self.clients)
+        (base / "id_rsa.pub").write_bytes(self.key.pems["id_rsa.pub"])
+
+    def pair(self, name: str, leaf: trustme.LeafCert, trusts: trustme.CA | None = None) -> None:
+        directory = self.base / name
+        directory.mkdir(exist_ok=True)
+        (directory / "tls.crt").write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
+        leaf.private_key_pem.write_to_path(directory / "tls.key")
+        if trusts is not None:
+            trusts.cert_pem.write_to_path(directory / "ca.crt")
+
+
+@dataclass
+class Server:
+    """An upload server, which is a worker's process."""
+
+    name: str
+    job: Job
+    base: Path
+    directory: Path
+    process: subprocess.Popen[str]
+    port: int = 0
+    log: list[str] = field(default_factory=list)
+    reader: threading.Thread | None = None
+
+    @property
+    def disk(self) -> Path:
+        return self.directory / "disk.img"
+
+    def read_log(self, listening: threading.Event) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(line)
+            found = re.search(r"listens at port (\d+)", line)
+            if found is not None:
+                self.port = int(found[1])
+                listening.set()
+        self.process.stderr.close()
+        listening.set()
+
+    def outcome(self, seconds: float = 60) -> Outcome:
+        """How the pod ended, by its last words."""
+        status = self.process.wait(seconds)
+        self.join()
+        words = json.loads((self.directory.parent / "last-words").read_text())
+        found = Outcome.from_json(json.dumps(words["outcome"]))
+        assert status == (found.failure.exit_status if found.failure else 0), self.log
+        return found
+
+    def join(self) -> None:
+        if self.reader is not None:
+            self.reader.join()
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        self.process.send_signal(number)
+        self.process.wait(60)
+        self.join()
+
+
+@dataclass
+class Answered:
+    status: int
+    body: str
+    headers: dict[str, str]
+
+
+class Stand:
+    """Everything that one test needs."""
+
+    def __init__(self, authorities: Authorities, base: Path) -> None:
+        self.authorities = authorities
+        self.base = base
+        for name in ("proxy", "client", "server-ca.crt", "id_rsa.pub"):
+            (base / name).symlink_to(authorities.base / name)
+        self.volumes: dict[str, object] = {}
+        self._tell()
+        self.servers: list[Server] = []
+        self.proxy: subprocess.Popen[str] | None = None
+        self.port = 0
+
+    # --- processes ----------------------------------------------------------------------------------------------
+
+    def start_proxy(self, stall: float = 30.0) -> None:
+        command = [sys.executable, "-m", "tests.integration.upload.proxy_process"]
+        with open(self.base / "proxy.log", "a") as log:
+            self.proxy = subprocess.Popen(
+                [*command, str(self.base), str(self.port), str(stall)],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        assert self.proxy.stdout is not None
+        self.port = int(self.proxy.stdout.readline())
+
+    def stop_proxy(self, number: int = signal.SIGKILL) -> None:
+        if self.proxy is not None:
+            self.proxy.send_signal(number)
+            self.proxy.wait(60)
+            assert self.proxy.stdout is not None
+            self.proxy.stdout.close()
+            self.proxy = None
+
+    def start_server(
+        self,
+        name: str = "vm",
+        *,
+        size: int | None = None,
+        scratch: bool = False,
+        archive: bool = False,
+        checksum: str | None = None,
+        policy: Policy | None = None,
+        tls: str = "server",
+    ) -> Server:
+        directory = self.base / name / "data"
+        directory.mkdir(parents=True, exist_ok=True)
+        (self.base / name / "scratch").mkdir(exist_ok=True)
+        job = Job(
+            id=f"uid-of-{name}",
+            source=StreamSourceSpec(),
+            target=DirectoryTargetSpec(path=str(directory))
+            if archive
+            else FileTargetSpec(path=str(directory / "disk.img")),
+            content_type="archive" if archive else "kubevirt",
+            size=size,
+            checksum=checksum,
+            policy=policy or Policy(stall_timeout=30.0),
+            journal=None if archive else str(directory / ".cdi" / "journal"),
+            scratch=str(self.base / name / "scratch") if scratch else None,
+        )
+        (self.base / name / "job").write_text(job.to_json())
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "cdi.worker", "upload", "--port", "0"),
+                *("--job", str(self.base / name / "job"), "--tls", str(self.authorities.base / tls)),
+                *("--termination-log", str(self.base / name / "last-words")),
+                *("--limits", str(self.base / name / "limits")),
+            ],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        server = Server(name=name, job=job, base=self.base, directory=directory, process=process)
+        listening = threading.Event()
+        server.reader = threading.Thread(target=server.read_log, args=(listening,), daemon=True)
+        server.reader.start()
+        assert listening.wait(60)
+        assert server.port, server.log
+        self.servers.append(server)
+        self.show(name, server.port)
+        return server
+
+    def show(self, name: str, state: object) -> None:
+        """What the proxy sees of a volume: a port, "waiting", "done"."""
+        self.volumes[f"ns/{name}"] = state
+        self._tell()
+
+    def _tell(self) -> None:
+        path = self.base / "volumes.new"
+        path.write_text(json.dumps(self.volumes))
+        path.rename(self.base / "volumes.json")
+
+    def close(self) -> None:
+        self.stop_proxy()
+        for server in self.servers:
+            if server.process.poll() is None:
+                server.kill()
+            server.join()
+
+    # --- clients ------------------------------------------------------------------------------------------------
+
+    def token(self, name: str = "vm", *, key: SigningKey | None = None, age: float = 0, **claims: object) -> str:
+        said = {"operation": Operation.UPLOAD, "namespace": "ns", "name": name, "resource": CLAIM, **claims}
+        return (key or self.authorities.key).sign(Claims(**said), time.time() - age)  # type: ignore[arg-type]
+
+    def url(self, path: str) -> str:
+        return f"https://localhost:{self.port}{path}"
+
+    def curl(self, path: str, *arguments: str, token: str | None = "", seconds: int = 60) -> Answered:
+        """`token` None sends none, and "" a good one."""
+        command = ["curl", "-sS", "--max-time", str(seconds), "--cacert", str(self.authorities.base / "public-ca.crt")]
+        command += ["-D", "-", "-w", "\n%{http_code}"]
+        if token is not None:
+            command += ["-H", f"Authorization: Bearer {token or self.token()}"]
+        done = subprocess.run([*command, *arguments, self.url(path)], capture_output=True, text=True)
+        assert done.returncode == 0, (done.returncode, done.stderr, done.stdout)
+        text, _, status = done.stdout.rpartition("\n")
+        head, body = "", text
+        while re.match(r"HTTP/1\.1 \d", body):
+            head, _, body = body.replace("\r\n", "\n").partition("\n\n")
+        fields = dict(line.split(": ", 1) for line in head.split("\n")[1:] if ": " in line)
+        return Answered(int(status), body, {name.lower(): value for name, value in fields.items()})
+
+    def context(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(self.authorities.base / "public-ca.crt"))
+
+
+def same(disk: Path, image: Path, driver: str) -> None:
+    """Compare as QEMU reads them; a disk may be longer, with zeros."""
+    done = subprocess.run(
+        ["qemu-img", "compare", "-f", "raw", "-F", driver, str(disk), str(image)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
