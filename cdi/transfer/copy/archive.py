@@ -67,7 +67,7 @@ class ArchiveSender:
             leaf = leaf_of(runs, (view,))
             chain.add(offset, leaf)
             talk.sent = offset + filled
-            talk.chunk(offset, leaf, runs, [view], packer.pack([view]))
+            talk.chunk(offset, leaf, runs, [view], packer.pack([view]) if talk.narrow() else None)
             talk.listen()
             meter.advance(talk.sent)
 

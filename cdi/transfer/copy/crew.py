@@ -46,10 +46,6 @@ class Turns:
         self._next = 0
         self._stopped = False
 
-    def early(self, number: int) -> bool:
-        """There is time until it is this number's turn."""
-        return self._next < number
-
     @contextmanager
     def turn(self, number: int) -> Iterator[None]:
         """Raises `Interrupted` after `stop`, and what `check` raises."""

@@ -11,6 +11,7 @@ import contextlib
 import select
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Callable
 
@@ -27,6 +28,45 @@ PART_SECONDS = 5.0
 """For the other end to hear the last words."""
 _LOOK = 0.25
 """Seconds until it is seen that the work was stopped."""
+_WINDOW = 0.1
+"""Seconds that are judged together."""
+_TIMES_AT = 168
+_TIMES = struct.Struct("=QQ")
+"""Of ``tcpi_busy_time`` and ``tcpi_rwnd_limited``, microseconds."""
+
+
+class Narrow:
+    """Whether the network is what a connection waits for; neither the program that sends, nor the one that receives.
+
+    The kernel counts for how long a connection had something to send, and for how long of that the other end had no
+    room for it (``struct tcp_info``, from Linux 4.10 on).
+    """
+
+    def __init__(self, tls: ssl.SSLSocket, clock: Callable[[], float] = time.monotonic) -> None:
+        self._tls = tls
+        self._clock = clock
+        self._looked = clock()
+        self._waited = 0.0
+        self._narrow = False
+
+    def __call__(self) -> bool:
+        """Of the last `_WINDOW` seconds, as far as it is known.  Any thread may ask."""
+        now = self._clock()
+        since = now - self._looked
+        if since >= _WINDOW:
+            self._looked = now
+            waited = self._seconds()
+            self._narrow = waited - self._waited > since / 2
+            self._waited = waited
+        return self._narrow
+
+    def _seconds(self) -> float:
+        try:
+            info = self._tls.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TIMES_AT + _TIMES.size)
+            busy, no_room = _TIMES.unpack_from(info, _TIMES_AT)
+        except (OSError, struct.error):
+            return self._waited
+        return float(busy - no_room) / 1e6
 
 
 class Line:
@@ -45,6 +85,7 @@ class Line:
         self.sent = 0
         self.received = 0
         self.check = check
+        self.narrow = Narrow(tls, clock)
         self._tls = tls
         self._stall = stall
         self._clock = clock

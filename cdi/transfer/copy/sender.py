@@ -1,8 +1,8 @@
 """The source's side of one connection: a disk is read and sent from where the target has it on.
 
-Each thread takes the next chunk, reads it, looks for zeros, and hashes the rest; then it waits for its turn to send.  A
-chunk is compressed only while the connection is busy with those before it, as then the time costs nothing: a slow
-connection gets few bytes, and a fast one does not wait for a compressor.
+Each thread takes the next chunk, reads it, looks for zeros, and hashes the rest; then it waits for its turn to send.
+Chunks are compressed while the network is the slowest part, or its use is limited: a slow one gets few bytes, and a
+fast one does not wait for a compressor, which takes more processor time than everything else together.
 """
 
 from __future__ import annotations
@@ -69,6 +69,10 @@ class Conversation:
         for piece in pieces:
             self._limited(piece)
         self.told_at = time.monotonic()
+
+    def narrow(self) -> bool:
+        """Whether fewer bytes would be sooner there."""
+        return self.control.throttle.bandwidth > 0 or self.line.narrow()
 
     def mark(self, offset: int) -> None:
         self.line.send(frames.mark(offset))
@@ -182,7 +186,7 @@ class DiskSender:
             buffer, packer = aligned_buffer(CHUNK), Packer()
             while (read := self._read(buffer, stop)) is not None:
                 pieces = read.pieces()
-                packed = packer.pack(pieces) if send and pieces and turns.early(read.number) else None
+                packed = packer.pack(pieces) if send and pieces and talk.narrow() else None
                 with turns.turn(read.number):
                     if read.runs:
                         chain.add(read.offset, read.leaf)

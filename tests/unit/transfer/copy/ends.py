@@ -55,6 +55,9 @@ class Socket:
     def setsockopt(self, *_):
         pass
 
+    def getsockopt(self, *_):
+        raise OSError(95, "not TCP")
+
     def close(self):
         self.plain.close()
 
@@ -95,9 +98,10 @@ def said(origin, **fields):
     return Hello(**(usual | fields))
 
 
-def converse(origin, target, position, *, cut=None, zeros=None, proven=True, checkpoint=None):
+def converse(origin, target, position, *, cut=None, zeros=None, proven=True, checkpoint=None, narrow=False):
     """One connection; gives what either end came to: a digest, or the error.  The source's first."""
     source_line, target_line = lines(cut)
+    source_line.narrow = lambda: narrow
     ends = []
 
     def send():
