@@ -19,7 +19,7 @@ from typing import Any
 
 from aiohttp import web
 
-from cdi.api.errors import CdiError, InvalidManifest
+from cdi.api.errors import CdiError, ClusterUnavailable, InvalidManifest
 from cdi.api.model import unknown_fields
 from cdi.api.rules.problems import Problem, shown
 from cdi.api.timestamps import timestamp
@@ -27,7 +27,7 @@ from cdi.api.upload import UploadTokenRequest
 from cdi.api.validation import examine
 from cdi.controller.logs import fields
 from cdi.kube.client import Client
-from cdi.kube.tokens import SigningKey, ensure_signing_key
+from cdi.kube.tokens import Claims, SigningKey, ensure_signing_key
 from cdi.reconcile.upload_target import is_upload_target
 from cdi.server import aggregated_documents as documents
 from cdi.server import tokens
@@ -103,6 +103,12 @@ class Aggregated:
         """Learn whom to believe, and have a key.  Raises whatever the API server answers."""
         self.front_proxy = await front_proxy(self._client)
         self._key = await ensure_signing_key(self._client, self._namespace, self._secret)
+
+    def sign(self, claims: Claims) -> str:
+        """A token.  Raises `ClusterUnavailable` while there is no key."""
+        if self._key is None:
+            raise ClusterUnavailable("there is no key for tokens yet", remedy="try again")
+        return self._key.sign(claims, self._now())
 
     def routes(self) -> list[web.RouteDef]:
         return [

@@ -25,11 +25,6 @@ class Storage(Protocol):
         """
 
 
-def mutate_datavolume(_: Review) -> Verdict:
-    """Nothing that a user wrote is changed.  The token of an allowed clone is added here."""
-    return Allowed()
-
-
 async def mutate_claim(review: Review, storage: Storage) -> Verdict:
     """A claim with the label applyStorageProfile gets class, access modes, volume mode and size.
 

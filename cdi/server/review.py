@@ -10,6 +10,7 @@ from typing import Any, NoReturn, assert_never
 
 from cdi.api.errors import InvalidManifest
 from cdi.api.rules.problems import Problem, shown
+from cdi.server.aggregated_access import User
 from cdi.server.hooks import Hook, Operation
 
 API_VERSION = "admission.k8s.io/v1"
@@ -40,6 +41,8 @@ class Review:
     old: dict[str, Any]
     """The object as it is; empty for a creation."""
     user: str = ""
+    by: User = field(default_factory=lambda: User(name=""))
+    """Who asks, whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,20 @@ def read(body: bytes, hook: Hook) -> Review:
         object={} if operation is Operation.DELETE else _mapping(request.get("object"), "request.object"),
         old={} if operation is Operation.CREATE else _mapping(request.get("oldObject"), "request.oldObject"),
         user=_text(user.get("username"), "request.userInfo.username") if isinstance(user, dict) else "",
+        by=_user(user if isinstance(user, dict) else {}),
+    )
+
+
+def _user(info: dict[str, Any]) -> User:
+    extra = info.get("extra")
+    return User(
+        name=_text(info.get("username"), "request.userInfo.username"),
+        uid=_text(info.get("uid"), "request.userInfo.uid"),
+        groups=_texts(info.get("groups"), "request.userInfo.groups"),
+        extra={
+            name: _texts(values, "request.userInfo.extra")
+            for name, values in (extra if isinstance(extra, dict) else {}).items()
+        },
     )
 
 
@@ -152,6 +169,14 @@ def _mapping(value: object, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidManifest(f"{what} is no JSON object", remedy="")
     return value
+
+
+def _texts(value: object, what: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise InvalidManifest(f"{what} is no list", remedy="")
+    return tuple(_text(one, what) for one in value)
 
 
 def _text(value: object, what: str) -> str:

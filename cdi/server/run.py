@@ -10,12 +10,14 @@ import random
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
 
-from cdi.api.errors import CdiError, UsageError
+from cdi.api.datasource import DataSource
+from cdi.api.errors import CdiError, NotFound, UsageError
+from cdi.api.validation import parse
 from cdi.controller.logs import fields
 from cdi.kube.certificates import (
     AuthorityPlace,
@@ -25,7 +27,10 @@ from cdi.kube.certificates import (
     service_hosts,
 )
 from cdi.kube.client import Client, connect
+from cdi.kube.resources import DATA_SOURCES
+from cdi.kube.tokens import SIGNING_KEY, Claims
 from cdi.server.aggregated import Aggregated
+from cdi.server.aggregated_access import User, may
 from cdi.server.hooks import Installation
 from cdi.server.observed import Observed
 from cdi.server.publish import publish, publish_service
@@ -81,7 +86,7 @@ class ApiServer:
             client,
             self.observed,
             namespace=options.installation.namespace,
-            signing_key=f"{options.prefix}-api-signing-key",
+            signing_key=SIGNING_KEY,
             now=lambda: self._clock().timestamp(),
         )
 
@@ -106,7 +111,7 @@ class ApiServer:
 
     @contextlib.asynccontextmanager
     async def _serving(self, listener: socket.socket) -> AsyncIterator[None]:
-        webhooks = Webhooks(self.observed, self.observed, self.metrics)
+        webhooks = Webhooks(self.observed, self.observed, self, self.metrics)
         runner = web.AppRunner(
             webhooks.application(ready=self._trouble, more=self.aggregated.routes()),
             access_log=None,
@@ -129,6 +134,25 @@ class ApiServer:
         if self.observed.unsynced:
             return f"not everything is read yet: {self.observed.trouble() or 'the lists are being read'}"
         return ""
+
+    # --- clones -------------------------------------------------------------------------------------------------
+
+    async def data_source(self, namespace: str, name: str) -> DataSource | None:
+        """As it is now."""
+        try:
+            found = parse(await self._client.get(DATA_SOURCES, namespace, name))
+        except NotFound:
+            return None
+        return found if isinstance(found, DataSource) else None
+
+    async def may(self, user: User, attributes: Mapping[str, str]) -> bool:
+        """What the API server's authorizers say."""
+        allowed, _ = await may(self._client, user, attributes)
+        return allowed
+
+    def sign(self, claims: Claims) -> str:
+        """Raises `ClusterUnavailable` while there is no key."""
+        return self.aggregated.sign(claims)
 
     # --- certificates -------------------------------------------------------------------------------------------
 

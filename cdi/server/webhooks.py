@@ -18,8 +18,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from cdi.api.errors import CdiError, InvalidManifest
 from cdi.api.rules.problems import Problem
 from cdi.controller.logs import fields
-from cdi.server import admission, mutation
+from cdi.server import admission, cloning, mutation
 from cdi.server.admission import Cluster
+from cdi.server.cloning import Access
 from cdi.server.hooks import HOOKS, TIMEOUT, Hook
 from cdi.server.mutation import Storage
 from cdi.server.review import MAX_BODY, Allowed, Refused, Review, Verdict, answer, read
@@ -65,8 +66,8 @@ class Metrics:
 class Webhooks:
     """Answers AdmissionReviews."""
 
-    def __init__(self, cluster: Cluster, storage: Storage, metrics: Metrics) -> None:
-        self._cluster, self._storage, self._metrics = cluster, storage, metrics
+    def __init__(self, cluster: Cluster, storage: Storage, access: Access, metrics: Metrics) -> None:
+        self._cluster, self._storage, self._access, self._metrics = cluster, storage, access, metrics
         self._pending = 0
         self._decoding = asyncio.Semaphore(1)
 
@@ -142,7 +143,7 @@ class Webhooks:
         try:
             match hook.name:
                 case "datavolume-mutate":
-                    return mutation.mutate_datavolume(review)
+                    return await cloning.authorise(review, self._access)
                 case "pvc-mutate":
                     return await mutation.mutate_claim(review, self._storage)
                 case _ if large:

@@ -69,7 +69,7 @@ class Serving:
 @pytest.fixture
 async def server():
     world, metrics = World(), Metrics()
-    made = Webhooks(world, world, metrics)
+    made = Webhooks(world, world, world, metrics)
     async with ClientSession() as session:
         serving = Serving(session, "", world, metrics)
         runner = web.AppRunner(made.application(ready=lambda: serving.trouble), access_log=None, shutdown_timeout=0.1)

@@ -1,0 +1,113 @@
+"""Who may clone a volume of another namespace: the user is asked about when the DataVolume is made, and a token tells.
+
+The controller makes clones with rights of its own, and the DataVolume does not say who made it; so what the user may is
+found out here, while the API server says who it is, and signed for the controller (`cdi.reconcile.clone.authority`).
+"""
+
+from __future__ import annotations
+
+import secrets
+import string
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from cdi.api.datasource import DataSource
+from cdi.api.datavolume import DataVolume
+from cdi.api.errors import InvalidManifest
+from cdi.api.names import ANN_CLONE_TOKEN, GROUP
+from cdi.api.rules.problems import Problem
+from cdi.api.sources import SourcePvc, SourceSnapshot
+from cdi.api.validation import parse
+from cdi.controller.clones import claims_of
+from cdi.kube.tokens import Claims
+from cdi.reconcile.clone.facts import Grant
+from cdi.server.aggregated_access import User
+from cdi.server.review import Allowed, Refused, Review, Verdict
+
+_SUFFIX = 5
+_ALPHABET = string.ascii_lowercase + string.digits
+
+
+class Access(Protocol):
+    """What is asked of the cluster; raises a `CdiError` where that does not answer."""
+
+    async def data_source(self, namespace: str, name: str) -> DataSource | None: ...
+
+    async def may(self, user: User, attributes: Mapping[str, str]) -> bool: ...
+
+    def sign(self, claims: Claims) -> str:
+        """A token.  Raises `ClusterUnavailable` while there is no key."""
+
+
+async def authorise(review: Review, access: Access) -> Verdict:
+    """A DataVolume that is being made: with a token where its source is in another namespace and the user may.
+
+    Raises what `access` does.
+    """
+    try:
+        dv = parse(review.object)
+    except InvalidManifest:
+        return Allowed()  # which the other webhook says better
+    if not isinstance(dv, DataVolume):
+        return Allowed()
+    source = await _source(dv, review.namespace, access)
+    if source is None or source.namespace == review.namespace:
+        return Allowed()
+    snapshot = isinstance(source, SourceSnapshot)
+    if not await _may(review.by, source, access):
+        message = f"User {review.by.name} has insufficient permissions in clone source namespace {source.namespace}"
+        return Refused(
+            problems=(Problem(field="spec.source", message=message),),
+            status=HTTPStatus.FORBIDDEN,
+            reason="Forbidden",
+        )
+    metadata: Mapping[str, Any] = review.object.get("metadata") or {}
+    patch: list[dict[str, Any]] = []
+    name = review.name or str(metadata.get("name") or "")
+    if not name:
+        # The API server makes the name up later; the token is for one name.
+        name = f"{metadata.get('generateName') or ''}{''.join(secrets.choice(_ALPHABET) for _ in range(_SUFFIX))}"
+        patch.append({"op": "add", "path": "/metadata/name", "value": name})
+    grant = Grant(
+        kind="VolumeSnapshot" if snapshot else "PersistentVolumeClaim",
+        namespace=source.namespace,
+        name=source.name,
+        target_namespace=review.namespace,
+        target_name=name,
+    )
+    token = access.sign(claims_of(grant))
+    annotations = {**(metadata.get("annotations") or {}), ANN_CLONE_TOKEN: token}
+    patch.append({"op": "add", "path": "/metadata/annotations", "value": annotations})
+    return Allowed(patch=tuple(patch))
+
+
+async def _source(dv: DataVolume, namespace: str, access: Access) -> SourcePvc | SourceSnapshot | None:
+    """What is cloned; None where that is nothing, or is not known yet."""
+    if dv.spec.source is not None:
+        return dv.spec.source.pvc if dv.spec.source.pvc is not None else dv.spec.source.snapshot
+    if dv.spec.source_ref is None:
+        return None
+    found = await access.data_source(dv.spec.source_ref.namespace or namespace, dv.spec.source_ref.name)
+    reference = found.spec.source.data_source if found is not None else None
+    if reference is not None and found is not None and reference.namespace == found.metadata.namespace:
+        found = await access.data_source(reference.namespace, reference.name)
+    if found is None:
+        return None
+    return found.spec.source.pvc if found.spec.source.pvc is not None else found.spec.source.snapshot
+
+
+async def _may(user: User, source: SourcePvc | SourceSnapshot, access: Access) -> bool:
+    """A right of its own, or those with which one could read the source anyway."""
+    own = {"group": GROUP, "resource": "datavolumes", "subresource": "source", "name": source.name}
+    if await access.may(user, _create(source.namespace, own)):
+        return True
+    needed = ("pods",) if isinstance(source, SourcePvc) else ("pods", "persistentvolumeclaims")
+    for resource in needed:
+        if not await access.may(user, _create(source.namespace, {"group": "", "resource": resource})):
+            return False
+    return True
+
+
+def _create(namespace: str, what: Mapping[str, str]) -> dict[str, str]:
+    return {"namespace": namespace, "verb": "create", "version": "*", **what}
