@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Iterable
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from cdi.cli.session import Session, subcommand
 from cdi.cli.show import printable
 
 if TYPE_CHECKING:
+    from cdi.controller.parts import Part
     from cdi.controller.process import Options
     from cdi.kube.client import Client
 
@@ -25,6 +27,19 @@ def _labels(text: str) -> dict[str, str]:
     if any("=" not in part for part in parts) or "" in found:
         raise click.BadParameter(f"{printable(text)!r} is no list of label=value")
     return found
+
+
+def _parts(texts: Iterable[str]) -> tuple[Part, ...]:
+    """``kind/name`` each."""
+    from cdi.controller.parts import KINDS, Part
+
+    found = []
+    for text in texts:
+        kind, _, name = text.partition("/")
+        if kind not in KINDS or not name:
+            raise click.BadParameter(f"{printable(text)!r} is not KIND/NAME with a KIND of {', '.join(KINDS)}")
+        found.append(Part(kind=kind, name=name))
+    return tuple(found)
 
 
 @subcommand("controller")
@@ -49,6 +64,13 @@ def _labels(text: str) -> dict[str, str]:
     help="Who holds the Lease, such as the pod's name: begun again under it, it goes on at once.",
 )
 @click.option(
+    "--part",
+    "parts",
+    metavar="KIND/NAME",
+    multiple=True,
+    help="What else belongs to the installation, such as deployment/cdi-apiserver: the CDI object tells if it is away.",
+)
+@click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
 def command(
@@ -62,6 +84,7 @@ def command(
     port: int,
     leader_election: bool,
     identity: str | None,
+    parts: tuple[str, ...],
     log_level: str,
 ) -> None:
     """Fill the volumes of a cluster: follow DataVolumes and claims, run worker pods, report.
@@ -89,6 +112,7 @@ def command(
         leader_election=leader_election,
         identity=identity or None,
         version=version("cdi"),
+        parts=_parts(parts),
     )
     client = connect(None if session.kubeconfig is None else str(session.kubeconfig), session.context)
     asyncio.run(_run(client, options))

@@ -17,6 +17,7 @@ from cdi.controller.logs import fields
 from cdi.controller.mapping import affected, everything, owners_of
 from cdi.controller.metrics import SUCCEEDED, Metrics
 from cdi.controller.observe import Observed
+from cdi.controller.parts import Part, Parts
 from cdi.controller.progress import Progresses, Target, asking
 from cdi.controller.queue import Queue
 from cdi.controller.reconcilers import Reconcilers
@@ -54,6 +55,7 @@ class Life:
         pods: Pods,
         install_namespace: str,
         version: str,
+        parts: tuple[Part, ...] = (),
         workers: int,
         metrics: Metrics,
         stop: asyncio.Event,
@@ -80,8 +82,9 @@ class Life:
         )
         self._clones = ObservedClones(self.watches, self._observed, self._users)
         self._install_namespace = install_namespace
+        others = Parts(client, install_namespace, version, parts)
         self._reconcilers = Reconcilers(
-            client, self.watches, self._observed, self._inputs, self._clones, scope=scope, version=version
+            client, self.watches, self._observed, self._inputs, self._clones, scope=scope, parts=others
         )
 
     def missing(self) -> str:

@@ -19,6 +19,7 @@ from cdi.controller.keys import Scope
 from cdi.controller.life import Life
 from cdi.controller.logs import fields
 from cdi.controller.metrics import Metrics
+from cdi.controller.parts import Part
 from cdi.controller.serving import serving
 from cdi.kube.client import Client
 from cdi.kube.lease import Leadership
@@ -47,6 +48,8 @@ class Options:
     identity: str | None = None
     """Who holds the Lease; a process that is begun again under its name does not wait for its own Lease to end."""
     version: str = ""
+    parts: tuple[Part, ...] = ()
+    """What else belongs to the installation."""
 
 
 class Controller:
@@ -95,6 +98,7 @@ class Controller:
             pods=self._options.pods,
             install_namespace=self._options.namespace,
             version=self._options.version,
+            parts=self._options.parts,
             workers=self._options.workers,
             metrics=self._metrics,
             stop=self._stop,

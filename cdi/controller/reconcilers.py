@@ -18,6 +18,7 @@ from cdi.controller.inputs import Inputs
 from cdi.controller.keys import Key, Kind, Scope
 from cdi.controller.logs import fields
 from cdi.controller.observe import Observed
+from cdi.controller.parts import Parts
 from cdi.controller.telling import tell
 from cdi.controller.watches import Watches
 from cdi.kube.client import Client
@@ -40,7 +41,6 @@ from cdi.reconcile.clone.temporaries import reconcile_snapshot, reconcile_stand_
 from cdi.reconcile.cluster import observe
 from cdi.reconcile.configuration import (
     ConfigFacts,
-    Installed,
     active_cdi,
     problems,
     reconcile_config,
@@ -80,7 +80,7 @@ class Reconcilers:
         clones: ObservedClones,
         *,
         scope: Scope,
-        version: str,
+        parts: Parts,
         retries: Retries | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -91,7 +91,7 @@ class Reconcilers:
         self._clones = clones
         self._executor = Executor(client, watches)
         self._scope = scope
-        self._version = version
+        self._parts = parts
         self._retries = retries or Retries()
         self.now = now
 
@@ -115,7 +115,7 @@ class Reconcilers:
             case "config":
                 await self._config()
             case "installation":
-                await self._installation(key)
+                return await self._installation(key)
             case _:
                 assert_never(key.kind)
         return None
@@ -281,22 +281,24 @@ class Reconcilers:
             for fact in plan.events:
                 await tell(self._client, made, fact, self.now())
 
-    async def _installation(self, key: Key) -> None:
+    async def _installation(self, key: Key) -> float | None:
         if self._scope.alongside:
-            return
+            return None
+        installed = await self._parts.look()
         body = self._watches.get(CDIS, "", key.name)
         model = self._observed.model(CDIS, "", key.name, CDI)
         if body is None or model is None:
-            return
+            return None
         active = active_cdi(self._observed.installations())
         plan = reconcile_installation(
             model,
             active=active is not None and active.metadata.uid == model.metadata.uid,
-            installed=Installed(version=self._version),
+            installed=installed,
             found=problems(active, self._observed.cdi_config(), self._observed.storage_classes()),
             now=self.now(),
         )
         await self._simple(key, plan, body)
+        return self._parts.pause
 
     async def _simple(self, key: Key, plan: Plan, about: Object | None) -> None:
         refusal = await self._executor.carry_out(plan, about or {}, self.now())

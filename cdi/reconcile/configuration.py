@@ -278,14 +278,23 @@ def reconcile_installation(
         status = _cdi_status(old, "Error", {"Available": (False, "NotActive", message)}, None, now)
         return Plan(status=None if old is not None and old.to_dict() == status else status)
     ready = not installed.missing
+    # What was deployed once stays so while a part of it is away: then it is worse than it was, not on its way.
+    once = old is not None and old.phase == "Deployed"
+    hurt = once and not ready
     waiting = f"{'; '.join(installed.missing)}."
     conditions = {
         "Available": (ready, "DeployCompleted" if ready else "NotReady", "Deployment Completed" if ready else waiting),
-        "Progressing": (not ready, "DeployCompleted" if ready else "NotReady", "" if ready else waiting),
-        "Degraded": (bool(found), INVALID if found else "DeployCompleted", _remarks(cdi, found)),
+        "Progressing": (
+            not ready and not once,
+            "DeployCompleted" if ready or once else "NotReady",
+            "" if ready or once else waiting,
+        ),
+        "Degraded": (
+            bool(found) or hurt,
+            "NotReady" if hurt else INVALID if found else "DeployCompleted",
+            " ".join(filter(None, (waiting if hurt else "", _remarks(cdi, found)))),
+        ),
     }
-    # What was deployed once stays so while a part of it restarts: that is what the conditions are for.
-    once = old is not None and old.phase == "Deployed"
     status = _cdi_status(old, "Deployed" if ready or once else "Deploying", conditions, installed.version, now)
     actions: tuple[PatchObject, ...] = ()
     if _is_authority(cdi) and ANN_CONFIG_AUTHORITY not in (cdi.metadata.annotations or {}):
@@ -299,8 +308,8 @@ def reconcile_installation(
             ),
         )
     before = old.to_dict() if old is not None else None
-    known = {(one.type, one.message) for one in (old.conditions if old is not None else None) or []}
-    news = bool(found) and ("Degraded", _remarks(cdi, found)) not in known
+    known = {one.type: one.message or "" for one in (old.conditions if old is not None else None) or []}
+    news = bool(found) and not known.get("Degraded", "").endswith(_remarks(cdi, found))
     return Plan(
         actions=actions, status=None if status == before else status, events=_invalid_event(found) if news else ()
     )

@@ -382,6 +382,22 @@ def test_webhooks_can_be_left_out(render):
     assert "patch" not in {verb for rule in rules for verb in rule["verbs"]}
 
 
+def test_the_controller_is_told_what_else_there_is_to_look_at(render):
+    def parts(values, name):
+        (container,) = find(render(values), "Deployment", name)["spec"]["template"]["spec"]["containers"]
+        return [one.removeprefix("--part=") for one in container["args"] if one.startswith("--part=")]
+
+    documents = render({})
+    hooks = sorted(f"{kind.lower()}/{name}" for kind, name in named(documents) if kind.endswith("WebhookConfiguration"))
+    told = parts({}, "cdi-deployment")
+    assert hooks
+    assert sorted(told) == sorted(["deployment/cdi-apiserver", *hooks])
+    assert ("Deployment", "cdi-apiserver") in named(documents)
+    assert parts({"webhooks": {"create": False}}, "cdi-deployment") == ["deployment/cdi-apiserver"]
+    # Beside another CDI there is no object of its own to tell it in.
+    assert parts({"alongside": {"namespaces": ["a"]}}, "cdi-deployment") == []
+
+
 def test_a_batch_may_read_the_secrets_that_its_images_name_and_no_other(render):
     images = [
         {"name": "a", "url": "s3://images/a", "secretRef": "s3-login"},
@@ -769,6 +785,12 @@ def test_when_it_is_uninstalled_nothing_stays_but_volumes(release):
     release.work.merge("datavolume", "stays", {"metadata": {"labels": {"changed": "yes"}}})
 
 
+def condition(document, kind):
+    """Its status and message."""
+    found = {one["type"]: one for one in document.get("status", {}).get("conditions", [])}
+    return found.get(kind, {}).get("status"), found.get(kind, {}).get("message", "")
+
+
 def test_with_its_default_values_it_serves_the_whole_cluster(cluster, helm, definitions, image):
     """The one installation that a cluster has: not while somebody else's objects are there, which it would take up."""
     if json.loads(cluster.kubectl.run("get", "datavolumes,cdis", "--all-namespaces", "--output=json"))["items"]:
@@ -791,6 +813,14 @@ def test_with_its_default_values_it_serves_the_whole_cluster(cluster, helm, defi
             )
             for deployment in ("cdi-deployment", "cdi-apiserver"):
                 assert "orbidden" not in release.log(deployment)
+            cluster.kubectl.wait("cdi", "cdi", "well", lambda it: condition(it, "Available")[0] == "True", SLOW)
+            system.run("scale", "deployment/cdi-apiserver", "--replicas=0")
+            away = ("True", "Deployment cdi-apiserver has no pod that is ready.")
+            cluster.kubectl.wait("cdi", "cdi", "degraded", lambda it: condition(it, "Degraded") == away, SLOW)
+            system.run("scale", "deployment/cdi-apiserver", "--replicas=1")
+            cluster.kubectl.wait(
+                "cdi", "cdi", "well again", lambda it: condition(it, "Degraded") == ("False", ""), SLOW
+            )
         finally:
             if release.installed():
                 release.uninstall()

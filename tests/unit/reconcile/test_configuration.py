@@ -327,7 +327,28 @@ def test_what_was_deployed_stays_so():
     )
     assert plan.status is not None
     assert plan.status["phase"] == "Deployed"
-    assert conditions(plan.status)["Available"][0] == "False"
+    assert conditions(plan.status) == {
+        "Available": ("False", "NotReady", "x."),
+        "Progressing": ("False", "DeployCompleted", ""),
+        "Degraded": ("True", "NotReady", "x."),
+    }
+
+
+def test_what_is_away_and_what_cannot_be_followed_are_both_told():
+    bad = cdi({"filesystemOverhead": {"global": "7"}}, status={"phase": "Deployed"})
+    installed, found = Installed(version="1", missing=("x",)), problems(bad, None)
+    plan = reconcile_installation(bad, active=True, installed=installed, found=found, now=NOW)
+    assert plan.status is not None
+    degraded = conditions(plan.status)["Degraded"]
+    assert degraded[:2] == ("True", "NotReady")
+    assert degraded[2].startswith("x. ")
+    assert "spec.config.filesystemOverhead.global" in degraded[2]
+    assert len(plan.events) == 1
+    stored = cdi({"filesystemOverhead": {"global": "7"}}, status=plan.status)
+    back = reconcile_installation(stored, active=True, installed=Installed(version="1"), found=found, now=NOW + 5)
+    assert back.status is not None
+    assert conditions(back.status)["Degraded"][1] == "InvalidConfiguration"
+    assert back.events == ()
 
 
 def test_what_cannot_be_followed_degrades_and_is_told_once():

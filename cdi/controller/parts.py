@@ -1,0 +1,72 @@
+"""The other parts of the installation, as far as it has any: the CDI object tells what is not there or not ready."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cdi.api.errors import ClusterForbidden, NotFound
+from cdi.kube.client import Client
+from cdi.kube.resources import DEPLOYMENTS, MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS, Object, Resource
+from cdi.reconcile.configuration import Installed
+
+LOOKS: Final = 30.0
+"""Seconds between two looks: nobody follows them."""
+KINDS: Final[Mapping[str, Resource]] = {
+    "deployment": DEPLOYMENTS,
+    "validatingwebhookconfiguration": VALIDATING_WEBHOOKS,
+    "mutatingwebhookconfiguration": MUTATING_WEBHOOKS,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One of them."""
+
+    kind: str
+    """Of `KINDS`."""
+    name: str
+
+    def __str__(self) -> str:
+        return f"{KINDS[self.kind].kind} {self.name}"
+
+
+class Parts:
+    """Those of one installation."""
+
+    def __init__(self, client: Client, namespace: str, version: str, parts: tuple[Part, ...]) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._version = version
+        self._parts = parts
+
+    @property
+    def pause(self) -> float | None:
+        """Seconds until they are to be looked at again."""
+        return LOOKS if self._parts else None
+
+    async def look(self) -> Installed:
+        """What runs.  What may not be looked at counts as well.  Raises what else the client raises."""
+        missing: list[str] = []
+        for part in self._parts:
+            with contextlib.suppress(ClusterForbidden):
+                missing += await self._look(part)
+        return Installed(version=self._version, missing=tuple(missing))
+
+    async def _look(self, part: Part) -> list[str]:
+        resource = KINDS[part.kind]
+        try:
+            body = await self._client.get(resource, self._namespace if resource.namespaced else None, part.name)
+        except NotFound:
+            return [f"{part} does not exist"]
+        if resource == DEPLOYMENTS:
+            ready = (body.get("status") or {}).get("availableReplicas") or 0
+            return [] if ready else [f"{part} has no pod that is ready"]
+        return [] if all(_is_trusted(one) for one in body.get("webhooks") or ()) else [f"{part} trusts no server yet"]
+
+
+def _is_trusted(webhook: Mapping[str, Any]) -> bool:
+    client: Object = webhook.get("clientConfig") or {}
+    return bool(client.get("caBundle"))
