@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from cdi.api.decode import DecodeError, Range, decode
 from cdi.api.errors import InvalidManifest, Retry
@@ -312,16 +312,25 @@ class Outcome:
         return decode(cls, text)
 
     def to_json(self, limit: int = 4096) -> str:
-        """At most `limit` bytes: warnings, then labels, then the tail of a failure's message give way."""
+        """At most `limit` bytes, and not below 1024: what is least missed gives way first, at last the tail of a
+        failure's message.
+        """
         body = asdict(self)
 
         def dump() -> str:
             return json.dumps(body, separators=(",", ":"))
 
-        if len(dump()) > limit:
-            body["warnings"] = [w[:100] for w in self.warnings[:3]]
-        if len(dump()) > limit:
-            body["labels"] = {}
+        lesser: tuple[dict[str, Any], ...] = (
+            {"warnings": [text[:100] for text in self.warnings[:3]]},
+            {"labels": {}},
+            {"validator": None},
+            {"warnings": []},
+            {"verified_by": [text[:40] for text in self.verified_by[:4]]},
+            {"wrappers": [text[:8] for text in self.wrappers[:8]]},
+        )
+        for less in lesser:
+            if len(dump()) > limit:
+                body |= less
         while self.failure is not None and len(dump()) > limit and body["failure"]["message"]:
             over = len(dump()) - limit
             body["failure"]["message"] = body["failure"]["message"][: -max(over, 8)]

@@ -18,7 +18,6 @@ _TOOLS = {
     "qemu-img": "conversions, vmdk, vdi, vhd, vhdx",
     "qemu-storage-daemon": "the same, reading the source in place",
     "gpgv": "signatures",
-    "bwrap": "the decoders' sandbox",
 }
 
 
@@ -29,13 +28,17 @@ def command(session: Session, *, output: str) -> None:
     if session.in_cluster:
         _of_cluster(session, output)
         return
-    found = {name: _tool(name) for name in _TOOLS}
+    from cdi.transfer.qemu.sandbox import describe
+
+    found, sandbox = {name: _tool(name) for name in _TOOLS}, describe()
     if output == "json":
-        click.echo(json.dumps({"cdi": version("cdi"), "python": platform.python_version(), "tools": found}, indent=2))
+        own = {"cdi": version("cdi"), "python": platform.python_version()}
+        click.echo(json.dumps({**own, "tools": found, "sandbox": sandbox}, indent=2))
         return
     click.echo(f"cdi {version('cdi')} (Python {platform.python_version()})")
     for name, told in found.items():
         click.echo(f"{name}: {told or 'missing'} ({_TOOLS[name]})")
+    click.echo(f"sandbox: {', '.join(sandbox) or 'none'} (shuts in the programs that decode images)")
 
 
 def _of_cluster(session: Session, output: str) -> None:

@@ -5,6 +5,7 @@ Every line begins with the time in UTC.  Nothing in it is secret: a source is na
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import assert_never
@@ -28,6 +29,10 @@ from cdi.image.sizes import human
 
 EVERY = 10.0
 """Seconds between two lines that only say that it goes on."""
+OFTEN = 1.0
+"""The same where much is to be told."""
+VERBOSITY = "CDI_VERBOSITY"
+"""In the environment, CDIConfig's logVerbosity: 0 tells beginning and end only, 1 the course, more the course often."""
 
 
 def say(text: str) -> None:
@@ -40,17 +45,20 @@ class Course:
     """Tells of a transfer's progress what a person reading the log would miss."""
 
     def __init__(self) -> None:
+        verbosity = os.environ.get(VERBOSITY, "")
+        self._silent = verbosity == "0"
+        self._every = OFTEN if verbosity.isdecimal() and int(verbosity) > 1 else EVERY
         self._state: tuple[str, str] | None = None
         self._done = 0
         self._when = 0.0
 
     def tell(self, progress: Progress) -> None:
         """Say it if the phase or the note changed, or a while after the last line while bytes flow."""
-        if progress.phase == "done" or (progress.phase == "preparing" and not progress.note):
+        if self._silent or progress.phase == "done" or (progress.phase == "preparing" and not progress.note):
             return  # the first line and the last say more
         now = time.monotonic()
         state = (progress.phase, _without_numbers(progress.note))
-        if state == self._state and (now - self._when < EVERY or progress.done == self._done):
+        if state == self._state and (now - self._when < self._every or progress.done == self._done):
             return
         self._state, self._when, self._done = state, now, progress.done
         say(_words(progress))

@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
@@ -142,6 +143,24 @@ def test_an_outcome_fits_into_a_termination_message(message, labels, warnings):
     assert back.failure is not None
     assert back.failure.code == "InternalError"
     assert message.startswith(back.failure.message)
+
+
+@given(
+    st.dictionaries(st.text(max_size=100), st.text(max_size=500), max_size=30),
+    st.lists(st.text(max_size=2000)),
+    st.text(max_size=9000),
+    st.lists(st.text(max_size=300), max_size=20),
+)
+def test_so_does_one_of_a_success(labels, warnings, validator, verified):
+    outcome = Outcome(
+        id="x", labels=labels, warnings=tuple(warnings), validator=validator, verified_by=tuple(verified), digest="d"
+    )
+    text = outcome.to_json()
+    assert len(text.encode()) <= 4096
+    back = Outcome.from_json(text)
+    assert (back.failure, back.digest) == (None, "d")
+    if len(json.dumps(asdict(outcome), separators=(",", ":"))) <= 4096:
+        assert back == outcome
 
 
 def test_progress_and_limits_come_back():

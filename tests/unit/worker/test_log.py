@@ -73,6 +73,18 @@ def test_the_course_is_told_when_it_changes_and_now_and_then(lines, monkeypatch)
     ]
 
 
+@pytest.mark.parametrize(("verbosity", "told"), [("0", 0), ("", 1), ("1", 1), ("2", 4), ("10", 4), ("much", 1)])
+def test_the_course_is_told_as_often_as_is_asked_for(lines, monkeypatch, verbosity, told):
+    clock = 100.0
+    monkeypatch.setattr(log.time, "monotonic", lambda: clock)
+    monkeypatch.setenv(log.VERBOSITY, verbosity)
+    course = log.Course()
+    for done in range(4):
+        course.tell(Progress(phase="transferring", done=done, total=100))
+        clock += 2.0
+    assert len(lines()) == told
+
+
 def test_the_end(lines):
     log.ended(
         Outcome(
