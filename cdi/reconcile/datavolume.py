@@ -163,7 +163,7 @@ def _with_claim(world: World, claim: Claim) -> Decision:
     request = UploadRequest.read(claim.annotations.get(uploads.ANNOTATION))
     if request is not None and not ledger.done and request.id != ledger.upload and not (worker and worker.running):
         ledger = ledger.for_upload(request.id)
-    decision = _follow(world, claim, ledger, request, settled)
+    decision = _follow(world, claim, ledger, request, settled, news=ledger.attempt > recorded.attempt)
     final = decision.state.phase.final
     decision = replace(decision, actions=(*decision.actions, *cleared(world, claim, ledger, final=final)))
     if world.platform.cluster and any(isinstance(action, StartWorker) for action in decision.actions):
@@ -191,7 +191,10 @@ def _follow(
     ledger: Ledger,
     request: UploadRequest | None,
     settled: Rebinding | Gone | Refuse | None,
+    *,
+    news: bool,
 ) -> Decision:
+    """`news`: that the last attempt ended was not written down before."""
     worker = world.worker
     if isinstance(settled, Refuse):
         return failed(claim, settled.failure)
@@ -206,7 +209,7 @@ def _follow(
             running(world, claim, worker), actions=(*relimited(world, worker), *_superseded(world, claim, worker))
         )
     if ledger.failure is not None:
-        decision = _after_failure(world, claim, ledger, ledger.failure)
+        decision = _after_failure(world, claim, ledger, ledger.failure, news=news)
         if decision is not None:
             return decision
     if world.platform.cluster:
@@ -235,8 +238,8 @@ def _superseded(world: World, claim: Claim, worker: Worker) -> tuple[Action, ...
         return ()
 
 
-def _after_failure(world: World, claim: Claim, ledger: Ledger, failure: Failure) -> Decision | None:
-    """None where it is time for another attempt."""
+def _after_failure(world: World, claim: Claim, ledger: Ledger, failure: Failure, *, news: bool) -> Decision | None:
+    """None where it is time for another attempt.  What is news is told first, however late it was seen."""
     dv, retries = world.datavolume, world.retries
     spent = ledger.spent(retries) if failure.retry is Retry.BACKOFF else None
     if failure.retry is Retry.NEVER or spent is not None:
@@ -255,8 +258,8 @@ def _after_failure(world: World, claim: Claim, ledger: Ledger, failure: Failure)
         prepared = _prepared(world, claim)
         if isinstance(prepared, Prepared) and prepared.fingerprint != ledger.fingerprint:
             return None
-    left = due - world.now
-    if left <= 0:
+    left = max(0.0, due - world.now)
+    if not left and not news:
         return None
     state = State(
         phase=phase_of(dv, Phase.IMPORT_IN_PROGRESS, Phase.CLONE_IN_PROGRESS, Phase.UPLOAD_READY),

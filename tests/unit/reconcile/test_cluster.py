@@ -308,6 +308,19 @@ def test_a_pod_that_does_not_come_up_says_why(status, reason):
     assert cluster.annotations["storage.pod.phase"] == "Pending"
 
 
+def test_a_failure_that_is_seen_late_is_told_before_the_next_attempt():
+    cluster = started(Cluster(dv("local"), retries=Retries(base=1, longest=1)))
+    pod = cluster.all(PODS)[0]
+    pod["status"] = {
+        "phase": "Failed",
+        "containerStatuses": [{"name": "importer", "state": {"terminated": {"exitCode": 137, "finishedAt": "2020-01-01T00:00:00Z"}}}],
+    }  # fmt: skip
+    cluster.step()
+    assert [event.reason for event in cluster.events][-1] == "ErrImportFailed"
+    assert cluster.condition("Ready")["reason"] == "WorkerLost"
+    until(cluster, lambda: cluster.names(PODS) and cluster.all(PODS)[0]["metadata"]["uid"] != pod["metadata"]["uid"])
+
+
 def _pods_image(cluster):
     return cluster.all(PODS)[0]["spec"]["containers"][0]["image"]
 
