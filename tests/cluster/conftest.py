@@ -31,6 +31,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--keep", action="store_true", help="leave the test cluster up")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "alone: changes what every test of the cluster sees; nothing else may run beside it")
+
+
 def _asked_for(config: pytest.Config) -> bool:
     here = Path(__file__).parent
     asked = [Path(config.invocation_params.dir, each.partition("::")[0]).resolve() for each in config.args]

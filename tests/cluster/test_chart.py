@@ -791,6 +791,7 @@ def condition(document, kind):
     return found.get(kind, {}).get("status"), found.get(kind, {}).get("message", "")
 
 
+@pytest.mark.alone
 def test_with_its_default_values_it_serves_the_whole_cluster(cluster, helm, definitions, image):
     """The one installation that a cluster has: not while somebody else's objects are there, which it would take up."""
     if json.loads(cluster.kubectl.run("get", "datavolumes,cdis", "--all-namespaces", "--output=json"))["items"]:

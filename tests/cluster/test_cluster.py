@@ -449,6 +449,7 @@ def test_a_deleted_namespace_takes_its_pods_and_volumes_along(cluster, storage):
         assert not left & volumes
 
 
+@pytest.mark.alone
 def test_pods_run_on_while_the_api_server_and_the_kubelet_are_restarted(cluster, namespace):
     if cluster.layout is None:
         pytest.skip("only our own cluster is handled like this")

@@ -369,6 +369,7 @@ def test_no_class_at_all(scene) -> None:
     assert scene.chronicle.phases("classless")[-1] == "Pending"
 
 
+@pytest.mark.alone
 def test_no_class_is_the_default_one(scene) -> None:
     """For a second or two nobody on this cluster has one."""
     mark = "storageclass.kubernetes.io/is-default-class"
@@ -574,6 +575,7 @@ def test_a_server_that_goes_away_and_comes_back(scene) -> None:
     assert workers == {pod}
 
 
+@pytest.mark.alone
 def test_a_node_that_does_not_answer(scene) -> None:
     """Its kubelet ends, and the node is marked as the node controller would do it forty seconds later."""
     if scene.cluster.layout is None:

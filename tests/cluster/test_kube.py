@@ -162,6 +162,7 @@ async def test_metadata_is_all_that_comes_where_it_is_all_that_is_wanted(client,
         assert "data" not in reflector.cache.get(space, "a")
 
 
+@pytest.mark.alone
 @pytest.mark.skipif("CDI_TEST_KUBECONFIG" in os.environ, reason="restarts the API server")
 async def test_the_api_server_restarts_under_calls_and_watches(client, cluster, space):
     told = Told()

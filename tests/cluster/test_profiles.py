@@ -266,6 +266,7 @@ def test_the_api_server_keeps_the_installation_s_status(kubectl: Kubectl):
 # --- the controller itself ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_the_controller_keeps_a_profile_for_every_class(cluster, kubectl: Kubectl, namespace: Kubectl, name: str):
     with controller(cluster, namespace, everywhere=True) as running:
         kubectl.create(storage_class(name, UNKNOWN))
