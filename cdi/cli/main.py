@@ -41,6 +41,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "upload": Entry("upload", "Make a volume of a local file or of standard input."),
         "clone": Entry("clone", "Make a volume of another volume."),
         "batch": Entry("batch", "Import many images, pinned by a lock file."),
+        "serve": Entry("serve", "Serve a web page and uploads over this machine's volumes."),
         "boot-check": Entry("boot_check", "Boot a volume on a throw-away overlay and tell if it comes up."),
     },
     "Manage objects": {

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
 from cdi.api.errors import InvalidManifest, NotFound, UsageError
+from cdi.api.names import ANN_IMMEDIATE_BINDING
 from cdi.cli.options import duration, quantity
 from cdi.cli.session import Session, one_datavolume, subcommand
+from cdi.cli.show import printable
 from cdi.cli.wait import wait_for
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from cdi.store.base import Object
 
 
 @subcommand("upload")
 @click.argument("file")
-@click.argument("name")
+@click.argument("name", required=False)
+@click.option("--dv", "dv", metavar="NAME", help="The same as NAME.")
 @click.option("--size", type=quantity, help="Of the volume, e.g. 20Gi; unless given, what the image needs.")
 @click.option("--content-type", type=click.Choice(["kubevirt", "archive"]), default="kubevirt", show_default=True)
+@click.option("--storage-class", help="Of the volume that is made, instead of the default one.")
+@click.option("--access-mode", help="Of the volume that is made, e.g. ReadWriteOnce; the storage's own unless given.")
+@click.option("--volume-mode", type=click.Choice(["Filesystem", "Block"]), help="Of the volume that is made.")
+@click.option("--force-bind", is_flag=True, help="In a cluster: do not wait for the volume's first consumer.")
+@click.option("--uploadproxy-url", metavar="URL", help="In a cluster: instead of the one that CDIConfig names.")
+@click.option(
+    "--ca", type=click.Path(path_type=Path), metavar="FILE", help="In a cluster: who signed the proxy's certificate."
+)
+@click.option("--insecure", is_flag=True, help="In a cluster: do not check the proxy's certificate.")
 @click.option("--no-create", is_flag=True, help="The DataVolume must be there and wait for an upload.")
 @click.option("--wait/--no-wait", "waits", default=True, show_default=True)
 @click.option("--timeout", type=duration, help="How long to wait at most; for ever unless given.")
@@ -28,9 +46,17 @@ def command(
     session: Session,
     *,
     file: str,
-    name: str,
+    name: str | None,
+    dv: str | None,
     size: str | None,
     content_type: str,
+    storage_class: str | None,
+    access_mode: str | None,
+    volume_mode: str | None,
+    force_bind: bool,
+    uploadproxy_url: str | None,
+    ca: Path | None,
+    insecure: bool,
     no_create: bool,
     waits: bool,
     timeout: float | None,
@@ -38,35 +64,151 @@ def command(
     """Make volume NAME of FILE, or of standard input (-).
 
     A DataVolume NAME that waits for an upload takes it; else one is made.  Of a pipe, nobody knows the image's size
-    beforehand: then --size is needed.
+    beforehand: then --size is needed.  In a cluster the file is sent to the upload proxy; whatever breaks meanwhile,
+    it goes on from the last byte that has arrived.
     """
-    name = one_datavolume(name)
-    session.here("cdi upload", "virtctl image-upload, or serve the file over HTTP and cdi import its URL")
+    name = _name(name, dv)
+    if not session.in_cluster and (uploadproxy_url or ca or insecure or force_bind):
+        raise UsageError(
+            "--uploadproxy-url, --ca, --insecure and --force-bind are for a cluster",
+            remedy="leave them out, or name a cluster with --context, --kubeconfig or --cluster",
+        )
+    if session.in_cluster:
+        _readable(file)
     if not _exists(session, name):
         if no_create:
             raise NotFound(
                 f"there is no datavolume {session.namespace}/{name}", remedy="apply it, or leave --no-create out"
             )
-        session.embedded.apply([_manifest(session.namespace, name, size or _needed(file, content_type), content_type)])
-    elif size is not None:
+        storage: Object = {"resources": {"requests": {"storage": size or _needed(file, content_type)}}}
+        storage |= {} if storage_class is None else {"storageClassName": storage_class}
+        storage |= {} if access_mode is None else {"accessModes": [access_mode]}
+        storage |= {} if volume_mode is None else {"volumeMode": volume_mode}
+        manifest = _manifest(session.namespace, name, content_type, storage, bound=session.in_cluster)
+        session.backend.apply([manifest])
+    elif any(wish is not None for wish in (size, storage_class, access_mode, volume_mode)):
         raise UsageError(
-            "the DataVolume is there already, and has its size",
+            "the DataVolume is there already, and has its size and storage",
             where=f"{session.namespace}/{name}",
-            remedy="leave --size out, or choose another name",
+            remedy="leave those options out, or choose another name",
         )
-    if file == "-":
+    elif force_bind:
+        from cdi.runtime.cluster.uploading import bind_now
+
+        bind_now(session.remote, session.namespace, name)
+    if session.in_cluster:
+        _send(session, file, name, url=uploadproxy_url, ca=ca, insecure=insecure, timeout=timeout)
+    elif file == "-":
         session.embedded.upload_stream(session.namespace, name, sys.stdin.fileno(), _length())
     else:
         session.embedded.upload(session.namespace, name, Path(file))
     if waits:
         wait_for(session, session.namespace, name, timeout=timeout)
     else:
-        click.echo(f"datavolume/{name} is being uploaded to")
+        click.echo(f"datavolume/{name} {'was' if session.in_cluster else 'is being'} uploaded to")
+
+
+def _name(name: str | None, dv: str | None) -> str:
+    if (name is None) == (dv is None):
+        what = "two volumes are named" if name is not None else "no volume is named"
+        raise UsageError(what, remedy="cdi upload FILE NAME, or cdi upload FILE --dv NAME")
+    return one_datavolume(name or dv or "")
+
+
+def _readable(file: str) -> None:
+    """Raises `UsageError` for what cannot be read twice: an upload that breaks off is gone on with."""
+    if file == "-":
+        raise UsageError(
+            "a pipe cannot be sent to a cluster: what breaks off could not be gone on with",
+            remedy="write it into a file first",
+        )
+    try:
+        with open(file, "rb") as opened:
+            mode = os.fstat(opened.fileno()).st_mode
+    except OSError as error:
+        raise UsageError(f"the file cannot be read: {error.strerror}", where=file) from error
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        raise UsageError("only a file or block device can be sent", where=file)
+
+
+def _send(
+    session: Session, file: str, name: str, *, url: str | None, ca: Path | None, insecure: bool, timeout: float | None
+) -> None:
+    from cdi.cli import bars
+    from cdi.runtime.cluster.uploading import await_ready, find_proxy, token
+    from cdi.runtime.request import read_option_file
+    from cdi.runtime.sending import Sender, Volume
+
+    cluster, namespace = session.remote, session.namespace
+    authority = None if ca is None else read_option_file(ca).decode("utf-8", "replace")
+    proxy = find_proxy(cluster, url=url, authority=authority, insecure=insecure)
+    with bars.bar(name) as bar:
+        await_ready(
+            cluster,
+            namespace,
+            name,
+            timeout=timeout,
+            on_update=lambda body, _: bar.update((body.get("status") or {}).get("phase") or "Pending", None),
+        )
+    session.after_interrupt = f"the same command again: it needs no --size then{session.options()}"
+    with open(file, "rb", buffering=0) as opened:
+        length = opened.seek(0, os.SEEK_END)
+        if not length:
+            raise UsageError("the file is empty", where=file)
+        with _Watcher(name, length) as watcher:
+            Sender(
+                proxy,
+                Volume(namespace=namespace, name=name),
+                opened,
+                length,
+                lambda: token(cluster, namespace, name),
+                watcher,
+            ).send()
+
+
+class _Watcher:
+    """A bar of the bytes that were sent; a line for each pause, where there is no terminal."""
+
+    def __init__(self, label: str, total: int) -> None:
+        from tqdm import tqdm
+
+        self._label = printable(label)
+        self._bar: tqdm[Any] = tqdm(
+            desc=self._label,
+            total=total,
+            unit="B",
+            unit_scale=True,
+            unit_divisor=1024,
+            dynamic_ncols=True,
+            file=sys.stderr,
+            disable=not sys.stderr.isatty(),
+        )
+
+    def sent(self, done: int, total: int) -> None:
+        del total
+        self._bar.set_postfix_str("", refresh=False)
+        # A connection that broke may have lost some of what was counted.
+        self._bar.update(done - self._bar.n) if done >= self._bar.n else self._bar.reset()
+        if done and not self._bar.n:
+            self._bar.update(done)
+
+    def waits(self, why: str, seconds: float) -> None:
+        if sys.stderr.isatty():
+            self._bar.set_postfix_str(printable(f"{why}; again in {seconds:.0f} s"))
+        else:
+            with contextlib.suppress(OSError):
+                click.echo(printable(f"{self._label}: {why}; again in {seconds:.0f} s"), err=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.close()
 
 
 def _exists(session: Session, name: str) -> bool:
     try:
-        body = session.embedded.get("dv", session.namespace, name)
+        body = session.backend.get("dv", session.namespace, name)
     except NotFound:
         return False
     if "upload" not in (body["spec"].get("source") or {}):
@@ -105,14 +247,14 @@ def _length() -> int | None:
     return max(0, info.st_size - os.lseek(descriptor, 0, os.SEEK_CUR))
 
 
-def _manifest(namespace: str, name: str, size: str, content_type: str) -> dict[str, Any]:
+def _manifest(namespace: str, name: str, content_type: str, storage: Object, *, bound: bool) -> Object:
+    metadata: Object = {"name": name, "namespace": namespace}
+    if bound:
+        # There is nobody yet who would be its first consumer.
+        metadata["annotations"] = {ANN_IMMEDIATE_BINDING: ""}
     return {
         "apiVersion": "cdi.kubevirt.io/v1beta1",
         "kind": "DataVolume",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {
-            "source": {"upload": {}},
-            "contentType": content_type,
-            "storage": {"resources": {"requests": {"storage": size}}},
-        },
+        "metadata": metadata,
+        "spec": {"source": {"upload": {}}, "contentType": content_type, "storage": storage},
     }

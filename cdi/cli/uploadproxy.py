@@ -53,13 +53,16 @@ def command(
     drain: float,
     log_level: str,
 ) -> None:
-    """Pass uploads on to the volumes of a cluster.
+    """Pass uploads on to the volumes of a cluster, and serve a page for people.
 
-    Clients show a token that an UploadTokenRequest gave them.  The files are read again when they change.
+    Clients show a token that an UploadTokenRequest gave them; the page does what its user's own token may.  The files are read again when they change.
     """
     from cdi.controller.logs import configure
     from cdi.kube.blocking import Blocking
-    from cdi.kube.client import connect
+    from cdi.kube.client import Client
+    from cdi.kube.credentials import find
+    from cdi.server.page.cluster import ClusterDesks
+    from cdi.server.page.service import Page
     from cdi.server.proxy.run import Options, serve
     from cdi.server.proxy.volumes import ClusterVolumes
 
@@ -68,5 +71,7 @@ def command(
     options = Options(
         tls=tls, client=client_tls, authorities=server_ca, token_key=token_key, port=port, bind=bind, drain=drain
     )
-    with Blocking(connect(None if session.kubeconfig is None else str(session.kubeconfig), session.context)) as client:
-        serve(options, ClusterVolumes(client))
+    credentials = find(None if session.kubeconfig is None else str(session.kubeconfig), session.context)
+    with Blocking(Client(credentials)) as client:
+        page = Page(ClusterDesks(client, credentials))
+        serve(options, ClusterVolumes(client), pages=page.serve)

@@ -15,10 +15,11 @@ import fcntl
 import os
 import sys
 import threading
+from collections.abc import Callable
 
 from cdi import durable
 from cdi.api.errors import CdiError, InvalidManifest, TargetBusy, UsageError
-from cdi.api.job import Job, Limits, Outcome
+from cdi.api.job import Job, Limits, Outcome, StreamSourceSpec
 from cdi.transfer.control import Control
 from cdi.transfer.run import failure_of, transfer
 from cdi.worker import log
@@ -65,16 +66,30 @@ def _carry_out(job_path: str, directory: str) -> Outcome:
     except CdiError as error:
         return _refused(error)
     log.asked(job)
-    control = Control(job)
+    control, carry_out = _work(job)
     stop.watch(control)
     ended = threading.Event()
     reporter = threading.Thread(target=_report, args=(job, control, directory, ended), name="report", daemon=True)
     reporter.start()
     try:
-        return transfer(job, control)
+        return carry_out()
     finally:
         ended.set()
         reporter.join()
+
+
+def _work(job: Job) -> tuple[Control, Callable[[], Outcome]]:
+    """The transfer; or, where uploads are brought to this worker by connections, whatever they make of it."""
+    if isinstance(job.source, StreamSourceSpec):
+        from cdi.worker import upload_local
+
+        if upload_local.listens(job):
+            from cdi.worker.upload_session import Session
+
+            session = Session(job)
+            return session, lambda: upload_local.receive(job, session)
+    control = Control(job)
+    return control, lambda: transfer(job, control)
 
 
 def _refused(error: CdiError) -> Outcome:

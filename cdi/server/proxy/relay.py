@@ -7,6 +7,7 @@ the body, so a refusal costs nobody an upload, and it may end one that is under 
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import ssl
@@ -18,6 +19,7 @@ from cdi.server.proxy.volumes import Destination
 from cdi.source.connection import Connection, ConnectionLost
 from cdi.source.http_message import read_response
 from cdi.source.http_url import Url
+from cdi.source.inbound.plain import peer_uid
 from cdi.source.inbound.visit import Visit
 
 _BUFFER = 256 << 10
@@ -52,7 +54,7 @@ def relay(visit: Visit, destination: Destination, context: ssl.SSLContext) -> Re
 
     Raises `UploadNotReady` where the server cannot be reached or is lost, and what reading the client's body raises.
     """
-    where = f"{destination.host}:{destination.port}"
+    where = "the worker" if destination.local else f"{destination.host}:{destination.port}"
     connection, sock = _connect(destination, context, where)
     try:
         upstream = _Upstream(visit, connection, sock, destination)
@@ -70,7 +72,7 @@ def relay(visit: Visit, destination: Destination, context: ssl.SSLContext) -> Re
 class _Upstream:
     """The conversation with one upload server."""
 
-    def __init__(self, visit: Visit, connection: Connection, sock: ssl.SSLSocket, destination: Destination) -> None:
+    def __init__(self, visit: Visit, connection: Connection, sock: socket.socket, destination: Destination) -> None:
         self._visit = visit
         self._connection = connection
         self._destination = destination
@@ -145,7 +147,10 @@ class _Upstream:
         return Relayed(status=response.status, headers=headers, body=body)
 
 
-def _connect(destination: Destination, context: ssl.SSLContext, where: str) -> tuple[Connection, ssl.SSLSocket]:
+def _connect(destination: Destination, context: ssl.SSLContext, where: str) -> tuple[Connection, socket.socket]:
+    if destination.local is not None:
+        own = _connect_locally(destination.local, where)
+        return Connection(own, None, stall_timeout=_ANSWERING, where=where), own
     try:
         plain = socket.create_connection((destination.host, destination.port), _CONNECTING)
     except OSError as error:
@@ -162,6 +167,20 @@ def _connect(destination: Destination, context: ssl.SSLContext, where: str) -> t
         plain.close()
         raise _unreachable(where, error) from error
     return Connection(sock, None, stall_timeout=_ANSWERING, where=where), sock
+
+
+def _connect_locally(name: str, where: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.settimeout(_CONNECTING)
+        sock.connect(name)
+        # Such a name is anybody's who takes it first.
+        if peer_uid(sock) != os.geteuid():
+            raise PermissionError("it is another user's")
+    except OSError as error:
+        sock.close()
+        raise _unreachable(where, error) from error
+    return sock
 
 
 def _unreachable(where: str, error: OSError) -> UploadNotReady:

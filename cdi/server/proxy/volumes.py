@@ -35,6 +35,8 @@ class Destination:
     port: int = SERVER_PORT
     name: str | None = None
     """What its certificate is for, where that is something else."""
+    local: str | None = None
+    """The abstract Unix socket of a worker of this user, without TLS, instead of all that."""
 
 
 class Volumes(Protocol):

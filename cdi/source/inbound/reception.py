@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from cdi.api.errors import UploadMalformed
 from cdi.source.inbound.head import MAX_HEAD, Head, parse
+from cdi.source.inbound.plain import PlainContext
 from cdi.source.inbound.visit import Visit
 
 MOST_WAITING = 1000
@@ -49,7 +50,7 @@ class Reception:
     def __init__(
         self,
         listener: socket.socket,
-        context: Callable[[], ssl.SSLContext],
+        context: Callable[[], ssl.SSLContext | PlainContext],
         serve: Callable[[Visit], bool],
         *,
         most: int,
@@ -144,7 +145,8 @@ class Reception:
                 return
             plain.setblocking(False)
             try:
-                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if plain.family != socket.AF_UNIX:
+                    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock = self._context().wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
             except OSError:
                 plain.close()

@@ -1,0 +1,90 @@
+"""``cdi serve``."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import signal
+import threading
+from pathlib import Path
+
+import click
+
+from cdi.api.errors import UsageError
+from cdi.cli.session import Session, subcommand
+
+_TOKEN_BYTES = 24
+_SHORTEST = 16
+
+
+@subcommand("serve")
+@click.option("--bind", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where it listens.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 chooses one.")
+@click.option("--tls-cert", type=click.Path(path_type=Path), metavar="FILE", help="A certificate, and its chain (PEM).")
+@click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="Its key.")
+@click.option(
+    "--token-file", type=click.Path(path_type=Path), metavar="FILE", help="Holds the token, instead of a new one."
+)
+@click.option("--plain-http", is_flag=True, help="Let the token go over the network for everybody to read.")
+def command(
+    session: Session,
+    *,
+    bind: str,
+    port: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    token_file: Path | None,
+    plain_http: bool,
+) -> None:
+    """Serve a web page, and the paths of a cluster's upload proxy, over the volumes of this machine.
+
+    Whoever has the token, which is printed once, may make, fill, clone and delete volumes.  Ctrl-C ends it; uploads
+    that are under way go on when it is started again with the same token.
+    """
+    from cdi.server.machine import Options, served
+
+    embedded = session.here("cdi serve", "the upload proxy of the cluster serves the same page")
+    if (tls_cert is None) != (tls_key is None):
+        raise UsageError("a certificate needs its key", remedy="--tls-cert FILE --tls-key FILE")
+    address = _address(bind)
+    if not address.is_loopback and tls_cert is None and not plain_http:
+        raise UsageError(
+            f"the token would go over the network for everybody to read ({bind})",
+            remedy="give --tls-cert and --tls-key, or --plain-http if nobody else is there",
+        )
+    options = Options(
+        token=secrets.token_urlsafe(_TOKEN_BYTES) if token_file is None else _read(token_file),
+        bind=str(address),
+        port=port,
+        certificate=None if tls_cert is None else str(tls_cert),
+        key=None if tls_key is None else str(tls_key),
+    )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with served(embedded, options) as server:
+        click.echo(f"serving at {server.url}")
+        if token_file is None:
+            click.echo(f"token      {options.token}")
+            click.echo(f"sign in    {server.url}#token={options.token}")
+        stop.wait()
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        return ipaddress.ip_address("127.0.0.1" if text == "localhost" else text.strip("[]"))
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no address", remedy="--bind 127.0.0.1") from error
+
+
+def _read(file: Path) -> str:
+    from cdi.runtime.request import read_option_file
+
+    text = read_option_file(file).decode("ascii", "replace").strip()
+    if len(text) < _SHORTEST or not text.isascii() or not text.isprintable() or set(text) & set(" ~"):
+        raise UsageError(
+            f"the token is to have at least {_SHORTEST} letters and digits",
+            where=str(file),
+            remedy="openssl rand -hex 24",
+        )
+    return text

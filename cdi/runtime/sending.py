@@ -1,0 +1,358 @@
+"""Sends an image to an upload proxy: resumably where the server speaks tus 1.0.0, else in one request.
+
+Any server of KubeVirt's importer will do.  A connection that breaks, a server that restarts and a token that expires
+are no end: it asks how much has arrived and goes on there, after growing pauses, until nothing has moved for
+`Patience.most`.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import os
+import random
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol, Self
+from urllib.parse import urljoin, urlsplit
+
+from cdi.api.errors import (
+    AlreadyUploaded,
+    CdiError,
+    Retry,
+    SourceTlsUntrusted,
+    TokenInvalid,
+    UploadMalformed,
+    UploadNotReady,
+    UploadOffsetConflict,
+    UploadUnderWay,
+    UploadUnknown,
+    UsageError,
+    by_code,
+)
+from cdi.api.upload_protocol import TUS_CONTENT, TUS_VERSION, tus_path
+
+_BUFFER = 1 << 20
+_CONNECTING = 10.0
+_MOST_ANSWER = 64 << 10
+_RESUMED = (404, 405, 501)
+"""What servers that do not know tus answer where an upload would be begun."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """Seconds."""
+
+    first: float = 0.5
+    longest: float = 30.0
+    most: float = 600.0
+    """Without a byte that arrived."""
+    stall: float = 60.0
+    """Without the server taking a byte."""
+    answer: float = 3600.0
+    """For the answer after the last byte, which comes when the image was looked at and written."""
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proxy:
+    """Where an upload proxy is."""
+
+    url: str
+    """``https://host[:port]``; what follows is ignored."""
+    context: ssl.SSLContext | None = None
+    """Of https; None trusts what the system trusts."""
+
+
+class Watcher(Protocol):
+    """Is told how it goes."""
+
+    def sent(self, done: int, total: int) -> None: ...
+
+    def waits(self, why: str, seconds: float) -> None:
+        """It goes on by itself after so many seconds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    namespace: str
+    name: str
+
+
+class _Lost(Exception):
+    """The connection broke; `error` says how."""
+
+    def __init__(self, error: OSError | http.client.HTTPException) -> None:
+        super().__init__(str(error) or type(error).__name__)
+
+
+class Sender:
+    """One upload of one file."""
+
+    def __init__(
+        self,
+        proxy: Proxy,
+        volume: Volume,
+        file: BinaryIO,
+        size: int,
+        token: Callable[[], str],
+        watcher: Watcher,
+        *,
+        patience: Patience | None = None,
+    ) -> None:
+        """`token` gives one that is good now; `file` can be sought in, and `size` bytes are sent of it."""
+        self._proxy = proxy
+        self._volume = volume
+        self._file = file
+        self._size = size
+        self._ask_token = token
+        self._watcher = watcher
+        self._patience = patience or Patience()
+        self._token: str | None = None
+        self._url: str | None = None
+        self._moved = self._patience.clock()
+        self._furthest = 0
+
+    def send(self) -> None:
+        """Returns when the server has taken all of it.
+
+        Raises the server's refusal, `UsageError` for a URL that is none, `SourceTlsUntrusted`, and `UploadNotReady`
+        where there was no getting on.
+        """
+        try:
+            self._persist(self._resumably)
+        except _NotSpokenError:
+            self._persist(self._plainly)
+
+    def _persist(self, work: Callable[[], None]) -> None:
+        failures, renewed = 0, False
+        self._moved = self._patience.clock()
+        while True:
+            before = self._furthest
+            try:
+                work()
+                return
+            except _Lost as error:
+                trouble: CdiError = UploadNotReady(f"the connection to the upload proxy failed: {error}")
+            except TokenInvalid:
+                moved = self._furthest > before
+                if renewed and not moved:
+                    raise
+                self._token, renewed = None, True
+                continue
+            except UploadUnknown as error:
+                if self._url is None:
+                    raise
+                self._url, self._furthest = None, 0
+                trouble = error
+            except CdiError as error:
+                if error.retry is not Retry.BACKOFF:
+                    raise
+                trouble = error
+            failures = 1 if self._furthest > before else failures + 1
+            self._pause(failures, trouble)
+
+    def _pause(self, failures: int, trouble: CdiError) -> None:
+        patience = self._patience
+        if patience.clock() - self._moved > patience.most:
+            raise trouble
+        pause = min(patience.longest, patience.first * 2 ** min(failures - 1, 10))
+        pause *= random.uniform(0.75, 1.25)  # noqa: S311  spreads load
+        self._watcher.waits(trouble.what, pause)
+        patience.sleep(pause)
+
+    # --- tus ----------------------------------------------------------------------------------------------------
+
+    def _resumably(self) -> None:
+        if self._url is None:
+            self._url = self._begin()
+            offset = 0
+        else:
+            with self._exchange("HEAD", self._url, {}) as answer:
+                offset = _offset(answer.headers)
+        if offset > self._size:
+            raise UploadMalformed("the server has more bytes than the file")
+        self._tell(offset)
+        if offset == self._size:
+            return
+        headers = {"Upload-Offset": str(offset), "Content-Type": TUS_CONTENT}
+        with self._exchange("PATCH", self._url, headers, offset) as answer:
+            now = _offset(answer.headers)
+        if now < self._size:
+            raise UploadOffsetConflict(f"the server has {now} of {self._size} bytes")
+        self._tell(now)
+
+    def _begin(self) -> str:
+        name = base64.b64encode(os.path.basename(str(getattr(self._file, "name", ""))).encode()[:200]).decode()
+        headers = {"Upload-Length": str(self._size), **({"Upload-Metadata": f"filename {name}"} if name else {})}
+        endpoint = urljoin(self._proxy.url, tus_path(self._volume.namespace, self._volume.name))
+        with self._exchange("POST", endpoint, headers, allowed=_RESUMED) as answer:
+            if answer.status != 201 or "location" not in answer.headers:
+                raise _NotSpokenError
+            url = urljoin(endpoint, answer.headers["location"])
+        if urlsplit(url)[:2] != urlsplit(endpoint)[:2]:
+            # The token goes with every request, so to nobody else.
+            raise UploadMalformed("the server sends uploads to another server", where=url)
+        return url
+
+    # --- plain --------------------------------------------------------------------------------------------------
+
+    def _plainly(self) -> None:
+        """As virtctl does: the asynchronous path where the server knows it."""
+        path = urljoin(self._proxy.url, "/v1beta1/upload-async")
+        with self._exchange("HEAD", path, {}, allowed=(400, 404, 405, 501)) as answer:
+            known = answer.status == 200
+        if not known:
+            path = urljoin(self._proxy.url, "/v1beta1/upload")
+        self._tell(0)
+        with self._exchange("POST", path, {"Content-Type": "application/octet-stream"}, 0):
+            self._tell(self._size)
+
+    # --- requests -----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _exchange(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        offset: int | None = None,
+        *,
+        allowed: tuple[int, ...] = (),
+    ) -> Iterator[_Answer]:
+        """One request and its answer; the file from `offset` on is its body.
+
+        Raises `_Lost`, and the refusal unless its status is one of `allowed`.
+        """
+        if self._token is None:
+            self._token = self._ask_token()
+        connection = _connection(url, self._proxy.context)
+        try:
+            try:
+                connection.connect()
+                connection.sock.settimeout(self._patience.stall)
+                _ask(connection, method, url, {**headers, "Authorization": f"Bearer {self._token}"}, self._left(offset))
+                if offset is not None:
+                    self._send_body(connection.sock, offset)
+                connection.sock.settimeout(self._patience.answer if offset is not None else self._patience.stall)
+                answer = _Answer.read(connection)
+            except ssl.SSLCertVerificationError as error:
+                raise SourceTlsUntrusted(
+                    f"the upload proxy's certificate is not trusted: {error.verify_message}",
+                    where=url,
+                    remedy="give its CA with --ca, or do without with --insecure",
+                ) from error
+            except (OSError, http.client.HTTPException) as error:
+                raise _Lost(error) from error
+            if not 200 <= answer.status < 300 and answer.status not in allowed:
+                raise answer.refusal(url)
+            yield answer
+        finally:
+            connection.close()
+
+    def _left(self, offset: int | None) -> int:
+        return 0 if offset is None else self._size - offset
+
+    def _send_body(self, sock: socket.socket, offset: int) -> None:
+        """Until the server takes no more: then it has mostly said why."""
+        self._file.seek(offset)
+        buffer = memoryview(bytearray(_BUFFER))
+        done = offset
+        with contextlib.suppress(ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            while done < self._size:
+                count = self._file.readinto(buffer[: self._size - done])  # type: ignore[attr-defined]  # of real files
+                if not count:
+                    raise UsageError("the file became shorter while it was sent", where=str(self._file.name))
+                sock.sendall(buffer[:count])
+                done += count
+                self._tell(done, arrived=False)
+
+    def _tell(self, done: int, *, arrived: bool = True) -> None:
+        if arrived and done > self._furthest:
+            self._furthest, self._moved = done, self._patience.clock()
+        self._watcher.sent(done, self._size)
+
+
+class _NotSpokenError(Exception):
+    """The server does not know tus."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @classmethod
+    def read(cls, connection: http.client.HTTPConnection) -> Self:
+        response = connection.getresponse()
+        body = response.read(_MOST_ANSWER)
+        return cls(
+            status=response.status,
+            headers={name.lower(): value for name, value in response.getheaders()},
+            body=body,
+        )
+
+    def refusal(self, url: str) -> CdiError:
+        text = self.body.decode("utf-8", "replace").strip()
+        with contextlib.suppress(ValueError):
+            document = json.loads(text)
+            if isinstance(document, dict) and isinstance(document.get("message"), str):
+                known = by_code(str(document.get("code")))
+                kind = known if known.__name__ == document.get("code") else _kind(self.status)
+                return kind(document["message"].rstrip("."), remedy="")
+        said = text.splitlines()[0][:500] if text and not text.startswith("<") else f"the server answered {self.status}"
+        return _kind(self.status)(said.rstrip("."), where=urlsplit(url).path, remedy="")
+
+
+def _kind(status: int) -> type[CdiError]:
+    match status:
+        case 401:
+            return TokenInvalid
+        case 404 | 410:
+            return UploadUnknown
+        case 409:
+            return AlreadyUploaded
+        case 408 | 423 | 425 | 429 | 460:
+            return UploadUnderWay
+        case _:
+            return UploadNotReady if status >= 500 else UploadMalformed
+
+
+def _connection(url: str, context: ssl.SSLContext | None) -> http.client.HTTPConnection:
+    parts = urlsplit(url)
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if parts.scheme not in {"http", "https"} or not host:
+        raise UsageError("this is no URL of an upload proxy", where=url, remedy="https://HOST[:PORT]")
+    if parts.scheme == "https":
+        return http.client.HTTPSConnection(host, port, timeout=_CONNECTING, context=context)
+    return http.client.HTTPConnection(host, port, timeout=_CONNECTING)
+
+
+def _ask(
+    connection: http.client.HTTPConnection, method: str, url: str, headers: Mapping[str, str], length: int
+) -> None:
+    connection.putrequest(method, urlsplit(url).path, skip_accept_encoding=True)
+    given = {"Tus-Resumable": TUS_VERSION, "Accept": "application/json", **headers}
+    if length or method in {"POST", "PATCH"}:
+        given["Content-Length"] = str(length)
+    for name, value in given.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+
+
+def _offset(headers: Mapping[str, str]) -> int:
+    text = headers.get("upload-offset", "")
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise UploadMalformed("the server does not say how much it has")
+    return int(text)

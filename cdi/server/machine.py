@@ -1,0 +1,125 @@
+"""``cdi serve``: the upload proxy and the page on one machine, over the embedded mode."""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from cdi.api.errors import TokenInvalid, TokenMisused, UsageError
+from cdi.runtime.doors import Doors
+from cdi.runtime.embedded import Embedded
+from cdi.server.page.machine import MachineDesks
+from cdi.server.page.service import Page
+from cdi.server.proxy.run import server_context
+from cdi.server.proxy.service import Proxy, Right
+from cdi.server.proxy.volumes import Destination
+from cdi.source.inbound.certificates import FileContext
+from cdi.source.inbound.plain import PlainContext
+from cdi.source.inbound.reception import Reception
+from cdi.store.base import Key
+
+LOG = logging.getLogger(__name__)
+_MOST_REQUESTS = 64
+_DRAIN = 5.0
+_STALL = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How it is served."""
+
+    token: str
+    bind: str = "127.0.0.1"
+    port: int = 8080
+    certificate: str | None = None
+    """A file with the certificate, and `key` with its key; plain HTTP where None."""
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Claim:
+    namespace: str
+    name: str
+
+
+class _Rights:
+    """One token opens all doors; with it stands which one is meant: ``TOKEN~NAMESPACE~NAME``."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token.encode()
+
+    def __call__(self, text: str) -> Right:
+        token, _, rest = text.partition("~")
+        if not hmac.compare_digest(token.encode(), self._token):
+            raise TokenInvalid("this is not the token that cdi serve printed", remedy="copy it again")
+        namespace, _, name = rest.partition("~")
+        if not name:
+            raise TokenMisused(
+                "the token does not say which volume is meant", remedy="send Bearer TOKEN~NAMESPACE~NAME"
+            )
+        key = Key.of("dv", namespace, name)
+        return _Claim(namespace=key.namespace, name=key.name)
+
+
+class _MachineVolumes:
+    """Each volume's own worker takes the upload."""
+
+    def __init__(self, doors: Doors) -> None:
+        self._doors = doors
+
+    def look(self, namespace: str, name: str) -> Destination:
+        return Destination(host="localhost", local=self._doors.open(namespace, name))
+
+
+class Server:
+    """Serves from its making to its end."""
+
+    def __init__(self, embedded: Embedded, options: Options) -> None:
+        """Raises `UsageError` for the port, `InvalidManifest` for the certificate."""
+        page = Page(MachineDesks(embedded, options.token))
+        proxy = Proxy(_MachineVolumes(Doors(embedded)), _Rights(options.token), _no_context, pages=page.serve)
+
+        context: Callable[[], ssl.SSLContext | PlainContext] = PlainContext
+        if options.certificate is not None and options.key is not None:
+            context = FileContext([options.certificate, options.key], server_context)
+            context()
+        self._reception = Reception(
+            _listen(options.bind, options.port), context, proxy.serve, most=_MOST_REQUESTS, stall_timeout=_STALL
+        )
+        scheme = "http" if context is PlainContext else "https"
+        host = f"[{options.bind}]" if ":" in options.bind else options.bind
+        self.url = f"{scheme}://{host}:{self._reception.port}/"
+
+    def close(self) -> None:
+        """Uploads that are under way are gone on with at the next server."""
+        self._reception.close(_DRAIN)
+
+
+@contextlib.contextmanager
+def served(embedded: Embedded, options: Options) -> Iterator[Server]:
+    """Raises as `Server`."""
+    server = Server(embedded, options)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def _no_context() -> ssl.SSLContext:
+    """Workers of this machine are spoken to without TLS; this one would speak to nobody."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        return socket.create_server((address, port), family=family, backlog=128)
+    except OSError as error:
+        raise UsageError(
+            f"{address}:{port} cannot be listened at: {error.strerror}", remedy="choose another --port or --bind"
+        ) from error

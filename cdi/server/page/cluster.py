@@ -1,0 +1,148 @@
+"""The volumes of a cluster, as the user's own token lets one: the API server decides, nobody here."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import hashlib
+import ssl
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any
+
+from cdi.api.errors import ClusterForbidden, ClusterUnauthorized, NotFound
+from cdi.kube.blocking import Blocking
+from cdi.kube.client import Client
+from cdi.kube.credentials import Credentials, FixedCredentials
+from cdi.kube.resources import (
+    DATA_VOLUMES,
+    NAMESPACES,
+    SELF_SUBJECT_ACCESS_REVIEWS,
+    STORAGE_CLASSES,
+    UPLOAD_TOKEN_REQUESTS,
+)
+from cdi.kube.transport import Timing
+from cdi.runtime.cluster.backend import share_of
+from cdi.server.page.desk import Session
+from cdi.server.page.rows import row
+from cdi.store.base import Object
+
+_KEPT = 64
+"""Users whose connections are kept."""
+_TIMING = Timing(connect=5.0, answer=30.0, patience=3.0)
+_MOST_NAMES = 1000
+
+
+class ClusterDesks:
+    """Keeps connections of the users of late; none is ever used with another's token."""
+
+    hint = "A token of the cluster, such as kubectl create token NAME gives. The page may do what it may."
+
+    def __init__(self, own: Blocking, credentials: Credentials) -> None:
+        """`credentials` tell where the API server is, and who signed its certificate; nothing else of them is used."""
+        self._own = own
+        self._credentials = credentials
+        self._clients: dict[bytes, Client] = {}
+
+    def of(self, token: str) -> ClusterDesk:
+        return ClusterDesk(self._own, self._own.run(self._client(token)))
+
+    async def _client(self, token: str) -> Client:
+        """Runs in the loop alone, so nothing here needs a lock."""
+        known = hashlib.sha256(token.encode()).digest()
+        client = self._clients.pop(known, None)
+        if client is None:
+            access = replace(await self._credentials.access(), authorization=f"Bearer {token}")
+            if access.context is not None:
+                access = replace(access, context=_without_certificate(access.context))
+            client = Client(FixedCredentials(access), timing=_TIMING, agent="cdi-page")
+            await client.__aenter__()
+        self._clients[known] = client
+        while len(self._clients) > _KEPT:
+            # Nobody has used it since sixty-four others were here.
+            await self._clients.pop(next(iter(self._clients))).__aexit__(None, None, None)
+        return client
+
+
+class ClusterDesk:
+    """For one token."""
+
+    def __init__(self, own: Blocking, client: Client) -> None:
+        self._own = own
+        self._client = client
+
+    def session(self, namespace: str | None) -> Session:
+        return self._own.run(self._session(namespace or "default"))
+
+    def volumes(self, namespace: str) -> list[dict[str, Any]]:
+        now = dt.datetime.now(dt.UTC)
+        found = self._own.run(self._client.list(DATA_VOLUMES, namespace)).items
+        found.sort(key=lambda body: str(body["metadata"]["name"]))
+        return [row(body, share_of(body), now) for body in found]
+
+    def create(self, body: Object) -> None:
+        self._own.run(self._client.create(DATA_VOLUMES, body))
+
+    def delete(self, namespace: str, name: str, uid: str) -> None:
+        self._own.run(self._client.delete(DATA_VOLUMES, namespace, name, uid=uid))
+
+    def upload_token(self, namespace: str, name: str) -> str:
+        from cdi.runtime.cluster.uploading import ask_token
+
+        return self._own.run(ask_token(self._client, namespace, name))
+
+    async def _session(self, namespace: str) -> Session:
+        group = DATA_VOLUMES.group
+        asked = {
+            "list": ("list", group, "datavolumes"),
+            "create": ("create", group, "datavolumes"),
+            "delete": ("delete", group, "datavolumes"),
+            "upload": ("create", UPLOAD_TOKEN_REQUESTS.group, UPLOAD_TOKEN_REQUESTS.plural),
+        }
+        reviews = [self._may(namespace, *what) for what in asked.values()]
+        namespaces = self._names(self._client.list(NAMESPACES, metadata_only=True))
+        classes = self._names(self._client.list(STORAGE_CLASSES, metadata_only=True))
+        known, offered, *allowed = await asyncio.gather(namespaces, classes, *reviews)
+        return Session(
+            namespace=namespace,
+            namespaces=tuple(known),
+            may=dict(zip(asked, map(bool, allowed), strict=True)),
+            storage_classes=tuple(offered),
+        )
+
+    async def _may(self, namespace: str, verb: str, group: str, resource: str) -> list[str]:
+        """Something where the user may."""
+        attributes = {"namespace": namespace, "verb": verb, "group": group, "resource": resource}
+        body = {
+            "apiVersion": SELF_SUBJECT_ACCESS_REVIEWS.api_version,
+            "kind": SELF_SUBJECT_ACCESS_REVIEWS.kind,
+            "spec": {"resourceAttributes": attributes},
+        }
+        try:
+            answer = await self._client.create(SELF_SUBJECT_ACCESS_REVIEWS, body)
+        except ClusterForbidden as error:
+            # Everybody who is known may ask this; a server that lets anybody in calls a bad token anonymous.
+            raise ClusterUnauthorized("the cluster does not know this token", remedy="get a new one") from error
+        return ["yes"] if (answer.get("status") or {}).get("allowed") is True else []
+
+    async def _names(self, listing: Coroutine[Any, Any, Any]) -> list[str]:
+        """Nothing where they may not be listed: a namespace can be typed in, and there is a default class."""
+        try:
+            found = await listing
+        except (ClusterForbidden, NotFound):
+            return []
+        return sorted(str(body["metadata"]["name"]) for body in found.items)[:_MOST_NAMES]
+
+
+def _without_certificate(context: ssl.SSLContext) -> ssl.SSLContext:
+    """The same trust, and nobody's certificate: by it the API server would take the user for its owner."""
+    authorities = b"".join(context.get_ca_certs(binary_form=True))
+    if not authorities:
+        fresh = ssl.create_default_context()
+    else:
+        fresh = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        fresh.load_verify_locations(cadata=authorities)
+    fresh.verify_flags = context.verify_flags
+    fresh.check_hostname = context.check_hostname
+    fresh.verify_mode = context.verify_mode
+    return fresh

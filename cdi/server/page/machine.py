@@ -1,0 +1,65 @@
+"""The volumes of this machine, for whoever has the one token of ``cdi serve``."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hmac
+from typing import Any
+
+from cdi.api.errors import AlreadyExists, ClusterUnauthorized, Conflict
+from cdi.runtime.embedded import Embedded
+from cdi.server.page.desk import OPERATIONS, Session
+from cdi.server.page.rows import row
+from cdi.store.base import Key, Object
+
+
+class MachineDesks:
+    """All doors open with one token."""
+
+    hint = "cdi serve has printed the token, and a link that signs in by itself."
+
+    def __init__(self, embedded: Embedded, token: str) -> None:
+        self._token = token.encode()
+        self._desk = MachineDesk(embedded, token)
+
+    def of(self, token: str) -> MachineDesk:
+        if not hmac.compare_digest(token.encode(), self._token):
+            raise ClusterUnauthorized("this is not the token that cdi serve printed", remedy="copy it again")
+        return self._desk
+
+
+class MachineDesk:
+    """Over one CDI_HOME."""
+
+    def __init__(self, embedded: Embedded, token: str) -> None:
+        self._embedded = embedded
+        self._token = token
+
+    def session(self, namespace: str | None) -> Session:
+        space = Key.of("dv", namespace, "any").namespace
+        known = {body["metadata"]["namespace"] for body in self._embedded.list("dv")}
+        return Session(
+            namespace=space,
+            namespaces=tuple(sorted({"default", space, *known})),
+            may=dict.fromkeys(OPERATIONS, True),
+        )
+
+    def volumes(self, namespace: str) -> list[dict[str, Any]]:
+        now = dt.datetime.now(dt.UTC)
+        found = self._embedded.list("dv", namespace)
+        return [row(body, self._embedded.progress_of(body), now) for body in found]
+
+    def create(self, body: Object) -> None:
+        key = Key.of_object(body)
+        if any(one["metadata"]["name"] == key.name for one in self._embedded.list("dv", key.namespace)):
+            raise AlreadyExists(f"there is a volume {key.name} already", remedy="choose another name")
+        self._embedded.apply([body])
+
+    def delete(self, namespace: str, name: str, uid: str) -> None:
+        if self._embedded.get("dv", namespace, name)["metadata"]["uid"] != uid:
+            raise Conflict("the volume was replaced by another one of this name", remedy="look at it again")
+        self._embedded.delete("dv", namespace, name)
+
+    def upload_token(self, namespace: str, name: str) -> str:
+        self._embedded.get("dv", namespace, name)
+        return f"{self._token}~{namespace}~{name}"

@@ -1,0 +1,207 @@
+"""The page and the requests that it makes, as one more thing that the upload proxy answers.
+
+    GET    /                                         the page; its files are below ``/page/``
+    GET    /page/api/about                           how to sign in; the only question without a token
+    GET    /page/api/session[?namespace=N]           `Session`
+    GET    /page/api/volumes/N                       ``{"volumes": [row …]}``
+    POST   /page/api/volumes/N                       ``{name, size, storageClass}`` makes one that waits for an upload
+    DELETE /page/api/volumes/N/NAME?uid=U
+    POST   /page/api/volumes/N/NAME/clone            ``{name}``
+    POST   /page/api/volumes/N/NAME/token            ``{"token": …}``, for an upload
+
+Whoever asks shows ``Authorization: Bearer``; there are no cookies, so no other site can ask in somebody's name, and
+none is told that it may.  Refusals are ``{code, message}``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from cdi.api.errors import (
+    AlreadyExists,
+    CdiError,
+    ClusterError,
+    ClusterForbidden,
+    ClusterUnauthorized,
+    Conflict,
+    InternalError,
+    InvalidManifest,
+    NotFound,
+    TokenInvalid,
+    UploadMalformed,
+    UsageError,
+)
+from cdi.api.names import ANN_IMMEDIATE_BINDING
+from cdi.api.quantity import Quantity
+from cdi.server.page.assets import HEADERS, assets
+from cdi.server.page.desk import Desk, Desks
+from cdi.source.connection import ConnectionLost
+from cdi.source.inbound.visit import Visit
+from cdi.store.base import Key, Object
+
+LOG = logging.getLogger(__name__)
+_API = "/page/api/"
+_MOST_BODY = 64 << 10
+_MOST_TOKEN = 16 << 10
+_MOST_QUERY = 1000
+_FRESH = {"Cache-Control": "no-store"}
+
+
+class Page:
+    """Answers in the thread of who calls."""
+
+    def __init__(self, desks: Desks) -> None:
+        self._desks = desks
+
+    def serve(self, visit: Visit) -> bool | None:
+        """Whether the connection may carry another request; None where the path is not the page's."""
+        head = visit.head
+        if head.path.startswith(_API):
+            return self._asked(visit)
+        asset = assets().get(head.path)
+        if asset is None or head.method not in {"GET", "HEAD"}:
+            return None
+        headers = {**HEADERS, "ETag": asset.tag, "Cache-Control": "no-cache"}
+        if head.headers.get("if-none-match") == asset.tag:
+            return visit.answer(304, headers=headers)
+        return visit.answer(200, asset.content, content_type=asset.content_type, headers=headers)
+
+    def _asked(self, visit: Visit) -> bool:
+        head = visit.head
+        parts = [unquote(part) for part in head.path.removeprefix(_API).split("/")]
+        try:
+            status, document = self._carry_out(visit, head.method, parts)
+        except ConnectionLost:
+            return False
+        except CdiError as error:
+            status, document = status_of(error), {"code": error.code, "message": error.message}
+        except Exception as error:
+            LOG.exception("a defect")
+            defect = InternalError(type(error).__name__)
+            status, document = 500, {"code": defect.code, "message": defect.message}
+        body = json.dumps(document, separators=(",", ":")).encode()
+        return visit.answer(status, body, content_type="application/json", headers={**HEADERS, **_FRESH})
+
+    def _carry_out(self, visit: Visit, method: str, parts: list[str]) -> tuple[int, Mapping[str, Any]]:
+        if (method, parts) == ("GET", ["about"]):
+            return 200, {"hint": self._desks.hint}
+        desk = self._desks.of(_token(visit.head.headers.get("authorization")))
+        query = dict(parse_qsl(visit.head.query[:_MOST_QUERY]))
+        match method, parts:
+            case "GET", ["session"]:
+                session = asdict(desk.session(query.get("namespace") or None))
+                session["storageClasses"] = session.pop("storage_classes")
+                return 200, session
+            case "GET", ["volumes", namespace]:
+                return 200, {"volumes": desk.volumes(_namespace(namespace))}
+            case "POST", ["volumes", namespace]:
+                desk.create(_upload_volume(_namespace(namespace), _document(visit)))
+                return 201, {}
+            case _, ["volumes", namespace, name, *verb]:
+                key = Key.of("dv", _namespace(namespace), name)
+                return _on_volume(desk, key, method, verb, query, visit)
+            case _:
+                raise _nothing()
+        raise UploadMalformed("there is nothing here", status=404, remedy="")
+
+
+def _on_volume(
+    desk: Desk, key: Key, method: str, verb: list[str], query: Mapping[str, str], visit: Visit
+) -> tuple[int, Mapping[str, Any]]:
+    match method, verb:
+        case "DELETE", []:
+            desk.delete(key.namespace, key.name, query.get("uid", ""))
+            return 200, {}
+        case "POST", ["clone"]:
+            desk.create(_copy(key, _document(visit)))
+            return 201, {}
+        case "POST", ["token"]:
+            return 200, {"token": desk.upload_token(key.namespace, key.name)}
+        case _:
+            raise _nothing()
+
+
+def _nothing() -> CdiError:
+    return UploadMalformed("there is nothing here", status=404, remedy="")
+
+
+def status_of(error: CdiError) -> int:
+    """The HTTP status of a refusal."""
+    match error:
+        case UploadMalformed():
+            return error.status
+        case ClusterUnauthorized() | TokenInvalid():
+            return 401
+        case ClusterForbidden():
+            return 403
+        case NotFound():
+            return 404
+        case AlreadyExists() | Conflict():
+            return 409
+        case UsageError():
+            return 422
+        case ClusterError():
+            return 502
+        case _:
+            return 500
+
+
+def _token(field: str | None) -> str:
+    scheme, _, token = (field or "").partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token or len(token) > _MOST_TOKEN or not token.isascii():
+        raise TokenInvalid("there is no token", remedy="sign in")
+    return token
+
+
+def _namespace(text: str) -> str:
+    return Key.of("dv", text, "any").namespace
+
+
+def _document(visit: Visit) -> Mapping[str, Any]:
+    """The request's body.  Raises `UploadMalformed`."""
+    # A form of another site may send anything but this without asking first.
+    if visit.head.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise UploadMalformed("the body is to be application/json", status=415, remedy="")
+    data, buffer = bytearray(), memoryview(bytearray(_MOST_BODY))
+    while count := visit.body.readinto(buffer):
+        data += buffer[:count]
+        if len(data) > _MOST_BODY:
+            raise UploadMalformed("the body is too long", status=413, remedy="")
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UploadMalformed("the body is no JSON", remedy="") from error
+    if not isinstance(found, dict):
+        raise UploadMalformed("the body is no JSON object", remedy="")
+    return found
+
+
+def _upload_volume(namespace: str, wish: Mapping[str, Any]) -> Object:
+    """Raises `InvalidManifest`."""
+    size, wanted = wish.get("size"), wish.get("storageClass") or None
+    if not isinstance(size, str) or len(size) > 40 or Quantity.parse(size).bytes <= 0:
+        raise InvalidManifest("the size is none", where="size", remedy="such as 10Gi")
+    storage: Object = {"resources": {"requests": {"storage": size}}}
+    if wanted is not None:
+        storage["storageClassName"] = str(wanted)[:253]
+    return _data_volume(namespace, wish.get("name"), {"source": {"upload": {}}, "storage": storage}, bound=True)
+
+
+def _copy(source: Key, wish: Mapping[str, Any]) -> Object:
+    origin = {"pvc": {"namespace": source.namespace, "name": source.name}}
+    return _data_volume(source.namespace, wish.get("name"), {"source": origin, "storage": {}})
+
+
+def _data_volume(namespace: str, name: object, spec: Object, *, bound: bool = False) -> Object:
+    key = Key.of("dv", namespace, name if isinstance(name, str) else "")
+    metadata: Object = {"namespace": key.namespace, "name": key.name}
+    if bound:
+        # There is nobody yet who would be its first consumer.
+        metadata["annotations"] = {ANN_IMMEDIATE_BINDING: ""}
+    return {"apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "DataVolume", "metadata": metadata, "spec": spec}
