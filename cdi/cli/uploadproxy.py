@@ -55,7 +55,8 @@ def command(
 ) -> None:
     """Pass uploads on to the volumes of a cluster, and serve a page for people.
 
-    Clients show a token that an UploadTokenRequest gave them; the page does what its user's own token may.  The files are read again when they change.
+    Clients show a token that an UploadTokenRequest gave them; the page does what its user's own token may.  The files
+    are read again when they change.
     """
     from cdi.controller.logs import configure
     from cdi.kube.blocking import Blocking
