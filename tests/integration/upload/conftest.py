@@ -8,12 +8,32 @@ def authorities(tmp_path_factory):
     return Authorities(tmp_path_factory.mktemp("authorities"))
 
 
-@pytest.fixture
-def stand(authorities, tmp_path):
-    """A proxy that runs, and no server yet."""
-    made = Stand(authorities, tmp_path)
+@pytest.fixture(scope="session")
+def _shared(authorities, tmp_path_factory):
+    home = tmp_path_factory.mktemp("proxy")
+    made = Stand(authorities, home, home)
     try:
         made.start_proxy()
         yield made
     finally:
-        made.close()
+        made.stop_proxy()
+
+
+@pytest.fixture
+def stand(_shared, tmp_path):
+    """A proxy that runs, and no server yet."""
+    _shared.base = tmp_path
+    yield _shared
+    _shared.stop_servers()
+
+
+@pytest.fixture
+def lone(authorities, tmp_path):
+    """The same with a proxy that may be ended."""
+    made = Stand(authorities, tmp_path, tmp_path)
+    try:
+        made.start_proxy()
+        yield made
+    finally:
+        made.stop_servers()
+        made.stop_proxy()

@@ -3,11 +3,13 @@
 import json
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,11 +106,13 @@ class Answered:
 class Stand:
     """Everything that one test needs."""
 
-    def __init__(self, authorities: Authorities, base: Path) -> None:
+    def __init__(self, authorities: Authorities, base: Path, home: Path) -> None:
+        """`home` is the proxy's; `base` is where servers keep their things, and may be changed."""
         self.authorities = authorities
         self.base = base
+        self.home = home
         for name in ("proxy", "client", "server-ca.crt", "id_rsa.pub"):
-            (base / name).symlink_to(authorities.base / name)
+            (home / name).symlink_to(authorities.base / name)
         self.volumes: dict[str, object] = {}
         self._tell()
         self.servers: list[Server] = []
@@ -119,9 +123,9 @@ class Stand:
 
     def start_proxy(self, stall: float = 30.0) -> None:
         command = [sys.executable, "-m", "tests.integration.upload.proxy_process"]
-        with open(self.base / "proxy.log", "a") as log:
+        with open(self.home / "proxy.log", "a") as log:
             self.proxy = subprocess.Popen(
-                [*command, str(self.base), str(self.port), str(stall)],
+                [*command, str(self.home), str(self.port), str(stall)],
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -193,16 +197,18 @@ class Stand:
         self._tell()
 
     def _tell(self) -> None:
-        path = self.base / "volumes.new"
+        path = self.home / "volumes.new"
         path.write_text(json.dumps(self.volumes))
-        path.rename(self.base / "volumes.json")
+        path.rename(self.home / "volumes.json")
 
-    def close(self) -> None:
-        self.stop_proxy()
+    def stop_servers(self) -> None:
         for server in self.servers:
             if server.process.poll() is None:
                 server.kill()
             server.join()
+        self.servers.clear()
+        self.volumes.clear()
+        self._tell()
 
     # --- clients ------------------------------------------------------------------------------------------------
 
@@ -238,3 +244,39 @@ def same(disk: Path, image: Path, driver: str) -> None:
         ["qemu-img", "compare", "-f", "raw", "-F", driver, str(disk), str(image)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@contextmanager
+def connected(stand):
+    with socket.create_connection(("localhost", stand.port), 30) as plain:
+        with stand.context().wrap_socket(plain, server_hostname="localhost") as sock:
+            sock.settimeout(60)
+            yield sock
+
+
+def said(sock) -> bytes:
+    """Everything up to the end of the connection."""
+    got = b""
+    try:
+        while piece := sock.recv(65536):
+            got += piece
+    except (ConnectionResetError, ssl.SSLEOFError):
+        pass
+    return got
+
+
+def progress(server) -> dict:
+    done = subprocess.run(
+        ["curl", "-sS", "-k", "--max-time", "30", f"https://localhost:{server.port}/progress"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def wait_until(what, seconds=60):
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.05)
