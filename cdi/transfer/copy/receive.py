@@ -34,7 +34,7 @@ from cdi.target.open import open_target
 from cdi.transfer.abandon import abandon
 from cdi.transfer.control import Control
 from cdi.transfer.copy import frames
-from cdi.transfer.copy.digest import written
+from cdi.transfer.copy.digest import CHUNK, written
 from cdi.transfer.copy.door import Door
 from cdi.transfer.copy.frames import Done, Fail, Hello, Kind, Welcome
 from cdi.transfer.copy.line import Line
@@ -288,7 +288,10 @@ class _Disk:
             if journal is None or journal.job != self._job.id or journal.path != PATH or journal.length != hello.size:
                 return False
             found = Position.restored(journal.watermark, journal.digest_state)
-            if found is None or journal.watermark > hello.size or journal.disk_size != disk_size:
+            place = journal.watermark
+            if found is None or place > hello.size or (place % CHUNK and place != hello.size):
+                return False
+            if journal.disk_size != disk_size:
                 return False
             if self._target.capacity is None and self._target.size != disk_size:
                 return False

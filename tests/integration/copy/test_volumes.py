@@ -157,6 +157,7 @@ def test_a_source_that_is_written_to_is_begun_again(tmp_path, certificates, sour
     assert target.failure is None
     assert sent.failure is None
     assert any("written to" in warning for warning in sent.warnings)
+    assert any("SourceChanged" in warning for warning in target.warnings)
     assert content(tmp_path / "disk.img") == content(source)
     assert b"written meanwhile" in content(tmp_path / "disk.img")
 

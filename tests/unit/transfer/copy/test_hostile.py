@@ -237,6 +237,8 @@ def digest_of_x():
 
 def test_an_honest_target_is_believed():
     assert told(WELCOME, frames.document(Done(digest=digest_of_x().hex())), patient=True) == digest_of_x()
+    error = told(WELCOME, frames.document(Done(digest="00" * 32)), patient=True)
+    assert isinstance(error, PeerProtocolError)
 
 
 @pytest.mark.parametrize(
