@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -9,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 from cdi.api.errors import ClusterUnavailable, InvalidManifest, TokenInvalid
+from cdi.api.names import ANN_OWNER_UID
 from cdi.api.populators import VolumeCloneSource
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import CloneStrategy
@@ -23,7 +25,8 @@ from cdi.kube.resources import (
     Object,
 )
 from cdi.kube.tokens import Claims, Operation, SigningKey, Subject
-from cdi.reconcile.clone.facts import Grant, Preparation, Snapshot, SourceKind
+from cdi.reconcile.clone.copy_pods import ANN_ADDRESS
+from cdi.reconcile.clone.facts import Grant, Preparation, Reader, Snapshot, SourceKind
 from cdi.reconcile.pod_facts import hold_of
 from cdi.reconcile.storageprofile import SnapshotClass
 from cdi.reconcile.world import Claim
@@ -84,10 +87,13 @@ class ObservedClones:
 
     def strategy(self, storage_class: str | None) -> CloneStrategy | None:
         profile = self._observed.storage_profile(storage_class) if storage_class else None
-        if profile is None:
-            return None
-        said = profile.spec.clone_strategy or (profile.status.clone_strategy if profile.status is not None else None)
-        return CloneStrategy(said) if said in set(CloneStrategy) and said is not None else None
+        said = profile.spec.clone_strategy if profile is not None else None
+        if said is None and profile is not None and profile.status is not None:
+            said = profile.status.clone_strategy
+        if said is not None and said in set(CloneStrategy):
+            return CloneStrategy(said)
+        found = self._observed.storage_class(storage_class) if storage_class else None
+        return found.clone_strategy if found is not None else None
 
     def preparation(self, namespace: str, name: str) -> Preparation | None:
         body = self._watches.get(PODS, namespace, name)
@@ -99,6 +105,26 @@ class ObservedClones:
             phase=(body.get("status") or {}).get("phase") or "Pending",
             message=hold.message if hold is not None else "",
             deleting="deletionTimestamp" in body["metadata"],
+        )
+
+    def reader(self, namespace: str, name: str) -> Reader | None:
+        body = self._watches.get(PODS, namespace, name)
+        if body is None:
+            return None
+        metadata, status = body["metadata"], body.get("status") or {}
+        annotations = metadata.get("annotations") or {}
+        hold = hold_of(body)
+        ended = status.get("phase") in ("Succeeded", "Failed")
+        states = [one.get("state") or {} for one in status.get("containerStatuses") or ()]
+        last: Mapping[str, Any] = next((one["terminated"] for one in states if one.get("terminated")), {})
+        return Reader(
+            uid=metadata["uid"],
+            target=annotations.get(ANN_OWNER_UID, ""),
+            address=annotations.get(ANN_ADDRESS, ""),
+            running=status.get("phase") == "Running",
+            ended=_seconds(last.get("finishedAt") or metadata.get("creationTimestamp")) if ended else None,
+            message=_last_words(last) if ended else hold.message if hold is not None else "",
+            deleting="deletionTimestamp" in metadata,
         )
 
     def grant(self, token: str, moment: float) -> Grant | None:
@@ -165,6 +191,16 @@ class ObservedClones:
             labels=metadata.get("labels") or {},
             deleting="deletionTimestamp" in metadata,
         )
+
+
+def _last_words(terminated: Mapping[str, Any]) -> str:
+    """Of a reader's termination message, which a stranger's volume may have had a hand in."""
+    try:
+        failure = json.loads(str(terminated.get("message") or "")[:8192])["outcome"]["failure"]
+        text = str(failure["message"]) if failure else ""
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return ""
+    return "".join(c if c.isprintable() else " " for c in text[:512])
 
 
 def claims_of(grant: Grant) -> Claims:

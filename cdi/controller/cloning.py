@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from cdi.api.names import ANN_POD_PHASE, temporary_claim
+from cdi.api.names import ANN_POD_PHASE, clone_source_pod, temporary_claim
 from cdi.controller.keys import Key, volume
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, VOLUME_SNAPSHOTS, Object
 from cdi.reconcile.clone.record import ANN_TARGET, ANNOTATION, LABEL_TEMPORARY, CloneRecord, pinned
@@ -29,6 +29,7 @@ def of_claim(change: Change, watches: Watches) -> Iterator[Key]:
             yield Key(kind="snapshot", namespace=record.namespace, name=record.snapshot)
         if record.namespace != state["metadata"]["namespace"]:
             yield volume(record.namespace, temporary_claim(state["metadata"]["uid"]))
+            yield Key(kind="reader", namespace=record.namespace, name=clone_source_pod(state["metadata"]["uid"]))
     if _face(change.old) != _face(change.new):
         yield from waiting_for(body["metadata"]["namespace"], body["metadata"]["name"], watches)
 
@@ -62,10 +63,17 @@ def waiting_for(namespace: str, name: str, watches: Watches, *, snapshot: bool =
             yield volume(body["metadata"]["namespace"], body["metadata"]["name"])
 
 
-def stood_in_for(claim: Object) -> Iterator[Key]:
-    """The target of a claim in another namespace that is filled in its place."""
-    place = _annotations(claim).get(ANN_TARGET)
-    if place and _is_temporary(claim):
+def reader(pod: Object) -> Iterator[Key]:
+    """Of a pod that reads a source: its own key, and its target's."""
+    if _is_temporary(pod):
+        yield Key(kind="reader", namespace=pod["metadata"]["namespace"], name=pod["metadata"]["name"])
+        yield from stood_in_for(pod)
+
+
+def stood_in_for(body: Object) -> Iterator[Key]:
+    """The target of what was made for it where it cannot own it."""
+    place = _annotations(body).get(ANN_TARGET)
+    if place and _is_temporary(body):
         namespace, _, name = place.partition("/")
         yield volume(namespace, name)
 

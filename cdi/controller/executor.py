@@ -20,6 +20,7 @@ from cdi.api.errors import (
     QuotaExceeded,
 )
 from cdi.api.quantity import Quantity
+from cdi.controller.certifier import Certifier
 from cdi.controller.telling import tell
 from cdi.controller.watches import Watches
 from cdi.kube.client import Client
@@ -28,6 +29,7 @@ from cdi.kube.resources import (
     CONFIG_MAPS,
     PODS,
     SECRETS,
+    SERVICES,
     VOLUMES,
     Object,
     Resource,
@@ -42,6 +44,7 @@ from cdi.reconcile.actions import (
     Enlarge,
     PatchObject,
     Plan,
+    ProvideCertificate,
     Rebind,
     StartWorker,
     StopWorker,
@@ -58,9 +61,10 @@ REFUSALS = (InvalidManifest, QuotaExceeded, ClusterForbidden, ClusterRefused, Al
 class Executor:
     """Of one controller."""
 
-    def __init__(self, client: Client, watches: Watches) -> None:
+    def __init__(self, client: Client, watches: Watches, certifier: Certifier) -> None:
         self._client = client
         self._watches = watches
+        self._certifier = certifier
 
     async def carry_out(self, plan: Plan, about: Object, now: float) -> Refusal | None:
         """`about` is the object whose events and status the plan has.  The status goes last: what it says is done then.
@@ -117,6 +121,8 @@ class Executor:
                 await self._rebind(action)
             case Enlarge():
                 await self._enlarge(action)
+            case ProvideCertificate():
+                await self._certifier.provide(action)
             case StartWorker():
                 await self._start(action)
             case StopWorker():
@@ -126,8 +132,15 @@ class Executor:
 
     async def _create(self, body: Object) -> None:
         resource = resource_of(body["apiVersion"], body["kind"])
-        with contextlib.suppress(AlreadyExists):
-            self._watches.note(resource, await self._client.create(resource, body))
+        try:
+            made = await self._client.create(resource, body)
+        except AlreadyExists:
+            if resource != SERVICES:
+                return
+            # One that somebody else made is not among those that are followed, and is in the way.
+            metadata = body["metadata"]
+            made = await self._client.get(resource, metadata["namespace"], metadata["name"])
+        self._watches.note(resource, made)
 
     async def _amend(self, action: PatchObject) -> None:
         metadata: dict[str, Any] = {"uid": action.uid}

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from cdi.kube.resources import Object
 
-Kind = Literal["volume", "snapshot", "source", "cron", "profile", "config", "installation"]
+Kind = Literal["volume", "snapshot", "reader", "source", "cron", "profile", "config", "installation"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
     """A volume is the DataVolume and the claim of one name; a profile is a StorageClass and its StorageProfile.
-    A snapshot is one that clones made for themselves.
+    A snapshot is one that clones made for themselves, a reader the pod that reads the source of one.
     """
 
     kind: Kind

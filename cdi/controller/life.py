@@ -8,11 +8,12 @@ import logging
 from typing import Never
 
 from cdi.api.errors import CdiError, Conflict, InvalidManifest, NotFound
-from cdi.api.names import COMPONENT_IMPORTER, LABEL_COMPONENT
+from cdi.api.names import LABEL_COMPONENT
+from cdi.controller.certifier import Certifier
 from cdi.controller.clones import ObservedClones
 from cdi.controller.cloning import waiting_for
 from cdi.controller.inputs import Inputs
-from cdi.controller.keys import Key, Scope, volume
+from cdi.controller.keys import CONFIG, Key, Scope, volume
 from cdi.controller.logs import fields
 from cdi.controller.mapping import affected, everything, owners_of
 from cdi.controller.metrics import SUCCEEDED, Metrics
@@ -22,15 +23,18 @@ from cdi.controller.progress import Progresses, Target, asking
 from cdi.controller.queue import Queue
 from cdi.controller.reconcilers import Reconcilers
 from cdi.controller.telling import tell
+from cdi.controller.upload_certificates import UploadCertificates
 from cdi.controller.users import Users
 from cdi.controller.watches import Watches
 from cdi.kube.client import Client
+from cdi.kube.lifetimes import Lifetimes
 from cdi.kube.reflector import Change
-from cdi.kube.resources import CLAIMS, PODS, Object, Resource
+from cdi.kube.resources import CLAIMS, PODS, SERVICES, Object, Resource
 from cdi.kube.tokens import ensure_signing_key
 from cdi.reconcile.actions import EventFact
+from cdi.reconcile.configuration import active_cdi
 from cdi.reconcile.pod import ANN_STORED_JOURNAL, CONTAINER
-from cdi.reconcile.pod_facts import observe_pod
+from cdi.reconcile.pod_facts import WORKERS, observe_pod
 from cdi.reconcile.world import Pods
 
 PROGRESS_PORT = 8443
@@ -82,9 +86,27 @@ class Life:
         )
         self._clones = ObservedClones(self.watches, self._observed, self._users)
         self._install_namespace = install_namespace
+        certifier = Certifier(client, install_namespace, self._lifetimes)
+        self._uploads = UploadCertificates(
+            client,
+            certifier,
+            install_namespace,
+            lifetimes=self._lifetimes,
+            services=lambda: (one for one in self.watches.values(SERVICES) if self._reconcilers.acts_for(one)),
+            override=self._observed.upload_proxy_override,
+            changed=lambda: self.queue.add(CONFIG),
+        )
         others = Parts(client, install_namespace, version, parts)
         self._reconcilers = Reconcilers(
-            client, self.watches, self._observed, self._inputs, self._clones, scope=scope, parts=others
+            client,
+            self.watches,
+            self._observed,
+            self._inputs,
+            self._clones,
+            certifier,
+            self._uploads,
+            scope=scope,
+            parts=others,
         )
 
     def missing(self) -> str:
@@ -103,6 +125,7 @@ class Life:
             self._synced = True
             log.info("in sync", extra=fields(keys=len(self.queue)))
             group.create_task(self._progresses.run(ask))
+            group.create_task(self._uploads.run())
             group.create_task(self._keep_key())
             for _ in range(self._workers):
                 group.create_task(self._work())
@@ -112,6 +135,9 @@ class Life:
                 if self._stop.is_set():
                     await self._drain()
         raise AssertionError("nobody ends this but by cancelling it")
+
+    def _lifetimes(self) -> Lifetimes:
+        return Lifetimes.of(active_cdi(self._observed.installations()))
 
     async def _keep_key(self) -> None:
         """The key of tokens is known, and stays so when it is made anew."""
@@ -229,7 +255,7 @@ def _runs(pod: Object) -> bool:
     status = pod.get("status") or {}
     labels = pod["metadata"].get("labels") or {}
     return bool(
-        labels.get(LABEL_COMPONENT) == COMPONENT_IMPORTER
+        labels.get(LABEL_COMPONENT) in WORKERS
         and status.get("phase") == "Running"
         and status.get("podIP")
         and any(

@@ -145,3 +145,6 @@ class _NoUsers:
 class _NoProgress:
     def of(self, uid: str) -> None:
         """Nobody asked a worker."""
+
+    def refused(self, uid: str) -> None:
+        """Nor this."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cdi.api.names import ANN_POD_PHASE, ANN_SOURCE, GROUP
+from cdi.api.names import ANN_POD_PHASE, ANN_SOURCE, ANN_UPLOAD_TARGET, GROUP
 from cdi.api.phases import Phase
 from cdi.controller import cloning
 from cdi.controller.keys import CONFIG, Key, volume
@@ -21,6 +21,7 @@ from cdi.kube.resources import (
     EVENTS,
     NODES,
     PODS,
+    SERVICES,
     STORAGE_CLASSES,
     STORAGE_PROFILES,
     VOLUME_CLONE_SOURCES,
@@ -28,6 +29,7 @@ from cdi.kube.resources import (
     VOLUME_SNAPSHOT_CLASSES,
     VOLUME_SNAPSHOT_CONTENTS,
     VOLUME_SNAPSHOTS,
+    VOLUME_UPLOAD_SOURCES,
     VOLUMES,
     Object,
     Resource,
@@ -55,9 +57,11 @@ def _affected(resource: Resource, change: Change, watches: Watches) -> Iterator[
         yield from _owning(body, watches)
         yield from cloning.of_claim(change, watches)
         yield from _referring(change, watches)
-    elif resource in (PODS, VOLUME_IMPORT_SOURCES, VOLUME_CLONE_SOURCES):
+    elif resource in (PODS, SERVICES, VOLUME_IMPORT_SOURCES, VOLUME_UPLOAD_SOURCES, VOLUME_CLONE_SOURCES):
         yield from owners_of(body, watches)
-        if resource != PODS:
+        if resource == PODS:
+            yield from cloning.reader(body)
+        elif resource != SERVICES:
             yield from _naming(resource, namespace, name, watches)
     elif resource == VOLUME_SNAPSHOTS:
         yield from cloning.of_snapshot(namespace, name, watches)
@@ -111,6 +115,8 @@ def everything(watches: Watches) -> set[Key]:
         found.update(cloning.stood_in_for(body))
     for body in watches.values(VOLUME_SNAPSHOTS):
         found.update(cloning.temporary(body))
+    for body in watches.values(PODS):
+        found.update(cloning.reader(body))
     found.update(sources(watches))
     for body in watches.values(DATA_IMPORT_CRONS):
         found.add(Key(kind="cron", namespace=body["metadata"]["namespace"], name=body["metadata"]["name"]))
@@ -128,7 +134,7 @@ def unfinished(watches: Watches) -> Iterator[Key]:
     for body in watches.values(CLAIMS):
         annotations = body["metadata"].get("annotations") or {}
         ref = (body.get("spec") or {}).get("dataSourceRef") or {}
-        ours = ANN_SOURCE in annotations or ref.get("apiGroup") == GROUP
+        ours = ANN_SOURCE in annotations or ANN_UPLOAD_TARGET in annotations or ref.get("apiGroup") == GROUP
         if ours and annotations.get(ANN_POD_PHASE) != "Succeeded":
             yield from _owning(body, watches)
 

@@ -13,10 +13,10 @@ from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import InternalError, InvalidManifest
 from cdi.api.installation import CDI
-from cdi.api.job import Progress
+from cdi.api.job import Failure, Progress
 from cdi.api.meta import KubeObject
 from cdi.api.names import ANN_SELECTED_NODE
-from cdi.api.populators import VolumeImportSource
+from cdi.api.populators import VolumeImportSource, VolumeUploadSource
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.validation import parse
@@ -31,22 +31,24 @@ from cdi.kube.resources import (
     EVENTS,
     NODES,
     PODS,
+    SERVICES,
     STORAGE_CLASSES,
     STORAGE_PROFILES,
     VOLUME_IMPORT_SOURCES,
     VOLUME_SNAPSHOT_CLASSES,
+    VOLUME_UPLOAD_SOURCES,
     VOLUMES,
     Object,
     Resource,
 )
 from cdi.reconcile.actions import InputRef
 from cdi.reconcile.capabilities import Evidence
-from cdi.reconcile.configuration import active_cdi, resolve_config
+from cdi.reconcile.configuration import active_cdi, effective_spec, resolve_config
 from cdi.reconcile.pod_facts import observe_pod
 from cdi.reconcile.sizing import Offer, offer
 from cdi.reconcile.storageclass import StorageClass, default_class, named_or_default
 from cdi.reconcile.storageprofile import SnapshotClass
-from cdi.reconcile.world import Claim, Config, DataRef, Input, Pods, Profile, Volume, Worker
+from cdi.reconcile.world import Claim, Config, DataRef, Input, Pods, Profile, Service, Volume, Worker
 
 M = TypeVar("M", bound=KubeObject)
 _MODELS = 256
@@ -91,6 +93,8 @@ class KnownProgress(Protocol):
     """`cdi.controller.progress.Progresses`."""
 
     def of(self, uid: str) -> Progress | None: ...
+
+    def refused(self, uid: str) -> Failure | None: ...
 
 
 class Observed:
@@ -143,6 +147,23 @@ class Observed:
     def import_source(self, namespace: str, name: str) -> VolumeImportSource | None:
         return self.model(VOLUME_IMPORT_SOURCES, namespace, name, VolumeImportSource)
 
+    def upload_source(self, namespace: str, name: str) -> VolumeUploadSource | None:
+        return self.model(VOLUME_UPLOAD_SOURCES, namespace, name, VolumeUploadSource)
+
+    def service(self, namespace: str, name: str) -> Service | None:
+        body = self._watches.get(SERVICES, namespace, name)
+        if body is None:
+            return None
+        metadata = body["metadata"]
+        owners = metadata.get("ownerReferences") or ()
+        owner: Mapping[str, str] = next((one for one in owners if one.get("controller")), {})
+        return Service(
+            name=name,
+            uid=metadata["uid"],
+            claim=owner.get("uid", "") if owner.get("kind") == CLAIMS.kind else "",
+            deleting="deletionTimestamp" in metadata,
+        )
+
     def input(self, ref: InputRef) -> Input | None:
         return self._inputs.get(ref)
 
@@ -180,7 +201,9 @@ class Observed:
             return None
         node = (body.get("spec") or {}).get("nodeName") or ""
         lost = bool(node) and not self.node_ready(node)
-        return observe_pod(body, progress=self._progresses.of(body["metadata"]["uid"]), node_lost=lost)
+        uid = body["metadata"]["uid"]
+        told = self._progresses
+        return observe_pod(body, progress=told.of(uid), refused=told.refused(uid), node_lost=lost)
 
     # --- for the controller -----------------------------------------------------------------------------------------
 
@@ -218,6 +241,11 @@ class Observed:
 
     def cdi_config(self) -> CDIConfig | None:
         return self._readable(CDI_CONFIGS, CONFIG_NAME, CDIConfig)
+
+    def upload_proxy_override(self) -> str:
+        """Where an administrator says that the upload proxy is."""
+        active = active_cdi(self.installations())
+        return effective_spec(active, self.cdi_config()).upload_proxy_url_override or ""
 
     def installations(self) -> list[CDI]:
         """The CDI objects."""

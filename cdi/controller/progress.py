@@ -22,7 +22,7 @@ from typing import Never
 import aiohttp
 
 from cdi.api.decode import decode
-from cdi.api.job import Progress
+from cdi.api.job import Failure, Progress
 from cdi.controller.logs import fields
 from cdi.controller.queue import Queue
 
@@ -39,6 +39,7 @@ _LONGEST_ANSWER = 96 * 1024
 _LONGEST_JOURNAL = 40 * 1024
 """As much as the next attempt's pod is given (`cdi.reconcile.pod`)."""
 _LONGEST_NOTE = 256
+_LONGEST_MESSAGE = 1024
 
 log = logging.getLogger("cdi.progress")
 
@@ -66,6 +67,17 @@ class Report:
 
     progress: Progress
     journal: str | None = None
+    upload: Upload | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """What a pod that waits for an upload says of it."""
+
+    state: str
+    """waiting, receiving, finishing or done."""
+    failure: Failure | None = None
+    """Why it did not take the last one."""
 
 
 Ask = Callable[[str], Awaitable[bytes]]
@@ -93,11 +105,16 @@ class Progresses:
         self._queue: Queue[str] = Queue(clock=clock, base=2 * every)
         self._targets: dict[str, Target] = {}
         self._newest: dict[str, Progress] = {}
+        self._refused: dict[str, Failure] = {}
         self._journals: dict[str, tuple[float, str]] = {}
 
     def of(self, uid: str) -> Progress | None:
         """The newest of the pod with this uid; it is forgotten when `forget` is called, not before."""
         return self._newest.get(uid)
+
+    def refused(self, uid: str) -> Failure | None:
+        """Why this pod did not take the last upload; None where it took it, or another one is under way."""
+        return self._refused.get(uid)
 
     def newest(self) -> Mapping[str, Progress]:
         """By uid of the pod."""
@@ -119,6 +136,7 @@ class Progresses:
         """The pod is gone."""
         self.leave(uid)
         self._newest.pop(uid, None)
+        self._refused.pop(uid, None)
         self._journals.pop(uid, None)
 
     async def run(self, ask: Ask) -> Never:
@@ -151,8 +169,14 @@ class Progresses:
         self._queue.add(target.uid, max(self._every, len(self._targets) / self._rate))
         if target.uid not in self._targets:
             return  # it ended while it was asked
-        if self._newest.get(target.uid) != report.progress:
+        upload = report.upload
+        refused = upload.failure if upload is not None and upload.state == "waiting" else None
+        if (self._newest.get(target.uid), self._refused.get(target.uid)) != (report.progress, refused):
             self._newest[target.uid] = report.progress
+            if refused is None:
+                self._refused.pop(target.uid, None)
+            else:
+                self._refused[target.uid] = refused
             self._told(target)
         if target.keeps_journal and report.journal is not None:
             await self._store(target, report.journal)
@@ -175,11 +199,21 @@ def read(body: bytes) -> Report:
     told = report.progress
     if min(told.done, told.total or 0, told.written, told.fetched, told.rate, told.eta or 0) < 0:
         raise ValueError("a negative number")
-    note = "".join(c if c.isprintable() else "?" for c in told.note[:_LONGEST_NOTE])
+    note = _printable(told.note, _LONGEST_NOTE)
     journal = report.journal
     if journal is not None and not 0 < len(journal) <= _LONGEST_JOURNAL:
         journal = None
-    return Report(progress=replace(told, note=note), journal=journal)
+    upload = report.upload
+    if upload is not None and upload.failure is not None:
+        # What a stranger's image had a hand in: a word, and a sentence.
+        code = "".join(c for c in upload.failure.code[:64] if c.isascii() and c.isalnum()) or "Unknown"
+        message = _printable(upload.failure.message, _LONGEST_MESSAGE)
+        upload = replace(upload, failure=replace(upload.failure, code=code, message=message))
+    return Report(progress=replace(told, note=note), journal=journal, upload=upload)
+
+
+def _printable(text: str, longest: int) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text[:longest])
 
 
 @contextlib.asynccontextmanager

@@ -12,14 +12,16 @@ from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datasource import DataSource
 from cdi.api.installation import CDI
 from cdi.api.storageprofile import StorageProfile
+from cdi.controller.certifier import Certifier
 from cdi.controller.clones import ObservedClones
 from cdi.controller.executor import Executor
 from cdi.controller.inputs import Inputs
-from cdi.controller.keys import Key, Kind, Scope
+from cdi.controller.keys import Key, Kind, Scope, volume
 from cdi.controller.logs import fields
 from cdi.controller.observe import Observed
 from cdi.controller.parts import Parts
 from cdi.controller.telling import tell
+from cdi.controller.upload_certificates import UploadCertificates
 from cdi.controller.watches import Watches
 from cdi.kube.client import Client
 from cdi.kube.resources import (
@@ -29,6 +31,7 @@ from cdi.kube.resources import (
     DATA_IMPORT_CRONS,
     DATA_SOURCES,
     DATA_VOLUMES,
+    PODS,
     STORAGE_CLASSES,
     STORAGE_PROFILES,
     VOLUME_SNAPSHOTS,
@@ -37,7 +40,7 @@ from cdi.kube.resources import (
 )
 from cdi.reconcile.actions import CreateObject, Plan, StartWorker
 from cdi.reconcile.clone.record import ANN_TARGET, LABEL_TEMPORARY
-from cdi.reconcile.clone.temporaries import reconcile_snapshot, reconcile_stand_in
+from cdi.reconcile.clone.temporaries import reconcile_reader, reconcile_snapshot, reconcile_stand_in
 from cdi.reconcile.cluster import observe
 from cdi.reconcile.configuration import (
     ConfigFacts,
@@ -58,6 +61,7 @@ _READS = 3
 _RESOURCES: Mapping[Kind, Resource] = {
     "volume": DATA_VOLUMES,
     "snapshot": VOLUME_SNAPSHOTS,
+    "reader": PODS,
     "source": DATA_SOURCES,
     "cron": DATA_IMPORT_CRONS,
     "profile": STORAGE_PROFILES,
@@ -78,6 +82,8 @@ class Reconcilers:
         observed: Observed,
         inputs: Inputs,
         clones: ObservedClones,
+        certifier: Certifier,
+        uploads: UploadCertificates,
         *,
         scope: Scope,
         parts: Parts,
@@ -89,7 +95,8 @@ class Reconcilers:
         self._observed = observed
         self._inputs = inputs
         self._clones = clones
-        self._executor = Executor(client, watches)
+        self._executor = Executor(client, watches, certifier)
+        self._uploads = uploads
         self._scope = scope
         self._parts = parts
         self._retries = retries or Retries()
@@ -106,6 +113,8 @@ class Reconcilers:
                 return await self._volume(key)
             case "snapshot":
                 await self._snapshot(key)
+            case "reader":
+                await self._reader(key)
             case "source":
                 await self._source(key)
             case "cron":
@@ -124,6 +133,10 @@ class Reconcilers:
         """The object that a key's trouble is told of."""
         found = self._watches.get(_RESOURCES[key.kind], key.namespace, key.name)
         return self._watches.get(CLAIMS, key.namespace, key.name) if found is None and key.kind == "volume" else found
+
+    def acts_for(self, body: Object) -> bool:
+        """Whether something that was made for a claim was made by this installation."""
+        return self._is_ours(volume(body["metadata"]["namespace"], body["metadata"]["name"]), body)
 
     # --- volumes --------------------------------------------------------------------------------------------------
 
@@ -210,6 +223,14 @@ class Reconcilers:
         if claim is not None:
             await self._simple(key, reconcile_stand_in(claim, self._observed), body)
 
+    async def _reader(self, key: Key) -> None:
+        body = self._watches.get(PODS, key.namespace, key.name)
+        reader = self._clones.reader(key.namespace, key.name)
+        if body is not None and reader is not None and self._is_temporary(body):
+            namespace, _, name = body["metadata"]["annotations"][ANN_TARGET].partition("/")
+            target = self._observed.claim(namespace, name)
+            await self._simple(key, reconcile_reader(key.namespace, key.name, reader, target), body)
+
     async def _snapshot(self, key: Key) -> None:
         body = self._watches.get(VOLUME_SNAPSHOTS, key.namespace, key.name)
         snapshot = self._clones.snapshot(key.namespace, key.name)
@@ -270,7 +291,12 @@ class Reconcilers:
     async def _config(self) -> None:
         if self._scope.alongside:
             return
-        facts = ConfigFacts(storage_classes=self._observed.storage_classes(), owner=self._owner())
+        facts = ConfigFacts(
+            storage_classes=self._observed.storage_classes(),
+            upload_proxy_url=self._uploads.host or None,
+            upload_proxy_ca=self._uploads.authorities or None,
+            owner=self._owner(),
+        )
         config = self._observed.model(CDI_CONFIGS, "", CONFIG_NAME, CDIConfig)
         plan = reconcile_config(active_cdi(self._observed.installations()), config, facts)
         if plan.create is not None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Never
 
-from cdi.api.names import APP, LABEL_APP
+from cdi.api.names import APP, COMPONENT_UPLOAD_SERVER, LABEL_APP, LABEL_COMPONENT
 from cdi.controller.keys import Scope
 from cdi.kube.client import Client
 from cdi.kube.reflector import Change, Reflector
@@ -26,6 +26,7 @@ from cdi.kube.resources import (
     EVENTS,
     NODES,
     PODS,
+    SERVICES,
     STORAGE_CLASSES,
     STORAGE_PROFILES,
     VOLUME_CLONE_SOURCES,
@@ -33,6 +34,7 @@ from cdi.kube.resources import (
     VOLUME_SNAPSHOT_CLASSES,
     VOLUME_SNAPSHOT_CONTENTS,
     VOLUME_SNAPSHOTS,
+    VOLUME_UPLOAD_SOURCES,
     VOLUMES,
     Object,
     Resource,
@@ -71,7 +73,9 @@ class Watches:
         follow(VOLUMES, strip=_volume)
         follow(DATA_VOLUMES, plain, strip=_plain)
         follow(VOLUME_IMPORT_SOURCES, plain, strip=_plain)
+        follow(VOLUME_UPLOAD_SOURCES, plain, strip=_plain)
         follow(VOLUME_CLONE_SOURCES, plain, strip=_plain)
+        follow(SERVICES, plain, labels=f"{LABEL_COMPONENT}={COMPONENT_UPLOAD_SERVER}", strip=_owned)
         follow(VOLUME_SNAPSHOTS, plain, strip=_plain, optional=True)
         follow(VOLUME_SNAPSHOT_CONTENTS, strip=_content, optional=True)
         follow(DATA_SOURCES, plain, strip=_plain)
@@ -181,6 +185,14 @@ def _event(body: Object) -> Object:
         "when": body.get("lastTimestamp") or body.get("eventTime") or body["metadata"].get("creationTimestamp") or "",
     }
     return _compact({**_identity(body), **kept})
+
+
+def _owned(body: Object) -> Object:
+    owners = body["metadata"].get("ownerReferences")
+    kept = _identity(body)
+    if owners:
+        kept["metadata"]["ownerReferences"] = owners
+    return _compact(kept)
 
 
 def _version_only(body: Object) -> Object:

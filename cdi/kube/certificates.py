@@ -86,6 +86,8 @@ class Held:
     expires: dt.datetime
     authorities: str = ""
     """PEM of whom else one has to trust to believe it, where somebody else made it."""
+    ours: bool = True
+    """The authority's own; False where somebody else made it."""
 
 
 def service_hosts(service: str, namespace: str) -> tuple[str, ...]:
@@ -146,10 +148,10 @@ async def ensure_certificate(
         keep = certificate is not None and _keep(certificate, place, authority, lifetime, now, ours=ours)
         if pair is not None and certificate is not None and keep:
             beside = kept.field(secret, "ca.crt").decode(errors="replace")
-            if ours and beside != place.trusts:
+            if ours and (beside != place.trusts or not _goes_with(secret, place)):
                 await kept.put(client, SECRETS, secret, _secret(place, pair))
             expires = certificate.not_valid_after_utc
-            return Held(pair=pair, expires=expires, authorities="" if ours else beside)
+            return Held(pair=pair, expires=expires, authorities="" if ours else beside, ours=ours)
         pair = pki.new_certificate(
             authority.pair, place.name, hosts=place.hosts, usage=place.usage, lifetime=lifetime, now=now
         )
@@ -195,6 +197,11 @@ def _secret(place: AuthorityPlace | CertificatePlace, pair: Pair) -> Object:
             fields["ca.crt"] = place.trusts.encode()
     body = kept.manifest("Secret", place.namespace, place.secret, labels=place.labels, owner=owner)
     return body | {"type": "kubernetes.io/tls", "data": kept.encoded(fields)}
+
+
+def _goes_with(secret: Object | None, place: CertificatePlace) -> bool:
+    owners = ((secret or {}).get("metadata") or {}).get("ownerReferences") or []
+    return place.owner is None or any(one.get("uid") == place.owner["uid"] for one in owners)
 
 
 def _pair(secret: Object | None) -> Pair | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
+from cdi.api.copy import CopyTargetJob
 from cdi.api.decode import DecodeError, decode
 from cdi.api.errors import InvalidManifest
 from cdi.api.job import Job
@@ -39,7 +40,7 @@ class CloneJob:
         return json.dumps(asdict(self), separators=(",", ":"))
 
 
-Work = Job | CloneJob
+Work = Job | CloneJob | CopyTargetJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -149,6 +150,24 @@ class Enlarge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProvideCertificate:
+    """Make or renew a certificate in a Secret: ``tls.crt``, ``tls.key``, and as ``ca.crt`` who signed the other end's.
+
+    Servers' and clients' certificates are signed by the installation's two authorities for uploads.
+    """
+
+    namespace: str
+    secret: str
+    name: str
+    """Whom it is for; of a client, the name that servers know it by."""
+    hosts: tuple[str, ...]
+    """A server's DNS names."""
+    usage: Literal["server", "client"]
+    owner: Mapping[str, Any]
+    """The owner reference that the Secret goes with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StartWorker:
     """Begin an attempt, unless that attempt or a later one was begun already.
 
@@ -183,7 +202,17 @@ class StopWorker:
     pod_uid: str = ""
 
 
-Action = CreateObject | CopyInput | PatchObject | DeleteObject | Rebind | Enlarge | StartWorker | StopWorker
+Action = (
+    CreateObject
+    | CopyInput
+    | PatchObject
+    | DeleteObject
+    | Rebind
+    | Enlarge
+    | ProvideCertificate
+    | StartWorker
+    | StopWorker
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

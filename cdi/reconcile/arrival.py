@@ -10,17 +10,16 @@ from cdi.api.names import (
     ANN_ALLOW_CLAIM_ADOPTION,
     ANN_POPULATED_FOR,
     ANN_PRE_POPULATED,
-    import_source,
     means_true,
 )
 from cdi.api.phases import EventReason, Phase, Reason
 from cdi.reconcile.actions import Action, CreateObject, PatchObject
-from cdi.reconcile.claim import build_claim, build_import_source, owner_reference, populated_for
+from cdi.reconcile.claim import build_claim, build_source, owner_reference, populated_for
 from cdi.reconcile.clone.arrival import arrive
 from cdi.reconcile.decision import Decision, claim_lost, failed, is_settled, pending
 from cdi.reconcile.failure import as_failure
 from cdi.reconcile.filling import there_already
-from cdi.reconcile.origin import Clone, External, Origin, Refuse, Wait, examine_clone, find_origin
+from cdi.reconcile.origin import Clone, External, Import, Origin, Refuse, Upload, Wait, examine_clone, find_origin
 from cdi.reconcile.policy import read_knobs
 from cdi.reconcile.static import static_claim
 from cdi.reconcile.status import State, no
@@ -62,8 +61,10 @@ def without_claim(world: World) -> Decision:
         wait = Wait(reason=Reason.ERR_CLAIM_NOT_VALID, message=error.message, event=EventReason.ERR_CLAIM_NOT_VALID)
         return replace(pending(None, wait), requeue_after=world.retries.patience)
     actions: tuple[Action, ...] = (CreateObject(body=body),)
-    if body["spec"].get("dataSourceRef", {}).get("name") == import_source(dv.metadata.uid or ""):
-        actions = (CreateObject(body=build_import_source(dv)), *actions)
+    if isinstance(origin, Import | Upload) and origin.kept_in is None and dv.spec.source is not None:
+        made = build_source(dv, origin)
+        if body["spec"].get("dataSourceRef", {}).get("name") == made["metadata"]["name"]:
+            actions = (CreateObject(body=made), *actions)
     return _coming(dv, actions)
 
 

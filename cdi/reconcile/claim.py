@@ -28,6 +28,7 @@ from cdi.api.names import (
     prime_claim,
     propagates,
     scratch_claim,
+    upload_source,
 )
 from cdi.api.overhead import required
 from cdi.api.quantity import Quantity
@@ -37,6 +38,7 @@ from cdi.reconcile.origin import Clone, External, Import, Origin, Upload
 from cdi.reconcile.pod import claim_owner
 from cdi.reconcile.sizing import complete_claim, overhead_of
 from cdi.reconcile.synthesis import IMPORT_SOURCE
+from cdi.reconcile.upload_target import UPLOAD_SOURCE
 from cdi.reconcile.world import Claim, World
 
 _NOT_INHERITED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -84,15 +86,13 @@ def build_claim(world: World, origin: Origin, source: Claim | None) -> dict[str,
         ANN_CREATED_BY_CONTROLLER: "yes",
         ANN_CREATED_FOR_DATA_VOLUME: dv.metadata.uid or "",
     }
-    if isinstance(origin, Import) and world.platform.cluster:
+    if isinstance(origin, Import | Upload) and world.platform.cluster:
         populated = wants_population(dv, class_of(dv, world.objects), world.objects)
         annotations[ANN_USE_POPULATOR] = "true" if populated else "false"
         if populated and origin.kept_in is None:
-            spec["dataSourceRef"] = {
-                "apiGroup": GROUP,
-                "kind": IMPORT_SOURCE,
-                "name": import_source(dv.metadata.uid or ""),
-            }
+            metadata = build_source(dv, origin)["metadata"]
+            kind = IMPORT_SOURCE if isinstance(origin, Import) else UPLOAD_SOURCE
+            spec["dataSourceRef"] = {"apiGroup": GROUP, "kind": kind, "name": metadata["name"]}
             spec.pop("dataSource", None)
     if isinstance(origin, External):
         annotations[ANN_EXTERNAL_POPULATION] = "true"
@@ -155,17 +155,20 @@ def _cluster_spec(world: World) -> dict[str, Any]:
     return spec
 
 
-def build_import_source(dv: DataVolume) -> dict[str, Any]:
-    """The VolumeImportSource that a DataVolume's claim names: for provisioners, that they leave it to us."""
+def build_source(dv: DataVolume, origin: Import | Upload) -> dict[str, Any]:
+    """The VolumeImportSource or VolumeUploadSource that a claim names, so that provisioners leave it alone."""
     assert dv.spec.source is not None
-    spec: dict[str, Any] = {"source": dv.spec.source.to_dict(), "contentType": content_type(dv).value}
+    uid = dv.metadata.uid or ""
+    imports = isinstance(origin, Import)
+    spec: dict[str, Any] = {"source": dv.spec.source.to_dict()} if imports else {}
+    spec["contentType"] = content_type(dv).value
     if dv.spec.preallocation is not None:
         spec["preallocation"] = dv.spec.preallocation
     return {
         "apiVersion": dv.group_version,
-        "kind": IMPORT_SOURCE,
+        "kind": IMPORT_SOURCE if imports else UPLOAD_SOURCE,
         "metadata": {
-            "name": import_source(dv.metadata.uid or ""),
+            "name": import_source(uid) if imports else upload_source(uid),
             "namespace": dv.metadata.namespace,
             "labels": dict(COMMON_LABELS),
             "ownerReferences": [owner_reference(dv)],
@@ -179,7 +182,7 @@ def build_prime(world: World, target: Claim) -> dict[str, Any]:
     annotations = {
         ANN_CREATED_BY_CONTROLLER: "yes",
         ANN_CONTENT_TYPE: content_type(world.datavolume).value,
-        ANN_POPULATOR_KIND: IMPORT_SOURCE,
+        ANN_POPULATOR_KIND: target.data_ref.kind if target.data_ref is not None else IMPORT_SOURCE,
         ANN_IMMEDIATE_BINDING: "",
     }
     if target.selected_node:

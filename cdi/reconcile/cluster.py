@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cdi.api.names import importer_pod, scratch_claim
+from cdi.api.names import importer_pod, scratch_claim, upload_pod, upload_service
 from cdi.reconcile.binding import filled_claim
 from cdi.reconcile.clone.facts import CloneFacts
 from cdi.reconcile.clone.record import stand_in, stands_in_for
@@ -73,9 +73,12 @@ def _with_helpers(world: World, claim: Claim) -> World:
     if filled is None:
         return world
     scratch = objects.claim(namespace, scratch_claim(filled.name))
-    worker = objects.worker(namespace, importer_pod(filled.name))
+    taking = objects.worker(namespace, upload_pod(filled.name))
+    # What a claim that is going away was filled by, nobody may be able to tell any more.
+    worker = taking if taking is not None else objects.worker(namespace, importer_pod(filled.name))
     return replace(
         world,
+        service=objects.service(namespace, upload_service(filled.name)),
         scratch=scratch if scratch is not None and scratch.controller_uid == filled.uid else None,
         worker=worker if worker is not None and worker.pod is not None and worker.pod.claim == filled.uid else None,
     )

@@ -27,7 +27,8 @@ from cdi.reconcile.actions import Action, PatchObject, Plan, StartWorker
 from cdi.reconcile.arrival import foreign_claim, without_claim
 from cdi.reconcile.binding import filled_claim, is_populated
 from cdi.reconcile.claim import populated_for
-from cdi.reconcile.clone.flow import advance, is_whole
+from cdi.reconcile.clone.copying import cleared_reader, is_copied, prepare_copy, served, with_reader
+from cdi.reconcile.clone.flow import advance, cleared_preparation, is_whole, unprepared
 from cdi.reconcile.decision import (
     Decision,
     bound_aspect,
@@ -67,6 +68,7 @@ from cdi.reconcile.refusal import refused
 from cdi.reconcile.static import until_static
 from cdi.reconcile.status import State, no, render
 from cdi.reconcile.upload import UploadRequest
+from cdi.reconcile.uploading import ready_for_upload, service_kept, unreachable
 from cdi.reconcile.world import Claim, Worker, World
 
 
@@ -74,7 +76,7 @@ def reconcile(world: World) -> Plan:
     """One step: no I/O, no clock, the same world gives the same plan."""
     dv = world.datavolume
     if dv.metadata.deletion_timestamp is not None:
-        return Plan(actions=released(world))
+        return Plan(actions=(*released(world), *unprepared(world)))
     claim = world.objects.claim(dv.metadata.namespace or "", dv.metadata.name or "")
     world = _with_own_worker(world, claim)
     decision = _decide(world, claim)
@@ -160,12 +162,16 @@ def _with_claim(world: World, claim: Claim) -> Decision:
         settled = settle(world, claim, ledger) if ledger.done else None
         if isinstance(settled, Gone):
             ledger = ledger.begun_anew()
-    request = UploadRequest.read(claim.annotations.get(uploads.ANNOTATION))
+    request = _request(world, claim)
     if request is not None and not ledger.done and request.id != ledger.upload and not (worker and worker.running):
         ledger = ledger.for_upload(request.id)
     decision = _follow(world, claim, ledger, request, settled, news=ledger.attempt > recorded.attempt)
     final = decision.state.phase.final
-    decision = replace(decision, actions=(*decision.actions, *cleared(world, claim, ledger, final=final)))
+    left: tuple[Action, ...] = ()
+    if world.clones is not None:
+        left = cleared_reader(world, claim, ledger, final=final)
+        left += cleared_preparation(world, claim, ledger, final=final)
+    decision = replace(decision, actions=(*decision.actions, *left, *cleared(world, claim, ledger, final=final)))
     if world.platform.cluster and any(isinstance(action, StartWorker) for action in decision.actions):
         ledger = ledger.begins()
     if ledger != recorded:
@@ -205,21 +211,38 @@ def _follow(
             return replace(rebinding(world, claim, settled.actions), outcome=outcome)
         return succeeded(claim, ledger, "", outcome)
     if worker is not None and worker.running and worker.attempt > ledger.attempt:
-        return replace(
-            running(world, claim, worker), actions=(*relimited(world, worker), *_superseded(world, claim, worker))
-        )
+        at_it = running(world, claim, worker)
+        reading, message = _reading(world, claim, worker)
+        actions = (*relimited(world, worker), *_superseded(world, claim, worker), *reading)
+        actions = (*actions, *service_kept(world, filled_claim(world, claim)))
+        return ready_for_upload(world, claim, worker, with_reader(replace(at_it, actions=actions), message))
     if ledger.failure is not None:
         decision = _after_failure(world, claim, ledger, ledger.failure, news=news)
         if decision is not None:
             return decision
     if world.platform.cluster:
         origin = find_origin(world)
-        decision = advance(world, claim, origin) if isinstance(origin, Clone) else before_filling(world, claim)
+        decision = advance(world, claim, origin) if isinstance(origin, Clone) else None
+        decision = decision or before_filling(world, claim)
         if decision is not None:
             return decision
     elif claim.phase != "Bound":
         return pending(claim, Wait(reason=Reason.PENDING, message=claim.why_pending))
     return _next_attempt(world, claim, ledger, request)
+
+
+def _request(world: World, claim: Claim) -> UploadRequest | None:
+    """What a client on this machine brings; in a cluster it comes to the worker itself."""
+    return None if world.platform.cluster else UploadRequest.read(claim.annotations.get(uploads.ANNOTATION))
+
+
+def _reading(world: World, claim: Claim, worker: Worker) -> tuple[tuple[Action, ...], str]:
+    """Of a clone by copying: what its pod needs of the one that reads, and what keeps that."""
+    filled = filled_claim(world, claim)
+    if world.clones is None or filled is None or is_copied(claim) is None:
+        return (), ""
+    origin = find_origin(world)
+    return served(world, claim, filled, origin, worker) if isinstance(origin, Clone) else ((), "")
 
 
 def _superseded(world: World, claim: Claim, worker: Worker) -> tuple[Action, ...]:
@@ -244,8 +267,8 @@ def _after_failure(world: World, claim: Claim, ledger: Ledger, failure: Failure,
     spent = ledger.spent(retries) if failure.retry is Retry.BACKOFF else None
     if failure.retry is Retry.NEVER or spent is not None:
         return failed(claim, spent or failure)
-    if operation_of(dv) == "Upload":
-        request = UploadRequest.read(claim.annotations.get(uploads.ANNOTATION))
+    if operation_of(dv) == "Upload" and not world.platform.cluster:
+        request = _request(world, claim)
         if request is None or request.path is None:
             return upload_ready(claim, failure)
     scratch = scratch_first(world, claim, ledger)
@@ -262,7 +285,8 @@ def _after_failure(world: World, claim: Claim, ledger: Ledger, failure: Failure,
     if not left and not news:
         return None
     state = State(
-        phase=phase_of(dv, Phase.IMPORT_IN_PROGRESS, Phase.CLONE_IN_PROGRESS, Phase.UPLOAD_READY),
+        # Nobody takes an upload until the next pod is there.
+        phase=phase_of(dv, Phase.IMPORT_IN_PROGRESS, Phase.CLONE_IN_PROGRESS, Phase.UPLOAD_SCHEDULED),
         bound=bound_aspect(claim),
         running=no(Reason.ERROR, failure.message),
         ready=no(failure.code, failure.message),
@@ -284,14 +308,20 @@ def _prepared(world: World, claim: Claim) -> Prepared | Wait | Refuse | None:
     origin = find_origin(world)
     if isinstance(origin, Wait | Refuse):
         return origin
+    if isinstance(origin, Clone) and world.platform.cluster:
+        assert world.layout is not None
+        try:
+            return prepare_copy(world, claim, filled, origin, world.layout)
+        except CdiError as error:
+            return Refuse.because(error)
     source: Claim | None = None
     if isinstance(origin, Clone):
         found = examine_clone(world, origin)
         if isinstance(found, Wait | Refuse):
             return found
         source = found
-    request = UploadRequest.read(claim.annotations.get(uploads.ANNOTATION))
-    if isinstance(origin, Upload) and request is None:
+    request = _request(world, claim)
+    if isinstance(origin, Upload) and request is None and not world.platform.cluster:
         return None
     try:
         return prepare(world, filled, origin, source=source, upload=request)
@@ -305,7 +335,7 @@ def _next_attempt(world: World, claim: Claim, ledger: Ledger, request: UploadReq
     if prepared is None:
         return upload_ready(claim, None)
     if isinstance(prepared, Prepared):
-        prepared = in_use(world, claim) or prepared
+        prepared = in_use(world, claim) or unreachable(world, filled_claim(world, claim)) or prepared
     if isinstance(prepared, Refuse):
         return failed(claim, prepared.failure)
     if isinstance(prepared, Wait):

@@ -16,6 +16,7 @@ from cdi.reconcile.actions import Action, EventFact
 from cdi.reconcile.ledger import Ledger
 from cdi.reconcile.origin import Wait
 from cdi.reconcile.status import Aspect, State, no, yes
+from cdi.reconcile.upload_target import UPLOAD_SOURCE
 from cdi.reconcile.world import Claim, Hold, Operation, Pod, Worker, World
 
 _MESSAGE = 1024
@@ -48,7 +49,11 @@ def operation_of(dv: DataVolume) -> Operation:
     """What brings its content; a source that is not known yet counts as an import."""
     if dv.spec.is_clone:
         return "Clone"
-    return "Upload" if dv.spec.source is not None and dv.spec.source.upload is not None else "Import"
+    if dv.spec.source is not None:
+        return "Upload" if dv.spec.source.upload is not None else "Import"
+    ref = dv.spec.claim.data_source_ref if dv.spec.claim is not None else None
+    uploads = ref is not None and (ref.api_group, ref.kind) == (GROUP, UPLOAD_SOURCE)
+    return "Upload" if uploads else "Import"
 
 
 def running(world: World, claim: Claim, worker: Worker) -> Decision:

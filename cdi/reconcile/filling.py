@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from cdi.api.copy import CopyTargetJob
 from cdi.api.errors import ClaimMisbound, InvalidManifest
 from cdi.api.job import Limits
 from cdi.api.names import (
@@ -24,6 +25,7 @@ from cdi.api.phases import EventReason, Phase, Reason
 from cdi.reconcile.actions import Action, CreateObject, EventFact, PatchObject, StartWorker
 from cdi.reconcile.binding import filled_claim, is_populated, standstill
 from cdi.reconcile.claim import build_prime, build_scratch
+from cdi.reconcile.clone.copying import before_target, reader_marks, target_pod
 from cdi.reconcile.clone.record import stand_in
 from cdi.reconcile.clone.shown import clone_marks
 from cdi.reconcile.decision import Decision, bound_aspect, failed, operation_of, pending, progress_of, succeeded
@@ -37,6 +39,7 @@ from cdi.reconcile.policy import read_knobs
 from cdi.reconcile.population import replaced, stopped
 from cdi.reconcile.status import State, no
 from cdi.reconcile.synthesis import ANN_STATUS
+from cdi.reconcile.uploading import before_server, server_pod, takes_upload, upload_marks
 from cdi.reconcile.world import Claim, Pod, Worker, World
 
 SCRATCH_NEEDED = "ScratchNeeded"
@@ -109,8 +112,9 @@ def rebinding(world: World, claim: Claim, actions: tuple[Action, ...]) -> Decisi
 
 
 def _handing_over(world: World, claim: Claim) -> Phase:
-    if operation_of(world.datavolume) != "Clone":
-        return Phase.IMPORT_IN_PROGRESS
+    operation = operation_of(world.datavolume)
+    if operation != "Clone":
+        return Phase.UPLOAD_READY if operation == "Upload" else Phase.IMPORT_IN_PROGRESS
     namespace, _ = stand_in(claim)
     return Phase.REBIND_IN_PROGRESS if namespace == claim.namespace else Phase.NAMESPACE_TRANSFER_IN_PROGRESS
 
@@ -187,7 +191,12 @@ def in_pod(
         upload=upload,
         pod=pod,
     )
-    return (*copies(prepared.mounts, filled), start)
+    before = before_target(filled) if isinstance(prepared.work, CopyTargetJob) else ()
+    if takes_upload(world):
+        before, complete = before_server(world, filled)
+        if not complete:
+            return before
+    return (*copies(prepared.mounts, filled), *before, start)
 
 
 def _attempt(world: World, prepared: Prepared, number: int, upload: str) -> Attempt:
@@ -203,7 +212,10 @@ def _attempt(world: World, prepared: Prepared, number: int, upload: str) -> Atte
 
 def _pod(world: World, target: Claim, filled: Claim, attempt: Attempt) -> dict[str, Any]:
     config, objects = world.config, world.objects
-    return build_pod(world.datavolume, target, filled, attempt, config, objects, scratch=has_scratch(world))
+    pod = build_pod(world.datavolume, target, filled, attempt, config, objects, scratch=has_scratch(world))
+    if takes_upload(world):
+        return server_pod(filled, pod)
+    return target_pod(filled, pod) if isinstance(attempt.work, CopyTargetJob) else pod
 
 
 def cannot_begin(pod: Pod) -> bool:
@@ -264,7 +276,9 @@ def marks(world: World, claim: Claim, decision: Decision, status: Mapping[str, A
     if state.running.reason == Reason.CHECKSUM_ERROR:
         wanted[ANN_IMPORT_FATAL_ERROR] = "true"
     if operation_of(world.datavolume) == "Clone":
-        wanted |= clone_marks(claim, state.phase)
+        wanted |= {**clone_marks(claim, state.phase), **reader_marks(world, claim)}
+    if takes_upload(world):
+        wanted |= upload_marks()
     if world.synthetic:
         wanted[ANN_STATUS] = json.dumps(status, separators=(",", ":"), sort_keys=True)
         if populated:

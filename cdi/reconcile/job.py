@@ -133,7 +133,6 @@ class _Builder:
             case Import():
                 work = self._job(self._import(origin, knobs), knobs)
             case Upload():
-                assert upload is not None
                 work = self._job(self._upload(upload), knobs)
             case External():
                 raise InvalidManifest("somebody else fills this volume", where="spec.dataSourceRef")
@@ -190,7 +189,10 @@ class _Builder:
             preallocation=self._preallocation(),
         )
 
-    def _upload(self, upload: UploadRequest) -> SourceSpec:
+    def _upload(self, upload: UploadRequest | None) -> SourceSpec:
+        if upload is None:
+            # In a cluster the worker is there first, and waits for whoever comes.
+            return StreamSourceSpec(descriptor=0)
         if upload.path is not None:
             return FileSourceSpec(path=upload.path)
         return StreamSourceSpec(descriptor=0, length=upload.length)

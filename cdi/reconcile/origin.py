@@ -28,7 +28,7 @@ from cdi.api.sources import (
 from cdi.reconcile.clone.facts import SourceKind as CloneKind
 from cdi.reconcile.clone.record import pinned
 from cdi.reconcile.failure import as_failure
-from cdi.reconcile.synthesis import names_clone_source, names_import_source
+from cdi.reconcile.synthesis import names_clone_source, names_import_source, names_upload_source
 from cdi.reconcile.world import Claim, DataRef, Objects, Platform, World
 
 
@@ -45,6 +45,9 @@ class Import:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
     """A client brings it."""
+
+    kept_in: str | None = None
+    """The name of the VolumeUploadSource that says so, where it is not the DataVolume."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +104,10 @@ def find_origin(world: World) -> Origin | Wait | Refuse:
     if world.platform.cluster and claim is not None and names_clone_source(claim.data_ref):
         assert claim.data_ref is not None
         return _of_clone_source(world, claim.data_ref.name)
+    ref = _data_ref(world.datavolume, claim)
+    if world.platform.cluster and names_upload_source(ref) and (world.synthetic or spec.source is None):
+        assert ref is not None
+        return _of_upload_source(world, ref.name)
     if spec.source_ref is not None:
         namespace = spec.source_ref.namespace or world.datavolume.metadata.namespace or ""
         data_source = world.objects.data_source(namespace, spec.source_ref.name)
@@ -117,7 +124,6 @@ def find_origin(world: World) -> Origin | Wait | Refuse:
         return _of_source(end, world.platform)
     given = [member for _, member in spec.source.given()] if spec.source else []
     if not given and world.platform.cluster:
-        ref = _data_ref(world.datavolume, claim)
         if names_import_source(ref):
             assert ref is not None
             return _of_import_source(world, ref.name)
@@ -156,6 +162,16 @@ def _of_import_source(world: World, name: str) -> Origin | Wait | Refuse:
     return replace(origin, kept_in=name) if isinstance(origin, Import) else origin
 
 
+def _of_upload_source(world: World, name: str) -> Upload | Wait:
+    namespace = world.datavolume.metadata.namespace or ""
+    if world.objects.upload_source(namespace, name) is None:
+        return Wait(
+            reason=Reason.NOT_FOUND,
+            message=f"VolumeUploadSource {namespace}/{name} does not exist. Try: create it; this goes on by itself",
+        )
+    return Upload(kept_in=name)
+
+
 def _of_clone_source(world: World, name: str) -> Clone | Wait | Refuse:
     namespace = world.datavolume.metadata.namespace or ""
     found = world.clones.clone_source(namespace, name) if world.clones is not None else None
@@ -189,14 +205,6 @@ def _of_source(
     | SourceVddk,
     platform: Platform,
 ) -> Origin | Refuse:
-    if platform.cluster and isinstance(source, SourceUpload):
-        return Refuse.because(
-            SourceNotSupported(
-                "this build's controller does not fill volumes from upload",
-                where="spec.source.upload",
-                remedy="import the image from a server or a registry",
-            )
-        )
     match source:
         case SourceHttp():
             return Import(kind=SourceKind.HTTP, source=source)

@@ -225,7 +225,7 @@ def _container(target: Claim, filled: Claim, attempt: Attempt, pods: Pods, *, sc
             {"name": "HOME", "value": STATE},
         ],
         "ports": [{"name": "metrics", "containerPort": PORT, "protocol": "TCP"}],
-        "resources": _resources(pods.resources),
+        "resources": resources_of(pods.resources),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -244,7 +244,8 @@ def _container(target: Claim, filled: Claim, attempt: Attempt, pods: Pods, *, sc
     return container
 
 
-def _resources(wanted: Mapping[str, Any]) -> dict[str, Any]:
+def resources_of(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a worker's container: what CDIConfig says, else the usual."""
     resources = {part: {**usual, **(wanted.get(part) or {})} for part, usual in DEFAULT_RESOURCES.items()}
     if wanted.get("claims"):
         resources["claims"] = wanted["claims"]

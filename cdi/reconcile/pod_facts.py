@@ -12,13 +12,15 @@ from datetime import datetime
 from typing import Any
 
 from cdi.api.errors import CdiError, ResourceLimit, WorkerEvicted, WorkerLost
-from cdi.api.job import Outcome, Progress
-from cdi.api.names import COMPONENT_IMPORTER, LABEL_COMPONENT
+from cdi.api.job import Failure, Outcome, Progress
+from cdi.api.names import COMPONENT_IMPORTER, COMPONENT_UPLOAD_SERVER, LABEL_COMPONENT
 from cdi.api.phases import Reason
 from cdi.reconcile.failure import as_failure
 from cdi.reconcile.pod import ANN_ATTEMPT, ANN_FINGERPRINT, ANN_LIMITS, ANN_SPEC, ANN_UPLOAD, CONTAINER
 from cdi.reconcile.world import Hold, Pod, Worker
 
+WORKERS = frozenset({COMPONENT_IMPORTER, COMPONENT_UPLOAD_SERVER})
+"""Of pods that fill a volume: the value of the label `LABEL_COMPONENT`."""
 NODE_LOST = "NodeLost"
 TERMINATING = "Terminating"
 _IMAGE_TROUBLE = frozenset(
@@ -38,17 +40,24 @@ _LONGEST_MESSAGE = 8192
 _LONGEST_JOURNAL = 40 * 1024
 
 
-def observe_pod(pod: Mapping[str, Any], *, progress: Progress | None = None, node_lost: bool = False) -> Worker | None:
+def observe_pod(
+    pod: Mapping[str, Any],
+    *,
+    progress: Progress | None = None,
+    refused: Failure | None = None,
+    node_lost: bool = False,
+) -> Worker | None:
     """From a pod as the API has it; None where it is no worker of ours.
 
-    `progress` is what the pod told when it was last asked; `node_lost` that its node is gone or not ready.
+    `progress` and `refused` are what the pod told when it was last asked; `node_lost` that its node is gone or not
+    ready.
     """
     metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
     annotations = metadata.get("annotations") or {}
     attempt = annotations.get(ANN_ATTEMPT, "")
     owner = next((one for one in metadata.get("ownerReferences") or () if one.get("controller")), None)
     if (
-        (metadata.get("labels") or {}).get(LABEL_COMPONENT) != COMPONENT_IMPORTER
+        (metadata.get("labels") or {}).get(LABEL_COMPONENT) not in WORKERS
         or not (attempt.isascii() and attempt.isdigit() and len(attempt) < 10)
         or owner is None
         or owner.get("kind") != "PersistentVolumeClaim"
@@ -79,6 +88,7 @@ def observe_pod(pod: Mapping[str, Any], *, progress: Progress | None = None, nod
         fingerprint=annotations.get(ANN_FINGERPRINT, ""),
         upload=annotations.get(ANN_UPLOAD, ""),
         journal=journal,
+        refused=refused,
         pod=Pod(
             name=str(metadata.get("name") or ""),
             uid=str(metadata.get("uid") or ""),
@@ -90,6 +100,9 @@ def observe_pod(pod: Mapping[str, Any], *, progress: Progress | None = None, nod
             deleting=metadata.get("deletionTimestamp") is not None,
             limits=annotations.get(ANN_LIMITS, ""),
             spec=annotations.get(ANN_SPEC, ""),
+            address=str(status.get("podIP") or ""),
+            serves=(metadata.get("labels") or {}).get(LABEL_COMPONENT) == COMPONENT_UPLOAD_SERVER,
+            ready=container.get("ready") is True,
             scratch=any(one.get("name") == "scratch" for one in (pod.get("spec") or {}).get("volumes") or ()),
         ),
     )

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 
 from cdi.api.errors import ClaimMisbound
 from cdi.reconcile.actions import Action, DeleteObject, Rebind, StopWorker
-from cdi.reconcile.binding import is_populated
+from cdi.reconcile.binding import filled_claim, is_populated
 from cdi.reconcile.clone.record import stand_in
 from cdi.reconcile.ledger import Ledger
 from cdi.reconcile.origin import Refuse
 from cdi.reconcile.pod import retains
+from cdi.reconcile.uploading import withdrawn
 from cdi.reconcile.world import Claim, Pod, Volume, World
 
 
@@ -118,6 +119,7 @@ def cleared(world: World, claim: Claim, ledger: Ledger, *, final: bool) -> tuple
         actions.append(stopped(claim.namespace, pod))
     if not final:
         return tuple(actions)
+    actions.extend(withdrawn(world, filled_claim(world, claim)))
     if world.scratch is not None and not world.scratch.deleting and not (kept and pod is not None):
         actions.append(_delete(world.scratch))
     prime = world.prime

@@ -16,6 +16,7 @@ from cdi.api.names import (
     ANN_RUNNING_CONDITION,
     ANN_RUNNING_CONDITION_MESSAGE,
     ANN_RUNNING_CONDITION_REASON,
+    ANN_UPLOAD_POD,
     is_label,
     propagates,
 )
@@ -52,7 +53,7 @@ def claim_patches(
             ANN_RUNNING_CONDITION_MESSAGE: state.running.message,
         }
     if worker is not None and worker.pod is not None:
-        shared[ANN_IMPORT_POD] = worker.pod.name
+        shared[ANN_UPLOAD_POD if worker.pod.serves else ANN_IMPORT_POD] = worker.pod.name
         if worker.pod.scheduled is not None:
             shared[ANN_POD_SCHEDULABLE] = "true" if worker.pod.scheduled else "false"
     wanted = {**shared, **decision.marks}
@@ -100,9 +101,10 @@ def _patch(claim: Claim, wanted: Mapping[str, str | None], labels: Mapping[str, 
 
 
 def _is_ready(state: State, worker: Worker | None) -> bool:
-    if state.phase is Phase.UPLOAD_READY:
-        return True
-    return worker is not None and worker.running and worker.pod is not None and worker.pod.started
+    pod = worker.pod if worker is not None else None
+    if worker is None or pod is None:
+        return state.phase is Phase.UPLOAD_READY
+    return worker.running and pod.started and not pod.deleting and (pod.ready or not pod.serves)
 
 
 def _image(outcome: Outcome) -> dict[str, str]:

@@ -31,12 +31,14 @@ from cdi.api.names import (
     ANN_SECRET_EXTRA_HEADERS,
     ANN_SERVICE_ACCOUNT,
     ANN_SOURCE,
+    ANN_UPLOAD_TARGET,
     GROUP,
     VERSION,
 )
 from cdi.api.quantity import Quantity
 from cdi.api.validation import parse
 from cdi.reconcile.clone.record import pinned
+from cdi.reconcile.upload_target import UPLOAD_SOURCE
 from cdi.reconcile.world import Claim, DataRef, Objects
 
 IMPORT_SOURCE = "VolumeImportSource"
@@ -53,7 +55,12 @@ def names_import_source(ref: DataRef | None) -> bool:
 
 def names_populator(ref: DataRef | None) -> bool:
     """Whether a claim's dataSourceRef keeps the provisioner away from it, and leaves it to us."""
-    return names_import_source(ref) or names_clone_source(ref)
+    return names_import_source(ref) or names_upload_source(ref) or names_clone_source(ref)
+
+
+def names_upload_source(ref: DataRef | None) -> bool:
+    """Whether a claim's dataSourceRef makes it ours to take an upload for."""
+    return ref is not None and (ref.group, ref.kind) == (GROUP, UPLOAD_SOURCE)
 
 
 def names_clone_source(ref: DataRef | None) -> bool:
@@ -76,8 +83,17 @@ def synthesise(claim: Claim, objects: Objects) -> DataVolume | None:
         # Which volume that is, is looked up as well; that it is a clone is to be known before.
         namespace, name, snapshot = pinned(annotations) or (claim.namespace, "", False)
         spec["source"] = {"snapshot" if snapshot else "pvc": {"namespace": namespace, "name": name}}
+    elif names_upload_source(claim.data_ref):
+        assert claim.data_ref is not None
+        kept = objects.upload_source(claim.namespace, claim.data_ref.name)
+        spec["source"] = {"upload": {}}
+        if kept is not None:
+            spec["contentType"] = kept.spec.content_type
+            spec["preallocation"] = kept.spec.preallocation
     elif ANN_ENDPOINT in annotations or ANN_SOURCE in annotations:
         spec["source"] = _source(annotations)
+    elif ANN_UPLOAD_TARGET in annotations:
+        spec["source"] = {"upload": {}}
     else:
         return None
     spec["contentType"] = annotations.get(ANN_CONTENT_TYPE) or spec.get("contentType")

@@ -11,7 +11,7 @@ from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
 from cdi.api.job import Failure, Outcome, Progress, Proxy
 from cdi.api.overhead import NO_OVERHEAD
-from cdi.api.populators import VolumeImportSource
+from cdi.api.populators import VolumeImportSource, VolumeUploadSource
 from cdi.reconcile.actions import Action, InputRef
 from cdi.reconcile.storageclass import StorageClass
 
@@ -89,6 +89,22 @@ class Volume:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """By which a pod is found."""
+
+    name: str
+    uid: str
+    claim: str = ""
+    """The uid of the claim that it was made for: its controlling owner."""
+    deleting: bool = False
+
+    @property
+    def foreign(self) -> bool:
+        """It was made by somebody else."""
+        return not self.claim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
     """Why a pod does not run although nothing of it has failed yet."""
 
@@ -118,8 +134,14 @@ class Pod:
     """The annotation with its limits (`cdi.api.job.Limits`)."""
     scratch: bool = False
     """It has scratch space."""
+    serves: bool = False
+    """It is there to be sent to: an upload server, or the pod that takes a clone."""
+    ready: bool = False
+    """It says that it can be."""
     spec: str = ""
     """A digest of what it was made from."""
+    address: str = ""
+    """Its own address in the cluster's network, once it has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +164,8 @@ class Worker:
     """None where workers are processes."""
     journal: str = ""
     """What it left for the next attempt where its volume cannot keep it."""
+    refused: Failure | None = None
+    """Why it did not take the last upload; it waits for another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,6 +305,10 @@ class Objects(Protocol):
 
     def import_source(self, namespace: str, name: str) -> VolumeImportSource | None: ...
 
+    def upload_source(self, namespace: str, name: str) -> VolumeUploadSource | None: ...
+
+    def service(self, namespace: str, name: str) -> Service | None: ...
+
     def worker(self, namespace: str, pod: str) -> Worker | None:
         """The worker in the pod of this name, as `cdi.reconcile.pod_facts.observe_pod` sees it."""
 
@@ -323,6 +351,8 @@ class World:
     """The claim that is filled in the target's place (`cdi.api.names.prime_claim`)."""
     scratch: Claim | None = None
     """The scratch space of the claim that is filled."""
+    service: Service | None = None
+    """Of the name that the upload server of that claim has, whoever made it."""
     clones: CloneFacts | None = None
     """What else is observed for clones; in a cluster only."""
     refusal: Refusal | None = None

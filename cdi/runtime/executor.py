@@ -14,6 +14,7 @@ from cdi.reconcile.actions import (
     Enlarge,
     PatchObject,
     Plan,
+    ProvideCertificate,
     Rebind,
     StartWorker,
     StopWorker,
@@ -76,7 +77,7 @@ class Executor:
                 self._launcher.start(action, self._read_input, stdin=stdin, environment=environment)
             case StopWorker():
                 self._launcher.stop(action.claim)
-            case DeleteObject() | CopyInput() | Rebind() | Enlarge():
+            case DeleteObject() | CopyInput() | Rebind() | Enlarge() | ProvideCertificate():
                 raise InternalError(f"{type(action).__name__} is for clusters")
             case _:
                 assert_never(action)

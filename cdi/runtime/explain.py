@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from cdi.api.errors import CdiError, Conflict, NotFound, TargetFull, by_code
+from cdi.api.copy import CopyTargetJob
+from cdi.api.errors import CdiError, Conflict, InternalError, NotFound, TargetFull, by_code
 from cdi.api.job import BlankSourceSpec, Job, SourceSpec, StreamSourceSpec
 from cdi.api.overhead import required
 from cdi.api.phases import EventReason, Reason
@@ -121,6 +122,8 @@ def explain(
     if isinstance(course.work, CloneJob):
         _explain_clone(home, course.work, told)
         return told
+    if isinstance(course.work, CopyTargetJob):
+        raise InternalError("a clone over the network is for clusters")
     job = course.work
     policy = replace(
         job.policy, retries=min(job.policy.retries, _RETRIES), stall_timeout=min(job.policy.stall_timeout, _STALL)

@@ -18,7 +18,7 @@ from cdi.api.installation import CDI
 from cdi.api.meta import KubeObject
 from cdi.api.names import ANN_BOUND_CONDITION_MESSAGE
 from cdi.api.overhead import NO_OVERHEAD
-from cdi.api.populators import VolumeImportSource
+from cdi.api.populators import VolumeImportSource, VolumeUploadSource
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.validation import parse
 from cdi.reconcile.actions import InputRef
@@ -33,6 +33,7 @@ from cdi.reconcile.world import (
     Platform,
     Profile,
     Retries,
+    Service,
     Volume,
     Worker,
     World,
@@ -158,6 +159,12 @@ class Observed:
         return ()
 
     def import_source(self, namespace: str, name: str) -> VolumeImportSource | None:  # noqa: ARG002
+        return None
+
+    def upload_source(self, namespace: str, name: str) -> VolumeUploadSource | None:  # noqa: ARG002
+        return None
+
+    def service(self, namespace: str, name: str) -> Service | None:  # noqa: ARG002
         return None
 
     def worker(self, namespace: str, pod: str) -> Worker | None:  # noqa: ARG002

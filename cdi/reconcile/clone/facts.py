@@ -57,6 +57,23 @@ class Preparation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """The pod that reads a source and sends it."""
+
+    uid: str
+    target: str
+    """The uid of the claim that it is for."""
+    address: str
+    """Whom it sends to, ``host:port``."""
+    running: bool = False
+    ended: float | None = None
+    """Seconds since the epoch."""
+    message: str = ""
+    """Why it does not run, or how it ended."""
+    deleting: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
     """Who may clone what into what: what a token says, once it is verified."""
 
@@ -84,6 +101,8 @@ class CloneFacts(Protocol):
 
     def strategy(self, storage_class: str | None) -> CloneStrategy | None:
         """What the class's StorageProfile says; None where it says nothing."""
+
+    def reader(self, namespace: str, name: str) -> Reader | None: ...
 
     def preparation(self, namespace: str, name: str) -> Preparation | None: ...
 

@@ -30,7 +30,7 @@ from cdi.reconcile.clone.manifests import (
     preparation_pod,
 )
 from cdi.reconcile.clone.plan import STRATEGY_FAILED, Choice, Target, Wish, choose
-from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANNOTATION, CloneRecord
+from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANNOTATION, CloneRecord, stand_in
 from cdi.reconcile.clone.source import Found, facts, find, in_use, too_small
 from cdi.reconcile.decision import Decision, bound_aspect, failed, pending
 from cdi.reconcile.failure import as_failure
@@ -40,6 +40,7 @@ from cdi.reconcile.population import replaced
 from cdi.reconcile.status import State, no
 
 if TYPE_CHECKING:
+    from cdi.reconcile.ledger import Ledger
     from cdi.reconcile.world import Claim, World
 
 PATIENCE: Final = 1800.0
@@ -67,6 +68,27 @@ def is_whole(world: World, claim: Claim) -> bool:
         return False
     pod = facts(world).preparation(prime.namespace, preparation_pod(prime.name))
     return pod is None or pod.phase in _ENDED
+
+
+def unprepared(world: World) -> tuple[Action, ...]:
+    """For a claim that is going away: the pod that mounted it holds it back, also when it has ended."""
+    metadata = world.datavolume.metadata
+    namespace, name = metadata.namespace or "", preparation_pod(metadata.name or "")
+    pod = world.clones.preparation(namespace, name) if world.clones is not None else None
+    if pod is None or pod.deleting:
+        return ()
+    return (DeleteObject(plural="pods", namespace=namespace, name=name, uid=pod.uid),)
+
+
+def cleared_preparation(world: World, claim: Claim, ledger: Ledger, *, final: bool) -> tuple[Action, ...]:
+    """The pod that mounted the stand-in: as long as it is there, ended or not, Kubernetes keeps that claim."""
+    if by_storage(claim) is None or not (final or ledger.done):
+        return ()
+    namespace, prime = stand_in(claim)
+    pod = facts(world).preparation(namespace, preparation_pod(prime))
+    if pod is None or pod.deleting:
+        return ()
+    return (DeleteObject(plural="pods", namespace=namespace, name=preparation_pod(prime), uid=pod.uid),)
 
 
 def advance(world: World, claim: Claim, origin: Clone) -> Decision | None:

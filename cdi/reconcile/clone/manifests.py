@@ -119,7 +119,7 @@ def build_preparation(world: World, target: Claim, prime: Claim) -> dict[str, An
         "name": "prepare",
         "image": pods.image,
         "imagePullPolicy": pods.pull_policy,
-        "command": ["true"],
+        "command": ["python3", "-c", "pass"],
         "resources": {"requests": {"cpu": "10m", "memory": "8M"}, "limits": {"cpu": "100m", "memory": "64M"}},
         "securityContext": {
             "allowPrivilegeEscalation": False,

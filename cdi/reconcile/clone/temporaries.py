@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from cdi.api.names import ANN_POD_PHASE
+from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.actions import DeleteObject, Plan
-from cdi.reconcile.clone.facts import Snapshot
+from cdi.reconcile.clone.facts import Reader, Snapshot
 from cdi.reconcile.clone.record import ANN_TARGET, LABEL_TEMPORARY, CloneRecord, stand_in, stands_in_for
 from cdi.reconcile.ledger import ANNOTATION as LEDGER
 from cdi.reconcile.ledger import Ledger
@@ -38,6 +39,17 @@ def needs(target: Claim, namespace: str, snapshot: str) -> bool:
         return False
     ended = target.annotations.get(ANN_POD_PHASE) in ("Succeeded", "Failed")
     return not ended and not Ledger.read(target.annotations.get(LEDGER)).done
+
+
+def reconcile_reader(namespace: str, name: str, reader: Reader, target: Claim | None) -> Plan:
+    """The pod that reads a source: while its target is copied into, that looks after it."""
+    if reader.deleting:
+        return Plan()
+    if target is not None and target.uid == reader.target and not target.deleting:
+        record = CloneRecord.read(target)
+        if record is not None and record.namespace == namespace and record.strategy is CloneStrategy.COPY:
+            return Plan()
+    return Plan(actions=(DeleteObject(plural="pods", namespace=namespace, name=name, uid=reader.uid),))
 
 
 def reconcile_stand_in(prime: Claim, objects: Objects) -> Plan:

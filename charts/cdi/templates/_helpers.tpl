@@ -3,6 +3,11 @@
 {{- if or .Values.alongside.namespaces .Values.alongside.selector }}true{{ end }}
 {{- end }}
 
+{{/* "true" where volumes can be uploaded to: the API of upload tokens is one of those things that a cluster has once. */}}
+{{- define "cdi.uploads" -}}
+{{- if and .Values.uploadProxy.create (not (include "cdi.alongside" .)) }}true{{ end }}
+{{- end }}
+
 {{/* What names in the release's namespace begin with. */}}
 {{- define "cdi.prefix" -}}
 {{- if include "cdi.alongside" . }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ else }}cdi{{ end }}

@@ -48,6 +48,7 @@ def test_values_that_are_not_known_are_refused(schema):
         "global",
         "controller.extraEnv[].valueFrom",
         "apiserver.extraEnv[].valueFrom",
+        "uploadProxy.extraEnv[].valueFrom",
         "infra.topologySpreadConstraints[]",
         "networkPolicy.metricsFrom[]",
         "batch[].images[]",
@@ -80,7 +81,7 @@ def test_templates_use_every_value_and_no_other():
     # Each component's values are reached by its name, metrics' by a `with`.
     used |= {
         f"{component}.{name}"
-        for component in ("controller", "apiserver")
+        for component in ("controller", "apiserver", "uploadProxy")
         for name in re.findall(r"(?:\$values|get \$\.Values \$component\))\.([A-Za-z]+)", text)
     }
     used |= {

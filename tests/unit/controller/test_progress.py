@@ -201,3 +201,26 @@ async def test_a_pod_that_ended_keeps_its_last_word_until_it_is_gone() -> None:
         assert progresses.of("u1") is not None
         progresses.forget("u1")
         assert progresses.of("u1") is None
+
+
+# --- pods that wait for an upload -----------------------------------------------------------------------------------
+
+
+def waiting(state: str = "waiting", **failure: object) -> bytes:
+    said = {"code": "TargetTooSmall", "message": "it has 2 GiB", "retry": "never", "exit_status": 6} | failure
+    upload = {"state": state, "failure": said if failure or state == "waiting" else None}
+    return json.dumps({**json.loads(answer()), "upload": upload}).encode()
+
+
+def test_why_an_upload_was_not_taken_is_read() -> None:
+    report = read(waiting())
+    assert report.upload is not None and report.upload.failure is not None
+    assert (report.upload.state, report.upload.failure.code) == ("waiting", "TargetTooSmall")
+
+
+def test_what_an_image_had_a_hand_in_is_a_word_and_a_sentence() -> None:
+    report = read(waiting(code="Evil Code\n", message="a\x1b[31mb" + "x" * 5000))
+    assert report.upload is not None and report.upload.failure is not None
+    assert report.upload.failure.code == "EvilCode"
+    assert report.upload.failure.message.startswith("a?[31mb")
+    assert len(report.upload.failure.message) == 1024

@@ -20,6 +20,7 @@ from cdi.reconcile.actions import (
     DeleteObject,
     InputRef,
     PatchObject,
+    ProvideCertificate,
     Rebind,
     StartWorker,
     StopWorker,
@@ -31,7 +32,19 @@ from cdi.reconcile.failure import as_failure
 from cdi.reconcile.pod_facts import observe_pod
 from cdi.reconcile.sizing import Offer, overhead_of
 from cdi.reconcile.storageclass import StorageClass
-from cdi.reconcile.world import Claim, Config, DataRef, Input, Platform, Pods, Profile, Refusal, Retries, Volume
+from cdi.reconcile.world import (
+    Claim,
+    Config,
+    DataRef,
+    Input,
+    Platform,
+    Pods,
+    Profile,
+    Refusal,
+    Retries,
+    Service,
+    Volume,
+)
 from tests.unit.reconcile.simulation import HTTP, End, data_volume
 
 NS = "default"
@@ -41,6 +54,9 @@ KINDS = {
     "Pod": PODS,
     "DataVolume": DVS,
     "VolumeImportSource": "volumeimportsources",
+    "VolumeUploadSource": "volumeuploadsources",
+    "Service": "services",
+    "Secret": "secrets",
     "ConfigMap": "configmaps",
 }
 CLASSES = {
@@ -218,6 +234,17 @@ class Cluster:
         body = self._see("volumeimportsources", name, namespace)
         return None if body is None else parse(body)
 
+    def upload_source(self, namespace, name):
+        body = self._see("volumeuploadsources", name, namespace)
+        return None if body is None else parse(body)
+
+    def service(self, namespace, name):
+        body = self._see("services", name, namespace)
+        if body is None:
+            return None
+        owner = next((one for one in body["metadata"].get("ownerReferences", ()) if one.get("controller")), {})
+        return Service(name=name, uid=body["metadata"]["uid"], claim=owner.get("uid", ""))
+
     def worker(self, namespace, pod):
         body = self._see(PODS, pod, namespace)
         return None if body is None else observe_pod(body)
@@ -288,6 +315,10 @@ class Cluster:
                     metadata["labels"] |= action.labels
                     if action.owner is not None:
                         metadata["ownerReferences"] = [dict(action.owner)]
+            case ProvideCertificate():
+                if self._uid(action.owner["uid"]) is not None:
+                    body = {"kind": "Secret", "metadata": {"name": action.secret, "namespace": NS}}
+                    self.create({**body, "metadata": {**body["metadata"], "ownerReferences": [action.owner]}})
             case DeleteObject():
                 self.remove(action.plural, action.name, action.uid, action.namespace)
             case Rebind():
@@ -362,7 +393,7 @@ class Cluster:
                 yield lambda volume=kept[0], uid=metadata["uid"]: self._keep(volume, uid)
             if mine:
                 yield lambda claim=claim, volume=mine[0]: self._bind(claim, volume)
-            elif spec.get("dataSourceRef", {}).get("kind") != "VolumeImportSource" and self._may_provision(claim):
+            elif spec.get("dataSourceRef", {}).get("apiGroup") != "cdi.kubevirt.io" and self._may_provision(claim):
                 yield lambda claim=claim: self._provision(claim)
         for volume in self.all(VOLUMES):
             uid = volume["spec"]["claimRef"].get("uid")
@@ -441,10 +472,21 @@ class Cluster:
                 (claim := self.get(CLAIMS, name)) is not None and claim["status"]["phase"] == "Bound"
                 for name in self._claims_of(pod)
             )
-            if pod["status"]["phase"] == "Pending" and bound:
+            secrets = [one["secret"]["secretName"] for one in pod["spec"]["volumes"] if "secret" in one]
+            if pod["status"]["phase"] == "Pending" and bound and all(self.get("secrets", one) for one in secrets):
                 yield lambda pod=pod: pod.update(status=_running(self._time()))
-            elif pod["status"]["phase"] == "Running":
+            elif pod["status"]["phase"] == "Running" and not pod["status"]["containerStatuses"][0]["ready"]:
+                yield lambda pod=pod: pod["status"]["containerStatuses"][0].update(ready=True)
+            elif pod["status"]["phase"] == "Running" and self._comes(pod):
                 yield lambda pod=pod: self._end(pod)
+
+    def _comes(self, pod):
+        """Who uploads waits for the volume to say that it is ready, as virtctl does, and finds the pod by its Service."""
+        if pod["metadata"]["labels"]["cdi.kubevirt.io"] != "cdi-upload-server":
+            return True
+        target = self.get(CLAIMS, "a")
+        ready = target is not None and target["metadata"]["annotations"].get("cdi.kubevirt.io/storage.pod.ready") == "true"
+        return ready and self.get("services", pod["metadata"]["name"]) is not None
 
     def _end(self, pod):
         job = Job.from_json(pod["metadata"]["annotations"]["cdi.kubevirt.io/job"])
@@ -468,8 +510,8 @@ class Cluster:
         for (plural, namespace, name), body in sorted(self.objects.items()):
             metadata = body["metadata"]
             if "deletionTimestamp" not in metadata:
-                owner = next((one for one in metadata.get("ownerReferences", ()) if one.get("controller")), None)
-                if owner is not None and self._uid(owner["uid"]) is None:
+                owners = metadata.get("ownerReferences", ())
+                if owners and all(self._uid(owner["uid"]) is None for owner in owners):
                     yield lambda key=(plural, name, metadata["uid"], namespace): self.remove(*key)
             elif plural == PODS or all(pod["status"]["phase"] in ("Succeeded", "Failed") for pod in self._uses(name)):
                 yield lambda key=(plural, namespace, name): self.objects.pop(key, None)
@@ -548,7 +590,7 @@ def _running(time):
     return {
         "phase": "Running",
         "conditions": [{"type": "PodScheduled", "status": "True"}],
-        "containerStatuses": [{"name": "importer", "state": started}],
+        "containerStatuses": [{"name": "importer", "state": started, "ready": False}],
     }
 
 
@@ -581,7 +623,7 @@ def dv(storage_class=None, *, form="storage", source=None, size="1Gi", mode=None
     return body
 
 
-def pvc(storage_class="csi", *, annotations=None, ref=None, mode="Filesystem"):
+def pvc(storage_class="csi", *, annotations=None, ref=None, kind="VolumeImportSource", mode="Filesystem"):
     """A claim that somebody made by hand."""
     spec = {
         "accessModes": ["ReadWriteOnce"],
@@ -590,7 +632,7 @@ def pvc(storage_class="csi", *, annotations=None, ref=None, mode="Filesystem"):
         "resources": {"requests": {"storage": "1Gi"}},
     }
     if ref is not None:
-        spec["dataSourceRef"] = {"apiGroup": "cdi.kubevirt.io", "kind": "VolumeImportSource", "name": ref}
+        spec["dataSourceRef"] = {"apiGroup": "cdi.kubevirt.io", "kind": kind, "name": ref}
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",

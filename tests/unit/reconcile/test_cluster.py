@@ -364,13 +364,6 @@ def test_a_claim_that_is_bound_to_another_volume_is_misbound():
     assert COMPLETE in [body["content"] for body in cluster.all(VOLUMES)]
 
 
-@pytest.mark.parametrize("source", [{"upload": {}}])
-def test_what_is_not_built_yet_is_refused_clearly(source):
-    cluster = Cluster(dv("csi", source=source)).run()
-    assert cluster.status["phase"] == "Failed"
-    assert cluster.condition("Ready")["reason"] == "SourceNotSupported"
-
-
 def test_a_missing_secret_is_waited_for():
     source = {"http": {"url": "http://server/x", "secretRef": "login"}}
     cluster = Cluster(dv("csi", source=source)).run()

@@ -19,6 +19,13 @@ IMPORT_SOURCE = {
     "metadata": {"name": "s", "namespace": "default"},
     "spec": {"source": {"http": {"url": "http://server/image.qcow2"}}},
 }
+UPLOAD_SOURCE = {
+    "apiVersion": "cdi.kubevirt.io/v1beta1",
+    "kind": "VolumeUploadSource",
+    "metadata": {"name": "u", "namespace": "default"},
+    "spec": {"contentType": "kubevirt"},
+}
+UPLOAD = {"upload": {}}
 IMMEDIATE = {"cdi.kubevirt.io/storage.bind.immediate.requested": ""}
 
 
@@ -40,6 +47,13 @@ WAYS = {
     "direct, waiting, at once": _asked("local-wait", annotations=IMMEDIATE),
     "annotated by hand": _claimed(annotations=SOURCE),
     "import source without a DataVolume": _claimed(ref="s"),
+    "upload, populated": _asked("csi", source=UPLOAD),
+    "upload, populated, block": _asked("csi", source=UPLOAD, mode="Block"),
+    "upload, populated, waiting": _asked("csi-wait", source=UPLOAD),
+    "upload, direct": _asked("local", source=UPLOAD),
+    "upload, direct, waiting, at once": _asked("local-wait", source=UPLOAD, annotations=IMMEDIATE),
+    "upload target by hand": _claimed(annotations={"cdi.kubevirt.io/storage.upload.target": ""}),
+    "upload source without a DataVolume": _claimed(ref="u", kind="VolumeUploadSource"),
 }
 ENDS = st.sampled_from(
     [
@@ -58,7 +72,7 @@ LAGS = st.tuples(st.sampled_from([0, 0, 1, 3, 6]), st.sampled_from([0, 0, 2]), s
 
 
 def begin(way, script=()):
-    cluster = WAYS[way](script=script, retries=Retries(budget=4), bodies=[IMPORT_SOURCE])
+    cluster = WAYS[way](script=script, retries=Retries(budget=4), bodies=[IMPORT_SOURCE, UPLOAD_SOURCE])
     cluster.consumer = True
     return cluster
 
@@ -88,6 +102,8 @@ def outcome(cluster):
         "claims": cluster.names(CLAIMS),
         "volumes": len(cluster.all(VOLUMES)),
         "pods": cluster.names(PODS),
+        "services": cluster.names("services"),
+        "secrets": cluster.names("secrets"),
     }
 
 
@@ -99,6 +115,7 @@ def test_it_is_filled_and_nothing_else_is_left(way):
     assert cluster.names(CLAIMS) == {"a"}
     assert not cluster.names(PODS)
     assert len(cluster.all(VOLUMES)) == 1
+    assert not cluster.names("services") | cluster.names("secrets")
     assert not cluster.reclaimed
 
 
@@ -144,7 +161,7 @@ def test_deleting_it_at_any_step_leaves_nothing(way, script, steps, losses, choi
         if not cluster.nature(choices[number] if number < len(choices) else 0) and number > len(losses):
             break
         cluster.now += 1
-    left = {key for key in cluster.objects if key[0] != "volumeimportsources" or key[2] != "s"}
+    left = {key for key in cluster.objects if key[::2] not in (("volumeimportsources", "s"), ("volumeuploadsources", "u"))}
     assert not left
 
 

@@ -1,0 +1,79 @@
+"""Certificates by which pods that send and take volumes know each other.
+
+Both authorities are kept where the installation is, and made where they are missing.  Servers trust what the clients'
+authority signed, and clients what that of the servers did.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Final
+
+from cdi.kube.certificates import (
+    Authority,
+    AuthorityPlace,
+    CertificatePlace,
+    ensure_authority,
+    ensure_certificate,
+)
+from cdi.kube.client import Client
+from cdi.kube.lifetimes import Lifetimes
+from cdi.reconcile.actions import ProvideCertificate
+
+SERVERS: Final = "cdi-uploadserver-signer"
+CLIENTS: Final = "cdi-uploadserver-client-signer"
+_KEPT: Final = dt.timedelta(minutes=1)
+"""How long an authority that was looked at is taken for granted."""
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+class Certifier:
+    """Of one controller."""
+
+    def __init__(
+        self,
+        client: Client,
+        namespace: str,
+        lifetimes: Callable[[], Lifetimes],
+        *,
+        now: Callable[[], dt.datetime] = _now,
+    ) -> None:
+        """`namespace` is where the authorities are kept."""
+        self._client = client
+        self._namespace = namespace
+        self._lifetimes = lifetimes
+        self._now = now
+        self._known: dict[str, tuple[dt.datetime, Authority]] = {}
+
+    async def provide(self, action: ProvideCertificate) -> None:
+        """Raises `AlreadyExists` for a Secret of that name that is somebody else's, and what the API server answers."""
+        lifetimes = self._lifetimes()
+        servers, clients = await self.authority(SERVERS), await self.authority(CLIENTS)
+        is_server = action.usage == "server"
+        place = CertificatePlace(
+            namespace=action.namespace,
+            secret=action.secret,
+            name=action.name,
+            hosts=action.hosts,
+            usage=action.usage,
+            trusts=(clients if is_server else servers).bundle,
+            owner=action.owner,
+            exclusive=True,
+        )
+        lifetime = lifetimes.server if is_server else lifetimes.client
+        await ensure_certificate(self._client, place, servers if is_server else clients, lifetime, self._now())
+
+    async def authority(self, name: str) -> Authority:
+        """One of them; it is looked at now and then.  Raises what the API server answers."""
+        now = self._now()
+        known = self._known.get(name)
+        if known is not None and now - known[0] < _KEPT:
+            return known[1]
+        place = AuthorityPlace.named(self._namespace, name)
+        made = await ensure_authority(self._client, place, self._lifetimes().authority, now)
+        self._known[name] = (now, made)
+        return made

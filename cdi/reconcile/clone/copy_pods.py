@@ -1,0 +1,184 @@
+"""The manifests of the two pods of a copy."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, Final
+
+from cdi.api.copy import CopySourceJob
+from cdi.api.job import Limits
+from cdi.api.names import (
+    ANN_CREATED_BY_CONTROLLER,
+    ANN_OWNER_UID,
+    ANN_PRIORITY_CLASS,
+    COMMON_LABELS,
+    COMPONENT_CLONER,
+    COMPONENT_UPLOAD_SERVER,
+    GROUP,
+    LABEL_COMPONENT,
+    LABEL_PROMETHEUS,
+    POD_ANNOTATION_DEFAULTS,
+    POD_ANNOTATIONS,
+    clone_source_pod,
+)
+from cdi.reconcile.actions import ProvideCertificate
+from cdi.reconcile.clone.record import ANN_TARGET, LABEL_TEMPORARY
+from cdi.reconcile.pod import (
+    ANN_JOB,
+    ANN_LIMITS,
+    ANNOTATIONS,
+    CONTAINER,
+    GRACE,
+    PORT,
+    STATE,
+    USER,
+    claim_owner,
+    resources_of,
+)
+
+if TYPE_CHECKING:
+    from cdi.reconcile.clone.facts import Reader
+    from cdi.reconcile.clone.source import Found
+    from cdi.reconcile.world import Claim, World
+
+SOURCE: Final = "/var/run/cdi/clone/source"
+"""Where a reader has a file system."""
+DEVICE: Final = "/dev/cdi-clone-source"
+TLS: Final = "/var/run/cdi/tls"
+ANN_ADDRESS: Final = f"{GROUP}/clone.address"
+"""Of a reader: whom it sends to."""
+
+
+def with_certificate(pod: dict[str, Any], secret: str) -> dict[str, Any]:
+    """An importer's pod as one that takes a clone: another program, and a certificate by which it is known."""
+    made = copy.deepcopy(pod)
+    made["metadata"]["name"] = secret
+    made["metadata"]["labels"][LABEL_COMPONENT] = COMPONENT_UPLOAD_SERVER
+    container = made["spec"]["containers"][0]
+    container["args"] = ["clone-target"]
+    container["volumeMounts"].append({"name": "tls", "mountPath": TLS, "readOnly": True})
+    made["spec"]["volumes"].append(_tls(secret))
+    return made
+
+
+def certificate_of(reader: Reader, namespace: str, target: Claim, name: str) -> ProvideCertificate:
+    """By which the pod that fills knows the reader.  It goes with the reader's pod, which waits for it."""
+    pod = clone_source_pod(target.uid)
+    return ProvideCertificate(
+        namespace=namespace,
+        secret=pod,
+        name=name,
+        hosts=(),
+        usage="client",
+        owner={"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": reader.uid},
+    )
+
+
+def build_reader(world: World, target: Claim, found: Found, job: CopySourceJob) -> dict[str, Any]:
+    """The pod that reads the source, which it has read-only, and sends it."""
+    name = clone_source_pod(target.uid)
+    pods = world.config.pods
+    given = {**(world.datavolume.metadata.annotations or {}), **target.annotations}
+    block = found.volume_mode == "Block"
+    mounts = [
+        {"name": "pod", "mountPath": ANNOTATIONS, "readOnly": True},
+        {"name": "state", "mountPath": STATE},
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
+        {"name": "tls", "mountPath": TLS, "readOnly": True},
+    ]
+    if not block:
+        mounts.append({"name": "data", "mountPath": SOURCE, "readOnly": True})
+    container: dict[str, Any] = {
+        "name": CONTAINER,
+        "image": pods.image,
+        "imagePullPolicy": pods.pull_policy,
+        "command": ["cdi-worker"],
+        "args": ["clone-source"],
+        "env": [
+            {"name": "OWNER_UID", "value": target.uid},
+            {"name": "CDI_VERBOSITY", "value": str(pods.verbosity)},
+            {"name": "HOME", "value": STATE},
+        ],
+        "ports": [{"name": "metrics", "containerPort": PORT, "protocol": "TCP"}],
+        "resources": resources_of(pods.resources),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumeMounts": mounts,
+        **({"volumeDevices": [{"name": "data", "devicePath": DEVICE}]} if block else {}),
+    }
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": [
+            {"name": "data", "persistentVolumeClaim": {"claimName": found.name, "readOnly": True}},
+            {
+                "name": "pod",
+                "downwardAPI": {
+                    "items": [
+                        {"path": path, "fieldRef": {"fieldPath": f"metadata.annotations['{annotation}']"}}
+                        for path, annotation in (("job", ANN_JOB), ("limits", ANN_LIMITS))
+                    ]
+                },
+            },
+            {"name": "state", "emptyDir": {}},
+            {"name": "tmp", "emptyDir": {}},
+            _tls(name),
+        ],
+        **{
+            part: pods.placement[part]
+            for part in ("nodeSelector", "tolerations", "affinity")
+            if pods.placement.get(part)
+        },
+    }
+    if pods.pull_secrets:
+        spec["imagePullSecrets"] = [{"name": one} for one in pods.pull_secrets]
+    priority = world.datavolume.spec.priority_class_name or target.annotations.get(ANN_PRIORITY_CLASS)
+    if priority:
+        spec["priorityClassName"] = priority
+    metadata: dict[str, Any] = {
+        "name": name,
+        "namespace": found.namespace,
+        "labels": {
+            **target.labels,
+            **world.config.labels,
+            **COMMON_LABELS,
+            LABEL_COMPONENT: COMPONENT_CLONER,
+            LABEL_PROMETHEUS: "true",
+            LABEL_TEMPORARY: "true",
+        },
+        "annotations": {
+            **POD_ANNOTATION_DEFAULTS,
+            **{one: given[one] for one in POD_ANNOTATIONS if one in given},
+            ANN_CREATED_BY_CONTROLLER: "yes",
+            ANN_OWNER_UID: target.uid,
+            ANN_TARGET: f"{target.namespace}/{target.name}",
+            ANN_JOB: job.to_json(),
+            ANN_LIMITS: Limits(bandwidth=job.policy.bandwidth).to_json(),
+            ANN_ADDRESS: job.address,
+        },
+    }
+    if found.namespace == target.namespace:
+        metadata["ownerReferences"] = [claim_owner(target)]
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def _tls(secret: str) -> dict[str, Any]:
+    return {"name": "tls", "secret": {"secretName": secret, "defaultMode": 0o440}}

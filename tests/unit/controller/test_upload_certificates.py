@@ -1,0 +1,202 @@
+"""The upload proxy's certificates are there in time, an administrator's own is kept, and running servers are renewed."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from cdi.api.errors import ClusterForbidden
+from cdi.controller.certifier import CLIENTS, SERVERS, Certifier
+from cdi.controller.upload_certificates import (
+    CLIENT_CERTIFICATE,
+    PROXY_CERTIFICATE,
+    PROXY_SIGNER,
+    UploadCertificates,
+)
+from cdi.kube import pki
+from cdi.kube.client import Listing
+from cdi.kube.lifetimes import Lifetimes
+from cdi.kube.resources import CLAIMS, INGRESSES, SERVICES
+from tests.unit.controller.objects import body
+from tests.unit.kube.test_certificates import Api
+
+NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+HOUR = dt.timedelta(hours=1)
+
+
+class Cluster(Api):
+    """With Ingresses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ingresses: list[dict[str, Any]] = []
+        self.refusal: Exception | None = None
+
+    async def list(self, resource: Any, namespace: str) -> Listing:
+        assert resource == INGRESSES
+        if self.refusal is not None:
+            raise self.refusal
+        return Listing(items=self.ingresses, version="1")
+
+
+@dataclass
+class Scene:
+    api: Cluster = field(default_factory=Cluster)
+    services: list[Any] = field(default_factory=list)
+    override: str = ""
+    changes: int = 0
+    now: dt.datetime = NOW
+
+    def __post_init__(self) -> None:
+        certifier = Certifier(self.api, "cdi", Lifetimes, now=lambda: self.now)  # type: ignore[arg-type]
+        self.made = UploadCertificates(
+            self.api,  # type: ignore[arg-type]
+            certifier,
+            "cdi",
+            lifetimes=Lifetimes,
+            services=lambda: self.services,
+            override=lambda: self.override,
+            changed=self._changed,
+            now=lambda: self.now,
+        )
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    def secret(self, name: str) -> dict[str, bytes]:
+        return {key: base64.b64decode(text) for key, text in self.api.objects["secrets", name]["data"].items()}
+
+    def certificate(self, name: str) -> x509.Certificate:
+        return x509.load_pem_x509_certificates(self.secret(name)["tls.crt"])[0]
+
+    def bundle(self, name: str) -> str:
+        found: str = self.api.objects["configmaps", f"{name}-bundle"]["data"]["ca-bundle.crt"]
+        return found
+
+
+def hosts(certificate: x509.Certificate) -> list[str]:
+    return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
+        x509.DNSName
+    )
+
+
+async def test_everything_is_there_after_one_look() -> None:
+    scene = Scene()
+    await scene.made.look()
+    client = scene.certificate(CLIENT_CERTIFICATE)
+    assert client.subject.rfc4514_string() == "CN=client.upload-server.cdi.kubevirt.io"
+    assert pki.issued_by(client, pki.read_bundle(scene.bundle(CLIENTS)))
+    assert scene.secret(CLIENT_CERTIFICATE)["ca.crt"].decode() == scene.bundle(SERVERS)
+    own = scene.certificate(PROXY_CERTIFICATE)
+    assert "cdi-uploadproxy.cdi.svc" in hosts(own)
+    assert pki.issued_by(own, pki.read_bundle(scene.bundle(PROXY_SIGNER)))
+    assert scene.made.authorities == scene.bundle(PROXY_SIGNER)
+    assert scene.changes == 1
+
+
+async def test_a_second_look_writes_nothing_and_tells_nobody() -> None:
+    scene = Scene()
+    await scene.made.look()
+    before = len(scene.api.writes)
+    await scene.made.look()
+    assert (len(scene.api.writes), scene.changes) == (before, 1)
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("uploads.example.com", "uploads.example.com"),
+        ("https://uploads.example.com", "uploads.example.com"),
+        ("uploads.example.com:8443", "uploads.example.com"),
+        ("https://[::1", None),
+        ("not a host", None),
+    ],
+)
+async def test_the_proxy_s_certificate_is_for_where_it_is_reached(override: str, name: str | None) -> None:
+    scene = Scene(override=override)
+    await scene.made.look()
+    named = [host for host in hosts(scene.certificate(PROXY_CERTIFICATE)) if "uploadproxy" not in host]
+    assert named == ([name] if name else [])
+
+
+def ingress(name: str, service: str, host: str = "uploads.example.com") -> dict[str, Any]:
+    path = {"path": "/", "backend": {"service": {"name": service, "port": {"number": 443}}}}
+    return {"metadata": {"name": name}, "spec": {"rules": [{"host": host, "http": {"paths": [path]}}]}}
+
+
+async def test_an_ingress_says_where_the_proxy_is() -> None:
+    scene = Scene()
+    scene.api.ingresses = [ingress("a", "something-else", "x.example.com"), ingress("b", "cdi-uploadproxy")]
+    await scene.made.look()
+    assert scene.made.host == "uploads.example.com"
+    scene.api.ingresses = []
+    await scene.made.look()
+    assert (scene.made.host, scene.changes) == ("", 2)
+
+
+async def test_where_ingresses_may_not_be_looked_at_there_is_none() -> None:
+    scene = Scene()
+    scene.api.refusal = ClusterForbidden("x")
+    await scene.made.look()
+    assert scene.made.host == ""
+
+
+async def test_an_administrator_s_own_certificate_is_kept() -> None:
+    scene = Scene()
+    signer = pki.new_authority("theirs", pki.AUTHORITY_LIFETIME, NOW)
+    theirs = pki.new_certificate(signer, "x", hosts=("x",), lifetime=pki.CERTIFICATE_LIFETIME, now=NOW)
+    fields = {"tls.crt": theirs.certificate, "tls.key": theirs.key, "ca.crt": signer.certificate}
+    data = {name: base64.b64encode(content).decode() for name, content in fields.items()}
+    kind = type("R", (), {"plural": "secrets"})
+    await scene.api.create(kind, {"metadata": {"name": PROXY_CERTIFICATE, "namespace": "cdi"}, "data": data})
+    await scene.made.look()
+    assert scene.secret(PROXY_CERTIFICATE)["tls.crt"] == theirs.certificate
+    assert scene.made.authorities == signer.certificate.decode()
+
+
+CLAIM = body(CLAIMS, "a")
+SERVICE = body(SERVICES, "cdi-upload-a", owner=CLAIM)
+
+
+async def test_a_running_server_s_certificate_is_renewed_in_time() -> None:
+    scene = Scene()
+    await scene.made.renew(SERVICE)
+    first = scene.secret("cdi-upload-a")
+    scene.now = NOW + 11 * HOUR
+    await scene.made.renew(SERVICE)
+    assert scene.secret("cdi-upload-a") == first
+    scene.now = NOW + 13 * HOUR
+    await scene.made.renew(SERVICE)
+    assert scene.secret("cdi-upload-a")["tls.crt"] != first["tls.crt"]
+    assert hosts(scene.certificate("cdi-upload-a")) == ["cdi-upload-a.ns.svc", "cdi-upload-a.ns.svc.cluster.local"]
+
+
+async def test_a_server_trusts_new_clients_before_the_proxy_is_one() -> None:
+    """Through two days: at every moment the proxy's certificate is one that the servers have trusted for a while."""
+    scene = Scene()
+    seen: list[tuple[dt.datetime, str]] = []
+    for minute in range(0, 48 * 60, 5):
+        scene.now = NOW + dt.timedelta(minutes=minute)
+        await scene.made.look()
+        await scene.made.renew(SERVICE)
+        seen.append((scene.now, scene.secret("cdi-upload-a")["ca.crt"].decode()))
+        client = scene.certificate(CLIENT_CERTIFICATE)
+        settled = [text for moment, text in seen if moment <= scene.now - dt.timedelta(minutes=5)] or [seen[0][1]]
+        assert pki.good(client, scene.now)
+        assert pki.issued_by(client, pki.read_bundle(settled[-1]))
+    assert len({text for _, text in seen}) > 1
+
+
+@pytest.mark.parametrize(
+    "service",
+    [body(SERVICES, "mine"), body(SERVICES, "going", owner=CLAIM, deletionTimestamp="2026-01-01T00:00:00Z")],
+)
+async def test_other_services_get_no_certificate(service: Any) -> None:
+    scene = Scene()
+    await scene.made.renew(service)
+    assert not scene.api.objects
