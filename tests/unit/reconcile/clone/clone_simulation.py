@@ -1,0 +1,317 @@
+"""A model of a cluster whose storage takes snapshots, clones and grows volumes, with a golden image to clone."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+from cdi.api.copy import CopySourceJob, CopyTargetJob
+from cdi.api.job import Outcome
+from cdi.api.quantity import Quantity
+from cdi.api.storageprofile import CloneStrategy
+from cdi.api.validation import parse
+from cdi.reconcile.actions import DeleteObject, Enlarge
+from cdi.reconcile.clone.copy_pods import ANN_ADDRESS
+from cdi.reconcile.clone.facts import Preparation, Reader, Snapshot
+from cdi.reconcile.clone.manifests import COMPONENT
+from cdi.reconcile.clone.temporaries import reconcile_reader, reconcile_snapshot, reconcile_stand_in
+from cdi.reconcile.cluster import observe
+from cdi.reconcile.pod_facts import observe_pod
+from cdi.reconcile.storageclass import StorageClass
+from tests.unit.reconcile import cluster_simulation as base
+from tests.unit.reconcile.cluster_simulation import CLAIMS, CLASSES, CLUSTER, KINDS, NS, PODS, VOLUMES, Cluster
+
+GOLDEN = "golden"
+SNAPSHOTS = "volumesnapshots"
+KINDS.update(VolumeSnapshot=SNAPSHOTS, VolumeCloneSource="volumeclonesources")
+CLASSES.update(
+    fixed=StorageClass(name="fixed", provisioner="csi.example"),
+    grows=StorageClass(name="grows", provisioner="csi.example", expands=True),
+)
+MIB = 1 << 20
+
+
+class CloneCluster(Cluster):
+    """A DataVolume ``a`` that is cloned from claim ``fedora`` of `namespace`."""
+
+    def __init__(self, body=None, *, namespace=NS, strategy="snapshot", size="1Gi", mode="Filesystem", **options):
+        self.strategy_said = strategy
+        self.namespace = namespace
+        self.stuck = options.pop("stuck", False)
+        self.pods_of_source = []
+        self.grants = options.pop("grants", {})
+        super().__init__(body, **options)
+        self.golden(size, mode)
+
+    def golden(self, size, mode):
+        """The source and its volume."""
+        self.objects[VOLUMES, "", "pv-golden"] = {
+            "kind": "PersistentVolume",
+            "metadata": {"name": "pv-golden", "uid": "uid-pv-golden"},
+            "spec": {"claimRef": {"namespace": self.namespace, "name": "fedora", "uid": "uid-golden"}},
+            "status": {"phase": "Bound"},
+            "content": GOLDEN,
+            "size": size,
+        }
+        self.create(
+            {
+                "apiVersion": "v1",
+                "kind": "PersistentVolumeClaim",
+                "metadata": {
+                    "name": "fedora",
+                    "namespace": self.namespace,
+                    "uid": "uid-golden",
+                    "labels": {"instancetype.kubevirt.io/default-preference": "fedora"},
+                },
+                "spec": {
+                    "storageClassName": "csi",
+                    "volumeMode": mode,
+                    "volumeName": "pv-golden",
+                    "resources": {"requests": {"storage": size}},
+                },
+            }
+        )
+        source = self.get(CLAIMS, "fedora", self.namespace)
+        source["status"] = {"phase": "Bound", "capacity": {"storage": size}}
+
+    def source_face(self):
+        """All that a clone may not change."""
+        return copy.deepcopy(
+            (self.objects.get((CLAIMS, self.namespace, "fedora")), self.objects.get((VOLUMES, "", "pv-golden")))
+        )
+
+    # --- objects: names are looked up wherever they are, since each is there once ---------------------------------
+
+    def get(self, plural, name, namespace=NS):
+        exact = self.objects.get((plural, namespace, name))
+        if exact is not None or (plural, name) == (CLAIMS, "a"):
+            return exact
+        return next((one for (kind, _, own), one in self.objects.items() if (kind, own) == (plural, name)), None)
+
+    # --- what reconcilers ask -----------------------------------------------------------------------------------
+
+    def world(self, name=None, refusal=None):
+        return observe(
+            self, self.key[0], name or self.key[1],
+            now=self.now, config=self.config, retries=self.retries, platform=CLUSTER, refusal=refusal, clones=self,
+        )  # fmt: skip
+
+    def users(self, namespace, claim):
+        return tuple(self.pods_of_source) if claim == "fedora" else ()
+
+    def volume(self, name):
+        found = super().volume(name)
+        body = self._see(VOLUMES, name, "")
+        return None if found is None else replace(found, capacity=Quantity.parse(body["size"]).bytes)
+
+    def worker(self, namespace, pod):
+        body = self._see(PODS, pod, namespace)
+        if body is None:
+            return None
+        return observe_pod({**body, "status": {**body["status"], "podIP": f"ip-{body['metadata']['uid']}"}})
+
+    def snapshot(self, namespace, name):
+        body = self.objects.get((SNAPSHOTS, namespace, name))
+        if body is None:
+            return None
+        metadata = body["metadata"]
+        return Snapshot(
+            namespace=namespace,
+            name=name,
+            uid=metadata["uid"],
+            ready="content" in body,
+            taken="content" in body,
+            begun=body.get("begun", self.now),
+            size=Quantity.parse(body["size"]).bytes if "size" in body else None,
+            driver="csi.example",
+            volume_mode=body.get("mode", ""),
+            source=body["spec"]["source"].get("persistentVolumeClaimName", ""),
+            annotations=metadata["annotations"],
+            labels=metadata["labels"],
+        )
+
+    def clone_source(self, namespace, name):
+        body = self.objects.get(("volumeclonesources", namespace, name))
+        return None if body is None else parse(body)
+
+    def undisturbed(self, namespace, claim):
+        return None if self.pods_of_source else 0.0
+
+    def snapshot_class(self, storage_class, driver):
+        return "fast" if driver == "csi.example" else None
+
+    def strategy(self, storage_class):
+        return CloneStrategy(self.strategy_said) if self.strategy_said else None
+
+    def preparation(self, namespace, name):
+        body = self._see(PODS, name, namespace)
+        if body is None:
+            return None
+        return Preparation(
+            uid=body["metadata"]["uid"],
+            phase=body["status"]["phase"],
+            deleting="deletionTimestamp" in body["metadata"],
+        )
+
+    def reader(self, namespace, name):
+        body = self._see(PODS, name, namespace)
+        if body is None:
+            return None
+        notes = body["metadata"]["annotations"]
+        return Reader(
+            uid=body["metadata"]["uid"],
+            target=notes["cdi.kubevirt.io/ownerUID"],
+            address=notes[ANN_ADDRESS],
+            running=body["status"]["phase"] == "Running",
+            ended=self.now - 100 if body["status"]["phase"] in ("Failed", "Succeeded") else None,
+            deleting="deletionTimestamp" in body["metadata"],
+        )
+
+    def grant(self, token, moment):
+        return self.grants.get(token)
+
+    def extend(self, grant):
+        self.grants["lasting"] = grant
+        return "lasting"
+
+    # --- the controller -----------------------------------------------------------------------------------------
+
+    def act(self, action):
+        if isinstance(action, Enlarge):
+            claim = self._uid(action.uid)
+            if claim is not None:
+                claim["spec"]["resources"]["requests"]["storage"] = Quantity.of_bytes(action.size).text
+        if isinstance(action, DeleteObject):
+            assert action.name not in ("fedora", "pv-golden")
+        super().act(action)
+
+    def settle_deletions(self, name=None):
+        self.late = {}
+        here = self.key
+        for body in self.all(CLAIMS):
+            if "deletionTimestamp" in body["metadata"]:
+                self.key = (body["metadata"]["namespace"], body["metadata"]["name"])
+                self.step()
+        self.key = here
+        everything = [self.claim(one["metadata"]["namespace"], one["metadata"]["name"]) for one in self.all(CLAIMS)]
+        plans = [reconcile_stand_in(one, self) for one in everything]
+        plans += [
+            reconcile_snapshot(self.snapshot(one["metadata"]["namespace"], one["metadata"]["name"]), everything)
+            for one in self.all(SNAPSHOTS)
+        ]
+        for pod in self.all(PODS):
+            if pod["metadata"]["name"].endswith("-source-pod"):
+                namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+                target = next((one for one in everything if one.uid == self.reader(namespace, name).target), None)
+                plans.append(reconcile_reader(namespace, name, self.reader(namespace, name), target))
+        for plan in plans:
+            for action in plan.actions:
+                self.act(action)
+
+    # --- everybody else -----------------------------------------------------------------------------------------
+
+    def _binding(self):
+        yield from super()._binding()
+        for snapshot in self.all(SNAPSHOTS):
+            source = self.objects.get((CLAIMS, snapshot["metadata"]["namespace"], "fedora"))
+            if "content" not in snapshot and not self.stuck and source is not None:
+                size = source["status"]["capacity"]["storage"]
+                yield lambda snapshot=snapshot, size=size: snapshot.update(content=GOLDEN, size=size, begun=self.now)
+        for claim in self.all(CLAIMS):
+            volume = self.objects.get((VOLUMES, "", claim["spec"].get("volumeName", "")))
+            if claim["status"]["phase"] != "Bound" or volume is None:
+                continue
+            wanted = claim["spec"]["resources"]["requests"]["storage"]
+            if Quantity.parse(volume["size"]).bytes < Quantity.parse(wanted).bytes:
+                yield lambda volume=volume, wanted=wanted: volume.update(size=wanted)
+            elif claim["status"]["capacity"]["storage"] != volume["size"] and self._may_grow(claim):
+                yield lambda claim=claim, volume=volume: claim["status"].update(capacity={"storage": volume["size"]})
+
+    def _bind(self, claim, volume):
+        wanted = claim["spec"]["resources"]["requests"]["storage"]
+        if Quantity.parse(volume["size"]).bytes >= Quantity.parse(wanted).bytes:
+            super()._bind(claim, volume)
+
+    def _collecting(self):
+        """A claim stays for as long as any pod that was scheduled has it, also one that has ended."""
+        held = {
+            key
+            for key in self.objects
+            if key[0] == CLAIMS and any(pod["spec"].get("nodeName") for pod in self._uses(key[2]))
+        }
+        kept = {key: self.objects.pop(key) for key in held if "deletionTimestamp" in self.objects[key]["metadata"]}
+        doable = list(super()._collecting())
+        self.objects.update(kept)
+        owners = {body["metadata"]["uid"] for body in kept.values()}
+        for act in doable:
+            defaults = act.__defaults__ or ()
+            key = defaults[0] if defaults else ()
+            body = self.objects.get((key[0], key[3], key[1])) if len(key) == 4 else None
+            owned = [one["uid"] for one in (body or {}).get("metadata", {}).get("ownerReferences", ())]
+            if not owners.intersection(owned):
+                yield act
+
+    def _may_grow(self, claim):
+        mounted = any(pod["status"]["phase"] != "Pending" for pod in self._uses(claim["metadata"]["name"]))
+        return claim["spec"].get("volumeMode") == "Block" or mounted
+
+    def _provision(self, claim):
+        reference = claim["spec"].get("dataSource")
+        content, size = "", claim["spec"]["resources"]["requests"]["storage"]
+        if reference is not None:
+            namespace = claim["metadata"]["namespace"]
+            if self.stuck:
+                return
+            if reference["kind"] == "VolumeSnapshot":
+                snapshot = self.objects.get((SNAPSHOTS, namespace, reference["name"]))
+                if snapshot is None or "content" not in snapshot:
+                    return
+                content = snapshot["content"]
+            else:
+                assert (namespace, reference["name"]) == (self.namespace, "fedora")
+                content = self.objects[VOLUMES, "", "pv-golden"]["content"]
+        super()._provision(claim)
+        volume = self.objects[VOLUMES, "", f"pv-{self.counter}"]
+        volume.update(content=content, size=size)
+        volume["spec"]["claimRef"]["namespace"] = claim["metadata"]["namespace"]
+
+    def _may_provision(self, claim):
+        reference = claim["spec"].get("dataSource")
+        if reference is not None:
+            snapshot = self.objects.get((SNAPSHOTS, claim["metadata"]["namespace"], reference["name"]))
+            missing = reference["kind"] == "VolumeSnapshot" and (snapshot is None or "content" not in snapshot)
+            if self.stuck or missing:
+                return False
+        return super()._may_provision(claim)
+
+    def _comes(self, pod):
+        component = pod["metadata"]["labels"]["cdi.kubevirt.io"]
+        if component == COMPONENT:
+            return True
+        if component == "cdi-clone-source":
+            return False
+        return any(
+            one["metadata"]["annotations"].get(ANN_ADDRESS) == f"ip-{pod['metadata']['uid']}:8444"
+            and one["status"]["phase"] == "Running"
+            for one in self.all(PODS)
+        )
+
+    def _end(self, pod):
+        if pod["metadata"]["labels"]["cdi.kubevirt.io"] == COMPONENT:
+            pod["status"]["phase"] = "Succeeded"
+            return
+        job = CopyTargetJob.from_json(pod["metadata"]["annotations"]["cdi.kubevirt.io/job"])
+        assert all(
+            CopySourceJob.from_json(one["metadata"]["annotations"]["cdi.kubevirt.io/job"]).id == job.id
+            for one in self.all(PODS)
+            if one["metadata"]["name"].endswith("-source-pod")
+        )
+        claim = self._uid(pod["metadata"]["ownerReferences"][0]["uid"])
+        end = self.script[self.attempts] if self.attempts < len(self.script) else base.End()
+        self.attempts += 1
+        outcome = Outcome(id=job.id, failure=end.failure)
+        code = 0 if end.failure is None else 3
+        document = {"message": "", "outcome": base.json.loads(outcome.to_json())}
+        pod["status"] = base._ended(code, base.json.dumps(document), self._time())
+        if end.failure is None and claim is not None:
+            self.get(VOLUMES, claim["spec"]["volumeName"], "")["content"] = GOLDEN

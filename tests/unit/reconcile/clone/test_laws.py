@@ -1,0 +1,205 @@
+"""Laws of clones: whatever is lost, repeated or late, the end is the same, nothing is left, and the source is as it was."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cdi.api.quantity import Quantity
+from cdi.reconcile.clone.facts import Grant
+from cdi.reconcile.world import Retries
+from tests.unit.reconcile.clone.clone_simulation import GOLDEN, SNAPSHOTS, CloneCluster
+from tests.unit.reconcile.cluster_simulation import CLAIMS, DVS, NS, PODS, VOLUMES, dv
+from tests.unit.reconcile.simulation import failing
+
+IMMEDIATE = {"cdi.kubevirt.io/storage.bind.immediate.requested": ""}
+TOKEN = {"cdi.kubevirt.io/storage.clone.token": "leave"}
+LEAVE = Grant(kind="PersistentVolumeClaim", namespace="gold", name="fedora", target_namespace=NS, target_name="a")
+
+
+def cloning(storage_class="csi", *, namespace=NS, strategy="snapshot", annotations=None, source=None, **options):
+    def make(**more):
+        notes = {**(annotations or {}), **(TOKEN if namespace != NS else {})}
+        wanted = source or {"pvc": {"namespace": namespace, "name": "fedora"}}
+        form = {"form": "pvc", "mode": "Filesystem", **{k: options[k] for k in ("size", "mode") if k in options}}
+        body = dv(storage_class, source=wanted, annotations=notes, **form)
+        return CloneCluster(body, namespace=namespace, strategy=strategy, grants={"leave": LEAVE}, **more)
+
+    return make
+
+
+WAYS = {
+    "snapshot": cloning(),
+    "csi-clone": cloning(strategy="csi-clone"),
+    "snapshot, waiting": cloning("csi-wait"),
+    "snapshot, waiting, at once": cloning("csi-wait", annotations=IMMEDIATE),
+    "snapshot, grown": cloning("grows", size="2Gi"),
+    "csi-clone, from another namespace": cloning(namespace="gold", strategy="csi-clone"),
+    "snapshot, from another namespace": cloning(namespace="gold"),
+    "snapshot, from another namespace, grown": cloning("grows", namespace="gold", size="2Gi"),
+    "copy": cloning(strategy="copy"),
+    "copy, from another namespace": cloning(namespace="gold", strategy="copy"),
+    "copy, direct": cloning("local"),
+    "copy, to a device": cloning(mode="Block"),
+    "copy, for want of growth": cloning("fixed", size="2Gi"),
+}
+ENDS = st.sampled_from([failing("PeerUnreachable"), failing("PeerUnreachable", done=50)])
+LAGS = st.tuples(st.sampled_from([0, 0, 1, 3]), st.sampled_from([0, 0, 2]), st.sampled_from([0, 0, 3]))
+
+
+def begin(way, script=()):
+    cluster = WAYS[way](script=script, retries=Retries(budget=6))
+    cluster.consumer = True
+    return cluster
+
+
+def missing(cluster):
+    """Bytes that the target's volume lacks."""
+    claim = cluster.get(CLAIMS, "a")
+    volume = cluster.get(VOLUMES, claim["spec"]["volumeName"], "")
+    wanted = claim["spec"]["resources"]["requests"]["storage"]
+    return max(0, Quantity.parse(wanted).bytes - Quantity.parse(volume["size"]).bytes)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_it_is_cloned_and_nothing_else_is_left(way):
+    cluster = begin(way)
+    before = cluster.source_face()
+    cluster.run()
+    assert cluster.status["phase"] == "Succeeded", cluster.status
+    assert cluster.content == GOLDEN
+    assert cluster.annotations["cloneType"] == way.split(",")[0]
+    assert cluster.annotations["clonePhase"] == "Succeeded"
+    assert not missing(cluster)
+    assert cluster.names(CLAIMS) == {"a", "fedora"}
+    assert not cluster.names(PODS)
+    assert not cluster.names(SNAPSHOTS)
+    assert len(cluster.all(VOLUMES)) == 2
+    assert not [content for content, _ in cluster.reclaimed if content == GOLDEN]
+    assert cluster.source_face() == before
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    way=st.sampled_from(sorted(WAYS)),
+    script=st.lists(ENDS, max_size=2),
+    losses=st.lists(st.integers(-1, 4), max_size=40),
+    choices=st.lists(st.integers(0, 5), max_size=60),
+    lags=st.lists(LAGS, max_size=40),
+)
+def test_whatever_is_lost_repeated_or_late_the_end_is_the_same(way, script, losses, choices, lags):
+    cluster = begin(way, script)
+    before = cluster.source_face()
+    cluster.run(losses=losses, choices=choices, lags=lags, steps=800)
+    assert cluster.status["phase"] == "Succeeded", cluster.status
+    assert not missing(cluster)
+    assert cluster.content == GOLDEN
+    assert cluster.names(CLAIMS) == {"a", "fedora"}
+    assert not cluster.names(PODS)
+    assert not cluster.names(SNAPSHOTS)
+    assert cluster.source_face() == before
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    way=st.sampled_from(sorted(WAYS)),
+    steps=st.integers(0, 30),
+    choices=st.lists(st.integers(0, 5), max_size=40),
+)
+def test_deleting_it_at_any_step_leaves_nothing_but_the_source(way, steps, choices):
+    cluster = begin(way)
+    before = cluster.source_face()
+    for number in range(steps):
+        cluster.step()
+        cluster.settle_deletions()
+        cluster.nature(choices[number] if number < len(choices) else 0)
+        cluster.now += 1
+    cluster.consumer = False
+    cluster.remove(DVS, "a")
+    for number in range(200):
+        cluster.step()
+        cluster.settle_deletions()
+        if not cluster.nature(choices[number] if number < len(choices) else 0) and number > 20:
+            break
+        cluster.now += 1
+    left = {key for key in cluster.objects if key[2] not in ("fedora", "pv-golden")}
+    assert not left
+    assert cluster.source_face() == before
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    way=st.sampled_from(sorted(WAYS)),
+    steps=st.integers(1, 25),
+    which=st.integers(0, 5),
+    choices=st.lists(st.integers(0, 5), max_size=30),
+)
+def test_it_heals_when_somebody_deletes_what_it_made(way, steps, which, choices):
+    cluster = begin(way)
+    before = cluster.source_face()
+    for number in range(steps):
+        cluster.step()
+        cluster.settle_deletions()
+        cluster.nature(choices[number] if number < len(choices) else 0)
+    victims = [(PODS, name) for name in sorted(cluster.names(PODS))]
+    victims += [(SNAPSHOTS, name) for name in sorted(cluster.names(SNAPSHOTS))]
+    victims += [(CLAIMS, name) for name in sorted(cluster.names(CLAIMS)) if name not in ("a", "fedora")]
+    if victims:
+        plural, name = victims[which % len(victims)]
+        found = next(space for (kind, space, own) in cluster.objects if (kind, own) == (plural, name))
+        cluster.remove(plural, name, namespace=found)
+    cluster.run(steps=800)
+    assert cluster.status["phase"] == "Succeeded", cluster.status
+    assert cluster.content == GOLDEN
+    assert cluster.names(CLAIMS) == {"a", "fedora"}
+    assert cluster.source_face() == before
+
+
+@pytest.mark.parametrize("strategy", ["snapshot", "csi-clone"])
+def test_a_strategy_that_hangs_gives_way_to_copying(strategy):
+    cluster = cloning(strategy=strategy)(stuck=True)
+    cluster.run()
+    assert cluster.status["phase"] == "Succeeded", cluster.status
+    assert cluster.content == GOLDEN
+    assert cluster.annotations["cloneType"] == "copy"
+    assert cluster.annotations["cloneFallbackReason"] == "CloneStrategyFailed"
+    assert "CloneStrategyFailed" in [event.reason for event in cluster.events]
+    assert cluster.names(CLAIMS) == {"a", "fedora"}
+    assert not cluster.names(SNAPSHOTS)
+
+
+@pytest.mark.parametrize("grant", [None, "name", "target", "kind"])
+def test_without_leave_nothing_of_another_namespace_is_touched(grant):
+    cluster = cloning(namespace="gold")()
+    other = {
+        None: None,
+        "name": Grant(kind=LEAVE.kind, namespace="gold", name="other", target_namespace=NS, target_name="a"),
+        "target": Grant(kind=LEAVE.kind, namespace="gold", name="fedora", target_namespace=NS, target_name="b"),
+        "kind": Grant(kind="VolumeSnapshot", namespace="gold", name="fedora", target_namespace=NS, target_name="a"),
+    }[grant]
+    cluster.grants = {"leave": other} if other is not None else {}
+    cluster.run()
+    assert cluster.status["phase"] == "Failed"
+    assert cluster.condition("Ready")["reason"] == "CloneUnauthorised"
+    assert cluster.names(CLAIMS) == {"fedora"}
+    assert not cluster.names(SNAPSHOTS)
+
+
+def test_a_source_in_use_is_waited_for_by_name():
+    cluster = cloning()()
+    cluster.pods_of_source = ["holder"]
+    cluster.run()
+    assert cluster.status["phase"] == "CloneScheduled"
+    assert cluster.condition("Ready")["reason"] == "CloneSourceInUse"
+    assert "holder" in cluster.condition("Ready")["message"]
+    assert "CloneSourceInUse" in [event.reason for event in cluster.events]
+    cluster.pods_of_source = []
+    cluster.run()
+    assert cluster.status["phase"] == "Succeeded"
+
+
+def test_labels_come_with_it():
+    cluster = cloning()().run()
+    labels = cluster.get(CLAIMS, "a")["metadata"]["labels"]
+    assert labels["instancetype.kubevirt.io/default-preference"] == "fedora"
