@@ -257,7 +257,8 @@ class Reconcilers:
         body = self._watches.get(DATA_SOURCES, key.namespace, key.name)
         model = self._observed.model(DATA_SOURCES, key.namespace, key.name, DataSource)
         if body is not None and model is not None and self._acts_on(key, body):
-            await self._simple(key, reconcile_data_source(model, self._observed, PLATFORM, self.now()), body)
+            plan = reconcile_data_source(model, self._observed, PLATFORM, self.now(), self._clones)
+            await self._simple(key, plan, body)
 
     async def _cron(self, key: Key) -> None:
         body = self._watches.get(DATA_IMPORT_CRONS, key.namespace, key.name)

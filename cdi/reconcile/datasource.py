@@ -2,43 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cdi.api.datasource import DataSource
 from cdi.api.names import propagates
 from cdi.api.phases import ConditionType, Phase, Reason
-from cdi.api.sources import SourcePvc
+from cdi.api.sources import SourcePvc, SourceSnapshot
 from cdi.reconcile.actions import PatchObject, Plan
+from cdi.reconcile.clone.facts import CloneFacts, Snapshot
 from cdi.reconcile.origin import Broken, follow
 from cdi.reconcile.status import Aspect, conditions, no, yes
 from cdi.reconcile.world import Claim, Objects, Platform
 
 
-def reconcile_data_source(data_source: DataSource, objects: Objects, platform: Platform, now: float) -> Plan:
+def reconcile_data_source(
+    data_source: DataSource, objects: Objects, platform: Platform, now: float, clones: CloneFacts | None = None
+) -> Plan:
     """``status.source``, the Ready condition, and labels that instance types are chosen by."""
     metadata = data_source.metadata
     if metadata.deletion_timestamp is not None:
         return Plan()
     end = follow(data_source, objects)
     status: dict[str, Any] = {}
-    claim: Claim | None = None
+    carried: Mapping[str, str] = {}
     if isinstance(end, Broken):
         ready = no(end.reason, end.message)
     elif isinstance(end, SourcePvc):
         status["source"] = {"pvc": end.to_dict()}
         claim = objects.claim(end.namespace, end.name)
         ready = _claim_ready(end, claim, objects)
+        carried = claim.labels if claim is not None else {}
     else:
         status["source"] = {"snapshot": end.to_dict()}
-        message = "" if platform.snapshots else "there are no volume snapshots outside of a cluster"
-        ready = no(Reason.SNAPSHOT_NOT_READY, message)
+        snapshot = clones.snapshot(end.namespace, end.name) if clones is not None else None
+        ready = _snapshot_ready(end, snapshot, platform)
+        carried = snapshot.labels if snapshot is not None else {}
     old = (data_source.status.conditions if data_source.status else None) or []
     status["conditions"] = conditions(old, {ConditionType.READY: ready}, now)
     before = data_source.status.to_dict() if data_source.status is not None else None
     labels = {
-        name: text
-        for name, text in (claim.labels if claim is not None else {}).items()
-        if propagates(name) and (metadata.labels or {}).get(name) is None
+        name: text for name, text in carried.items() if propagates(name) and (metadata.labels or {}).get(name) is None
     }
     patch = PatchObject(
         plural="datasources",
@@ -48,6 +52,17 @@ def reconcile_data_source(data_source: DataSource, objects: Objects, platform: P
         labels=labels,
     )
     return Plan(actions=(patch,) if labels else (), status=None if status == before else status)
+
+
+def _snapshot_ready(source: SourceSnapshot, snapshot: Snapshot | None, platform: Platform) -> Aspect:
+    place = f"VolumeSnapshot {source.namespace}/{source.name}"
+    if not platform.cluster:
+        return no(Reason.SNAPSHOT_NOT_READY, "there are no volume snapshots outside of a cluster")
+    if snapshot is None:
+        return no(Reason.NOT_FOUND, f"{place} not found")
+    if not snapshot.ready:
+        return no(Reason.SNAPSHOT_NOT_READY, f"{place} is not ready{f': {snapshot.error}' if snapshot.error else ''}")
+    return yes(Reason.READY, "DataSource is ready to be consumed")
 
 
 def _claim_ready(source: SourcePvc, claim: Claim | None, objects: Objects) -> Aspect:

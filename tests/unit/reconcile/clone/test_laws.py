@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -184,6 +186,16 @@ def test_without_leave_nothing_of_another_namespace_is_touched(grant):
     assert cluster.condition("Ready")["reason"] == "CloneUnauthorised"
     assert cluster.names(CLAIMS) == {"fedora"}
     assert not cluster.names(SNAPSHOTS)
+
+
+@pytest.mark.parametrize(("uid", "ends"), [("dv-uid", "Succeeded"), ("another", "Failed")])
+def test_a_token_that_lasts_is_for_one_datavolume(uid, ends):
+    """Whoever copies it from a claim to another DataVolume of that name gains nothing."""
+    lasting = {"cdi.kubevirt.io/storage.extended.clone.token": "kept"}
+    cluster = cloning(namespace="gold", annotations=lasting)()
+    cluster.grants = {"kept": replace(LEAVE, target_uid=uid)}
+    cluster.run()
+    assert cluster.status["phase"] == ends
 
 
 def test_a_source_in_use_is_waited_for_by_name():
