@@ -36,10 +36,14 @@ class Chronicle:
             try:
                 if not version:
                     version = await self._list(blocking, resource, namespace)
-                async for change in blocking.client.watch(resource, namespace, version=version):
-                    document = change["object"]
-                    version = document["metadata"].get("resourceVersion", version)
-                    self._write_down(resource.plural, change["type"], document)
+                watch = blocking.client.watch(resource, namespace, version=version)
+                async with contextlib.aclosing(watch) as changes:
+                    async for change in changes:
+                        document = change["object"]
+                        if change["type"] == "ERROR":  # a server that has just come up knows no history
+                            raise HistoryExpired(str(document.get("message")))
+                        version = document["metadata"]["resourceVersion"]
+                        self._write_down(resource.plural, change["type"], document)
             except HistoryExpired:
                 version = ""
             except CdiError:
@@ -49,10 +53,14 @@ class Chronicle:
         listing = await blocking.client.list(resource, namespace)
         for document in listing.items:
             self._write_down(resource.plural, "ADDED", document)
+        there = {document["metadata"]["name"] for document in listing.items}
+        for name, document in self.present(resource.plural).items():
+            if name not in there:
+                self._write_down(resource.plural, "DELETED", document)
         return listing.version
 
     def _write_down(self, kind: str, change: str, document: Document) -> None:
-        if change not in ("ADDED", "MODIFIED", "DELETED"):  # a bookmark, or an error, which a new watch tells more of
+        if change == "BOOKMARK":
             return
         document["metadata"].pop("managedFields", None)
         key = kind, document["metadata"]["name"]

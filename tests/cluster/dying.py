@@ -1,0 +1,86 @@
+"""A controller that dies at every step, once: `python -m tests.cluster.dying DIRECTORY controller …`
+
+It is killed right after a write such as it has not made before, and started again; so each place between two writes is one
+where it died.  What such a write is like is kept in the directory.  Events are not counted: what is told again is no step.
+A start costs a fork, since everything is imported before.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import cdi.cli.controller
+import cdi.controller.process
+import cdi.kube.credentials  # noqa: F401  here, not in each child
+from cdi.cli.main import main
+from cdi.kube.client import Client
+from cdi.kube.resources import EVENTS, Resource
+
+DIED = 99
+_PR_SET_PDEATHSIG = 1
+
+
+def _step(verb: str, resource: Resource, arguments: tuple[Any, ...]) -> str:
+    """What a write is like: which object it is about, and what of it is new.  Uids and counters do not matter."""
+    body: Any = next((each for each in arguments if isinstance(each, dict)), {})
+    name = arguments[1] if len(arguments) > 1 and isinstance(arguments[1], str) else body["metadata"]["name"]
+    metadata, status = body.get("metadata") or {}, body.get("status") or {}
+    annotations = metadata.get("annotations") or {}
+    said = [each.get("reason", "") for each in status.get("conditions") or []] if isinstance(status, dict) else []
+    phase = annotations.get("cdi.kubevirt.io/storage.pod.phase", "")
+    parts = [verb, str(resource), name, *sorted(body), *sorted(annotations), phase, status.get("phase", ""), *said]
+    return re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UID", " ".join(parts))
+
+
+def _deadly(write: Callable[..., Awaitable[Any]], known: Path) -> Callable[..., Awaitable[Any]]:
+    survived = set(known.read_text().splitlines())
+
+    @functools.wraps(write)
+    async def last(client: Client, resource: Resource, *arguments: Any, **more: Any) -> Any:
+        answer = await write(client, resource, *arguments, **more)
+        step = _step(write.__name__, resource, arguments)
+        if resource != EVENTS and step not in survived:
+            with known.open("a") as file:
+                file.write(f"{step}\n")
+            os.write(1, json.dumps({"message": "died", "after": step}).encode() + b"\n")
+            os._exit(DIED)  # no handler runs, nothing is flushed, no connection is closed
+        return answer
+
+    return last
+
+
+def _live(known: Path, arguments: list[str]) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    for name in ("create", "update", "patch", "delete"):
+        setattr(Client, name, _deadly(getattr(Client, name), known))
+    sys.argv[1:] = arguments
+    main()
+
+
+def _again_and_again(known: Path, arguments: list[str]) -> int:
+    """Until it ends in any other way; gives that exit status."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    while True:
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            _live(known, arguments)
+            os._exit(1)
+        _, status = os.waitpid(child, 0)
+        if os.waitstatus_to_exitcode(status) != DIED:
+            return os.waitstatus_to_exitcode(status)
+
+
+if __name__ == "__main__":
+    steps = Path(sys.argv[1]) / "steps"
+    steps.touch()
+    sys.exit(_again_and_again(steps, sys.argv[2:]))
