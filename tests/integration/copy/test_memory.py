@@ -18,15 +18,15 @@ def test_both_ends_keep_to_their_part(tmp_path, certificates):
     # A limit that is none, so that everything is compressed.
     policy = Policy(bandwidth=10_000 * MIB)
     clone = Clone(tmp_path / "pods", certificates, tmp_path / "source.img", tmp_path / "disk.img", policy=policy)
-    most = {"target": 0, "source": 0}
+    most = {}
     try:
         clone.start("target").start("source")
         while clone.running("target"):
-            for end in most:
-                with contextlib.suppress(OSError), open(f"/proc/{clone.processes[end].pid}/status") as status:
+            for end, process in clone.processes.items():
+                with contextlib.suppress(OSError), open(f"/proc/{process.pid}/status") as status:
                     for line in status:
                         if line.startswith("VmHWM"):
-                            most[end] = max(most[end], int(line.split()[1]) << 10)
+                            most[end] = max(most.get(end, 0), int(line.split()[1]) << 10)
             time.sleep(0.02)
         target, source = clone.wait("target"), clone.wait("source")
         assert target.failure is None
@@ -34,4 +34,5 @@ def test_both_ends_keep_to_their_part(tmp_path, certificates):
     finally:
         clone.close()
     print({end: f"{size / MIB:.0f} MiB" for end, size in most.items()})
+    assert len(most) == 2
     assert all(0 < size < 192 * MIB for size in most.values())
