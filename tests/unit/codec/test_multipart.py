@@ -1,0 +1,87 @@
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cdi.api.errors import UploadMalformed
+from cdi.codec.multipart import FormFile, boundary_of, closing_length, parameters
+
+BOUNDARY = b"b-1"
+HEAD = b'--b-1\r\nContent-Disposition: form-data; name="note"\r\n\r\nhello\r\n'
+FILE = b'--b-1\r\nContent-Disposition: form-data; name="file"; filename="a\\"b"\r\nContent-MD5: x\r\n\r\n'
+
+
+def parsed(body: bytes, cuts: list[int]) -> tuple[bytes, FormFile]:
+    form, content, start = FormFile(BOUNDARY), b"", 0
+    for stop in [*sorted(cut % (len(body) + 1) for cut in cuts), len(body)]:
+        content += b"".join(bytes(view) for view in form.feed(memoryview(body)[start:stop]))
+        start = stop
+    form.end()
+    return content, form
+
+
+# Content made of what delimiters are made of is where a parser goes wrong.
+contents = st.lists(
+    st.sampled_from([b"\r", b"\n", b"\r\n", b"--", b"b-1", b"\r\n--", b"\r\n--b-", b"x", bytes(70)]), max_size=30
+).map(b"".join)
+
+
+@given(contents.filter(lambda data: b"\r\n--b-1" not in data), st.lists(st.integers(0, 5000)), st.booleans())
+@example(b"", [], False)
+@example(b"\r\n--b-", list(range(300)), True)
+def test_any_pieces_give_the_file(data, cuts, around):
+    body = (HEAD if around else b"") + FILE + data + b"\r\n--b-1"
+    body += b'\r\nContent-Disposition: form-data; name="more"\r\n\r\nx\r\n--b-1--\r\nepilogue' if around else b"--\r\n"
+    content, form = parsed(body, cuts)
+    assert content == data
+    assert form.headers["content-md5"] == "x"
+
+
+@given(st.binary(max_size=400), st.lists(st.integers(0, 500)))
+def test_anything_else_is_refused_alike(data, cuts):
+    results = []
+    for pieces in (cuts, []):
+        try:
+            results.append(parsed(data, pieces)[0])
+        except UploadMalformed as error:
+            results.append(error.what)
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "no field"),
+        (b"no delimiter at all", "no field"),
+        (b"--b-1--\r\n", "no field"),
+        (HEAD + b"--b-1--\r\n", "no field"),
+        (FILE + b"data", "ends within"),
+        (FILE + b"data\r\n--b-2--", "ends within"),
+        (b"--b-1\r\nno colon\r\n\r\n", "cannot be read"),
+        (b"--b-1\r\nX: " + b"y" * 9000, "too long"),
+        (HEAD * 101, "more than 100 parts"),
+    ],
+)
+def test_forms_that_are_none(body, words):
+    with pytest.raises(UploadMalformed, match=words):
+        parsed(body, [])
+
+
+def test_parameters():
+    assert parameters('Form-Data; Name="a;\\"b"; x=y ;Z="" ') == ("form-data", {"name": 'a;"b', "x": "y", "z": ""})
+    assert parameters("") == ("", {})
+
+
+@pytest.mark.parametrize("text", ["multipart/form-data", "multipart/form-data; boundary=", "text/plain; boundary=x",
+                                  'multipart/form-data; boundary="a "', f"multipart/form-data; boundary={'x' * 71}"])  # fmt: skip
+def test_boundaries_that_are_none(text):
+    with pytest.raises(UploadMalformed):
+        boundary_of(text)
+
+
+def test_the_end_of_a_form_is_found_at_the_end_only():
+    closing = b"\r\n------------------------d74496d66958873e--"
+    assert closing_length(b"data" + closing + b"\r\n") == len(closing) + 2
+    assert closing_length(b"data" + closing) == len(closing)
+    assert closing_length(closing + b"\r\n\0") == 0
+    assert closing_length(b"\r\n--" + b"x" * 71 + b"--") == 0
+    assert closing_length(b"") == 0

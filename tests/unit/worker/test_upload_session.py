@@ -1,0 +1,190 @@
+"""The life of uploads at one volume, fed from memory."""
+
+import threading
+
+import pytest
+
+from cdi.api.errors import AlreadyUploaded, SourceTruncated, TargetIo, UploadNotReady, UploadUnderWay, UploadUnknown
+from cdi.api.job import FileTargetSpec, Job, Limits, Policy, StreamSourceSpec
+from cdi.api.upload_protocol import UploadId
+from cdi.worker import upload_session
+from cdi.worker.upload_bodies import HeldBody
+from cdi.worker.upload_session import Session
+
+DISK = 1 << 20
+
+
+class Breaks:
+    def __init__(self, data):
+        self.held = HeldBody(bytearray(data))
+
+    def readinto(self, view):
+        count = self.held.readinto(view)
+        if not count:
+            raise SourceTruncated("the connection was closed")
+        return count
+
+    def interrupt(self): ...
+
+
+class Waits:
+    """Somebody who brings nothing, until it is interrupted."""
+
+    def __init__(self):
+        self.event = threading.Event()
+
+    def readinto(self, view):
+        self.event.wait(30)
+        raise SourceTruncated("interrupted")
+
+    def interrupt(self):
+        self.event.set()
+
+
+@pytest.fixture
+def session(tmp_path):
+    made = Session(
+        Job(
+            id="uid",
+            source=StreamSourceSpec(),
+            target=FileTargetSpec(path=str(tmp_path / "disk.img")),
+            size=DISK,
+            policy=Policy(retries=0),
+            journal=str(tmp_path / "journal"),
+        )
+    )
+    yield made
+    made.cancel()
+
+
+def bring_all(session, data=b"x" * DISK):
+    attempt = session.begin(length=None, announced=None, digests=())
+    attempt.source.bring(HeldBody(bytearray(data)), last=True)
+    return attempt.wait()
+
+
+def test_a_volume_is_filled_once(session, tmp_path):
+    assert session.state == "waiting"
+    assert bring_all(session) is None
+    assert (tmp_path / "disk.img").read_bytes() == b"x" * DISK
+    assert session.state == "done"
+    assert session.outcome.failure is None
+    with pytest.raises(AlreadyUploaded):
+        session.check_free()
+
+
+def test_one_at_a_time(session):
+    session.begin(length=None, announced=None, digests=())
+    assert session.state == "receiving"
+    with pytest.raises(UploadUnderWay):
+        session.begin(length=None, announced=None, digests=())
+    with pytest.raises(UploadUnderWay):
+        session.begin_resumable(5, None)
+
+
+def test_one_that_fails_makes_room(session):
+    attempt = session.begin(length=None, announced=None, digests=())
+    with pytest.raises(SourceTruncated):
+        attempt.source.bring(Breaks(b"x" * 1000), last=True)
+    assert attempt.wait().code == "SourceTruncated"
+    assert session.last_failure.code == "SourceTruncated"
+    assert session.state == "waiting"
+    assert bring_all(session) is None
+
+
+def test_a_failure_of_the_volume_ends_the_session(session, monkeypatch):
+    def fails(*_):
+        raise TargetIo("the disk is broken")
+
+    monkeypatch.setattr("cdi.transfer.disk.open_target", fails)
+    assert bring_all(session).code == "TargetIo"
+    assert session.ended.is_set()
+    assert session.outcome.failure.code == "TargetIo"
+    with pytest.raises(UploadNotReady):
+        session.check_free()
+
+
+def test_a_resumable_one_is_gone_on_with(session, tmp_path):
+    upload = session.begin_resumable(DISK, None)
+    attempt = session.find(upload)
+    with pytest.raises(SourceTruncated):
+        attempt.source.bring(Breaks(b"a" * 700), last=False)
+    assert session.find(upload) is attempt
+    assert attempt.source.offset == 700
+    assert attempt.source.bring(HeldBody(bytearray(b"b" * (DISK - 700))), last=False)
+    assert attempt.wait() is None
+    assert session.find(upload) is None
+    assert (tmp_path / "disk.img").read_bytes() == b"a" * 700 + b"b" * (DISK - 700)
+
+
+def test_whoever_comes_back_takes_over(session):
+    attempt = session.find(session.begin_resumable(DISK, None))
+    body = Waits()
+    thread = threading.Thread(target=lambda: pytest.raises(SourceTruncated, attempt.source.bring, body, last=False))
+    thread.start()
+    while attempt.source.idle:
+        pass
+    attempt.source.take_over(30)
+    thread.join(30)
+    assert not thread.is_alive()
+    assert attempt.source.bring(HeldBody(bytearray(DISK)), last=False)
+    assert attempt.wait() is None
+
+
+def test_one_that_is_left_alone_gives_way(session, monkeypatch):
+    upload = session.begin_resumable(DISK, None)
+    with pytest.raises(UploadUnderWay):
+        session.check_free()
+    monkeypatch.setattr(upload_session, "GIVES_WAY", 0.0)
+    session.check_free()
+    with pytest.raises(UploadUnknown, match="another upload was begun"):
+        session.find(upload)
+
+
+def test_one_that_nobody_goes_on_with_expires(session, monkeypatch):
+    upload = session.begin_resumable(DISK, None)
+    monkeypatch.setattr(upload_session, "EXPIRES", 0.0)
+    with pytest.raises(UploadUnknown, match="nobody went on with it"):
+        session.find(upload)
+
+
+def test_one_that_is_removed(session, tmp_path):
+    upload = session.begin_resumable(DISK, None)
+    session.find(upload).source.bring(HeldBody(bytearray(b"x" * 1000)), last=False)
+    session.drop(upload)
+    for again in (session.find, session.drop):
+        with pytest.raises(UploadUnknown, match="its client removed it"):
+            again(upload)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_of_an_earlier_pod_begins_at_the_first_byte(session):
+    upload = UploadId(nonce="0" * 32, length=DISK)
+    attempt = session.find(upload)
+    assert attempt.source.wait_open(30)
+    assert attempt.source.offset == 0
+    other = UploadId(nonce="1" * 32, length=DISK)
+    with pytest.raises(UploadUnknown, match="another upload is under way"):
+        session.find(other)
+
+
+def test_limits_reach_the_upload_under_way_and_those_to_come(session):
+    session.limit(Limits(bandwidth=1000))
+    attempt = session.begin(length=None, announced=None, digests=())
+    assert attempt.control.throttle.bandwidth == 1000
+    session.limit(Limits(bandwidth=2000))
+    assert attempt.control.throttle.bandwidth == 2000
+
+
+def test_progress_is_that_of_the_upload_under_way(session):
+    assert session.progress().note == "waits for an upload"
+    attempt = session.begin(length=None, announced=DISK, digests=())
+    attempt.source.wait_open(30)
+    assert session.progress().total == DISK
+
+
+def test_a_pod_that_is_stopped_says_so(session):
+    session.begin(length=None, announced=None, digests=())
+    session.cancel()
+    assert session.outcome.failure.code == "Interrupted"
+    assert session.ended.is_set()
