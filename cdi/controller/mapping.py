@@ -151,6 +151,7 @@ def sources(watches: Watches) -> Iterator[Key]:
 def _owning(claim: Object, watches: Watches, depth: int = 0) -> Iterator[Key]:
     """A claim's own key, and that of the claim that it is filled for."""
     yield volume(claim["metadata"]["namespace"], claim["metadata"]["name"])
+    yield from cloning.stood_in_for(claim)
     if depth < _DEPTH:
         yield from owners_of(claim, watches, depth + 1)
 
