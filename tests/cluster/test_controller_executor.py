@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from cdi.api.errors import Conflict
+from cdi.controller.certifier import Certifier
 from cdi.controller.executor import Executor
 from cdi.controller.keys import Scope
 from cdi.controller.watches import Watches
 from cdi.kube.client import Client, connect
+from cdi.kube.lifetimes import Lifetimes
 from cdi.kube.resources import CLAIMS, CONFIG_MAPS, DATA_VOLUMES, EVENTS, PODS, SECRETS, VOLUMES
 from cdi.reconcile.actions import (
     CopyInput,
@@ -35,7 +37,7 @@ NOBODY = "00000000-0000-0000-0000-000000000000"
 class Bench:
     def __init__(self, client: Client, watches: Watches, namespace: str) -> None:
         self.client, self.watches, self.namespace = client, watches, namespace
-        self.executor = Executor(client, watches)
+        self.executor = Executor(client, watches, Certifier(client, namespace, Lifetimes))
 
     async def act(self, *actions, about=None, **plan):
         return await self.executor.carry_out(Plan(actions=actions, **plan), about or {}, NOW)
