@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from cdi.api.errors import ClaimMisbound
+from cdi.api.errors import ClaimMisbound, SourceNotSupported
 from cdi.api.names import ANN_CLONE_TYPE, temporary_snapshot
 from cdi.api.phases import EventReason, Phase, Reason
 from cdi.api.storageprofile import CloneStrategy
@@ -152,6 +152,14 @@ def _planned(world: World, claim: Claim, origin: Clone) -> Decision:
     if users is not None:
         return waiting(claim, users)
     choice = plan(world, claim, found)
+    if found.kind == "VolumeSnapshot" and choice.strategy is CloneStrategy.COPY:
+        why = choice.fallback.message if choice.fallback is not None else choice.wish.why
+        unable = SourceNotSupported(
+            f"this build does not copy out of a snapshot: {why}",
+            where=found.place,
+            remedy="clone it into its own class first, and clone that volume then",
+        )
+        return failed(claim, as_failure(unable))
     record = CloneRecord.of(
         choice, source=found.uid, namespace=found.namespace, snapshot=_snapshot_name(world, claim, found), now=world.now
     )
