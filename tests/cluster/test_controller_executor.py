@@ -73,7 +73,7 @@ async def bench(cluster, namespace) -> AsyncIterator[Bench]:
     definitions(cluster)
     async with connect(str(cluster.kubectl.kubeconfig)) as client:
         scope = Scope(namespaces=(namespace.namespace,))
-        watches = Watches(client, scope, install_namespace=namespace.namespace, on_change=lambda *_: None)
+        watches = Watches(client, scope, on_change=lambda *_: None)
         task = asyncio.create_task(watches.run())
         await watches.synced()
         yield Bench(client, watches, namespace.namespace)
