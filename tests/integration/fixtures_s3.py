@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-
 ACCESS_KEY, SECRET_KEY = "AKIA", "secret"
 
 

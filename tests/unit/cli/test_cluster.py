@@ -118,7 +118,6 @@ def test_whoever_interrupts_is_told_how_to_come_back(kubeconfig):
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (("upload", "-", "x"), "cdi upload"),
         (("clone", "a", "b"), "cdi clone"),
         (("boot-check", "x"), "cdi boot-check"),
         (("import", "http://h/x.qcow2", "--to", "disk.img"), "--to"),
