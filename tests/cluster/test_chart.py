@@ -437,6 +437,7 @@ def test_beside_another_it_has_rights_where_it_serves_only(render):
         "nodes",
         "storageclasses",
         "volumesnapshotclasses",
+        "volumesnapshotcontents",
         "csidrivers",
         "cdis",
         "cdiconfigs",
@@ -715,9 +716,10 @@ def test_the_controller_may_do_no_more_than_it_needs(release):
             assert not may("list", resource, namespace)
         assert not may("create", "pods", namespace)
     assert not may("get", "secrets", system)
-    for verb in ("list", "watch", "create", "update", "patch", "delete"):
+    for verb in ("list", "watch", "patch", "delete"):
         assert not may(verb, "secrets")
         assert not may(verb, "secrets", system)
+    assert not may("update", "secrets", system)
     for verb in ("create", "update", "patch", "delete"):
         assert not may(verb, "nodes", "")
         assert not may(verb, "serviceaccounts")
