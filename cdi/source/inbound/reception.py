@@ -104,6 +104,8 @@ class Reception:
             for visit in self._busy:
                 visit.interrupt()
             self._left.wait_for(lambda: not self._busy, 5.0)
+            for guest in self._returned:
+                guest.sock.close()
         self._selector.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
@@ -235,9 +237,10 @@ class Reception:
             if again and not self._ending:
                 guest.data = bytearray(visit.rest())
                 guest.idle, guest.until = not guest.data, time.monotonic() + IDLE_SECONDS
-                self._leave(visit)
-                with self._lock:
+                with self._left:
+                    self._busy.discard(visit)
                     self._returned.append(guest)
+                    self._left.notify_all()
                 self._wake()
             else:
                 try:

@@ -1,0 +1,313 @@
+"""The page in a real browser, over a server with real workers.  Screenshots are below pytest's ``tmp_path``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from cdi.api.errors import NotFound
+from tests.integration.page.conftest import MIB, TOKEN
+
+HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+
+
+def row(page, name):
+    return page.locator("#volumes > li").filter(has=page.get_by_role("heading", name=name, exact=True))
+
+
+def choose(page, path):
+    page.set_input_files("#file", str(path))
+    page.locator("#facts dt", has_text="Virtual size").wait_for()
+
+
+def same(disk, image, form):
+    done = subprocess.run(["qemu-img", "compare", "-f", "raw", "-F", form, disk, image], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+class TestSigningIn:
+    def test_a_wrong_token_is_told_and_a_right_one_lets_in(self, page, machine, tmp_path):
+        page.goto(machine.url)
+        page.get_by_label("Token").fill("wrong")
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_role("alert").filter(has_text="not the token").wait_for()
+        page.screenshot(path=tmp_path / "login.png")
+        page.get_by_label("Token").fill(TOKEN)
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name="Volumes").wait_for()
+        assert "Failed to load resource" in page.troubles[0]
+
+    def test_the_link_signs_in_and_leaves_no_token_in_the_address(self, desk, machine):
+        assert desk.url == machine.url
+
+    def test_it_lasts_for_the_tab_until_signed_out(self, desk):
+        desk.reload()
+        desk.wait_for_selector("#desk:visible")
+        desk.get_by_role("button", name="Sign out").click()
+        desk.wait_for_selector("#login:visible")
+        desk.reload()
+        desk.wait_for_selector("#login:visible")
+        assert desk.evaluate("sessionStorage.getItem('cdi-token')") is None
+
+
+class TestUploading:
+    def test_an_image_becomes_a_volume(self, desk, machine, images, tmp_path):
+        choose(desk, images / "disk.qcow2")
+        desk.screenshot(path=tmp_path / "plan.png")
+        assert desk.locator("#facts").inner_text().split("\n") == [
+            "Format", "qcow2", "Virtual size", "16 MiB", "Kind", "version 3",
+        ]  # fmt: skip
+        desk.get_by_label("Name of the volume").fill("debian")
+        desk.get_by_role("button", name="Create and upload").click()
+        row(desk, "debian").get_by_text("Succeeded").wait_for()
+        desk.locator("#uploads").get_by_text("Sent", exact=True).wait_for()
+        desk.screenshot(path=tmp_path / "done.png", full_page=True)
+        same(machine.disk("debian"), images / "disk.qcow2", "qcow2")
+
+    def test_all_of_it_by_keyboard(self, desk, machine, images):
+        with desk.expect_file_chooser() as chosen:
+            desk.get_by_role("button", name="Choose a file").focus()
+            desk.keyboard.press("Enter")
+        chosen.value.set_files(str(images / "disk.raw"))
+        name = desk.get_by_label("Name of the volume")
+        name.wait_for()
+        desk.wait_for_function("document.activeElement.id === 'name'")
+        desk.keyboard.type("by-hand")
+        desk.keyboard.press("Tab")
+        assert desk.evaluate("document.activeElement.id") == "size"
+        desk.keyboard.press("Enter")
+        row(desk, "by-hand").get_by_text("Succeeded").wait_for()
+        assert machine.disk("by-hand").read_bytes() == (images / "disk.raw").read_bytes()
+
+    def test_a_file_is_dropped_anywhere(self, desk):
+        transfer = desk.evaluate_handle(
+            "() => { const t = new DataTransfer(); t.items.add(new File([new Uint8Array(1048576)], 'zero.img')); return t; }"
+        )
+        desk.dispatch_event("#volumes-title", "dragenter", {"dataTransfer": transfer})
+        assert "over" in desk.locator("#drop").get_attribute("class")
+        desk.dispatch_event("#volumes-title", "drop", {"dataTransfer": transfer})
+        desk.get_by_text("No partition table").wait_for()
+        assert desk.get_by_label("Name of the volume").input_value() == "zero"
+
+    def test_what_breaks_off_is_gone_on_with(self, desk, machine, images, tmp_path):
+        cut = 6 * MIB
+        requests = []
+
+        def passing(route):
+            request = route.request
+            if request.method == "PATCH":
+                requests.append(int(request.headers["upload-offset"]))
+                if len(requests) == 1:
+                    # As a connection that breaks: a part arrives, and the client does not learn of it.
+                    headers = {**request.headers, "content-length": str(cut)}
+                    desk.request.fetch(
+                        request.url, method="PATCH", headers=headers, data=request.post_data_buffer[:cut]
+                    )
+                    return route.abort("connectionreset")
+            return route.continue_()
+
+        desk.route("**/v1beta1/tus/**", passing)
+        choose(desk, images / "disk.raw")
+        desk.get_by_label("Name of the volume").fill("broken-off")
+        desk.get_by_role("button", name="Create and upload").click()
+        desk.get_by_text("Trying again in").wait_for()
+        desk.screenshot(path=tmp_path / "waiting.png")
+        row(desk, "broken-off").get_by_text("Succeeded").wait_for()
+        assert requests == [0, cut]
+        assert machine.disk("broken-off").read_bytes() == (images / "disk.raw").read_bytes()
+
+    def test_the_page_was_closed_and_the_same_file_goes_on(self, desk, machine, images):
+        cut = 5 * MIB
+        url = None
+
+        def passing(route):
+            nonlocal url
+            request = route.request
+            if request.method == "PATCH" and url is None:
+                url = request.url
+                headers = {**request.headers, "content-length": str(cut)}
+                desk.request.fetch(url, method="PATCH", headers=headers, data=request.post_data_buffer[:cut])
+                return route.abort("connectionreset")
+            return route.continue_()
+
+        desk.route("**/v1beta1/tus/**", passing)
+        choose(desk, images / "disk.raw")
+        desk.get_by_label("Name of the volume").fill("reopened")
+        desk.get_by_role("button", name="Create and upload").click()
+        desk.get_by_text("Trying again in").wait_for()
+        desk.on("dialog", lambda dialog: dialog.accept())
+        desk.unroute("**/v1beta1/tus/**")
+        offsets = []
+        desk.on(
+            "request", lambda one: offsets.append(one.headers.get("upload-offset")) if one.method == "PATCH" else None
+        )
+        desk.reload()
+        with desk.expect_file_chooser() as chosen:
+            desk.get_by_role("button", name="Upload into reopened").click()
+        chosen.value.set_files(str(images / "disk.raw"))
+        desk.get_by_role("button", name="Upload", exact=True).click()
+        row(desk, "reopened").get_by_text("Succeeded").wait_for()
+        assert offsets == [str(cut)]
+        assert machine.disk("reopened").read_bytes() == (images / "disk.raw").read_bytes()
+
+    def test_a_cancelled_upload_leaves_room_for_another(self, desk, machine, images):
+        desk.route("**/v1beta1/tus/**", lambda r: r.abort() if r.request.method == "PATCH" else r.continue_())
+        choose(desk, images / "disk.raw")
+        desk.get_by_label("Name of the volume").fill("changed-mind")
+        desk.get_by_role("button", name="Create and upload").click()
+        desk.get_by_text("Trying again in").wait_for()
+        with desk.expect_response(lambda answer: answer.request.method == "DELETE") as gone:
+            desk.get_by_role("button", name="Cancel the upload into changed-mind").click()
+        assert gone.value.status == 204
+        desk.unroute("**/v1beta1/tus/**")
+        desk.get_by_role("button", name="Upload into changed-mind", exact=True).wait_for()
+        with desk.expect_file_chooser() as chosen:
+            desk.get_by_role("button", name="Upload into changed-mind", exact=True).click()
+        chosen.value.set_files(str(images / "disk.qcow2"))
+        desk.get_by_role("button", name="Upload", exact=True).click()
+        row(desk, "changed-mind").get_by_text("Succeeded").wait_for()
+
+    def test_what_is_too_large_is_not_begun(self, desk, machine, images):
+        choose(desk, images / "disk.qcow2")
+        desk.get_by_label("Size").fill("8Mi")
+        desk.get_by_text("The image needs 16Mi").wait_for()
+        desk.get_by_role("button", name="Create and upload").click()
+        assert desk.evaluate("document.activeElement.id") == "size"
+        assert machine.embedded.list("dv") == []
+
+    def test_a_refusal_of_the_server_is_shown_with_its_remedy(self, desk, machine, images):
+        machine.make("small", size="8Mi")
+        with desk.expect_file_chooser() as chosen:
+            desk.get_by_role("button", name="Upload into small").click()
+        chosen.value.set_files(str(images / "disk.raw.gz"))
+        desk.locator("#facts dt", has_text="Virtual size").wait_for()
+        desk.get_by_role("button", name="Upload", exact=True).click()
+        desk.locator("#uploads .why.bad").wait_for()
+        assert "Try:" in desk.locator("#uploads .why").inner_text()
+
+
+class TestVolumes:
+    def test_cloned_and_deleted(self, desk, machine, images, tmp_path):
+        machine.make("golden")
+        machine.embedded.upload("default", "golden", images / "disk.qcow2")
+        row(desk, "golden").get_by_text("Succeeded").wait_for()
+        desk.get_by_role("button", name="Clone golden").click()
+        dialog = desk.get_by_role("dialog", name="Clone golden")
+        assert dialog.get_by_label("Name of the copy").input_value() == "golden-copy"
+        desk.screenshot(path=tmp_path / "clone.png")
+        desk.keyboard.press("Enter")
+        row(desk, "golden-copy").get_by_text("Succeeded").wait_for()
+        assert machine.disk("golden-copy").read_bytes() == (images / "disk.raw").read_bytes()
+        desk.get_by_role("button", name="Delete golden", exact=True).click()
+        # Enter on the safe choice, which has the focus.
+        desk.keyboard.press("Enter")
+        assert not desk.get_by_role("dialog").is_visible()
+        desk.get_by_role("button", name="Delete golden", exact=True).click()
+        desk.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        row(desk, "golden").wait_for(state="detached")
+        with pytest.raises(NotFound):
+            machine.embedded.get("dv", "default", "golden")
+        assert row(desk, "golden-copy").is_visible()
+
+    def test_another_namespace(self, desk, machine):
+        machine.make("elsewhere", namespace="team")
+        desk.reload()
+        desk.get_by_role("combobox", name="Namespace").select_option("team")
+        row(desk, "elsewhere").wait_for()
+        desk.reload()
+        row(desk, "elsewhere").wait_for()
+
+    def test_hostile_texts_stay_texts(self, desk, machine, images):
+        machine.make("victim", size="1Mi")
+        machine.await_phase("victim", "UploadReady")
+        # The supervisor would correct such a status at once, so it is put in on the way.
+        said = json.dumps(HOSTILE)[1:-1]
+
+        def passing(route):
+            answer = route.fetch()
+            route.fulfill(response=answer, body=answer.text().replace("UploadReady", said).replace("waits for", said))
+
+        desk.route("**/page/api/volumes/default", passing)
+        row(desk, "victim").get_by_text("onerror").first.wait_for()
+        row(desk, "victim").locator("summary").click()
+        choose(desk, images / "<img src=x onerror=alert(1)>.raw")
+        assert desk.locator("#file-name").inner_text() == "<img src=x onerror=alert(1)>.raw"
+        assert desk.get_by_label("Name of the volume").input_value() == "img-src-x-onerror-alert-1"
+        assert desk.title() == "Golden images"
+        assert desk.locator("main img, main script").count() == 0
+
+    def test_a_server_that_is_away_is_told_and_asked_again(self, desk, machine):
+        desk.route("**/page/api/**", lambda route: route.abort())
+        desk.get_by_text("cannot be reached").wait_for()
+        desk.unroute("**/page/api/**")
+        desk.locator("#volumes-error").wait_for(state="hidden")
+
+
+class TestRules:
+    def test_the_browser_keeps_them(self, context, machine):
+        """An inline script, markup out of text and another server are refused by the policy."""
+        tab = context.new_page()
+        said = []
+        tab.on("console", lambda one: said.append(one.text))
+        tab.goto(machine.url)
+        tab.evaluate("document.body.append(Object.assign(document.createElement('style'), {textContent: 'p {}'}))")
+        assert any("style-src" in text for text in said)
+        with pytest.raises(Exception, match="TrustedHTML"):
+            tab.evaluate("document.body.innerHTML = '<b>x</b>'")
+        with pytest.raises(Exception, match="Failed to fetch"):
+            tab.evaluate("fetch('http://127.0.0.2:9/')")
+
+    def test_nothing_is_named_twice_and_everything_has_a_name(self, desk, machine):
+        machine.make("named")
+        row(desk, "named").wait_for()
+        ids = desk.evaluate("[...document.querySelectorAll('[id]')].map((one) => one.id)")
+        assert len(ids) == len(set(ids))
+        nameless = desk.evaluate(
+            """[...document.querySelectorAll('button, input:not([type=file]), select, progress, dialog')]
+            .filter((one) => one.checkVisibility() && !one.textContent.trim() && !one.labels?.length
+                && !one.getAttribute('aria-label') && !one.getAttribute('aria-labelledby')).map((one) => one.outerHTML)"""
+        )
+        assert nameless == []
+        assert desk.evaluate("document.documentElement.lang") == "en"
+
+
+LUMINANCE = """() => {
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((c) => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (one) => { for (let at = one; at; at = at.parentElement) {
+    const colour = parse(getComputedStyle(at).backgroundColor); if ((colour[3] ?? 1) > 0) return colour; }
+    return [255, 255, 255]; };
+  const found = [];
+  for (const one of document.querySelectorAll('h1, h2, h3, p, button, label, span, dt, dd, th, td, summary, input')) {
+    if (!one.checkVisibility() || one.disabled || !(one.textContent.trim() || one.value)) continue;
+    const [a, b] = [light(parse(getComputedStyle(one).color)), light(ground(one))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) found.push([one.tagName, one.textContent.slice(0, 40), ratio.toFixed(2)]);
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize(
+    "context", [{"color_scheme": "light"}, {"color_scheme": "dark"}], indirect=True, ids=["light", "dark"]
+)
+def test_everything_can_be_read(desk, machine, images, tmp_path):
+    """WCAG 2.2, 1.4.3: a contrast of 4.5 at least."""
+    machine.make("waiting")
+    machine.make("done")
+    machine.embedded.upload("default", "done", images / "disk.qcow2")
+    machine.make("refused", source={"http": {"url": "http://127.0.0.1:9/x"}})
+    row(desk, "done").get_by_text("Succeeded").wait_for()
+    row(desk, "waiting").get_by_text("UploadReady").wait_for()
+    row(desk, "refused").locator("summary").click()
+    choose(desk, images / "overlay.qcow2")
+    desk.screenshot(path=tmp_path / "all.png", full_page=True)
+    assert desk.evaluate(LUMINANCE) == []
+    desk.set_viewport_size({"width": 360, "height": 740})
+    desk.screenshot(path=tmp_path / "narrow.png", full_page=True)
+    wide = "[...document.querySelectorAll('body *')].filter((one) => one.getBoundingClientRect().right > 360).map((one) => one.outerHTML.slice(0, 80))"
+    assert desk.evaluate(f"document.documentElement.scrollWidth > 360 ? {wide} : []") == []
+    assert "overlay" in desk.locator("#warning").inner_text()

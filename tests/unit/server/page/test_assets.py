@@ -1,0 +1,47 @@
+"""The page's files keep the rules that their own policy sets."""
+
+from __future__ import annotations
+
+import re
+
+from cdi.server.page.assets import POLICY, assets
+
+TEXTS = {path: asset.content.decode() for path, asset in assets().items()}
+
+
+def test_all_that_the_page_asks_for_is_there():
+    wanted = set(re.findall(r'(?:href|src)="([^"#]+)"', TEXTS["/"]))
+    modules = {path: re.findall(r'from "\./([^"]+)"', text) for path, text in TEXTS.items() if path.endswith(".js")}
+    wanted |= {f"/page/js/{name}" for names in modules.values() for name in names}
+    assert wanted <= set(TEXTS)
+    assert {path for path in TEXTS if path != "/"} == wanted
+
+
+def test_nothing_is_inline_and_nothing_from_elsewhere():
+    page = TEXTS["/"]
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", page)
+    for path, text in TEXTS.items():
+        # Namespaces and specifications are names; nothing is fetched from there.
+        places = set(re.findall(r"https?://[^\s\"')>]+", text))
+        assert places <= {"http://www.w3.org/2000/svg", "https://tus.io/protocols/resumable-upload"}, path
+
+
+def test_text_never_becomes_markup():
+    for path, text in TEXTS.items():
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), (
+            path
+        )
+
+
+def test_the_policy():
+    assert "unsafe" not in POLICY
+    assert POLICY.startswith("default-src 'none'")
+
+
+def test_every_label_has_its_field():
+    page = TEXTS["/"]
+    ids = re.findall(r'\sid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:for|aria-labelledby|aria-describedby)="([^"]+)"', page)) - {
+        "login-hint login-error"
+    } <= set(ids)
