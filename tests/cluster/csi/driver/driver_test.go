@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/kubernetes-csi/csi-test/v5/pkg/sanity"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -71,4 +72,33 @@ func TestConformance(t *testing.T) {
 	dial := []grpc.DialOption{grpc.WithTransportCredentials(unhurried{insecure.NewCredentials()})}
 	config.DialOptions, config.ControllerDialOptions = dial, dial
 	sanity.Test(t, config)
+}
+
+// A volume that was deleted under a pod must not keep the pod from being taken away.
+func TestWhatIsGoneIsTakenAwayAllTheSame(t *testing.T) {
+	directory := t.TempDir()
+	volumes, err := disks.NewStore(filepath.Join(directory, "volumes"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := &driver.Driver{Volumes: volumes, Loops: disks.Loops{Tag: "cdi-csi-gone"}}
+	target := filepath.Join(directory, "target")
+	if err := os.Mkdir(target, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		_, err := served.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{
+			VolumeId: "gone", TargetPath: target})
+		if err != nil {
+			t.Errorf("it is not unpublished: %v", err)
+		}
+		if _, err := os.Stat(target); !os.IsNotExist(err) {
+			t.Errorf("the target path is left: %v", err)
+		}
+		_, err = served.NodeUnstageVolume(t.Context(), &csi.NodeUnstageVolumeRequest{
+			VolumeId: "gone", StagingTargetPath: filepath.Join(directory, "staging")})
+		if err != nil {
+			t.Errorf("it is not unstaged: %v", err)
+		}
+	}
 }

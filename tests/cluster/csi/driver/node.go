@@ -100,6 +100,10 @@ func (d *Driver) NodeUnstageVolume(_ context.Context, request *csi.NodeUnstageVo
 		return nil, failure(err)
 	}
 	volume, err := d.Volumes.Get(request.GetVolumeId())
+	if errors.Is(err, disks.ErrNotFound) {
+		// Of a disk that is gone nothing is attached.  The kubelet asks until it hears that this is so.
+		return &csi.NodeUnstageVolumeResponse{}, nil
+	}
 	if err != nil {
 		return nil, failure(err)
 	}
@@ -154,9 +158,7 @@ func (d *Driver) NodeUnpublishVolume(_ context.Context, request *csi.NodeUnpubli
 		return nil, missing("the target path")
 	}
 	defer d.Volumes.Lock(request.GetVolumeId())()
-	if _, err := d.Volumes.Get(request.GetVolumeId()); err != nil {
-		return nil, failure(err)
-	}
+	// Whether the disk is there still does not matter: a pod is never taken away before this went well.
 	if err := disks.Unmount(request.GetTargetPath()); err != nil {
 		return nil, failure(err)
 	}
