@@ -1,0 +1,123 @@
+"""How long 1 GiB takes through the proxy and the upload server, against the way of the upstream importer.
+
+    python -m tests.integration.upload.measure DIRECTORY [ROUNDS]
+
+The other way receives through the same proxy, writes to a scratch file, and has ``qemu-img convert -t writeback`` make
+the disk of it.  To be run alone on a quiet machine; DIRECTORY decides what disk it is about.
+"""
+
+import os
+import random
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.integration.upload.stand import MIB, Authorities, Stand, same
+
+SIZE = 1 << 30
+
+
+def images(directory: Path) -> dict[str, Path]:
+    """A third holes, a third text, a third that does not pack; raw, and as compressed qcow2."""
+    raw, qcow2 = directory / "raw", directory / "qcow2"
+    dice = random.Random(1)
+    with open(raw, "wb") as file:
+        for number in range(SIZE // MIB):
+            match number % 3:
+                case 0:
+                    file.seek(MIB, os.SEEK_CUR)
+                case 1:
+                    file.write((b"line %08d of a log\n" % number * (MIB // 20))[:MIB].ljust(MIB))
+                case _:
+                    file.write(dice.randbytes(MIB))
+        file.truncate(SIZE)
+    subprocess.run(["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", str(raw), str(qcow2)], check=True)
+    return {"raw": raw, "qcow2": qcow2}
+
+
+def receive_old(tls: str, directory: str, driver: str) -> None:
+    """A server for one upload that spools and converts; prints its port."""
+    base, place = Path(tls), Path(directory)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(base / "tls.crt", base / "tls.key")
+    context.load_verify_locations(base / "ca.crt")
+    context.verify_mode = ssl.CERT_REQUIRED
+    with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+        print(listener.getsockname()[1], flush=True)
+        plain, _ = listener.accept()
+    with context.wrap_socket(plain, server_side=True) as sock:
+        text = b""
+        while b"\r\n\r\n" not in text:
+            text += sock.recv(65536)
+        head, _, rest = text.partition(b"\r\n\r\n")
+        left = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        buffer = memoryview(bytearray(MIB))
+        with open(place / "scratch", "wb", buffering=0) as file:
+            left -= file.write(rest)
+            while left:
+                filled = 0
+                while filled < min(MIB, left):
+                    filled += sock.recv_into(buffer[filled : min(MIB, left)])
+                left -= file.write(buffer[:filled])
+        command = ["qemu-img", "convert", "-t", "writeback", "-f", driver, "-O", "raw"]
+        subprocess.run([*command, str(place / "scratch"), str(place / "disk.img")], check=True)
+        with open(place / "disk.img", "rb") as disk:
+            os.fsync(disk.fileno())
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+
+def send(stand: Stand, image: Path, name: str) -> float:
+    began = time.monotonic()
+    sending = ("-X", "POST", "-T", str(image))
+    answer = stand.curl("/v1beta1/upload", *sending, token=stand.token(name), seconds=600)
+    assert answer.status == 200, answer
+    return time.monotonic() - began
+
+
+def old_way(stand: Stand, image: Path, driver: str, name: str) -> tuple[float, Path]:
+    directory = stand.base / name
+    directory.mkdir()
+    command = [sys.executable, "-m", "tests.integration.upload.measure", "--old"]
+    command += [str(stand.authorities.base / "server"), str(directory), driver]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        stand.show(name, int(server.stdout.readline()))
+        return send(stand, image, name), directory / "disk.img"
+
+
+def main(directory: str, rounds: str = "3") -> None:
+    base = Path(directory) / "measure"
+    home = base / "home"
+    home.mkdir(parents=True)
+    stand = Stand(Authorities(base), base, home)
+    stand.start_proxy()
+    try:
+        for driver, image in images(base).items():
+            image.read_bytes()  # into the page cache
+            for number in range(int(rounds)):
+                name = f"{driver}-{number}"
+                server = stand.start_server(name, size=SIZE)
+                ours = send(stand, image, name)
+                assert server.outcome().scratch == 0
+                theirs, disk = old_way(stand, image, driver, f"old-{name}")
+                same(server.disk, disk, "raw")
+                load = os.getloadavg()[0]
+                print(f"{driver}: {ours:.2f} s, the old way {theirs:.2f} s, {ours / theirs:.2f}; load {load:.1f}")
+                server.disk.unlink()
+                shutil.rmtree(disk.parent)
+    finally:
+        stand.stop_servers()
+        stand.stop_proxy()
+        shutil.rmtree(base)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--old":
+        receive_old(*sys.argv[2:])
+    else:
+        main(*sys.argv[1:])
