@@ -92,6 +92,7 @@ class Cluster:
         self.foreign = {}
         """By claim the pods of others that have it."""
         self.history, self.late = [], {}
+        self.shown: dict[str, int] = {}
         self.key = (NS, "a")
         for each in bodies:
             self.create(each)
@@ -133,8 +134,11 @@ class Cluster:
 
     def _see(self, plural, name, namespace=NS):
         """As the controller's cache has it, which may be late."""
-        late = self.late.get(plural, 0)
-        objects = self.history[-late] if late and late <= len(self.history) else self.objects
+        # However late, a cache never shows what is older than what it has shown.
+        now = len(self.history)
+        at = max(now - self.late.get(plural, 0), self.shown.get(plural, 0))
+        self.shown[plural] = at
+        objects = self.history[at] if at < now else self.objects
         return objects.get((plural, namespace, name))
 
     def _uid(self, uid):
