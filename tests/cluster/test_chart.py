@@ -21,7 +21,7 @@ from tests.cluster.objects import is_phase, phase
 
 ROOT = Path(__file__).parents[2]
 SLOW = 180.0  # seconds for what takes some ten on an idle machine
-CLUSTER_WIDE = {"CustomResourceDefinition", "CDI"}
+CLUSTER_WIDE = {"CustomResourceDefinition", "CDI", "APIService"}
 DISK = bytes(446) + bytes(64) + b"\x55\xaa" + bytes(1 << 20)
 """A raw disk with an empty partition table."""
 DIGEST = "sha256:" + "0123456789abcdef" * 4
@@ -71,6 +71,22 @@ EVERYTHING = {
         "podAnnotations": {"a.example/b": "c"},
     },
     "apiserver": {"replicas": 3},
+    "uploadProxy": {
+        "replicas": 2,
+        "logLevel": "debug",
+        "drainSeconds": 60,
+        "serviceType": "NodePort",
+        "ingress": {
+            "host": "uploads.example",
+            "className": "nginx",
+            "annotations": {"nginx.ingress.kubernetes.io/backend-protocol": "HTTPS"},
+            "secretName": "uploads-tls",
+        },
+        "extraArgs": ["--kubeconfig=/dev/null"],
+        "extraEnv": [{"name": "TZ", "value": "UTC"}],
+        "podLabels": {"team": "storage"},
+        "podAnnotations": {"a.example/b": "c"},
+    },
     "infra": {
         "nodeSelector": {"infra": "yes"},
         "tolerations": [{"key": "infra", "operator": "Exists", "effect": "NoSchedule"}],
@@ -170,30 +186,50 @@ def test_by_default_it_makes_what_other_programs_look_up(render):
         ("ConfigMap", "cdi-object"),
         ("Deployment", "cdi-deployment"),
         ("Deployment", "cdi-apiserver"),
+        ("Deployment", "cdi-uploadproxy"),
         ("ServiceAccount", "cdi-sa"),
         ("ServiceAccount", "cdi-apiserver"),
+        ("ServiceAccount", "cdi-uploadproxy"),
         ("Service", "cdi-api"),
         ("Service", "cdi-prometheus-metrics"),
+        ("Service", "cdi-uploadproxy"),
+        ("APIService", "v1beta1.upload.cdi.kubevirt.io"),
         ("NetworkPolicy", "cdi-controller"),
         ("NetworkPolicy", "cdi-apiserver"),
+        ("NetworkPolicy", "cdi-uploadproxy"),
         *((kind, f"cdi-{part}") for part in ("controller", "apiserver") for kind in RIGHTS),
+        ("ClusterRole", "cdi-uploadproxy"),
+        ("ClusterRoleBinding", "cdi-uploadproxy"),
         ("Secret", "cdi-apiserver-signer"),
         ("Secret", "cdi-apiserver-server-cert"),
         ("ConfigMap", "cdi-apiserver-signer-bundle"),
+        *(("Secret", name) for name in UPLOAD_SECRETS),
+        *(("ConfigMap", f"cdi-{name}-signer-bundle") for name in UPLOAD_SIGNERS),
         ("Lease", "cdi-controller"),
         *((each["kind"], each["metadata"]["name"]) for each in configurations()),
     }
 
 
 RIGHTS = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+UPLOAD_SIGNERS = ("uploadserver", "uploadserver-client", "uploadproxy")
+UPLOAD_SECRETS = {
+    *(f"cdi-{name}-signer" for name in UPLOAD_SIGNERS),
+    "cdi-uploadserver-client-cert",
+    "cdi-uploadproxy-server-cert",
+    "cdi-api-signing-key",
+}
+COMPONENTS = {"cdi-deployment": "controller", "cdi-apiserver": "apiserver", "cdi-uploadproxy": "uploadProxy"}
+"""Deployments, and how the labels of their pods tell them."""
 
 
 @pytest.mark.parametrize("values", [{}, EVERYTHING, beside("a")], ids=["default", "everything", "beside"])
 def test_every_pod_keeps_to_the_restricted_standard_and_the_one_image(render, values):
     image = f"registry:5000/a/cdi@{DIGEST}" if "image" in values else "images.cdi.test/cdi:1"
-    found = list(pods(render(values)))
-    assert len(found) == 2 + len(values.get("batch", []))
-    for _, pod in found:
+    found = list(pods(render(values, release="second" if "alongside" in values else "cdi")))
+    deployments = COMPONENTS if "alongside" not in values else ("second-deployment", "second-apiserver")
+    assert len(found) == len(deployments) + len(values.get("batch", []))
+    assert set(deployments) <= {name for name, _ in found}
+    for name, pod in found:
         assert pod["securityContext"] == {
             "runAsNonRoot": True,
             "runAsUser": 107,
@@ -201,7 +237,8 @@ def test_every_pod_keeps_to_the_restricted_standard_and_the_one_image(render, va
             "fsGroup": 107,
             "seccompProfile": {"type": "RuntimeDefault"},
         }
-        assert {kind for volume in pod["volumes"] for kind in volume if kind != "name"} <= {"emptyDir", "configMap"}
+        kinds = {"emptyDir", "configMap", *({"secret"} if name == "cdi-uploadproxy" else ())}
+        assert {kind for volume in pod["volumes"] for kind in volume if kind != "name"} <= kinds
         for each in containers(pod):
             assert each["image"] == image
             assert each["securityContext"] == {
@@ -212,6 +249,48 @@ def test_every_pod_keeps_to_the_restricted_standard_and_the_one_image(render, va
             }
             assert each["resources"]["limits"]["memory"]
             assert each["resources"]["requests"]["cpu"]
+
+
+def test_the_upload_proxy_has_no_more_of_a_secret_than_it_needs(render):
+    for values in ({}, EVERYTHING):
+        pod = dict(pods(render(values)))["cdi-uploadproxy"]
+        secrets = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
+        assert {each["secretName"]: {item["key"] for item in each["items"]} for each in secrets} == {
+            "cdi-uploadproxy-server-cert": {"tls.crt", "tls.key"},
+            "cdi-uploadserver-client-cert": {"tls.crt", "tls.key"},
+            "cdi-api-signing-key": {"id_rsa.pub"},
+        }
+        assert {each["defaultMode"] for each in secrets} == {0o440}
+
+
+def test_uploads_can_be_left_out(render):
+    """Not what keys and certificates are kept in: the controller makes those in any case."""
+    without = render({"uploadProxy": {"create": False}})
+    assert named(render()) - named(without) == {
+        *((kind, "cdi-uploadproxy") for kind in ("Deployment", "Service", "ServiceAccount", "NetworkPolicy")),
+        *((kind, "cdi-uploadproxy") for kind in ("ClusterRole", "ClusterRoleBinding")),
+        ("APIService", "v1beta1.upload.cdi.kubevirt.io"),
+    }
+
+
+def test_without_an_api_server_it_claims_no_api(render):
+    """Else no namespace of the cluster could be deleted."""
+    assert not [each for each in render({"apiserver": {"replicas": 0}}) if each["kind"] == "APIService"]
+
+
+def test_an_ingress_leads_to_the_upload_proxy(render):
+    assert not [each for each in render() if each["kind"] == "Ingress"]
+    documents = render(EVERYTHING)
+    ingress = find(documents, "Ingress", "cdi-uploadproxy")
+    assert ingress["metadata"]["annotations"] == EVERYTHING["uploadProxy"]["ingress"]["annotations"]
+    (rule,) = ingress["spec"]["rules"]
+    assert rule["host"] == "uploads.example"
+    assert ingress["spec"]["tls"] == [{"hosts": ["uploads.example"], "secretName": "uploads-tls"}]
+    assert ingress["spec"]["ingressClassName"] == "nginx"
+    backend = rule["http"]["paths"][0]["backend"]["service"]
+    service = find(documents, "Service", backend["name"])["spec"]
+    assert backend["port"]["name"] in {port["name"] for port in service["ports"]}
+    assert service["type"] == "NodePort"
 
 
 def test_workers_get_the_image_that_the_controller_has(render):
@@ -272,9 +351,8 @@ def test_the_definitions_are_the_projects(render):
 def test_copies_are_not_disrupted_all_at_once(render):
     assert not [each for each in render() if each["kind"] == "PodDisruptionBudget"]
     documents = render(EVERYTHING)
-    for name, part, deployment in (("cdi-controller", "controller", "cdi-deployment"), ("cdi-apiserver",) * 3):
-        part = part.removeprefix("cdi-")
-        budget = find(documents, "PodDisruptionBudget", name)
+    for deployment, part in COMPONENTS.items():
+        budget = find(documents, "PodDisruptionBudget", f"cdi-{part.lower()}")
         labels = find(documents, "Deployment", deployment)["spec"]["template"]["metadata"]["labels"]
         assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
         assert labels["app.kubernetes.io/component"] == part
@@ -283,7 +361,7 @@ def test_copies_are_not_disrupted_all_at_once(render):
 def test_selectors_are_those_of_the_pods_and_never_change(render):
     """A Deployment's selector cannot be changed by an upgrade; other labels may."""
     for values in ({}, EVERYTHING):
-        for name, part in (("cdi-deployment", "controller"), ("cdi-apiserver", "apiserver")):
+        for name, part in COMPONENTS.items():
             assert find(render(values), "Deployment", name)["spec"]["selector"]["matchLabels"] == {
                 "app.kubernetes.io/name": "cdi",
                 "app.kubernetes.io/instance": "cdi",
@@ -298,8 +376,7 @@ def test_where_the_control_plane_runs(render):
         assert pod["affinity"] == EVERYTHING["infra"]["affinity"]
         assert pod["priorityClassName"] == "system-cluster-critical"
         (spread,) = pod["topologySpreadConstraints"]
-        component = {"cdi-deployment": "controller", "cdi-apiserver": "apiserver"}[name]
-        assert spread["labelSelector"]["matchLabels"]["app.kubernetes.io/component"] == component
+        assert spread["labelSelector"]["matchLabels"]["app.kubernetes.io/component"] == COMPONENTS[name]
 
 
 @pytest.mark.parametrize(
@@ -379,7 +456,13 @@ def test_webhooks_can_be_left_out(render):
     documents = render({"webhooks": {"create": False}})
     assert not [each for each in documents if "Webhook" in each["kind"]]
     rules = find(documents, "ClusterRole", "cdi-apiserver")["rules"]
-    assert "patch" not in {verb for rule in rules for verb in rule["verbs"]}
+    patched = [(rule["resources"], rule["resourceNames"]) for rule in rules if "patch" in rule["verbs"]]
+    # Whom to trust as the API of upload tokens, which is no webhook.
+    assert patched == [(["apiservices"], ["v1beta1.upload.cdi.kubevirt.io"])]
+    rules = find(
+        render({"webhooks": {"create": False}, "uploadProxy": {"create": False}}), "ClusterRole", "cdi-apiserver"
+    )
+    assert "patch" not in {verb for rule in rules["rules"] for verb in rule["verbs"]}
 
 
 def test_the_controller_is_told_what_else_there_is_to_look_at(render):
@@ -445,6 +528,15 @@ def test_beside_another_it_has_rights_where_it_serves_only(render):
     }
     roles = [each for each in documents if each["kind"] == "Role"]
     assert {each["metadata"]["namespace"] for each in roles} == {"a", "b", "second"}
+    (elsewhere,) = [
+        each
+        for each in documents
+        if each["kind"] == "RoleBinding" and each["metadata"]["namespace"] not in ("a", "b", "second")
+    ]
+    # The one ConfigMap by which Kubernetes says how its API server is known.
+    assert elsewhere["metadata"]["namespace"] == "kube-system"
+    assert elsewhere["roleRef"]["name"] == "extension-apiserver-authentication-reader"
+    assert [each["name"] for each in elsewhere["subjects"]] == ["second-apiserver"]
     (controller,) = find(documents, "Deployment", "second-deployment")["spec"]["template"]["spec"]["containers"]
     assert "--watch-namespaces=a,b" in controller["args"]
 
@@ -472,10 +564,14 @@ def test_the_api_server_takes_it(render, namespace, definitions, values):
     if values == beside("here"):
         values = beside(namespace.namespace)
     documents = acceptable(render(values, release="cdi", namespace=namespace.namespace))
-    listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": documents})
-    namespace.run(
-        "apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-f-", given=listed
-    )
+    places = {each["metadata"].get("namespace", namespace.namespace) for each in documents}
+    assert places <= {namespace.namespace, "kube-system"}
+    for place in sorted(places):  # kubectl takes one namespace at a time, where it is told any
+        there = [each for each in documents if each["metadata"].get("namespace", namespace.namespace) == place]
+        listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": there})
+        namespace.within(place).run(
+            "apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-f-", given=listed
+        )
 
 
 def test_the_api_server_takes_the_example_of_a_batch(namespace, definitions):
@@ -497,7 +593,7 @@ def definitions(cluster):
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
 MADE = (
     "deployments,pods,services,serviceaccounts,secrets,configmaps,leases,roles,rolebindings,networkpolicies,"
-    "poddisruptionbudgets,jobs,cronjobs"
+    "poddisruptionbudgets,jobs,cronjobs,ingresses"
 )
 KUBERNETES_OWN = {("ServiceAccount", "default"), ("ConfigMap", "kube-root-ca.crt")}
 
@@ -551,8 +647,11 @@ class Release:
     def left(self):
         """What of it is there, in its namespaces and outside all of them."""
         ours = f"app.kubernetes.io/instance={self.name}"
-        wide = "clusterroles,clusterrolebindings,validatingwebhookconfigurations,mutatingwebhookconfigurations"
+        wide = (
+            "clusterroles,clusterrolebindings,validatingwebhookconfigurations,mutatingwebhookconfigurations,apiservices"
+        )
         found = named(self._cluster.kubectl.get_all(wide, ours))
+        found |= named(self._cluster.kubectl.within("kube-system").get_all("rolebindings", ours))
         found |= named(self.work.get_all("roles,rolebindings"))
         return found | {
             name for name in named(self.system.get_all(MADE)) - KUBERNETES_OWN if not name[1].startswith("sh.helm.")
@@ -814,8 +913,10 @@ def test_with_its_default_values_it_serves_the_whole_cluster(cluster, helm, defi
             cluster.kubectl.wait(
                 "cdi", "cdi", "as configured", lambda each: each["spec"]["config"].get("preallocation"), SLOW
             )
-            for deployment in ("cdi-deployment", "cdi-apiserver"):
+            for deployment in COMPONENTS:
                 assert "orbidden" not in release.log(deployment)
+            api = ("apiservice", "v1beta1.upload.cdi.kubevirt.io")
+            cluster.kubectl.wait(*api, "available", lambda it: condition(it, "Available")[0] == "True", SLOW)
             cluster.kubectl.wait("cdi", "cdi", "well", lambda it: condition(it, "Available")[0] == "True", SLOW)
             system.run("scale", "deployment/cdi-apiserver", "--replicas=0")
             away = ("True", "Deployment cdi-apiserver has no pod that is ready.")
