@@ -269,6 +269,8 @@ def begin(play: Play, image: bytes, vmdk: bytes) -> None:
             "by-hand-insecure", "local", annotations=by_hand(source="http", endpoint=secure, insecureSkipVerify="true")
         ),
     )  # fmt: skip
+    # Before it is counted, a claim may slip through.
+    place.wait("resourcequota", "some", "in force", lambda it: "used" in it.get("status", {}))
     external = data_volume("external", {}, "csi", annotations=named("externalPopulation"))
     del external["spec"]["source"]
     external["spec"]["pvc"]["dataSourceRef"] = {"kind": "PersistentVolumeClaim", "name": "original"}

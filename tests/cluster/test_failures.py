@@ -142,6 +142,8 @@ def _begin(scene: Scene) -> None:
         quota("claims", {"local-wait.storageclass.storage.k8s.io/persistentvolumeclaims": "0"}),
         quota("storage", {"csi-wait.storageclass.storage.k8s.io/requests.storage": "30Mi"}),
     )
+    for name in ("claims", "storage"):
+        in_force(place, name)
     scene.add("gone-csi", {"http": {"url": gone}}, "csi")
     scene.add("gone-local", {"http": {"url": gone}}, "local", mode="Block")
     scene.add("unauthorized", {"http": {"url": private, "secretRef": "wrong-password"}}, "csi")
@@ -207,6 +209,11 @@ def authority(name: str, pem: str) -> Document:
 
 def quota(name: str, hard: dict[str, str]) -> Document:
     return {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": name}, "spec": {"hard": hard}}
+
+
+def in_force(place: Kubectl, name: str) -> None:
+    """Until a quota is counted; before that, a claim may slip through."""
+    place.wait("resourcequota", name, "in force", lambda it: "used" in it.get("status", {}))
 
 
 def warnings(scene: Scene, name: str) -> dict[str, str]:
