@@ -193,7 +193,7 @@ def test_by_default_it_makes_what_other_programs_look_up(render):
         ("Service", "cdi-api"),
         ("Service", "cdi-prometheus-metrics"),
         ("Service", "cdi-uploadproxy"),
-        ("APIService", "v1beta1.upload.cdi.kubevirt.io"),
+        ("APIService", UPLOAD_API),
         ("NetworkPolicy", "cdi-controller"),
         ("NetworkPolicy", "cdi-apiserver"),
         ("NetworkPolicy", "cdi-uploadproxy"),
@@ -212,6 +212,7 @@ def test_by_default_it_makes_what_other_programs_look_up(render):
 
 RIGHTS = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
 UPLOAD_SIGNERS = ("uploadserver", "uploadserver-client", "uploadproxy")
+UPLOAD_API = "v1beta1.upload.cdi.kubevirt.io"
 UPLOAD_SECRETS = {
     *(f"cdi-{name}-signer" for name in UPLOAD_SIGNERS),
     "cdi-uploadserver-client-cert",
@@ -269,7 +270,7 @@ def test_uploads_can_be_left_out(render):
     assert named(render()) - named(without) == {
         *((kind, "cdi-uploadproxy") for kind in ("Deployment", "Service", "ServiceAccount", "NetworkPolicy")),
         *((kind, "cdi-uploadproxy") for kind in ("ClusterRole", "ClusterRoleBinding")),
-        ("APIService", "v1beta1.upload.cdi.kubevirt.io"),
+        ("APIService", UPLOAD_API),
     }
 
 
@@ -458,7 +459,7 @@ def test_webhooks_can_be_left_out(render):
     rules = find(documents, "ClusterRole", "cdi-apiserver")["rules"]
     patched = [(rule["resources"], rule["resourceNames"]) for rule in rules if "patch" in rule["verbs"]]
     # Whom to trust as the API of upload tokens, which is no webhook.
-    assert patched == [(["apiservices"], ["v1beta1.upload.cdi.kubevirt.io"])]
+    assert patched == [(["apiservices"], [UPLOAD_API])]
     rules = find(
         render({"webhooks": {"create": False}, "uploadProxy": {"create": False}}), "ClusterRole", "cdi-apiserver"
     )
@@ -897,6 +898,8 @@ def test_with_its_default_values_it_serves_the_whole_cluster(cluster, helm, defi
     """The one installation that a cluster has: not while somebody else's objects are there, which it would take up."""
     if json.loads(cluster.kubectl.run("get", "datavolumes,cdis", "--all-namespaces", "--output=json"))["items"]:
         pytest.skip("there are DataVolumes, or a CDI, in this cluster")
+    if cluster.kubectl.run("get", "apiservice", UPLOAD_API, "--ignore-not-found", "--output=name"):
+        pytest.skip("somebody else has the API of upload tokens in this cluster")
     repository, _, tag = image.rpartition(":")
     values = {} if image == cdi_image.CDI_IMAGE else {"image": {"repository": repository, "tag": tag}}
     with cluster.namespace("chart") as system, cluster.namespace("chart-work") as work:
@@ -915,8 +918,9 @@ def test_with_its_default_values_it_serves_the_whole_cluster(cluster, helm, defi
             )
             for deployment in COMPONENTS:
                 assert "orbidden" not in release.log(deployment)
-            api = ("apiservice", "v1beta1.upload.cdi.kubevirt.io")
-            cluster.kubectl.wait(*api, "available", lambda it: condition(it, "Available")[0] == "True", SLOW)
+            cluster.kubectl.wait(
+                "apiservice", UPLOAD_API, "available", lambda it: condition(it, "Available")[0] == "True", SLOW
+            )
             cluster.kubectl.wait("cdi", "cdi", "well", lambda it: condition(it, "Available")[0] == "True", SLOW)
             system.run("scale", "deployment/cdi-apiserver", "--replicas=0")
             away = ("True", "Deployment cdi-apiserver has no pod that is ready.")
