@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import click
@@ -73,6 +74,5 @@ def command(
         tls=tls, client=client_tls, authorities=server_ca, token_key=token_key, port=port, bind=bind, drain=drain
     )
     credentials = find(None if session.kubeconfig is None else str(session.kubeconfig), session.context)
-    with Blocking(Client(credentials)) as client:
-        page = Page(ClusterDesks(client, credentials))
-        serve(options, ClusterVolumes(client), pages=page.serve)
+    with Blocking(Client(credentials)) as client, contextlib.closing(ClusterDesks(client, credentials)) as desks:
+        serve(options, ClusterVolumes(client), pages=Page(desks).serve)

@@ -129,7 +129,11 @@ class Aggregated:
             return await self._answer(request)
         except _Refusal as refusal:
             LOG.info("no token", extra=fields(status=int(refusal.status), reason=str(refusal)))
-            return _json(refusal.body, refusal.status)
+            answer = _json(refusal.body, refusal.status)
+            if refusal.status is HTTPStatus.UNAUTHORIZED:
+                # The next connection may be asked for a certificate that this one was not asked for.
+                answer.force_close()
+            return answer
         except InvalidManifest as error:  # a name that is none
             return _json(_Refusal(HTTPStatus.BAD_REQUEST, error.what).body, HTTPStatus.BAD_REQUEST)
         except CdiError as error:

@@ -192,11 +192,16 @@ class ApiServer:
         if held.authorities != self._foreign:
             self._foreign = held.authorities
             await self._publish(authority.bundle)
-        if self._tls.present(held.pair.certificate, held.pair.key):
-            LOG.info("a new certificate", extra=fields(expires=held.expires.isoformat()))
-        self.metrics.expiry.set(held.expires.timestamp())
-        await self.aggregated.refresh()
-        self._tls.ask(self.aggregated.front_proxy.authorities)
+        try:
+            # Before the first handshake: the API server keeps its connections, and one that was not asked for a
+            # certificate would go on without.
+            await self.aggregated.refresh()
+            self._tls.ask(self.aggregated.front_proxy.authorities)
+        finally:
+            # Webhooks do not wait for it.
+            if self._tls.present(held.pair.certificate, held.pair.key):
+                LOG.info("a new certificate", extra=fields(expires=held.expires.isoformat()))
+            self.metrics.expiry.set(held.expires.timestamp())
 
     async def _publish(self, bundle: str) -> None:
         options = self._options

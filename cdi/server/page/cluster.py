@@ -47,6 +47,15 @@ class ClusterDesks:
     def of(self, token: str) -> ClusterDesk:
         return ClusterDesk(self._own, self._own.run(self._client(token)))
 
+    def close(self) -> None:
+        """Hang up; nobody may ask any more."""
+        self._own.run(self._hang_up())
+
+    async def _hang_up(self) -> None:
+        while self._clients:
+            _, client = self._clients.popitem()
+            await client.__aexit__(None, None, None)
+
     async def _client(self, token: str) -> Client:
         """Runs in the loop alone, so nothing here needs a lock."""
         known = hashlib.sha256(token.encode()).digest()

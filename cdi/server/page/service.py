@@ -4,7 +4,7 @@
     GET    /page/api/about                           how to sign in; the only question without a token
     GET    /page/api/session[?namespace=N]           `Session`
     GET    /page/api/volumes/N                       ``{"volumes": [row …]}``
-    POST   /page/api/volumes/N                       ``{name, size, storageClass}`` makes one that waits for an upload
+    POST   /page/api/volumes/N                       ``{name, size, storageClass, accessMode}``: one to upload to
     DELETE /page/api/volumes/N/NAME?uid=U
     POST   /page/api/volumes/N/NAME/clone            ``{name}``
     POST   /page/api/volumes/N/NAME/token            ``{"token": …}``, for an upload
@@ -190,6 +190,8 @@ def _upload_volume(namespace: str, wish: Mapping[str, Any]) -> Object:
     storage: Object = {"resources": {"requests": {"storage": size}}}
     if wanted is not None:
         storage["storageClassName"] = str(wanted)[:253]
+    if wish.get("accessMode"):
+        storage["accessModes"] = [str(wish["accessMode"])[:40]]
     return _data_volume(namespace, wish.get("name"), {"source": {"upload": {}}, "storage": storage}, bound=True)
 
 

@@ -184,7 +184,10 @@ def _connect_locally(name: str, where: str) -> socket.socket:
 
 
 def _unreachable(where: str, error: OSError) -> UploadNotReady:
-    reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason: str | None = f"its certificate is not good: {error.verify_message}"
+    else:
+        reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
     return UploadNotReady(
         f"the upload server cannot be reached: {reason or type(error).__name__}", where=where, remedy="try again"
     )

@@ -71,9 +71,11 @@ class TestUploading:
             desk.get_by_role("button", name="Choose a file").focus()
             desk.keyboard.press("Enter")
         chosen.value.set_files(str(images / "disk.raw"))
+        from playwright.sync_api import expect
+
         name = desk.get_by_label("Name of the volume")
         name.wait_for()
-        desk.wait_for_function("document.activeElement.id === 'name'")
+        expect(name).to_be_focused()
         desk.keyboard.type("by-hand")
         desk.keyboard.press("Tab")
         assert desk.evaluate("document.activeElement.id") == "size"

@@ -69,6 +69,7 @@ export class Uploader {
     note($("upload-refused"), missing.length ? `This token may not ${missing.join(" or ")} in this namespace.` : "");
     const classes = this.#desk.session.storageClasses;
     $("class-field").hidden = classes.length === 0;
+    $("mode-field").hidden = classes.length === 0;
     const kept = $("class").value;
     $("class").replaceChildren(
       element("option", { value: "", text: "Default" }),
@@ -127,6 +128,7 @@ export class Uploader {
     $("size").value = fixed ? this.#target.size : found.size === null ? "" : quantity(found.size);
     $("size").readOnly = fixed;
     $("class").disabled = fixed;
+    $("mode").disabled = fixed;
     write($("begin"), fixed ? "Upload" : "Create and upload");
     this.#judgeName();
     this.#judgeSize();
@@ -171,7 +173,13 @@ export class Uploader {
     note($("plan-error"), "");
     try {
       if (this.#target === null) {
-        await api.create({ namespace, name, size: normalQuantity($("size").value), storageClass: $("class").value });
+        await api.create({
+          namespace,
+          name,
+          size: normalQuantity($("size").value),
+          storageClass: $("class").value,
+          accessMode: $("mode").value,
+        });
       }
     } catch (error) {
       $("begin").disabled = false;

@@ -1,0 +1,71 @@
+"""What ``cdi upload`` and ``cdi serve`` refuse before anything is written or sent."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "disk.raw"
+    path.write_bytes(bytes(510) + b"\x55\xaa" + bytes(1 << 20))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["a", "--dv", "b"], "two volumes are named"),
+        ([], "no volume is named"),
+        (["a", "--insecure"], "for a cluster"),
+        (["a", "--force-bind"], "for a cluster"),
+        (["a", "--uploadproxy-url", "https://x"], "for a cluster"),
+        (["pvc/a"], "no DataVolume"),
+    ],
+)
+def test_wrong_options(cdi, image, arguments, why):
+    done = cdi("upload", image, *arguments)
+    assert (done.status, why in done.err) == (2, True), done.err
+    assert cdi("get", "dv").out == ""
+
+
+def test_a_volume_that_is_there_keeps_its_size(cdi, image, tmp_path):
+    manifest = tmp_path / "dv.yaml"
+    manifest.write_text(
+        "{apiVersion: cdi.kubevirt.io/v1beta1, kind: DataVolume, metadata: {name: a},"
+        " spec: {source: {upload: {}}, storage: {resources: {requests: {storage: 1Gi}}}}}"
+    )
+    assert cdi("apply", "-f", manifest).status == 0
+    for option in (["--size", "2Gi"], ["--storage-class", "x"], ["--access-mode", "x"], ["--volume-mode", "Block"]):
+        assert "has its size and storage" in cdi("upload", image, "--dv", "a", *option).err
+
+
+def test_a_cluster_takes_no_pipe(cdi, monkeypatch):
+    monkeypatch.delenv("CDI_HOME")
+    done = cdi("--kubeconfig", "/nowhere", "upload", "-", "a", "--size", "1Gi")
+    assert "gone on with" in done.err
+
+
+class TestServe:
+    @pytest.mark.parametrize(
+        ("arguments", "why"),
+        [
+            (["--bind", "0.0.0.0"], "for everybody to read"),
+            (["--bind", "::"], "for everybody to read"),
+            (["--bind", "nonsense"], "no address"),
+            (["--tls-cert", "x"], "needs its key"),
+            (["--tls-cert", "/nowhere", "--tls-key", "/nowhere", "--port", "0"], "cannot be used"),
+        ],
+    )
+    def test_wrong_options(self, cdi, arguments, why):
+        done = cdi("serve", *arguments)
+        assert (done.status, why in done.err) == (2, True), done.err
+
+    @pytest.mark.parametrize("token", ["short", "has a blank in it, so no", "has~another~mark~in~it"])
+    def test_tokens_that_are_none(self, cdi, tmp_path, token):
+        (tmp_path / "token").write_text(token)
+        assert "letters and digits" in cdi("serve", "--port", "0", "--token-file", tmp_path / "token").err
+
+    def test_a_cluster_has_its_own(self, cdi, monkeypatch):
+        monkeypatch.delenv("CDI_HOME")
+        assert "the upload proxy of the cluster" in cdi("--kubeconfig", "/nowhere", "serve").err
