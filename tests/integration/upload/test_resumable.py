@@ -243,8 +243,14 @@ def test_a_cut_connection_is_gone_on_with(stand, images, tmp_path, name, wrapper
         assert offset <= reached <= offset + size
         offset = reached
     assert offset
-    (tmp_path / "rest").write_bytes(image.content[offset:])
-    assert patch(stand, where, offset, tmp_path / "rest").status == 204
+    for _ in range(5):
+        (tmp_path / "rest").write_bytes(image.content[offset:])
+        answer = patch(stand, where, offset, tmp_path / "rest")
+        if answer.status != 409:
+            break
+        # The request that was cut last reached the server behind the question: a client asks once more then.
+        offset = head(stand, where)
+    assert answer.status == 204
     outcome = server.outcome()
     assert (outcome.failure, outcome.fetched) == (None, len(image.content))
     same(server.disk, image.path.with_name("image.plain"), image.kind.format)
