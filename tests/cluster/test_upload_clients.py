@@ -27,6 +27,8 @@ from tests.cluster.test_upload_control import secret
 from tests.cluster.volumes import MIB, SLOW, data_volume, digest, disk, sha256, wait_phase
 
 CHROMIUM = "/usr/bin/chromium"
+ROOMY = "512Mi"
+"""Enough for a file system's own needs, whatever the cluster's configuration says of preallocation at present."""
 
 
 class Reached:
@@ -146,7 +148,7 @@ def test_cdi_upload_makes_the_volume_and_fills_it(cluster, place, tmp_path, stor
     (tmp_path / "image.raw").write_bytes(content)
     name = f"cli-{storage_class}"
     place.cdi(
-        "upload", tmp_path / "image.raw", "--dv", name, "--size", "64Mi", "--storage-class", storage_class,
+        "upload", tmp_path / "image.raw", "--dv", name, "--size", ROOMY, "--storage-class", storage_class,
         "--access-mode", "ReadWriteOnce", "--volume-mode", "Filesystem", "--uploadproxy-url", place.url, "--insecure", "--timeout", "100s",
     )  # fmt: skip
     wait_phase(place.kubectl, name, "Succeeded")
@@ -155,7 +157,7 @@ def test_cdi_upload_makes_the_volume_and_fills_it(cluster, place, tmp_path, stor
 
 def test_it_waits_for_nobody_s_first_consumer(place, tmp_path):
     (tmp_path / "image.raw").write_bytes(disk(MIB))
-    place.kubectl.create(data_volume("nobody", {"upload": {}}, "local-wait"))
+    place.kubectl.create(data_volume("nobody", {"upload": {}}, "local-wait", size=ROOMY))
     wait_phase(place.kubectl, "nobody", "WaitForFirstConsumer")
     arguments = ("upload", tmp_path / "image.raw", "nobody", "--uploadproxy-url", place.url, "--insecure")
     refused = place.cdi(*arguments, status=2)
@@ -235,7 +237,7 @@ def test_the_page_makes_a_volume_with_its_user_s_token(cluster, place, browser, 
     expect(page.get_by_role("button", name="Choose a file")).to_be_enabled(timeout=20_000)
     page.set_input_files("#file", str(tmp_path / "image.raw"))
     page.get_by_label("Name of the volume").fill("painted")
-    page.get_by_label("Size").fill("64Mi")
+    page.get_by_label("Size").fill(ROOMY)
     page.get_by_label("Storage class").select_option("csi-wait")
     page.get_by_label("Access mode").select_option("ReadWriteOnce")
     page.get_by_role("button", name="Create and upload").click()
