@@ -214,28 +214,7 @@ def _container(target: Claim, filled: Claim, attempt: Attempt, pods: Pods, *, sc
         {"name": f"input-{number}", "mountPath": mount.directory, "readOnly": True}
         for number, mount in enumerate(attempt.mounts)
     ]
-    container: dict[str, Any] = {
-        "name": CONTAINER,
-        "image": pods.image,
-        "imagePullPolicy": pods.pull_policy,
-        "command": ["cdi-worker"],
-        "env": [
-            {"name": "OWNER_UID", "value": target.uid},
-            {"name": "CDI_VERBOSITY", "value": str(pods.verbosity)},
-            {"name": "HOME", "value": STATE},
-        ],
-        "ports": [{"name": "metrics", "containerPort": PORT, "protocol": "TCP"}],
-        "resources": resources_of(pods.resources),
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-    }
+    container = worker_container(pods, owner=target.uid)
     if filled.volume_mode == "Block":
         container["volumeDevices"] = [{"name": "data", "devicePath": DEVICE}]
     else:
@@ -318,3 +297,29 @@ def _place(node: str, placement: Mapping[str, Any]) -> dict[str, Any]:
     if affinity:
         spec["affinity"] = affinity
     return spec
+
+
+def worker_container(pods: Pods, *, owner: str) -> dict[str, Any]:
+    """What every worker's container has in common, whatever it does for the claim with the uid `owner`."""
+    return {
+        "name": CONTAINER,
+        "image": pods.image,
+        "imagePullPolicy": pods.pull_policy,
+        "command": ["cdi-worker"],
+        "env": [
+            {"name": "OWNER_UID", "value": owner},
+            {"name": "CDI_VERBOSITY", "value": str(pods.verbosity)},
+            {"name": "HOME", "value": STATE},
+        ],
+        "ports": [{"name": "metrics", "containerPort": PORT, "protocol": "TCP"}],
+        "resources": resources_of(pods.resources),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }

@@ -27,13 +27,11 @@ from cdi.reconcile.pod import (
     ANN_JOB,
     ANN_LIMITS,
     ANNOTATIONS,
-    CONTAINER,
     GRACE,
-    PORT,
     STATE,
     USER,
     claim_owner,
-    resources_of,
+    worker_container,
 )
 
 if TYPE_CHECKING:
@@ -88,28 +86,9 @@ def build_reader(world: World, target: Claim, found: Found, job: CopySourceJob) 
     ]
     if not block:
         mounts.append({"name": "data", "mountPath": SOURCE, "readOnly": True})
-    container: dict[str, Any] = {
-        "name": CONTAINER,
-        "image": pods.image,
-        "imagePullPolicy": pods.pull_policy,
-        "command": ["cdi-worker"],
+    container = {
+        **worker_container(pods, owner=target.uid),
         "args": ["clone-source"],
-        "env": [
-            {"name": "OWNER_UID", "value": target.uid},
-            {"name": "CDI_VERBOSITY", "value": str(pods.verbosity)},
-            {"name": "HOME", "value": STATE},
-        ],
-        "ports": [{"name": "metrics", "containerPort": PORT, "protocol": "TCP"}],
-        "resources": resources_of(pods.resources),
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
         "volumeMounts": mounts,
         **({"volumeDevices": [{"name": "data", "devicePath": DEVICE}]} if block else {}),
     }
