@@ -90,7 +90,9 @@ def machine(stopped):
         yield stopped
 
 
-@pytest.fixture(scope="session")
+# Of a module, not of the session: as long as Playwright is open, its event loop counts as running in this process, and no
+# other test could run one.
+@pytest.fixture(scope="module")
 def chromium():
     if not Path(CHROMIUM).exists():
         pytest.skip("there is no Chromium: scripts/setup test installs it")

@@ -114,6 +114,7 @@ class Stand:
         for name in ("proxy", "client", "server-ca.crt", "id_rsa.pub"):
             (home / name).symlink_to(authorities.base / name)
         self.volumes: dict[str, object] = {}
+        self._telling = threading.Lock()
         self._tell()
         self.servers: list[Server] = []
         self.proxy: subprocess.Popen[str] | None = None
@@ -193,8 +194,9 @@ class Stand:
 
     def show(self, name: str, state: object) -> None:
         """What the proxy sees of a volume: a port, "waiting", "done"."""
-        self.volumes[f"ns/{name}"] = state
-        self._tell()
+        with self._telling:
+            self.volumes[f"ns/{name}"] = state
+            self._tell()
 
     def _tell(self) -> None:
         path = self.home / "volumes.new"
@@ -207,8 +209,9 @@ class Stand:
                 server.kill()
             server.join()
         self.servers.clear()
-        self.volumes.clear()
-        self._tell()
+        with self._telling:
+            self.volumes.clear()
+            self._tell()
 
     # --- clients ------------------------------------------------------------------------------------------------
 
