@@ -89,6 +89,13 @@ class InvalidManifest(UsageError):
     default_remedy = "correct the named fields and apply again"
 
 
+class AdmissionDenied(InvalidManifest):
+    """A webhook or an admission policy of the cluster does not let the object in."""
+
+    retry = Retry.ON_CHANGE
+    default_remedy = "satisfy the policy that is named, or have it make an exception for this object"
+
+
 class NotFound(UsageError):
     """The named object does not exist."""
 
@@ -637,6 +644,16 @@ class ClusterRefused(ClusterError):
     """The API server does not take this request (other 4xx)."""
 
     default_remedy = "the API server may be too old or too new for this program"
+
+
+class WorkerPodInvalid(ClusterError):
+    """The API server finds the worker's pod invalid as it would be made."""
+
+    retry = Retry.ON_CHANGE
+    default_remedy = (
+        "correct what the named fields come from: CDI and CDIConfig (resources, placement, pull secrets), the DataVolume "
+        "(service account, priority class), or a webhook that alters pods"
+    )
 
 
 class ClusterProtocolError(ClusterError):

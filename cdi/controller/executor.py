@@ -49,7 +49,7 @@ from cdi.reconcile.actions import (
     StartWorker,
     StopWorker,
 )
-from cdi.reconcile.failure import as_failure
+from cdi.reconcile.refusal import refusal_of
 from cdi.reconcile.world import Refusal
 
 WITH_STATUS = frozenset({"datavolumes", "storageprofiles", "objecttransfers"})
@@ -79,7 +79,7 @@ class Executor:
                 # What the plan was made for is gone, so the rest is void; that it went causes another reconcile.
                 return None
             except REFUSALS as error:
-                return Refusal(action=action, failure=as_failure(error))
+                return refusal_of(action, error)
         for fact in plan.events:
             await tell(self._client, about, fact, now)
         if plan.status is not None:

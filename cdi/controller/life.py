@@ -7,7 +7,7 @@ import contextlib
 import logging
 from typing import Never
 
-from cdi.api.errors import CdiError, Conflict, InvalidManifest, NotFound
+from cdi.api.errors import AdmissionDenied, CdiError, Conflict, InvalidManifest, NotFound
 from cdi.api.names import LABEL_COMPONENT
 from cdi.controller.certifier import Certifier
 from cdi.controller.clones import ObservedClones
@@ -226,6 +226,10 @@ class Life:
             # What it rested on has changed, which mostly has brought the key back already.
             self.queue.retry(key)
             log.debug("again", extra=fields(key=key, reason=error))
+        except AdmissionDenied as error:
+            # What a policy says today of a status or an annotation, it need not say tomorrow.
+            pause = self.queue.retry(key)
+            log.warning("failed", extra=fields(key=key, reason=error, pause=round(pause, 1)))
         except InvalidManifest as error:
             # It changes only with the object, and then the key comes again.
             log.error("not understood", extra=fields(key=key, reason=error))  # noqa: TRY400  the error says it all

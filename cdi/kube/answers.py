@@ -1,7 +1,8 @@
 """What an API server answers: failures as errors of this project, and JSON that may be large.
 
 The rules are those of the API conventions' section *Response Status Kind*: what went wrong stands in the fields of a
-``Status``, its message is for people.  The one exception is a quota, which Kubernetes tells by its message only.
+``Status``, its message is for people.  The exceptions are a quota, a webhook and an admission policy, which Kubernetes
+tells by its message only: the last two answer with the code that whoever wrote them chose, mostly that of invalid objects.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from json.decoder import scanstring  # type: ignore[attr-defined]  # documented 
 from typing import Any
 
 from cdi.api.errors import (
+    AdmissionDenied,
     AlreadyExists,
     CdiError,
     ClusterForbidden,
@@ -28,6 +30,7 @@ from cdi.api.errors import (
     NotFound,
     QuotaExceeded,
 )
+from cdi.api.names import GROUP
 from cdi.kube.resources import Object
 
 MAX_MESSAGE = 2000
@@ -39,6 +42,8 @@ _SLICE = 1 << 18
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 _QUOTA = ("exceeded quota: ", "failed quota: ", "insufficient quota ")
+_WEBHOOK = re.compile(r'admission webhook "([^"]*)" denied the request')
+_POLICY = "ValidatingAdmissionPolicy '"
 
 
 def failure(status: int, body: Any, headers: Mapping[str, str], where: str) -> CdiError:
@@ -46,6 +51,8 @@ def failure(status: int, body: Any, headers: Mapping[str, str], where: str) -> C
     answer: dict[str, Any] = body if isinstance(body, dict) and body.get("kind") == "Status" else {}
     reason = str(answer.get("reason") or "")
     message = " ".join(str(answer.get("message") or f"HTTP status {status}").split())[:MAX_MESSAGE].rstrip(".")
+    if 400 <= status < 500 and status not in (403, 429) and _denied(message):
+        return AdmissionDenied(message, where=_fields(answer) or where)
     match status:
         case 401:
             return ClusterUnauthorized(f"the API server does not accept the credentials: {message}", where=where)
@@ -80,6 +87,14 @@ def _forbidden(answer: Mapping[str, Any], message: str, where: str) -> CdiError:
     if any(cause.get("reason") == "NamespaceTerminating" for cause in _causes(answer)):
         return ClusterForbidden(message, where=where, remedy="the namespace is being deleted; use another")
     return ClusterForbidden(message, where=where)
+
+
+def _denied(message: str) -> bool:
+    """An admission plug-in was asked and said no.  The webhooks of our own group say what is wrong with a manifest."""
+    webhook = _WEBHOOK.match(message)
+    if webhook is not None:
+        return not webhook[1].endswith(f".{GROUP}")
+    return message.partition(" is forbidden: ")[2].startswith(_POLICY)
 
 
 def _causes(answer: Mapping[str, Any]) -> list[dict[str, Any]]:

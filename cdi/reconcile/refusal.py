@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 
-from cdi.api.errors import Retry
+from cdi.api.conditions import find_condition
+from cdi.api.errors import CdiError, InvalidManifest, Retry, WorkerPodInvalid
 from cdi.api.names import prime_claim
-from cdi.api.phases import EventReason, Phase, Reason
-from cdi.reconcile.actions import CreateObject, EventFact, StartWorker
+from cdi.api.phases import ConditionType, EventReason, Phase, Reason
+from cdi.reconcile.actions import Action, CreateObject, EventFact, StartWorker
 from cdi.reconcile.decision import Decision, bound_aspect, failed
+from cdi.reconcile.failure import as_failure
 from cdi.reconcile.status import no
 from cdi.reconcile.world import Claim, Refusal, World
 
 QUOTA = "QuotaExceeded"
+_SOON = 5.0
+"""Seconds until what was refused just now is tried again; `Retries.patience` later on."""
+
+
+def refusal_of(action: Action, error: CdiError) -> Refusal:
+    """What it comes to that the server did not let `action` be carried out.
+
+    A pod is made of more than the DataVolume: of CDIConfig, the CDI object, and what webhooks add.  So one that is
+    invalid can become valid, while a claim that is invalid cannot: its DataVolume's spec stays as it is.
+    """
+    if isinstance(action, StartWorker) and isinstance(error, InvalidManifest) and error.retry is Retry.NEVER:
+        error = WorkerPodInvalid(error.what, where=error.where)
+    return Refusal(action=action, failure=as_failure(error))
 
 
 def refused(world: World, claim: Claim | None, decision: Decision, refusal: Refusal) -> Decision:
@@ -42,8 +58,21 @@ def refused(world: World, claim: Claim | None, decision: Decision, refusal: Refu
         state=state,
         actions=(),
         events=events,
-        requeue_after=world.retries.patience if failure.retry is Retry.ON_CHANGE else world.retries.base,
+        requeue_after=_pause(world) if failure.retry is Retry.ON_CHANGE else world.retries.base,
     )
+
+
+def _pause(world: World) -> float:
+    """Seconds; the longer, the longer it has not been ready: what it lacks is mostly made together with it, or later by
+    a person.
+    """
+    status = world.datavolume.status
+    ready = find_condition(status.conditions, ConditionType.READY) if status is not None else None
+    try:
+        since = datetime.fromisoformat((ready and ready.last_transition_time) or "").timestamp()
+    except ValueError:
+        since = world.now
+    return min(max((world.now - since) / 2, _SOON), world.retries.patience)
 
 
 def _subject(action: object) -> str:

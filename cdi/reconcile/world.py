@@ -319,7 +319,7 @@ class Refusal:
 
     action: Action
     failure: Failure
-    """Of the `CdiError`, by `cdi.reconcile.failure.as_failure`."""
+    """Of the `CdiError`, by `cdi.reconcile.refusal.refusal_of`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from cdi.api.errors import ClusterUnavailable, Conflict, InvalidManifest
+from cdi.api.errors import AdmissionDenied, ClusterUnavailable, Conflict, InvalidManifest
 from cdi.controller.keys import Key, Scope, volume
 from cdi.controller.life import Life
 from cdi.controller.metrics import Metrics
@@ -57,6 +57,7 @@ def life(reconcilers: Reconcilers, stop: asyncio.Event | None = None) -> Life:
         (ClusterUnavailable("away"), 1),
         (ZeroDivisionError("a defect"), 1),
         (InvalidManifest("never"), 0),
+        (AdmissionDenied("not today"), 1),
     ],
 )
 async def test_a_failure_is_tried_again_with_a_pause_and_one_of_the_object_is_not(answer, failures) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdi.api.errors import (
+    AdmissionDenied,
     AlreadyExists,
     ClusterForbidden,
     ClusterProtocolError,
@@ -25,6 +26,9 @@ from tests.unit.kube.server import status_of
 
 QUOTA = 'pods "x" is forbidden: exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1'
 RBAC = 'pods is forbidden: User "exceeded quota: " cannot create resource "pods" in API group "" in the namespace "a"'
+POLICY = "pods \"x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no"
+WEBHOOK = 'admission webhook "require-owner.example.org" denied the request: no'
+OWN_WEBHOOK = 'admission webhook "datavolume-validate.cdi.kubevirt.io" denied the request: spec.pvc: no'
 
 
 @pytest.mark.parametrize(
@@ -44,6 +48,14 @@ RBAC = 'pods is forbidden: User "exceeded quota: " cannot create resource "pods"
         (413, "RequestEntityTooLarge", "x", InvalidManifest),
         (415, "UnsupportedMediaType", "x", ClusterRefused),
         (422, "Invalid", "x", InvalidManifest),
+        (422, "Invalid", POLICY, AdmissionDenied),
+        (401, "Unauthorized", POLICY, AdmissionDenied),
+        (403, "Forbidden", POLICY, ClusterForbidden),
+        (400, "", WEBHOOK, AdmissionDenied),
+        (404, "NotFound", WEBHOOK, AdmissionDenied),
+        (409, "Conflict", WEBHOOK, AdmissionDenied),
+        (422, "Invalid", OWN_WEBHOOK, InvalidManifest),
+        (422, "Invalid", 'Pod "x" is invalid: admission webhook "x" denied the request', InvalidManifest),
         (429, "TooManyRequests", "x", ClusterUnavailable),
         (500, "InternalError", "x", ClusterUnavailable),
         (503, "ServiceUnavailable", "x", ClusterUnavailable),

@@ -28,7 +28,7 @@ from cdi.reconcile.actions import (
 from cdi.reconcile.capabilities import PropertySet
 from cdi.reconcile.cluster import observe
 from cdi.reconcile.datavolume import reconcile
-from cdi.reconcile.failure import as_failure
+from cdi.reconcile.refusal import refusal_of
 from cdi.reconcile.pod_facts import observe_pod
 from cdi.reconcile.sizing import Offer, overhead_of
 from cdi.reconcile.storageclass import StorageClass
@@ -40,7 +40,6 @@ from cdi.reconcile.world import (
     Platform,
     Pods,
     Profile,
-    Refusal,
     Retries,
     Service,
     Volume,
@@ -281,7 +280,7 @@ class Cluster:
         except Conflict:
             return plan
         except CdiError as error:
-            plan = reconcile(self.world(name, Refusal(action=action, failure=as_failure(error))))
+            plan = reconcile(self.world(name, refusal_of(action, error)))
             for each in plan.actions[:kept]:
                 self.act(each)
         if kept is None or kept > len(plan.actions):

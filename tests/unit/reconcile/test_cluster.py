@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from cdi.api.errors import ClusterForbidden, Conflict, InvalidManifest, Retry
+from cdi.api.errors import AdmissionDenied, ClusterForbidden, Conflict, InvalidManifest, Retry
 from cdi.api.phases import Phase
 from cdi.reconcile.actions import DeleteObject, Rebind, StartWorker
 from cdi.reconcile.datavolume import reconcile
@@ -249,6 +249,54 @@ def test_a_claim_that_the_server_will_never_take_ends_it():
     assert cluster.status["phase"] == "Failed"
     assert cluster.condition("Bound")["reason"] == "ErrClaimNotValid"
     assert "ErrClaimNotValid" in [event.reason for event in cluster.events]
+
+
+POLICY = AdmissionDenied("ValidatingAdmissionPolicy 'owners' denied request: label owner is missing")
+
+
+@pytest.mark.parametrize("kind", ["PersistentVolumeClaim", "Pod", "prime"])
+@pytest.mark.parametrize("error", [POLICY, ClusterForbidden("minimum storage usage per PersistentVolumeClaim is 1Gi")])
+def test_what_a_policy_does_not_let_in_is_told_and_goes_on_by_itself(kind, error):
+    cluster = Cluster(dv("csi"))
+    if kind == "prime":
+        cluster.step()
+    cluster.refuse["PersistentVolumeClaim" if kind == "prime" else kind] = error
+    for _ in range(6):
+        cluster.step()
+        cluster.nature()
+    condition = cluster.condition("Running" if kind == "Pod" else "Bound")
+    assert error.what in condition["message"] and error.remedy in condition["message"]
+    assert cluster.condition("Ready")["reason"] == error.code
+    assert "Failed" not in cluster.phases
+    cluster.refuse.clear()
+    assert cluster.run().status["phase"] == "Succeeded"
+
+
+def test_a_pod_that_the_server_finds_invalid_can_become_valid():
+    """It is made of the cluster's configuration too."""
+    cluster = Cluster(dv("local"))
+    cluster.refuse["Pod"] = InvalidManifest("must be less than or equal to cpu limit", where="spec.containers[0].resources")
+    for _ in range(6):
+        cluster.step()
+        cluster.nature()
+    ready = cluster.condition("Ready")
+    assert ready["reason"] == "WorkerPodInvalid"
+    assert "spec.containers[0].resources" in ready["message"] and "CDIConfig" in ready["message"]
+    cluster.refuse.clear()
+    assert cluster.run().status["phase"] == "Succeeded"
+
+
+def test_what_was_refused_is_tried_again_soon_at_first():
+    cluster = Cluster(dv("csi"))
+    cluster.refuse["PersistentVolumeClaim"] = POLICY
+    pauses = []
+    for _ in range(20):
+        pause = cluster.step().requeue_after
+        pauses.append(pause)
+        cluster.now += pause
+    assert pauses[0] == 5
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == Retries().patience
 
 
 def test_a_pod_that_cannot_be_made_is_told():
