@@ -13,7 +13,7 @@ MAX_HEAD = 16 << 10
 MAX_FIELDS = 100
 _LINE = re.compile(rb"([A-Z]{1,20}) ([!-~]{1,4096}) HTTP/1\.([01])")
 _ABSOLUTE = re.compile(r"https?://[^/?#]*(.*)", re.IGNORECASE)
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*")
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _BAD = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _LENGTH = re.compile(r"[0-9]{1,19}")
 _ONCE = frozenset(
@@ -73,13 +73,14 @@ def _fields(lines: list[bytes]) -> dict[str, str]:
         raise UploadMalformed(f"the request has more than {MAX_FIELDS} header fields", status=431)
     headers: dict[str, str] = {}
     for line in lines:
-        match = _FIELD.fullmatch(line)
-        if match is None or _BAD.search(match[2]):
+        # Not one expression for all of it: a run of blanks would be tried in every way to part it.
+        before, colon, after = line.partition(b":")
+        if not colon or not _NAME.fullmatch(before) or _BAD.search(after):
             raise UploadMalformed("a header field cannot be read")
-        name, value = match[1].decode("ascii").lower(), match[2].decode("latin-1")
+        name, value = before.decode("ascii").lower(), after.strip(b" \t").decode("latin-1")
         if name in headers and name in _ONCE:
             raise UploadMalformed(f"the request has two {name} fields")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        headers[name] = ", ".join(filter(None, (headers.get(name), value)))
     return headers
 
 

@@ -54,3 +54,15 @@ def test_any_bytes_are_a_request_or_refused(data):
         parse(b"GET / HTTP/1.1\r\nHost: h\r\n" + data + b"\r\n\r\n")
     except UploadMalformed:
         pass
+
+
+@pytest.mark.timeout(30)
+def test_blanks_are_not_tried_in_every_way():
+    """One thread listens to every client: what costs it a minute, or as here an hour, costs everybody that."""
+    with pytest.raises(UploadMalformed):
+        head("GET / HTTP/1.1", "Host: h", "X:" + " " * 15_000 + "\n")
+
+
+def test_a_field_that_comes_twice_and_says_nothing():
+    found = head("GET / HTTP/1.1", "Host: h", "Accept: a", "Accept:", "Accept:  b", "X:", "X:")
+    assert (found.headers["accept"], found.headers["x"]) == ("a, b", "")

@@ -1,0 +1,98 @@
+"""Forms: any pieces give the same file or the same refusal, and what is kept aside between them stays small.
+
+python tests/fuzz/fuzz_multipart.py -max_total_time=60
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import atheris
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+with atheris.instrument_imports(include=["cdi.codec.multipart", "cdi.api.upload_protocol"]):
+    from cdi.api.errors import UploadMalformed
+    from cdi.api.upload_protocol import content_digests
+    from cdi.codec.multipart import MOST_HEADERS, FormFile, boundary_of, closing_length, parameters
+
+from tests.fuzz.seeds import run
+
+BOUNDARIES = (b"b", b"-", b"--", b"------------------------d74496d66958873e")
+
+
+def parsed(body: bytes, boundary: bytes, step: int) -> tuple[str, bytes, dict[str, str]]:
+    """How it ended, the file up to there, and its part's fields."""
+    form, content = FormFile(boundary), bytearray()
+    try:
+        for at in range(0, len(body), step):
+            for view in form.feed(memoryview(body)[at : at + step]):
+                assert len(view)
+                assert form.found
+                content += view
+            assert len(form._held) < MOST_HEADERS + len(boundary) + 4  # noqa: SLF001
+        form.end()
+    except UploadMalformed as error:
+        assert error.status in (400, 431)
+        assert error.what.isprintable()
+        return error.what, bytes(content), dict(form.headers)
+    assert form.ended
+    return "", bytes(content), dict(form.headers)
+
+
+def target(data: bytes) -> None:
+    if len(data) < 3:
+        return
+    boundary, step, body = BOUNDARIES[data[0] & 3], 1 + data[1] % 97, data[2:]
+    one, pieces = parsed(body, boundary, len(body)), parsed(body, boundary, step)
+    # What was given before a refusal depends on the pieces; a file that ended does not.
+    assert one[0] == pieces[0], (one, pieces)
+    if not one[0]:
+        assert one == pieces
+        # Another reading: the file is what stands between its part's fields and the next delimiter.
+        delimiter = b"\r\n--" + boundary
+        assert delimiter not in one[1]
+        assert one[1] + delimiter in b"\r\n" + body
+        assert parameters(one[2]["content-disposition"])[1]["name"] == "file"
+    try:
+        content_digests(one[2])
+    except UploadMalformed:
+        pass
+    text = body.decode("latin-1")
+    try:
+        found = boundary_of(text)
+        assert 0 < len(found) <= 70
+        assert found in body.replace(b"\\", b"")
+    except UploadMalformed:
+        pass
+    kind, given = parameters(text)
+    assert kind == kind.strip().lower()
+    assert all(name == name.lower() for name in given)
+    closing = closing_length(body)
+    assert closing == 0 or body[-closing:].startswith(b"\r\n--")
+
+
+def seeds() -> list[bytes]:
+    found = []
+    for number, boundary in enumerate(BOUNDARIES):
+        start = b"--" + boundary + b"\r\nContent-Disposition: form-data; name="
+        note = start + b'"note"\r\n\r\nhello\r\n'
+        file = start + b'"file"; filename="a\\"b"\r\nContent-MD5: AAAA\r\n\r\n'
+        end = b"\r\n--" + boundary + b"--\r\n"
+        for body in (
+            file + b"content" + end,
+            b"preamble\r\n" + note + file + b"\r\n\r\n--\r" + end + b"epilogue",
+            file + b"cut off",
+            note + end,
+            note * 101 + file + end,
+            b"--" + boundary + b"\r\nX: " + b"y" * MOST_HEADERS,
+            file + boundary * 5 + end,
+        ):
+            found += [bytes((number, step)) + body for step in (0, 7)]
+    found.append(b'\0\0multipart/form-data; boundary=b; x="a\\"b"')
+    return found
+
+
+if __name__ == "__main__":
+    run(target, seeds(), 12 << 10)
