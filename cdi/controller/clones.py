@@ -28,6 +28,7 @@ from cdi.kube.tokens import Claims, Operation, SigningKey, Subject
 from cdi.reconcile.clone.copy_pods import ANN_ADDRESS
 from cdi.reconcile.clone.facts import Grant, Preparation, Reader, Snapshot, SourceKind
 from cdi.reconcile.pod_facts import hold_of
+from cdi.reconcile.storageclass import StorageClass
 from cdi.reconcile.storageprofile import SnapshotClass
 from cdi.reconcile.world import Claim
 
@@ -84,6 +85,9 @@ class ObservedClones:
         classes = (SnapshotClass.read(body) for body in self._watches.values(VOLUME_SNAPSHOT_CLASSES))
         fitting = sorted((one for one in classes if one.driver == driver), key=lambda one: (not one.default, one.name))
         return next((one.name for one in fitting if one.name == named), fitting[0].name if fitting else None)
+
+    def classes(self, driver: str) -> tuple[StorageClass, ...]:
+        return tuple(one for one in self._observed.storage_classes() if one.provisioner == driver)
 
     def strategy(self, storage_class: str | None) -> CloneStrategy | None:
         profile = self._observed.storage_profile(storage_class) if storage_class else None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cdi.api.names import ANN_POD_PHASE, clone_source_pod, temporary_claim
 from cdi.controller.keys import Key, volume
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, VOLUME_SNAPSHOTS, Object
-from cdi.reconcile.clone.record import ANN_TARGET, ANNOTATION, LABEL_TEMPORARY, CloneRecord, pinned
+from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANN_TARGET, ANNOTATION, LABEL_TEMPORARY, CloneRecord, pinned
 
 if TYPE_CHECKING:
     from cdi.controller.watches import Watches
@@ -21,12 +21,16 @@ def of_claim(change: Change, watches: Watches) -> Iterator[Key]:
     """Of a source its clones, of a stand-in its target, of a target the snapshot that it needs, or needs no more."""
     body = change.object
     yield from stood_in_for(body)
+    if _is_temporary(body) and ANN_SOURCE_UID in _annotations(body):
+        yield from _made_with("restored", body["metadata"]["namespace"], body["metadata"]["name"], watches)
     for state in (change.old, change.new):
         record = CloneRecord.parse(_annotations(state).get(ANNOTATION))
         if record is None or state is None:
             continue
         if record.snapshot:
             yield Key(kind="snapshot", namespace=record.namespace, name=record.snapshot)
+        if record.restored:
+            yield volume(record.namespace, record.restored)
         if record.namespace != state["metadata"]["namespace"]:
             yield volume(record.namespace, temporary_claim(state["metadata"]["uid"]))
             yield Key(kind="reader", namespace=record.namespace, name=clone_source_pod(state["metadata"]["uid"]))
@@ -40,9 +44,14 @@ def of_snapshot(namespace: str, name: str, watches: Watches) -> Iterator[Key]:
     yield Key(kind="snapshot", namespace=namespace, name=name)
     if body is None or not _is_temporary(body):
         yield from waiting_for(namespace, name, watches, snapshot=True)
+    yield from _made_with("snapshot", namespace, name, watches)
+
+
+def _made_with(part: Literal["snapshot", "restored"], namespace: str, name: str, watches: Watches) -> Iterator[Key]:
+    """Clones whose record names this temporary snapshot or claim."""
     for claim in watches.values(CLAIMS):
         record = CloneRecord.parse(_annotations(claim).get(ANNOTATION))
-        if record is not None and (record.namespace, record.snapshot) == (namespace, name):
+        if record is not None and (record.namespace, getattr(record, part)) == (namespace, name):
             yield volume(claim["metadata"]["namespace"], claim["metadata"]["name"])
 
 

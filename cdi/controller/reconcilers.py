@@ -40,7 +40,7 @@ from cdi.kube.resources import (
 )
 from cdi.reconcile.actions import CreateObject, Plan, StartWorker
 from cdi.reconcile.clone.record import ANN_TARGET, LABEL_TEMPORARY
-from cdi.reconcile.clone.temporaries import reconcile_reader, reconcile_snapshot, reconcile_stand_in
+from cdi.reconcile.clone.temporaries import reconcile_claim, reconcile_reader, reconcile_snapshot
 from cdi.reconcile.cluster import observe
 from cdi.reconcile.configuration import (
     ConfigFacts,
@@ -221,7 +221,7 @@ class Reconcilers:
     async def _stand_in(self, key: Key, body: Object) -> None:
         claim = self._observed.claim(key.namespace, key.name)
         if claim is not None:
-            await self._simple(key, reconcile_stand_in(claim, self._observed), body)
+            await self._simple(key, reconcile_claim(claim, self._observed, self._clones.targets()), body)
 
     async def _reader(self, key: Key) -> None:
         body = self._watches.get(PODS, key.namespace, key.name)

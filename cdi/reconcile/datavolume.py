@@ -29,6 +29,7 @@ from cdi.reconcile.binding import filled_claim, is_populated
 from cdi.reconcile.claim import populated_for
 from cdi.reconcile.clone.copying import cleared_reader, is_copied, prepare_copy, served, with_reader
 from cdi.reconcile.clone.flow import advance, cleared_preparation, is_whole, unprepared
+from cdi.reconcile.clone.restored import restore
 from cdi.reconcile.decision import (
     Decision,
     bound_aspect,
@@ -242,7 +243,10 @@ def _reading(world: World, claim: Claim, worker: Worker) -> tuple[tuple[Action, 
     if world.clones is None or filled is None or is_copied(claim) is None:
         return (), ""
     origin = find_origin(world)
-    return served(world, claim, filled, origin, worker) if isinstance(origin, Clone) else ((), "")
+    if not isinstance(origin, Clone):
+        return (), ""
+    reading, message = served(world, claim, filled, origin, worker)
+    return (*restore(world, claim, origin), *reading), message
 
 
 def _superseded(world: World, claim: Claim, worker: Worker) -> tuple[Action, ...]:

@@ -29,7 +29,8 @@ from cdi.reconcile.clone.authority import allowed
 from cdi.reconcile.clone.copy_pods import DEVICE, SOURCE, build_reader, certificate_of, with_certificate
 from cdi.reconcile.clone.facts import Reader
 from cdi.reconcile.clone.record import CloneRecord
-from cdi.reconcile.clone.source import facts, find, in_use
+from cdi.reconcile.clone.restored import readable
+from cdi.reconcile.clone.source import facts, in_use
 from cdi.reconcile.job import Prepared, file_size
 from cdi.reconcile.origin import Clone, Refuse, Wait
 from cdi.reconcile.pod import claim_owner, retains
@@ -58,7 +59,7 @@ def client_name(claim: Claim) -> str:
 
 def prepare_copy(world: World, claim: Claim, filled: Claim, origin: Clone, layout: Layout) -> Prepared | Wait | Refuse:
     """The work of the pod that fills.  Raises `InvalidManifest` where the annotations cannot be followed."""
-    found = find(world, origin)
+    found = readable(world, claim, origin)
     if isinstance(found, Wait | Refuse):
         return found
     knobs = read_knobs(world.datavolume.metadata.annotations)
@@ -138,7 +139,8 @@ def cleared_reader(world: World, claim: Claim, ledger: Ledger, *, final: bool) -
     reader = facts(world).reader(record.namespace, clone_source_pod(claim.uid))
     if reader is None or reader.deleting or reader.target != claim.uid:
         return ()
-    if retains(world.datavolume, claim) and reader.ended is not None:
+    # One that read a snapshot does not stay: it would hold the claim that was made for it.
+    if retains(world.datavolume, claim) and reader.ended is not None and not record.restored:
         return ()
     return (DeleteObject(plural="pods", namespace=record.namespace, name=clone_source_pod(claim.uid), uid=reader.uid),)
 
@@ -181,7 +183,7 @@ def _make(world: World, claim: Claim, filled: Claim, origin: Clone, address: str
         return (), denied.failure.message
     if isinstance(denied, Wait):
         return (), denied.message
-    found = find(world, origin)
+    found = readable(world, claim, origin)
     if isinstance(found, Refuse):
         return (), found.failure.message
     if isinstance(found, Wait):

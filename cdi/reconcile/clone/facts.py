@@ -10,6 +10,7 @@ from cdi.api.storageprofile import CloneStrategy
 
 if TYPE_CHECKING:
     from cdi.api.populators import VolumeCloneSource
+    from cdi.reconcile.storageclass import StorageClass
 
 SourceKind = Literal["PersistentVolumeClaim", "VolumeSnapshot"]
 
@@ -98,6 +99,9 @@ class CloneFacts(Protocol):
 
     def snapshot_class(self, storage_class: str | None, driver: str) -> str | None:
         """The VolumeSnapshotClass for volumes of this class (whose profile may name one) and driver."""
+
+    def classes(self, driver: str) -> tuple[StorageClass, ...]:
+        """The StorageClasses whose volumes are made by this driver, in no order."""
 
     def strategy(self, storage_class: str | None) -> CloneStrategy | None:
         """What the class's StorageProfile says; None where it says nothing."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from cdi.api.errors import ClaimMisbound, SourceNotSupported
+from cdi.api.errors import ClaimMisbound
 from cdi.api.names import ANN_CLONE_TYPE, temporary_snapshot
 from cdi.api.phases import EventReason, Phase, Reason
 from cdi.api.storageprofile import CloneStrategy
@@ -31,13 +31,14 @@ from cdi.reconcile.clone.manifests import (
 )
 from cdi.reconcile.clone.plan import STRATEGY_FAILED, Choice, Target, Wish, choose
 from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANNOTATION, CloneRecord, stand_in
+from cdi.reconcile.clone.restored import is_known, restored_name, restoring, unreadable
 from cdi.reconcile.clone.source import Found, facts, find, in_use, too_small
-from cdi.reconcile.decision import Decision, bound_aspect, failed, pending
+from cdi.reconcile.clone.states import underway, waiting
+from cdi.reconcile.decision import Decision, failed, pending
 from cdi.reconcile.failure import as_failure
 from cdi.reconcile.origin import Clone, Refuse, Wait
 from cdi.reconcile.policy import read_knobs
 from cdi.reconcile.population import replaced
-from cdi.reconcile.status import State, no
 
 if TYPE_CHECKING:
     from cdi.reconcile.ledger import Ledger
@@ -118,7 +119,14 @@ def advance(world: World, claim: Claim, origin: Clone) -> Decision | None:
     if prime is not None and populated and _is_other(prime, record):
         message = f"PVC {prime.name} of the strategy that was tried before makes way"
         return replace(waiting(claim, Wait(reason=Reason.PENDING, message=message)), actions=replaced(prime))
-    return None if record.strategy is CloneStrategy.COPY else _made_by_storage(world, claim, origin, record)
+    if record.strategy is not CloneStrategy.COPY:
+        return _made_by_storage(world, claim, origin, record)
+    if not record.restored:
+        return None
+    if not is_known(world, origin, record):
+        message = f"the source {origin.namespace}/{origin.name} is another one now"
+        return replace(waiting(claim, Wait(reason=Reason.PENDING, message=message)), actions=(_written(claim, None),))
+    return restoring(world, claim, origin, record)
 
 
 # --- the plan -----------------------------------------------------------------------------------------------------
@@ -152,16 +160,16 @@ def _planned(world: World, claim: Claim, origin: Clone) -> Decision:
     if users is not None:
         return waiting(claim, users)
     choice = plan(world, claim, found)
-    if found.kind == "VolumeSnapshot" and choice.strategy is CloneStrategy.COPY:
-        why = choice.fallback.message if choice.fallback is not None else choice.wish.why
-        unable = SourceNotSupported(
-            f"this build does not copy out of a snapshot: {why}",
-            where=found.place,
-            remedy="clone it into its own class first, and clone that volume then",
-        )
-        return failed(claim, as_failure(unable))
+    unable = unreadable(world, claim, found) if choice.strategy is CloneStrategy.COPY else None
+    if unable is not None:
+        return failed(claim, unable.failure)
     record = CloneRecord.of(
-        choice, source=found.uid, namespace=found.namespace, snapshot=_snapshot_name(world, claim, found), now=world.now
+        choice,
+        source=found.uid,
+        namespace=found.namespace,
+        snapshot=_snapshot_name(world, claim, found),
+        restored=restored_name(found.kind, found.uid),
+        now=world.now,
     )
     events: tuple[EventFact, ...] = ()
     if choice.fallback is not None:
@@ -219,14 +227,19 @@ def _made_by_storage(world: World, claim: Claim, origin: Clone, record: CloneRec
     if not begun:
         return decision
     if left <= 0:
-        return _given_up(world, claim, record, decision)
+        return _given_up(world, claim, origin, record, decision)
     return replace(decision, requeue_after=left)
 
 
-def _given_up(world: World, claim: Claim, record: CloneRecord, decision: Decision) -> Decision:
+def _given_up(world: World, claim: Claim, origin: Clone, record: CloneRecord, decision: Decision) -> Decision:
     """The next one is copying, which needs nothing of the storage but its volumes."""
     message = f"{record.strategy} took longer than {_patience(world):.0f} s: {decision.state.ready.message}"
-    after = record.gave_up(STRATEGY_FAILED, f"copy instead of {record.strategy}: {message}", world.now)
+    after = record.gave_up(
+        STRATEGY_FAILED,
+        f"copy instead of {record.strategy}: {message}",
+        restored=restored_name(origin.kind, record.source),
+        now=world.now,
+    )
     actions: tuple[Action, ...] = (_written(claim, after),)
     if world.prime is not None:
         actions += replaced(world.prime)
@@ -353,31 +366,3 @@ def _is_other(prime: Claim, record: CloneRecord) -> bool:
 
 def _patience(world: World) -> float:
     return read_knobs(world.datavolume.metadata.annotations).clone_timeout or PATIENCE
-
-
-# --- what is said -------------------------------------------------------------------------------------------------
-
-
-def underway(claim: Claim, phase: Phase, message: str, actions: tuple[Action, ...] = ()) -> Decision:
-    """Something is being made, and tells when it is there."""
-    state = State(
-        phase=phase,
-        bound=bound_aspect(claim),
-        running=no(Reason.PENDING, message),
-        ready=no(Reason.PENDING, message),
-        claim_name=claim.name,
-    )
-    return Decision(state=state, actions=actions)
-
-
-def waiting(claim: Claim, wait: Wait) -> Decision:
-    """Nothing is made yet."""
-    state = State(
-        phase=Phase.CLONE_SCHEDULED,
-        bound=bound_aspect(claim),
-        running=no(wait.reason, wait.message),
-        ready=no(wait.reason, wait.message),
-        claim_name=claim.name,
-    )
-    events = (EventFact(type="Warning", reason=wait.event, message=wait.message),) if wait.event else ()
-    return Decision(state=state, events=events)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cdi.api.names import (
     ANN_CLONE_TYPE,
+    ANN_CONTENT_TYPE,
     ANN_CREATED_BY_CONTROLLER,
     ANN_OWNER_UID,
     ANN_POPULATOR_KIND,
@@ -13,6 +14,7 @@ from cdi.api.names import (
     COMMON_LABELS,
     GROUP,
     LABEL_COMPONENT,
+    TEMPORARY_CLAIM_LABELS,
     clone_source,
     joined,
 )
@@ -26,6 +28,7 @@ from cdi.reconcile.synthesis import CLONE_SOURCE
 if TYPE_CHECKING:
     from cdi.api.datavolume import DataVolume
     from cdi.reconcile.origin import Clone
+    from cdi.reconcile.storageclass import StorageClass
     from cdi.reconcile.world import Claim, World
 
 SNAPSHOT_GROUP: Final = "snapshot.storage.k8s.io"
@@ -77,6 +80,44 @@ def build_stand_in(
     body["spec"]["dataSource"] = reference
     body["spec"]["resources"] = {"requests": {"storage": Quantity.of_bytes(size).text}}
     return body
+
+
+def build_restored(world: World, target: Claim, found: Found, name: str, storage_class: StorageClass) -> dict[str, Any]:
+    """The claim by which pods read a snapshot, as what it was taken of was."""
+    mode = found.volume_mode or target.volume_mode
+    offered = world.objects.offer(storage_class.name, virtualization=True).sets
+    modes = next((one.access_modes for one in offered if one.volume_mode == mode), ("ReadWriteOnce",))
+    size = found.size if found.size is not None else target.requested or 0
+    annotations = {
+        ANN_CREATED_BY_CONTROLLER: "yes",
+        ANN_SOURCE_UID: found.uid,
+        ANN_TARGET: f"{target.namespace}/{target.name}",
+    }
+    if ANN_CONTENT_TYPE in found.annotations:
+        annotations[ANN_CONTENT_TYPE] = found.annotations[ANN_CONTENT_TYPE]
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {
+            "name": name,
+            "namespace": found.namespace,
+            "labels": {
+                **target.labels,
+                **world.config.labels,
+                **COMMON_LABELS,
+                **TEMPORARY_CLAIM_LABELS,
+                LABEL_TEMPORARY: "true",
+            },
+            "annotations": annotations,
+        },
+        "spec": {
+            "accessModes": list(modes),
+            "volumeMode": mode,
+            "storageClassName": storage_class.name,
+            "dataSource": of_snapshot(found.name),
+            "resources": {"requests": {"storage": Quantity.of_bytes(size).text}},
+        },
+    }
 
 
 def of_claim(name: str) -> dict[str, Any]:

@@ -25,7 +25,8 @@ ANN_SNAPSHOT_REQUEST: Final = f"{GROUP}/storage.clone.snapshotRequest"
 ANN_TARGET: Final = f"{GROUP}/storage.clone.target"
 """Of what a clone made for itself where the target cannot own it: ``namespace/name`` of the target."""
 ANN_SOURCE_UID: Final = f"{GROUP}/storage.clone.sourceUID"
-"""Of a temporary snapshot: the uid of the claim that it was taken of."""
+"""Of a temporary snapshot: the uid of the claim that it was taken of; of a temporary claim that a snapshot is read
+through: the uid of that snapshot."""
 LABEL_TEMPORARY: Final = f"{GROUP}/storage.clone.temporary"
 """``true`` on what goes once no clone needs it."""
 
@@ -44,6 +45,8 @@ class CloneRecord:
     message: str = ""
     snapshot: str = ""
     """The temporary snapshot that it is made of, in the source's namespace."""
+    restored: str = ""
+    """The temporary claim that the source, a snapshot, is read through to be copied; in the source's namespace."""
     begun: float = 0.0
     """Seconds since the epoch."""
     failed: tuple[str, ...] = ()
@@ -65,7 +68,8 @@ class CloneRecord:
             return None
 
     @classmethod
-    def of(cls, choice: Choice, *, source: str, namespace: str, snapshot: str, now: float) -> Self:
+    def of(cls, choice: Choice, *, source: str, namespace: str, snapshot: str, restored: str, now: float) -> Self:
+        """`snapshot` and `restored` count where the choice has a use for them."""
         fallback = choice.fallback
         return cls(
             source=source,
@@ -74,20 +78,22 @@ class CloneRecord:
             reason=fallback.reason if fallback is not None else "",
             message=choice.sentence,
             snapshot=snapshot if choice.snapshot_class is not None else "",
+            restored=restored if choice.strategy is CloneStrategy.COPY else "",
             begun=now,
         )
 
     def write(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
 
-    def gave_up(self, reason: str, message: str, now: float) -> Self:
-        """It is copied instead."""
+    def gave_up(self, reason: str, message: str, *, restored: str, now: float) -> Self:
+        """It is copied instead, a snapshot through the claim `restored`."""
         return replace(
             self,
             strategy=CloneStrategy.COPY,
             reason=reason,
             message=message,
             snapshot="",
+            restored=restored,
             begun=now,
             failed=(*self.failed, self.strategy.value),
         )

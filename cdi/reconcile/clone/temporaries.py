@@ -1,8 +1,8 @@
 """What clones made for themselves and nothing owns: it goes as soon as no clone needs it, whatever became of that one.
 
-Two kinds of objects are marked so: snapshots, which several clones may share, and claims in another namespace than the
-target's.  Whether one is needed is told from the targets that are there, each time anything changes; so none is left
-behind by a step that was lost.
+These are marked so: snapshots, and claims that snapshots are read through, which several clones may share; claims in
+another namespace than the target's; pods that read.  Whether one is needed is told from the targets that are there,
+each time anything changes; so none is left behind by a step that was lost.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from cdi.api.names import ANN_POD_PHASE
 from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.actions import DeleteObject, Plan
 from cdi.reconcile.clone.facts import Reader, Snapshot
-from cdi.reconcile.clone.record import ANN_TARGET, LABEL_TEMPORARY, CloneRecord, stand_in, stands_in_for
+from cdi.reconcile.clone.record import (
+    ANN_SOURCE_UID,
+    ANN_TARGET,
+    LABEL_TEMPORARY,
+    CloneRecord,
+    stand_in,
+    stands_in_for,
+)
 from cdi.reconcile.ledger import ANNOTATION as LEDGER
 from cdi.reconcile.ledger import Ledger
 
@@ -35,10 +42,20 @@ def reconcile_snapshot(snapshot: Snapshot, targets: Iterable[Claim]) -> Plan:
 def needs(target: Claim, namespace: str, snapshot: str) -> bool:
     """A clone that is under way is made of this snapshot, or is about to be."""
     record = CloneRecord.read(target)
-    if record is None or (record.namespace, record.snapshot) != (namespace, snapshot) or target.deleting:
-        return False
+    named = record is not None and (record.namespace, record.snapshot) == (namespace, snapshot)
+    return named and _under_way(target)
+
+
+def reads(target: Claim, namespace: str, claim: str) -> bool:
+    """A clone that is under way is copied out of this claim, or is about to be."""
+    record = CloneRecord.read(target)
+    named = record is not None and (record.namespace, record.restored) == (namespace, claim)
+    return named and _under_way(target)
+
+
+def _under_way(target: Claim) -> bool:
     ended = target.annotations.get(ANN_POD_PHASE) in ("Succeeded", "Failed")
-    return not ended and not Ledger.read(target.annotations.get(LEDGER)).done
+    return not target.deleting and not ended and not Ledger.read(target.annotations.get(LEDGER)).done
 
 
 def reconcile_reader(namespace: str, name: str, reader: Reader, target: Claim | None) -> Plan:
@@ -52,14 +69,26 @@ def reconcile_reader(namespace: str, name: str, reader: Reader, target: Claim | 
     return Plan(actions=(DeleteObject(plural="pods", namespace=namespace, name=name, uid=reader.uid),))
 
 
-def reconcile_stand_in(prime: Claim, objects: Objects) -> Plan:
-    """A claim in the source's namespace: it goes once its target is gone, or is filled in another way now."""
-    place = prime.annotations.get(ANN_TARGET)
-    if prime.labels.get(LABEL_TEMPORARY) != "true" or place is None or prime.deleting:
+def reconcile_claim(claim: Claim, objects: Objects, targets: Iterable[Claim]) -> Plan:
+    """A claim in the source's namespace; `targets` are the claims that may be made from it."""
+    if claim.labels.get(LABEL_TEMPORARY) != "true" or ANN_TARGET not in claim.annotations or claim.deleting:
         return Plan()
+    if ANN_SOURCE_UID not in claim.annotations:
+        return _stand_in(claim, objects)
+    if any(reads(target, claim.namespace, claim.name) for target in targets):
+        return Plan()
+    return Plan(actions=(_gone(claim),))
+
+
+def _stand_in(prime: Claim, objects: Objects) -> Plan:
+    """It goes once its target is gone, or is filled in another way now."""
+    place = prime.annotations[ANN_TARGET]
     namespace, _, name = place.partition("/")
     target = objects.claim(namespace, name)
     if target is not None and stands_in_for(prime, target) and stand_in(target) == (prime.namespace, prime.name):
         return Plan()
-    gone = DeleteObject(plural="persistentvolumeclaims", namespace=prime.namespace, name=prime.name, uid=prime.uid)
-    return Plan(actions=(gone,))
+    return Plan(actions=(_gone(prime),))
+
+
+def _gone(claim: Claim) -> DeleteObject:
+    return DeleteObject(plural="persistentvolumeclaims", namespace=claim.namespace, name=claim.name, uid=claim.uid)

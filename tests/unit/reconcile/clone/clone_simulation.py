@@ -14,7 +14,7 @@ from cdi.reconcile.actions import DeleteObject, Enlarge
 from cdi.reconcile.clone.copy_pods import ANN_ADDRESS
 from cdi.reconcile.clone.facts import Preparation, Reader, Snapshot
 from cdi.reconcile.clone.manifests import COMPONENT
-from cdi.reconcile.clone.temporaries import reconcile_reader, reconcile_snapshot, reconcile_stand_in
+from cdi.reconcile.clone.temporaries import reconcile_claim, reconcile_reader, reconcile_snapshot
 from cdi.reconcile.cluster import observe
 from cdi.reconcile.pod_facts import observe_pod
 from cdi.reconcile.storageclass import StorageClass
@@ -38,10 +38,16 @@ class CloneCluster(Cluster):
         self.strategy_said = strategy
         self.namespace = namespace
         self.stuck = options.pop("stuck", False)
+        """Storage makes nothing of snapshots and volumes: always, or in the target's place (``stand-in``)."""
+        self.withdrawn = ()
+        """StorageClasses that there are not any more."""
         self.pods_of_source = []
         self.grants = options.pop("grants", {})
+        kept = options.pop("kept", False)
         super().__init__(body, **options)
         self.golden(size, mode)
+        if kept:
+            self.keep(size, mode)
 
     def golden(self, size, mode):
         """The source and its volume."""
@@ -74,11 +80,26 @@ class CloneCluster(Cluster):
         source = self.get(CLAIMS, "fedora", self.namespace)
         source["status"] = {"phase": "Bound", "capacity": {"storage": size}}
 
+    def keep(self, size, mode):
+        """A user's own snapshot of the source."""
+        self.create(
+            {
+                "apiVersion": "snapshot.storage.k8s.io/v1",
+                "kind": "VolumeSnapshot",
+                "metadata": {"name": "kept", "namespace": self.namespace, "uid": "uid-kept"},
+                "spec": {"volumeSnapshotClassName": "fast", "source": {"persistentVolumeClaimName": "fedora"}},
+            }
+        )
+        self.objects[SNAPSHOTS, self.namespace, "kept"].update(content=GOLDEN, size=size, mode=mode, begun=self.now)
+
     def source_face(self):
         """All that a clone may not change."""
-        return copy.deepcopy(
-            (self.objects.get((CLAIMS, self.namespace, "fedora")), self.objects.get((VOLUMES, "", "pv-golden")))
+        places = (
+            (CLAIMS, self.namespace, "fedora"),
+            (VOLUMES, "", "pv-golden"),
+            (SNAPSHOTS, self.namespace, "kept"),
         )
+        return copy.deepcopy([self.objects.get(place) for place in places])
 
     # --- objects: names are looked up wherever they are, since each is there once ---------------------------------
 
@@ -125,6 +146,7 @@ class CloneCluster(Cluster):
             size=Quantity.parse(body["size"]).bytes if "size" in body else None,
             driver="csi.example",
             volume_mode=body.get("mode", ""),
+            storage_class="csi",
             source=body["spec"]["source"].get("persistentVolumeClaimName", ""),
             annotations=metadata["annotations"],
             labels=metadata["labels"],
@@ -139,6 +161,9 @@ class CloneCluster(Cluster):
 
     def snapshot_class(self, storage_class, driver):
         return "fast" if driver == "csi.example" else None
+
+    def classes(self, driver):
+        return tuple(one for one in CLASSES.values() if one.provisioner == driver and one.name not in self.withdrawn)
 
     def strategy(self, storage_class):
         return CloneStrategy(self.strategy_said) if self.strategy_said else None
@@ -182,7 +207,7 @@ class CloneCluster(Cluster):
             if claim is not None:
                 claim["spec"]["resources"]["requests"]["storage"] = Quantity.of_bytes(action.size).text
         if isinstance(action, DeleteObject):
-            assert action.name not in ("fedora", "pv-golden")
+            assert action.name not in ("fedora", "pv-golden", "kept")
         super().act(action)
 
     def settle_deletions(self, name=None):
@@ -194,7 +219,7 @@ class CloneCluster(Cluster):
                 self.step()
         self.key = here
         everything = [self.claim(one["metadata"]["namespace"], one["metadata"]["name"]) for one in self.all(CLAIMS)]
-        plans = [reconcile_stand_in(one, self) for one in everything]
+        plans = [reconcile_claim(one, self, everything) for one in everything]
         plans += [
             reconcile_snapshot(self.snapshot(one["metadata"]["namespace"], one["metadata"]["name"]), everything)
             for one in self.all(SNAPSHOTS)
@@ -260,7 +285,7 @@ class CloneCluster(Cluster):
         content, size = "", claim["spec"]["resources"]["requests"]["storage"]
         if reference is not None:
             namespace = claim["metadata"]["namespace"]
-            if self.stuck:
+            if self._hangs(claim):
                 return
             if reference["kind"] == "VolumeSnapshot":
                 snapshot = self.objects.get((SNAPSHOTS, namespace, reference["name"]))
@@ -280,9 +305,12 @@ class CloneCluster(Cluster):
         if reference is not None:
             snapshot = self.objects.get((SNAPSHOTS, claim["metadata"]["namespace"], reference["name"]))
             missing = reference["kind"] == "VolumeSnapshot" and (snapshot is None or "content" not in snapshot)
-            if self.stuck or missing:
+            if self._hangs(claim) or missing:
                 return False
         return super()._may_provision(claim)
+
+    def _hangs(self, claim):
+        return bool(self.stuck) and (self.stuck != "stand-in" or "ownerReferences" in claim["metadata"])
 
     def _comes(self, pod):
         component = pod["metadata"]["labels"]["cdi.kubevirt.io"]
@@ -301,6 +329,10 @@ class CloneCluster(Cluster):
             pod["status"]["phase"] = "Succeeded"
             return
         job = CopyTargetJob.from_json(pod["metadata"]["annotations"]["cdi.kubevirt.io/job"])
+        for one in self.all(PODS):
+            if one["metadata"]["name"].endswith("-source-pod") and one["status"]["phase"] == "Running":
+                read = self.objects[CLAIMS, one["metadata"]["namespace"], self._claims_of(one)[0]]
+                assert self.objects[VOLUMES, "", read["spec"]["volumeName"]]["content"] == GOLDEN
         assert all(
             CopySourceJob.from_json(one["metadata"]["annotations"]["cdi.kubevirt.io/job"]).id == job.id
             for one in self.all(PODS)

@@ -20,13 +20,17 @@ TOKEN = {"cdi.kubevirt.io/storage.clone.token": "leave"}
 LEAVE = Grant(kind="PersistentVolumeClaim", namespace="gold", name="fedora", target_namespace=NS, target_name="a")
 
 
-def cloning(storage_class="csi", *, namespace=NS, strategy="snapshot", annotations=None, source=None, **options):
+def cloning(storage_class="csi", *, namespace=NS, strategy="snapshot", annotations=None, kept=False, **options):
+    """With `kept`, of a snapshot."""
+
     def make(**more):
         notes = {**(annotations or {}), **(TOKEN if namespace != NS else {})}
-        wanted = source or {"pvc": {"namespace": namespace, "name": "fedora"}}
+        place = {"namespace": namespace, "name": "kept" if kept else "fedora"}
+        wanted = {"snapshot" if kept else "pvc": place}
         form = {"form": "pvc", "mode": "Filesystem", **{k: options[k] for k in ("size", "mode") if k in options}}
         body = dv(storage_class, source=wanted, annotations=notes, **form)
-        return CloneCluster(body, namespace=namespace, strategy=strategy, grants={"leave": LEAVE}, **more)
+        leave = replace(LEAVE, kind="VolumeSnapshot", name="kept") if kept else LEAVE
+        return CloneCluster(body, namespace=namespace, strategy=strategy, grants={"leave": leave}, kept=kept, **more)
 
     return make
 
@@ -45,6 +49,12 @@ WAYS = {
     "copy, direct": cloning("local"),
     "copy, to a device": cloning(mode="Block"),
     "copy, for want of growth": cloning("fixed", size="2Gi"),
+    "snapshot, of a snapshot": cloning(kept=True),
+    "copy, of a snapshot": cloning(kept=True, strategy="copy"),
+    "copy, of a snapshot, direct": cloning("local", kept=True),
+    "copy, of a snapshot, to a device": cloning(mode="Block", kept=True),
+    "copy, of a snapshot of another namespace": cloning(namespace="gold", mode="Block", kept=True),
+    "copy, of a snapshot, waiting": cloning("csi-wait", kept=True, strategy="copy"),
 }
 ENDS = st.sampled_from([failing("PeerUnreachable"), failing("PeerUnreachable", done=50)])
 LAGS = st.tuples(st.sampled_from([0, 0, 1, 3]), st.sampled_from([0, 0, 2]), st.sampled_from([0, 0, 3]))
@@ -76,9 +86,10 @@ def test_it_is_cloned_and_nothing_else_is_left(way):
     assert not missing(cluster)
     assert cluster.names(CLAIMS) == {"a", "fedora"}
     assert not cluster.names(PODS)
-    assert not cluster.names(SNAPSHOTS)
+    assert not cluster.names(SNAPSHOTS) - {"kept"}
     assert len(cluster.all(VOLUMES)) == 2
-    assert not [content for content, _ in cluster.reclaimed if content == GOLDEN]
+    temporary = way.startswith("copy, of a snapshot")
+    assert [content for content, _ in cluster.reclaimed if content == GOLDEN] == [GOLDEN] * temporary
     assert cluster.source_face() == before
 
 
@@ -99,7 +110,7 @@ def test_whatever_is_lost_repeated_or_late_the_end_is_the_same(way, script, loss
     assert cluster.content == GOLDEN
     assert cluster.names(CLAIMS) == {"a", "fedora"}
     assert not cluster.names(PODS)
-    assert not cluster.names(SNAPSHOTS)
+    assert not cluster.names(SNAPSHOTS) - {"kept"}
     assert cluster.source_face() == before
 
 
@@ -125,7 +136,7 @@ def test_deleting_it_at_any_step_leaves_nothing_but_the_source(way, steps, choic
         if not cluster.nature(choices[number] if number < len(choices) else 0) and number > 20:
             break
         cluster.now += 1
-    left = {key for key in cluster.objects if key[2] not in ("fedora", "pv-golden")}
+    left = {key for key in cluster.objects if key[2] not in ("fedora", "pv-golden", "kept")}
     assert not left
     assert cluster.source_face() == before
 
@@ -145,7 +156,7 @@ def test_it_heals_when_somebody_deletes_what_it_made(way, steps, which, choices)
         cluster.settle_deletions()
         cluster.nature(choices[number] if number < len(choices) else 0)
     victims = [(PODS, name) for name in sorted(cluster.names(PODS))]
-    victims += [(SNAPSHOTS, name) for name in sorted(cluster.names(SNAPSHOTS))]
+    victims += [(SNAPSHOTS, name) for name in sorted(cluster.names(SNAPSHOTS) - {"kept"})]
     victims += [(CLAIMS, name) for name in sorted(cluster.names(CLAIMS)) if name not in ("a", "fedora")]
     if victims:
         plural, name = victims[which % len(victims)]
@@ -215,3 +226,33 @@ def test_labels_come_with_it():
     cluster = cloning()().run()
     labels = cluster.get(CLAIMS, "a")["metadata"]["labels"]
     assert labels["instancetype.kubevirt.io/default-preference"] == "fedora"
+
+
+def test_a_snapshot_whose_volume_the_storage_does_not_make_is_copied():
+    """In the target's place it hangs; what is read it makes."""
+    cluster = cloning(kept=True)(stuck="stand-in")
+    cluster.run()
+    assert cluster.status["phase"] == "Succeeded", cluster.status
+    assert cluster.content == GOLDEN
+    assert cluster.annotations["cloneType"] == "copy"
+    assert cluster.annotations["cloneFallbackReason"] == "CloneStrategyFailed"
+    assert cluster.names(CLAIMS) == {"a", "fedora"}
+
+
+def test_a_snapshot_in_a_class_that_waits_is_read_by_its_first_consumer():
+    cluster = cloning("local", kept=True)()
+    cluster.withdrawn = ("csi", "fixed", "grows")
+    cluster.run()
+    assert cluster.status["phase"] == "Succeeded", cluster.status
+    assert cluster.content == GOLDEN
+    assert cluster.names(CLAIMS) == {"a", "fedora"}
+
+
+def test_a_snapshot_that_nothing_can_be_made_of_is_refused_with_a_remedy():
+    cluster = cloning("local", kept=True)()
+    cluster.withdrawn = ("csi", "fixed", "grows", "csi-wait")
+    cluster.run()
+    assert cluster.status["phase"] == "Failed"
+    assert cluster.condition("Ready")["reason"] == "SourceNotSupported"
+    assert "provisioner csi.example" in cluster.condition("Ready")["message"]
+    assert cluster.names(CLAIMS) == {"a", "fedora"}

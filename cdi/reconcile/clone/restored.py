@@ -1,0 +1,148 @@
+"""No pod can read a snapshot: to copy one, the storage makes a claim of it first, and that is read.
+
+    record ── claim tmp-pvc-<the snapshot's uid> ── pods copy it ── deleted with the last clone that reads it
+
+One claim serves all clones of a snapshot that are copied at once.  It is in the snapshot's namespace, where the target
+cannot own it, so it is marked and goes as snapshots do that were made for clones (`cdi.reconcile.clone.temporaries`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from cdi.api.datavolume import ContentType
+from cdi.api.errors import SourceNotSupported
+from cdi.api.names import ANN_CONTENT_TYPE, temporary_claim
+from cdi.api.phases import EventReason, Phase, Reason
+from cdi.reconcile.actions import Action, CreateObject
+from cdi.reconcile.clone.manifests import build_restored
+from cdi.reconcile.clone.record import ANN_SOURCE_UID, LABEL_TEMPORARY, CloneRecord
+from cdi.reconcile.clone.source import Found, facts, find
+from cdi.reconcile.clone.states import underway, waiting
+from cdi.reconcile.decision import Decision, failed
+from cdi.reconcile.job import content_type
+from cdi.reconcile.origin import Clone, Refuse, Wait
+from cdi.reconcile.population import replaced
+
+if TYPE_CHECKING:
+    from cdi.reconcile.clone.facts import SourceKind
+    from cdi.reconcile.storageclass import StorageClass
+    from cdi.reconcile.world import Claim, World
+
+
+def restored_name(kind: SourceKind, uid: str) -> str:
+    """Of the claim that a source with this uid is read through; empty for a claim, which is read itself."""
+    return temporary_claim(uid) if kind == "VolumeSnapshot" else ""
+
+
+def class_for(world: World, target: Claim, found: Found) -> StorageClass | None:
+    """The class of a volume that the storage makes of a snapshot: that of the volume it was taken of, else the
+    target's, else the default one, else the first by name; always one of the driver that holds the snapshot.
+    """
+    wished = (found.storage_class, target.storage_class)
+
+    def order(one: StorageClass) -> tuple[int, bool, str]:
+        return wished.index(one.name) if one.name in wished else len(wished), not one.is_default, one.name
+
+    return min(facts(world).classes(found.driver), key=order, default=None) if found.driver else None
+
+
+def unreadable(world: World, target: Claim, found: Found) -> Refuse | None:
+    """Why what was found cannot be copied; None where it can."""
+    if found.kind != "VolumeSnapshot" or class_for(world, target, found) is not None:
+        return None
+    driver = found.driver or "storage that nobody names"
+    return Refuse.because(
+        SourceNotSupported(
+            f"the snapshot would have to be copied, and cannot be read: it is held by {driver}, and there is no "
+            "StorageClass of that provisioner",
+            where=found.place,
+            remedy=f"create a StorageClass with provisioner {found.driver}"
+            if found.driver
+            else "look at its VolumeSnapshotContent, which names no driver",
+        )
+    )
+
+
+def is_known(world: World, origin: Clone, record: CloneRecord) -> bool:
+    """The record speaks of this very snapshot, and not of one that had its name before."""
+    if _restored(world, record) is not None:
+        return True
+    found = find(world, origin)
+    return not isinstance(found, Found) or found.uid == record.source
+
+
+def restoring(world: World, claim: Claim, origin: Clone, record: CloneRecord) -> Decision | None:
+    """The next step until the snapshot can be read; None once a pod may be made for it."""
+    made, phase = _restored(world, record), Phase.CLONE_FROM_SNAPSHOT_SOURCE_IN_PROGRESS
+    if made is None:
+        found = find(world, origin)
+        if isinstance(found, Wait):
+            return waiting(claim, found)
+        refused = found if isinstance(found, Refuse) else unreadable(world, claim, found)
+        if refused is not None:
+            return failed(claim, refused.failure)
+        message = f"PVC {record.restored} is made of the snapshot, to be copied"
+        return underway(claim, phase, message, actions=restore(world, claim, origin))
+    if made.deleting or made.phase == "Lost":
+        message = f"PVC {made.name}, by which the snapshot is read, goes away and is made anew"
+        return replace(waiting(claim, Wait(reason=Reason.PENDING, message=message)), actions=replaced(made))
+    storage_class = world.objects.storage_class(made.storage_class) if made.storage_class else None
+    if made.phase == "Bound" or (storage_class is not None and storage_class.waits):
+        # Of a class that waits it is made for the pod that reads it.
+        return None
+    by = storage_class.provisioner if storage_class is not None else "the storage"
+    message = made.why_pending or f"PVC {made.name} is being made of the snapshot by {by}"
+    # Who is told of news of it is the clone that it was made for first.
+    return replace(underway(claim, phase, message), requeue_after=world.retries.patience)
+
+
+def restore(world: World, claim: Claim, origin: Clone) -> tuple[Action, ...]:
+    """Make the claim that the snapshot is read through, where it is missing and there is a snapshot."""
+    record = CloneRecord.read(claim)
+    if record is None or not record.restored or _restored(world, record) is not None:
+        return ()
+    found = find(world, origin)
+    if not isinstance(found, Found) or found.uid != record.source:
+        return ()
+    storage_class = class_for(world, claim, found)
+    if storage_class is None:
+        return ()
+    return (CreateObject(body=build_restored(world, claim, found, record.restored, storage_class)),)
+
+
+def readable(world: World, claim: Claim, origin: Clone) -> Found | Wait | Refuse:
+    """What the pod that reads has before it: the source itself, or the claim that a snapshot is read through."""
+    record = CloneRecord.read(claim)
+    if record is None or not record.restored:
+        return find(world, origin)
+    made = _restored(world, record)
+    if made is None or made.deleting or made.phase == "Lost":
+        message = f"PVC {record.restored}, by which the snapshot is read, is not there yet"
+        return Wait(reason=EventReason.CLONE_WITHOUT_SOURCE, message=message)
+    archive = ContentType.ARCHIVE in (made.annotations.get(ANN_CONTENT_TYPE), content_type(world.datavolume))
+    return Found(
+        kind="PersistentVolumeClaim",
+        namespace=made.namespace,
+        name=made.name,
+        # What is in it is the snapshot's content, also where it had to be made a second time.
+        uid=record.source,
+        volume_mode=made.volume_mode,
+        storage_class=made.storage_class,
+        driver="",
+        size=made.capacity,
+        asked=made.requested,
+        labels=made.labels,
+        annotations={ANN_CONTENT_TYPE: ContentType.ARCHIVE.value} if archive else {},
+    )
+
+
+def _restored(world: World, record: CloneRecord) -> Claim | None:
+    made = world.objects.claim(record.namespace, record.restored)
+    marked = (
+        made is not None
+        and made.labels.get(LABEL_TEMPORARY) == "true"
+        and made.annotations.get(ANN_SOURCE_UID) == record.source
+    )
+    return made if marked else None

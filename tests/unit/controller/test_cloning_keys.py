@@ -1,0 +1,43 @@
+"""What happens to an object of a clone leads to the keys of all that depend on it."""
+
+from __future__ import annotations
+
+from cdi.api.storageprofile import CloneStrategy
+from cdi.controller.keys import volume
+from cdi.controller.mapping import affected
+from cdi.kube.resources import CLAIMS
+from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANN_TARGET, ANNOTATION, LABEL_TEMPORARY, CloneRecord
+from tests.unit.controller.objects import added, body, deleted, modified, watches
+
+RECORD = CloneRecord(source="uid-kept", strategy=CloneStrategy.COPY, namespace="gold", restored="tmp-pvc-uid-kept")
+
+
+def target(name, record=RECORD):
+    return body(CLAIMS, name, annotations={ANNOTATION: record.write()}, spec={})
+
+
+RESTORED = body(
+    CLAIMS,
+    "tmp-pvc-uid-kept",
+    "gold",
+    labels={LABEL_TEMPORARY: "true"},
+    annotations={ANN_SOURCE_UID: "uid-kept", ANN_TARGET: "ns/gone"},
+    spec={},
+)
+OTHER = target("c", CloneRecord(source="uid-x", strategy=CloneStrategy.COPY, namespace="gold", restored="tmp-pvc-x"))
+
+
+def test_what_snapshots_are_read_through_is_news_for_every_clone_of_it():
+    first, second = target("a"), target("b")
+    known = watches((CLAIMS, first), (CLAIMS, second), (CLAIMS, OTHER), (CLAIMS, RESTORED))
+    keys = affected(CLAIMS, added(RESTORED), known)
+    assert {volume("ns", "a"), volume("ns", "b"), volume("gold", "tmp-pvc-uid-kept")} <= keys
+    assert volume("ns", "c") not in keys
+
+
+def test_a_clone_that_goes_on_without_it_or_goes_is_news_for_it():
+    one = target("a")
+    known = watches((CLAIMS, one), (CLAIMS, RESTORED))
+    without = target("a", CloneRecord(source="uid-kept", strategy=CloneStrategy.COPY, namespace="gold"))
+    assert volume("gold", "tmp-pvc-uid-kept") in affected(CLAIMS, modified(one, without), known)
+    assert volume("gold", "tmp-pvc-uid-kept") in affected(CLAIMS, deleted(one), known)
