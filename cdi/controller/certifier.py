@@ -1,7 +1,8 @@
 """Certificates by which pods that send and take volumes know each other.
 
 Both authorities are kept where the installation is, and made where they are missing.  Servers trust what the clients'
-authority signed, and clients what that of the servers did.
+authority signed, and clients what that of the servers did.  Whom to trust is a file of the pod on either side, which a
+kubelet brings up to date now and then.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from cdi.reconcile.actions import ProvideCertificate
 
 SERVERS: Final = "cdi-uploadserver-signer"
 CLIENTS: Final = "cdi-uploadserver-client-signer"
+SETTLED: Final = dt.timedelta(minutes=10)
+"""By then a new authority is in every Secret and bundle, and a kubelet has shown it to every pod."""
+PATIENCE: Final = dt.timedelta(minutes=2)
+"""What a kubelet takes for it, where nothing goes wrong."""
 _KEPT: Final = dt.timedelta(minutes=1)
 """How long an authority that was looked at is taken for granted."""
 
@@ -50,7 +55,10 @@ class Certifier:
         self._known: dict[str, tuple[dt.datetime, Authority]] = {}
 
     async def provide(self, action: ProvideCertificate) -> None:
-        """Raises `AlreadyExists` for a Secret of that name that is somebody else's, and what the API server answers."""
+        """Raises `AlreadyExists` for a Secret of that name that is somebody else's, and what the API server answers.
+
+        Raises `UploadNotReady` where an authority was lost and its successor is not known everywhere yet.
+        """
         lifetimes = self._lifetimes()
         servers, clients = await self.authority(SERVERS), await self.authority(CLIENTS)
         is_server = action.usage == "server"
@@ -63,6 +71,8 @@ class Certifier:
             trusts=(clients if is_server else servers).bundle,
             owner=action.owner,
             exclusive=True,
+            settled=SETTLED,
+            patience=PATIENCE,
         )
         lifetime = lifetimes.server if is_server else lifetimes.client
         await ensure_certificate(self._client, place, servers if is_server else clients, lifetime, self._now())

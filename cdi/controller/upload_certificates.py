@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from cdi.api.errors import CdiError, ClusterForbidden, KindNotServed
 from cdi.api.names import is_dns_subdomain
 from cdi.api.upload_protocol import CLIENT_NAME
-from cdi.controller.certifier import CLIENTS, SERVERS, Certifier
+from cdi.controller.certifier import CLIENTS, PATIENCE, SERVERS, SETTLED, Certifier
 from cdi.controller.logs import fields
 from cdi.kube.certificates import CertificatePlace, ensure_certificate, service_hosts
 from cdi.kube.client import Client
@@ -36,8 +36,8 @@ PROXY_CERTIFICATE: Final = "cdi-uploadproxy-server-cert"
 CLIENT_CERTIFICATE: Final = "cdi-uploadserver-client-cert"
 EVERY: Final = 60.0
 """Seconds between two looks."""
-_SETTLED: Final = dt.timedelta(minutes=10)
-"""By then a new authority of clients is in the Secret of every upload server, and a kubelet has shown it to the pod."""
+SOON: Final = 5.0
+"""Seconds after one that failed."""
 
 log = logging.getLogger("cdi.controller")
 
@@ -63,8 +63,10 @@ class UploadCertificates:
     ) -> None:
         """`services` gives the Services of upload servers, `override` where CDIConfig says that the proxy is.
 
-        `changed` hears that `authorities` or `host` are others than before.
+        `changed` hears that `authorities` or `host` are others than before, and when they are known at last.
         """
+        self.known = False
+        """Somebody has looked; what follows says nothing before."""
         self.authorities = ""
         """PEM of who signed the proxy's certificate; empty where that is not known here."""
         self.host = ""
@@ -81,32 +83,42 @@ class UploadCertificates:
     async def run(self) -> Never:
         """Until it is cancelled."""
         while True:
-            try:
-                await self.look()
-            except CdiError as error:
-                log.warning("certificates of the upload proxy", extra=fields(reason=error))
+            pause = EVERY
+            for look in (self.look, self.look_at_client):
+                try:
+                    await look()
+                except CdiError as error:
+                    log.warning("certificates of the upload proxy", extra=fields(reason=error))
+                    pause = SOON
             for service in tuple(self._services()):
                 try:
                     await self.renew(service)
                 except CdiError as error:
                     name = f"{service['metadata'].get('namespace')}/{service['metadata']['name']}"
                     log.warning("the certificate of an upload server", extra=fields(key=name, reason=error))
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(pause)
 
-    async def look(self) -> None:
-        """Raises what the API server answers."""
+    async def look_at_client(self) -> None:
+        """By what upload servers know the proxy.
+
+        Raises what the API server answers, and `UploadNotReady` while they do not know an authority that is new.
+        """
         servers, clients = await self._certifier.authority(SERVERS), await self._certifier.authority(CLIENTS)
-        lifetimes, now = self._lifetimes(), self._now()
-        client = CertificatePlace(
+        place = CertificatePlace(
             namespace=self._namespace,
             secret=CLIENT_CERTIFICATE,
             name=CLIENT_NAME,
             usage="client",
             trusts=servers.bundle,
-            settled=_SETTLED,
+            settled=SETTLED,
+            patience=PATIENCE,
         )
-        await ensure_certificate(self._client, client, clients, lifetimes.client, now)
-        before = (self.authorities, self.host)
+        await ensure_certificate(self._client, place, clients, self._lifetimes().client, self._now())
+
+    async def look(self) -> None:
+        """The proxy's own, and where it is.  Raises what the API server answers."""
+        lifetimes, now = self._lifetimes(), self._now()
+        before = (self.known, self.authorities, self.host)
         signer = await self._certifier.authority(PROXY_SIGNER)
         self.host = await self._ingress()
         hosts = [*service_hosts(PROXY, self._namespace), *_host(self._override()), *_host(self.host)]
@@ -115,7 +127,8 @@ class UploadCertificates:
         )
         held = await ensure_certificate(self._client, own, signer, lifetimes.server, now)
         self.authorities = signer.bundle if held.ours else held.authorities
-        if before != (self.authorities, self.host):
+        self.known = True
+        if before != (self.known, self.authorities, self.host):
             self._changed()
 
     async def renew(self, service: Object) -> None:

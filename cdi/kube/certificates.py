@@ -1,11 +1,12 @@
 """Authorities and certificates that are kept in Secrets, with what trusts them in ConfigMaps, and are renewed in time.
 
-    Secret ``…-signer``            the authority, with its key
+    Secret ``…-signer``            the authority, with its key; and the one before it, as ``previous.crt`` and ``.key``
     ConfigMap ``…-signer-bundle``  every authority that is still good: what clients trust
     Secret ``…-cert``              a certificate that the authority signed, with its key
 
 Several replicas do this at once (`cdi.kube.kept`).  An authority is in the bundle before anything that it signed is
-shown, and stays there until its end, so that a connection finds somebody it trusts at every moment.
+shown, and stays there until its end, so that a connection finds somebody it trusts at every moment.  A bundle takes its
+time to those who read it as a file of their pod: until then the authority before it signs, new certificates too.
 
 A certificate that somebody else put into the Secret is used for as long as it is good.
 """
@@ -19,7 +20,7 @@ from typing import Any, Literal
 
 from cryptography import x509
 
-from cdi.api.errors import AlreadyExists
+from cdi.api.errors import AlreadyExists, UploadNotReady
 from cdi.kube import kept, pki
 from cdi.kube.client import Client
 from cdi.kube.pki import Lifetime, Pair
@@ -64,6 +65,9 @@ class CertificatePlace:
     """A Secret of this name that somebody else made is in the way (`AlreadyExists`), and not a certificate to use."""
     settled: dt.timedelta = SETTLED
     """How long it takes until all who are shown the certificate have heard of a new authority."""
+    patience: dt.timedelta = dt.timedelta(0)
+    """How long there is rather no certificate than one of an authority that came out of nothing: its predecessor's key
+    was lost, and those who are shown the certificate have not heard of it yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +80,22 @@ class Authority:
     """It and those before it that are still good."""
     bundle: str
     """The same as PEM."""
+    lifetime: Lifetime
+    previous: Pair | None = None
+    """The one before it, where that can still sign."""
+
+    def settled(self, by: dt.timedelta, now: dt.datetime) -> bool:
+        """Whether everybody has heard of it: at once where there is no other one that they could know instead.
+
+        Of a short life it is not given more than its predecessor has left, nor more than it takes to its own successor.
+        """
+        lifetime = self.lifetime
+        longest = min(by, lifetime.renew_before / 2, lifetime.duration - lifetime.renew_before)
+        return len(self.trusted) < 2 or now >= pki.made(self.certificate) + longest
+
+    def signer(self, by: dt.timedelta, now: dt.datetime) -> Pair | None:
+        """Whose signature is believed everywhere at this time; None where nobody's is who can sign."""
+        return self.pair if self.settled(by, now) else self.previous
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,25 +121,23 @@ async def ensure_authority(client: Client, place: AuthorityPlace, lifetime: Life
     Raises `Conflict` where others write all the time, and whatever the API server answers.
     """
 
-    async def signer() -> tuple[Pair, x509.Certificate]:
+    async def signer() -> tuple[Pair, Pair | None]:
         secret = await kept.look(client, SECRETS, place.namespace, place.secret)
-        pair = _pair(secret)
-        certificate = pki.signs(pair) if pair is not None else None
-        fresh = certificate is not None and pki.good(certificate, now) and not pki.due(certificate, lifetime, now)
-        if pair is not None and certificate is not None and fresh:
-            return pair, certificate
-        pair = pki.new_authority(place.secret, lifetime, now)
-        await kept.put(client, SECRETS, secret, _secret(place, pair))
-        certificate = pair.parsed()
-        assert certificate is not None
-        return pair, certificate
+        pair, previous = _signs(_pair(secret), now), _signs(_pair(secret, "previous"), now)
+        certificate = pair.parsed() if pair is not None else None
+        if pair is not None and certificate is not None and not pki.due(certificate, lifetime, now):
+            return pair, previous
+        made, previous = pki.new_authority(place.secret, lifetime, now), pair or previous
+        await kept.put(client, SECRETS, secret, _secret(place, made, previous=previous))
+        return made, previous
 
-    pair, certificate = await kept.settled(signer)
+    pair, previous = await kept.settled(signer)
+    alive = [one for each in (pair, previous) if each is not None and (one := each.parsed()) is not None]
 
     async def bundle() -> str:
         stored = await kept.look(client, CONFIG_MAPS, place.namespace, place.bundle)
         before = str(((stored or {}).get("data") or {}).get(BUNDLE_KEY) or "")
-        text = pki.write_bundle([*pki.read_bundle(before), certificate], now)
+        text = pki.write_bundle([*pki.read_bundle(before), *alive], now)
         if text != before:
             body = kept.manifest("ConfigMap", place.namespace, place.bundle, labels=place.labels)
             body["data"] = {BUNDLE_KEY: text}
@@ -127,13 +145,23 @@ async def ensure_authority(client: Client, place: AuthorityPlace, lifetime: Life
         return text
 
     text = await kept.settled(bundle)
-    return Authority(pair=pair, certificate=certificate, trusted=tuple(pki.read_bundle(text)), bundle=text)
+    return Authority(
+        pair=pair,
+        certificate=alive[0],
+        trusted=tuple(pki.read_bundle(text)),
+        bundle=text,
+        lifetime=lifetime,
+        previous=previous,
+    )
 
 
 async def ensure_certificate(
     client: Client, place: CertificatePlace, authority: Authority, lifetime: Lifetime, now: dt.datetime
 ) -> Held:
-    """The certificate, made or renewed where it is time.  Raises as `ensure_authority` does."""
+    """The certificate, made or renewed where it is time.
+
+    Raises as `ensure_authority` does, and `UploadNotReady` for the time of `CertificatePlace.patience`.
+    """
 
     async def held() -> Held:
         secret = await kept.look(client, SECRETS, place.namespace, place.secret)
@@ -152,8 +180,15 @@ async def ensure_certificate(
                 await kept.put(client, SECRETS, secret, _secret(place, pair))
             expires = certificate.not_valid_after_utc
             return Held(pair=pair, expires=expires, authorities="" if ours else beside, ours=ours)
+        signer = authority.signer(place.settled, now)
+        if signer is None and not authority.settled(place.patience, now):
+            raise UploadNotReady(
+                "a new authority is not known everywhere yet",
+                where=f"Secret {place.namespace}/{place.secret}",
+                remedy="wait a moment",
+            )
         pair = pki.new_certificate(
-            authority.pair, place.name, hosts=place.hosts, usage=place.usage, lifetime=lifetime, now=now
+            signer or authority.pair, place.name, hosts=place.hosts, usage=place.usage, lifetime=lifetime, now=now
         )
         await kept.put(client, SECRETS, secret, _secret(place, pair))
         certificate = pair.parsed()
@@ -181,15 +216,18 @@ def _keep(
         return False
     if not pki.due(certificate, lifetime, now):
         return True
-    fresh = now < pki.made(authority.certificate) + place.settled
-    return fresh or authority.certificate.not_valid_after_utc <= certificate.not_valid_after_utc
+    signer = authority.signer(place.settled, now)
+    end = None if signer is None else x509.load_pem_x509_certificate(signer.certificate).not_valid_after_utc
+    return end is None or end <= certificate.not_valid_after_utc
 
 
 # --- Secrets ----------------------------------------------------------------------------------------------------
 
 
-def _secret(place: AuthorityPlace | CertificatePlace, pair: Pair) -> Object:
+def _secret(place: AuthorityPlace | CertificatePlace, pair: Pair, *, previous: Pair | None = None) -> Object:
     fields = {"tls.crt": pair.certificate, "tls.key": pair.key}
+    if previous is not None:
+        fields |= {"previous.crt": previous.certificate, "previous.key": previous.key}
     owner: Object | None = None
     if isinstance(place, CertificatePlace):
         owner = None if place.owner is None else dict(place.owner)
@@ -204,6 +242,12 @@ def _goes_with(secret: Object | None, place: CertificatePlace) -> bool:
     return place.owner is None or any(one.get("uid") == place.owner["uid"] for one in owners)
 
 
-def _pair(secret: Object | None) -> Pair | None:
-    certificate, key = kept.field(secret, "tls.crt"), kept.field(secret, "tls.key")
+def _pair(secret: Object | None, name: str = "tls") -> Pair | None:
+    certificate, key = kept.field(secret, f"{name}.crt"), kept.field(secret, f"{name}.key")
     return Pair(certificate=certificate, key=key) if certificate and key else None
+
+
+def _signs(pair: Pair | None, now: dt.datetime) -> Pair | None:
+    """It, where it is an authority that is good."""
+    certificate = pki.signs(pair) if pair is not None else None
+    return pair if certificate is not None and pki.good(certificate, now) else None

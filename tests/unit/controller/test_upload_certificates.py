@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import datetime as dt
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from cryptography import x509
 
 from cdi.api.errors import ClusterForbidden
+from cdi.controller import upload_certificates
 from cdi.controller.certifier import CLIENTS, SERVERS, Certifier
 from cdi.controller.upload_certificates import (
     CLIENT_CERTIFICATE,
+    EVERY,
     PROXY_CERTIFICATE,
     PROXY_SIGNER,
+    SOON,
     UploadCertificates,
 )
 from cdi.kube import pki
 from cdi.kube.client import Listing
 from cdi.kube.lifetimes import Lifetimes
-from cdi.kube.resources import CLAIMS, INGRESSES, SERVICES
+from cdi.kube.resources import CLAIMS, INGRESSES, SECRETS, SERVICES
 from tests.unit.controller.objects import body
 from tests.unit.kube.test_certificates import Api
 
@@ -68,6 +73,11 @@ class Scene:
     def _changed(self) -> None:
         self.changes += 1
 
+    async def put(self, name: str, fields: dict[str, bytes]) -> None:
+        """A Secret that an administrator made."""
+        data = {key: base64.b64encode(content).decode() for key, content in fields.items()}
+        await self.api.create(SECRETS, {"metadata": {"name": name, "namespace": "cdi"}, "data": data})
+
     def secret(self, name: str) -> dict[str, bytes]:
         return {key: base64.b64decode(text) for key, text in self.api.objects["secrets", name]["data"].items()}
 
@@ -87,7 +97,10 @@ def hosts(certificate: x509.Certificate) -> list[str]:
 
 async def test_everything_is_there_after_one_look() -> None:
     scene = Scene()
+    assert not scene.made.known
     await scene.made.look()
+    await scene.made.look_at_client()
+    assert scene.made.known
     client = scene.certificate(CLIENT_CERTIFICATE)
     assert client.subject.rfc4514_string() == "CN=client.upload-server.cdi.kubevirt.io"
     assert pki.issued_by(client, pki.read_bundle(scene.bundle(CLIENTS)))
@@ -102,8 +115,10 @@ async def test_everything_is_there_after_one_look() -> None:
 async def test_a_second_look_writes_nothing_and_tells_nobody() -> None:
     scene = Scene()
     await scene.made.look()
+    await scene.made.look_at_client()
     before = len(scene.api.writes)
     await scene.made.look()
+    await scene.made.look_at_client()
     assert (len(scene.api.writes), scene.changes) == (before, 1)
 
 
@@ -122,6 +137,15 @@ async def test_the_proxy_s_certificate_is_for_where_it_is_reached(override: str,
     await scene.made.look()
     named = [host for host in hosts(scene.certificate(PROXY_CERTIFICATE)) if "uploadproxy" not in host]
     assert named == ([name] if name else [])
+
+
+async def test_that_nothing_is_known_is_told_too() -> None:
+    """Whoever waited for that goes on: an administrator's certificate need not come with its authorities."""
+    scene = Scene()
+    theirs = pki.new_authority("theirs", pki.AUTHORITY_LIFETIME, NOW)
+    await scene.put(PROXY_CERTIFICATE, {"tls.crt": theirs.certificate, "tls.key": theirs.key})
+    await scene.made.look()
+    assert (scene.made.known, scene.made.authorities, scene.changes) == (True, "", 1)
 
 
 def ingress(name: str, service: str, host: str = "uploads.example.com") -> dict[str, Any]:
@@ -151,12 +175,33 @@ async def test_an_administrator_s_own_certificate_is_kept() -> None:
     signer = pki.new_authority("theirs", pki.AUTHORITY_LIFETIME, NOW)
     theirs = pki.new_certificate(signer, "x", hosts=("x",), lifetime=pki.CERTIFICATE_LIFETIME, now=NOW)
     fields = {"tls.crt": theirs.certificate, "tls.key": theirs.key, "ca.crt": signer.certificate}
-    data = {name: base64.b64encode(content).decode() for name, content in fields.items()}
-    kind = type("R", (), {"plural": "secrets"})
-    await scene.api.create(kind, {"metadata": {"name": PROXY_CERTIFICATE, "namespace": "cdi"}, "data": data})
+    await scene.put(PROXY_CERTIFICATE, fields)
     await scene.made.look()
     assert scene.secret(PROXY_CERTIFICATE)["tls.crt"] == theirs.certificate
     assert scene.made.authorities == signer.certificate.decode()
+
+
+async def test_what_fails_of_one_certificate_keeps_nobody_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is tried again soon."""
+    scene, pauses = Scene(services=[SERVICE]), []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            raise asyncio.CancelledError
+        scene.now += dt.timedelta(minutes=2)
+
+    monkeypatch.setattr(upload_certificates, "asyncio", SimpleNamespace(sleep=sleep))
+    await scene.made.look()
+    await scene.made.look_at_client()
+    for gone in (CLIENTS, CLIENT_CERTIFICATE):
+        del scene.api.objects["secrets", gone]
+    scene.now += 2 * HOUR
+    with pytest.raises(asyncio.CancelledError):
+        await scene.made.run()
+    assert pauses == [SOON, EVERY]
+    assert pki.issued_by(scene.certificate(CLIENT_CERTIFICATE), pki.read_bundle(scene.bundle(CLIENTS)))
+    assert scene.secret("cdi-upload-a")["ca.crt"].decode() == scene.bundle(CLIENTS)
 
 
 CLAIM = body(CLAIMS, "a")
@@ -182,7 +227,7 @@ async def test_a_server_trusts_new_clients_before_the_proxy_is_one() -> None:
     seen: list[tuple[dt.datetime, str]] = []
     for minute in range(0, 48 * 60, 5):
         scene.now = NOW + dt.timedelta(minutes=minute)
-        await scene.made.look()
+        await scene.made.look_at_client()
         await scene.made.renew(SERVICE)
         seen.append((scene.now, scene.secret("cdi-upload-a")["ca.crt"].decode()))
         client = scene.certificate(CLIENT_CERTIFICATE)

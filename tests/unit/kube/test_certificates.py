@@ -8,7 +8,7 @@ import datetime as dt
 
 import pytest
 
-from cdi.api.errors import AlreadyExists, Conflict, NotFound
+from cdi.api.errors import AlreadyExists, Conflict, NotFound, UploadNotReady
 from cdi.kube import pki
 from cdi.kube.certificates import (
     SETTLED,
@@ -241,3 +241,74 @@ async def test_a_certificate_waits_until_all_who_see_it_have_heard_of_its_author
         for minute in (0, 2, 9.9, 10)
     ]
     assert minutes == [True, True, True, False]
+
+
+# --- those who read the bundle as a file hear of it late ------------------------------------------------------------
+
+LATE = dt.timedelta(minutes=10)
+
+
+@pytest.mark.parametrize(
+    "lifetime",
+    [
+        AUTHORITY_LIFETIME,
+        Lifetime(duration=24 * HOUR, renew_before=HOUR),
+        Lifetime(duration=HOUR, renew_before=HOUR / 2),
+    ],
+)
+async def test_what_is_new_at_any_moment_is_believed_by_who_read_the_bundle_ten_minutes_ago(lifetime):
+    api, bundles, signers = Api(), [], set()
+    for minute in range(0, 3 * int(lifetime.duration.total_seconds() // 60), 3):
+        now = NOW + dt.timedelta(minutes=minute)
+        authority = await ensure_authority(api, SIGNER, lifetime, now)
+        bundles.append((now, authority.trusted))
+        place = dataclasses.replace(BESIDE, secret=f"cdi-upload-{minute}", settled=LATE)
+        held = await ensure_certificate(api, place, authority, CERTIFICATE_LIFETIME, now)
+        read = [trusted for when, trusted in bundles if when <= now - LATE] or [bundles[0][1]]
+        leaf = held.pair.parsed()
+        assert pki.issued_by(leaf, read[-1])
+        assert leaf.not_valid_after_utc > now + lifetime.renew_before / 3
+        signers.add(leaf.issuer.rfc4514_string())
+    assert len(signers) > 2
+
+
+async def test_a_certificate_that_is_shown_for_days_is_good_at_every_moment():
+    """Also one that is to be renewed while the authority is new."""
+    api, short = Api(), Lifetime(duration=dt.timedelta(minutes=12), renew_before=dt.timedelta(minutes=6))
+    place, issuers = dataclasses.replace(PLACE, settled=LATE), set()
+    for minute in range(5 * 60):
+        now = NOW + dt.timedelta(minutes=minute)
+        authority = await ensure_authority(api, SIGNER, Lifetime(duration=2 * HOUR, renew_before=HOUR), now)
+        leaf = (await ensure_certificate(api, place, authority, short, now)).pair.parsed()
+        assert leaf.not_valid_after_utc > now + dt.timedelta(minutes=4)
+        issuers.add(leaf.issuer.rfc4514_string())
+    assert len(issuers) > 3
+
+
+async def test_the_authority_before_is_still_believed_where_the_bundle_was_lost():
+    api = Api()
+    first, _ = await look(api, NOW)
+    await look(api, NOW + 25 * HOUR)
+    del api.objects["configmaps", SIGNER.bundle]
+    second, _ = await look(api, NOW + 26 * HOUR)
+    assert {one.serial_number for one in second.trusted} == {
+        first.certificate.serial_number,
+        second.certificate.serial_number,
+    }
+
+
+async def test_where_an_authority_is_lost_a_new_certificate_waits_until_its_successor_is_known():
+    api = Api()
+    patient = dataclasses.replace(BESIDE, settled=LATE, patience=dt.timedelta(minutes=2))
+    # The first one of all is known to everybody: nobody has read a bundle without it.
+    authority = await ensure_authority(api, SIGNER, AUTHORITY_LIFETIME, NOW)
+    shown = await ensure_certificate(api, patient, authority, CERTIFICATE_LIFETIME, NOW)
+    del api.objects["secrets", SIGNER.secret]
+    lost = NOW + HOUR
+    authority = await ensure_authority(api, SIGNER, AUTHORITY_LIFETIME, lost)
+    new = dataclasses.replace(patient, secret="cdi-upload-b")
+    with pytest.raises(UploadNotReady, match="not known everywhere"):
+        await ensure_certificate(api, new, authority, CERTIFICATE_LIFETIME, lost + dt.timedelta(seconds=119))
+    assert await ensure_certificate(api, patient, authority, CERTIFICATE_LIFETIME, lost) == shown
+    held = await ensure_certificate(api, new, authority, CERTIFICATE_LIFETIME, lost + dt.timedelta(minutes=2))
+    assert pki.issued_by(held.pair.parsed(), [authority.certificate])
