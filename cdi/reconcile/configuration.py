@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
@@ -59,6 +59,8 @@ class ConfigFacts:
     """What else matters for the CDIConfig."""
 
     storage_classes: tuple[StorageClass, ...] = ()
+    upload_proxy_known: bool = True
+    """False before anybody has looked: what the status says of the upload proxy stays until then."""
     upload_proxy_url: str | None = None
     """Where an Ingress or Route leads to the upload proxy; ``host`` without a scheme."""
     upload_proxy_ca: str | None = None
@@ -210,10 +212,17 @@ def reconcile_config(cdi: CDI | None, config: CDIConfig | None, facts: ConfigFac
     spec = effective_spec(cdi, config)
     metadata = config.metadata.to_dict()
     metadata["labels"] = {**(config.metadata.labels or {}), **labels}
-    wanted = _config_body(metadata, spec, _config_status(spec, facts))
+    wanted = _config_body(metadata, spec, _config_status(spec, _with_known(facts, config)))
     if wanted == config.to_dict():
         return ConfigPlan()
     return ConfigPlan(update=wanted, events=_invalid_event(problems(cdi, config, facts.storage_classes)))
+
+
+def _with_known(facts: ConfigFacts, config: CDIConfig) -> ConfigFacts:
+    old = config.status
+    if facts.upload_proxy_known or old is None:
+        return facts
+    return replace(facts, upload_proxy_url=old.upload_proxy_url, upload_proxy_ca=old.upload_proxy_ca)
 
 
 def _config_body(metadata: Mapping[str, Any], spec: ConfigSpec, status: Mapping[str, Any]) -> dict[str, Any]:

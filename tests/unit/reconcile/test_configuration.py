@@ -253,6 +253,20 @@ def test_a_route_to_the_upload_proxy_is_shown_unless_overridden():
     assert over.upload_proxy_url == "https://mine"
 
 
+def test_a_controller_that_has_not_looked_yet_takes_nothing_back():
+    """Whoever uploads while it starts would find no proxy, or one that is not trusted."""
+    known = ConfigFacts(upload_proxy_url="route.example", upload_proxy_ca="PEM")
+    stored = settled(None, known)
+    fresh = ConfigFacts(upload_proxy_known=False)
+    assert reconcile_config(None, stored, fresh).update is None
+    over = reconcile_config(cdi({"uploadProxyURLOverride": "https://mine"}), stored, fresh).update
+    assert over is not None
+    assert (over["status"]["uploadProxyURL"], over["status"]["uploadProxyCA"]) == ("https://mine", "PEM")
+    looked = reconcile_config(None, stored, ConfigFacts()).update
+    assert looked is not None
+    assert not {"uploadProxyURL", "uploadProxyCA"} & set(looked["status"])
+
+
 def test_the_status_shows_the_overhead_of_every_class():
     said = {"filesystemOverhead": {"global": "0.1", "storageClass": {"fast": "0.2", "gone": "0.3", "std": "bad"}}}
     plan = reconcile_config(cdi(said), config(), ConfigFacts(storage_classes=CLASSES))
