@@ -294,6 +294,7 @@ class Reconcilers:
             return
         facts = ConfigFacts(
             storage_classes=self._observed.storage_classes(),
+            upload_proxy_known=self._uploads.known,
             upload_proxy_url=self._uploads.host or None,
             upload_proxy_ca=self._uploads.authorities or None,
             owner=self._owner(),
