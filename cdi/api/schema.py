@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cdi.api.cel import apply_rules, freeze
+from cdi.api.cel.definitions import apply_rules
+from cdi.api.cel.frozen import freeze
 from cdi.api.kinds import Column, Kind
 from cdi.api.model import Model
 from cdi.api.rules.update import IMMUTABLE

@@ -4,7 +4,11 @@ import re
 
 import pytest
 
-from cdi.api.cel import FIELD_RULES, MODEL_RULES, RULES, Rule, apply_rules, freeze
+from cdi.api.cel.definitions import apply_rules
+from cdi.api.cel.expressions import RULES, Rule
+from cdi.api.cel.fields import FIELD_RULES
+from cdi.api.cel.frozen import freeze
+from cdi.api.cel.models import MODEL_RULES
 from cdi.api.kinds import KINDS
 from cdi.api.rules.update import IMMUTABLE
 from cdi.api.schema import object_schema

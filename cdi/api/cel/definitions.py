@@ -1,0 +1,28 @@
+"""The rules, put into the schema of a definition."""
+
+from __future__ import annotations
+
+from cdi.api.cel.expressions import RULES, Schema
+from cdi.api.cel.fields import FIELD_RULES
+from cdi.api.cel.models import MODEL_RULES
+
+
+def apply_rules(model: str, schema: Schema) -> Schema:
+    """An object's schema with the rules and limits of its model."""
+    fields = FIELD_RULES.get(model, {})
+    rules = [rule.to_dict() for rule in MODEL_RULES.get(model, ())]
+    made = dict(schema)
+    if fields:
+        made["properties"] = {
+            name: _limited(part, fields[name]) if name in fields else part
+            for name, part in schema["properties"].items()
+        }
+    if rules:
+        made[RULES] = [*schema.get(RULES, []), *rules]
+    return made
+
+
+def _limited(schema: Schema, limits: Schema) -> Schema:
+    if "items" in limits:
+        return schema | {"items": schema["items"] | limits["items"]}
+    return schema | limits

@@ -1,0 +1,207 @@
+"""What a field may say by itself, and how long it may be."""
+
+from __future__ import annotations
+
+from cdi.api.cel.expressions import LABEL, REQUIRED, RULES, Rule, Schema, one_of, words
+from cdi.api.claims import AccessMode, VolumeMode
+from cdi.api.names import MAX_LABEL, MAX_NAME
+from cdi.api.rules.urls import GCS_SCHEMES, HTTP_SCHEMES, MAX_URL, S3_SCHEMES
+
+
+def _name(what: str, *, required: bool = False, limit: int = MAX_NAME) -> Schema:
+    """The name of another object: a DNS subdomain, or a label of one."""
+    pattern = f"^{LABEL}$" if limit == MAX_LABEL else rf"^{LABEL}(\\.{LABEL})*$"
+    form = f"a DNS label of 1 to {MAX_LABEL} characters" if limit == MAX_LABEL else "a DNS subdomain"
+    rules = [Rule(rule=f"self == '' || self.matches('{pattern}')", message=f"Name of {what} is not {form}")]
+    if required:
+        rules.insert(
+            0,
+            Rule(rule="self != ''", message=f"the name of {what} is missing", reason=REQUIRED),
+        )
+    return {"maxLength": limit, RULES: [rule.to_dict() for rule in rules]}
+
+
+def _word(*values: str, message: str = "") -> Schema:
+    rule = Rule(
+        rule=one_of(values),
+        message=message or f"Unsupported value: supported values: {words(values)}",
+        reason="" if message else "FieldValueInvalid",
+    )
+    return {"maxLength": MAX_NAME, RULES: [rule.to_dict()]}
+
+
+_AUTHORITY = r"([^/?#]*@)?(\\[[^\\]/\\s]+\\]|[^/?#@:\\s\\[\\]]+)(:[0-9]{0,5})?([/?#]|$)"
+
+
+def _url(schemes: tuple[str, ...]) -> Schema:
+    web = [scheme for scheme in schemes if scheme in HTTP_SCHEMES]
+    buckets = [scheme for scheme in schemes if scheme not in HTTP_SCHEMES]
+    said = ", ".join(f"{scheme}://" for scheme in schemes[:-1]) + f" or {schemes[-1]}://"
+    rules = [
+        Rule(rule="self != ''", message="source URL is empty", reason=REQUIRED),
+        Rule(
+            rule=f"self == '' || self.matches('^(?i)({'|'.join(schemes)}):')",
+            message=f"Invalid source URL scheme: it does not begin with {said}",
+        ),
+        Rule(
+            rule=f"!self.matches('^(?i)({'|'.join(web)}):') || self.matches('^(?i)({'|'.join(web)})://{_AUTHORITY}')",
+            message="Invalid source URL: it names no host",
+        ),
+        Rule(
+            rule=r"!self.matches('[\\x00-\\x1f\\x7f\\\\]')",
+            message="Invalid source URL: it holds control characters or a backslash",
+        ),
+    ]
+    rules += [
+        Rule(
+            rule=f"!self.matches('^(?i){scheme}:') || self.matches('^(?i){scheme}://[^/?#]+/+[^/?#]')",
+            message=f"Invalid source URL: it is not of the form {scheme}://bucket/object",
+        )
+        for scheme in buckets
+    ]
+    return {"maxLength": MAX_URL, RULES: [rule.to_dict() for rule in rules]}
+
+
+_REGISTRY_URL: Schema = {
+    "maxLength": MAX_URL,
+    RULES: [
+        Rule(rule="self != ''", message="source URL is empty", reason=REQUIRED).to_dict(),
+        Rule(
+            rule="self == '' || self.matches('^(?i)(docker|oci-archive):')",
+            message="Illegal registry source URL scheme: it begins with docker:// or oci-archive://",
+        ).to_dict(),
+        Rule(
+            rule=r"!self.matches('^(?i)(docker|oci-archive):') || self.matches('^[^:]*:/*[^/\\s]\\S*$')",
+            message="Illegal registry source URL: it names no image",
+        ).to_dict(),
+        Rule(
+            rule="!self.matches('^(?i)docker:') || self.matches('^(?i)docker://')",
+            message="Illegal registry source URL: write docker://…",
+        ).to_dict(),
+    ],
+}
+
+_CHECKSUM: Schema = {
+    "maxLength": 256,
+    RULES: [
+        Rule(
+            rule="self == '' || self.matches('^(?i)\\\\s*(md5:[0-9a-f]{32}|sha1:[0-9a-f]{40}|sha224:[0-9a-f]{56}|"
+            "sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})\\\\s*$')",
+            message="Invalid checksum format: write it as sha256:<64 hex digits> (or md5, sha1, sha512)",
+        ).to_dict()
+    ],
+}
+
+_ACCESS_MODES: Schema = {"items": {"enum": [str(mode) for mode in AccessMode]}}
+_VOLUME_MODE: Schema = _word(*(str(mode) for mode in VolumeMode))
+_NOT_NEGATIVE: Schema = {"minimum": 0}
+_INPUTS = {"secretRef": _name("Secret"), "certConfigMap": _name("ConfigMap")}
+
+FIELD_RULES: dict[str, dict[str, Schema]] = {
+    "SourceHttp": {"url": _url(HTTP_SCHEMES), "checksum": _CHECKSUM, **_INPUTS},
+    "SourceS3": {"url": _url(S3_SCHEMES), **_INPUTS},
+    "SourceGcs": {"url": _url(GCS_SCHEMES), "secretRef": _name("Secret")},
+    "SourceRegistry": {
+        "url": _REGISTRY_URL,
+        "imageStream": {
+            "maxLength": MAX_URL,
+            RULES: [
+                Rule(
+                    rule="self != ''",
+                    message="Source registry ImageStream is not valid: it is empty",
+                    reason=REQUIRED,
+                ).to_dict()
+            ],
+        },
+        "pullMethod": _word("pod", "node", message='ImportMethod is neither pod, node or ""'),
+        **_INPUTS,
+    },
+    "SourceImageio": {"url": _url(HTTP_SCHEMES), **_INPUTS},
+    "SourceVddk": {"url": _url(HTTP_SCHEMES), **_INPUTS, "extraArgs": _name("ConfigMap")},
+    "SourcePvc": {"namespace": _name("namespace", limit=MAX_LABEL), "name": _name("source PVC")},
+    "SourceSnapshot": {"namespace": _name("namespace", limit=MAX_LABEL), "name": _name("source snapshot")},
+    "DataSourceReference": {"namespace": _name("namespace", limit=MAX_LABEL), "name": _name("source dataSource")},
+    "SourceRef": {
+        "kind": {
+            "maxLength": MAX_NAME,
+            RULES: [
+                Rule(rule="self != ''", message="Missing sourceRef kind", reason=REQUIRED).to_dict(),
+                Rule(
+                    rule="self in ['', 'DataSource']",
+                    message="Unsupported sourceRef kind, currently only DataSource is supported",
+                ).to_dict(),
+            ],
+        },
+        "name": {
+            "maxLength": MAX_NAME,
+            RULES: [
+                Rule(rule="self != ''", message="Missing sourceRef name", reason=REQUIRED).to_dict(),
+                *_name("DataSource")[RULES],
+            ],
+        },
+        "namespace": _name("namespace"),
+    },
+    "StorageSpec": {
+        "accessModes": _ACCESS_MODES,
+        "volumeMode": _VOLUME_MODE,
+        "storageClassName": _name("StorageClass"),
+        "volumeName": _name("PersistentVolume"),
+    },
+    "DataVolumeSpec": {
+        "priorityClassName": _name("PriorityClass"),
+        "serviceAccountName": _name("ServiceAccount"),
+    },
+    "VolumeImportSourceSpec": {
+        "contentType": _word("kubevirt", "archive", message="ContentType not one of: kubevirt, archive"),
+        "targetClaim": _name("PersistentVolumeClaim"),
+    },
+    "VolumeUploadSourceSpec": {
+        "contentType": _word("kubevirt", "archive", message="ContentType not one of: kubevirt, archive"),
+    },
+    "VolumeCloneSourceSpec": {"priorityClassName": _name("PriorityClass")},
+    "DataImportCronSpec": {
+        "garbageCollect": _word("Outdated", "Never", message="Illegal GarbageCollect value: Outdated or Never"),
+        "retentionPolicy": _word("None", "All"),
+        "importsToKeep": _NOT_NEGATIVE,
+        "managedDataSource": {
+            "maxLength": MAX_NAME,
+            RULES: [
+                Rule(
+                    rule="self != ''", message="Illegal ManagedDataSource value: it is empty", reason=REQUIRED
+                ).to_dict(),
+                *_name("DataSource")[RULES],
+            ],
+        },
+        "serviceAccountName": _name("ServiceAccount"),
+        "schedule": {"maxLength": 512},
+    },
+    "StorageProfileSpec": {
+        "cloneStrategy": _word("copy", "snapshot", "csi-clone"),
+        "dataImportCronSourceFormat": _word("pvc", "snapshot"),
+        "snapshotClass": _name("VolumeSnapshotClass"),
+    },
+    "TransferSource": {
+        "kind": {
+            RULES: [
+                Rule(
+                    rule="self in ['DataVolume', 'PersistentVolumeClaim']",
+                    message="Unsupported kind: DataVolume or PersistentVolumeClaim",
+                ).to_dict()
+            ],
+            "maxLength": MAX_NAME,
+        },
+        "namespace": _name("source", required=True, limit=MAX_LABEL),
+        "name": _name("source", required=True),
+    },
+    "TransferTarget": {"namespace": _name("namespace"), "name": _name("target")},
+    "ConfigSpec": {
+        "scratchSpaceStorageClass": _name("StorageClass"),
+        "logVerbosity": _NOT_NEGATIVE,
+    },
+    "TlsSecurityProfile": {"type": _word("Old", "Intermediate", "Modern", "Custom")},
+    "CustomTlsProfile": {
+        "minTLSVersion": _word("VersionTLS10", "VersionTLS11", "VersionTLS12", "VersionTLS13"),
+    },
+    "InfraPlacement": dict.fromkeys(("deploymentReplicas", "apiServerReplicas", "uploadProxyReplicas"), _NOT_NEGATIVE),
+}
+FIELD_RULES["ClaimSpec"] = FIELD_RULES["StorageSpec"]
