@@ -7,11 +7,13 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 export CDI_CACHE PATH
 
 # The first Python that is new enough and can make virtual environments; empty where there is none.  $CDI_PYTHON overrides.
+# Within a virtual environment it is the one that this was made with, or there would be environments of environments.
 find_python() {
     local candidate
     for candidate in ${CDI_PYTHON:-} python3.11 python3.12 python3.13 python3 /usr/bin/python3; do
-        if "$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-            command -v "$candidate"
+        if "$candidate" -c 'import sys, ensurepip, venv
+if sys.version_info < (3, 11): sys.exit(1)
+print(sys._base_executable)' 2>/dev/null; then
             return
         fi
     done
