@@ -2,6 +2,9 @@
 
 The controller makes clones with rights of its own, and the DataVolume does not say who made it; so what the user may is
 found out here, while the API server says who it is, and signed for the controller (`cdi.reconcile.clone.authority`).
+
+A token counts only where this put it: one that a DataVolume brings along is taken away, and none can be added later.
+So whoever gets one in another way, by asking for it in an API server's stead, has nothing to use it on.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from cdi.controller.clones import claims_of
 from cdi.kube.tokens import Claims
 from cdi.reconcile.clone.facts import Grant
 from cdi.server.aggregated_access import User
+from cdi.server.hooks import Operation
 from cdi.server.review import Allowed, Refused, Review, Verdict
 
 _SUFFIX = 5
@@ -41,19 +45,20 @@ class Access(Protocol):
 
 
 async def authorise(review: Review, access: Access) -> Verdict:
-    """A DataVolume that is being made: with a token where its source is in another namespace and the user may.
+    """A DataVolume that is being made: with a token where its source is in another namespace and the user may, else
+    without one.  One that is changed keeps the token that it was made with, or loses it.
 
     Raises what `access` does.
     """
+    if review.operation is Operation.UPDATE:
+        return _changed(review)
     try:
         dv = parse(review.object)
     except InvalidManifest:
-        return Allowed()  # which the other webhook says better
-    if not isinstance(dv, DataVolume):
-        return Allowed()
-    source = await _source(dv, review.namespace, access)
+        return _without_token(review)  # the other webhook says better what is wrong
+    source = await _source(dv, review.namespace, access) if isinstance(dv, DataVolume) else None
     if source is None or source.namespace == review.namespace:
-        return Allowed()
+        return _without_token(review)
     snapshot = isinstance(source, SourceSnapshot)
     if not await _may(review.by, source, access):
         message = f"User {review.by.name} has insufficient permissions in clone source namespace {source.namespace}"
@@ -62,6 +67,9 @@ async def authorise(review: Review, access: Access) -> Verdict:
             status=HTTPStatus.FORBIDDEN,
             reason="Forbidden",
         )
+    if review.dry_run:
+        # The answer is printed, compared, and kept in logs; a right is good for whoever reads it there.
+        return _without_token(review)
     metadata: Mapping[str, Any] = review.object.get("metadata") or {}
     patch: list[dict[str, Any]] = []
     name = review.name or str(metadata.get("name") or "")
@@ -80,6 +88,26 @@ async def authorise(review: Review, access: Access) -> Verdict:
     annotations = {**(metadata.get("annotations") or {}), ANN_CLONE_TOKEN: token}
     patch.append({"op": "add", "path": "/metadata/annotations", "value": annotations})
     return Allowed(patch=tuple(patch))
+
+
+def _token(body: Mapping[str, Any]) -> object:
+    """The one that an object carries, if any; an object that is sent to us may be anything."""
+    metadata = body.get("metadata")
+    annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
+    return annotations.get(ANN_CLONE_TOKEN) if isinstance(annotations, dict) else None
+
+
+def _without_token(review: Review) -> Allowed:
+    if _token(review.object) is None:
+        return Allowed()
+    return Allowed(patch=({"op": "remove", "path": f"/metadata/annotations/{ANN_CLONE_TOKEN.replace('/', '~1')}"},))
+
+
+def _changed(review: Review) -> Verdict:
+    if _token(review.object) in (None, _token(review.old)):
+        return Allowed()
+    message = "is written when a DataVolume is made, and cannot be added or changed"
+    return Refused(problems=(Problem(field=f"metadata.annotations[{ANN_CLONE_TOKEN}]", message=message),))
 
 
 async def _source(dv: DataVolume, namespace: str, access: Access) -> SourcePvc | SourceSnapshot | None:

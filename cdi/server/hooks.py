@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cdi.api.names import COMMON_LABELS, GROUP, LABEL_APPLY_STORAGE_PROFILE, LABEL_COMPONENT, VERSION
+from cdi.api.names import ANN_CLONE_TOKEN, COMMON_LABELS, GROUP, LABEL_APPLY_STORAGE_PROFILE, LABEL_COMPONENT, VERSION
 
 Manifest = dict[str, Any]
 
@@ -33,7 +33,7 @@ class Hook:
     """One webhook."""
 
     name: str
-    """The last part of its configuration's name, its own name, and its path."""
+    """The last part of its configuration's name, of its own name, and of its path."""
     kind: Literal["validating", "mutating"]
     plurals: tuple[str, ...]
     operations: tuple[Operation, ...]
@@ -51,6 +51,7 @@ class Hook:
 
     @property
     def path(self) -> str:
+        """What follows the word that API servers are told (`cdi.server.paths`)."""
         return f"/{self.name}"
 
 
@@ -59,6 +60,19 @@ _WRITES = (Operation.CREATE, Operation.UPDATE)
 _SPEC_CHANGES = (
     "request.operation == 'CREATE' || has(object.spec) != has(oldObject.spec) || "
     "(has(object.spec) && object.spec != oldObject.spec)"
+)
+
+
+def _has_token(variable: str) -> str:
+    return f"has({variable}.metadata.annotations) && '{ANN_CLONE_TOKEN}' in {variable}.metadata.annotations"
+
+
+# What could be a clone, and whatever carries a token of which we do not know yet where it is from.
+_CLONES = (
+    "request.operation == 'CREATE' ? has(object.spec.sourceRef) || (has(object.spec.source) && "
+    f"(has(object.spec.source.pvc) || has(object.spec.source.snapshot))) || ({_has_token('object')}) : "
+    f"({_has_token('object')}) && !({_has_token('oldObject')} && object.metadata.annotations['{ANN_CLONE_TOKEN}'] == "
+    f"oldObject.metadata.annotations['{ANN_CLONE_TOKEN}'])"
 )
 
 HOOKS = (
@@ -75,9 +89,8 @@ HOOKS = (
         name="datavolume-mutate",
         kind="mutating",
         plurals=("datavolumes",),
-        operations=(Operation.CREATE,),
-        condition="has(object.spec.sourceRef) || (has(object.spec.source) && "
-        "(has(object.spec.source.pvc) || has(object.spec.source.snapshot)))",
+        operations=_WRITES,
+        condition=_CLONES,
         failure="Fail",
         reason="a clone that nobody has allowed would wait for ever",
     ),
@@ -180,6 +193,8 @@ class Installation:
 def webhook_configurations(installation: Installation) -> list[Manifest]:
     """What is installed: one ValidatingWebhookConfiguration or MutatingWebhookConfiguration for each webhook.
 
+    The path is not in them: the server writes it (`cdi.server.publish`), and whoever installs anew leaves it as it is.
+
     What a cluster has once is looked after by the other CDI, where this one stands beside it in namespaces of its own.
     """
     apart = bool(installation.namespaces or installation.namespace_labels)
@@ -189,13 +204,12 @@ def webhook_configurations(installation: Installation) -> list[Manifest]:
 def _configuration(hook: Hook, installation: Installation) -> Manifest:
     client: Manifest
     if installation.url:
-        client = {"url": f"{installation.url}{hook.path}"}
+        client = {"url": installation.url}
     else:
         client = {
             "service": {
                 "namespace": installation.namespace,
                 "name": installation.service,
-                "path": hook.path,
                 "port": 443,
             }
         }

@@ -197,10 +197,16 @@ def _clients(body: Object) -> Object:
     metadata: Object = body.get("metadata") or {}
     kept: Object = {name: metadata[name] for name in ("name", "uid", "resourceVersion") if name in metadata}
     hooks = [
-        {"name": hook.get("name"), "clientConfig": {"caBundle": (hook.get("clientConfig") or {}).get("caBundle")}}
+        {"name": hook.get("name"), "clientConfig": _client(hook.get("clientConfig") or {})}
         for hook in body.get("webhooks") or []
     ]
     return {"metadata": kept, "webhooks": hooks}
+
+
+def _client(config: Object) -> Object:
+    service = config.get("service")
+    place = {name: service.get(name) for name in ("namespace", "name", "path")} if service else None
+    return {"caBundle": config.get("caBundle"), "url": config.get("url"), "service": place}
 
 
 def _service(body: Object) -> Object:

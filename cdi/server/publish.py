@@ -1,10 +1,12 @@
-"""The webhooks' configurations, and the APIService of upload tokens, learn which authorities to trust."""
+"""The webhooks' configurations learn where to ask and whom to trust, and the APIService of upload tokens the latter."""
 
 from __future__ import annotations
 
 import base64
 import logging
+from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from cdi.api.errors import Conflict, InvalidManifest, NotFound
 from cdi.controller.logs import fields
@@ -16,17 +18,17 @@ from cdi.server.observed import Observed
 LOG = logging.getLogger(__name__)
 
 
-async def publish(client: Client, installation: Installation, observed: Observed, bundle: str) -> None:
-    """Write `bundle` into every one of our configurations that is there and does not have it.
+async def publish(client: Client, installation: Installation, observed: Observed, bundle: str, word: str) -> None:
+    """Write `bundle` and the way here into every one of our configurations that is there and does not have them.
 
-    A configuration that somebody changes meanwhile is written when that has been seen.  Raises whatever else the API
-    server answers.
+    The way is told nobody else: not to a Service that is not this server's.  A configuration that somebody changes
+    meanwhile is written when that has been seen.  Raises whatever else the API server answers.
     """
     wanted = base64.b64encode(bundle.encode()).decode()
     for hook in HOOKS:
         name = installation.configuration(hook)
         body = observed.webhooks(hook.kind, name)
-        patch = _patch(body, wanted) if body is not None else []
+        patch = _patch(body, installation, wanted, f"/{word}{hook.path}") if body is not None else []
         if not patch:
             continue
         resource = VALIDATING_WEBHOOKS if hook.kind == "validating" else MUTATING_WEBHOOKS
@@ -36,7 +38,7 @@ async def publish(client: Client, installation: Installation, observed: Observed
             # A test of the patch failed, which is answered as 422: it is not any more what was seen.
             LOG.info("a configuration changed meanwhile", exc_info=error, extra=fields(configuration=name))
         else:
-            LOG.info("a configuration trusts the current authorities", extra=fields(configuration=name))
+            LOG.info("a configuration has the current authorities and path", extra=fields(configuration=name))
 
 
 async def publish_service(client: Client, installation: Installation, observed: Observed, bundle: str) -> None:
@@ -65,14 +67,28 @@ async def publish_service(client: Client, installation: Installation, observed: 
         LOG.info("an APIService trusts the current authorities", extra=fields(service=name))
 
 
-def _patch(body: dict[str, Any], wanted: str) -> list[dict[str, Any]]:
-    """A JSON patch for the webhooks that trust somebody else, which holds for exactly what was seen."""
+def _patch(body: dict[str, Any], installation: Installation, bundle: str, path: str) -> list[dict[str, Any]]:
+    """A JSON patch for the webhooks that trust others or ask elsewhere, which holds for exactly what was seen."""
     changes = [
-        {"op": "add", "path": f"/webhooks/{index}/clientConfig/caBundle", "value": wanted}
+        {"op": "add", "path": f"/webhooks/{index}/clientConfig/{member}", "value": value}
         for index, hook in enumerate(body["webhooks"])
-        if hook["clientConfig"]["caBundle"] != wanted
+        for member, value in _changes(hook["clientConfig"], installation, bundle, path)
     ]
     if not changes:
         return []
     version = body["metadata"].get("resourceVersion")
     return [{"op": "test", "path": "/metadata/resourceVersion", "value": version}, *changes]
+
+
+def _changes(there: dict[str, Any], installation: Installation, bundle: str, path: str) -> Iterator[tuple[str, str]]:
+    service = there["service"]
+    if service and (service["namespace"], service["name"]) != (installation.namespace, installation.service):
+        return
+    if there["caBundle"] != bundle:
+        yield "caBundle", bundle
+    if service and service["path"] != path:
+        yield "service/path", path
+    if there["url"]:
+        url = urlunsplit(urlsplit(there["url"])._replace(path=path))
+        if there["url"] != url:
+            yield "url", url

@@ -43,6 +43,8 @@ class Review:
     user: str = ""
     by: User = field(default_factory=lambda: User(name=""))
     """Who asks, whole."""
+    dry_run: bool = False
+    """Nothing is written, and the answer is shown to whoever tries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,7 @@ def read(body: bytes, hook: Hook) -> Review:
         old={} if operation is Operation.CREATE else _mapping(request.get("oldObject"), "request.oldObject"),
         user=_text(user.get("username"), "request.userInfo.username") if isinstance(user, dict) else "",
         by=_user(user if isinstance(user, dict) else {}),
+        dry_run=request.get("dryRun") is True,
     )
 
 

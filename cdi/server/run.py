@@ -33,6 +33,7 @@ from cdi.server.aggregated import Aggregated
 from cdi.server.aggregated_access import User, may
 from cdi.server.hooks import Installation
 from cdi.server.observed import Observed
+from cdi.server.paths import Words, ensure_words
 from cdi.server.publish import publish, publish_service
 from cdi.server.tls import ServingTls
 from cdi.server.webhooks import Metrics, Webhooks
@@ -80,6 +81,7 @@ class ApiServer:
         self._tls = ServingTls()
         self._ending = False
         self._foreign = ""
+        self._words = Words()
         self.metrics = Metrics()
         self.observed = Observed(client, self._wake.set)
         self.aggregated = Aggregated(
@@ -111,7 +113,9 @@ class ApiServer:
 
     @contextlib.asynccontextmanager
     async def _serving(self, listener: socket.socket) -> AsyncIterator[None]:
-        webhooks = Webhooks(self.observed, self.observed, self, self.metrics)
+        webhooks = Webhooks(
+            self.observed, self.observed, self, self.metrics, lambda word: self._words.admits(word, self._clock())
+        )
         runner = web.AppRunner(
             webhooks.application(ready=self._trouble, more=self.aggregated.routes()),
             access_log=None,
@@ -131,6 +135,8 @@ class ApiServer:
             return "it is ending"
         if not self._tls.has_certificate:
             return "there is no certificate yet"
+        if not self._words.words:
+            return "it is not known yet where the API server asks"
         if self.observed.unsynced:
             return f"not everything is read yet: {self.observed.trouble() or 'the lists are being read'}"
         return ""
@@ -178,13 +184,16 @@ class ApiServer:
                         await self._wake.wait()
 
     async def refresh(self) -> None:
-        """Authority, trust, certificate, in this order; see `cdi.kube.certificates`."""
+        """Authority and path, who hears of them, certificate, in this order; see `cdi.kube.certificates`."""
         now, options = self._clock(), self._options
         namespace, name = options.installation.namespace, f"{options.prefix}-apiserver"
         lifetimes = self.observed.lifetimes
         self._tls.follow(self.observed.policy)
         signer = AuthorityPlace.named(namespace, f"{name}-signer")
         authority = await ensure_authority(self._client, signer, lifetimes.authority, now)
+        self._words = await ensure_words(
+            self._client, namespace, f"{name}-webhook-path", lifetimes.server, now, self._words
+        )
         await self._publish(authority.bundle)
         hosts = (*service_hosts(options.installation.service, namespace), *options.hosts)
         place = CertificatePlace(namespace=namespace, secret=f"{name}-server-cert", name=hosts[0], hosts=hosts)
@@ -205,7 +214,8 @@ class ApiServer:
 
     async def _publish(self, bundle: str) -> None:
         options = self._options
-        await publish(self._client, options.installation, self.observed, bundle + self._foreign)
+        for current in self._words.current(self._clock()):
+            await publish(self._client, options.installation, self.observed, bundle + self._foreign, current.word)
         await publish_service(self._client, options.installation, self.observed, bundle + self._foreign)
 
 

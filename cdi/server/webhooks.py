@@ -66,8 +66,12 @@ class Metrics:
 class Webhooks:
     """Answers AdmissionReviews."""
 
-    def __init__(self, cluster: Cluster, storage: Storage, access: Access, metrics: Metrics) -> None:
+    def __init__(
+        self, cluster: Cluster, storage: Storage, access: Access, metrics: Metrics, admits: Callable[[str], bool]
+    ) -> None:
+        """`admits` says whether a request may be listened to whose path begins with this word (`cdi.server.paths`)."""
         self._cluster, self._storage, self._access, self._metrics = cluster, storage, access, metrics
+        self._admits = admits
         self._pending = 0
         self._decoding = asyncio.Semaphore(1)
 
@@ -87,7 +91,7 @@ class Webhooks:
 
         app = web.Application(client_max_size=MAX_BODY)
         app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
-        app.add_routes([web.post(hook.path, self._handler(hook)) for hook in HOOKS])
+        app.add_routes([web.post(f"/{{word}}{hook.path}", self._handler(hook)) for hook in HOOKS])
         app.add_routes(more)
         return app
 
@@ -109,6 +113,8 @@ class Webhooks:
 
     async def _question(self, request: web.Request, hook: Hook) -> tuple[Review, bool]:
         """The question, and whether it is a large one.  Raises `web.HTTPException`."""
+        if not self._admits(request.match_info["word"]):
+            raise web.HTTPNotFound
         if request.content_type != "application/json":
             raise web.HTTPUnsupportedMediaType(text="Content-Type is to be application/json\n")
         async with self._room(request.content_length):

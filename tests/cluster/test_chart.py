@@ -202,6 +202,7 @@ def test_by_default_it_makes_what_other_programs_look_up(render):
         ("ClusterRoleBinding", "cdi-uploadproxy"),
         ("Secret", "cdi-apiserver-signer"),
         ("Secret", "cdi-apiserver-server-cert"),
+        ("Secret", "cdi-apiserver-webhook-path"),
         ("ConfigMap", "cdi-apiserver-signer-bundle"),
         *(("Secret", name) for name in UPLOAD_SECRETS),
         *(("ConfigMap", f"cdi-{name}-signer-bundle") for name in UPLOAD_SIGNERS),
@@ -865,9 +866,11 @@ def test_an_upgrade_leaves_certificates_and_trust_as_they_are(release):
 
     def kept():
         secrets = [
-            release.system.get("secret", f"second-apiserver-{each}")["data"] for each in ("signer", "server-cert")
+            release.system.get("secret", f"second-apiserver-{each}")["data"]
+            for each in ("signer", "server-cert", "webhook-path")
         ]
-        return secrets, release.system.get(*webhook)["webhooks"][0]["clientConfig"]["caBundle"]
+        client = release.system.get(*webhook)["webhooks"][0]["clientConfig"]
+        return secrets, client["caBundle"], client["service"]["path"]
 
     before = kept()
     release.upgrade({**release.values, "controller": {"logLevel": "debug"}, "apiserver": {"replicas": 2}})

@@ -1,7 +1,8 @@
 """Whether a volume of another namespace may be cloned: somebody who may has said so, in a token.
 
 Within one namespace everybody may.  The admission webhook asks the API server whether the user may, and signs what was
-allowed; that token is good for minutes.  Once it was verified, one that lasts is kept on the claim.
+allowed; that token is good for minutes, and counts only where the webhook put it: on the DataVolume.  Once it was
+verified, one that lasts is kept on the claim, which names the DataVolume by uid; nobody but the controller signs such.
 """
 
 from __future__ import annotations
@@ -34,28 +35,38 @@ def allowed(world: World, origin: Clone, claim: Claim | None) -> Grant | Refuse 
         target_name=name,
     )
     kept = replace(wanted, target_uid=metadata.uid or "")
-    noted = {**(metadata.annotations or {}), **(claim.annotations if claim is not None else {})}
-    moments = {ANN_EXTENDED_CLONE_TOKEN: world.now}
-    if not world.synthetic:
-        # A claim that somebody annotated by hand has passed no webhook that asks for rights.
-        moments[ANN_CLONE_TOKEN] = _created(world)
-    shown = [(token, moment) for annotation, moment in moments.items() if (token := noted.get(annotation))]
-    for token, moment in shown:
-        try:
-            found = facts(world).grant(token, moment)
-        except ClusterUnavailable as error:
-            return Wait(reason=error.code, message=error.message)
+    own = metadata.annotations or {}
+    lasting = {**own, **(claim.annotations if claim is not None else {})}.get(ANN_EXTENDED_CLONE_TOKEN)
+    # What a claim says itself has passed no webhook that asks for rights.
+    fresh = own.get(ANN_CLONE_TOKEN) if not world.synthetic else None
+    signed: Grant | None = None
+    try:
         # One that lasts is for this DataVolume alone: whoever copied it to another of the same name has no leave.
-        if found in (wanted, kept):
+        if lasting and facts(world).grant(lasting, world.now) == kept:
             return kept
-    place = f"{origin.namespace}/{origin.name}"
-    return Refuse.because(
-        CloneUnauthorised(
-            f"nobody who may has allowed {place} to be cloned into {namespace}/{name}"
-            if not shown
-            else f"the token does not allow {place} to be cloned into {namespace}/{name}, or has expired",
+        if fresh:
+            signed = facts(world).grant(fresh, _created(world))
+    except ClusterUnavailable as error:
+        return Wait(reason=error.code, message=error.message)
+    return kept if signed == wanted else Refuse.because(_refusal(wanted, signed, shown=bool(lasting or fresh)))
+
+
+def _refusal(wanted: Grant, signed: Grant | None, *, shown: bool) -> CloneUnauthorised:
+    place, target = f"{wanted.namespace}/{wanted.name}", f"{wanted.target_namespace}/{wanted.target_name}"
+    if signed is not None and (signed.target_namespace, signed.target_name) == (
+        wanted.target_namespace,
+        wanted.target_name,
+    ):
+        return CloneUnauthorised(
+            f"{signed.namespace}/{signed.name} was allowed to be cloned into {target}, and its source is {place} now",
             where="metadata.annotations",
+            remedy="delete the DataVolume and apply it again, so that the new source is asked about",
         )
+    return CloneUnauthorised(
+        f"the token does not allow {place} to be cloned into {target}, or has expired"
+        if shown
+        else f"nobody who may has allowed {place} to be cloned into {target}",
+        where="metadata.annotations",
     )
 
 

@@ -56,9 +56,9 @@ def pvc(namespace="golden", name="fedora"):
 SNAPSHOT = {"source": {"snapshot": {"namespace": "golden", "name": "fedora"}}}
 
 
-async def ask(document, *rights, **options):
+async def ask(document, *rights, request=None, **options):
     access = Access(*(("golden", right) for right in rights), **options)
-    review = read(body(document), HOOK)
+    review = read(body(document, **(request or {})), HOOK)
     return await authorise(review, access), access, review
 
 
@@ -158,3 +158,64 @@ async def test_the_patch_is_one_that_an_api_server_takes():
     response = answer(review, verdict)["response"]
     assert response["patchType"] == "JSONPatch"
     assert json.loads(base64.b64decode(response["patch"]))[0]["op"] == "add"
+
+
+# --- tokens that do not come from here
+
+ANNOTATION = "cdi.kubevirt.io/storage.clone.token"
+STRIPPED = ({"op": "remove", "path": "/metadata/annotations/cdi.kubevirt.io~1storage.clone.token"},)
+FORGED = {"annotations": {ANNOTATION: "somebody else's", "a": "b"}}
+MISSING = {"sourceRef": {"kind": "DataSource", "name": "comes-later"}}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [pvc("default"), MISSING, {"source": {"blank": {}}}, {"source": {"http": {"url": "http://h/x"}}}],
+    ids=["of its own namespace", "of nothing yet", "none", "another"],
+)
+async def test_a_token_that_is_brought_along_is_taken_away(source):
+    """What is no clone from elsewhere when it is made may become one: a DataSource moves, a claim is annotated."""
+    verdict, _, _ = await ask(clone(source, **FORGED))
+    assert verdict == Allowed(patch=STRIPPED)
+    assert (await ask(clone(source)))[0] == Allowed()
+
+
+async def test_a_token_that_is_brought_along_is_replaced_where_there_is_leave_and_is_no_leave_itself():
+    verdict, _, _ = await ask(clone(pvc(), **FORGED), OWN)
+    assert KEY.verify(token(verdict), Operation.CLONE, NOW).name == "fedora"
+    assert isinstance((await ask(clone(pvc(), **FORGED)))[0], Refused)
+
+
+async def test_what_cannot_be_read_has_no_token_either():
+    broken = clone(pvc(), **FORGED)
+    broken["spec"] = []
+    assert (await ask(broken))[0] == Allowed(patch=STRIPPED)
+    assert (await ask({**clone(pvc()), "metadata": {"name": "a", "annotations": ["x"]}}))[0] == Allowed()
+
+
+async def test_a_dry_run_is_told_whether_and_given_nothing():
+    request = {"dryRun": True}
+    assert (await ask(clone(pvc()), OWN, request=request))[0] == Allowed()
+    assert (await ask(clone(pvc(), **FORGED), OWN, request=request))[0] == Allowed(patch=STRIPPED)
+    assert isinstance((await ask(clone(pvc()), request=request))[0], Refused)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "allowed"),
+    [
+        ({}, {ANNOTATION: "x"}, False),
+        ({ANNOTATION: "x"}, {ANNOTATION: "y"}, False),
+        ({ANNOTATION: "x"}, {ANNOTATION: "x", "a": "b"}, True),
+        ({ANNOTATION: "x"}, {}, True),
+        ({}, {"a": "b"}, True),
+    ],
+)
+async def test_a_token_cannot_be_added_or_changed(old, new, allowed):
+    """Not even by somebody who may clone: it is for the DataVolume that was asked for."""
+    request = {"operation": "UPDATE", "old": clone(MISSING, annotations=old)}
+    verdict, access, review = await ask(clone(MISSING, annotations=new), OWN, request=request)
+    assert not access.asked
+    if allowed:
+        assert verdict == Allowed()
+    else:
+        assert "cannot be added or changed" in answer(review, verdict)["response"]["status"]["message"]

@@ -10,13 +10,15 @@ from aiohttp import ClientSession, web
 from cdi.api.errors import ClusterUnavailable
 from cdi.reconcile.sizing import Offer
 from cdi.server import webhooks
+from cdi.server.hooks import HOOKS
 from cdi.server.review import MAX_BODY
 from cdi.server.webhooks import Metrics, Webhooks
 from tests.unit.api.manifests import dv, sound
 from tests.unit.server.reviews import body
 
 JSON = {"Content-Type": "application/json"}
-DV = "/datavolume-validate"
+WORD = "w" * 64
+DV = f"/{WORD}/datavolume-validate"
 
 
 class World:
@@ -69,7 +71,7 @@ class Serving:
 @pytest.fixture
 async def server():
     world, metrics = World(), Metrics()
-    made = Webhooks(world, world, world, metrics)
+    made = Webhooks(world, world, world, metrics, WORD.__eq__)
     async with ClientSession() as session:
         serving = Serving(session, "", world, metrics)
         runner = web.AppRunner(made.application(ready=lambda: serving.trouble), access_log=None, shutdown_timeout=0.1)
@@ -233,5 +235,31 @@ async def test_health_and_metrics(server):
         'kubevirt_cdi_admission_requests_total{operation="CREATE",verdict="allowed",webhook="datavolume-validate"} 1.0'
         in text
     )
-    assert (await get("/datavolume-validate"))[0] == 405
+    assert (await get(DV))[0] == 405
     assert (await get("/elsewhere"))[0] == 404
+
+
+@pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook.name)
+async def test_who_was_not_told_the_path_finds_nothing(server, hook):
+    """Whatever is asked, and before a byte of it is read."""
+    for path in (
+        hook.path,
+        f"/{hook.path}",
+        f"/{'v' * 64}{hook.path}",
+        f"/{WORD}x{hook.path}",
+        f"/{WORD}/x{hook.path}",
+    ):
+        assert (await server.post(body(dv()), path))[0] == 404
+        assert (await server.post(b"no review", path, {}))[0] == 404
+    # Only the third and fourth lead to a webhook at all.
+    assert server.count("kubevirt_cdi_admission_malformed_total", webhook=hook.name, status="404") == 4
+
+
+async def test_the_path_is_not_told_to_logs_and_metrics(server, caplog):
+    caplog.set_level("DEBUG")
+    await server.ask(body(dv()))
+    await server.post(b"no review")
+    async with server.session.get(f"{server.url}/metrics") as answer:
+        assert WORD not in await answer.text()
+    assert caplog.records
+    assert not any(WORD in str(vars(record)) for record in caplog.records)
