@@ -62,6 +62,22 @@ class TransferPhase(enum.StrEnum):
     ERROR = "Error"
 
 
+class TransferReason(enum.StrEnum):
+    """Of an ObjectTransfer's condition Complete.  A failure's own code (`cdi.api.errors`) is a reason as well."""
+
+    NO_SOURCE = "NoSource"
+    NOT_POPULATED = "NotPopulated"
+    NOT_BOUND = "NotBound"
+    ANNOTATIONS_MISSING = "AnnotationsMissing"
+    OWNED = "Owned"
+    IN_USE = "InUse"
+    BEING_DELETED = "BeingDeleted"
+    STARTING = "Starting"
+    MOVING = "Moving"
+    BINDING = "Binding"
+    COMPLETE = "TransferComplete"
+
+
 class ConditionStatus(enum.StrEnum):
     TRUE = "True"
     FALSE = "False"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from typing import Any, assert_never
+from typing import Any, TypeGuard, assert_never
 
 from cdi.api.errors import (
     AlreadyExists,
@@ -46,6 +46,8 @@ from cdi.reconcile.actions import (
     Plan,
     ProvideCertificate,
     Rebind,
+    SetFinalizer,
+    SetReclaimPolicy,
     StartWorker,
     StopWorker,
 )
@@ -76,6 +78,10 @@ class Executor:
             try:
                 await self._act(action)
             except NotFound:
+                if _is_placed(action, about):
+                    namespace = action.body["metadata"]["namespace"]
+                    remedy = "create it; what is to be made there is made by itself then"
+                    return refusal_of(action, NotFound(f"namespace {namespace} does not exist", remedy=remedy))
                 # What the plan was made for is gone, so the rest is void; that it went causes another reconcile.
                 return None
             except REFUSALS as error:
@@ -119,6 +125,10 @@ class Executor:
                 await self._delete(resource_named(action.plural), action.namespace, action.name, action.uid)
             case Rebind():
                 await self._rebind(action)
+            case SetReclaimPolicy():
+                await self._set_reclaim_policy(action)
+            case SetFinalizer():
+                await self._set_finalizer(action)
             case Enlarge():
                 await self._enlarge(action)
             case ProvideCertificate():
@@ -230,6 +240,46 @@ class Executor:
         }
         await self._patch(VOLUMES, None, action.volume, body)
 
+    async def _set_reclaim_policy(self, action: SetReclaimPolicy) -> None:
+        volume = await self._client.get(VOLUMES, None, action.volume)
+        metadata, spec = volume["metadata"], volume.get("spec") or {}
+        if spec.get("persistentVolumeReclaimPolicy") == action.policy:
+            self._watches.note(VOLUMES, volume)
+            return
+        body = {"metadata": {"uid": action.volume_uid}, "spec": {"persistentVolumeReclaimPolicy": action.policy}}
+        if action.policy != "Retain":
+            bound = (volume.get("status") or {}).get("phase") == "Bound"
+            claim = await self._client.get(CLAIMS, action.namespace, action.claim)
+            if (
+                not bound
+                or (spec.get("claimRef") or {}).get("uid") != action.claim_uid
+                or claim["metadata"]["uid"] != action.claim_uid
+                or "deletionTimestamp" in claim["metadata"]
+            ):
+                where = f"{action.namespace}/{action.claim}"
+                raise Conflict(f"PersistentVolume {action.volume} is not safely PVC {where}'s, and stays as it is")
+            body["metadata"]["resourceVersion"] = metadata["resourceVersion"]
+        await self._patch(VOLUMES, None, action.volume, body)
+
+    async def _set_finalizer(self, action: SetFinalizer) -> None:
+        resource = resource_named(action.plural)
+        body = await self._client.get(resource, action.namespace or None, action.name)
+        metadata = body["metadata"]
+        before = metadata.get("finalizers") or []
+        if metadata["uid"] != action.uid:
+            raise NotFound(f"{resource} {action.namespace}/{action.name} is another one now")
+        if (action.finalizer in before) == action.present:
+            self._watches.note(resource, body)
+            return
+        if action.version and action.version != metadata["resourceVersion"]:
+            raise Conflict(f"{resource} {action.namespace}/{action.name} has changed meanwhile")
+        if action.present and "deletionTimestamp" in metadata:
+            raise Conflict(f"{resource} {action.namespace}/{action.name} is being deleted")
+        after = [one for one in before if one != action.finalizer] + [action.finalizer] * action.present
+        # A list is replaced whole: nobody may have written to it meanwhile.
+        wanted = {"uid": action.uid, "resourceVersion": metadata["resourceVersion"], "finalizers": after}
+        await self._patch(resource, action.namespace or None, action.name, {"metadata": wanted})
+
     async def _enlarge(self, action: Enlarge) -> None:
         size = Quantity.of_bytes(action.size).text
         body = {"metadata": {"uid": action.uid}, "spec": {"resources": {"requests": {"storage": size}}}}
@@ -272,6 +322,13 @@ def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str,
         elif name not in before or old != value:
             patch[name] = value
     return patch
+
+
+def _is_placed(action: Action, about: Object) -> TypeGuard[CreateObject]:
+    """Made in a namespace for what belongs to none: then the namespace alone can be what is missing."""
+    if not isinstance(action, CreateObject) or not action.body["metadata"].get("namespace"):
+        return False
+    return "metadata" in about and not about["metadata"].get("namespace")
 
 
 def _content(body: Object) -> Object:

@@ -314,6 +314,7 @@ class Observed:
             data_ref=_data_ref(spec),
             selected_node=annotations.get(ANN_SELECTED_NODE, ""),
             deleting="deletionTimestamp" in metadata,
+            finalizers=tuple(metadata.get("finalizers") or ()),
             version=metadata.get("resourceVersion") or "",
         )
 
@@ -348,6 +349,7 @@ def _volume(body: Object) -> Volume:
         volume_mode=spec.get("volumeMode") or "Filesystem",
         access_modes=tuple(spec.get("accessModes") or ()),
         storage_class=spec.get("storageClassName") or "",
+        reclaim=spec.get("persistentVolumeReclaimPolicy") or "Delete",
         deleting="deletionTimestamp" in metadata,
     )
 

@@ -157,7 +157,14 @@ def _volume(body: Object) -> Object:
     spec = body.get("spec") or {}
     kept = {
         name: spec[name]
-        for name in ("accessModes", "capacity", "claimRef", "storageClassName", "volumeMode")
+        for name in (
+            "accessModes",
+            "capacity",
+            "claimRef",
+            "persistentVolumeReclaimPolicy",
+            "storageClassName",
+            "volumeMode",
+        )
         if name in spec
     }
     status = {"phase": (body.get("status") or {}).get("phase")}

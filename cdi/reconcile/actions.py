@@ -139,6 +139,44 @@ class Rebind:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SetReclaimPolicy:
+    """Say what becomes of a PersistentVolume when its claim goes.
+
+    ``Retain`` is set in any case.  Anything else may cost the volume, so it is set only while the volume is Bound, its
+    claimRef's uid is `claim_uid`, and that claim is there and not being deleted: all of it read now, and written under
+    the resourceVersion of the volume that was read; else it is a `Conflict`.
+    """
+
+    volume: str
+    """The PersistentVolume's name."""
+    volume_uid: str
+    policy: str
+    """Delete, Retain or Recycle."""
+    namespace: str
+    """The claim's."""
+    claim: str
+    claim_uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetFinalizer:
+    """Keep an object that has this uid from going, or let it go.
+
+    None is added to an object that is being deleted: that is a `Conflict`.
+    """
+
+    plural: str
+    namespace: str
+    """Empty for what belongs to no namespace."""
+    name: str
+    uid: str
+    finalizer: str
+    present: bool
+    version: str = ""
+    """The resourceVersion that it must still have, or it is a `Conflict`; empty where that does not matter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Enlarge:
     """Ask for a larger volume of a claim, if it still has this uid and asks for less."""
 
@@ -208,6 +246,8 @@ Action = (
     | PatchObject
     | DeleteObject
     | Rebind
+    | SetReclaimPolicy
+    | SetFinalizer
     | Enlarge
     | ProvideCertificate
     | StartWorker

@@ -62,6 +62,8 @@ class Claim:
     selected_node: str = ""
     """Where its first consumer shall run (``volume.kubernetes.io/selected-node``)."""
     deleting: bool = False
+    finalizers: tuple[str, ...] = ()
+    """Who keeps it from going once it is deleted."""
     version: str = ""
     """Its resourceVersion; empty where nobody else writes."""
     path: str | None = None
@@ -85,6 +87,8 @@ class Volume:
     volume_mode: str = "Filesystem"
     access_modes: tuple[str, ...] = ()
     storage_class: str = ""
+    reclaim: str = "Delete"
+    """What becomes of it when its claim goes: Delete, Retain, or Recycle (``persistentVolumeReclaimPolicy``)."""
     deleting: bool = False
 
 

@@ -16,6 +16,8 @@ from cdi.reconcile.actions import (
     Plan,
     ProvideCertificate,
     Rebind,
+    SetFinalizer,
+    SetReclaimPolicy,
     StartWorker,
     StopWorker,
 )
@@ -77,7 +79,15 @@ class Executor:
                 self._launcher.start(action, self._read_input, stdin=stdin, environment=environment)
             case StopWorker():
                 self._launcher.stop(action.claim)
-            case DeleteObject() | CopyInput() | Rebind() | Enlarge() | ProvideCertificate():
+            case (
+                DeleteObject()
+                | CopyInput()
+                | Rebind()
+                | SetReclaimPolicy()
+                | SetFinalizer()
+                | Enlarge()
+                | ProvideCertificate()
+            ):
                 raise InternalError(f"{type(action).__name__} is for clusters")
             case _:
                 assert_never(action)

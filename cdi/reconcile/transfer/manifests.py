@@ -1,0 +1,109 @@
+"""What a transfer makes at the target's place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from cdi.api.names import (
+    ANN_CLONE_TOKEN,
+    ANN_CONTENT_TYPE,
+    ANN_EXTENDED_CLONE_TOKEN,
+    ANN_POPULATED_FOR,
+    ANN_PRE_POPULATED,
+    ANN_PREALLOCATION_APPLIED,
+    ANN_SELECTED_NODE,
+    GROUP,
+)
+from cdi.reconcile.decision import IMAGE
+from cdi.reconcile.transfer.record import ANN_TRANSFER, TransferRecord
+from cdi.reconcile.transfer.world import TransferWorld
+
+_LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
+_BOUND: Final = frozenset(
+    {
+        "pv.kubernetes.io/bind-completed",
+        "pv.kubernetes.io/bound-by-controller",
+        "volume.kubernetes.io/storage-provisioner",
+        "volume.beta.kubernetes.io/storage-provisioner",
+        ANN_SELECTED_NODE,
+        _LAST_APPLIED,
+    }
+)
+"""What Kubernetes says of a claim's own course.  Without ``bind-completed`` a claim is one that is yet to be bound."""
+_FACTS: Final = frozenset({ANN_CONTENT_TYPE, ANN_PREALLOCATION_APPLIED})
+_ONE_USE: Final = frozenset({ANN_CLONE_TOKEN, ANN_EXTENDED_CLONE_TOKEN, ANN_TRANSFER, _LAST_APPLIED})
+
+
+def build_claim(world: TransferWorld, source: Mapping[str, Any], record: TransferRecord) -> dict[str, Any]:
+    """The claim that gets the volume: the source's spec and labels, and those annotations that are the user's own or
+    say what is in the volume.
+
+    It names the volume, so that nobody makes another one for it; and what the volume was once filled from it does not
+    name, or it would be filled again.  Owners stay behind: in another namespace Kubernetes takes them for gone.
+    """
+    namespace, name = world.target
+    metadata, spec = source["metadata"], source["spec"]
+    annotations = {
+        **{key: text for key, text in (metadata.get("annotations") or {}).items() if _goes_along(key)},
+        ANN_TRANSFER: world.uid,
+    }
+    if world.moves_data_volume:
+        annotations[ANN_POPULATED_FOR] = name
+    kept = {part: value for part, value in spec.items() if part not in ("dataSource", "dataSourceRef", "volumeName")}
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": dict(metadata.get("labels") or {}),
+            "annotations": annotations,
+        },
+        "spec": {**kept, "volumeName": record.volume},
+    }
+
+
+def build_data_volume(world: TransferWorld, source: Mapping[str, Any]) -> str:
+    """The DataVolume that takes the moved claim as its own, JSON: with the source's spec, which says what it once came
+    from, and the mark that the claim is complete.
+    """
+    namespace, name = world.target
+    metadata = source["metadata"]
+    annotations = {key: text for key, text in (metadata.get("annotations") or {}).items() if key not in _ONE_USE}
+    body = {
+        "apiVersion": source["apiVersion"],
+        "kind": source["kind"],
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": dict(metadata.get("labels") or {}),
+            "annotations": {**annotations, ANN_PRE_POPULATED: name, ANN_TRANSFER: world.uid},
+        },
+        "spec": _placed(source.get("spec") or {}, world.source[0]),
+    }
+    return json.dumps(body, separators=(",", ":"))
+
+
+def _goes_along(annotation: str) -> bool:
+    """Our own group's annotations on a claim are what somebody asked for, and how far that is: both are past."""
+    if annotation.startswith(f"{GROUP}/"):
+        return annotation in _FACTS or annotation.startswith(IMAGE)
+    return annotation not in _BOUND and not annotation.startswith("k8s.io/Clone")
+
+
+def _placed(spec: Mapping[str, Any], namespace: str) -> dict[str, Any]:
+    """What is named relative to the source's namespace is named in full."""
+    placed = dict(spec)
+    if placed.get("sourceRef"):
+        placed["sourceRef"] = {"namespace": namespace, **_given(placed["sourceRef"])}
+    source = placed.get("source") or {}
+    for kind in ("pvc", "snapshot"):
+        if source.get(kind):
+            placed["source"] = {**source, kind: {"namespace": namespace, **_given(source[kind])}}
+    return placed
+
+
+def _given(reference: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in reference.items() if value}

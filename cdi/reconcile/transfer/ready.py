@@ -1,0 +1,189 @@
+"""Whether a transfer can begin, and what it waits for until then.  Nothing of the source is touched before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from cdi.api.datavolume import DataVolume
+from cdi.api.errors import AlreadyExists, InvalidManifest
+from cdi.api.meta import OwnerReference
+from cdi.api.names import ANN_CLONE_REQUEST, ANN_ENDPOINT, ANN_POD_PHASE, ANN_SOURCE, ANN_UPLOAD_TARGET
+from cdi.api.phases import Phase, TransferReason
+from cdi.api.rules.transfer import check_transfer
+from cdi.reconcile.origin import Refuse, Wait, populating
+from cdi.reconcile.transfer.record import FINALIZER, lock
+from cdi.reconcile.transfer.world import TransferWorld, place
+from cdi.reconcile.world import Claim, Volume
+
+PROTECTION: Final = "kubernetes.io/pvc-protection"
+"""Of every claim: Kubernetes takes it away once the claim is deleted and no pod has it."""
+_ASKING: Final = (ANN_ENDPOINT, ANN_SOURCE, ANN_UPLOAD_TARGET, ANN_CLONE_REQUEST)
+_SHOWN: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """It can begin."""
+
+    claim: Claim
+    volume: Volume
+    data_volume: DataVolume | None
+    """Where one is moved."""
+
+
+def examine(world: TransferWorld) -> Ready | Wait | Refuse:
+    """What is in the way."""
+    problems = list(check_transfer(world.transfer))
+    if problems:
+        return Refuse.because(InvalidManifest("; ".join(map(str, problems)), where="spec"))
+    return _occupied(world) or _examined(world)
+
+
+def occupant(world: TransferWorld) -> str:
+    """What is at the target's place already and was not made for this transfer; empty for nothing."""
+    claim, dv = world.objects.claim(*world.target), world.objects.data_volume(*world.target)
+    if dv is not None and not world.is_ours(dv.metadata.annotations):
+        return "DataVolume"
+    return "PVC" if claim is not None and not world.is_ours(claim.annotations) else ""
+
+
+def taken(world: TransferWorld, kind: str) -> AlreadyExists:
+    """The target's place is not free."""
+    return AlreadyExists(
+        f"{kind} {place(world.target)} exists already",
+        remedy="delete it, or choose another target; then delete this ObjectTransfer and create it again",
+    )
+
+
+def in_use(world: TransferWorld) -> str:
+    """Who has the source's volume, in words; empty for nobody."""
+    pods = world.facts.holders(*world.source)
+    if not pods:
+        return ""
+    more = f" and {len(pods) - _SHOWN} more" if len(pods) > _SHOWN else ""
+    return f"PVC {place(world.source)} is in use by pod {', '.join(pods[:_SHOWN])}{more}"
+
+
+def others(world: TransferWorld, claim: Claim) -> tuple[str, ...]:
+    """The finalizers of a claim that are neither this transfer's nor every claim's: somebody is busy with it."""
+    return tuple(one for one in claim.finalizers if one not in (PROTECTION, lock(world.uid)))
+
+
+def _occupied(world: TransferWorld) -> Wait | Refuse | None:
+    kind = occupant(world)
+    if not kind:
+        return None
+    claim, dv = world.objects.claim(*world.target), world.objects.data_volume(*world.target)
+    going = claim.deleting if kind == "PVC" and claim is not None else dv is not None and dv.metadata.deletion_timestamp
+    if going:
+        message = f"{kind} {place(world.target)} is being deleted; what is moved takes its place"
+        return Wait(reason=TransferReason.BEING_DELETED, message=message)
+    return Refuse.because(taken(world, kind))
+
+
+def _examined(world: TransferWorld) -> Ready | Wait:
+    where, dv = place(world.source), None
+    if world.moves_data_volume:
+        dv = world.objects.data_volume(*world.source)
+        waiting = _missing(f"DataVolume {where}") if dv is None else _not_movable(world, dv)
+        if waiting is not None:
+            return waiting
+    claim = world.claim
+    if claim is None:
+        return _missing(f"PVC {where}")
+    if dv is None:
+        waiting = _unlike(world, claim.annotations, "PVC") or _owned(claim, where)
+    elif claim.controller_uid != dv.metadata.uid:
+        waiting = Wait(
+            reason=TransferReason.OWNED, message=f"PVC {where} is not that of DataVolume {where}, which does not own it"
+        )
+    waiting = waiting or _busy(world, claim)
+    if waiting is not None:
+        return waiting
+    volume = world.objects.volume(claim.volume_name)
+    if volume is None or volume.claim_uid != claim.uid or volume.phase != "Bound" or volume.deleting:
+        message = f"PersistentVolume {claim.volume_name} of PVC {where} is not bound to it, or is being deleted"
+        return Wait(reason=TransferReason.NOT_BOUND, message=message)
+    return Ready(claim=claim, volume=volume, data_volume=dv)
+
+
+def _not_movable(world: TransferWorld, dv: DataVolume) -> Wait | None:
+    where = place(world.source)
+    if dv.metadata.deletion_timestamp is not None:
+        return Wait(reason=TransferReason.BEING_DELETED, message=f"DataVolume {where} is being deleted")
+    owner = _controller(dv.metadata.owner_references or ())
+    if owner is not None:
+        return Wait(
+            reason=TransferReason.OWNED,
+            message=f"DataVolume {where} is controlled by {owner.kind} {owner.name}, which would make it anew. "
+            f"Try: kubectl delete {(owner.kind or '').lower()} {owner.name} -n {world.source[0]} --cascade=orphan",
+        )
+    unlike = _unlike(world, dv.metadata.annotations or {}, "DataVolume")
+    phase = (dv.status.phase if dv.status is not None else None) or "new"
+    if unlike is not None or phase == Phase.SUCCEEDED:
+        return unlike
+    return Wait(
+        reason=TransferReason.NOT_POPULATED,
+        message=f"DataVolume {where} is {phase}, and is moved once it is {Phase.SUCCEEDED}",
+    )
+
+
+def _busy(world: TransferWorld, claim: Claim) -> Wait | None:
+    """What somebody else does with a claim, or has not done yet."""
+    where = place(world.source)
+    if claim.deleting:
+        return Wait(reason=TransferReason.BEING_DELETED, message=f"PVC {where} is being deleted")
+    if claim.phase != "Bound" or not claim.volume_name:
+        return Wait(reason=TransferReason.NOT_BOUND, message=f"PVC {where} is {claim.phase}, not Bound")
+    unfilled = populating(claim, world.objects)
+    if unfilled is None and ANN_POD_PHASE not in claim.annotations and any(one in claim.annotations for one in _ASKING):
+        # A DataVolume's is told of by that; this one was annotated by hand a moment ago.
+        unfilled = None if claim.controller_uid else "what it asks for has not begun"
+    if unfilled is not None:
+        return Wait(reason=TransferReason.NOT_POPULATED, message=f"PVC {where} is not populated: {unfilled}")
+    users = in_use(world)
+    if users:
+        message = f"{users}. Try: stop it; the transfer goes on by itself"
+        return Wait(reason=TransferReason.IN_USE, message=message, event=TransferReason.IN_USE)
+    busy = others(world, claim)
+    if not busy:
+        return None
+    if any(one.startswith(FINALIZER) for one in busy):
+        message = (
+            f"PVC {where} is being moved by another ObjectTransfer. Try: wait until that is Complete; if there is "
+            f"none, remove the finalizer {next(one for one in busy if one.startswith(FINALIZER))}"
+        )
+    else:
+        message = f"PVC {where} is needed: somebody set the finalizer {', '.join(busy)}, as while it is cloned"
+    return Wait(reason=TransferReason.IN_USE, message=message, event=TransferReason.IN_USE)
+
+
+def _owned(claim: Claim, where: str) -> Wait | None:
+    if not claim.controller_uid:
+        return None
+    owner, name = claim.controller_kind, claim.controller_name
+    remedy = "move the DataVolume" if owner == "DataVolume" else "wait until that is gone"
+    return Wait(
+        reason=TransferReason.OWNED,
+        message=f"PVC {where} is controlled by {owner} {name}, which needs it. Try: {remedy}",
+    )
+
+
+def _unlike(world: TransferWorld, annotations: Mapping[str, str], kind: str) -> Wait | None:
+    required = world.transfer.spec.source.required_annotations or {}
+    missing = sorted(f"{name}: {text}" for name, text in required.items() if annotations.get(name) != text)
+    if not missing:
+        return None
+    message = f"{kind} {place(world.source)} has not the required annotation {', '.join(missing)}"
+    return Wait(reason=TransferReason.ANNOTATIONS_MISSING, message=message)
+
+
+def _missing(what: str) -> Wait:
+    message = f"{what} does not exist. Try: create it; the transfer begins by itself"
+    return Wait(reason=TransferReason.NO_SOURCE, message=message)
+
+
+def _controller(owners: Iterable[OwnerReference]) -> OwnerReference | None:
+    return next((one for one in owners if one.controller), None)
