@@ -140,6 +140,9 @@ class FileTargetSpec:
     kind: Literal["file"] = "file"
     path: str
     """The disk, usually ``…/disk.img``; made with mode 0660."""
+    volume: int | None = None
+    """Bytes of the volume that this disk is to have for itself; what its file system keeps is reckoned from them.  None
+    where others have room in it too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -169,7 +169,8 @@ class _Builder:
             return BlockTargetSpec(path=self._layout.disk)
         if content is ContentType.ARCHIVE:
             return DirectoryTargetSpec(path=self._layout.directory)
-        return FileTargetSpec(path=self._layout.disk)
+        volume = self._claim.capacity or self._claim.requested
+        return FileTargetSpec(path=self._layout.disk, volume=volume if self._platform.cluster else None)
 
     def _size(self) -> int | None:
         if not self._platform.cluster:

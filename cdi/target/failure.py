@@ -21,12 +21,12 @@ UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENO
 """Answers of a kernel or file system that does not know a call; another way must be found."""
 
 
-def target_error(error: OSError, where: str, room: str = "") -> TargetError:
-    """The class for an errno; `room` says how much is wanted and how much is there."""
+def target_error(error: OSError, where: str, room: str = "", remedy: str | None = None) -> TargetError:
+    """The class for an errno; `room` says how much is wanted and there, `remedy` what helps if that is full."""
     text = os.strerror(error.errno) if error.errno else str(error)
     match error.errno:
         case errno.ENOSPC:
-            return TargetFull(f"no space left{': ' + room if room else ''}", where=where)
+            return TargetFull(f"no space left{': ' + room if room else ''}", where=where, remedy=remedy)
         case errno.EDQUOT:
             return QuotaExceeded(f"the disk quota is used up{': ' + room if room else ''}", where=where)
         case errno.EACCES | errno.EPERM | errno.EROFS:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
 from cdi.api.errors import InternalError, TargetBusy, TargetFull, TargetTooSmall, TargetUnsuitable
 from cdi.api.job import BlockTargetSpec, DirectoryTargetSpec, FileTargetSpec
+from cdi.api.overhead import parse_overhead, usable
 from cdi.target import linux
 from cdi.target.block import BlockDevice
 from cdi.target.buffer import aligned_buffer
@@ -21,6 +24,7 @@ from cdi.target.file import DiskFile
 from cdi.target.open import open_target
 
 MIB = 1 << 20
+GIB = 1 << 30
 
 pytestmark = [
     pytest.mark.root,
@@ -59,7 +63,8 @@ def mounted(tmp_path: Path, kind: str, size: int) -> Iterator[Path]:
             run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place))
         else:
             name = stack.enter_context(loop(tmp_path / "fs", size, 512))
-            run(f"mkfs.{kind}", *(["-q", "-F"] if kind == "ext4" else ["-q", "-f"]), name)
+            # Kubernetes keeps nothing for root either.
+            run(f"mkfs.{kind}", *(["-q", "-F", "-m", "0"] if kind == "ext4" else ["-q", "-f"]), name)
             run("mount", name, str(place))
         stack.callback(run, "umount", str(place))
         yield place
@@ -236,6 +241,51 @@ def test_a_disk_on_a_real_file_system(tmp_path, kind):
         target.commit()
         target.close()
         assert (place / "disk.img").read_bytes() == bytes(expected)
+
+
+@pytest.mark.parametrize(("kind", "size"), [("ext4", 64 * MIB), ("ext4", 256 * MIB), ("xfs", 300 * MIB), ("ext4", GIB)])
+def test_a_file_system_that_keeps_more_than_was_reckoned_names_the_overhead(tmp_path, kind, size):
+    """With the overhead that it names, the disk has room for all its blocks; with five hundredths less it has not."""
+    with mounted(tmp_path, kind, size) as place:
+        target = DiskFile(FileTargetSpec(path=str(place / "disk.img"), volume=size))
+        (place / ".cdi").write_bytes(b"x" * 4096)
+        target.resize(usable(size))
+        with pytest.raises(TargetFull, match="or do without preallocation") as caught:
+            target.preallocate()
+        named = re.search(r"filesystemOverhead of the volume's storage class to (0\.\d+) or more", caught.value.remedy)
+        assert named is not None
+        overhead = parse_overhead(named[1])
+        target.resize(usable(size, overhead - Fraction(5, 100)))
+        target.reset()
+        with pytest.raises(TargetFull):
+            target.preallocate()
+        target.resize(usable(size, overhead))
+        target.reset()
+        target.preallocate()
+        (place / ".cdi").write_bytes(b"x" * 65536)
+        target.commit()
+        target.close()
+
+
+def test_room_that_others_take_is_to_be_freed(tmp_path):
+    with mounted(tmp_path, "ext4", 64 * MIB) as place:
+        (place / "theirs").write_bytes(b"x" * 16 * MIB)
+        target = DiskFile(FileTargetSpec(path=str(place / "disk.img"), volume=64 * MIB))
+        target.resize(56 * MIB)
+        with pytest.raises(TargetFull, match="free space"):
+            target.preallocate()
+        target.close()
+
+
+def test_room_that_others_have_too_is_to_be_freed(tmp_path):
+    with mounted(tmp_path, "ext4", 64 * MIB) as place:
+        for volume in (None, 32 * MIB):
+            target = DiskFile(FileTargetSpec(path=str(place / "disk.img"), volume=volume))
+            target.resize(80 * MIB)
+            with pytest.raises(TargetFull, match="free space"):
+                target.preallocate()
+            target.wipe()
+            target.close()
 
 
 @pytest.mark.parametrize("kind", ["ext4", "tmpfs"])

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from cdi.api.errors import AdmissionDenied, ClusterForbidden, Conflict, InvalidManifest, Retry
+from cdi.api.job import FileTargetSpec
 from cdi.api.phases import Phase
 from cdi.reconcile.actions import DeleteObject, Rebind, StartWorker
 from cdi.reconcile.datavolume import reconcile
@@ -145,7 +146,7 @@ def test_storage_grows_by_what_the_file_system_needs_and_the_disk_is_at_least_wh
     asked = int(cluster.get(CLAIMS, "a")["spec"]["resources"]["requests"]["storage"])
     assert asked == GIB * 106 // 100 + 1
     assert GIB <= job(cluster).size <= asked
-    assert job(cluster).target.path == "/data/disk.img"
+    assert job(cluster).target == FileTargetSpec(path="/data/disk.img", volume=asked)
     assert job(cluster).journal == "/data/.cdi/journal"
 
 
