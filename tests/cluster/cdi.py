@@ -116,6 +116,15 @@ class Controller:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+class Meddled(Controller):
+    """It runs in a program of the tests: `tests.cluster.dying` or `tests.cluster.withdrawing`."""
+
+    def __init__(self, cluster: Cluster, namespace: str, image: str, program: list[str], *options: str) -> None:
+        """`program` is the module's last name and its own arguments."""
+        super().__init__(cluster, namespace, image, "--no-leader-election", *options)
+        self._command = [sys.executable, "-m", f"tests.cluster.{program[0]}", *program[1:], *self._command[3:]]
+
+
 def definitions(cluster: Cluster) -> None:
     """Make the cluster know our kinds."""
     cluster.kubectl.run("apply", "--server-side", "--force-conflicts", f"--filename={_ROOT / 'crds'}")

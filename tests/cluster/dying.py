@@ -29,7 +29,7 @@ DIED = 99
 _PR_SET_PDEATHSIG = 1
 
 
-def _step(verb: str, resource: Resource, arguments: tuple[Any, ...]) -> str:
+def step_of(verb: str, resource: Resource, arguments: tuple[Any, ...]) -> str:
     """What a write is like: which object it is about, and what of it is new.  Uids and counters do not matter."""
     body: Any = next((each for each in arguments if isinstance(each, dict)), {})
     name = arguments[1] if len(arguments) > 1 and isinstance(arguments[1], str) else body["metadata"]["name"]
@@ -41,27 +41,44 @@ def _step(verb: str, resource: Resource, arguments: tuple[Any, ...]) -> str:
     return re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UID", " ".join(parts))
 
 
-def _deadly(write: Callable[..., Awaitable[Any]], known: Path) -> Callable[..., Awaitable[Any]]:
+def after_writes(then: Callable[[str], Awaitable[None]]) -> None:
+    """Whenever something was written that is no event, `then` is told what that was like."""
+
+    def followed(write: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        @functools.wraps(write)
+        async def whole(client: Client, resource: Resource, *arguments: Any, **more: Any) -> Any:
+            answer = await write(client, resource, *arguments, **more)
+            if resource != EVENTS:
+                await then(step_of(write.__name__, resource, arguments))
+            return answer
+
+        return whole
+
+    for name in ("create", "update", "patch", "delete"):
+        setattr(Client, name, followed(getattr(Client, name)))
+
+
+def _die_once_after_each(known: Path) -> None:
     survived = set(known.read_text().splitlines())
 
-    @functools.wraps(write)
-    async def last(client: Client, resource: Resource, *arguments: Any, **more: Any) -> Any:
-        answer = await write(client, resource, *arguments, **more)
-        step = _step(write.__name__, resource, arguments)
-        if resource != EVENTS and step not in survived:
+    async def last(step: str) -> None:
+        if step not in survived:
             with known.open("a") as file:
                 file.write(f"{step}\n")
-            os.write(1, json.dumps({"message": "died", "after": step}).encode() + b"\n")
+            say("died", after=step)
             os._exit(DIED)  # no handler runs, nothing is flushed, no connection is closed
-        return answer
 
-    return last
+    after_writes(last)
+
+
+def say(message: str, **more: str) -> None:
+    """A line among those of the controller."""
+    os.write(1, json.dumps({"message": message, **more}).encode() + b"\n")
 
 
 def _live(known: Path, arguments: list[str]) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    for name in ("create", "update", "patch", "delete"):
-        setattr(Client, name, _deadly(getattr(Client, name), known))
+    _die_once_after_each(known)
     sys.argv[1:] = arguments
     main()
 

@@ -25,6 +25,16 @@ def claim(
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
 
 
+def snapshot(name: str, source: str) -> Document:
+    """A VolumeSnapshot of a claim, by the test cluster's driver."""
+    return {
+        "apiVersion": "snapshot.storage.k8s.io/v1",
+        "kind": "VolumeSnapshot",
+        "metadata": {"name": name},
+        "spec": {"volumeSnapshotClassName": "csi", "source": {"persistentVolumeClaimName": source}},
+    }
+
+
 def pod(
     name: str, image: str, script: str, *, claims: dict[str, str] | None = None, labels: dict[str, str] | None = None
 ) -> Document:

@@ -17,6 +17,7 @@ from cdi.reconcile.clone.facts import Grant
 from tests.cluster.cdi import controller
 from tests.cluster.chronicle import following
 from tests.cluster.objects import claim as claim_of
+from tests.cluster.objects import snapshot
 from tests.cluster.reader import digests, disk_of, pod_of_many, told
 from tests.cluster.servers import serving
 from tests.cluster.volumes import IMMEDIATE, MIB, conditions, data_volume, disk, sha256, wait_phase
@@ -139,12 +140,7 @@ def place(cluster, tmp_path_factory):
 def cloned(cluster, place):
     """Every cell at its end, and what one pod reads in all of them."""
     place.create(
-        {
-            "apiVersion": "snapshot.storage.k8s.io/v1",
-            "kind": "VolumeSnapshot",
-            "metadata": {"name": "kept"},
-            "spec": {"volumeSnapshotClassName": "csi", "source": {"persistentVolumeClaimName": golden(FILES)}},
-        },
+        snapshot("kept", golden(FILES)),
         {
             "apiVersion": "cdi.kubevirt.io/v1beta1",
             "kind": "DataSource",
@@ -293,8 +289,8 @@ def test_another_namespace_gives_nothing_without_leave(cluster, place):
         assert not thief.get_all("persistentvolumeclaims")
 
 
-def leave(kubectl, source, namespace, name) -> dict[str, str]:
-    """The annotation that the webhook gives a DataVolume of a user who may clone `source`."""
+def signing_key(kubectl) -> SigningKey:
+    """That of tokens, which is where the controller is."""
 
     def is_there(document):
         return "id_rsa" in document.get("data", {})
@@ -302,6 +298,11 @@ def leave(kubectl, source, namespace, name) -> dict[str, str]:
     secret = kubectl.wait("secret", "cdi-api-signing-key", "made", is_there, PATIENCE)
     key = SigningKey.load(base64.b64decode(secret["data"]["id_rsa"]))
     assert key is not None
+    return key
+
+
+def leave(key: SigningKey, source: tuple[str, str], namespace: str, name: str) -> dict[str, str]:
+    """The annotation that the webhook gives a DataVolume of a user who may clone `source`."""
     grant = Grant(
         kind="PersistentVolumeClaim", namespace=source[0], name=source[1], target_namespace=namespace, target_name=name
     )
@@ -320,7 +321,7 @@ def test_with_leave_a_volume_comes_from_another_namespace(cluster, place):
                 data_volume(
                     name, {"pvc": {"namespace": source[0], "name": source[1]}}, kind, mode=mode,
                     size="48Mi" if name == "grown" else "24Mi",
-                    annotations=leave(other, source, other.namespace, name),
+                    annotations=leave(signing_key(other), source, other.namespace, name),
                 )
             )  # fmt: skip
         for name in ways:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cluster import cdi_image
-from tests.cluster.cdi import Controller, controller, definitions
+from tests.cluster.blows import kill_inside, striking
+from tests.cluster.cdi import Meddled, controller, definitions
 from tests.cluster.chronicle import Chronicle, following
 from tests.cluster.kubectl import Kubectl, KubectlError
 from tests.cluster.reader import digests, pod_of_many, told
@@ -89,21 +86,13 @@ def mixed(names: list[str], url: Callable[[str], str], image: bytes) -> tuple[li
 # --- the controller ---------------------------------------------------------------------------------------------
 
 
-class Dying(Controller):
-    """It dies once after each kind of write."""
-
-    def __init__(self, cluster, namespace: str, image: str, directory: Path) -> None:
-        super().__init__(cluster, namespace, image, "--no-leader-election")
-        self._command = [sys.executable, "-m", "tests.cluster.dying", str(directory), *self._command[3:]]
-
-
 def test_a_controller_that_dies_at_every_step_comes_to_the_same_end(
     cluster, place, server, content, tmp_path
 ) -> None:  # fmt: skip
     kubectl, chronicle = place
     source = {"http": {"url": server.put("/dying.vmdk", vmdk(content, tmp_path), ranges=False)}}  # wants scratch space
     modes = {"populated": "Filesystem", "direct": "Block"}
-    dying = Dying(cluster, kubectl.namespace, cdi_image.provide(cluster), tmp_path)
+    dying = Meddled(cluster, kubectl.namespace, cdi_image.provide(cluster), ["dying", str(tmp_path)])
     kubectl.create(data_volume("populated", source, "csi"), data_volume("direct", source, "local", mode="Block"))
     try:
         dying.begin()
@@ -231,11 +220,9 @@ def test_a_worker_that_is_killed_is_gone_on_with(cluster, place, server, content
                 "persistentvolumeclaims", name, "has a journal",
                 lambda it: "cdi.kubevirt.io/storage.journal" in it["metadata"].get("annotations", {}), PATIENCE,
             )  # fmt: skip
-        status = kubectl.get("pod", pod)["status"]["containerStatuses"][0]
         asked = len(server.asked(path))
         server.file(path).always = None  # what comes now comes fast
-        container = status["containerID"].partition("//")[2]
-        cluster.run("ctr", "--namespace=k8s.io", "tasks", "kill", "--signal=SIGKILL", container)
+        kill_inside(cluster, kubectl.get("pod", pod))
         all_succeed(chronicle, [name])
     last = chronicle.states("datavolumes", name)[-1]["status"]
     assert last["restartCount"] == 1
@@ -334,7 +321,8 @@ def test_a_datavolume_that_is_deleted_at_any_step_takes_everything_with_it(
             )
             waited[name] = moment
     with controller(cluster, kubectl):
-        with deleting(kubectl, chronicle, waited) as met:
+        moments = {name: met_at(chronicle, name, moment) for name, moment in waited.items()}
+        with striking(moments, lambda names: kubectl.delete("datavolume", *names, wait=False)) as met:
             kubectl.create(*documents)
             chronicle.until("each is met", lambda: len(met) == len(waited) or (), PATIENCE)
         chronicle.until(
@@ -349,31 +337,11 @@ def test_a_datavolume_that_is_deleted_at_any_step_takes_everything_with_it(
             time.sleep(0.5)
 
 
-@contextlib.contextmanager
-def deleting(kubectl: Kubectl, chronicle: Chronicle, moments: dict[str, Moment]) -> Iterator[set[str]]:
-    """Delete each DataVolume as soon as it is at its moment; gives the names of those that were met there."""
-    met: set[str] = set()
-    ended = threading.Event()
+def met_at(chronicle: Chronicle, name: str, moment: Moment) -> Callable[[], Any]:
+    def there() -> Any:
+        return moment.there(chronicle, name, claim_of(chronicle, name).get("metadata", {}).get("uid", "none"))
 
-    def look() -> None:
-        while not ended.is_set():
-            ready = []
-            for name, moment in moments.items():
-                uid = claim_of(chronicle, name).get("metadata", {}).get("uid", "none")
-                if name not in met and moment.there(chronicle, name, uid):
-                    ready.append(name)
-            if ready:
-                kubectl.delete("datavolume", *ready, wait=False)
-                met.update(ready)
-            ended.wait(0.05)
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield met
-    finally:
-        ended.set()
-        thread.join()
+    return there
 
 
 def volumes_of(kubectl: Kubectl) -> list[str]:
