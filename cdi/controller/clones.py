@@ -26,8 +26,9 @@ from cdi.kube.resources import (
 )
 from cdi.kube.tokens import Claims, Operation, SigningKey, Subject
 from cdi.reconcile.clone.copy_pods import ANN_ADDRESS
-from cdi.reconcile.clone.facts import Grant, Preparation, Reader, Snapshot, SourceKind
-from cdi.reconcile.pod_facts import hold_of
+from cdi.reconcile.clone.facts import Grant, Measurement, Preparation, Reader, Snapshot, SourceKind
+from cdi.reconcile.clone.record import ANN_SOURCE_UID
+from cdi.reconcile.pod_facts import hold_of, outcome_of
 from cdi.reconcile.storageclass import StorageClass
 from cdi.reconcile.storageprofile import SnapshotClass
 from cdi.reconcile.world import Claim
@@ -109,6 +110,24 @@ class ObservedClones:
             phase=(body.get("status") or {}).get("phase") or "Pending",
             message=hold.message if hold is not None else "",
             deleting="deletionTimestamp" in body["metadata"],
+        )
+
+    def measurement(self, namespace: str, name: str) -> Measurement | None:
+        body = self._watches.get(PODS, namespace, name)
+        if body is None:
+            return None
+        metadata = body["metadata"]
+        annotations = metadata.get("annotations") or {}
+        source = annotations.get(ANN_SOURCE_UID, "")
+        end, hold = outcome_of(body, source), hold_of(body)
+        return Measurement(
+            uid=metadata["uid"],
+            target=annotations.get(ANN_OWNER_UID, ""),
+            source=source,
+            outcome=end[0] if end is not None else None,
+            ended=end[1] if end is not None else 0.0,
+            message=hold.message if hold is not None else "",
+            deleting="deletionTimestamp" in metadata,
         )
 
     def reader(self, namespace: str, name: str) -> Reader | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
-from cdi.api.names import ANN_POD_PHASE, clone_source_pod, temporary_claim
+from cdi.api.names import ANN_OWNER_UID, ANN_POD_PHASE, LABEL_COMPONENT, clone_source_pod, temporary_claim
 from cdi.controller.keys import Key, volume
-from cdi.kube.resources import CLAIMS, DATA_VOLUMES, VOLUME_SNAPSHOTS, Object
+from cdi.kube.resources import CLAIMS, DATA_VOLUMES, PODS, VOLUME_SNAPSHOTS, Object
+from cdi.reconcile.clone.manifests import MEASUREMENT
+from cdi.reconcile.clone.measuring import ANNOTATION as MEASURED
 from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANN_TARGET, ANNOTATION, LABEL_TEMPORARY, CloneRecord, pinned
 
 if TYPE_CHECKING:
@@ -72,6 +74,21 @@ def waiting_for(namespace: str, name: str, watches: Watches, *, snapshot: bool =
             yield volume(body["metadata"]["namespace"], body["metadata"]["name"])
 
 
+def of_data_volume(change: Change, watches: Watches) -> Iterator[Key]:
+    """Of a DataVolume the pod that looked how large its source's disk is, once it knows that or is gone."""
+    noted = _annotations(change.new).get(MEASURED)
+    if noted == _annotations(change.old).get(MEASURED) and not _is_going(change.new):
+        return
+    for pod in watches.values(PODS):
+        if measures(pod) and _annotations(pod).get(ANN_OWNER_UID) == change.object["metadata"]["uid"]:
+            yield Key(kind="reader", namespace=pod["metadata"]["namespace"], name=pod["metadata"]["name"])
+
+
+def measures(pod: Object) -> bool:
+    """Whether a pod looks how large the disk in a source is."""
+    return (pod["metadata"].get("labels") or {}).get(LABEL_COMPONENT) == MEASUREMENT
+
+
 def reader(pod: Object) -> Iterator[Key]:
     """Of a pod that reads a source: its own key, and its target's."""
     if _is_temporary(pod):
@@ -95,6 +112,10 @@ def temporary(snapshot: Object) -> Iterator[Key]:
 
 def _is_temporary(body: Object) -> bool:
     return (body["metadata"].get("labels") or {}).get(LABEL_TEMPORARY) == "true"
+
+
+def _is_going(body: Object | None) -> bool:
+    return body is None or "deletionTimestamp" in body["metadata"]
 
 
 def _annotations(body: Object | None) -> Mapping[str, str]:

@@ -51,6 +51,7 @@ def _affected(resource: Resource, change: Change, watches: Watches) -> Iterator[
     if resource == DATA_VOLUMES:
         yield volume(namespace, name)
         yield from _referring(change, watches)
+        yield from cloning.of_data_volume(change, watches)
         if _face(change.old) != _face(change.new):
             yield from cloning.waiting_for(namespace, name, watches)
     elif resource == CLAIMS:

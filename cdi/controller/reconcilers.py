@@ -12,6 +12,7 @@ from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datasource import DataSource
 from cdi.api.installation import CDI
 from cdi.api.storageprofile import StorageProfile
+from cdi.controller import cloning
 from cdi.controller.certifier import Certifier
 from cdi.controller.clones import ObservedClones
 from cdi.controller.executor import Executor
@@ -40,7 +41,12 @@ from cdi.kube.resources import (
 )
 from cdi.reconcile.actions import CreateObject, Plan, StartWorker
 from cdi.reconcile.clone.record import ANN_TARGET, LABEL_TEMPORARY
-from cdi.reconcile.clone.temporaries import reconcile_claim, reconcile_reader, reconcile_snapshot
+from cdi.reconcile.clone.temporaries import (
+    reconcile_claim,
+    reconcile_measurement,
+    reconcile_reader,
+    reconcile_snapshot,
+)
 from cdi.reconcile.cluster import observe
 from cdi.reconcile.configuration import (
     ConfigFacts,
@@ -228,6 +234,11 @@ class Reconcilers:
         reader = self._clones.reader(key.namespace, key.name)
         if body is not None and reader is not None and self._is_temporary(body):
             namespace, _, name = body["metadata"]["annotations"][ANN_TARGET].partition("/")
+            measurement = self._clones.measurement(key.namespace, key.name) if cloning.measures(body) else None
+            if measurement is not None:
+                dv = self._observed.data_volume(namespace, name)
+                await self._simple(key, reconcile_measurement(key.namespace, key.name, measurement, dv), body)
+                return
             target = self._observed.claim(namespace, name)
             await self._simple(key, reconcile_reader(key.namespace, key.name, reader, target), body)
 

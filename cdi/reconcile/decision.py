@@ -23,6 +23,8 @@ _MESSAGE = 1024
 IMAGE = f"{GROUP}/image."
 """What is known of a finished import, as annotations of its claim: ``image.digest`` and so on."""
 VERIFIED_BY = f"{IMAGE}verifiedBy"
+DISK_SIZE = f"{IMAGE}diskSize"
+"""Bytes of the disk as it stood on the volume when it was filled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

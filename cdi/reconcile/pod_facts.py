@@ -120,6 +120,20 @@ def hold_of(pod: Mapping[str, Any]) -> Hold | None:
     return _hold(pod, container, node_lost=False)
 
 
+def outcome_of(pod: Mapping[str, Any], identity: str) -> tuple[Outcome, float] | None:
+    """How a pod of ours ended, whatever it was for, and when (seconds since the epoch); None while it has not.
+
+    A success counts where its outcome's id is `identity`.
+    """
+    metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
+    terminated = (_container(status).get("state") or {}).get("terminated")
+    if terminated is None and status.get("phase") not in ("Succeeded", "Failed"):
+        return None
+    words = terminated or {}
+    ended = _seconds(words.get("finishedAt")) or _seconds(metadata.get("creationTimestamp")) or 0.0
+    return _outcome(pod, words, _document(words.get("message")), identity), ended
+
+
 def _container(status: Mapping[str, Any]) -> Mapping[str, Any]:
     """The worker's, of a pod's status."""
     return next(

@@ -22,7 +22,7 @@ from cdi.api.names import (
 )
 from cdi.api.phases import Phase
 from cdi.reconcile.actions import DeleteObject, PatchObject
-from cdi.reconcile.decision import IMAGE, VERIFIED_BY, Decision
+from cdi.reconcile.decision import DISK_SIZE, IMAGE, VERIFIED_BY, Decision
 from cdi.reconcile.ledger import ANNOTATION
 from cdi.reconcile.pod import ANN_STORED_JOURNAL
 from cdi.reconcile.status import State
@@ -113,6 +113,7 @@ def _image(outcome: Outcome) -> dict[str, str]:
         f"{IMAGE}wrappers": ",".join(outcome.wrappers),
         f"{IMAGE}digest": outcome.digest,
         f"{IMAGE}virtualSize": None if outcome.virtual_size is None else str(outcome.virtual_size),
+        DISK_SIZE: None if outcome.disk_size is None else str(outcome.disk_size),
         VERIFIED_BY: ", ".join(outcome.verified_by),
         f"{IMAGE}validator": outcome.validator,
         f"{IMAGE}path": outcome.path,

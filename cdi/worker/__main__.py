@@ -1,7 +1,8 @@
 """A worker by hand: one job, from its file to its outcome.
 
 ``python -m cdi.worker run JOB.json --status-dir DIR`` as the embedded mode runs it, ``python -m cdi.worker pod`` as
-in a pod, ``clone-source`` and ``clone-target`` as in the two pods of a clone, ``upload`` as in an upload server's.
+in a pod, ``clone-source`` and ``clone-target`` as in the two pods of a clone, ``upload`` as in an upload server's,
+``measure`` as in one that looks how large a source's disk is.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ def _main(arguments: list[str]) -> int:
         from cdi.worker.clone import target
 
         return target(arguments[1:])
+    if arguments[:1] == ["measure"]:
+        from cdi.worker.measure import main as measure
+
+        return measure(arguments[1:])
     if arguments[:1] == ["upload"]:
         from cdi.worker.upload import main as upload
 

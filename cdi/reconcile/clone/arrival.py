@@ -17,15 +17,17 @@ from cdi.api.names import (
 from cdi.api.phases import EventReason, Phase, Reason
 from cdi.api.quantity import Quantity
 from cdi.reconcile.actions import Action, CreateObject
-from cdi.reconcile.binding import class_of, wants_population
+from cdi.reconcile.binding import class_of, for_machines, wants_population
 from cdi.reconcile.claim import build_claim
 from cdi.reconcile.clone.authority import allowed
 from cdi.reconcile.clone.manifests import build_clone_source, clone_source_ref
+from cdi.reconcile.clone.measuring import depends_on_disk, disk_of
 from cdi.reconcile.clone.record import ANN_SNAPSHOT_REQUEST
 from cdi.reconcile.clone.source import Found, facts, find, size_for, too_small
 from cdi.reconcile.decision import Decision, failed, pending
 from cdi.reconcile.failure import as_failure
 from cdi.reconcile.origin import Clone, Refuse, Wait
+from cdi.reconcile.sizing import LEAST, complete_size
 from cdi.reconcile.status import State, no
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ def arrive(world: World, origin: Clone) -> Decision:
         return pending(None, found)
     try:
         body = _body(world, origin, found)
+        if isinstance(body, Decision):
+            return body
         if grant is not None:
             body["metadata"]["annotations"][ANN_EXTENDED_CLONE_TOKEN] = facts(world).extend(grant)
     except CdiError as error:
@@ -73,15 +77,20 @@ def arrive(world: World, origin: Clone) -> Decision:
     return Decision(state=state, actions=actions)
 
 
-def _body(world: World, origin: Clone, found: Found) -> dict[str, Any]:
-    """Raises what `cdi.reconcile.claim.build_claim` does, and `InvalidManifest` where nobody says how large it is."""
+def _body(world: World, origin: Clone, found: Found) -> dict[str, Any] | Decision:
+    """The claim, or what there is to do until it is known how large that is.
+
+    Raises what `cdi.reconcile.claim.build_claim` does, and `InvalidManifest` where nobody says how large it is.
+    """
     dv = world.datavolume
     body = build_claim(world, origin, None)
     spec, metadata = body["spec"], body["metadata"]
     annotations, labels = metadata["annotations"], metadata["labels"]
     mode, storage_class = spec.get("volumeMode") or "Filesystem", spec.get("storageClassName")
     if dv.spec.claim is None or dv.spec.claim.size is None:
-        size = size_for(world, found, mode, storage_class)
+        size = _size(world, found, mode, storage_class)
+        if isinstance(size, Decision):
+            return size
         if size is None:
             raise InvalidManifest(
                 f"the source {found.place} does not say how large it is",
@@ -109,3 +118,15 @@ def _body(world: World, origin: Clone, found: Found) -> dict[str, Any]:
     if ANN_CONTENT_TYPE in found.annotations:
         annotations[ANN_CONTENT_TYPE] = found.annotations[ANN_CONTENT_TYPE]
     return body
+
+
+def _size(world: World, found: Found, volume_mode: str, storage_class: str | None) -> int | Decision | None:
+    """Bytes of a claim for a clone whose size nobody gave; None where nobody says how large the source is."""
+    if depends_on_disk(world, found, volume_mode, storage_class):
+        disk = disk_of(world, found)
+        if isinstance(disk, Decision):
+            return disk
+        if disk is not None:
+            offered = world.objects.offer(storage_class, virtualization=for_machines(world.datavolume))
+            return complete_size(max(disk, LEAST), volume_mode, offered)
+    return size_for(world, found, volume_mode, storage_class)

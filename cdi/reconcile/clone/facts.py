@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from cdi.api.job import Outcome
 from cdi.api.storageprofile import CloneStrategy
 
 if TYPE_CHECKING:
@@ -75,6 +76,24 @@ class Reader:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """The pod that looks how large the disk in a source is."""
+
+    uid: str
+    target: str
+    """The uid of the DataVolume that it is for."""
+    source: str
+    """The uid of the claim that it looks into."""
+    outcome: Outcome | None = None
+    """Set once it has ended; `disk_size` counts."""
+    ended: float = 0.0
+    """Seconds since the epoch."""
+    message: str = ""
+    """Why it does not run."""
+    deleting: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
     """Who may clone what into what: what a token says, once it is verified."""
 
@@ -107,6 +126,8 @@ class CloneFacts(Protocol):
         """What the class's StorageProfile says; None where it says nothing."""
 
     def reader(self, namespace: str, name: str) -> Reader | None: ...
+
+    def measurement(self, namespace: str, name: str) -> Measurement | None: ...
 
     def preparation(self, namespace: str, name: str) -> Preparation | None: ...
 

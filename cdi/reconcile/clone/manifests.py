@@ -14,6 +14,7 @@ from cdi.api.names import (
     COMMON_LABELS,
     GROUP,
     LABEL_COMPONENT,
+    POD_ANNOTATION_DEFAULTS,
     TEMPORARY_CLAIM_LABELS,
     clone_source,
     joined,
@@ -22,7 +23,7 @@ from cdi.api.quantity import Quantity
 from cdi.reconcile.claim import build_prime, owner_reference
 from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANN_TARGET, LABEL_TEMPORARY, CloneRecord, stand_in
 from cdi.reconcile.clone.source import Found
-from cdi.reconcile.pod import DEVICE, DIRECTORY, USER, claim_owner
+from cdi.reconcile.pod import DEVICE, DIRECTORY, USER, claim_owner, worker_container
 from cdi.reconcile.synthesis import CLONE_SOURCE
 
 if TYPE_CHECKING:
@@ -33,11 +34,18 @@ if TYPE_CHECKING:
 
 SNAPSHOT_GROUP: Final = "snapshot.storage.k8s.io"
 COMPONENT: Final = "cdi-clone-preparation"
+MEASUREMENT: Final = "cdi-clone-measurement"
+_SOURCE: Final = "/var/run/cdi/clone/source"
 
 
 def preparation_pod(claim: str) -> str:
     """The pod that mounts a claim once."""
     return joined("prepare", claim)
+
+
+def measurement_pod(dv: DataVolume) -> str:
+    """The pod that looks how large the disk in the source is."""
+    return f"size-detection-{dv.metadata.uid}"
 
 
 def build_snapshot(world: World, target: Claim, found: Found, name: str, snapshot_class: str) -> dict[str, Any]:
@@ -208,3 +216,60 @@ def build_preparation(world: World, target: Claim, prime: Claim) -> dict[str, An
         },
         "spec": spec,
     }
+
+
+def build_measurement(world: World, found: Found) -> dict[str, Any]:
+    """A pod that looks how large the disk in the source is, which it has read-only."""
+    dv, pods = world.datavolume, world.config.pods
+    owner = dv.metadata.uid or ""
+    container = {
+        **worker_container(pods, owner=owner),
+        "args": ["measure", f"{_SOURCE}/disk.img", found.uid],
+        "volumeMounts": [{"name": "data", "mountPath": _SOURCE, "readOnly": True}],
+    }
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 0,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": found.name, "readOnly": True}}],
+        **{
+            part: pods.placement[part]
+            for part in ("nodeSelector", "tolerations", "affinity")
+            if pods.placement.get(part)
+        },
+    }
+    if pods.pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in pods.pull_secrets]
+    if dv.spec.priority_class_name:
+        spec["priorityClassName"] = dv.spec.priority_class_name
+    metadata: dict[str, Any] = {
+        "name": measurement_pod(dv),
+        "namespace": found.namespace,
+        "labels": {
+            **(dv.metadata.labels or {}),
+            **world.config.labels,
+            **COMMON_LABELS,
+            LABEL_COMPONENT: MEASUREMENT,
+            LABEL_TEMPORARY: "true",
+        },
+        "annotations": {
+            **POD_ANNOTATION_DEFAULTS,
+            ANN_CREATED_BY_CONTROLLER: "yes",
+            ANN_OWNER_UID: owner,
+            ANN_SOURCE_UID: found.uid,
+            ANN_TARGET: f"{dv.metadata.namespace}/{dv.metadata.name}",
+        },
+    }
+    if found.namespace == dv.metadata.namespace:
+        metadata["ownerReferences"] = [owner_reference(dv)]
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}

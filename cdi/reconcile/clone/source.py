@@ -13,6 +13,7 @@ from cdi.api.phases import EventReason, Reason
 from cdi.api.quantity import human
 from cdi.reconcile.clone.facts import CloneFacts, Snapshot, SourceKind
 from cdi.reconcile.clone.plan import Source
+from cdi.reconcile.decision import DISK_SIZE
 from cdi.reconcile.origin import Clone, Refuse, Wait, populating
 from cdi.reconcile.sizing import overhead_of
 
@@ -93,7 +94,8 @@ def too_small(
 ) -> Refuse | None:
     """Whether a claim of `size` bytes has no room for the source.
 
-    How large the disk in a file system is, is found out when it is copied to a device.
+    How large the disk in a file system is, is known of what was imported; else it is found out when it is copied to a
+    device, before anything is written.
     """
     wanted = found.asked if found.asked is not None else found.size
     annotations = {**(world.datavolume.metadata.annotations or {})}
@@ -101,7 +103,10 @@ def too_small(
         return None
     room = size
     if found.volume_mode == "Filesystem" and volume_mode == "Block":
-        return None
+        disk = noted_disk(world, found)
+        if disk is None:
+            return None
+        wanted = disk
     if found.volume_mode == "Block" and volume_mode == "Filesystem":
         room = usable(size, overhead_of(storage_class, world.config))
         wanted = found.size or wanted
@@ -115,6 +120,17 @@ def too_small(
             remedy=f"request at least {human(wanted)}",
         )
     )
+
+
+def noted_disk(world: World, found: Found) -> int | None:
+    """Bytes of the disk in a source, as whoever filled its volume noted it; None where nobody did, or where the volume
+    has grown since, and the disk in it may have.
+    """
+    text = found.annotations.get(DISK_SIZE, "")
+    if found.kind != "PersistentVolumeClaim" or found.asked is None or not (text.isascii() and text.isdigit()):
+        return None
+    size = int(text[:20])
+    return size if size >= usable(found.asked, overhead_of(found.storage_class, world.config)) else None
 
 
 def size_for(world: World, found: Found, volume_mode: str, storage_class: str | None) -> int | None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from cdi.api.names import ANN_POD_PHASE
 from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.actions import DeleteObject, Plan
-from cdi.reconcile.clone.facts import Reader, Snapshot
+from cdi.reconcile.clone.facts import Measurement, Reader, Snapshot
+from cdi.reconcile.clone.measuring import is_wanted
 from cdi.reconcile.clone.record import (
     ANN_SOURCE_UID,
     ANN_TARGET,
@@ -26,6 +27,7 @@ from cdi.reconcile.ledger import ANNOTATION as LEDGER
 from cdi.reconcile.ledger import Ledger
 
 if TYPE_CHECKING:
+    from cdi.api.datavolume import DataVolume
     from cdi.reconcile.world import Claim, Objects
 
 
@@ -67,6 +69,13 @@ def reconcile_reader(namespace: str, name: str, reader: Reader, target: Claim | 
         if record is not None and record.namespace == namespace and record.strategy is CloneStrategy.COPY:
             return Plan()
     return Plan(actions=(DeleteObject(plural="pods", namespace=namespace, name=name, uid=reader.uid),))
+
+
+def reconcile_measurement(namespace: str, name: str, pod: Measurement, dv: DataVolume | None) -> Plan:
+    """The pod that looks how large a source's disk is: until its DataVolume knows."""
+    if pod.deleting or is_wanted(pod, dv):
+        return Plan()
+    return Plan(actions=(DeleteObject(plural="pods", namespace=namespace, name=name, uid=pod.uid),))
 
 
 def reconcile_claim(claim: Claim, objects: Objects, targets: Iterable[Claim]) -> Plan:

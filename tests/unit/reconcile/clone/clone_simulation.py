@@ -12,11 +12,17 @@ from cdi.api.storageprofile import CloneStrategy
 from cdi.api.validation import parse
 from cdi.reconcile.actions import DeleteObject, Enlarge
 from cdi.reconcile.clone.copy_pods import ANN_ADDRESS
-from cdi.reconcile.clone.facts import Preparation, Reader, Snapshot
-from cdi.reconcile.clone.manifests import COMPONENT
-from cdi.reconcile.clone.temporaries import reconcile_claim, reconcile_reader, reconcile_snapshot
+from cdi.reconcile.clone.facts import Measurement, Preparation, Reader, Snapshot
+from cdi.reconcile.clone.manifests import COMPONENT, MEASUREMENT
+from cdi.reconcile.clone.record import ANN_TARGET
+from cdi.reconcile.clone.temporaries import (
+    reconcile_claim,
+    reconcile_measurement,
+    reconcile_reader,
+    reconcile_snapshot,
+)
 from cdi.reconcile.cluster import observe
-from cdi.reconcile.pod_facts import observe_pod
+from cdi.reconcile.pod_facts import observe_pod, outcome_of
 from cdi.reconcile.storageclass import StorageClass
 from tests.unit.reconcile import cluster_simulation as base
 from tests.unit.reconcile.cluster_simulation import CLAIMS, CLASSES, CLUSTER, KINDS, NS, PODS, VOLUMES, Cluster
@@ -39,9 +45,15 @@ class CloneCluster(Cluster):
         self.namespace = namespace
         self.stuck = options.pop("stuck", False)
         """Storage makes nothing of snapshots and volumes: always, or in the target's place (``stand-in``)."""
+        self.disk = options.pop("disk", 900 * MIB)
+        """Bytes of the disk in the source, or how the pod that looks fails."""
         self.withdrawn = ()
         """StorageClasses that there are not any more."""
         self.pods_of_source = []
+        self.measured = 0
+        """How often somebody looked."""
+        self.unlucky = options.pop("unlucky", ())
+        """How the first of those that look fail."""
         self.grants = options.pop("grants", {})
         kept = options.pop("kept", False)
         super().__init__(body, **options)
@@ -168,6 +180,22 @@ class CloneCluster(Cluster):
     def strategy(self, storage_class):
         return CloneStrategy(self.strategy_said) if self.strategy_said else None
 
+    def measurement(self, namespace, name):
+        body = self._see(PODS, name, namespace)
+        if body is None:
+            return None
+        notes = body["metadata"]["annotations"]
+        source = notes["cdi.kubevirt.io/storage.clone.sourceUID"]
+        end = outcome_of(body, source)
+        return Measurement(
+            uid=body["metadata"]["uid"],
+            target=notes["cdi.kubevirt.io/ownerUID"],
+            source=source,
+            outcome=end[0] if end is not None else None,
+            ended=end[1] if end is not None else 0.0,
+            deleting="deletionTimestamp" in body["metadata"],
+        )
+
     def preparation(self, namespace, name):
         body = self._see(PODS, name, namespace)
         if body is None:
@@ -229,6 +257,10 @@ class CloneCluster(Cluster):
                 namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
                 target = next((one for one in everything if one.uid == self.reader(namespace, name).target), None)
                 plans.append(reconcile_reader(namespace, name, self.reader(namespace, name), target))
+            if pod["metadata"]["name"].startswith("size-detection-"):
+                namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+                wanted = self.data_volume(*pod["metadata"]["annotations"][ANN_TARGET].split("/"))
+                plans.append(reconcile_measurement(namespace, name, self.measurement(namespace, name), wanted))
         for plan in plans:
             for action in plan.actions:
                 self.act(action)
@@ -314,7 +346,7 @@ class CloneCluster(Cluster):
 
     def _comes(self, pod):
         component = pod["metadata"]["labels"]["cdi.kubevirt.io"]
-        if component == COMPONENT:
+        if component in (COMPONENT, MEASUREMENT):
             return True
         if component == "cdi-clone-source":
             return False
@@ -327,6 +359,15 @@ class CloneCluster(Cluster):
     def _end(self, pod):
         if pod["metadata"]["labels"]["cdi.kubevirt.io"] == COMPONENT:
             pod["status"]["phase"] = "Succeeded"
+            return
+        if pod["metadata"]["labels"]["cdi.kubevirt.io"] == MEASUREMENT:
+            self.measured += 1
+            identity = pod["spec"]["containers"][0]["args"][-1]
+            disk = self.disk if self.measured > len(self.unlucky) else self.unlucky[self.measured - 1]
+            known = {"disk_size": disk} if isinstance(disk, int) else {"failure": disk}
+            words = {"outcome": base.json.loads(Outcome(id=identity, **known).to_json())}
+            code = 0 if isinstance(disk, int) else 3
+            pod["status"] = base._ended(code, base.json.dumps(words), self._time())
             return
         job = CopyTargetJob.from_json(pod["metadata"]["annotations"]["cdi.kubevirt.io/job"])
         for one in self.all(PODS):

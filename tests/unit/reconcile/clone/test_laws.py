@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdi.api.errors import Retry
 from cdi.api.quantity import Quantity
 from cdi.reconcile.clone.facts import Grant
-from cdi.reconcile.world import Retries
-from tests.unit.reconcile.clone.clone_simulation import GOLDEN, SNAPSHOTS, CloneCluster
+from cdi.reconcile.world import Config, Pods, Retries
+from tests.unit.reconcile.clone.clone_simulation import GOLDEN, MIB, SNAPSHOTS, CloneCluster
 from tests.unit.reconcile.cluster_simulation import CLAIMS, DVS, NS, PODS, VOLUMES, dv
 from tests.unit.reconcile.simulation import failing
 
@@ -21,16 +23,23 @@ LEAVE = Grant(kind="PersistentVolumeClaim", namespace="gold", name="fedora", tar
 
 
 def cloning(storage_class="csi", *, namespace=NS, strategy="snapshot", annotations=None, kept=False, **options):
-    """With `kept`, of a snapshot."""
+    """With `kept`, of a snapshot; with a `size` of None, a target that names none."""
 
     def make(**more):
         notes = {**(annotations or {}), **(TOKEN if namespace != NS else {})}
         place = {"namespace": namespace, "name": "kept" if kept else "fedora"}
-        wanted = {"snapshot" if kept else "pvc": place}
         form = {"form": "pvc", "mode": "Filesystem", **{k: options[k] for k in ("size", "mode") if k in options}}
-        body = dv(storage_class, source=wanted, annotations=notes, **form)
+        sizeless = form.get("size", "") is None
+        if sizeless:
+            form |= {"form": "storage", "size": "1Gi"}
+        body = dv(storage_class, source={"snapshot" if kept else "pvc": place}, annotations=notes, **form)
+        if sizeless:
+            del body["spec"]["storage"]["resources"]
         leave = replace(LEAVE, kind="VolumeSnapshot", name="kept") if kept else LEAVE
-        return CloneCluster(body, namespace=namespace, strategy=strategy, grants={"leave": leave}, kept=kept, **more)
+        made = CloneCluster(body, namespace=namespace, strategy=strategy, grants={"leave": leave}, kept=kept, **more)
+        if "config" in options:
+            made.config = options["config"]
+        return made
 
     return make
 
@@ -49,6 +58,10 @@ WAYS = {
     "copy, direct": cloning("local"),
     "copy, to a device": cloning(mode="Block"),
     "copy, for want of growth": cloning("fixed", size="2Gi"),
+    "snapshot, without a size": cloning(size=None),
+    "copy, without a size, to a device": cloning(size=None, mode="Block"),
+    "copy, without a size, to a device, from another namespace": cloning(size=None, mode="Block", namespace="gold"),
+    "copy, without a size, of a snapshot, to a device": cloning(size=None, mode="Block", kept=True),
     "snapshot, of a snapshot": cloning(kept=True),
     "copy, of a snapshot": cloning(kept=True, strategy="copy"),
     "copy, of a snapshot, direct": cloning("local", kept=True),
@@ -88,7 +101,7 @@ def test_it_is_cloned_and_nothing_else_is_left(way):
     assert not cluster.names(PODS)
     assert not cluster.names(SNAPSHOTS) - {"kept"}
     assert len(cluster.all(VOLUMES)) == 2
-    temporary = way.startswith("copy, of a snapshot")
+    temporary = way.startswith("copy") and "of a snapshot" in way
     assert [content for content, _ in cluster.reclaimed if content == GOLDEN] == [GOLDEN] * temporary
     assert cluster.source_face() == before
 
@@ -256,3 +269,63 @@ def test_a_snapshot_that_nothing_can_be_made_of_is_refused_with_a_remedy():
     assert cluster.condition("Ready")["reason"] == "SourceNotSupported"
     assert "provisioner csi.example" in cluster.condition("Ready")["message"]
     assert cluster.names(CLAIMS) == {"a", "fedora"}
+
+
+# --- sizes --------------------------------------------------------------------------------------------------------
+
+LEAN = Config(overhead=Fraction(6, 100), overheads={"local": Fraction(1, 4)}, pods=Pods(image="example/cdi:1"))
+
+
+def asked(cluster):
+    """Bytes of the target."""
+    return Quantity.parse(cluster.get(CLAIMS, "a")["spec"]["resources"]["requests"]["storage"]).bytes
+
+
+@pytest.mark.parametrize("namespace", [NS, "gold"])
+def test_a_device_is_as_large_as_the_disk_in_its_source(namespace):
+    cluster = cloning(size=None, mode="Block", namespace=namespace)(disk=700 * MIB).run()
+    assert cluster.status["phase"] == "Succeeded", cluster.status
+    assert (asked(cluster), cluster.measured) == (700 * MIB, 1)
+    assert not cluster.names(PODS)
+
+
+def test_a_file_system_that_keeps_more_for_itself_has_room_for_the_disk():
+    cluster = cloning("local", size=None, config=LEAN)(disk=960 * MIB).run()
+    assert (asked(cluster), cluster.measured) == (1200 * MIB, 1)
+
+
+def test_one_that_keeps_no_more_is_as_large_as_the_source():
+    cluster = cloning("local", size=None)().run()
+    assert (asked(cluster), cluster.measured) == (1024 * MIB, 0)
+
+
+@pytest.mark.parametrize(("noted", "looks"), [(966 * MIB, 0), (965 * MIB, 1), ("x", 1)])
+def test_nobody_looks_where_the_import_noted_it_and_the_volume_has_not_grown_since(noted, looks):
+    cluster = cloning(size=None, mode="Block")(disk=960 * MIB)
+    cluster.get(CLAIMS, "fedora")["metadata"]["annotations"]["cdi.kubevirt.io/image.diskSize"] = str(noted)
+    cluster.run()
+    assert cluster.measured == looks
+    assert asked(cluster) == (960 * MIB if looks else noted)
+
+
+def test_where_nobody_can_tell_the_sources_volume_is_the_bound():
+    cluster = cloning(size=None, mode="Block")(disk=failing("SourceNotFound", Retry.NEVER).failure)
+    cluster.run()
+    assert asked(cluster) == 1024 * MIB
+    assert cluster.measured == 1
+
+
+def test_who_looks_and_fails_is_followed_by_another():
+    lost = failing("WorkerLost").failure
+    cluster = cloning(size=None, mode="Block")(unlucky=[lost, lost], disk=700 * MIB).run()
+    assert (asked(cluster), cluster.measured) == (700 * MIB, 3)
+
+
+def test_a_target_below_the_disk_that_is_noted_is_refused_with_both_sizes():
+    cluster = cloning(size="900Mi", mode="Block")()
+    cluster.get(CLAIMS, "fedora")["metadata"]["annotations"]["cdi.kubevirt.io/image.diskSize"] = str(966 * MIB)
+    cluster.run()
+    assert cluster.condition("Ready")["reason"] == "TargetTooSmall"
+    assert str(966 * MIB) in cluster.condition("Ready")["message"]
+    assert str(900 * MIB) in cluster.condition("Ready")["message"]
+    assert cluster.names(CLAIMS) == {"fedora"}

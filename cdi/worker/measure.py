@@ -1,0 +1,32 @@
+"""How large the disk of a volume is: ``cdi-worker measure PATH ID [TERMINATION-LOG]``.
+
+A clone's target may have to be as large as the disk in its source's file system, which only a look there tells.  The
+end is an `Outcome` with `disk_size`, as the last words of other pods; nothing is opened but for reading.
+"""
+
+from __future__ import annotations
+
+from cdi.api.errors import CdiError, UsageError
+from cdi.api.job import Outcome
+from cdi.transfer.copy.origin import Origin
+from cdi.transfer.run import failure_of
+from cdi.worker import log
+from cdi.worker.pod import Options
+from cdi.worker.termination import termination_message
+
+
+def main(arguments: list[str]) -> int:
+    """Gives the exit status."""
+    if len(arguments) not in (2, 3):
+        log.say("usage: cdi-worker measure PATH ID [TERMINATION-LOG]")
+        return UsageError.exit_status
+    path, identity, *rest = arguments
+    try:
+        with Origin(path) as origin:
+            outcome = Outcome(id=identity, disk_size=origin.size)
+    except CdiError as error:
+        outcome = Outcome(id=identity, failure=failure_of(error))
+    with open(rest[0] if rest else Options().termination_log, "w", encoding="ascii") as file:
+        file.write(termination_message(outcome))
+    log.ended(outcome)
+    return outcome.failure.exit_status if outcome.failure is not None else 0
