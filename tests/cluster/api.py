@@ -29,7 +29,7 @@ class Api:
 
     def get(self, path: str) -> Any:
         """What is at a path: a document, or text.  Raises OSError where there is no answer or another than 200."""
-        connection = http.client.HTTPSConnection(self._address, context=self._context, timeout=10)
+        connection = http.client.HTTPSConnection(self._address, context=self._context, timeout=60)
         try:
             connection.request("GET", path)
             response = connection.getresponse()

@@ -24,7 +24,7 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl
 
 _ROOT = Path(__file__).parents[2]
-_PATIENCE = 60.0  # seconds until it is in sync, on a machine that is busy with other things
+_PATIENCE = 180.0  # seconds until it is in sync, on a machine that is busy with other things
 
 
 class Controller:
@@ -99,7 +99,7 @@ class Controller:
         """Status and text of what it serves."""
         port = [line["port"] for line in self.lines() if line["message"] == "serving"][-1]
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -130,7 +130,7 @@ def definitions(cluster: Cluster) -> None:
     cluster.kubectl.run("apply", "--server-side", "--force-conflicts", f"--filename={_ROOT / 'crds'}")
     for path in sorted((_ROOT / "crds").glob("*.yaml")):
         group = "upload.cdi.kubevirt.io" if "upload.cdi" in path.name else "cdi.kubevirt.io"
-        cluster.kubectl.run("wait", "--for=condition=Established", f"crd/{path.stem}.{group}", "--timeout=60s")
+        cluster.kubectl.run("wait", "--for=condition=Established", f"crd/{path.stem}.{group}", "--timeout=150s")
 
 
 @contextlib.contextmanager

@@ -90,7 +90,7 @@ class Cluster:
         """End a program as a crash would; it is started again at once."""
         node.order(self._own(), do="kill", name=program)
 
-    def wait_ready(self, patience: float = 60.0) -> None:
+    def wait_ready(self, patience: float = 180.0) -> None:
         """Until the API server answers.  Raises ClusterError after `patience` seconds."""
         lifecycle.wait_ready(self._own(), patience)
 

@@ -24,7 +24,7 @@ from tests.cluster.kubectl import Kubectl
 from tests.cluster.layout import ClusterError, Layout
 
 _OURS = pytest.StashKey[bool]()
-_TIMEOUT = 600  # seconds for one test
+_TIMEOUT = 900  # seconds for one test, with what it has first to set up
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 Document = dict[str, Any]
 _DECODER = json.JSONDecoder()
-_REQUEST_PATIENCE = 60.0  # seconds
+_REQUEST_PATIENCE = 180.0  # seconds, for what takes one, or a pod's grace period, where nothing else runs
+_PATIENCE = 240.0  # seconds, for what is waited for
 
 
 class KubectlError(Exception):
@@ -104,7 +105,7 @@ class Kubectl:
         return items
 
     def wait(
-        self, kind: str, name: str, what: str, ready: Callable[[Document], bool], patience: float = _REQUEST_PATIENCE
+        self, kind: str, name: str, what: str, ready: Callable[[Document], bool], patience: float = _PATIENCE
     ) -> Document:
         """The object as soon as `ready` says yes to it, whether or not it is there yet.
 
@@ -122,7 +123,7 @@ class Kubectl:
         )
         raise AssertionError(f"{kind}/{name} was not {what} after {patience:.0f} s: {status}{events}")
 
-    def wait_gone(self, kind: str, name: str, patience: float = _REQUEST_PATIENCE) -> None:
+    def wait_gone(self, kind: str, name: str, patience: float = _PATIENCE) -> None:
         """Until there is no such object.  Raises AssertionError after `patience` seconds."""
         try:
             self.run("wait", "--for=delete", f"{kind}/{name}", f"--timeout={patience:.0f}s", patience=patience + 10)

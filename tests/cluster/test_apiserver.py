@@ -26,7 +26,7 @@ from tests.unit.api.consumers import CONSUMERS
 from tests.unit.api.manifests import dv, obj, sound, spoilt
 from tests.unit.server.reviews import body, hook_of
 
-PATIENCE = 60.0
+PATIENCE = 240.0
 SERVER_CERT, SIGNER = "cdi-apiserver-server-cert", "cdi-apiserver-signer"
 
 
@@ -74,7 +74,7 @@ class Server:
             opener = urllib.request.build_opener(
                 urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
             )
-            with opener.open(request, timeout=10) as answer:
+            with opener.open(request, timeout=60) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:

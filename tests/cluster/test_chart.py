@@ -20,7 +20,7 @@ from tests.cluster.layout import ClusterError, Layout
 from tests.cluster.objects import is_phase, phase
 
 ROOT = Path(__file__).parents[2]
-SLOW = 180.0  # seconds for what takes some ten on an idle machine
+SLOW = 300.0  # seconds for what takes some ten on an idle machine
 CLUSTER_WIDE = {"CustomResourceDefinition", "CDI", "APIService"}
 DISK = bytes(446) + bytes(64) + b"\x55\xaa" + bytes(1 << 20)
 """A raw disk with an empty partition table."""
@@ -586,7 +586,7 @@ def test_the_api_server_takes_the_example_of_a_batch(namespace, definitions):
 def definitions(cluster):
     cluster.kubectl.run("apply", "--server-side", "--force-conflicts", f"--filename={ROOT / 'crds'}")
     for path in sorted((ROOT / "crds").glob("*.yaml")):
-        cluster.kubectl.run("wait", "--for=condition=Established", f"crd/{path.stem}.cdi.kubevirt.io")
+        cluster.kubectl.run("wait", "--for=condition=Established", f"crd/{path.stem}.cdi.kubevirt.io", "--timeout=150s")
 
 
 # --- what it does in the cluster

@@ -16,7 +16,7 @@ from tests.cluster.kubectl import Kubectl
 from tests.cluster.objects import claim, pod
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 120
+PATIENCE = 300
 MOMENT = "2026-01-01T00:00:00Z"
 
 
@@ -76,7 +76,7 @@ class Cdi:
 @pytest.fixture(scope="module", autouse=True)
 def definitions(cluster):
     cluster.kubectl.run("apply", "--server-side", "--force-conflicts", f"--filename={ROOT / 'crds'}")
-    cluster.kubectl.run("wait", "--for=condition=Established", "crd/datavolumes.cdi.kubevirt.io")
+    cluster.kubectl.run("wait", "--for=condition=Established", "crd/datavolumes.cdi.kubevirt.io", "--timeout=150s")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import yaml
 from tests.cluster import cdi_image
 from tests.cluster.cdi import controller
 from tests.cluster.test_cli import ROOT, Cdi, datavolume, definitions  # noqa: F401  a fixture
-from tests.cluster.volumes import IMMEDIATE, digest, disk, qcow2, sha256, wait_phase
+from tests.cluster.volumes import IMMEDIATE, SLOW, digest, disk, qcow2, sha256, wait_phase
 from tests.faults.server import FaultServer
 
 MIB = 1 << 20
@@ -230,7 +230,7 @@ def test_a_batch_runs_inside_the_cluster(cluster, place, server, image, content)
     def ended(job):
         return bool(job.get("status", {}).get("succeeded") or job.get("status", {}).get("failed"))
 
-    job = place.wait("job", "golden-images", "ended", ended, 240)
+    job = place.wait("job", "golden-images", "ended", ended, SLOW)
     said = place.logs("job/golden-images")
     assert job["status"].get("succeeded") == 1, said
     assert said.count("imported") >= 2
@@ -249,5 +249,5 @@ def test_as_a_plugin_of_kubectl(cdi):
         "KUBECONFIG": str(cdi.kubectl.kubeconfig),
     }
     command = [cdi.kubectl.program, "cdi", "-n", cdi.kubectl.namespace, "get", "dv", "plugged", "-o", "name"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SLOW, check=False)
     assert (done.returncode, done.stdout) == (0, "datavolume/plugged\n"), done.stderr

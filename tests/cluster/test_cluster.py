@@ -16,7 +16,7 @@ from tests.cluster import build, pki, residue
 from tests.cluster.kubectl import KubectlError
 from tests.cluster.objects import DEVICE, DIRECTORY, claim, is_phase, phase, pod
 
-SLOW = 90.0  # seconds for what takes a few on an idle machine
+SLOW = 300.0  # seconds for what takes a few on an idle machine
 
 WRITE = {
     "Filesystem": f"echo '%s' > {DIRECTORY}/data; sync",

@@ -30,7 +30,7 @@ from tests.faults.server import Fault, FaultServer
 
 Document = dict[str, Any]
 GROUP = "cdi.kubevirt.io/"
-PATIENCE = 150.0
+PATIENCE = 300.0
 MARK = secrets.token_hex(3)
 """In the names of what belongs to the whole cluster."""
 NODE, PRIORITY, POLICY, VOLUME = f"full-{MARK}", f"golden-{MARK}", f"primes-{MARK}", f"foreign-{MARK}"

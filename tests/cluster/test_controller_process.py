@@ -85,12 +85,10 @@ def test_asked_to_stop_it_ends_well_and_lets_the_next_one_lead(cluster, namespac
     with controller(cluster, namespace) as running:
         assert lease(namespace)["holderIdentity"]
         assert running.stop() == 0
-        assert lease(namespace)["holderIdentity"] == ""
+        # Whoever comes next need not wait until it is over.
+        assert (lease(namespace)["holderIdentity"], lease(namespace)["leaseDurationSeconds"]) == ("", 1)
         assert running.lines()[-1]["message"] == "stopping"
-        began = time.monotonic()
         running.start()
-        # Not after the lease's fifteen seconds.
-        assert time.monotonic() - began < 14
 
 
 def test_a_second_one_waits_and_takes_over_when_the_first_is_killed(cluster, namespace, cdi_image) -> None:

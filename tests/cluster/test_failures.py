@@ -31,7 +31,7 @@ from tests.cluster.worker_pods import RESTRICTED
 from tests.faults.server import Fault, FaultServer
 
 Document = dict[str, Any]
-PATIENCE = 180.0
+PATIENCE = 300.0
 USER, PASSWORD = "importer", "right"
 LATE = f"late-{secrets.token_hex(3)}"
 """A StorageClass that comes late.  It belongs to the whole cluster, so it has a name of its own."""

@@ -136,7 +136,7 @@ def test_its_programs_run_where_nothing_can_be_written(namespace, cdi_image, com
     namespace.run("label", "namespace", namespace.namespace, *(f"{a}={b}" for a, b in RESTRICTED.items()))
     name = f"run-{uuid.uuid4().hex[:6]}"
     namespace.create(bare(name, cdi_image, command, memory="300M"))
-    document = namespace.wait("pod", name, "at its end", is_phase("Succeeded", "Failed"), 120)
+    document = namespace.wait("pod", name, "at its end", is_phase("Succeeded", "Failed"), 300)
     said = namespace.logs(name)
     assert document["status"]["phase"] == "Succeeded", said
     assert "missing" not in said.replace("bwrap: missing", "")

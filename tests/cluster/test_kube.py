@@ -198,7 +198,7 @@ async def test_a_lease_goes_from_one_candidate_to_the_next(client, space):
         return run
 
     def candidate(who, begun, end):
-        leadership = Leadership(client, space, "leader", identity=who, duration=3, deadline=2, retry=0.2)
+        leadership = Leadership(client, space, "leader", identity=who, duration=10, deadline=9, retry=0.2)
         return leadership.run(work(who, begun, end))
 
     begun = {who: asyncio.Event() for who in ("one", "two", "three")}

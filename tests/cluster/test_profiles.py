@@ -37,9 +37,7 @@ UNKNOWN = "unknown.cdi.test"
 def definitions(cluster):
     """The definitions of this checkout."""
     cluster.kubectl.run("apply", "--server-side", "--force-conflicts", f"--filename={ROOT / 'crds'}")
-    cluster.kubectl.run(
-        "wait", "--for=condition=Established", "--timeout=60s", f"--filename={ROOT / 'crds'}", patience=90
-    )
+    cluster.kubectl.run("wait", "--for=condition=Established", "--timeout=150s", f"--filename={ROOT / 'crds'}")
 
 
 @pytest.fixture()

@@ -20,7 +20,7 @@ from tests.cluster.volumes import MIB, data_volume, disk, qcow2, sha256
 from tests.faults.server import Fault, FaultServer
 
 Document = dict[str, Any]
-PATIENCE = 240.0
+PATIENCE = 300.0
 SLOWLY = Fault(drip=(1 << 16, 0.06))
 """About a MiB a second for each connection."""
 CLASSES = ("csi", "local")
@@ -142,6 +142,7 @@ def until_under_way(chronicle: Chronicle, name: str) -> None:
     chronicle.wait("datavolumes", name, "under way", lambda it: progress(it) >= 5, PATIENCE)
 
 
+@pytest.mark.alone
 def test_an_import_does_not_restart_when_the_api_server_does(cluster, place, server, content) -> None:
     if cluster.layout is None:
         pytest.skip("only our own cluster's API server is killed")
@@ -170,6 +171,7 @@ COMPONENTS = (
 )  # fmt: skip
 
 
+@pytest.mark.alone
 def test_imports_come_to_their_end_whatever_is_restarted_meanwhile(cluster, place, server, content) -> None:
     if cluster.layout is None:
         pytest.skip("only our own cluster's programs are killed")

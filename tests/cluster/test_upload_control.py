@@ -69,8 +69,8 @@ class Server:
             path = self._tmp_path / "client.pem"
             path.write_bytes(pair["tls.crt"] + pair["tls.key"])
             context.load_cert_chain(path)
-        plain = socket.create_connection((self._address, 8443), 20)
-        made = http.client.HTTPSConnection(self._host, 8443, timeout=60)
+        plain = socket.create_connection((self._address, 8443), 60)
+        made = http.client.HTTPSConnection(self._host, 8443, timeout=240)
         made.sock = context.wrap_socket(plain, server_hostname=self._host)
         return made
 
@@ -145,7 +145,7 @@ def test_only_who_shows_the_proxy_s_certificate_may_send(place, tmp_path):
     # A server's certificate is no client's, though the same installation made it.
     own = secret(place, "cdi-upload-guarded")
     context = ssl.create_default_context(cadata=own["ca.crt"].decode())
-    with pytest.raises(ssl.SSLError), socket.create_connection((server._address, 8443), 20) as plain:
+    with pytest.raises(ssl.SSLError), socket.create_connection((server._address, 8443), 60) as plain:
         context.wrap_socket(plain, server_hostname=server._host)
     assert server.post(disk(MIB))[0] == 200
     wait_phase(place, "guarded", "Succeeded")

@@ -83,7 +83,7 @@ def ask(address, path):
     """What a worker answers; its certificate is its own."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    connection = http.client.HTTPSConnection(address, 8443, timeout=10, context=context)
+    connection = http.client.HTTPSConnection(address, 8443, timeout=60, context=context)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()

@@ -16,7 +16,7 @@ from tests.cluster.worker_pods import DEVICE, DISK, looker
 
 Document = dict[str, Any]
 MIB = 1 << 20
-SLOW = 180.0  # seconds, for what takes a few where nothing else runs
+SLOW = 300.0  # seconds, for what takes a few where nothing else runs
 IMMEDIATE = "cdi.kubevirt.io/storage.bind.immediate.requested"
 
 
