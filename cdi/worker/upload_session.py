@@ -75,7 +75,8 @@ class Attempt:
     def wait_validated(self) -> Failure | None:
         """Until all of it has come and was looked at, as far as that is possible before it is converted."""
         while not self.done.wait(_LOOK_SECONDS):
-            if self.source.complete and self.control.meter.phase in {"converting", "flushing", "done"}:
+            # Not "done": that is said of a failure too, a moment before it can be told which.
+            if self.source.complete and self.control.meter.phase in {"converting", "flushing"}:
                 return None
         return self.failure
 

@@ -1,12 +1,15 @@
 """The life of uploads at one volume, fed from memory."""
 
 import threading
+import time
 
 import pytest
 
+from cdi.api.digest import Digest
 from cdi.api.errors import AlreadyUploaded, SourceTruncated, TargetIo, UploadNotReady, UploadUnderWay, UploadUnknown
 from cdi.api.job import FileTargetSpec, Job, Limits, Policy, StreamSourceSpec
 from cdi.api.upload_protocol import UploadId
+from cdi.transfer.run import transfer
 from cdi.worker import upload_session
 from cdi.worker.upload_bodies import HeldBody
 from cdi.worker.upload_session import Session
@@ -90,6 +93,41 @@ def test_one_that_fails_makes_room(session):
     assert session.last_failure.code == "SourceTruncated"
     assert session.state == "waiting"
     assert bring_all(session) is None
+
+
+class Looks(threading.Event):
+    """Counts how often somebody looked whether it is set."""
+
+    def __init__(self):
+        super().__init__()
+        self.twice = threading.Event()
+        self.count = 0
+
+    def wait(self, timeout=None):
+        self.count += 1
+        if self.count > 1:
+            self.twice.set()
+        return super().wait(timeout)
+
+
+def test_what_is_answered_early_is_no_failure_that_is_still_being_told(session, monkeypatch):
+    """An upload of which all has come, and whose digest was found wrong this very moment."""
+    looks = Looks()
+
+    def transfer_and_linger(*given):
+        outcome = transfer(*given)
+        assert looks.twice.wait(30)
+        return outcome
+
+    monkeypatch.setattr(upload_session, "transfer", transfer_and_linger)
+    attempt = session.begin(length=DISK, announced=None, digests=(Digest("md5", "0" * 32),))
+    attempt.done = looks
+    attempt.source.bring(HeldBody(bytearray(b"x" * DISK)), last=True)
+    until = time.monotonic() + 30
+    while attempt.control.meter.phase != "done":
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert attempt.wait_validated().code == "ChecksumMismatch"
 
 
 def test_a_failure_of_the_volume_ends_the_session(session, monkeypatch):
