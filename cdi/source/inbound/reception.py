@@ -8,6 +8,7 @@ So clients that say nothing, or say it a byte at a time, cost some memory and no
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import socket
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cdi.api.errors import UploadMalformed
+from cdi.source.inbound.farewell import Farewells, Leaver
 from cdi.source.inbound.head import MAX_HEAD, Head, parse
 from cdi.source.inbound.plain import PlainContext
 from cdi.source.inbound.visit import Visit
@@ -28,6 +30,9 @@ HEAD_SECONDS = 15.0
 IDLE_SECONDS = 60.0
 """Between two requests of one connection."""
 _LOOK_SECONDS = 1.0
+_LAST_SECONDS = 5.0
+"""At the end, for those who were interrupted to be answered and to hear it."""
+_NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _STACK = 512 << 10
 _UNREADABLE = Head(method="", path="", query="", headers={}, length=1, keep_alive=False, expects=False)
 
@@ -42,6 +47,8 @@ class _Guest:
     data: bytearray = field(default_factory=bytearray)
     idle: bool = False
     """It was answered before, and nothing has come since."""
+    leaving: bool = False
+    """It was hung up on."""
 
 
 class Reception:
@@ -72,10 +79,14 @@ class Reception:
         self._selector = selectors.DefaultSelector()
         self._guests: dict[_Guest, None] = {}
         self._returned: list[_Guest] = []
+        self._farewells = Farewells(self._selector)
         self._lock = threading.Lock()
         self._busy: set[Visit] = set()
         self._left = threading.Condition(self._lock)
         self._ending = False
+        self._alone = False
+        """Nobody comes any more, and who had said nothing yet is gone."""
+        self._ended = False
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         listener.setblocking(False)
         self._selector.register(listener, selectors.EVENT_READ)
@@ -95,22 +106,28 @@ class Reception:
 
     def close(self, seconds: float = 0.0) -> None:
         """Hear nobody new; those that are being served have `seconds` to come to an end, then they are interrupted."""
-        with self._lock:
-            self._ending = True
-        self._wake()
-        self._thread.join()
         with self._left:
-            self._left.wait_for(lambda: not self._busy, seconds)
+            self._ending = True
+            self._wake()
+            self._left.wait_for(lambda: self._alone)
+            self._left.wait_for(self._empty, seconds)
             for visit in self._busy:
                 visit.interrupt()
-            self._left.wait_for(lambda: not self._busy, 5.0)
-            for guest in self._returned:
-                guest.sock.close()
+            self._left.wait_for(self._empty, _LAST_SECONDS)
+            self._ended = True
+            self._wake()
+        self._thread.join()
+        for guest in self._returned:
+            guest.sock.close()
         self._selector.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
 
+    def _empty(self) -> bool:
+        return not self._busy and not self._returned and not self._farewells.count
+
     def _wake(self) -> None:
+        """With the lock, and not after the end: the pipe's number may be another's then."""
         with contextlib.suppress(OSError):
             os.write(self._wake_write, b"\0")
 
@@ -119,7 +136,7 @@ class Reception:
     def _run(self) -> None:
         looked = time.monotonic()
         try:
-            while not self._ending:
+            while not self._ended:
                 for key, _ in self._selector.select(_LOOK_SECONDS):
                     if key.fileobj is self._listener:
                         self._accept()
@@ -127,23 +144,41 @@ class Reception:
                         with contextlib.suppress(BlockingIOError):
                             os.read(self._wake_read, 4096)
                         self._welcome_back()
+                    elif isinstance(key.data, Leaver):
+                        self._farewells.hear(key.data)
                     elif key.data in self._guests:
                         self._listen(key.data)
+                if self._ending:
+                    self._welcome_back()
+                    self._turn_away()
                 now = time.monotonic()
                 if now - looked >= _LOOK_SECONDS:
                     looked = now
+                    self._farewells.look()
                     for guest in [one for one in self._guests if one.until < now]:
                         self._dismiss(guest)
         finally:
-            for guest in list(self._guests):
-                self._dismiss(guest)
+            self._turn_away()
+            self._farewells.end()
+
+    def _turn_away(self) -> None:
+        """Those who have not said what they want; and nobody comes any more."""
+        if self._listener.fileno() >= 0:
+            self._selector.unregister(self._listener)
             self._listener.close()
+        for guest in list(self._guests):
+            self._dismiss(guest)
+        with self._left:
+            self._alone = True
+            self._left.notify_all()
 
     def _accept(self) -> None:
         for _ in range(64):
             try:
                 plain, _ = self._listener.accept()
-            except OSError:  # nobody any more, or gone already, or no descriptor left: there will be another time
+            except OSError as error:  # nobody any more, or gone already
+                if error.errno in _NO_ROOM and self._guests:
+                    self._dismiss(next(iter(self._guests)))
                 return
             plain.setblocking(False)
             try:
@@ -217,8 +252,7 @@ class Reception:
         try:
             threading.Thread(target=self._attend, args=(visit, guest, refusal), name="visit", daemon=True).start()
         except RuntimeError:  # no thread is to be had
-            self._leave(visit)
-            visit.close()
+            self._part(visit, guest, stays=False)
         finally:
             threading.stack_size(before)
 
@@ -234,29 +268,34 @@ class Reception:
         except OSError:
             again = False
         finally:
-            if again and not self._ending:
-                guest.data = bytearray(visit.rest())
-                guest.idle, guest.until = not guest.data, time.monotonic() + IDLE_SECONDS
-                with self._left:
-                    self._busy.discard(visit)
-                    self._returned.append(guest)
-                    self._left.notify_all()
-                self._wake()
-            else:
-                try:
-                    visit.close()
-                finally:
-                    self._leave(visit)
+            self._part(visit, guest, stays=again)
 
-    def _leave(self, visit: Visit) -> None:
+    def _part(self, visit: Visit, guest: _Guest, *, stays: bool) -> None:
+        """Give it back to the one thread, for another request or a farewell."""
         with self._left:
             self._busy.discard(visit)
+            stays = stays and not self._ending
+            if stays:
+                guest.data = bytearray(visit.rest())
+                guest.idle, guest.until = not guest.data, time.monotonic() + IDLE_SECONDS
+            else:
+                guest.leaving = visit.hang_up()
+            if self._ended:
+                guest.sock.close()
+            elif stays or guest.leaving:
+                self._returned.append(guest)
+                self._wake()
             self._left.notify_all()
 
     def _welcome_back(self) -> None:
         with self._lock:
             returned, self._returned = self._returned, []
+            for guest in returned:
+                if guest.leaving:
+                    self._farewells.take(guest.sock)
         for guest in returned:
+            if guest.leaving:
+                continue
             try:
                 guest.sock.setblocking(False)
                 self._seat(guest)

@@ -6,7 +6,6 @@ import contextlib
 import json
 import socket
 import ssl
-import time
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -17,10 +16,6 @@ from cdi.source.connection import Connection, ConnectionLost
 from cdi.source.http_message import Body, Framing
 from cdi.source.inbound.head import Head
 
-_CHUNK = 64 << 10
-_LINGER_SECONDS = 10.0
-"""The longest that a client is listened to that goes on sending after it was answered."""
-_LINGER_QUIET = 2.0
 _REASONS = {460: "Checksum Mismatch"}
 
 
@@ -105,27 +100,22 @@ class Visit:
         """What came of the next request already."""
         return self._connection.held()
 
-    def close(self) -> None:
-        """Hang up.  A client that still sends is listened to for a while: it would lose its answer otherwise."""
-        try:
-            if self.answered and not self._at_end():
-                self._linger()
-        finally:
-            self._connection.close()
+    def hang_up(self) -> bool:
+        """Send nothing more.  True where the socket is still to be closed, when the client has hung up as well.
+
+        One that was answered would lose its answer otherwise (`farewell`).
+        """
+        if self.answered:
+            with contextlib.suppress(OSError, ValueError):
+                # The plain connection: nothing of what is still to come counts, so nobody need decipher it.
+                socket.socket.shutdown(self._sock, socket.SHUT_WR)
+                return True
+        self._connection.close()
+        return False
 
     def _at_end(self) -> bool:
         body = self._body
         return self.head.length == 0 if body is None else body.ended and body.reusable
-
-    def _linger(self) -> None:
-        """Take in, and throw away, what comes in on the plain connection: nothing of it counts any more."""
-        until = time.monotonic() + _LINGER_SECONDS
-        with contextlib.suppress(OSError, ValueError):
-            socket.socket.shutdown(self._sock, socket.SHUT_WR)
-            while (left := until - time.monotonic()) > 0:
-                socket.socket.settimeout(self._sock, min(left, _LINGER_QUIET))
-                if not socket.socket.recv(self._sock, _CHUNK):
-                    return
 
 
 def _reason(status: int) -> str:

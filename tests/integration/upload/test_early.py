@@ -1,0 +1,48 @@
+"""Who is answered before all was sent, and sends it all the same, as many programs do."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.integration.upload.stand import MIB, connected, said, same
+
+DISK = 12 * MIB
+
+
+def send_all(stand, size: int, token: str, *, path: str = "/v1beta1/upload", first: bytes = b"") -> bytes:
+    """Look for an answer only when everything is sent."""
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nContent-Length: {size}\r\n\r\n"
+    piece = first.ljust(MIB, b"x")
+    with connected(stand) as sock:
+        sock.sendall(head.encode())
+        for _ in range(size // MIB):
+            sock.sendall(piece)
+        return said(sock)
+
+
+def test_who_has_no_token(stand):
+    answer = send_all(stand, 200 * MIB, "none")
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"error[TokenInvalid]: " in answer
+
+
+@pytest.mark.parametrize(
+    ("first", "code"), [(b"", b"TargetTooSmall"), (b"<!DOCTYPE html>", b"SourceNotAnImage")], ids=["large", "no-image"]
+)
+def test_who_is_refused_by_the_upload_server(stand, first, code):
+    server = stand.start_server(size=DISK)
+    answer = send_all(stand, 200 * MIB, stand.token(), first=first)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"error[" + code + b"]: " in answer
+    assert server.process.poll() is None
+
+
+def test_many_at_once_beside_an_upload(stand, images):
+    image = images.get("qcow2-zlib")
+    server = stand.start_server(size=DISK)
+    with ThreadPoolExecutor(24) as pool:
+        refused = [pool.submit(send_all, stand, 20 * MIB, "none") for _ in range(24)]
+        assert stand.curl("/v1beta1/upload", "-X", "POST", "-T", str(image.path)).status == 200
+        assert all(one.result().startswith(b"HTTP/1.1 401 ") for one in refused)
+    assert server.outcome().failure is None
+    same(server.disk, image.path, "qcow2")
