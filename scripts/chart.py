@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from cdi.server.hooks import Installation, webhook_configurations
+from cdi.api.names import GROUP
+from cdi.server.hooks import HOOKS, Installation, webhook_configurations
 
 CHART = Path(__file__).resolve().parent.parent / "charts" / "cdi"
 BEGIN, END = "<!-- values: made by scripts/generate -->\n", "<!-- end of values -->\n"
@@ -49,8 +50,9 @@ def chart_files(crd: Schema) -> dict[Path, str]:
 def _webhooks() -> str:
     """The webhooks' configurations; templates/webhooks.yaml puts names and namespaces in."""
     configurations = webhook_configurations(Installation(namespace="cdi"))
+    labelled = {f"{hook.name}.{GROUP}": hook.matters(labelled=True) for hook in HOOKS if hook.joining}
     note = "# Made by scripts/generate out of cdi/server/hooks.py; do not edit.\n"
-    return note + yaml.safe_dump({"configurations": configurations}, sort_keys=False, width=118)
+    return note + yaml.safe_dump({"configurations": configurations, "labelled": labelled}, sort_keys=False, width=118)
 
 
 def _resolved(schema: Schema, spec: Schema) -> Schema:

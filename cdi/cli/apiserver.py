@@ -32,7 +32,7 @@ def _pairs(text: str | None) -> dict[str, str] | None:
 @click.option("--host", "hosts", multiple=True, help="A name or address that it is reached by beside its Service.")
 @click.option("--url", default="", help="With --print-webhooks: where it is reached, instead of its Service.")
 @click.option("--watch-namespaces", default="", help="With --print-webhooks: the namespaces that it is asked about.")
-@click.option("--selector", help="With --print-webhooks: labels of the objects that it is asked about.")
+@click.option("--selector", help="Labels of the objects that it is asked about.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )

@@ -44,14 +44,14 @@ class Access(Protocol):
         """A token.  Raises `ClusterUnavailable` while there is no key."""
 
 
-async def authorise(review: Review, access: Access) -> Verdict:
+async def authorise(review: Review, access: Access, labels: Mapping[str, str] | None = None) -> Verdict:
     """A DataVolume that is being made: with a token where its source is in another namespace and the user may, else
     without one.  One that is changed keeps the token that it was made with, or loses it.
 
-    Raises what `access` does.
+    `labels` are those of the DataVolumes that this is asked about, where that is not all.  Raises what `access` does.
     """
     if review.operation is Operation.UPDATE:
-        return _changed(review)
+        return _changed(review, labels or {})
     try:
         dv = parse(review.object)
     except InvalidManifest:
@@ -103,11 +103,16 @@ def _without_token(review: Review) -> Allowed:
     return Allowed(patch=({"op": "remove", "path": f"/metadata/annotations/{ANN_CLONE_TOKEN.replace('/', '~1')}"},))
 
 
-def _changed(review: Review) -> Verdict:
-    if _token(review.object) in (None, _token(review.old)):
+def _changed(review: Review, labels: Mapping[str, str]) -> Verdict:
+    if _token(review.object) not in (None, _token(review.old)):
+        message = "is written when a DataVolume is made, and cannot be added or changed"
+        return Refused(problems=(Problem(field=f"metadata.annotations[{ANN_CLONE_TOKEN}]", message=message),))
+    metadata = review.old.get("metadata")
+    had = metadata.get("labels") if isinstance(metadata, dict) else None
+    if labels.items() <= (had if isinstance(had, dict) else {}).items():
         return Allowed()
-    message = "is written when a DataVolume is made, and cannot be added or changed"
-    return Refused(problems=(Problem(field=f"metadata.annotations[{ANN_CLONE_TOKEN}]", message=message),))
+    # It was none of ours when it was made: nobody took away what it brought along.
+    return _without_token(review)
 
 
 async def _source(dv: DataVolume, namespace: str, access: Access) -> SourcePvc | SourceSnapshot | None:

@@ -48,11 +48,17 @@ class Hook:
     """In CEL: of which requests it is asked at all."""
     labels: tuple[tuple[str, str], ...] = ()
     """Of which objects."""
+    joining: str = ""
+    """In CEL: of which others, where it is asked about objects with certain labels only, and they may come later."""
 
     @property
     def path(self) -> str:
         """What follows the word that API servers are told (`cdi.server.paths`)."""
         return f"/{self.name}"
+
+    def matters(self, *, labelled: bool) -> str:
+        """`condition`, for an installation that is asked about objects with certain labels or about all."""
+        return f"({self.condition}) || ({self.joining})" if labelled and self.joining else self.condition
 
 
 _WRITES = (Operation.CREATE, Operation.UPDATE)
@@ -74,6 +80,12 @@ _CLONES = (
     f"({_has_token('object')}) && !({_has_token('oldObject')} && object.metadata.annotations['{ANN_CLONE_TOKEN}'] == "
     f"oldObject.metadata.annotations['{ANN_CLONE_TOKEN}'])"
 )
+# What is given the labels by which this is asked was made while it was not.
+_JOINING = (
+    f"request.operation == 'UPDATE' && ({_has_token('object')}) && "
+    "(has(object.metadata.labels) != has(oldObject.metadata.labels) || "
+    "(has(object.metadata.labels) && object.metadata.labels != oldObject.metadata.labels))"
+)
 
 HOOKS = (
     Hook(
@@ -91,6 +103,7 @@ HOOKS = (
         plurals=("datavolumes",),
         operations=_WRITES,
         condition=_CLONES,
+        joining=_JOINING,
         failure="Fail",
         reason="a clone that nobody has allowed would wait for ever",
     ),
@@ -238,7 +251,8 @@ def _configuration(hook: Hook, installation: Installation) -> Manifest:
     if labels := {**dict(hook.labels), **(installation.object_labels or {})}:
         webhook["objectSelector"] = {"matchLabels": labels}
     if hook.condition:
-        webhook["matchConditions"] = [{"name": "matters", "expression": hook.condition}]
+        expression = hook.matters(labelled=bool(installation.object_labels))
+        webhook["matchConditions"] = [{"name": "matters", "expression": expression}]
     if hook.kind == "mutating":
         webhook["reinvocationPolicy"] = "Never"
     return {

@@ -114,7 +114,12 @@ class ApiServer:
     @contextlib.asynccontextmanager
     async def _serving(self, listener: socket.socket) -> AsyncIterator[None]:
         webhooks = Webhooks(
-            self.observed, self.observed, self, self.metrics, lambda word: self._words.admits(word, self._clock())
+            self.observed,
+            self.observed,
+            self,
+            self.metrics,
+            lambda word: self._words.admits(word, self._clock()),
+            self._options.installation.object_labels,
         )
         runner = web.AppRunner(
             webhooks.application(ready=self._trouble, more=self.aggregated.routes()),

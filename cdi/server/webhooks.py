@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -67,11 +67,19 @@ class Webhooks:
     """Answers AdmissionReviews."""
 
     def __init__(
-        self, cluster: Cluster, storage: Storage, access: Access, metrics: Metrics, admits: Callable[[str], bool]
+        self,
+        cluster: Cluster,
+        storage: Storage,
+        access: Access,
+        metrics: Metrics,
+        admits: Callable[[str], bool],
+        labels: Mapping[str, str] | None = None,
     ) -> None:
-        """`admits` says whether a request may be listened to whose path begins with this word (`cdi.server.paths`)."""
+        """`admits` says whether a request may be listened to whose path begins with this word (`cdi.server.paths`);
+        `labels` are those of the objects that this is asked about, where that is not all.
+        """
         self._cluster, self._storage, self._access, self._metrics = cluster, storage, access, metrics
-        self._admits = admits
+        self._admits, self._labels = admits, labels
         self._pending = 0
         self._decoding = asyncio.Semaphore(1)
 
@@ -149,7 +157,7 @@ class Webhooks:
         try:
             match hook.name:
                 case "datavolume-mutate":
-                    return await cloning.authorise(review, self._access)
+                    return await cloning.authorise(review, self._access, self._labels)
                 case "pvc-mutate":
                     return await mutation.mutate_claim(review, self._storage)
                 case _ if large:

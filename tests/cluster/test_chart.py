@@ -547,6 +547,9 @@ def test_beside_another_it_serves_what_has_the_labels(render):
     documents = render(beside(who="us", tier="x"), release="second", namespace="second")
     (controller,) = find(documents, "Deployment", "second-deployment")["spec"]["template"]["spec"]["containers"]
     assert "--selector=tier=x,who=us" in controller["args"]
+    # It takes clone tokens from whatever is given the labels later.
+    (apiserver,) = find(documents, "Deployment", "second-apiserver")["spec"]["template"]["spec"]["containers"]
+    assert "--selector=tier=x,who=us" in apiserver["args"]
 
 
 # --- what the API server says to it

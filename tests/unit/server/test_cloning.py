@@ -56,10 +56,10 @@ def pvc(namespace="golden", name="fedora"):
 SNAPSHOT = {"source": {"snapshot": {"namespace": "golden", "name": "fedora"}}}
 
 
-async def ask(document, *rights, request=None, **options):
+async def ask(document, *rights, request=None, labels=None, **options):
     access = Access(*(("golden", right) for right in rights), **options)
     review = read(body(document, **(request or {})), HOOK)
-    return await authorise(review, access), access, review
+    return await authorise(review, access, labels), access, review
 
 
 def token(verdict):
@@ -219,3 +219,15 @@ async def test_a_token_cannot_be_added_or_changed(old, new, allowed):
         assert verdict == Allowed()
     else:
         assert "cannot be added or changed" in answer(review, verdict)["response"]["status"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("had", "kept"),
+    [(None, False), ({}, False), ({"who": "them"}, False), ({"who": "us"}, True), ({"who": "us", "a": "b"}, True)],
+)
+async def test_whoever_is_given_our_labels_later_comes_without_a_token(had, kept):
+    """Beside another CDI this is asked about what has the labels; without them it was made as somebody liked it."""
+    was = clone(pvc(), **FORGED, **({"labels": had} if had is not None else {}))
+    now = clone(pvc(), **FORGED, labels={"who": "us"})
+    verdict, _, _ = await ask(now, OWN, request={"operation": "UPDATE", "old": was}, labels={"who": "us"})
+    assert verdict == (Allowed() if kept else Allowed(patch=STRIPPED))

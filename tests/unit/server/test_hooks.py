@@ -87,3 +87,17 @@ def test_an_import_under_way_waits_for_nobody():
 def test_a_server_outside_of_the_cluster_is_reached_by_its_url():
     webhook = only(made(url="https://host:8443", authorities="PEM")["cdi-api-datavolume-validate"])
     assert webhook["clientConfig"] == {"url": "https://host:8443", "caBundle": "UEVN"}
+
+
+def test_labels_that_come_later_matter_where_there_are_any_to_have():
+    """They may bring in a DataVolume with a token that nobody took away when it was made."""
+    labels = "object.metadata.labels != oldObject.metadata.labels"
+    for options, asked in (({}, False), ({"namespaces": ("a",)}, False), ({"object_labels": {"who": "us"}}, True)):
+        expressions = {
+            name: each["webhooks"][0]["matchConditions"][0]["expression"]
+            for name, each in made(**options).items()
+            if "matchConditions" in each["webhooks"][0]
+        }
+        assert {name for name, text in expressions.items() if labels in text} == (
+            {"cdi-api-datavolume-mutate"} if asked else set()
+        )
