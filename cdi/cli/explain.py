@@ -10,6 +10,7 @@ import click
 
 from cdi.api.errors import CdiError, NotFound, UsageError
 from cdi.cli.access import access_options, read_wishes, request_of, wish_options
+from cdi.cli.explain_clone import clone_lines
 from cdi.cli.explain_cluster import explain_manifests, explain_request, explain_standing
 from cdi.cli.inspect import checks as check_table
 from cdi.cli.inspect import size as words_of_size
@@ -150,12 +151,7 @@ def _known(told: Explanation) -> Iterator[tuple[str, str]]:
     found, clone = told.found, told.clone
     yield from told.place
     if clone is not None:
-        yield "clone of", clone.source
-        if clone.size is not None:
-            yield "its size", words_of_size(clone.size)
-        if clone.allocated is not None:
-            yield "its data", words_of_size(clone.allocated)
-        yield "path", "shares blocks (reflink)" if clone.reflink else "copies inside the kernel"
+        yield from clone_lines(clone)
     if found is None:
         return
     facts, image = found.facts, found.image

@@ -68,7 +68,10 @@ def explain_request(session: Session, request: Request, name: str | None, show: 
 
 def explain_standing(session: Session, name: str, output: str) -> None:
     """Why a DataVolume does not go on, or that it does.  Raises what it has failed of."""
-    from cdi.runtime.cluster.standing import blocker_of
+    from cdi.cli.explain_clone import clone_lines
+    from cdi.runtime.cluster.cloned import clone_facts
+    from cdi.runtime.cluster.standing import CLONING, blocker_of
+    from cdi.runtime.explained import clone_document
     from cdi.runtime.view import error_of, failure_of, phase_of
 
     body = session.backend.get("dv", session.namespace, name)
@@ -78,19 +81,26 @@ def explain_standing(session: Session, name: str, output: str) -> None:
     blocker = blocker_of(body, found, events)
     failure = failure_of(body)
     phase = phase_of(body).value or "not looked at yet"
+    clone = clone_facts(found.claim)
+    going = blocker is not None and blocker.passes and phase_of(body) in CLONING
     if output != "text":
-        told = None if blocker is None else {
+        told = None if blocker is None or going else {
             "reason": blocker.reason, "message": blocker.message, "remedy": blocker.remedy or None
         }  # fmt: skip
         about = {"kind": "DataVolume", "namespace": session.namespace, "name": name, "phase": phase}
-        click.echo(document({**about, "waits": told, "failed": failure is not None}, output))
+        how = clone_document(clone)
+        click.echo(document({**about, "clone": how, "waits": told, "failed": failure is not None}, output))
     else:
         echo_lines([f"datavolume:  {session.namespace}/{name}", f"phase:       {phase}"])
         progress = (body.get("status") or {}).get("progress")
         echo_lines([f"progress:    {printable(str(progress))}"] if progress else [])
         echo_lines([f"worker:      {printable(found.pod['metadata']['name'])}"] if found.pod is not None else [])
+        known = [] if clone is None else list(clone_lines(clone))
+        echo_lines([printable(f"{name + ':':<13}{text}") for name, text in known])
         click.echo("")
-        if blocker is None:
+        if blocker is not None and going:
+            click.echo(paint(printable(f"It is under way: {blocker.message}"), "green"))
+        elif blocker is None:
             click.echo(paint("It is done." if phase == "Succeeded" else "It is under way.", "green"))
         else:
             colour = "red" if failure is not None else "yellow"

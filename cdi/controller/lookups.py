@@ -6,17 +6,20 @@ import base64
 import binascii
 import time
 from collections.abc import Mapping
-from typing import Self
+from typing import Final, Self
 
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import ClusterForbidden, InternalError, KindNotServed, NotFound
 from cdi.controller.observe import Observed
+from cdi.controller.users import users_of
 from cdi.kube.blocking import Blocking
-from cdi.kube.resources import CONFIG_MAPS, SECRETS, Object, Resource
+from cdi.kube.resources import CLAIMS, CONFIG_MAPS, PODS, SECRETS, Object, Resource
 from cdi.reconcile.actions import InputRef
 from cdi.reconcile.configuration import INSTALL_NAMESPACE
 from cdi.reconcile.world import Input, Platform, Pods, World
 
+IMAGINED: Final = "explained"
+"""How the resourceVersion of what was put here begins."""
 _NEEDED = (SECRETS, CONFIG_MAPS)
 """What is wrong without them is not found out by looking past them."""
 
@@ -33,6 +36,7 @@ class Lookups:
         self._blocking = blocking
         self._found: dict[tuple[Resource, str, str], Object | None] = {}
         self._listed: dict[Resource, list[Object]] = {}
+        self._pods: dict[str, list[Object]] = {}
 
     # --- as caches ----------------------------------------------------------------------------------------------
 
@@ -47,11 +51,23 @@ class Lookups:
             self._listed[resource] = self._list(resource)
         return self._listed[resource]
 
+    def pods(self, namespace: str) -> list[Object]:
+        """Those of one namespace."""
+        if namespace not in self._pods:
+            self._pods[namespace] = self._list(PODS, namespace)
+        return self._pods[namespace]
+
+    def is_there(self, resource: Resource, namespace: str, name: str) -> bool:
+        """In the cluster, and not in thought alone."""
+        found = self.get(resource, namespace, name)
+        return found is not None and not str(found["metadata"].get("resourceVersion")).startswith(IMAGINED)
+
     def branch(self) -> Self:
         """The same, for whoever puts into it what is nowhere else."""
         other = type(self)(self._blocking)
         other.hidden = self.hidden
         other._found, other._listed = dict(self._found), self._listed  # noqa: SLF001  its own kind
+        other._pods = self._pods  # noqa: SLF001  its own kind
         return other
 
     def put(self, resource: Resource, body: Object) -> None:
@@ -70,9 +86,9 @@ class Lookups:
             self.hidden[resource] = error.what
             return None
 
-    def _list(self, resource: Resource) -> list[Object]:
+    def _list(self, resource: Resource, namespace: str | None = None) -> list[Object]:
         try:
-            return self._blocking.run(self._blocking.client.list(resource)).items
+            return self._blocking.run(self._blocking.client.list(resource, namespace)).items
         except KindNotServed:
             return []
         except ClusterForbidden as error:
@@ -111,7 +127,7 @@ class Lookups:
     def observed(self) -> Observed:
         """These objects as reconcilers ask for them."""
         return Observed(
-            self, _NoProgress(), _Inputs(self), _NoUsers(), pods=Pods(), install_namespace=INSTALL_NAMESPACE
+            self, _NoProgress(), _Inputs(self), _Users(self), pods=Pods(), install_namespace=INSTALL_NAMESPACE
         )
 
     def world(self, dv: DataVolume) -> World:
@@ -136,10 +152,15 @@ class _Inputs:
         return self._lookups.input(ref)
 
 
-class _NoUsers:
-    def of(self, namespace: str, claim: str) -> tuple[str, ...]:  # noqa: ARG002
-        """What does not exist yet has none, or they are waited for."""
-        return ()
+class _Users:
+    def __init__(self, lookups: Lookups) -> None:
+        self._lookups = lookups
+
+    def of(self, namespace: str, claim: str) -> tuple[str, ...]:
+        """What does not exist yet has none; what is cloned may have some."""
+        return (
+            users_of(self._lookups.pods(namespace), claim) if self._lookups.is_there(CLAIMS, namespace, claim) else ()
+        )
 
 
 class _NoProgress:

@@ -11,6 +11,7 @@ from cdi.api.errors import CdiError, ClusterForbidden, QuotaExceeded
 from cdi.api.job import BlankSourceSpec, Job
 from cdi.api.overhead import NO_OVERHEAD, required
 from cdi.controller.foresee import Foreseen, blocked, foresee, requested
+from cdi.controller.leave import may_clone
 from cdi.controller.lookups import Lookups
 from cdi.controller.quotas import needs, shortages
 from cdi.image.sizes import human
@@ -19,6 +20,7 @@ from cdi.reconcile.sizing import overhead_of
 from cdi.runtime.batch.item import Item
 from cdi.runtime.batch.probe import Prober
 from cdi.runtime.cluster.calls import Calls
+from cdi.runtime.cluster.cloned import clone_facts
 from cdi.runtime.examine import Ask, examine
 from cdi.runtime.explain import Explanation, plan_blank, plan_image
 from cdi.runtime.foresee import Course
@@ -36,7 +38,7 @@ def preflight(
     Without `sized` its size is of no meaning, and the image's own is taken.  Raises `ClusterError`, `Interrupted`; what
     the import would end with is ``refusal``.
     """
-    found = foresee(lookups, manifest)
+    found = foresee(lookups, manifest, lambda origin: may_clone(calls, origin))
     course = Course(
         key=found.key,
         operation=found.operation,
@@ -48,6 +50,11 @@ def preflight(
     )
     told = Explanation(course=course)
     told.place += _place(found)
+    told.clone = clone_facts(found.clone)
+    if found.measured:
+        told.notes.append(
+            "a pod looks first how large the disk in the source is; the claim is made for that, and not for the volume"
+        )
     if found.failure is not None:
         told.refuse(found.failure)
     elif found.work is None:

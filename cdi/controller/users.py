@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Never
 
 from cdi.api.names import APP, LABEL_APP
@@ -86,6 +86,19 @@ class Users:
                     self._freed(*place)
             else:
                 self._by_claim.setdefault(place, {})[metadata["uid"]] = metadata["name"]
+
+
+def users_of(pods: Iterable[Object], claim: str) -> tuple[str, ...]:
+    """The names of those of a namespace's pods that have a claim of it or are about to."""
+    return tuple(
+        sorted(
+            body["metadata"]["name"]
+            for body in pods
+            if claim in _claims(body)["claims"]
+            and (body["metadata"].get("labels") or {}).get(LABEL_APP) != APP
+            and (body.get("status") or {}).get("phase") not in _ENDED
+        )
+    )
 
 
 def _claims(body: Object) -> Object:

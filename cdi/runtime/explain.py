@@ -23,6 +23,7 @@ from cdi.image.plan import Plan, PlanInput
 from cdi.image.plan import plan as plan_for
 from cdi.image.sizes import human
 from cdi.reconcile.actions import CloneJob
+from cdi.reconcile.clone.plan import Fallback
 from cdi.runtime.examine import Ask, Findings, examine
 from cdi.runtime.foresee import Course, Foresight
 from cdi.runtime.home import DISK, Home
@@ -44,13 +45,21 @@ class CloneFacts:
     """A copy of another volume.  Sizes are bytes."""
 
     source: str
-    """Its disk, or its directory where it holds an archive."""
+    """Its disk, or its directory where it holds an archive; in a cluster its kind, namespace and name."""
     size: int | None
-    """Of the source's disk."""
+    """Of the source's disk; in a cluster of its volume."""
     allocated: int | None
-    """What the source takes on disk, and so a copy that shares nothing."""
+    """What the source takes on disk, and so a copy that shares nothing; None where nobody knows."""
     reflink: bool
     """The file system shares blocks, so that the copy costs nothing."""
+    strategy: str
+    """How: ``reflink`` or ``copy``; in a cluster ``snapshot``, ``csi-clone`` or ``copy``."""
+    why: str
+    """The strategy and the reason for it."""
+    fallbacks: tuple[Fallback, ...] = ()
+    """What is in the way of the strategy that was wished."""
+    costs: tuple[str, ...] = ()
+    """What is made and moved for it, for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,10 +239,26 @@ def _explain_clone(home: Home, work: CloneJob, told: Explanation) -> None:
     if work.content == "kubevirt" and size is None:
         told.refuse(NotFound(f"the source has no disk at {path}", remedy=f"a volume's disk is called {DISK}"))
     reflink = work.content == "kubevirt" and can_reflink(home.volumes)
-    told.clone = CloneFacts(source=work.source, size=size, allocated=allocated, reflink=reflink)
+    shares = "the file system shares blocks" if reflink else "the file system does not share blocks (reflink)"
+    told.clone = CloneFacts(
+        source=work.source,
+        size=size,
+        allocated=allocated,
+        reflink=reflink,
+        strategy="reflink" if reflink else "copy",
+        why=f"reflink: {shares}" if reflink else f"copy: {shares if work.content == 'kubevirt' else 'of each file'}",
+        costs=(_cost_of_clone(work, allocated, reflink=reflink),),
+    )
     told.requested = work.size
     needed = work.size if work.preallocation else 0 if reflink else allocated
     _reckon(home, needed, told, exact=True)
+
+
+def _cost_of_clone(work: CloneJob, allocated: int | None, *, reflink: bool) -> str:
+    taken = "" if allocated is None else f", {human(allocated)} ({allocated} bytes)"
+    if not reflink:
+        return f"what data the source has is copied on this machine, inside the kernel{taken}"
+    return f"{human(work.size)} are preallocated" if work.preallocation and work.size else "no block is copied"
 
 
 def can_reflink(directory: Path) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from cdi.api.job import Job
 from cdi.runtime.examine import Findings
-from cdi.runtime.explain import MEMORY, Explanation
+from cdi.runtime.explain import MEMORY, CloneFacts, Explanation
 from cdi.runtime.inspect import container_document, image_document, refusal_document, source_document
 
 
@@ -27,7 +27,7 @@ def document(told: Explanation) -> dict[str, Any]:
         if found is None
         else [{"name": c.name, "passed": c.passed, "detail": c.detail} for c in found.checks],
         "expected": None if found is None else _expected(found),
-        "clone": None if told.clone is None else _camel(asdict(told.clone)),
+        "clone": clone_document(told.clone),
         "size": {"requested": told.requested, "requiredOfPvc": told.required},
         "plan": None
         if plan is None
@@ -49,6 +49,11 @@ def document(told: Explanation) -> dict[str, Any]:
         "notes": [*told.notes, *(found.result.warnings if found is not None else [])],
         "refusal": refusal_document(told.refusal),
     }
+
+
+def clone_document(clone: CloneFacts | None) -> dict[str, Any] | None:
+    """How it is cloned."""
+    return None if clone is None else _camel(asdict(clone))
 
 
 def encryption(job: Job | None, found: Findings) -> str | None:

@@ -29,7 +29,7 @@ from cdi.reconcile.clone.manifests import (
     of_snapshot,
     preparation_pod,
 )
-from cdi.reconcile.clone.plan import STRATEGY_FAILED, Choice, Target, Wish, choose
+from cdi.reconcile.clone.plan import STRATEGY_FAILED, Choice, Fallback, Target, Wish, choose
 from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANNOTATION, CloneRecord, stand_in
 from cdi.reconcile.clone.restored import is_known, restored_name, restoring, unreadable
 from cdi.reconcile.clone.source import Found, facts, find, in_use, too_small
@@ -165,15 +165,12 @@ def _planned(world: World, claim: Claim, origin: Clone) -> Decision:
         return failed(claim, unable.failure)
     record = CloneRecord.of(
         choice,
-        source=found.uid,
-        namespace=found.namespace,
+        found,
         snapshot=_snapshot_name(world, claim, found),
         restored=restored_name(found.kind, found.uid),
         now=world.now,
     )
-    events: tuple[EventFact, ...] = ()
-    if choice.fallback is not None:
-        events = (EventFact(type="Warning", reason=choice.fallback.reason, message=choice.fallback.message),)
+    events = tuple(EventFact(type="Warning", reason=one.reason, message=one.message) for one in choice.obstacles)
     decision = waiting(claim, Wait(reason=Reason.PENDING, message=f"{found.place} is cloned by {choice.sentence}"))
     return replace(decision, actions=(_written(claim, record),), events=events)
 
@@ -234,16 +231,12 @@ def _made_by_storage(world: World, claim: Claim, origin: Clone, record: CloneRec
 def _given_up(world: World, claim: Claim, origin: Clone, record: CloneRecord, decision: Decision) -> Decision:
     """The next one is copying, which needs nothing of the storage but its volumes."""
     message = f"{record.strategy} took longer than {_patience(world):.0f} s: {decision.state.ready.message}"
-    after = record.gave_up(
-        STRATEGY_FAILED,
-        f"copy instead of {record.strategy}: {message}",
-        restored=restored_name(origin.kind, record.source),
-        now=world.now,
-    )
+    why = Fallback(reason=STRATEGY_FAILED, message=message)
+    after = record.gave_up(why, restored=restored_name(origin.kind, record.source), now=world.now)
     actions: tuple[Action, ...] = (_written(claim, after),)
     if world.prime is not None:
         actions += replaced(world.prime)
-    told = EventFact(type="Warning", reason=STRATEGY_FAILED, message=message)
+    told = EventFact(type="Warning", reason=why.reason, message=why.message)
     return replace(waiting(claim, Wait(reason=Reason.PENDING, message=after.message)), actions=actions, events=(told,))
 
 

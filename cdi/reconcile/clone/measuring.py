@@ -87,6 +87,11 @@ def read_note(dv: DataVolume, uid: str) -> int | None:
     return int(size) if size.isascii() and size.isdigit() and len(size) < 20 else 0
 
 
+def unknown(uid: str) -> dict[str, str]:
+    """The annotation of a DataVolume for whose source, the claim `uid`, nobody can tell."""
+    return {ANNOTATION: f"unknown of {uid}"}
+
+
 def is_wanted(pod: Measurement, dv: DataVolume | None) -> bool:
     """Its DataVolume is there still, and has not written down what it found."""
     return (

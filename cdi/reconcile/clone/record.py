@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final, Self
 from cdi.api.decode import DecodeError, decode
 from cdi.api.names import ANN_CLONE_REQUEST, ANN_OWNER_UID, GROUP, prime_claim, temporary_claim
 from cdi.api.storageprofile import CloneStrategy
-from cdi.reconcile.clone.plan import Choice
+from cdi.reconcile.clone.plan import Choice, Fallback
 
 if TYPE_CHECKING:
+    from cdi.reconcile.clone.source import Found
     from cdi.reconcile.world import Claim
 
 ANNOTATION: Final = f"{GROUP}/storage.clone.record"
@@ -51,6 +52,10 @@ class CloneRecord:
     """Seconds since the epoch."""
     failed: tuple[str, ...] = ()
     """Strategies that were given up."""
+    fallbacks: tuple[Fallback, ...] = ()
+    """Everything that was in the way of what was wished; `reason` is of the one that counted."""
+    size: int | None = None
+    """Bytes of the source's volume; None where nobody knows."""
 
     @classmethod
     def read(cls, claim: Claim) -> Self | None:
@@ -68,34 +73,37 @@ class CloneRecord:
             return None
 
     @classmethod
-    def of(cls, choice: Choice, *, source: str, namespace: str, snapshot: str, restored: str, now: float) -> Self:
+    def of(cls, choice: Choice, found: Found, *, snapshot: str, restored: str, now: float) -> Self:
         """`snapshot` and `restored` count where the choice has a use for them."""
         fallback = choice.fallback
         return cls(
-            source=source,
-            namespace=namespace,
+            source=found.uid,
+            namespace=found.namespace,
             strategy=choice.strategy,
             reason=fallback.reason if fallback is not None else "",
             message=choice.sentence,
             snapshot=snapshot if choice.snapshot_class is not None else "",
             restored=restored if choice.strategy is CloneStrategy.COPY else "",
             begun=now,
+            fallbacks=choice.obstacles,
+            size=found.size,
         )
 
     def write(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
 
-    def gave_up(self, reason: str, message: str, *, restored: str, now: float) -> Self:
+    def gave_up(self, fallback: Fallback, *, restored: str, now: float) -> Self:
         """It is copied instead, a snapshot through the claim `restored`."""
         return replace(
             self,
             strategy=CloneStrategy.COPY,
-            reason=reason,
-            message=message,
+            reason=fallback.reason,
+            message=f"{CloneStrategy.COPY} instead of {self.strategy}: {fallback.message}",
             snapshot="",
             restored=restored,
             begun=now,
             failed=(*self.failed, self.strategy.value),
+            fallbacks=(*self.fallbacks, fallback),
         )
 
 

@@ -17,6 +17,18 @@ from cdi.runtime.view import failure_of, phase_of
 
 _BEGINNING = frozenset({Reason.CONTAINER_CREATING, Reason.PENDING})
 """What passes by itself."""
+CLONING = frozenset(
+    {
+        Phase.SNAPSHOT_FOR_SMART_CLONE_IN_PROGRESS,
+        Phase.SMART_CLONE_PVC_IN_PROGRESS,
+        Phase.CLONE_FROM_SNAPSHOT_SOURCE_IN_PROGRESS,
+        Phase.CSI_CLONE_IN_PROGRESS,
+        Phase.CLONE_IN_PROGRESS,
+        Phase.EXPANSION_IN_PROGRESS,
+        Phase.PREP_CLAIM_IN_PROGRESS,
+    }
+)
+"""Of clones, while the storage or pods make them."""
 _CLAIM_TROUBLE = ("ProvisioningFailed", "FailedBinding", "ErrClaimNotValid", "FailedMount", "FailedAttachVolume")
 _UNDER_WAY = frozenset({Phase.IMPORT_IN_PROGRESS, Phase.REBIND_IN_PROGRESS, Phase.SUCCEEDED})
 
@@ -28,6 +40,11 @@ class Blocker:
     reason: str
     message: str
     remedy: str = ""
+
+    @property
+    def passes(self) -> bool:
+        """It passes by itself, as far as anybody knows."""
+        return self.reason in _BEGINNING
 
     def __str__(self) -> str:
         text = f"{self.message.rstrip('.')} [{self.reason}]"

@@ -131,6 +131,13 @@ class TestManifests:
         assert body["clone"]["source"] == str(cdi.disk("source"))
         assert body["clone"]["size"] == 8 * MIB
         assert 2 * MIB <= body["clone"]["allocated"] < 3 * MIB
+        shared = body["clone"]["reflink"]
+        assert body["clone"]["strategy"] == ("reflink" if shared else "copy")
+        (cost,) = body["clone"]["costs"]
+        assert cost == "no block is copied" if shared else f"({body['clone']['allocated']} bytes)" in cost
+        said = cdi("explain", "-f", manifest(clone)).stdout
+        assert body["clone"]["why"] in said
+        assert cost in said
         assert told(cdi, "-f", manifest(clone, size="4Mi"), status=6)["refusal"]["code"] == "TargetTooSmall"
 
     def test_many_are_explained_one_after_another(self, cdi, manifest):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cdi.api.errors import Retry
 from cdi.api.quantity import Quantity
 from cdi.reconcile.clone.facts import Grant
+from cdi.reconcile.clone.record import ANNOTATION, CloneRecord
 from cdi.reconcile.world import Config, Pods, Retries
 from tests.unit.reconcile.clone.clone_simulation import GOLDEN, MIB, SNAPSHOTS, CloneCluster
 from tests.unit.reconcile.cluster_simulation import CLAIMS, DVS, NS, PODS, VOLUMES, dv
@@ -329,3 +330,18 @@ def test_a_target_below_the_disk_that_is_noted_is_refused_with_both_sizes():
     assert str(966 * MIB) in cluster.condition("Ready")["message"]
     assert str(900 * MIB) in cluster.condition("Ready")["message"]
     assert cluster.names(CLAIMS) == {"fedora"}
+
+
+# --- what is told -------------------------------------------------------------------------------------------------
+
+
+def test_event_annotation_and_record_tell_everything_that_is_in_the_way_in_the_same_words():
+    cluster = cloning("fixed", size="2Gi", mode="Block")().run()
+    notes = cluster.get(CLAIMS, "a")["metadata"]["annotations"]
+    record = CloneRecord.parse(notes[ANNOTATION])
+    reasons = [one.reason for one in record.fallbacks]
+    assert reasons == ["IncompatibleVolumeModes", "NoVolumeExpansion"]
+    assert notes["cdi.kubevirt.io/cloneFallbackReason"] == record.reason == reasons[0]
+    told = {(one.reason, one.message) for one in cluster.events}
+    assert {(one.reason, one.message) for one in record.fallbacks} <= told
+    assert record.message.endswith(record.fallbacks[0].message)

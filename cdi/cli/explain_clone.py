@@ -1,0 +1,25 @@
+"""How ``cdi explain`` shows a clone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from cdi.cli.inspect import size as words_of_size
+
+if TYPE_CHECKING:
+    from cdi.runtime.explain import CloneFacts
+
+
+def clone_lines(clone: CloneFacts) -> Iterator[tuple[str, str]]:
+    """Names with what is to be said of them."""
+    yield "clone of", clone.source
+    if clone.size is not None:
+        yield "its size", words_of_size(clone.size)
+    if clone.allocated is not None:
+        yield "its data", words_of_size(clone.allocated)
+    yield "strategy", clone.why
+    for one in clone.fallbacks:
+        yield "fallback", f"{one.reason}: {one.message}"
+    for cost in clone.costs:
+        yield "cost", cost

@@ -1,0 +1,34 @@
+"""How a claim of a cluster is cloned, out of what stands on it.  No I/O."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cdi.api.quantity import Quantity
+from cdi.reconcile.clone.costs import costs
+from cdi.reconcile.clone.record import ANNOTATION, CloneRecord, pinned
+from cdi.runtime.cluster.filling import notes_of
+from cdi.runtime.explain import CloneFacts
+
+if TYPE_CHECKING:
+    from cdi.kube.resources import Object
+
+
+def clone_facts(claim: Object | None) -> CloneFacts | None:
+    """None where it is no clone, or nothing is decided yet."""
+    notes = notes_of(claim)
+    record, source = CloneRecord.parse(notes.get(ANNOTATION)), pinned(notes)
+    if claim is None or record is None or source is None:
+        return None
+    namespace, name, snapshot = source
+    asked = ((claim["spec"].get("resources") or {}).get("requests") or {}).get("storage")
+    return CloneFacts(
+        source=f"{'VolumeSnapshot' if snapshot else 'PVC'} {namespace}/{name}",
+        size=record.size,
+        allocated=None,
+        reflink=False,
+        strategy=record.strategy.value,
+        why=record.message,
+        fallbacks=record.fallbacks,
+        costs=costs(record, None if asked is None else Quantity.parse(str(asked)).bytes),
+    )
