@@ -38,6 +38,7 @@ from tests.cluster.cluster import Cluster, own
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.layout import HOST_ADDRESS, Layout
 from tests.cluster.objects import claim, pod
+from tests.cluster.settings import kept_config
 
 ROOT = Path(__file__).parents[2]
 CLASS = "csi"
@@ -299,18 +300,19 @@ def _as_the_chart_installs(kubectl: Kubectl) -> Iterator[None]:
         yield
         return
     values = yaml.safe_load((ROOT / "charts/cdi/values.yaml").read_text())
-    kubectl.create(
-        {
-            "apiVersion": "cdi.kubevirt.io/v1beta1",
-            "kind": "CDI",
-            "metadata": {"name": "cdi"},
-            "spec": {"config": values["config"]},
-        }
-    )
-    try:
-        yield
-    finally:
-        kubectl.delete("cdi", "cdi")
+    with kept_config(kubectl):
+        kubectl.create(
+            {
+                "apiVersion": "cdi.kubevirt.io/v1beta1",
+                "kind": "CDI",
+                "metadata": {"name": "cdi"},
+                "spec": {"config": values["config"]},
+            }
+        )
+        try:
+            yield
+        finally:
+            kubectl.delete("cdi", "cdi")
 
 
 def _page(rows: list[Row], runs: int) -> str:

@@ -18,6 +18,7 @@ from tests.cluster.helm import CHART, HelmError
 from tests.cluster.kubectl import KubectlError
 from tests.cluster.layout import ClusterError, Layout
 from tests.cluster.objects import is_phase, phase
+from tests.cluster.settings import kept_config
 
 ROOT = Path(__file__).parents[2]
 SLOW = 300.0  # seconds for what takes some ten on an idle machine
@@ -908,7 +909,11 @@ def test_with_its_default_values_it_serves_the_whole_cluster(cluster, helm, defi
         pytest.skip("somebody else has the API of upload tokens in this cluster")
     repository, _, tag = image.rpartition(":")
     values = {} if image == cdi_image.CDI_IMAGE else {"image": {"repository": repository, "tag": tag}}
-    with cluster.namespace("chart") as system, cluster.namespace("chart-work") as work:
+    with (
+        cluster.namespace("chart") as system,
+        cluster.namespace("chart-work") as work,
+        kept_config(cluster.kubectl),
+    ):
         for each in (system, work):
             each.merge("namespace", each.namespace, {"metadata": {"labels": RESTRICTED}})
         release = Release(cluster, helm, "cdi", system, work)
