@@ -468,6 +468,12 @@ def test_webhooks_can_be_left_out(render):
     assert "patch" not in {verb for rule in rules["rules"] for verb in rule["verbs"]}
 
 
+def looked_at(documents):
+    """The Deployments whose state the controller may read."""
+    rules = find(documents, "Role", "cdi-controller")["rules"]
+    return {name for rule in rules if rule["resources"] == ["deployments"] for name in rule["resourceNames"]}
+
+
 def test_the_controller_is_told_what_else_there_is_to_look_at(render):
     def parts(values, name):
         (container,) = find(render(values), "Deployment", name)["spec"]["template"]["spec"]["containers"]
@@ -475,11 +481,15 @@ def test_the_controller_is_told_what_else_there_is_to_look_at(render):
 
     documents = render({})
     hooks = sorted(f"{kind.lower()}/{name}" for kind, name in named(documents) if kind.endswith("WebhookConfiguration"))
-    told = parts({}, "cdi-deployment")
+    both = ["deployment/cdi-apiserver", "deployment/cdi-uploadproxy"]
     assert hooks
-    assert sorted(told) == sorted(["deployment/cdi-apiserver", *hooks])
-    assert ("Deployment", "cdi-apiserver") in named(documents)
-    assert parts({"webhooks": {"create": False}}, "cdi-deployment") == ["deployment/cdi-apiserver"]
+    assert sorted(parts({}, "cdi-deployment")) == sorted([*both, *hooks])
+    assert {("Deployment", "cdi-apiserver"), ("Deployment", "cdi-uploadproxy")} <= named(documents)
+    assert looked_at(documents) == {"cdi-apiserver", "cdi-uploadproxy"}
+    assert parts({"webhooks": {"create": False}}, "cdi-deployment") == both
+    alone = {"uploadProxy": {"create": False}}
+    assert sorted(parts(alone, "cdi-deployment")) == sorted(["deployment/cdi-apiserver", *hooks])
+    assert looked_at(render(alone)) == {"cdi-apiserver"}
     # Beside another CDI there is no object of its own to tell it in.
     assert parts({"alongside": {"namespaces": ["a"]}}, "cdi-deployment") == []
 
@@ -934,9 +944,12 @@ def test_with_its_default_values_it_serves_the_whole_cluster(cluster, helm, defi
             )
             cluster.kubectl.wait("cdi", "cdi", "well", lambda it: condition(it, "Available")[0] == "True", SLOW)
             system.run("scale", "deployment/cdi-apiserver", "--replicas=0")
-            away = ("True", "Deployment cdi-apiserver has no pod that is ready.")
-            cluster.kubectl.wait("cdi", "cdi", "degraded", lambda it: condition(it, "Degraded") == away, SLOW)
-            system.run("scale", "deployment/cdi-apiserver", "--replicas=1")
+            system.run("scale", "deployment/cdi-uploadproxy", "--replicas=0")
+            away = tuple(f"Deployment cdi-{each} has no pod that is ready" for each in ("apiserver", "uploadproxy"))
+            told = ("True", f"{'; '.join(away)}.")
+            cluster.kubectl.wait("cdi", "cdi", "degraded", lambda it: condition(it, "Degraded") == told, SLOW)
+            for each in ("apiserver", "uploadproxy"):
+                system.run("scale", f"deployment/cdi-{each}", "--replicas=1")
             cluster.kubectl.wait(
                 "cdi", "cdi", "well again", lambda it: condition(it, "Degraded") == ("False", ""), SLOW
             )
