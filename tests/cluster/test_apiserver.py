@@ -1,5 +1,6 @@
 """`cdi apiserver` beside a real API server: asked, believed, renewed under way, and missed by nobody who must go on."""
 
+import base64
 import contextlib
 import copy
 import json
@@ -27,7 +28,8 @@ from tests.unit.api.manifests import dv, obj, sound, spoilt
 from tests.unit.server.reviews import body, hook_of
 
 PATIENCE = 240.0
-SERVER_CERT, SIGNER = "cdi-apiserver-server-cert", "cdi-apiserver-signer"
+SERVER_CERT, SIGNER, WAY = "cdi-apiserver-server-cert", "cdi-apiserver-signer", "cdi-apiserver-webhook-path"
+SETTLES = 240.0  # seconds for a new path, which is told two minutes after it was made
 
 
 def free_port():
@@ -35,8 +37,8 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def until(what, ready):
-    deadline = time.monotonic() + PATIENCE
+def until(what, ready, patience=PATIENCE):
+    deadline = time.monotonic() + patience
     while not (found := ready()):
         assert time.monotonic() < deadline, what
         time.sleep(0.1)
@@ -48,7 +50,7 @@ class Server:
 
     def __init__(self, cluster, kubectl, port, log):
         self.kubectl, self.port, self.address = kubectl, port, cluster.host_address
-        self.log = log
+        self.log, self.documents = log, []
         command = [sys.executable, "-m", "cdi.cli.main", "apiserver", "-n", kubectl.namespace, f"--port={port}",
                    f"--host={self.address}", "--log-level=debug"]  # fmt: skip
         environment = {**os.environ, **kubectl.environment, "KUBECONFIG": str(kubectl.kubeconfig)}
@@ -90,10 +92,15 @@ class Server:
         """The certificate that it shows."""
         return ssl.get_server_certificate((self.address, self.port))
 
+    def words(self):
+        """Those that begin a webhook's path, the newest first."""
+        kept = self.kubectl.get("secret", WAY)["data"]["paths.json"]
+        return [each["word"] for each in json.loads(base64.b64decode(kept))["words"]]
+
     def ask(self, document, **request):
         operation = request.get("operation", "CREATE")
         hook = hook_of(document or request["old"], operation)
-        status, text = self.fetch(hook.path, body(document, **request))
+        status, text = self.fetch(f"/{self.words()[0]}{hook.path}", body(document, **request))
         assert status == 200, text
         return json.loads(text)["response"]
 
@@ -119,11 +126,13 @@ def webhooks(kubectl, address, port):
             kubectl.delete(document["kind"], document["metadata"]["name"], wait=False)
 
 
+def client_of(kubectl, document):
+    """Where a webhook is asked, and whom to trust there."""
+    return kubectl.get(document["kind"], document["metadata"]["name"])["webhooks"][0]["clientConfig"]
+
+
 def trusted(kubectl, documents, bundle):
-    return all(
-        "caBundle" in kubectl.get(each["kind"], each["metadata"]["name"])["webhooks"][0]["clientConfig"]
-        for each in documents
-    ) and bool(bundle())
+    return all("caBundle" in client_of(kubectl, each) for each in documents) and bool(bundle())
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +288,7 @@ def test_a_claim_without_the_label_is_none_of_our_business(server, storage_class
 
 
 def test_everything_is_renewed_while_nobody_is_refused(server):
-    """Signer and certificate are lost in turn, and the API server goes on asking all the while."""
+    """Signer, certificate and path are lost in turn, and the API server goes on asking all the while."""
     failures, done = [], threading.Event()
 
     def keep_asking():
@@ -291,7 +300,9 @@ def test_everything_is_renewed_while_nobody_is_refused(server):
 
     asking = threading.Thread(target=keep_asking)
     asking.start()
+    ways = {client_of(server.kubectl, each)["url"] for each in server.documents}
     try:
+        server.kubectl.delete("secret", WAY)
         for secret in (SERVER_CERT, SIGNER, SERVER_CERT):
             before, authority = server.shown(), server.bundle()
             server.kubectl.delete("secret", secret)
@@ -303,10 +314,36 @@ def test_everything_is_renewed_while_nobody_is_refused(server):
             else:
                 until("there is another certificate", lambda: server.shown() != before)
             assert server.ready()
+        until(
+            "it is asked in another way",
+            lambda: not ways & {client_of(server.kubectl, each)["url"] for each in server.documents},
+            SETTLES,
+        )
+        assert server.ask(dv({"blank": {}}))["allowed"]
     finally:
         done.set()
         asking.join()
     assert failures == []
+
+
+def test_who_was_not_told_the_way_is_not_listened_to(server):
+    """Whatever the request would be answered."""
+    document = dv({"blank": {}})
+    hook = hook_of(document, "CREATE")
+    for path in (hook.path, f"/{'0' * 64}{hook.path}", f"/{server.words()[0][:-1]}{hook.path}"):
+        assert server.fetch(path, body(document))[0] == 404
+
+
+def test_a_way_that_somebody_alters_is_put_right(server):
+    document = next(each for each in server.documents if each["metadata"]["name"].endswith("datavolume-validate"))
+    right = client_of(server.kubectl, document)["url"]
+    wrong = right.replace(server.words()[0], "0" * 64)
+    patch = [{"op": "replace", "path": "/webhooks/0/clientConfig/url", "value": wrong}]
+    server.kubectl.run(
+        "patch", document["kind"], document["metadata"]["name"], "--type=json", f"--patch={json.dumps(patch)}"
+    )
+    assert wrong != right
+    until("it is right again", lambda: client_of(server.kubectl, document)["url"] == right)
 
 
 def test_trust_that_somebody_takes_away_is_put_back(server):
