@@ -69,6 +69,7 @@ class TransferReason(enum.StrEnum):
     NOT_POPULATED = "NotPopulated"
     NOT_BOUND = "NotBound"
     ANNOTATIONS_MISSING = "AnnotationsMissing"
+    RESIZING = "Resizing"
     OWNED = "Owned"
     IN_USE = "InUse"
     BEING_DELETED = "BeingDeleted"

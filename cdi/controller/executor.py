@@ -243,6 +243,8 @@ class Executor:
     async def _set_reclaim_policy(self, action: SetReclaimPolicy) -> None:
         volume = await self._client.get(VOLUMES, None, action.volume)
         metadata, spec = volume["metadata"], volume.get("spec") or {}
+        if metadata["uid"] != action.volume_uid:
+            raise NotFound(f"{VOLUMES} {action.volume} is another one now")
         if spec.get("persistentVolumeReclaimPolicy") == action.policy:
             self._watches.note(VOLUMES, volume)
             return

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from cdi.kube.resources import Object
 
-Kind = Literal["volume", "snapshot", "reader", "source", "cron", "profile", "config", "installation"]
+Kind = Literal["volume", "snapshot", "reader", "source", "cron", "transfer", "profile", "config", "installation"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

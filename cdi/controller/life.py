@@ -23,6 +23,7 @@ from cdi.controller.progress import Progresses, Target, asking
 from cdi.controller.queue import Queue
 from cdi.controller.reconcilers import Reconcilers
 from cdi.controller.telling import tell
+from cdi.controller.transfers import ObservedTransfers, concerned
 from cdi.controller.upload_certificates import UploadCertificates
 from cdi.controller.users import Users
 from cdi.controller.watches import Watches
@@ -103,6 +104,7 @@ class Life:
             self._observed,
             self._inputs,
             self._clones,
+            ObservedTransfers(self.watches, self._users),
             certifier,
             self._uploads,
             scope=scope,
@@ -169,7 +171,7 @@ class Life:
     def _freed(self, namespace: str, claim: str) -> None:
         if self._synced:
             self.queue.add(volume(namespace, claim))
-            for key in waiting_for(namespace, claim, self.watches):
+            for key in (*waiting_for(namespace, claim, self.watches), *concerned(self.watches, (namespace, claim))):
                 self.queue.add(key)
 
     def _follow(self, change: Change) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from cdi.api.names import ANN_POD_PHASE, ANN_SOURCE, ANN_UPLOAD_TARGET, GROUP
 from cdi.api.phases import Phase
-from cdi.controller import cloning
+from cdi.controller import cloning, transfers
 from cdi.controller.keys import CONFIG, Key, volume
 from cdi.controller.watches import Watches
 from cdi.kube.reflector import Change
@@ -20,6 +20,7 @@ from cdi.kube.resources import (
     DATA_VOLUMES,
     EVENTS,
     NODES,
+    OBJECT_TRANSFERS,
     PODS,
     SERVICES,
     STORAGE_CLASSES,
@@ -50,18 +51,21 @@ def _affected(resource: Resource, change: Change, watches: Watches) -> Iterator[
     namespace, name = body["metadata"].get("namespace") or "", body["metadata"]["name"]
     if resource == DATA_VOLUMES:
         yield volume(namespace, name)
+        yield from transfers.concerned(watches, (namespace, name))
         yield from _referring(change, watches)
         yield from cloning.of_data_volume(change, watches)
         if _face(change.old) != _face(change.new):
             yield from cloning.waiting_for(namespace, name, watches)
     elif resource == CLAIMS:
         yield from _owning(body, watches)
+        yield from transfers.concerned(watches, (namespace, name))
         yield from cloning.of_claim(change, watches)
         yield from _referring(change, watches)
     elif resource in (PODS, SERVICES, VOLUME_IMPORT_SOURCES, VOLUME_UPLOAD_SOURCES, VOLUME_CLONE_SOURCES):
         yield from owners_of(body, watches)
         if resource == PODS:
             yield from cloning.reader(body)
+            yield from transfers.of_pod(body, watches)
         elif resource != SERVICES:
             yield from _naming(resource, namespace, name, watches)
     elif resource == VOLUME_SNAPSHOTS:
@@ -78,6 +82,7 @@ def _affected(resource: Resource, change: Change, watches: Watches) -> Iterator[
         for state in (change.old, change.new):
             ref = ((state or {}).get("spec") or {}).get("claimRef") or {}
             yield from _claim_named(ref.get("namespace") or "", ref.get("name") or "", watches)
+        yield from transfers.of_volume(change, watches)
         if _volume_face(change.old) != _volume_face(change.new) and (of_class := body["spec"].get("storageClassName")):
             yield Key(kind="profile", name=of_class)
     elif resource == NODES:
@@ -91,6 +96,8 @@ def _affected(resource: Resource, change: Change, watches: Watches) -> Iterator[
         yield from unfinished(watches)
     elif resource == DATA_IMPORT_CRONS:
         yield Key(kind="cron", namespace=namespace, name=name)
+    elif resource == OBJECT_TRANSFERS:
+        yield from transfers.of_transfer(change, watches)
     elif resource in (STORAGE_CLASSES, STORAGE_PROFILES):
         yield Key(kind="profile", name=name)
         yield CONFIG
@@ -119,6 +126,7 @@ def everything(watches: Watches) -> set[Key]:
     for body in watches.values(PODS):
         found.update(cloning.reader(body))
     found.update(sources(watches))
+    found.update(transfers.every(watches))
     for body in watches.values(DATA_IMPORT_CRONS):
         found.add(Key(kind="cron", namespace=body["metadata"]["namespace"], name=body["metadata"]["name"]))
     for resource in (STORAGE_CLASSES, STORAGE_PROFILES):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, assert_never
 
 from cdi.api.configuration import CONFIG_NAME, CDIConfig
@@ -12,6 +13,7 @@ from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datasource import DataSource
 from cdi.api.installation import CDI
 from cdi.api.storageprofile import StorageProfile
+from cdi.api.transfer import ObjectTransfer
 from cdi.controller import cloning
 from cdi.controller.certifier import Certifier
 from cdi.controller.clones import ObservedClones
@@ -22,6 +24,7 @@ from cdi.controller.logs import fields
 from cdi.controller.observe import Observed
 from cdi.controller.parts import Parts
 from cdi.controller.telling import tell
+from cdi.controller.transfers import ObservedTransfers, places
 from cdi.controller.upload_certificates import UploadCertificates
 from cdi.controller.watches import Watches
 from cdi.kube.client import Client
@@ -32,6 +35,7 @@ from cdi.kube.resources import (
     DATA_IMPORT_CRONS,
     DATA_SOURCES,
     DATA_VOLUMES,
+    OBJECT_TRANSFERS,
     PODS,
     STORAGE_CLASSES,
     STORAGE_PROFILES,
@@ -59,6 +63,8 @@ from cdi.reconcile.dataimportcron import IN_A_CLUSTER, reconcile_unscheduled
 from cdi.reconcile.datasource import reconcile_data_source
 from cdi.reconcile.datavolume import reconcile
 from cdi.reconcile.storageprofile import ProfileFacts, reconcile_orphan, reconcile_storage_profile
+from cdi.reconcile.transfer.flow import reconcile_transfer
+from cdi.reconcile.transfer.world import TransferWorld
 from cdi.reconcile.world import Platform, Refusal, Retries, World
 
 PLATFORM = Platform(cluster=True)
@@ -70,6 +76,7 @@ _RESOURCES: Mapping[Kind, Resource] = {
     "reader": PODS,
     "source": DATA_SOURCES,
     "cron": DATA_IMPORT_CRONS,
+    "transfer": OBJECT_TRANSFERS,
     "profile": STORAGE_PROFILES,
     "config": CDI_CONFIGS,
     "installation": CDIS,
@@ -88,6 +95,7 @@ class Reconcilers:
         observed: Observed,
         inputs: Inputs,
         clones: ObservedClones,
+        transfers: ObservedTransfers,
         certifier: Certifier,
         uploads: UploadCertificates,
         *,
@@ -101,6 +109,7 @@ class Reconcilers:
         self._observed = observed
         self._inputs = inputs
         self._clones = clones
+        self._transfers = transfers
         self._executor = Executor(client, watches, certifier)
         self._uploads = uploads
         self._scope = scope
@@ -125,6 +134,8 @@ class Reconcilers:
                 await self._source(key)
             case "cron":
                 await self._cron(key)
+            case "transfer":
+                return await self._transfer(key)
             case "profile":
                 await self._profile(key)
             case "config":
@@ -161,12 +172,7 @@ class Reconcilers:
             # Who waits for a Secret, or for a change of it, is told by nobody.
             pauses = (plan.requeue_after, self._inputs.pause(key))
             return min((pause for pause in pauses if pause is not None), default=None)
-        log.warning(
-            "refused",
-            extra=fields(
-                key=key, action=type(refusal.action).__name__, reason=refusal.failure.code, text=refusal.failure.message
-            ),
-        )
+        self._tell_refused(key, refusal)
         excuse = await self._planned(key, refusal)
         about = self.about(key)
         if excuse is not None and about is not None:
@@ -280,6 +286,25 @@ class Reconcilers:
     def _acts_on(self, key: Key, body: Object) -> bool:
         return self._scope.covers(key.namespace) and self._scope.selects(body)
 
+    async def _transfer(self, key: Key) -> float | None:
+        """Both ends of one must be ours."""
+        body = self._watches.get(OBJECT_TRANSFERS, "", key.name)
+        model = self._observed.model(OBJECT_TRANSFERS, "", key.name, ObjectTransfer)
+        if body is None or model is None or not self._scope.selects(body):
+            return None
+        if not all(self._scope.covers(namespace) for namespace, _ in places(body)):
+            return None
+        world = TransferWorld(now=self.now(), transfer=model, objects=self._observed, facts=self._transfers)
+        plan = reconcile_transfer(world)
+        refusal = await self._carry_out(key, plan, body)
+        if refusal is None:
+            return plan.requeue_after
+        self._tell_refused(key, refusal)
+        excuse = reconcile_transfer(replace(world, now=self.now(), refusal=refusal))
+        # What was done before the refusal may have given it a new version.
+        await self._carry_out(key, excuse, self._watches.get(OBJECT_TRANSFERS, "", key.name) or body)
+        return excuse.requeue_after
+
     async def _profile(self, key: Key) -> None:
         """What belongs to the whole cluster is left to whoever acts on the whole of it."""
         if self._scope.alongside:
@@ -339,6 +364,10 @@ class Reconcilers:
         await self._simple(key, plan, body)
         return self._parts.pause
 
+    def _tell_refused(self, key: Key, refusal: Refusal) -> None:
+        action, failure = type(refusal.action).__name__, refusal.failure
+        log.warning("refused", extra=fields(key=key, action=action, reason=failure.code, text=failure.message))
+
     async def _simple(self, key: Key, plan: Plan, about: Object | None) -> None:
         refusal = await self._executor.carry_out(plan, about or {}, self.now())
         if refusal is not None:
@@ -362,8 +391,5 @@ class Reconcilers:
 def _reason(status: Mapping[str, Any]) -> str:
     """Of what it is at, or of why it is not."""
     conditions = {one.get("type"): one for one in status.get("conditions") or []}
-    return str(
-        next(
-            (one["reason"] for name in ("Running", "Bound") if (one := conditions.get(name)) and one.get("reason")), ""
-        )
-    )
+    told = (conditions.get(name) or {} for name in ("Running", "Bound", "Complete"))
+    return str(next((one["reason"] for one in told if one.get("reason")), ""))

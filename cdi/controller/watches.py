@@ -25,6 +25,7 @@ from cdi.kube.resources import (
     DATA_VOLUMES,
     EVENTS,
     NODES,
+    OBJECT_TRANSFERS,
     PODS,
     SERVICES,
     STORAGE_CLASSES,
@@ -80,6 +81,7 @@ class Watches:
         follow(VOLUME_SNAPSHOT_CONTENTS, strip=_content, optional=True)
         follow(DATA_SOURCES, plain, strip=_plain)
         follow(DATA_IMPORT_CRONS, plain, strip=_plain)
+        follow(OBJECT_TRANSFERS, strip=_plain)
         follow(EVENTS, plain, fields="involvedObject.kind=PersistentVolumeClaim,type=Warning", strip=_event)
         follow(NODES, strip=_node)
         follow(STORAGE_CLASSES, strip=_plain)

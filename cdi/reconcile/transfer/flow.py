@@ -1,7 +1,7 @@
 """What becomes of an ObjectTransfer.
 
-    Pending ── Running ───────────────────────────────────────────────────────────────────────────── Complete
-    waits      recorded ── target claim ── Retain ── source deleted ── claimRef ── bound ── policy ── DataVolume
+    Pending ── Running ────────────────────────────────────────────────────────────────────────────── Complete
+    waits      recorded ── target claim ── Retain, source deleted ── claimRef ── bound ── policy ── DataVolume
 
 The content is in one PersistentVolume, which two things keep safe.  It is set to Retain before anything is deleted,
 and its claimRef names a claim that is there at every moment: the source's until the volume is given to the target
@@ -12,6 +12,9 @@ whether one is left.  Nothing is deleted but by its uid.
 What cannot be told from the objects later on is written into ``status.data`` before the first of them is touched.
 Until the source is deleted all of it can be undone, which is what deleting the transfer does; from then on it goes on
 to its end.
+
+Claims, volumes and transfers are seen at different times.  So nothing is lost because one of them is not seen: only a
+volume that Kubernetes calls Released has lost its claim.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from cdi.reconcile.transfer.ready import PROTECTION, Ready, examine, in_use, occ
 from cdi.reconcile.transfer.record import FINALIZER, TransferRecord, lock
 from cdi.reconcile.transfer.shown import Step, complete, error, moving, refused, shown, stuck
 from cdi.reconcile.transfer.world import TransferWorld, place
-from cdi.reconcile.world import Claim, Volume
+from cdi.reconcile.world import Claim, Refusal, Volume
 
 RETAIN: Final = "Retain"
 _ENDED: Final = (TransferPhase.COMPLETE, TransferPhase.ERROR)
@@ -45,9 +48,11 @@ _ENDED: Final = (TransferPhase.COMPLETE, TransferPhase.ERROR)
 
 def reconcile_transfer(world: TransferWorld) -> Plan:
     """One step: no I/O, no clock, the same world gives the same plan."""
-    if world.refusal is not None:
-        return refused(world, world.refusal)
     ended, leaving = world.phase in _ENDED, world.transfer.metadata.deletion_timestamp is not None
+    if world.refusal is not None:
+        if leaving and _is_of_data_volume(world.refusal):
+            return Plan(actions=_let_go(world))  # it is made after all the rest: the claim has the volume, and stays
+        return refused(world, world.refusal)
     if ended or (leaving and world.phase != TransferPhase.RUNNING):
         return Plan(actions=_let_go(world))
     if world.phase != TransferPhase.RUNNING:
@@ -74,7 +79,7 @@ def _pending(world: TransferWorld) -> Step:
             phase=TransferPhase.ERROR,
             reason=found.failure.code,
             message=found.failure.message,
-            actions=_unlocked(world),
+            actions=_let_go(world),
             warns=True,
         )
     if isinstance(found, Wait):
@@ -82,8 +87,8 @@ def _pending(world: TransferWorld) -> Step:
             phase=TransferPhase.PENDING,
             reason=found.reason,
             message=found.message,
-            # Whoever deletes the source meanwhile shall not be held up.
-            actions=_unlocked(world),
+            # Whoever deletes the source meanwhile, or the transfer, shall not be held up.
+            actions=_let_go(world),
             warns=found.event is not None,
         )
     finalizers = world.transfer.metadata.finalizers or ()
@@ -124,18 +129,13 @@ def _running(world: TransferWorld, record: TransferRecord) -> Step:
     if target is not None and volume.claim_uid == target.uid:
         return _handed_over(world, record, volume, target)
     if volume.claim_uid != record.claim:
-        return error(_elsewhere(world, volume), record, *_unmade(world))
+        return _elsewhere(world, record, volume)
     source = _source(world, record)
     if source is None:
-        forced = ClaimLost(
-            f"PVC {place(world.source)} was removed by force before its volume was handed over; "
-            f"PersistentVolume {volume.name} is kept",
-            remedy=f"{_free(volume)}; PVC {place(world.target)}, which names it, is bound to it then",
-        )
-        return error(forced, record)
+        return _forced(world, record, volume)
     kind = occupant(world)
     if kind and not source.deleting:
-        return error(taken(world, kind), record, *_unmade(world), *_restored(record, volume, source))
+        return error(taken(world, kind), record, *_unmade(world), _policy(record, record.reclaim, source))
     if kind:
         # The source cannot be had back, so what is in the way must go.
         message = f"{kind} {place(world.target)} is in the way. Try: delete it; the transfer goes on by itself"
@@ -154,8 +154,6 @@ def _before_hand_over(
         return moving(record, f"PVC {place(world.target)} is made", create)
     if target.deleting:
         return moving(record, f"PVC {place(world.target)} is being deleted, and made anew")
-    if volume.reclaim != RETAIN:
-        return moving(record, f"PersistentVolume {volume.name} is kept", _policy(record, RETAIN, source))
     if not source.deleting and not world.holds(source):
         return moving(record, f"PVC {place(world.source)} is held", _hold(world, source))
     users = in_use(world)
@@ -163,7 +161,9 @@ def _before_hand_over(
         return stuck(record, TransferReason.IN_USE, f"{users}. Try: stop it; the transfer goes on by itself")
     deletions = _deletions(world, record, source)
     if deletions:
-        return moving(record, f"PVC {place(world.source)} is given up", *deletions)
+        # The policy in the same breath: what was seen of it may be old, and whoever carries this out looks again.
+        kept = _policy(record, RETAIN, source)
+        return moving(record, f"PVC {place(world.source)} is given up", kept, *deletions)
     busy = others(world, source)
     if PROTECTION in source.finalizers or busy:
         why = users or f"PVC {place(world.source)} has the finalizer {', '.join(busy or (PROTECTION,))}"
@@ -198,10 +198,12 @@ def _handed_over(world: TransferWorld, record: TransferRecord, volume: Volume, t
     if volume.reclaim != record.reclaim:
         policy = _policy(record, record.reclaim, target)
         return moving(record, f"PersistentVolume {volume.name} is {record.reclaim} again", policy)
-    return _data_volume(world, record) if record.data_volume else complete()
+    if record.data_volume:
+        return _data_volume(world, record, target)
+    return complete(_policy(record, record.reclaim, target))
 
 
-def _data_volume(world: TransferWorld, record: TransferRecord) -> Step:
+def _data_volume(world: TransferWorld, record: TransferRecord, target: Claim) -> Step:
     where = place(world.target)
     dv = world.objects.data_volume(*world.target)
     if dv is None:
@@ -219,21 +221,43 @@ def _data_volume(world: TransferWorld, record: TransferRecord) -> Step:
     if before is not None and before.metadata.uid == record.data_volume:
         message = f"DataVolume {place(world.source)} is being deleted"
         return Step(phase=TransferPhase.RUNNING, reason=TransferReason.BEING_DELETED, message=message, record=record)
-    return complete()
+    return complete(_policy(record, record.reclaim, target))
 
 
-def _elsewhere(world: TransferWorld, volume: Volume) -> CdiError:
-    """The volume is neither the source's nor that of the claim that is at the target's place now."""
-    if (volume.claim_namespace, volume.claim_name) == world.target:
-        return ClaimLost(
-            f"PVC {place(world.target)} was deleted after it got the volume; PersistentVolume {volume.name} is "
-            f"{'kept' if volume.reclaim == RETAIN else volume.reclaim}",
+def _forced(world: TransferWorld, record: TransferRecord, volume: Volume) -> Step:
+    """The source is not there any more, though nothing has the volume yet."""
+    if volume.phase == "Bound":
+        return moving(record, f"PVC {place(world.source)} is not seen, and PersistentVolume {volume.name} is bound")
+    lost = ClaimLost(
+        f"PVC {place(world.source)} was removed by force before its volume was handed over; {_left(record, volume)}",
+        remedy=f"{_free(volume)}; PVC {place(world.target)}, which names it, is bound to it then",
+    )
+    return error(lost, record)
+
+
+def _elsewhere(world: TransferWorld, record: TransferRecord, volume: Volume) -> Step:
+    """The volume is neither the source's nor that of the claim that is seen at the target's place."""
+    target = place(world.target)
+    if (volume.claim_namespace, volume.claim_name) == world.target and not occupant(world):
+        if volume.phase == "Bound":
+            return moving(record, f"PersistentVolume {volume.name} is PVC {target}'s, which is not seen yet")
+        gone: CdiError = ClaimLost(
+            f"PVC {target} was deleted after it got the volume; {_left(record, volume)}",
             remedy=f"{_free(volume)}, and make a PVC with volumeName {volume.name}",
         )
-    return ClaimMisbound(
-        f"PersistentVolume {volume.name} was given to PVC {volume.claim_namespace}/{volume.claim_name} by others",
-        remedy="it is untouched; look who did that, and delete this ObjectTransfer",
+        return error(gone, record, *_unlocked(world))
+    new = f"given to PVC {volume.claim_namespace}/{volume.claim_name}" if volume.claim_name else "freed"
+    gone = ClaimMisbound(
+        f"PersistentVolume {volume.name} was {new} by others; {_left(record, volume)}",
+        remedy="look who did that, and delete this ObjectTransfer",
     )
+    return error(gone, record, *_unmade(world))
+
+
+def _left(record: TransferRecord, volume: Volume) -> str:
+    """How a volume is left behind, for whoever puts it in order."""
+    before = f", which was {record.reclaim}" if volume.reclaim != record.reclaim else ""
+    return f"PersistentVolume {volume.name} is left as it is, its reclaim policy {volume.reclaim}{before}"
 
 
 # --- back -------------------------------------------------------------------------------------------------------
@@ -244,17 +268,17 @@ def _undone(world: TransferWorld, record: TransferRecord) -> tuple[Action, ...] 
     source, volume = _source(world, record), _volume(world, record)
     if source is None or source.deleting or volume is None or volume.claim_uid != source.uid:
         return None
-    return (*_unmade(world), *_restored(record, volume, source), *_let_go(world))
+    return (*_unmade(world), _policy(record, record.reclaim, source), *_let_go(world))
+
+
+def _is_of_data_volume(refusal: Refusal) -> bool:
+    return isinstance(refusal.action, CreateObject) and refusal.action.body["kind"] == "DataVolume"
 
 
 def _unmade(world: TransferWorld) -> tuple[Action, ...]:
     """A claim that was made for the volume and has not got it."""
     target = _target(world)
     return () if target is None or target.deleting or target.phase != "Pending" else (_delete(target),)
-
-
-def _restored(record: TransferRecord, volume: Volume, source: Claim) -> tuple[Action, ...]:
-    return () if volume.reclaim == record.reclaim else (_policy(record, record.reclaim, source),)
 
 
 def _free(volume: Volume) -> str:

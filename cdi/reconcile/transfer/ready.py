@@ -13,7 +13,7 @@ from cdi.api.names import ANN_CLONE_REQUEST, ANN_ENDPOINT, ANN_POD_PHASE, ANN_SO
 from cdi.api.phases import Phase, TransferReason
 from cdi.api.rules.transfer import check_transfer
 from cdi.reconcile.origin import Refuse, Wait, populating
-from cdi.reconcile.transfer.record import FINALIZER, lock
+from cdi.reconcile.transfer.record import ANN_TRANSFER, FINALIZER, lock
 from cdi.reconcile.transfer.world import TransferWorld, place
 from cdi.reconcile.world import Claim, Volume
 
@@ -143,6 +143,14 @@ def _busy(world: TransferWorld, claim: Claim) -> Wait | None:
         unfilled = None if claim.controller_uid else "what it asks for has not begun"
     if unfilled is not None:
         return Wait(reason=TransferReason.NOT_POPULATED, message=f"PVC {where} is not populated: {unfilled}")
+    if claim.requested is not None and claim.capacity is not None and claim.requested > claim.capacity:
+        # The file system in it would be left small: nobody grows that of a claim that is bound to what is there.
+        message = f"PVC {where} is being enlarged. Try: start a pod with it, where the driver waits for that"
+        return Wait(reason=TransferReason.RESIZING, message=message)
+    arriving = world.facts.unfinished(claim.annotations.get(ANN_TRANSFER, ""))
+    if arriving:
+        message = f"PVC {where} is where ObjectTransfer {arriving} is moving its volume to"
+        return Wait(reason=TransferReason.IN_USE, message=message)
     users = in_use(world)
     if users:
         message = f"{users}. Try: stop it; the transfer goes on by itself"

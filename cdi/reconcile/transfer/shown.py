@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from cdi.api.conditions import find_condition
@@ -15,7 +16,9 @@ from cdi.reconcile.transfer.world import TransferWorld, place
 from cdi.reconcile.world import Refusal
 
 PATIENCE: Final = 60.0
-"""Seconds between tries of what the server refuses."""
+"""Seconds between tries of what the server refuses, at most."""
+_SOON: Final = 5.0
+"""Seconds until the first try after it: what is lacking is mostly made together with the transfer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +58,11 @@ def error(failure: CdiError, record: TransferRecord | None = None, *actions: Act
     )
 
 
-def complete() -> Step:
+def complete(*actions: Action) -> Step:
     """Nothing of what was written down is needed any more."""
-    return Step(phase=TransferPhase.COMPLETE, reason=TransferReason.COMPLETE, message="Transfer complete")
+    return Step(
+        phase=TransferPhase.COMPLETE, reason=TransferReason.COMPLETE, message="Transfer complete", actions=actions
+    )
 
 
 def refused(world: TransferWorld, refusal: Refusal) -> Plan:
@@ -72,7 +77,18 @@ def refused(world: TransferWorld, refusal: Refusal) -> Plan:
         record=world.record,
         warns=True,
     )
-    return shown(world, step, requeue_after=PATIENCE)
+    return shown(world, step, requeue_after=_pause(world))
+
+
+def _pause(world: TransferWorld) -> float:
+    """Seconds; the longer, the longer it is under way."""
+    status = world.transfer.status
+    known = find_condition(status.conditions if status is not None else None, ConditionType.COMPLETE)
+    try:
+        since = datetime.fromisoformat((known and known.last_transition_time) or "").timestamp()
+    except ValueError:
+        since = world.now
+    return min(max((world.now - since) / 2, _SOON), PATIENCE)
 
 
 def shown(world: TransferWorld, step: Step, *, requeue_after: float | None = None) -> Plan:

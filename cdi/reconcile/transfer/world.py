@@ -23,6 +23,9 @@ class TransferFacts(Protocol):
     def holders(self, namespace: str, claim: str) -> tuple[str, ...]:
         """Pods, ours and everybody's, that have the volume of a claim or are about to: they have not ended."""
 
+    def unfinished(self, uid: str) -> str:
+        """The name of the ObjectTransfer with this uid while it has not ended; empty for any other."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferWorld:

@@ -1,0 +1,113 @@
+"""Of ObjectTransfers: what they are decided from, and which of them something is news for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from cdi.api.phases import TransferPhase
+from cdi.controller.keys import Key
+from cdi.kube.resources import CLAIMS, DATA_VOLUMES, OBJECT_TRANSFERS, PODS, Object
+
+if TYPE_CHECKING:
+    from cdi.controller.observe import Caches, KnownUsers
+    from cdi.kube.reflector import Change
+
+_ENDED = (TransferPhase.COMPLETE, TransferPhase.ERROR)
+_POD_ENDED = ("Succeeded", "Failed")
+Place = tuple[str, str]
+"""Namespace and name."""
+
+
+class ObservedTransfers:
+    """Implements `cdi.reconcile.transfer.world.TransferFacts` out of the watch caches."""
+
+    def __init__(self, watches: Caches, users: KnownUsers) -> None:
+        self._watches = watches
+        self._users = users
+
+    def claim_body(self, namespace: str, name: str) -> Mapping[str, Any] | None:
+        return self._watches.get(CLAIMS, namespace, name)
+
+    def data_volume_body(self, namespace: str, name: str) -> Mapping[str, Any] | None:
+        return self._watches.get(DATA_VOLUMES, namespace, name)
+
+    def holders(self, namespace: str, claim: str) -> tuple[str, ...]:
+        ours = (pod["metadata"]["name"] for pod in self._watches.values(PODS) if _holds(pod, namespace, claim))
+        return tuple(sorted({*self._users.of(namespace, claim), *ours}))
+
+    def unfinished(self, uid: str) -> str:
+        found = (body for body in self._watches.values(OBJECT_TRANSFERS) if body["metadata"]["uid"] == uid)
+        return next((str(body["metadata"]["name"]) for body in found if not _has_ended(body)), "")
+
+
+def transfer(body: Object) -> Key:
+    """Its own key."""
+    return Key(kind="transfer", name=body["metadata"]["name"])
+
+
+def places(body: Object) -> tuple[Place, Place]:
+    """Where an ObjectTransfer takes something from, and where to; of the target what is not given is the source's.
+
+    An object that was stored without any check of ours may lack either: then it is empty.
+    """
+    spec = body.get("spec") or {}
+    source, target = spec.get("source") or {}, spec.get("target") or {}
+    begin = str(source.get("namespace") or ""), str(source.get("name") or "")
+    return begin, (str(target.get("namespace") or begin[0]), str(target.get("name") or begin[1]))
+
+
+def every(caches: Caches) -> Iterator[Key]:
+    """All of them, to let go of what has ended too."""
+    return map(transfer, caches.values(OBJECT_TRANSFERS))
+
+
+def of_transfer(change: Change, caches: Caches) -> Iterator[Key]:
+    """The transfer itself; and one that ends or goes is news for others of the same places."""
+    yield transfer(change.object)
+    if change.new is None or _has_ended(change.new):
+        for place in places(change.object):
+            yield from concerned(caches, place)
+
+
+def of_volume(change: Change, caches: Caches) -> Iterator[Key]:
+    """Those of a PersistentVolume: of its claims, before and now, and whatever wrote it down."""
+    refs = (((state or {}).get("spec") or {}).get("claimRef") or {} for state in (change.old, change.new))
+    at = {(ref.get("namespace") or "", ref.get("name") or "") for ref in refs}
+    name = change.object["metadata"]["name"]
+    for body in _open(caches):
+        data = (body.get("status") or {}).get("data") or {}
+        if data.get("pvName") == name or not at.isdisjoint(places(body)):
+            yield transfer(body)
+
+
+def of_pod(pod: Object, caches: Caches) -> Iterator[Key]:
+    """Those of the claims that a pod has."""
+    namespace = pod["metadata"]["namespace"]
+    yield from concerned(caches, *((namespace, claim) for claim in _claims(pod)))
+
+
+def concerned(caches: Caches, *at: Place) -> Iterator[Key]:
+    """Those that have not ended and take something from one of these places, or to it."""
+    if at:
+        yield from (transfer(body) for body in _open(caches) if not set(at).isdisjoint(places(body)))
+
+
+def _open(caches: Caches) -> Iterable[Object]:
+    return (body for body in caches.values(OBJECT_TRANSFERS) if not _has_ended(body))
+
+
+def _has_ended(body: Object) -> bool:
+    return (body.get("status") or {}).get("phase") in _ENDED
+
+
+def _holds(pod: Object, namespace: str, claim: str) -> bool:
+    ended = (pod.get("status") or {}).get("phase") in _POD_ENDED
+    return not ended and pod["metadata"]["namespace"] == namespace and claim in _claims(pod)
+
+
+def _claims(pod: Object) -> Iterator[str]:
+    for each in (pod.get("spec") or {}).get("volumes") or ():
+        name = (each.get("persistentVolumeClaim") or {}).get("claimName")
+        if name:
+            yield str(name)

@@ -1,0 +1,172 @@
+"""An API server in memory, as far as a controller writes to one: versions, uids, finalizers, merge patches.
+
+It does I/O for nobody, so its methods never really wait.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+
+from cdi.api.errors import AlreadyExists, Conflict, InvalidManifest, NotFound
+from cdi.controller.executor import WITH_STATUS
+from cdi.kube.resources import CLAIMS, EVENTS, NAMESPACES, VOLUMES
+
+PROTECTION = {CLAIMS: "kubernetes.io/pvc-protection", VOLUMES: "kubernetes.io/pv-protection"}
+TIME = "2026-01-01T00:00:00Z"
+
+
+class Crash(BaseException):
+    """The controller was killed; what it wrote last is written, and it never heard of that."""
+
+
+class Api:
+    """All objects, and what happened to them in order."""
+
+    def __init__(self):
+        self.objects = {}
+        self.log = []
+        """(resource, type, body), as watches tell it; the version is the body's."""
+        self.version = 0
+        self.uids = 0
+        self.fuse = None
+        """How many writes the controller still lives for; None for ever."""
+        self.refuse = {}
+        """By kind what the server says to who makes one."""
+        self.written = []
+        """(verb, resource, name) of the controller's."""
+        self.told = []
+        """Type, reason and message of events."""
+        self.look = lambda: None
+        """Called after each change."""
+
+    # --- for everybody ----------------------------------------------------------------------------------------------
+
+    def find(self, resource, namespace, name):
+        return self.objects.get((resource, namespace or "", name))
+
+    def all(self, resource):
+        return [body for (kind, _, _), body in sorted(self.objects.items(), key=lambda one: one[0][1:]) if kind == resource]
+
+    def add(self, resource, body):
+        """As somebody else makes it."""
+        metadata = body["metadata"]
+        self.uids += 1
+        metadata.setdefault("uid", f"uid-{self.uids}-{metadata['name']}")
+        metadata["creationTimestamp"] = TIME
+        if resource in PROTECTION:
+            metadata["finalizers"] = [PROTECTION[resource], *metadata.get("finalizers", ())]
+        if resource == CLAIMS:
+            body.setdefault("status", {"phase": "Pending"})
+        self._store(resource, {"apiVersion": resource.api_version, "kind": resource.kind, **body}, "ADDED")
+        return self.find(resource, metadata.get("namespace"), metadata["name"])
+
+    def change(self, resource, namespace, name, alter):
+        """Alter it in place, as somebody else does."""
+        body = copy.deepcopy(self.find(resource, namespace, name))
+        alter(body)
+        self._store(resource, body, "MODIFIED")
+
+    def remove(self, resource, namespace, name):
+        """Delete it: it goes once it has no finalizers."""
+        body = copy.deepcopy(self.find(resource, namespace, name))
+        if body is None:
+            return None
+        if body["metadata"].get("finalizers"):
+            if "deletionTimestamp" not in body["metadata"]:
+                body["metadata"]["deletionTimestamp"] = TIME
+                self._store(resource, body, "MODIFIED")
+            return body
+        self._gone(resource, body)
+        return None
+
+    def _store(self, resource, body, kind):
+        metadata = body["metadata"]
+        if "deletionTimestamp" in metadata and not metadata.get("finalizers"):
+            self._gone(resource, body)
+            return
+        self.version += 1
+        metadata["resourceVersion"] = str(self.version)
+        self.objects[resource, metadata.get("namespace", ""), metadata["name"]] = body
+        self.log.append((resource, kind, copy.deepcopy(body)))
+        self.look()
+
+    def _gone(self, resource, body):
+        self.version += 1
+        body["metadata"]["resourceVersion"] = str(self.version)
+        del self.objects[resource, body["metadata"].get("namespace", ""), body["metadata"]["name"]]
+        self.log.append((resource, "DELETED", copy.deepcopy(body)))
+        self.look()
+
+    # --- `cdi.kube.client.Client`, for the controller ---------------------------------------------------------------
+
+    async def get(self, resource, namespace, name):
+        body = self.find(resource, namespace, name)
+        if body is None:
+            raise NotFound(f"{resource} {namespace}/{name} does not exist")
+        return copy.deepcopy(body)
+
+    async def create(self, resource, body):
+        body = json.loads(json.dumps(body))
+        metadata = body["metadata"]
+        if resource == EVENTS:
+            self.told.append((body["type"], body["reason"], body["message"]))
+            return body
+        if resource.kind in self.refuse:
+            raise self.refuse[resource.kind]
+        if resource.namespaced and self.find(NAMESPACES, "", metadata["namespace"]) is None:
+            raise NotFound(f"namespaces {metadata['namespace']!r} not found")
+        if self.find(resource, metadata.get("namespace"), metadata["name"]) is not None:
+            raise AlreadyExists(f"{resource} {metadata['name']} exists already")
+        made = self.add(resource, body)
+        self._written("create", resource, metadata["name"])
+        return copy.deepcopy(made)
+
+    async def patch(self, resource, namespace, name, patch, *, subresource=""):
+        before = await self.get(resource, namespace, name)
+        said, known = patch.get("metadata", {}), before["metadata"]
+        if said.get("uid", known["uid"]) != known["uid"]:
+            raise InvalidManifest("Precondition failed: UID", where="metadata.uid")
+        if said.get("resourceVersion", known.get("resourceVersion")) != known.get("resourceVersion"):
+            raise Conflict("the object has been modified")
+        after = merged(before, json.loads(json.dumps(patch)))
+        if resource.plural in WITH_STATUS:
+            kept = "status" if not subresource else "spec"
+            after[kept] = before[kept] if kept in before else {}
+        new = set(after["metadata"].get("finalizers") or ()) - set(known.get("finalizers") or ())
+        if new and "deletionTimestamp" in known:
+            raise InvalidManifest("no new finalizers can be added if the object is being deleted", where="finalizers")
+        if after != before:
+            self._store(resource, after, "MODIFIED")
+        self._written("patch", resource, name)
+        return copy.deepcopy(after)
+
+    async def delete(self, resource, namespace, name, *, uid="", propagation=""):
+        assert propagation == "Background"
+        body = await self.get(resource, namespace, name)
+        if uid != body["metadata"]["uid"]:
+            raise Conflict("Precondition failed: UID")
+        left = self.remove(resource, namespace, name)
+        self._written("delete", resource, name)
+        return copy.deepcopy(left)
+
+    def _written(self, verb, resource, name):
+        self.written.append((verb, resource, name))
+        if self.fuse is not None:
+            self.fuse -= 1
+            if self.fuse <= 0:
+                self.fuse = None
+                raise Crash
+
+
+def merged(before, patch):
+    """RFC 7396."""
+    if not isinstance(patch, dict):
+        return copy.deepcopy(patch)
+    after = dict(before) if isinstance(before, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            after.pop(name, None)
+        else:
+            after[name] = merged(after.get(name), value)
+    return after

@@ -1,0 +1,237 @@
+"""Laws of transfers: whatever is killed, late, or done by others, the volume lives, and nothing is left half done."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cdi.kube.resources import CLAIMS, DATA_VOLUMES, NAMESPACES, OBJECT_TRANSFERS, PODS
+from tests.unit.reconcile.transfer.transfer_simulation import HELD, SOURCE, TARGET, Simulation
+
+KINDS = ("PersistentVolumeClaim", "DataVolume")
+ELSEWHERE, RENAMED, BOTH = ("b", "disk"), ("a", "other"), ("b", "other")
+MOVES = st.lists(st.integers(0, 11), max_size=60)
+LIVES = st.lists(st.sampled_from([0, 1, 1, 2, 3, 4]), max_size=12)
+WAYS = {
+    "moves": st.sampled_from(KINDS),
+    "target": st.sampled_from([ELSEWHERE, RENAMED, BOTH]),
+    "reclaim": st.sampled_from(["Delete", "Retain"]),
+    "forgets": st.booleans(),
+}
+
+
+def is_moved(it: Simulation, target=None) -> None:
+    """All of it is at the target, as if it had always been there."""
+    target = target or it.target
+    claim, volume = it.claim(target), it.volume
+    assert claim["status"] == {"phase": "Bound", "capacity": {"storage": "1Gi"}}
+    assert volume["spec"]["claimRef"]["uid"] == claim["metadata"]["uid"]
+    assert volume["spec"]["persistentVolumeReclaimPolicy"] == it.before[1]["persistentVolumeReclaimPolicy"]
+    assert claim["metadata"]["finalizers"] == [HELD]
+    assert claim["metadata"]["labels"] == {"tier": "gold"}
+    assert claim["metadata"]["annotations"]["mine"] == "kept"
+    assert not {"dataSource", "dataSourceRef"} & claim["spec"].keys()
+    assert len(it.api.all(CLAIMS)) == 1
+    volumes = it.api.all(DATA_VOLUMES)
+    if it.moves == "DataVolume":
+        assert [(one["metadata"]["namespace"], one["metadata"]["name"]) for one in volumes] == [target]
+        assert volumes[0]["status"]["phase"] == "Succeeded"
+        assert claim["metadata"]["ownerReferences"][0]["uid"] == volumes[0]["metadata"]["uid"]
+        assert claim["metadata"]["annotations"]["cdi.kubevirt.io/image.digest"] == "sha256:1"
+    else:
+        assert not volumes
+    assert not it.locks()
+
+
+@settings(max_examples=120, deadline=None)
+@given(moves_of=MOVES, lives=LIVES, **WAYS)
+def test_whoever_is_killed_and_however_late_all_is_seen_it_is_moved(moves_of, lives, moves, target, reclaim, forgets):
+    async def run():
+        it = Simulation(moves, target=target, reclaim=reclaim, forgets=forgets)
+        await it.go(moves_of, lives)
+        await it.run()
+        assert it.said() == ("Complete", "TransferComplete")
+        is_moved(it)
+        assert not any(kind == "Warning" for kind, _, _ in it.api.told)
+
+    asyncio.run(run())
+
+
+@settings(max_examples=120, deadline=None)
+@given(moves_of=MOVES, after=MOVES, lives=LIVES, **WAYS)
+def test_deleted_at_any_moment_it_is_undone_or_done(moves_of, after, lives, moves, target, reclaim, forgets):
+    async def run():
+        it = Simulation(moves, target=target, reclaim=reclaim, forgets=forgets)
+        await it.go(moves_of, lives)
+        gone = [it.claim(SOURCE) is None or "deletionTimestamp" in it.claim(SOURCE)["metadata"]]
+        it.api.remove(OBJECT_TRANSFERS, "", "t")
+        await it.go(after, lives)
+        await it.run()
+        assert not it.api.all(OBJECT_TRANSFERS)
+        if it.claim(SOURCE) is None:
+            is_moved(it)
+        else:
+            assert gone == [False]
+            without = [it.before[0], it.before[1], it.before[2]]
+            found = it.face()
+            # The controller has marked a DataVolume's claim meanwhile, as it would have anyway.
+            for face in (without, found):
+                face[0] = {**face[0], "metadata": {**face[0]["metadata"], "annotations": None}}
+            assert found == without
+            assert len(it.api.all(CLAIMS)) == 1
+            assert not it.locks()
+
+    asyncio.run(run())
+
+
+def _pod(it):
+    """Somebody starts a pod with the source; it runs until all else is at rest."""
+    if it.claim(SOURCE) is not None:
+        it.use()
+    return lambda: it.api.find(PODS, "a", "vm") and it.api.remove(PODS, "a", "vm")
+
+
+def _target_deleted(it):
+    if it.claim(it.target) is not None:
+        it.safe = False
+        it.api.remove(CLAIMS, *it.target)
+
+
+def _source_deleted(it):
+    # Who deletes a claim before anything of it was moved wants it deleted.
+    if it.claim(SOURCE) is not None and it.said()[0] == "Running":
+        it.safe = False
+        it.api.remove(CLAIMS, *SOURCE)
+
+
+def _source_forced(it):
+    claim = it.claim(SOURCE)
+    kept = it.volume["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+    if claim is not None and kept and it.said()[0] == "Running":
+        it.safe = False
+        it.api.remove(CLAIMS, *SOURCE)
+        if it.claim(SOURCE) is not None:
+            it.release(SOURCE, *claim["metadata"]["finalizers"])
+
+
+def _occupied(it):
+    if it.claim(it.target) is None:
+        spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+        it.api.add(
+            CLAIMS, {"metadata": {"namespace": it.target[0], "name": it.target[1], "annotations": {}}, "spec": spec}
+        )
+        it.strange = it.claim(it.target)["metadata"]["uid"]
+
+
+MEDDLING = {
+    "pod": _pod,
+    "target deleted": _target_deleted,
+    "source deleted": _source_deleted,
+    "source removed by force": _source_forced,
+    "target occupied": _occupied,
+}
+
+
+@settings(max_examples=200, deadline=None)
+@given(meddling=st.sampled_from(sorted(MEDDLING)), moves_of=MOVES, after=MOVES, lives=LIVES, **WAYS)
+def test_whatever_others_do_it_ends_with_a_reason_and_holds_nothing(
+    meddling, moves_of, after, lives, moves, target, reclaim, forgets
+):
+    async def run():
+        it = Simulation(moves, target=target, reclaim=reclaim, forgets=forgets)
+        await it.go(moves_of, lives)
+        ended = MEDDLING[meddling](it)
+        await it.go(after, lives)
+        await it.run()
+        if ended is not None:
+            ended()
+            await it.run()
+        phase, reason = it.said()
+        assert phase in ("Complete", "Error", "Running")
+        assert reason
+        if phase == "Running":
+            # Only this waits for somebody: the source is given up already, and another claim is in its place.
+            assert meddling == "target occupied"
+            it.api.remove(CLAIMS, *it.target)
+            await it.run()
+            assert it.said()[0] == "Complete"
+        assert not it.locks()
+        if meddling == "pod":
+            assert it.said()[0] == "Complete"
+        if it.said()[0] == "Complete" and it.safe:
+            is_moved(it)
+        if it.said()[0] == "Error":
+            message = it.status()["conditions"][0]["message"]
+            assert "Try: " in message
+            kept = it.volume["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+            assert kept or it.claim(SOURCE) is not None
+
+    asyncio.run(run())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    places=st.sampled_from([(ELSEWHERE, BOTH), (RENAMED, BOTH)]), moves_of=MOVES, lives=LIVES, moves=st.sampled_from(KINDS),
+    forgets=st.booleans(),
+)  # fmt: skip
+def test_of_two_that_move_the_same_one_does(places, moves_of, lives, moves, forgets):
+    async def run():
+        it = Simulation(moves, target=places[0], forgets=forgets)
+        it.transfer("u", kind=moves, target=places[1])
+        await it.go(moves_of, lives)
+        await it.run()
+        said = {name: it.said(name) for name in ("t", "u")}
+        assert sorted(said.values()) == [("Complete", "TransferComplete"), ("Pending", "NoSource")]
+        is_moved(it, places[0] if said["t"][0] == "Complete" else places[1])
+
+    asyncio.run(run())
+
+
+@settings(max_examples=60, deadline=None)
+@given(moves_of=MOVES, lives=LIVES, moves=st.sampled_from(KINDS), reclaim=st.sampled_from(["Delete", "Retain"]), forgets=st.booleans())
+def test_one_after_the_other_from_place_to_place(moves_of, lives, moves, reclaim, forgets):
+    async def run():
+        it = Simulation(moves, target=ELSEWHERE, reclaim=reclaim, forgets=forgets)
+        it.transfer("u", kind=moves, source=ELSEWHERE, target=RENAMED)
+        await it.go(moves_of, lives)
+        await it.run()
+        assert it.said("t") == it.said("u") == ("Complete", "TransferComplete")
+        is_moved(it, RENAMED)
+
+    asyncio.run(run())
+
+
+@settings(max_examples=30, deadline=None)
+@given(moves_of=MOVES, lives=LIVES, moves=st.sampled_from(KINDS))
+def test_a_namespace_that_is_made_later(moves_of, lives, moves):
+    async def run():
+        it = Simulation(moves, target=TARGET, namespaces=("a",))
+        await it.go(moves_of, lives)
+        await it.run()
+        assert it.said() == ("Running", "NotFound")
+        assert "namespace b does not exist. Try: create it" in it.status()["conditions"][0]["message"]
+        assert "deletionTimestamp" not in it.claim(SOURCE)["metadata"]
+        it.api.add(NAMESPACES, {"metadata": {"name": "b"}})
+        await it.run()
+        is_moved(it)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("moves", KINDS)
+async def test_that_it_is_killed_after_each_write_alone_changes_nothing(moves):
+    whole = await Simulation(moves).run()
+    for write in range(1, len(whole.api.written) + 1):
+        it = Simulation(moves)
+        while it.keys.now or it.untold() or it.nature():
+            for kind in it.untold():
+                it.tell(kind)
+            if it.keys.now:
+                await it.work(0, write - len(it.api.written) if len(it.api.written) < write else None)
+            elif acts := it.nature():
+                acts[0]()
+        await it.run()
+        is_moved(it)
