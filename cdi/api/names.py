@@ -180,6 +180,14 @@ def means_true(value: str | None) -> bool:
 
 # --- names ------------------------------------------------------------------------------------------------------
 
+INSTALLATION = "cdi"
+"""What the names of an installation's own objects begin with, unless another one has them."""
+
+
+def own_name(name: str, prefix: str = INSTALLATION) -> str:
+    """The name of an installation's own object, which is `name` (``cdi-…``) where it is the cluster's only one."""
+    return prefix + name.removeprefix(INSTALLATION)
+
 
 def joined(base: str, suffix: str, limit: int = MAX_NAME) -> str:
     """``base-suffix``, shortened with a hash where it would be longer than `limit` characters.

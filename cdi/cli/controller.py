@@ -51,6 +51,12 @@ def _parts(texts: Iterable[str]) -> tuple[Part, ...]:
     show_default=True,
     help="When nodes pull that image.",
 )
+@click.option(
+    "--prefix",
+    default="cdi",
+    show_default=True,
+    help="What the names of its Lease and Secrets begin with: of cdi apiserver's, too, and no other controller's.",
+)
 @click.option("--watch-namespaces", default="", help="Act in these namespaces only, divided by commas.")
 @click.option("--selector", default="", help="Act on objects with these labels only: a=b,c=d.")
 @click.option(
@@ -78,6 +84,7 @@ def command(
     *,
     image: str,
     pull_policy: str,
+    prefix: str,
     watch_namespaces: str,
     selector: str,
     workers: int,
@@ -110,6 +117,7 @@ def command(
         workers=workers,
         port=port,
         leader_election=leader_election,
+        prefix=prefix,
         identity=identity or None,
         version=version("cdi"),
         parts=_parts(parts),

@@ -11,6 +11,7 @@ import datetime as dt
 from collections.abc import Callable
 from typing import Final
 
+from cdi.api.names import INSTALLATION, own_name
 from cdi.kube.certificates import (
     Authority,
     AuthorityPlace,
@@ -45,9 +46,11 @@ class Certifier:
         namespace: str,
         lifetimes: Callable[[], Lifetimes],
         *,
+        prefix: str = INSTALLATION,
         now: Callable[[], dt.datetime] = _now,
     ) -> None:
-        """`namespace` is where the authorities are kept."""
+        """`namespace` is where the authorities are kept, `prefix` what their names begin with there."""
+        self.prefix = prefix
         self._client = client
         self._namespace = namespace
         self._lifetimes = lifetimes
@@ -83,7 +86,7 @@ class Certifier:
         known = self._known.get(name)
         if known is not None and now - known[0] < _KEPT:
             return known[1]
-        place = AuthorityPlace.named(self._namespace, name)
+        place = AuthorityPlace.named(self._namespace, own_name(name, self.prefix))
         made = await ensure_authority(self._client, place, self._lifetimes().authority, now)
         self._known[name] = (now, made)
         return made

@@ -8,7 +8,7 @@ import logging
 from typing import Never
 
 from cdi.api.errors import AdmissionDenied, CdiError, Conflict, InvalidManifest, NotFound
-from cdi.api.names import LABEL_COMPONENT
+from cdi.api.names import INSTALLATION, LABEL_COMPONENT, own_name
 from cdi.controller.certifier import Certifier
 from cdi.controller.clones import ObservedClones
 from cdi.controller.cloning import waiting_for
@@ -31,7 +31,7 @@ from cdi.kube.client import Client
 from cdi.kube.lifetimes import Lifetimes
 from cdi.kube.reflector import Change
 from cdi.kube.resources import CLAIMS, PODS, SERVICES, Object, Resource
-from cdi.kube.tokens import ensure_signing_key
+from cdi.kube.tokens import SIGNING_KEY, ensure_signing_key
 from cdi.reconcile.actions import EventFact
 from cdi.reconcile.configuration import active_cdi
 from cdi.reconcile.pod import ANN_STORED_JOURNAL, CONTAINER
@@ -59,6 +59,7 @@ class Life:
         scope: Scope,
         pods: Pods,
         install_namespace: str,
+        prefix: str = INSTALLATION,
         version: str,
         parts: tuple[Part, ...] = (),
         workers: int,
@@ -87,7 +88,8 @@ class Life:
         )
         self._clones = ObservedClones(self.watches, self._observed, self._users)
         self._install_namespace = install_namespace
-        certifier = Certifier(client, install_namespace, self._lifetimes)
+        self._key_secret = own_name(SIGNING_KEY, prefix)
+        certifier = Certifier(client, install_namespace, self._lifetimes, prefix=prefix)
         self._uploads = UploadCertificates(
             client,
             certifier,
@@ -145,7 +147,7 @@ class Life:
         """The key of tokens is known, and stays so when it is made anew."""
         while True:
             try:
-                self._clones.key = await ensure_signing_key(self._client, self._install_namespace)
+                self._clones.key = await ensure_signing_key(self._client, self._install_namespace, self._key_secret)
             except CdiError as error:
                 log.warning("no key of tokens", extra=fields(reason=error))
             await asyncio.sleep(KEY_EVERY if self._clones.key is not None else KEY_SOON)

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from cdi.api.names import INSTALLATION, own_name
 from cdi.controller.keys import Scope
 from cdi.controller.life import Life
 from cdi.controller.logs import fields
@@ -44,7 +45,8 @@ class Options:
     """Reconciles at once."""
     port: int = 8080
     leader_election: bool = True
-    lease: str = LEASE
+    prefix: str = INSTALLATION
+    """What the names of its Lease, Secrets and ConfigMaps begin with."""
     identity: str | None = None
     """Who holds the Lease; a process that is begun again under its name does not wait for its own Lease to end."""
     version: str = ""
@@ -87,7 +89,8 @@ class Controller:
     async def _lead(self) -> None:
         if self._options.leader_election:
             options = self._options
-            await Leadership(self._client, options.namespace, options.lease, identity=options.identity).run(self._live)
+            lease = own_name(LEASE, options.prefix)
+            await Leadership(self._client, options.namespace, lease, identity=options.identity).run(self._live)
         else:
             await self._live()
 
@@ -97,6 +100,7 @@ class Controller:
             scope=self._options.scope,
             pods=self._options.pods,
             install_namespace=self._options.namespace,
+            prefix=self._options.prefix,
             version=self._options.version,
             parts=self._options.parts,
             workers=self._options.workers,

@@ -4,6 +4,7 @@
     cdi-uploadproxy-signer          who signs it, where nobody did
     cdi-uploadserver-client-cert    by which upload servers know the proxy
 
+Beside another CDI their names begin with something else (`cdi.api.names.own_name`).
 An upload server's certificate is made with its pod (`cdi.reconcile.uploading`); here it is renewed.  Nothing of this
 keeps anybody who imports waiting: what cannot be done is told in the log and tried again.
 """
@@ -18,7 +19,7 @@ from typing import Final, Never
 from urllib.parse import urlsplit
 
 from cdi.api.errors import CdiError, ClusterForbidden, KindNotServed
-from cdi.api.names import is_dns_subdomain
+from cdi.api.names import is_dns_subdomain, own_name
 from cdi.api.upload_protocol import CLIENT_NAME
 from cdi.controller.certifier import CLIENTS, PATIENCE, SERVERS, SETTLED, Certifier
 from cdi.controller.logs import fields
@@ -106,7 +107,7 @@ class UploadCertificates:
         servers, clients = await self._certifier.authority(SERVERS), await self._certifier.authority(CLIENTS)
         place = CertificatePlace(
             namespace=self._namespace,
-            secret=CLIENT_CERTIFICATE,
+            secret=own_name(CLIENT_CERTIFICATE, self._certifier.prefix),
             name=CLIENT_NAME,
             usage="client",
             trusts=servers.bundle,
@@ -121,9 +122,13 @@ class UploadCertificates:
         before = (self.known, self.authorities, self.host)
         signer = await self._certifier.authority(PROXY_SIGNER)
         self.host = await self._ingress()
-        hosts = [*service_hosts(PROXY, self._namespace), *_host(self._override()), *_host(self.host)]
+        proxy = own_name(PROXY, self._certifier.prefix)
+        hosts = [*service_hosts(proxy, self._namespace), *_host(self._override()), *_host(self.host)]
         own = CertificatePlace(
-            namespace=self._namespace, secret=PROXY_CERTIFICATE, name=hosts[0], hosts=tuple(dict.fromkeys(hosts))
+            namespace=self._namespace,
+            secret=own_name(PROXY_CERTIFICATE, self._certifier.prefix),
+            name=hosts[0],
+            hosts=tuple(dict.fromkeys(hosts)),
         )
         held = await ensure_certificate(self._client, own, signer, lifetimes.server, now)
         self.authorities = signer.bundle if held.ours else held.authorities
@@ -151,7 +156,7 @@ class UploadCertificates:
             for rule in (body.get("spec") or {}).get("rules") or ():
                 for path in (rule.get("http") or {}).get("paths") or ():
                     backend = (path.get("backend") or {}).get("service") or {}
-                    if rule.get("host") and backend.get("name") == PROXY:
+                    if rule.get("host") and backend.get("name") == own_name(PROXY, self._certifier.prefix):
                         return str(rule["host"])
         return ""
 

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from cdi.api.datasource import DataSource
 from cdi.api.errors import CdiError, NotFound, UsageError
+from cdi.api.names import own_name
 from cdi.api.validation import parse
 from cdi.controller.logs import fields
 from cdi.kube.certificates import (
@@ -88,7 +89,7 @@ class ApiServer:
             client,
             self.observed,
             namespace=options.installation.namespace,
-            signing_key=SIGNING_KEY,
+            signing_key=own_name(SIGNING_KEY, options.prefix),
             now=lambda: self._clock().timestamp(),
         )
 

@@ -525,6 +525,27 @@ def test_beside_another_it_shares_no_name_with_it(render, values):
     assert CLUSTER_WIDE & {each["kind"] for each in documents} == set()
 
 
+@pytest.mark.parametrize("values", [beside("a", "b"), beside(who="us")], ids=["namespaces", "selector"])
+def test_beside_another_in_its_namespace_it_takes_up_nothing_of_it(render, values):
+    other = {(kind, name) for kind, name in named(render()) if kind != "CustomResourceDefinition"}
+    documents = render(values, release="second")
+    assert named(documents) & other == set()
+    used = {
+        (resource, name)
+        for each in documents
+        if each["kind"] == "Role" and each["metadata"]["namespace"] == "system"
+        for rule in each["rules"]
+        for resource in rule["resources"]
+        for name in rule.get("resourceNames", ())
+    }
+    assert ("leases", "second-controller") in used
+    assert ("secrets", "second-api-signing-key") in used
+    assert {name for _, name in used if not name.startswith("second-")} == set()
+    for program in ("deployment", "apiserver"):
+        (container,) = find(documents, "Deployment", f"second-{program}")["spec"]["template"]["spec"]["containers"]
+        assert "--prefix=second" in container["args"]
+
+
 def test_beside_another_it_has_rights_where_it_serves_only(render):
     documents = render(beside("a", "b"), release="second", namespace="second")
     wide = find(documents, "ClusterRole", "second-second-controller")["rules"]

@@ -30,8 +30,8 @@ def server(cluster):
         yield server
 
 
-def lease(kubectl):
-    return kubectl.get("lease", "cdi-controller")["spec"]
+def lease(kubectl, prefix="cdi"):
+    return kubectl.get("lease", f"{prefix}-controller")["spec"]
 
 
 def wait_clean(kubectl) -> None:
@@ -120,6 +120,23 @@ def test_beside_another_installation_it_acts_on_its_own_only(cluster, namespace)
         wait_clean(namespace)
         claims = {each["metadata"]["name"] for each in namespace.get_all("persistentvolumeclaims")}
         assert claims == {"ours-csi", "ours-local"}
+
+
+def test_two_in_one_namespace_have_nothing_in_common(cluster, namespace) -> None:
+    """Neither waits for the other's Lease, or takes up its key and authorities."""
+    with (
+        controller(cluster, namespace, "--selector=team=first") as first,
+        controller(cluster, namespace, "--selector=team=second", "--prefix=second"),
+    ):
+        assert first.get("/readyz") == (200, "ok\n")
+        for team in ("first", "second"):
+            namespace.create(data_volume(team, {"blank": {}}, "csi", labels={"team": team}))
+        for team in ("first", "second"):
+            wait_phase(namespace, team, "Succeeded")
+        assert lease(namespace)["holderIdentity"] != lease(namespace, "second")["holderIdentity"]
+        keys = [f"{prefix}-api-signing-key" for prefix in ("cdi", "second")]
+        found = [namespace.wait("secret", key, "made", lambda it: it.get("data"), SLOW)["data"] for key in keys]
+        assert found[0] != found[1]
 
 
 def test_killed_again_and_again_it_fills_every_volume_and_leaves_nothing(cluster, namespace, server, tmp_path) -> None:

@@ -18,6 +18,22 @@
 {{- if include "cdi.alongside" . }}{{ printf "%s-%s" .Release.Namespace (include "cdi.prefix" .) }}{{ else }}cdi{{ end }}
 {{- end }}
 
+{{/* Secrets of the controller's making in the release's namespace: authorities, certificates and the key of tokens. */}}
+{{- define "cdi.ownSecrets" -}}
+{{- $prefix := include "cdi.prefix" . }}
+{{- range list "uploadserver-signer" "uploadserver-client-signer" "uploadserver-client-cert" "uploadproxy-signer" "uploadproxy-server-cert" "api-signing-key" }}
+- {{ $prefix }}-{{ . }}
+{{- end }}
+{{- end }}
+
+{{/* ConfigMaps of its making there: whom to trust. */}}
+{{- define "cdi.ownConfigMaps" -}}
+{{- $prefix := include "cdi.prefix" . }}
+{{- range list "uploadserver-signer-bundle" "uploadserver-client-signer-bundle" "uploadproxy-signer-bundle" }}
+- {{ $prefix }}-{{ . }}
+{{- end }}
+{{- end }}
+
 {{- define "cdi.image" -}}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}

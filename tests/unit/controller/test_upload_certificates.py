@@ -56,9 +56,10 @@ class Scene:
     override: str = ""
     changes: int = 0
     now: dt.datetime = NOW
+    prefix: str = "cdi"
 
     def __post_init__(self) -> None:
-        certifier = Certifier(self.api, "cdi", Lifetimes, now=lambda: self.now)  # type: ignore[arg-type]
+        certifier = Certifier(self.api, "cdi", Lifetimes, prefix=self.prefix, now=lambda: self.now)  # type: ignore[arg-type]
         self.made = UploadCertificates(
             self.api,  # type: ignore[arg-type]
             certifier,
@@ -110,6 +111,22 @@ async def test_everything_is_there_after_one_look() -> None:
     assert pki.issued_by(own, pki.read_bundle(scene.bundle(PROXY_SIGNER)))
     assert scene.made.authorities == scene.bundle(PROXY_SIGNER)
     assert scene.changes == 1
+
+
+async def test_beside_another_cdi_in_its_namespace_it_leaves_that_one_s_alone() -> None:
+    first, second = Scene(), Scene(prefix="second")
+    second.api = first.api
+    second.__post_init__()
+    await first.made.look()
+    await first.made.look_at_client()
+    before = dict(first.api.objects)
+    await second.made.look()
+    await second.made.look_at_client()
+    assert {key: body for key, body in first.api.objects.items() if key in before} == before
+    made = {name for _, name in first.api.objects.keys() - before.keys()}
+    assert made and all(name.startswith("second-upload") for name in made)
+    assert hosts(second.certificate("second-uploadproxy-server-cert"))[0] == "second-uploadproxy.cdi.svc"
+    assert second.made.authorities != first.made.authorities
 
 
 async def test_a_second_look_writes_nothing_and_tells_nobody() -> None:
