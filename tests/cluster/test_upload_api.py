@@ -11,45 +11,9 @@ from cdi.server import tokens
 from cdi.server.aggregated_documents import API_SERVICE
 from tests.cluster.kubectl import KubectlError
 from tests.cluster.test_apiserver import Server, free_port, until
-from tests.cluster.test_cluster import service_outside
+from tests.cluster.upload_api import PATIENCE, available, discovered, led_here
 
-SERVICE = "cdi-api"
-
-
-@contextlib.contextmanager
-def led_here(cluster, kubectl, port):
-    """The APIService, for as long as somebody answers: one that leads nowhere keeps every namespace from going."""
-    service, endpoints = service_outside(SERVICE, cluster.host_address, 443, port)
-    kubectl.create(service, endpoints)
-    kubectl.apply(
-        {
-            "apiVersion": "apiregistration.k8s.io/v1",
-            "kind": "APIService",
-            "metadata": {"name": API_SERVICE},
-            "spec": {
-                "group": "upload.cdi.kubevirt.io",
-                "version": "v1beta1",
-                "groupPriorityMinimum": 1000,
-                "versionPriority": 15,
-                "service": {"namespace": kubectl.namespace, "name": SERVICE, "port": 443},
-            },
-        }
-    )
-    try:
-        yield
-    finally:
-        kubectl.run("delete", "apiservice", API_SERVICE, "--ignore-not-found", "--wait=false")
-
-
-def available(kubectl):
-    conditions = kubectl.get("apiservice", API_SERVICE).get("status", {}).get("conditions", [])
-    return any(one["type"] == "Available" and one["status"] == "True" for one in conditions)
-
-
-def discovered(kubectl):
-    with contextlib.suppress(KubectlError):
-        return "uploadtokenrequests" in kubectl.run("api-resources", "--api-group=upload.cdi.kubevirt.io")
-    return False
+pytestmark = pytest.mark.timeout(PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +22,7 @@ def api(cluster, tmp_path_factory):
         pytest.skip("CDI_TEST_HOST_ADDRESS does not say where pods reach this machine")
     with cluster.namespace("u-api") as kubectl:
         port = free_port()
-        with led_here(cluster, kubectl, port):
+        with led_here(kubectl, cluster.host_address, port):
             running = Server(cluster, kubectl, port, tmp_path_factory.mktemp("apiserver") / "log")
             try:
                 until("it is ready", running.ready)

@@ -22,10 +22,11 @@ from cdi.server.proxy.run import Options, serve
 from cdi.server.proxy.volumes import ClusterVolumes
 from tests.cluster.cdi import controller
 from tests.cluster.test_apiserver import Server, free_port, until
-from tests.cluster.test_upload_api import available, discovered, led_here
 from tests.cluster.test_upload_control import secret
+from tests.cluster.upload_api import PATIENCE, available, discovered, led_here
 from tests.cluster.volumes import MIB, SLOW, data_volume, digest, disk, sha256, wait_phase
 
+pytestmark = pytest.mark.timeout(PATIENCE)
 CHROMIUM = "/usr/bin/chromium"
 ROOMY = "512Mi"
 """Enough for a file system's own needs, whatever the cluster's configuration says of preallocation at present."""
@@ -84,7 +85,7 @@ def place(cluster, tmp_path_factory):
     with contextlib.ExitStack() as stack:
         kubectl = stack.enter_context(cluster.namespace("u-clients"))
         port = free_port()
-        stack.enter_context(led_here(cluster, kubectl, port))
+        stack.enter_context(led_here(kubectl, cluster.host_address, port))
         stack.enter_context(controller(cluster, kubectl))
         running = Server(cluster, kubectl, port, directory / "apiserver.log")
         stack.callback(running.process.wait)

@@ -1,0 +1,283 @@
+"""The upload proxy as the chart deploys it, for one namespace, and what its clients need."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdi.api.upload_protocol import TUS_CONTENT
+from cdi.controller.upload_certificates import PROXY, PROXY_SIGNER
+from cdi.kube.certificates import BUNDLE_KEY
+from tests.cluster import cdi_image, upload_api
+from tests.cluster import helm as helms
+from tests.cluster.cdi import definitions
+from tests.cluster.cluster import Cluster
+from tests.cluster.kubectl import Kubectl
+from tests.cluster.layout import Layout
+from tests.cluster.reader import digests, pod_of_many
+from tests.cluster.test_apiserver import until
+from tests.cluster.test_chart import Release
+from tests.cluster.volumes import SLOW, data_volume, look, sha256, wait_phase
+from tests.cluster.worker_pods import RESTRICTED
+
+Document = dict[str, Any]
+PREFIX = "cdi.kubevirt.io/"
+UPLOAD: Document = {"upload": {}}
+WAYS = (("csi", "Filesystem"), ("csi", "Block"), ("local", "Filesystem"), ("local", "Block"))
+"""Classes and volume modes: by a populator, and straight into the claim."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """How curl ended."""
+
+    exit: int
+    status: int
+    body: str
+
+
+class Uploads:
+    """An installed chart."""
+
+    def __init__(self, cluster: Cluster, release: Release, directory: Path) -> None:
+        self.cluster, self.release, self.directory = cluster, release, directory
+        self.system: Kubectl = release.system
+        self.work: Kubectl = release.work
+        self.host = f"{PROXY}.{self.system.namespace}.svc"
+        self.url = f"https://{self.host}"
+        self.address = str(self.system.get("service", PROXY)["spec"]["clusterIP"])
+        self.authority = directory / "proxy-ca.crt"
+        self.believe()
+
+    def believe(self) -> None:
+        """Trust who signs the proxy's certificate, as it is told to clients at this time."""
+        bundle = self.system.get("configmap", f"{PROXY_SIGNER}-bundle")["data"][BUNDLE_KEY]
+        self.authority.write_text(bundle)
+
+    def token(self, claim: str) -> str:
+        return upload_api.token(self.work, claim)
+
+    def proxy_pod(self) -> Document:
+        """The one that is not about to end."""
+        pods = self.system.get_all("pods", "cdi.kubevirt.io=cdi-uploadproxy")
+        (found,) = [each for each in pods if "deletionTimestamp" not in each["metadata"]]
+        return found
+
+    # --- volumes ------------------------------------------------------------------------------------------------
+
+    def volume(self, name: str, storage_class: str, mode: str = "Filesystem", size: str = "24Mi", **more: Any) -> str:
+        """A DataVolume that waits for an upload."""
+        body = data_volume(name, UPLOAD, storage_class, mode=mode, size=size)
+        body["spec"].update(more)
+        self.work.create(body)
+        return name
+
+    def ready(self, *names: str) -> None:
+        """Until they can be uploaded to."""
+        for name in names:
+            wait_phase(self.work, name, "UploadReady")
+            self.work.wait(
+                "persistentvolumeclaim", name, "ready for an upload",
+                lambda body: (body["metadata"].get("annotations") or {}).get(f"{PREFIX}storage.pod.ready") == "true",
+                SLOW,
+            )  # fmt: skip
+
+    def of_each_way(self, prefix: str, size: str = "24Mi") -> dict[str, str]:
+        """Names and modes of DataVolumes that can be uploaded to, one of each way."""
+        made = {f"{prefix}-{kind}-{mode.lower()}": (kind, mode) for kind, mode in WAYS}
+        for name, (kind, mode) in made.items():
+            self.volume(name, kind, mode, size)
+        self.ready(*made)
+        return {name: mode for name, (_, mode) in made.items()}
+
+    def hold(self, volumes: dict[str, str], content: bytes) -> None:
+        """Every one becomes Succeeded, and holds this and nothing after it."""
+        for name in volumes:
+            wait_phase(self.work, name, "Succeeded")
+        name = f"read-{next(iter(volumes))}"
+        self.work.create(pod_of_many(name, self.cluster.image, digests(volumes, len(content)), volumes))
+        ended = self.work.wait(
+            "pod", name, "at its end", lambda pod: pod["status"].get("phase") in {"Succeeded", "Failed"}, SLOW
+        )
+        text = self.work.logs(name)
+        assert ended["status"]["phase"] == "Succeeded", text
+        self.work.delete("pod", name)
+        found = {words[0]: tuple(words[1:]) for line in text.splitlines() if (words := line.split())}
+        assert found == dict.fromkeys(volumes, (sha256(content), "0"))
+
+    def holds_file(self, name: str, path: str, content: str) -> None:
+        """A volume of an archive becomes Succeeded, and has this file."""
+        wait_phase(self.work, name, "Succeeded")
+        assert look(self.cluster, self.work, name, "Filesystem", f"cat /data/{path}") == content
+
+    def received(self, name: str) -> int:
+        """Bytes that the upload server of a volume has, by what it tells the controller."""
+        address = server_pod(self.work, name)["status"]["podIP"]
+        connection = http.client.HTTPSConnection(address, 8443, timeout=SLOW, context=ssl._create_unverified_context())
+        with contextlib.closing(connection):
+            connection.request("GET", "/progress")
+            return int(json.loads(connection.getresponse().read())["done"])
+
+    # --- clients ------------------------------------------------------------------------------------------------
+
+    def curl(self, path: str, *arguments: str, token: str | None, seconds: float = 2 * SLOW) -> Said:
+        """As a user would, who has the proxy's name from elsewhere than a name server."""
+        with self.curling(path, *arguments, token=token) as process:
+            out, errors = process.communicate(timeout=seconds)
+        body, _, status = out.rpartition("\n")
+        return Said(exit=process.returncode, status=int(status), body=body + errors)
+
+    def curling(self, path: str, *arguments: str, token: str | None) -> subprocess.Popen[str]:
+        """The same under way."""
+        command = [
+            "curl", "--silent", "--show-error", "--noproxy", "*", "--cacert", str(self.authority),
+            "--resolve", f"{self.host}:443:{self.address}", "--write-out", "\n%{http_code}",
+        ]  # fmt: skip
+        if token is not None:
+            command += ["--header", f"Authorization: Bearer {token}"]
+        return subprocess.Popen(
+            [*command, *arguments, self.url + path],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def connect(self, timeout: float = SLOW) -> ssl.SSLSocket:
+        """To the proxy, which shows a certificate that is good."""
+        context = ssl.create_default_context(cafile=str(self.authority))
+        plain = socket.create_connection((self.address, 443), timeout)
+        return context.wrap_socket(plain, server_hostname=self.host)
+
+
+@contextlib.contextmanager
+def installed(cluster: Cluster, directory: Path) -> Iterator[Uploads]:
+    """The chart, for a namespace of its own; nobody else of these tests has uploads meanwhile."""
+    if cluster.layout is None:
+        pytest.skip("only our own cluster's Services are reached from here")
+    definitions(cluster)
+    repository, _, tag = cdi_image.provide(cluster).rpartition(":")
+    helm = helms.Helm(program=helms.build(Layout.default()), home=directory / "helm", namespace="system")
+    with upload_api.turn(), cluster.namespace("uploads") as system, cluster.namespace("uploads-work") as work:
+        for each in (system, work):
+            each.merge("namespace", each.namespace, {"metadata": {"labels": RESTRICTED}})
+        release = Release(cluster, helm, "uploads", system, work)
+        values = {
+            "image": {"repository": repository, "tag": tag},
+            "crds": {"install": False},
+            "cdi": {"create": False},
+            "webhooks": {"create": False},
+            # So that it leaves what other tests make alone.
+            "controller": {"extraArgs": [f"--watch-namespaces={work.namespace}"]},
+            "uploadProxy": {"drainSeconds": 5},
+        }
+        try:
+            release.install(values)
+            until("its API is available", lambda: upload_api.available(cluster.kubectl))
+            until("its API is known", lambda: upload_api.discovered(work))
+            yield Uploads(cluster, release, directory)
+        finally:
+            if release.installed():
+                release.uninstall()
+
+
+def refused(release: Release) -> list[str]:
+    """What its own rights were too few for, by its log."""
+    return [
+        line
+        for deployment in ("cdi-deployment", "cdi-apiserver", "cdi-uploadproxy")
+        for line in release.log(deployment).splitlines()
+        if "orbidden" in line
+    ]
+
+
+def annotations(kubectl: Kubectl, claim: str) -> dict[str, str]:
+    """Ours, without what all their names begin with."""
+    found = kubectl.get("persistentvolumeclaim", claim)["metadata"].get("annotations") or {}
+    return {name.removeprefix(PREFIX): text for name, text in found.items() if name.startswith(PREFIX)}
+
+
+def server_pod(kubectl: Kubectl, claim: str) -> Document:
+    """The pod that a claim is uploaded to."""
+    return kubectl.get("pod", annotations(kubectl, claim)["storage.uploadPodName"])
+
+
+class Resumable:
+    """A tus upload whose client sends just what the test wants it to, over connections that stay."""
+
+    def __init__(self, uploads: Uploads, name: str, content: bytes) -> None:
+        self._uploads, self.name, self._content = uploads, name, content
+        self._token = uploads.token(name)
+        made = self._ask("POST", f"/v1beta1/tus/{uploads.work.namespace}/{name}", {"Upload-Length": str(len(content))})
+        assert made.status == 201, made.text
+        self.path = made.headers["Location"]
+        self._sock: ssl.SSLSocket | None = None
+
+    @property
+    def url(self) -> str:
+        return self._uploads.url + self.path
+
+    def offset(self) -> int:
+        """How much has arrived; -1 while nobody can tell."""
+        try:
+            told = self._ask("HEAD", self.path, {})
+        except OSError:
+            return -1
+        assert told.status in {200, 503}, (told.status, told.text)
+        return int(told.headers["Upload-Offset"]) if told.status == 200 else -1
+
+    def begin(self, offset: int) -> None:
+        """The request that brings everything from there on, but none of it yet."""
+        self._sock = self._uploads.connect()
+        length = len(self._content) - offset
+        fields = {**self._fields(), "Upload-Offset": str(offset), "Content-Type": TUS_CONTENT, "Content-Length": length}
+        lines = [f"PATCH {self.path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+        self._sock.sendall("\r\n".join((*lines, "", "")).encode())
+
+    def send(self, begin: int, end: int) -> None:
+        """Bytes of the request that was begun."""
+        assert self._sock is not None
+        self._sock.sendall(self._content[begin:end])
+
+    def piece(self, begin: int, end: int) -> int:
+        """Bytes in a request of their own; gives its status."""
+        fields = {"Upload-Offset": str(begin), "Content-Type": TUS_CONTENT}
+        return self._ask("PATCH", self.path, fields, self._content[begin:end]).status
+
+    def end(self) -> tuple[int, str]:
+        """Status and text of the answer to the request that was begun; 0 where the connection broke instead."""
+        assert self._sock is not None
+        with self._sock as sock:
+            try:
+                answer = http.client.HTTPResponse(sock)
+                answer.begin()
+                return answer.status, answer.read().decode()
+            except (OSError, http.client.HTTPException):
+                return 0, ""
+
+    def _fields(self) -> dict[str, Any]:
+        return {"Host": self._uploads.host, "Authorization": f"Bearer {self._token}", "Tus-Resumable": "1.0.0"}
+
+    def _ask(self, method: str, path: str, fields: dict[str, str], body: bytes = b"") -> Answer:
+        connection = http.client.HTTPSConnection(self._uploads.host, timeout=SLOW)
+        connection.sock = self._uploads.connect()
+        with contextlib.closing(connection):
+            connection.request(method, path, body, {**self._fields(), **fields})
+            answer = connection.getresponse()
+            return Answer(status=answer.status, headers=answer.headers, text=answer.read().decode())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The proxy's."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
