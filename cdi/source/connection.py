@@ -124,6 +124,10 @@ class ConnectionLost(Exception):
     """The peer closed or reset the connection before it sent a byte of the answer."""
 
 
+class Overheard(Exception):
+    """There is something to read elsewhere (`Connection.heed`)."""
+
+
 class Connection:
     """A connected stream, plain or TLS.
 
@@ -146,6 +150,7 @@ class Connection:
         self._start = 0
         self._end = 0
         self._deadline: float | None = None
+        self._other: int | None = None
         self.idle_since = 0.0
         sock.settimeout(stall_timeout)
 
@@ -206,6 +211,10 @@ class Connection:
         self._start = self._end = 0
         return data
 
+    def heed(self, other: int | None) -> None:
+        """From now on a read that would wait raises `Overheard` where there is something to read at this descriptor."""
+        self._other = other
+
     def send(self, data: bytes | memoryview) -> None:
         """Raises `ConnectionLost` when the peer is gone."""
         try:
@@ -251,6 +260,8 @@ class Connection:
     def _receive(self, view: memoryview, *, due: bool = False) -> int:
         if self._deadline is not None:
             self._sock.settimeout(max(0.001, self._deadline - time.monotonic()))
+        if self._other is not None:
+            self._await(self._other)
         try:
             count = self._sock.recv_into(view)
             if due and self._tls is not None:
@@ -272,6 +283,18 @@ class Connection:
             self._check()
         self.received += count
         return count
+
+    def _await(self, other: int) -> None:
+        """Until there is something to read here."""
+        here = self._tls is not None and self._tls.pending() > 0
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN)
+        poller.register(other, select.POLLIN)
+        found = {descriptor for descriptor, _ in poller.poll(0 if here else (self._sock.gettimeout() or 0) * 1000)}
+        if other in found:
+            raise Overheard
+        if not found and not here:
+            raise self._stalled()
 
     @staticmethod
     def _more_records(sock: ssl.SSLSocket, view: memoryview, count: int) -> int:

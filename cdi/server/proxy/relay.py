@@ -1,14 +1,14 @@
 """One request, passed on to an upload server over a connection of its own, with blocking calls.
 
 A body goes through one buffer, as fast as the slower side takes it.  The upload server is asked first whether it wants
-the body, so a refusal costs nobody an upload, and it may end one that is under way by answering early.
+the body, so a refusal costs nobody an upload, and it may end one that is under way by answering early: that is told at
+once, whatever the client is doing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import select
 import socket
 import ssl
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from cdi.api.errors import CdiError, UploadNotReady
 from cdi.server.proxy.volumes import Destination
-from cdi.source.connection import Connection, ConnectionLost
+from cdi.source.connection import Connection, ConnectionLost, Overheard
 from cdi.source.http_message import read_response
 from cdi.source.http_url import Url
 from cdi.source.inbound.plain import peer_uid
@@ -76,8 +76,7 @@ class _Upstream:
         self._visit = visit
         self._connection = connection
         self._destination = destination
-        self._poller = select.poll()
-        self._poller.register(sock, select.POLLIN)
+        self._descriptor = sock.fileno()
         self.of_client: CdiError | None = None
         """A failure that came from the other side."""
 
@@ -99,7 +98,10 @@ class _Upstream:
             return
         # Where it is lost meanwhile it has mostly said why.
         with contextlib.suppress(ConnectionLost):
-            self._pass_on(chunked=head.length is None)
+            try:
+                self._pass_on(chunked=head.length is None)
+            finally:
+                self._visit.heed(None)
 
     def _wanted(self) -> bool:
         line = self._connection.readline()
@@ -116,15 +118,16 @@ class _Upstream:
             body = self._visit.body
         except ConnectionLost as error:
             raise self._mark(UploadNotReady("the client is gone")) from error
+        self._visit.heed(self._descriptor)
         while True:
             try:
                 count = body.readinto(buffer)
+            except Overheard:
+                return  # it has an answer
             except ConnectionLost as error:
                 raise self._mark(UploadNotReady("the client is gone")) from error
             except CdiError as error:
                 raise self._mark(error) from None
-            if self._poller.poll(0):
-                return  # it has an answer
             if chunked:
                 connection.send(b"%x\r\n" % count)
             if count:

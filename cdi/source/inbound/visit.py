@@ -52,6 +52,10 @@ class Visit:
                 self._connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         return self._body
 
+    def heed(self, other: int | None) -> None:
+        """From now on reading the body raises `Overheard` where there is something to read at this descriptor."""
+        self._connection.heed(other)
+
     def fileno(self) -> int:
         return self._sock.fileno()
 

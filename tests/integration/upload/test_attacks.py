@@ -1,0 +1,431 @@
+"""What may be tried against uploads: each is refused with its code, and the upload that is under way beside it is not
+disturbed.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+import socket
+import ssl
+import subprocess
+import time
+from contextlib import ExitStack
+
+import pytest
+import trustme
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding
+
+from cdi.api.upload_protocol import CLIENT_NAME
+from cdi.kube.tokens import Operation, Subject
+from tests.integration.upload.stand import MIB, connected, progress, said, same, wait_until
+
+DISK = 12 * MIB
+FIRST = 300_000
+TUS = "Tus-Resumable: 1.0.0\r\n"
+SECRETS = Subject(group="", version="v1", resource="secrets")
+
+
+@pytest.fixture
+def beside(stand, images):
+    """An upload that has begun before anything is tried, and is to end well after it: its server."""
+    image = images.get("qcow2-zlib")
+    server = stand.start_server("beside", size=DISK)
+    with connected(stand) as sock:
+        sock.sendall(request(len(image.content), token=stand.token("beside")) + image.content[:FIRST])
+        wait_until(lambda: progress(server)["progress"]["fetched"] > FIRST // 2)
+        yield server
+        assert progress(server)["upload"] == {"state": "receiving", "failure": None}
+        sock.sendall(image.content[FIRST:])
+        got = b""
+        while b"\r\n\r\n" not in got and (piece := sock.recv(65536)):
+            got += piece
+        assert got.startswith(b"HTTP/1.1 200 ")
+    outcome = server.outcome()
+    assert (outcome.failure, outcome.fetched) == (None, len(image.content))
+    same(server.disk, image.path, "qcow2")
+
+
+@pytest.fixture
+def server(stand, beside):
+    """Of the volume ``vm``, which is still free for an upload after whatever was tried."""
+    made = stand.start_server(size=DISK)
+    yield made
+    assert made.process.poll() is None
+    assert progress(made)["upload"]["state"] == "waiting"
+    assert not made.disk.exists()
+
+
+def request(length: object, *, token: str | None, path="/v1beta1/upload", method="POST", extra="") -> bytes:
+    authorization = "" if token is None else f"Authorization: Bearer {token}\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{authorization}{extra}"
+    return f"{head}Content-Length: {length}\r\n\r\n".encode()
+
+
+def ask(stand, *pieces: bytes) -> bytes:
+    """All that is said to this, up to the end of the connection."""
+    with connected(stand) as sock:
+        for piece in pieces:
+            sock.sendall(piece)
+        return said(sock)
+
+
+def refused(answer: bytes, status: int, code: str) -> bool:
+    """Whether this was the answer, and the only one."""
+    return (
+        answer.startswith(f"HTTP/1.1 {status} ".encode())
+        and f"\r\n\r\nerror[{code}]: ".encode() in answer
+        and not re.search(rb"(?m)(?<!\A)^HTTP/", answer)
+    )
+
+
+# --- tokens -------------------------------------------------------------------------------------------------------
+
+
+def part(data: object) -> str:
+    text = data if isinstance(data, bytes) else json.dumps(data).encode()
+    return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
+
+
+def private(stand):
+    return serialization.load_pem_private_key(stand.authorities.key.pems["id_rsa"], None)
+
+
+def pss(stand, text: bytes) -> bytes:
+    scheme = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
+    return private(stand).sign(text, scheme, hashes.SHA256())
+
+
+def pkcs1(stand, text: bytes) -> bytes:
+    return private(stand).sign(text, padding.PKCS1v15(), hashes.SHA256())
+
+
+def public_as_secret(stand, text: bytes) -> bytes:
+    return hmac.new(stand.authorities.key.pems["id_rsa.pub"], text, hashlib.sha256).digest()
+
+
+def nothing(stand, text: bytes) -> bytes:
+    del stand, text
+    return b""
+
+
+def forged(stand, header: dict, sign=pss, **claims: object) -> str:
+    """A good token for ``vm``, but for what is given."""
+    now = int(time.time())
+    said = {
+        "operation": "Upload", "namespace": "ns", "name": "vm", "iss": "cdi-apiserver",
+        "resource": {"group": "", "version": "v1", "resource": "persistentvolumeclaims"},
+        "iat": now, "nbf": now, "exp": now + 300, **claims,
+    }  # fmt: skip
+    text = f"{part(header)}.{part(said)}"
+    return f"{text}.{part(sign(stand, text.encode()))}"
+
+
+def altered(stand, **claims: object) -> str:
+    """What a good one says is replaced under its signature."""
+    head, said, signature = stand.token().split(".")
+    known = json.loads(base64.urlsafe_b64decode(said + "=" * (-len(said) % 4)))
+    return f"{head}.{part({**known, **claims})}.{signature}"
+
+
+PS256 = {"alg": "PS256", "typ": "JWT"}
+TOKENS = {
+    "none": (lambda _: None, 400, "UploadMalformed"),
+    "empty": (lambda _: "", 400, "UploadMalformed"),
+    "nonsense": (lambda _: "not-a-token", 401, "TokenInvalid"),
+    "two-parts": (lambda stand: stand.token().rpartition(".")[0], 401, "TokenInvalid"),
+    "huge": (lambda stand: stand.token() + "A" * 9000, 401, "TokenInvalid"),
+    "expired": (lambda stand: stand.token(age=301), 401, "TokenInvalid"),
+    "of-tomorrow": (lambda stand: stand.token(age=-86400), 401, "TokenInvalid"),
+    "foreign": (lambda stand: stand.token(key=stand.authorities.foreign_key), 401, "TokenInvalid"),
+    "foreign-issuer": (lambda stand: forged(stand, PS256, iss="kubernetes/serviceaccount"), 401, "TokenInvalid"),
+    "altered-name": (lambda stand: altered(stand, name="beside"), 401, "TokenInvalid"),
+    "altered-end": (lambda stand: altered(stand, exp=int(time.time()) + 10**9), 401, "TokenInvalid"),
+    "no-signature": (lambda stand: stand.token().rpartition(".")[0] + ".", 401, "TokenInvalid"),
+    "no-algorithm": (lambda stand: forged(stand, {"alg": "none"}, nothing), 401, "TokenInvalid"),
+    "no-algorithm-in-odd-letters": (lambda stand: forged(stand, {"alg": "nOnE"}, nothing), 401, "TokenInvalid"),
+    "public-key-as-secret": (lambda stand: forged(stand, {"alg": "HS256"}, public_as_secret), 401, "TokenInvalid"),
+    "public-key-as-secret-unsaid": (lambda stand: forged(stand, PS256, public_as_secret), 401, "TokenInvalid"),
+    "another-padding": (lambda stand: forged(stand, {"alg": "RS256"}, pkcs1), 401, "TokenInvalid"),
+    "another-padding-unsaid": (lambda stand: forged(stand, PS256, pkcs1), 401, "TokenInvalid"),
+    "extension": (lambda stand: forged(stand, {**PS256, "crit": ["exp"]}), 401, "TokenInvalid"),
+    "of-a-clone": (lambda stand: stand.token(operation=Operation.CLONE), 400, "TokenMisused"),
+    "for-a-secret": (lambda stand: stand.token(resource=SECRETS), 400, "TokenMisused"),
+    "for-no-volume": (lambda stand: stand.token(""), 400, "TokenMisused"),
+    "for-a-volume-that-is-none": (lambda stand: stand.token("another"), 503, "UploadNotReady"),
+    "up-and-down-again": (lambda stand: stand.token("../ns/vm"), 503, "UploadNotReady"),
+}  # fmt: skip
+
+
+def test_tokens(stand, server):
+    for name, (make, status, code) in TOKENS.items():
+        token = make(stand)
+        answer = ask(stand, request(5, token=token), b"bytes")
+        assert refused(answer, status, code), (name, answer)
+        # Nor does it tell whether the volume is there.
+        probe = request(0, token=token, path="/v1beta1/upload-async", method="HEAD")
+        answer = ask(stand, probe)
+        assert answer.startswith(f"HTTP/1.1 {status} ".encode()), (name, answer)
+
+
+def test_what_is_forged_here_would_be_good_if_nothing_were_wrong(stand, beside):
+    stand.start_server(size=DISK)
+    sent = request(5, token=forged(stand, PS256)) + b"bytes"
+    assert ask(stand, sent).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_token_that_is_used_again(stand, beside, images):
+    """It is worth nothing while its upload is under way, and nothing when the volume is filled."""
+    content = images.get("raw").content
+    server, token = stand.start_server(size=DISK), stand.token()
+    with connected(stand) as sock:
+        sock.sendall(request(len(content), token=token) + content[:FIRST])
+        wait_until(lambda: progress(server)["upload"]["state"] == "receiving")
+        assert refused(ask(stand, request(5, token=token), b"bytes"), 503, "UploadUnderWay")
+        begin = request(0, token=token, path="/v1beta1/tus/ns/vm", extra=f"{TUS}Upload-Length: 5\r\n")
+        assert refused(ask(stand, begin), 503, "UploadUnderWay")
+        sock.sendall(content[FIRST:])
+        assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
+    assert server.outcome().failure is None
+    stand.show("vm", "done")
+    assert refused(ask(stand, request(5, token=token), b"bytes"), 409, "AlreadyUploaded")
+    assert server.disk.read_bytes()[: len(content)] == content
+
+
+def test_one_volumes_token_at_another_ones_upload(stand, server):
+    fields = f"{TUS}Upload-Length: 5\r\nUpload-Offset: 0\r\nContent-Type: application/offset+octet-stream\r\n"
+    for method in ("POST", "HEAD", "PATCH", "DELETE"):
+        where = "/v1beta1/tus/ns/beside" + ("" if method == "POST" else f"/{'0' * 32}-5")
+        answer = ask(stand, request(0, token=stand.token(), path=where, method=method, extra=fields))
+        assert answer.startswith(b"HTTP/1.1 401 "), (method, answer)
+        assert method == "HEAD" or refused(answer, 401, "TokenInvalid"), (method, answer)
+
+
+# --- the upload server itself -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reach(stand, tmp_path):
+    """Ask an upload server directly, with one certificate or another."""
+
+    def ask_directly(server, client: str | None, text: bytes) -> bytes:
+        context = ssl.create_default_context(cafile=str(stand.authorities.base / "server-ca.crt"))
+        if client == "own":
+            trustme.CA().issue_cert(CLIENT_NAME, common_name=CLIENT_NAME).private_key_and_cert_chain_pem.write_to_path(
+                tmp_path / "own"
+            )
+            context.load_cert_chain(tmp_path / "own")
+        elif client is not None:
+            base = stand.authorities.base / client
+            context.load_cert_chain(base / "tls.crt", base / "tls.key")
+        with socket.create_connection(("localhost", server.port), 30) as plain:
+            with context.wrap_socket(plain, server_hostname="localhost") as sock:
+                sock.sendall(text)
+                return said(sock)
+
+    return ask_directly
+
+
+DIRECT = (
+    ("POST", "/v1beta1/upload"), ("POST", "/v1alpha1/upload-form-async"), ("POST", "/v1beta1/tus/ns/vm"),
+    ("DELETE", f"/v1beta1/tus/ns/vm/{'0' * 32}-5"), ("POST", "/progress"), ("GET", "/"),
+)  # fmt: skip
+
+
+def test_who_passes_the_proxy_by(stand, beside, server, reach):
+    """A token opens nothing here, a certificate of another name neither; a stranger's is no certificate at all."""
+    for aim in (server, beside):
+        for method, path in DIRECT:
+            fields = f"{TUS}Upload-Length: 5\r\n"
+            text = request(5, token=stand.token(aim.name), path=path, method=method, extra=fields) + b"bytes"
+            for client in (None, "other-client"):
+                answer = reach(aim, client, text)
+                assert refused(answer, 401, "TokenInvalid"), (aim.name, method, path, client, answer)
+        for client in ("own", "foreign-client"):
+            try:
+                assert reach(aim, client, text) == b""
+            except (ssl.SSLError, ConnectionError):
+                pass
+
+
+def test_who_speaks_no_tls_to_it(beside, server):
+    with socket.create_connection(("localhost", server.port), 30) as plain:
+        plain.sendall(request(5, token=None) + b"bytes")
+        assert b"HTTP/1.1 2" not in said(plain)
+
+
+# --- paths --------------------------------------------------------------------------------------------------------
+
+
+PATHS = (
+    "/v1beta1/upload/", "/v1beta1//upload", "//v1beta1/upload", "/v1beta1/./upload", "/v1beta1/x/../upload",
+    "/v1beta1/%75pload", "/v1beta1/upload%00", "/v1beta1/upload;x=y", "/V1BETA1/upload", "/v1beta1\\upload",
+    "/progress", "/metrics/../progress", "/v1beta1/tus/ns/vm/../beside", "/v1beta1/tus/ns/..%2fns/beside",
+    "/v1beta1/tus/../../etc/passwd", f"/v1beta1/tus/ns/vm/{'0' * 32}-5/../../beside",
+    f"/v1beta1/tus/ns/vm/{'0' * 32}-{'9' * 30}", "/v1beta1/tus/ns/vm%0d%0aX:%20y", "/page/../v1beta1/upload",
+)  # fmt: skip
+NO_PATHS = ("v1beta1/upload", "*", "ftp://host/v1beta1/upload", "localhost:443", "/a b", "/a\tb")
+
+
+def test_paths(stand, server):
+    wrong = {}
+    for path in (*PATHS, *NO_PATHS):
+        answer = ask(stand, request(5, token=stand.token(), path=path), b"bytes")
+        if not refused(answer, 404 if path in PATHS else 400, "UploadMalformed"):
+            wrong[path] = answer
+    assert not wrong
+
+
+def test_another_host_is_nothing_to_go_by(stand, server):
+    """Where a request goes to follows from its token alone."""
+    fields = "X-Forwarded-Host: beside\r\nX-Original-URL: /v1beta1/tus/ns/beside\r\nForwarded: host=beside\r\n"
+    elsewhere = request(5, token=stand.token("another"), path="https://beside:8443/v1beta1/upload", extra=fields)
+    assert refused(ask(stand, elsewhere, b"bytes"), 503, "UploadNotReady")
+
+
+# --- heads and bodies ---------------------------------------------------------------------------------------------
+
+HEADS = {
+    "long-target": (lambda good: b"POST /" + b"x" * 5000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    "long-field": (lambda good: good(5, extra=f"X: {'y' * 20_000}\r\n"), 431),
+    "long-name": (lambda good: good(5, extra=f"{'y' * 20_000}: x\r\n"), 431),
+    "many-fields": (lambda good: good(5, extra="X: y\r\n" * 101), 431),
+    "endless": (lambda good: b"POST /v1beta1/upload HTTP/1.1\r\n" + b"X: y\r\n" * 100_000, 431),
+    "no-lines": (lambda good: b"y" * 1_000_000, 431),
+    "two-lengths": (lambda good: good(5, extra="Content-Length: 6\r\n"), 400),
+    "a-list-of-lengths": (lambda good: good("5, 5"), 400),
+    "a-signed-length": (lambda good: good("+5"), 400),
+    "a-length-in-hex": (lambda good: good("0x5"), 400),
+    "a-negative-length": (lambda good: good(-5), 400),
+    "a-length-beyond-numbers": (lambda good: good("9" * 30), 400),
+    "length-and-chunks": (lambda good: good(5, extra="Transfer-Encoding: chunked\r\n"), 400),
+    "chunks-twice": (lambda good: good(5, extra="Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"), 400),
+    "a-blank-before-the-colon": (lambda good: good(5, extra="Transfer-Encoding : chunked\r\n"), 400),
+    "a-folded-field": (lambda good: good(5, extra="X: y\r\n Transfer-Encoding: chunked\r\n"), 400),
+    "a-bare-line-feed": (lambda good: good(5, extra="X: y\nTransfer-Encoding: chunked\r\n"), 400),
+    "a-zero-byte": (lambda good: good(5, extra="X: \0\r\n"), 400),
+    "two-tokens": (lambda good: good(5, extra="Authorization: Bearer x\r\n"), 400),
+}  # fmt: skip
+
+
+def test_heads(stand, server):
+    wrong = {}
+    for name, (make, status) in HEADS.items():
+        answer = ask(stand, make(lambda length, extra="": request(length, token=stand.token(), extra=extra)), b"bytes")
+        if not refused(answer, status, "UploadMalformed"):
+            wrong[name] = answer
+    assert not wrong
+
+
+BODIES = {
+    "more-than-the-volume": (f"Content-Length: {DISK + MIB}", [b"x" * (DISK + MIB)], "TargetTooSmall"),
+    "a-length-that-nothing-has": (f"Content-Length: {9 * 10**18}", [b"x" * 5 * MIB], "TargetTooSmall"),
+    "more-than-the-volume-in-chunks": (
+        "Transfer-Encoding: chunked", [b"%x\r\n" % MIB + b"x" * MIB + b"\r\n"] * 20, "TargetTooSmall",
+    ),
+    "a-chunk-without-a-size": ("Transfer-Encoding: chunked", [b"5\r\nbytes\r\nhello\r\n"], "SourceProtocolError"),
+    "a-chunk-of-negative-size": ("Transfer-Encoding: chunked", [b"-5\r\nbytes\r\n0\r\n\r\n"], "SourceProtocolError"),
+    "a-chunk-of-any-size": ("Transfer-Encoding: chunked", [b"f" * 16 + b"\r\nbytes\r\n"], "SourceProtocolError"),
+    "a-chunk-that-is-longer-than-its-size": (
+        "Transfer-Encoding: chunked", [b"2\r\nbytes\r\n0\r\n\r\n"], "SourceProtocolError",
+    ),
+    "an-endless-line-before-a-chunk": (
+        "Transfer-Encoding: chunked", [b"5;" + b"x" * 100_000 + b"\r\nbytes\r\n"], "SourceTruncated",
+    ),
+    "endless-trailers": (
+        "Transfer-Encoding: chunked", [b"5\r\nbytes\r\n0\r\n" + b"X: y\r\n" * 10_000], "SourceProtocolError",
+    ),
+}  # fmt: skip
+
+
+def test_bodies(stand, server):
+    wrong = {}
+    for name, (field, pieces, code) in BODIES.items():
+        head = f"POST /v1beta1/upload HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {stand.token()}\r\n"
+        answer = ask(stand, f"{head}{field}\r\n\r\n".encode(), *pieces)
+        if not refused(answer, 400, code):
+            wrong[name] = answer
+        # Where the proxy says no, the upload server hears of it a moment later.
+        wait_until(lambda: progress(server)["upload"]["state"] == "waiting")
+    assert not wrong
+
+
+def test_a_request_within_a_body_is_none(stand, server):
+    """What comes behind a refusal belongs to what was refused."""
+    within = request(5, token=stand.token()) + b"bytes"
+    assert refused(ask(stand, request(len(within), token="none") + within), 401, "TokenInvalid")
+
+
+def test_a_form_whose_parts_have_endless_heads(stand, server):
+    start = b'--b\r\nContent-Disposition: form-data; name="file"\r\n'
+    many = b"--b" + b"\r\nX: y\r\n\r\n\r\n--b" * 200
+    for body in (start + b"X: y\r\n" * 100_000, start + b"X: " + b"y" * 1_000_000, many):
+        head = request(
+            len(body), token=stand.token(), path="/v1beta1/upload-form",
+            extra="Content-Type: multipart/form-data; boundary=b\r\n",
+        )  # fmt: skip
+        answer = ask(stand, head, body)
+        assert refused(answer, 431, "UploadMalformed") or refused(answer, 400, "UploadMalformed"), answer
+
+
+# --- those who take their time ------------------------------------------------------------------------------------
+
+
+def test_those_who_drip_are_cut_off(stand, server):
+    """Nobody gets more time for a handshake and a head than there is for both, whatever comes of them meanwhile."""
+    with ExitStack() as stack:
+        hello = ssl_hello()
+        plain = [stack.enter_context(socket.create_connection(("localhost", stand.port), 30)) for _ in range(40)]
+        shaken = [stack.enter_context(connected(stand)) for _ in range(10)]
+        dripping = [(sock, hello) for sock in plain[:20]] + [(sock, b"POST /" + b"x" * 1000) for sock in shaken]
+        gone: set[int] = set()
+        for at in range(1000):
+            for number, (sock, text) in enumerate(dripping):
+                if number not in gone and is_gone(sock, text[at % len(text) : at % len(text) + 1]):
+                    gone.add(number)
+            if len(gone) == len(dripping):
+                break
+            time.sleep(0.1)
+        assert len(gone) == len(dripping)
+        # And those who said nothing at all.
+        assert all(said(sock) == b"" for sock in plain[20:])
+
+
+def is_gone(sock, byte: bytes) -> bool:
+    try:
+        sock.sendall(byte)
+        return False
+    except OSError:
+        return True
+
+
+def ssl_hello() -> bytes:
+    """The first message of a handshake, all but its end."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()[:-1]
+
+
+def test_more_connections_than_there_is_room_for(stand, server):
+    held = []
+    try:
+        for number in range(1200):
+            held.append(socket.create_connection(("localhost", stand.port), 30))
+            if number % 100 == 0:
+                assert stand.curl("/healthz", token=None).status == 200
+    finally:
+        for sock in held:
+            sock.close()
+
+
+def test_the_proxy_says_nothing_of_what_it_runs_on(stand, beside):
+    done = subprocess.run(
+        ["curl", "-sS", "-i", "-k", stand.url("/v1beta1/upload")], capture_output=True, text=True, check=True
+    )
+    assert not {"server", "x-powered-by", "date"} & {
+        line.partition(":")[0].lower() for line in done.stdout.splitlines() if ":" in line
+    }
