@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 from cdi.api.errors import ClusterUnavailable, InvalidManifest, TokenInvalid
 from cdi.api.names import ANN_OWNER_UID
+from cdi.api.phases import Reason
 from cdi.api.populators import VolumeCloneSource
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import CloneStrategy
@@ -28,10 +29,11 @@ from cdi.kube.tokens import Claims, Operation, SigningKey, Subject
 from cdi.reconcile.clone.copy_pods import ANN_ADDRESS
 from cdi.reconcile.clone.facts import Grant, Measurement, Preparation, Reader, Snapshot, SourceKind
 from cdi.reconcile.clone.record import ANN_SOURCE_UID
+from cdi.reconcile.decision import RUNS
 from cdi.reconcile.pod_facts import hold_of, outcome_of
 from cdi.reconcile.storageclass import StorageClass
 from cdi.reconcile.storageprofile import SnapshotClass
-from cdi.reconcile.world import Claim
+from cdi.reconcile.world import Claim, Hold
 
 _LASTING: Final = 10 * 365 * 24 * 3600
 """Seconds that a token on a claim is good for: longer than any clone takes."""
@@ -146,6 +148,7 @@ class ObservedClones:
             address=annotations.get(ANN_ADDRESS, ""),
             running=status.get("phase") == "Running",
             ended=_seconds(last.get("finishedAt") or metadata.get("creationTimestamp")) if ended else None,
+            reason=_reason(status.get("phase"), hold),
             message=_last_words(last) if ended else hold.message if hold is not None else "",
             deleting="deletionTimestamp" in metadata,
         )
@@ -214,6 +217,12 @@ class ObservedClones:
             labels=metadata.get("labels") or {},
             deleting="deletionTimestamp" in metadata,
         )
+
+
+def _reason(phase: str | None, hold: Hold | None) -> str:
+    if phase in ("Succeeded", "Failed"):
+        return Reason.COMPLETED if phase == "Succeeded" else Reason.ERROR
+    return hold.reason if hold is not None else RUNS
 
 
 def _last_words(terminated: Mapping[str, Any]) -> str:

@@ -20,6 +20,8 @@ from cdi.reconcile.upload_target import UPLOAD_SOURCE
 from cdi.reconcile.world import Claim, Hold, Operation, Pod, Worker, World
 
 _MESSAGE = 1024
+RUNS = "Pod is running"
+"""The reason of the Running condition, letter for letter that of KubeVirt's CDI."""
 IMAGE = f"{GROUP}/image."
 """What is known of a finished import, as annotations of its claim: ``image.digest`` and so on."""
 VERIFIED_BY = f"{IMAGE}verifiedBy"
@@ -67,7 +69,7 @@ def running(world: World, claim: Claim, worker: Worker) -> Decision:
     state = State(
         phase=phase_of(world.datavolume, Phase.IMPORT_IN_PROGRESS, Phase.CLONE_IN_PROGRESS, Phase.UPLOAD_READY),
         bound=bound_aspect(claim),
-        running=yes("Pod is running", note[:_MESSAGE]),
+        running=yes(RUNS, note[:_MESSAGE]),
         ready=no(Reason.TRANSFER_RUNNING, note[:_MESSAGE]),
         claim_name=claim.name,
         progress=progress_of(worker),

@@ -276,7 +276,7 @@ def marks(world: World, claim: Claim, decision: Decision, status: Mapping[str, A
     if state.running.reason == Reason.CHECKSUM_ERROR:
         wanted[ANN_IMPORT_FATAL_ERROR] = "true"
     if operation_of(world.datavolume) == "Clone":
-        wanted |= {**clone_marks(claim, state.phase), **reader_marks(world, claim)}
+        wanted |= {**clone_marks(claim, state), **reader_marks(world, claim)}
     if takes_upload(world):
         wanted |= upload_marks()
     if world.synthetic:

@@ -19,6 +19,7 @@ from cdi.api.names import (
     ANN_SOURCE_CLONE_POD,
     ANN_SOURCE_RUNNING_CONDITION,
     ANN_SOURCE_RUNNING_CONDITION_MESSAGE,
+    ANN_SOURCE_RUNNING_CONDITION_REASON,
     clone_source_pod,
     upload_pod,
     upload_service,
@@ -154,6 +155,7 @@ def reader_marks(world: World, claim: Claim) -> dict[str, str | None]:
     return {
         ANN_SOURCE_CLONE_POD: clone_source_pod(claim.uid),
         ANN_SOURCE_RUNNING_CONDITION: "true" if reader.running else "false",
+        ANN_SOURCE_RUNNING_CONDITION_REASON: reader.reason,
         ANN_SOURCE_RUNNING_CONDITION_MESSAGE: reader.message,
     }
 

@@ -70,6 +70,8 @@ class Reader:
     running: bool = False
     ended: float | None = None
     """Seconds since the epoch."""
+    reason: str = ""
+    """What it is at, as a reason of the Running condition."""
     message: str = ""
     """Why it does not run, or how it ended."""
     deleting: bool = False

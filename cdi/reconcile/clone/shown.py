@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cdi.api.names import ANN_CLONE_FALLBACK_REASON, ANN_CLONE_OF, ANN_CLONE_PHASE, ANN_CLONE_TYPE
-from cdi.api.phases import ClonePhase, Phase
+from cdi.api.names import (
+    ANN_CLONE_ERROR,
+    ANN_CLONE_FALLBACK_REASON,
+    ANN_CLONE_OF,
+    ANN_CLONE_PHASE,
+    ANN_CLONE_TYPE,
+)
+from cdi.api.phases import ClonePhase, Phase, Reason
 from cdi.reconcile.clone.record import CloneRecord
 
 if TYPE_CHECKING:
+    from cdi.reconcile.status import State
     from cdi.reconcile.world import Claim
 
 _PHASES = {
@@ -31,9 +38,12 @@ def clone_phase(phase: Phase) -> ClonePhase:
     return _PHASES.get(phase, ClonePhase.PENDING)
 
 
-def clone_marks(claim: Claim, phase: Phase) -> dict[str, str | None]:
+def clone_marks(claim: Claim, state: State) -> dict[str, str | None]:
     """Annotations of the target."""
+    phase = state.phase
     marks: dict[str, str | None] = {ANN_CLONE_PHASE: clone_phase(phase).value}
+    wrong = phase is Phase.FAILED or state.running.reason == Reason.ERROR
+    marks[ANN_CLONE_ERROR] = state.ready.message if wrong else None
     record = CloneRecord.read(claim)
     if record is not None:
         marks[ANN_CLONE_TYPE] = record.strategy.value

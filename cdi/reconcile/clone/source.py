@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cdi.api.errors import InvalidManifest, TargetTooSmall
-from cdi.api.names import ANN_PERMISSIVE_CLONE, ANN_SNAPSHOT_SOURCE_VOLUME_MODE, means_true
+from cdi.api.names import (
+    ANN_PERMISSIVE_CLONE,
+    ANN_SNAPSHOT_ADVISED_RESTORE_SIZE,
+    ANN_SNAPSHOT_SOURCE_VOLUME_MODE,
+    means_true,
+)
 from cdi.api.overhead import required, usable
 from cdi.api.phases import EventReason, Reason
-from cdi.api.quantity import human
+from cdi.api.quantity import Quantity, human
 from cdi.reconcile.clone.facts import CloneFacts, Snapshot, SourceKind
 from cdi.reconcile.clone.plan import Source
 from cdi.reconcile.decision import DISK_SIZE
@@ -135,6 +140,23 @@ def noted_disk(world: World, found: Found) -> int | None:
 
 def size_for(world: World, found: Found, volume_mode: str, storage_class: str | None) -> int | None:
     """Bytes of a claim for a clone whose size nobody gave; None where the source does not say its own."""
+    size, advised = _own_size(world, found, volume_mode, storage_class), _advised_size(found)
+    return size if advised is None else max(size or 0, advised)
+
+
+def _advised_size(found: Found) -> int | None:
+    """Bytes that a volume of a snapshot is to ask for, by whoever took that: storage may tell none, or less."""
+    text = found.annotations.get(ANN_SNAPSHOT_ADVISED_RESTORE_SIZE)
+    if found.kind != "VolumeSnapshot" or text is None:
+        return None
+    try:
+        size = Quantity.parse(text).bytes
+    except InvalidManifest:
+        return None
+    return size if size > 0 else None
+
+
+def _own_size(world: World, found: Found, volume_mode: str, storage_class: str | None) -> int | None:
     if found.size is None:
         return None
     if found.volume_mode in ("", volume_mode):

@@ -20,6 +20,7 @@ from cdi.api.storageprofile import StorageProfile
 from cdi.reconcile.configuration import NO_EFFECT
 
 PAGE = Path(__file__).parents[3] / "docs" / "support.md"
+PACKAGE = Path(__file__).parents[3] / "cdi"
 STATES = {"done", "no effect", "refused"}
 WRITTEN_BY_PROGRAMS = {
     # Facts that controllers write, which nobody sets to ask for something.
@@ -99,7 +100,7 @@ def test_every_kind_is_there():
     assert sorted(rows) == sorted(kind.name for kind in ALL_KINDS if kind.group)
 
 
-@pytest.mark.parametrize("title", [*(kind.__name__ for kind in KINDS), "Annotations", "Kinds"])
+@pytest.mark.parametrize("title", [*(kind.__name__ for kind in KINDS), "Annotations", "What is written", "Kinds"])
 def test_every_line_says_what_becomes_of_it(title):
     for row in section(title):
         state, why = row[-2], row[-1]
@@ -115,6 +116,17 @@ def test_every_annotation_is_there():
         if name.startswith("ANN_") and (name not in WRITTEN_BY_PROGRAMS or name in SET_BY_USERS)
     }
     assert rows == known
+
+
+def test_every_annotation_that_programs_write_is_there_and_what_becomes_of_it_is_true():
+    """What is done is in use somewhere, and what has no effect is not."""
+    source = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py") if path != Path(names.__file__))
+    used = set(re.findall(r"\bANN_\w+", source))
+    known = {
+        vars(names)[name].removeprefix("cdi.kubevirt.io/"): "done" if name in used else "no effect"
+        for name in WRITTEN_BY_PROGRAMS - SET_BY_USERS
+    }
+    assert {row[0].strip("`"): row[2] for row in section("What is written")} == known
 
 
 def test_what_has_no_effect_is_told_in_the_cdi_object():
