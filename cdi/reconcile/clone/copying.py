@@ -38,6 +38,8 @@ from cdi.reconcile.pod import claim_owner, retains
 from cdi.reconcile.policy import read_knobs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cdi.reconcile.clone.source import Found
     from cdi.reconcile.decision import Decision
     from cdi.reconcile.ledger import Ledger
@@ -94,16 +96,19 @@ def target_pod(filled: Claim, pod: dict[str, Any]) -> dict[str, Any]:
 
 def before_target(filled: Claim) -> tuple[Action, ...]:
     """What must be there before that pod is: its certificate."""
+    return (_certificate(filled, claim_owner(filled)),)
+
+
+def _certificate(filled: Claim, owner: Mapping[str, Any]) -> ProvideCertificate:
     name = upload_pod(filled.name)
-    certificate = ProvideCertificate(
+    return ProvideCertificate(
         namespace=filled.namespace,
         secret=name,
         name=name[:64],
         hosts=(server_name(filled),),
         usage="server",
-        owner=claim_owner(filled),
+        owner=owner,
     )
-    return (certificate,)
 
 
 def server_name(filled: Claim) -> str:
@@ -117,8 +122,12 @@ def server_name(filled: Claim) -> str:
 def served(world: World, claim: Claim, filled: Claim, origin: Clone, worker: Worker) -> tuple[tuple[Action, ...], str]:
     """What the pod that fills needs of a reader now, and what the reader waits for, for people."""
     pod = worker.pod
-    if pod is None or not pod.started or pod.deleting or not pod.address:
+    if pod is None or pod.deleting:
         return (), ""
+    # Whose claim is filled in place stays, and a certificate that nobody has any use for is not to stay with it.
+    own = _certificate(filled, {"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid})
+    if not pod.started or not pod.address:
+        return (own,), ""
     reader = _reader(world, claim, origin)
     address = f"[{pod.address}]:{PORT}" if ":" in pod.address else f"{pod.address}:{PORT}"
     if reader is None:
@@ -128,7 +137,7 @@ def served(world: World, claim: Claim, filled: Claim, origin: Clone, worker: Wor
     if reader.address != address or (reader.ended is not None and world.now - reader.ended >= PAUSE):
         return (_gone(claim, origin, reader),), reader.message
     if not reader.running:
-        return (certificate_of(reader, origin.namespace, claim, client_name(claim)),), reader.message
+        return (own, certificate_of(reader, origin.namespace, claim, client_name(claim))), reader.message
     return (), ""
 
 

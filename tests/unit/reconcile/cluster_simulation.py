@@ -28,8 +28,8 @@ from cdi.reconcile.actions import (
 from cdi.reconcile.capabilities import PropertySet
 from cdi.reconcile.cluster import observe
 from cdi.reconcile.datavolume import reconcile
-from cdi.reconcile.refusal import refusal_of
 from cdi.reconcile.pod_facts import observe_pod
+from cdi.reconcile.refusal import refusal_of
 from cdi.reconcile.sizing import Offer, overhead_of
 from cdi.reconcile.storageclass import StorageClass
 from cdi.reconcile.world import (
@@ -322,6 +322,7 @@ class Cluster:
                 if self._uid(action.owner["uid"]) is not None:
                     body = {"kind": "Secret", "metadata": {"name": action.secret, "namespace": NS}}
                     self.create({**body, "metadata": {**body["metadata"], "ownerReferences": [action.owner]}})
+                    self.get("secrets", action.secret)["metadata"]["ownerReferences"] = [action.owner]
             case DeleteObject():
                 self.remove(action.plural, action.name, action.uid, action.namespace)
             case Rebind():

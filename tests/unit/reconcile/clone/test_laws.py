@@ -100,6 +100,7 @@ def test_it_is_cloned_and_nothing_else_is_left(way):
     assert not missing(cluster)
     assert cluster.names(CLAIMS) == {"a", "fedora"}
     assert not cluster.names(PODS)
+    assert not cluster.names("secrets")
     assert not cluster.names(SNAPSHOTS) - {"kept"}
     assert len(cluster.all(VOLUMES)) == 2
     temporary = way.startswith("copy") and "of a snapshot" in way
@@ -124,6 +125,7 @@ def test_whatever_is_lost_repeated_or_late_the_end_is_the_same(way, script, loss
     assert cluster.content == GOLDEN
     assert cluster.names(CLAIMS) == {"a", "fedora"}
     assert not cluster.names(PODS)
+    assert not cluster.names("secrets")
     assert not cluster.names(SNAPSHOTS) - {"kept"}
     assert cluster.source_face() == before
 
