@@ -2,7 +2,7 @@ import resource
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -147,19 +147,18 @@ def test_another_request_on_the_same_connection():
 
 def test_where_no_descriptor_is_left_who_has_waited_longest_goes():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    clients = []
-    with received(refuse) as reception:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (next_descriptor() + 40, hard))
-            for _ in range(30):
-                clients.append(socket.create_connection(("127.0.0.1", reception.port), 60))
-            # The limit is the process's, and so the clients' as well.
-            clients[-1].sendall(head(0))
-            assert clients[-1].recv(65536).startswith(REFUSED)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            for client in clients:
-                client.close()
+    with ExitStack() as stack:
+        # The limit is the process's, so the clients' are made before.
+        clients = [stack.enter_context(socket.socket()) for _ in range(40)]
+        reception = stack.enter_context(received(refuse, head_seconds=3600.0))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (next_descriptor() + 10, hard))
+        for client in clients:
+            client.settimeout(60)
+            client.connect(("127.0.0.1", reception.port))
+        clients[-1].sendall(head(0))
+        assert clients[-1].recv(65536).startswith(REFUSED)
+        assert ended(clients[0])
 
 
 def next_descriptor():
