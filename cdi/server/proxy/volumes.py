@@ -12,7 +12,6 @@ from cdi.api.names import (
     ANN_POD_PHASE,
     ANN_POD_READY,
     ANN_PVC_PRIME,
-    ANN_UPLOAD_TARGET,
     ANN_USE_POPULATOR,
     means_true,
     upload_service,
@@ -20,6 +19,7 @@ from cdi.api.names import (
 from cdi.api.upload_protocol import SERVER_PORT
 from cdi.kube.blocking import Blocking
 from cdi.kube.resources import CLAIMS
+from cdi.reconcile.upload_target import is_upload_target
 
 PATIENCE = 10.0
 """Seconds that a request waits for its volume."""
@@ -84,7 +84,7 @@ class ClusterVolumes:
         if claim is None:
             raise UploadNotReady("there is no such PersistentVolumeClaim", where=where)
         annotations = _annotations(claim)
-        if not _is_target(claim, annotations):
+        if not is_upload_target(claim):
             raise UploadNotReady(
                 "the PersistentVolumeClaim does not wait for an upload",
                 where=where,
@@ -111,8 +111,3 @@ class ClusterVolumes:
 
 def _annotations(claim: Mapping[str, Any]) -> dict[str, str]:
     return dict(claim["metadata"].get("annotations") or {})
-
-
-def _is_target(claim: Mapping[str, Any], annotations: Mapping[str, str]) -> bool:
-    reference = claim.get("spec", {}).get("dataSourceRef") or {}
-    return ANN_UPLOAD_TARGET in annotations or reference.get("kind") == "VolumeUploadSource"

@@ -32,7 +32,7 @@ def refused(kind):
 
 
 def claim(reference=None, **annotations):
-    spec = {} if reference is None else {"dataSourceRef": {"kind": reference}}
+    spec = {} if reference is None else {"dataSourceRef": {"apiGroup": GROUP, "kind": reference}}
     return {"metadata": {"annotations": {f"{GROUP}/{key}": value for key, value in annotations.items()}}, "spec": spec}
 
 
