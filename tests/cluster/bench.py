@@ -42,6 +42,7 @@ from tests.cluster.settings import kept_config
 
 ROOT = Path(__file__).parents[2]
 CLASS = "csi"
+CASES = ("tiny", "large", "upload", "blanks", "idle")
 PATIENCE = 900.0
 Document = dict[str, Any]
 # As the controller asks for a worker, so that the scheduler puts as many of either on the node.
@@ -114,7 +115,7 @@ class Bench:
 
     def ours(self, names: list[str], size: str, source: Document) -> float:
         """DataVolumes, from apply to Succeeded."""
-        documents = [_data_volume(name, size, source) for name in names]
+        documents = [data_volume(name, size, source) for name in names]
         took = self.until(DATA_VOLUMES, set(names), "Succeeded", lambda: self.kubectl.apply(*documents))
         self.clean()
         return took
@@ -189,7 +190,7 @@ class Bench:
         for chunk in (names[at : at + 100] for at in range(0, count, 100)):
             documents = [claim(name, "nobody", size="16Mi") for name in chunk]
             for name in chunk:
-                one = _data_volume(name, "16Mi", {"blank": {}})
+                one = data_volume(name, "16Mi", {"blank": {}})
                 one["metadata"]["annotations"] = {"cdi.kubevirt.io/allowClaimAdoption": "true"}
                 one["spec"]["pvc"]["storageClassName"] = "nobody"
                 documents.append(one)
@@ -231,7 +232,8 @@ class _Peak:
         self._thread.join()
 
 
-def _data_volume(name: str, size: str, source: Document) -> Document:
+def data_volume(name: str, size: str, source: Document) -> Document:
+    """Of the class that is measured."""
     return {
         "apiVersion": "cdi.kubevirt.io/v1beta1",
         "kind": "DataVolume",
@@ -343,10 +345,10 @@ def main() -> int:
     parser.add_argument("-n", type=int, default=5, metavar="RUNS")
     parser.add_argument("--many", type=int, default=200, help="blank DataVolumes at once")
     parser.add_argument("--idle", type=int, default=1000, help="DataVolumes that are Succeeded")
-    parser.add_argument("--case", action="append", choices=["tiny", "large", "blanks", "idle"])
+    parser.add_argument("--case", action="append", choices=CASES)
     parser.add_argument("--no-write", action="store_true", help="leave docs/benchmarks-cluster.md as it is")
     arguments = parser.parse_args()
-    chosen = arguments.case or ["tiny", "large", "blanks", "idle"]
+    chosen = arguments.case or CASES
     layout = Layout.default()
     with ExitStack() as stack:
         if lifecycle.up(layout, lambda text: print(f"cluster: {text}", flush=True)):
@@ -370,6 +372,10 @@ def main() -> int:
             bench.tiny()
         if "large" in chosen:
             bench.large(_large_image())
+        if "upload" in chosen:
+            from tests.cluster.bench_upload import upload  # which is made of what is here
+
+            upload(bench, _large_image())
         if "blanks" in chosen:
             bench.blanks()
         if "idle" in chosen:

@@ -104,6 +104,10 @@ class Uploads:
         """Every one becomes Succeeded, and holds this and nothing after it."""
         for name in volumes:
             wait_phase(self.work, name, "Succeeded")
+        self.hold_claims(volumes, content)
+
+    def hold_claims(self, volumes: dict[str, str], content: bytes) -> None:
+        """The same of claims that there may be no DataVolume of."""
         name = f"read-{next(iter(volumes))}"
         self.work.create(pod_of_many(name, self.cluster.image, digests(volumes, len(content)), volumes))
         ended = self.work.wait(
@@ -120,13 +124,18 @@ class Uploads:
         wait_phase(self.work, name, "Succeeded")
         assert look(self.cluster, self.work, name, "Filesystem", f"cat /data/{path}") == content
 
-    def received(self, name: str) -> int:
-        """Bytes that the upload server of a volume has, by what it tells the controller."""
+    def progress(self, name: str) -> Document:
+        """What the upload server of a volume tells the controller: `progress` and `journal`."""
         address = server_pod(self.work, name)["status"]["podIP"]
         connection = http.client.HTTPSConnection(address, 8443, timeout=SLOW, context=ssl._create_unverified_context())
         with contextlib.closing(connection):
             connection.request("GET", "/progress")
-            return int(json.loads(connection.getresponse().read())["done"])
+            told: Document = json.loads(connection.getresponse().read())
+            return told
+
+    def received(self, name: str) -> int:
+        """Bytes that have come to the upload server of a volume, since its pod began."""
+        return int(self.progress(name)["progress"]["fetched"])
 
     # --- clients ------------------------------------------------------------------------------------------------
 
