@@ -48,11 +48,11 @@ def until(what, ready, patience=PATIENCE):
 class Server:
     """One process, which is reached at this machine's address."""
 
-    def __init__(self, cluster, kubectl, port, log):
+    def __init__(self, cluster, kubectl, port, log, *more):
         self.kubectl, self.port, self.address = kubectl, port, cluster.host_address
         self.log, self.documents = log, []
         command = [sys.executable, "-m", "cdi.cli.main", "apiserver", "-n", kubectl.namespace, f"--port={port}",
-                   f"--host={self.address}", "--log-level=debug"]  # fmt: skip
+                   f"--host={self.address}", "--log-level=debug", *more]  # fmt: skip
         environment = {**os.environ, **kubectl.environment, "KUBECONFIG": str(kubectl.kubeconfig)}
         command.append(f"--webhook-prefix={kubectl.namespace}")
         with log.open("w") as errors:

@@ -1,0 +1,102 @@
+"""People and programs that ask the API server in their own name: by a certificate that it signed, or as a service account."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.cluster.kubectl import Kubectl
+
+_RBAC = "rbac.authorization.k8s.io"
+_HOUR = 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asker:
+    """Somebody with credentials of their own."""
+
+    kubectl: Kubectl
+    name: str
+    """As the API server knows them."""
+    subject: dict[str, Any]
+    """As a RoleBinding names them."""
+
+    def within(self, namespace: str) -> Kubectl:
+        return self.kubectl.within(namespace)
+
+
+def person(admin: Kubectl, directory: Path, name: str, *groups: str) -> Asker:
+    """A user, whose certificate is signed on request (`certificates.k8s.io`), as a cluster's administrator would do it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name(
+        [
+            x509.NameAttribute(NameOID.COMMON_NAME, name),
+            *(x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups),
+        ]
+    )
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    admin.create(
+        {
+            "apiVersion": "certificates.k8s.io/v1",
+            "kind": "CertificateSigningRequest",
+            "metadata": {"name": name},
+            "spec": {
+                "request": base64.b64encode(request.public_bytes(serialization.Encoding.PEM)).decode(),
+                "signerName": "kubernetes.io/kube-apiserver-client",
+                "usages": ["client auth"],
+                "expirationSeconds": _HOUR,
+            },
+        }
+    )
+    try:
+        admin.run("certificate", "approve", name)
+        signed = admin.wait("csr", name, "signed", lambda it: "certificate" in it.get("status", {}))
+    finally:
+        admin.delete("csr", name, wait=False)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    shown = {
+        "client-certificate-data": signed["status"]["certificate"],
+        "client-key-data": base64.b64encode(pem).decode(),
+    }
+    subject_of = {"apiGroup": _RBAC, "kind": "User", "name": name}
+    return Asker(kubectl=_as(admin, directory / name, shown), name=name, subject=subject_of)
+
+
+def account(admin: Kubectl, directory: Path, name: str) -> Asker:
+    """A service account of the namespace that `admin` is in."""
+    admin.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}})
+    shown = {"token": admin.run("create", "token", name, "--duration=1h").strip()}
+    subject = {"kind": "ServiceAccount", "namespace": admin.namespace, "name": name}
+    known = f"system:serviceaccount:{admin.namespace}:{name}"
+    return Asker(kubectl=_as(admin, directory / f"{admin.namespace}-{name}", shown), name=known, subject=subject)
+
+
+def bind(admin: Kubectl, kind: str, role: str, subject: dict[str, Any]) -> None:
+    """A Role or ClusterRole (`kind`), in the namespace that `admin` is in."""
+    admin.create(
+        {
+            "apiVersion": f"{_RBAC}/v1",
+            "kind": "RoleBinding",
+            "metadata": {"generateName": "test-"},
+            "roleRef": {"apiGroup": _RBAC, "kind": kind, "name": role},
+            "subjects": [subject],
+        }
+    )
+
+
+def _as(admin: Kubectl, path: Path, shown: dict[str, str]) -> Kubectl:
+    """The same cluster for whoever shows this."""
+    config = json.loads(admin.run("config", "view", "--raw", "--minify", "--flatten", "--output=json"))
+    for user in config["users"]:
+        user["user"] = shown
+    path.write_text(json.dumps(config))
+    path.chmod(0o600)
+    return Kubectl(program=admin.program, kubeconfig=path, environment=admin.environment, namespace=admin.namespace)
