@@ -127,10 +127,9 @@ class Meddled(Controller):
 
 def definitions(cluster: Cluster) -> None:
     """Make the cluster know our kinds."""
-    cluster.kubectl.run("apply", "--server-side", "--force-conflicts", f"--filename={_ROOT / 'crds'}")
-    for path in sorted((_ROOT / "crds").glob("*.yaml")):
-        group = "upload.cdi.kubevirt.io" if "upload.cdi" in path.name else "cdi.kubevirt.io"
-        cluster.kubectl.run("wait", "--for=condition=Established", f"crd/{path.stem}.{group}", "--timeout=150s")
+    given = f"--filename={_ROOT / 'crds'}"
+    cluster.kubectl.run("apply", "--server-side", "--force-conflicts", given)
+    cluster.kubectl.run("wait", "--for=condition=Established", given, "--timeout=150s")
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.cluster import cluster as clusters
 from tests.cluster import lifecycle
+from tests.cluster.cdi import definitions
 from tests.cluster.cdi_image import provide
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.layout import ClusterError, Layout
@@ -77,9 +78,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> clusters.Cluster:
-    """The cluster to test on."""
+    """The cluster to test on, which knows our kinds."""
     named = os.environ.get("CDI_TEST_KUBECONFIG")
-    return clusters.named(Path(named)) if named else clusters.own(Layout.default())
+    cluster = clusters.named(Path(named)) if named else clusters.own(Layout.default())
+    definitions(cluster)
+    return cluster
 
 
 @pytest.fixture(scope="session")
