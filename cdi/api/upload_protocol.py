@@ -54,7 +54,8 @@ TUS_CONTENT = "application/offset+octet-stream"
 TUS_ALGORITHMS = ("sha1", "sha256", "md5")
 TUS_MISMATCH = 460
 """The status of a piece that does not have its checksum."""
-_TUS = "/v1beta1/tus/"
+TUS_START = "/v1beta1/tus/"
+"""What the paths of resumable uploads begin with."""
 
 _LARGEST = 1 << 60
 _NUMBER = re.compile(r"[0-9]{1,19}")
@@ -102,9 +103,9 @@ _PLAIN = {
 def route(path: str) -> PlainUpload | TusUpload | None:
     """What is at a path, which is compared as it came: nothing in it is decoded or cleaned."""
     plain = _PLAIN.get(path)
-    if plain is not None or not path.startswith(_TUS):
+    if plain is not None or not path.startswith(TUS_START):
         return plain
-    parts = path.removeprefix(_TUS).removesuffix("/").split("/")
+    parts = path.removeprefix(TUS_START).removesuffix("/").split("/")
     if len(parts) not in {2, 3} or not all(is_dns_subdomain(part) for part in parts[:2]):
         return None
     if len(parts) == 3 and not _UPLOAD_ID.fullmatch(parts[2]):
@@ -113,7 +114,7 @@ def route(path: str) -> PlainUpload | TusUpload | None:
 
 
 def tus_path(namespace: str, claim: str, upload: str | None = None) -> str:
-    return f"{_TUS}{namespace}/{claim}" + (f"/{upload}" if upload else "")
+    return f"{TUS_START}{namespace}/{claim}" + (f"/{upload}" if upload else "")
 
 
 # --- fields -------------------------------------------------------------------------------------------------------

@@ -31,6 +31,13 @@ from cdi.cli.session import Session, subcommand
     help="A file with the public key of upload tokens.",
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8443, show_default=True, help="Where it listens.")
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="Where metrics are told, over plain HTTP.",
+)
 @click.option("--bind", default="", help="The address that it listens at, instead of all.")
 @click.option(
     "--drain",
@@ -50,6 +57,7 @@ def command(
     server_ca: str,
     token_key: str,
     port: int,
+    metrics_port: int,
     bind: str,
     drain: float,
     log_level: str,
@@ -65,14 +73,26 @@ def command(
     from cdi.kube.credentials import find
     from cdi.server.page.cluster import ClusterDesks
     from cdi.server.page.service import Page
+    from cdi.server.proxy.policy import ClusterPolicy
     from cdi.server.proxy.run import Options, serve
     from cdi.server.proxy.volumes import ClusterVolumes
 
     configure(2 if log_level == "debug" else 1)
     logging.getLogger("cdi").setLevel(log_level.upper())
     options = Options(
-        tls=tls, client=client_tls, authorities=server_ca, token_key=token_key, port=port, bind=bind, drain=drain
+        tls=tls,
+        client=client_tls,
+        authorities=server_ca,
+        token_key=token_key,
+        port=port,
+        metrics_port=metrics_port,
+        bind=bind,
+        drain=drain,
     )
     credentials = find(None if session.kubeconfig is None else str(session.kubeconfig), session.context)
-    with Blocking(Client(credentials)) as client, contextlib.closing(ClusterDesks(client, credentials)) as desks:
-        serve(options, ClusterVolumes(client), pages=Page(desks).serve)
+    with (
+        Blocking(Client(credentials)) as client,
+        contextlib.closing(ClusterDesks(client, credentials)) as desks,
+        contextlib.closing(ClusterPolicy(client)) as policy,
+    ):
+        serve(options, ClusterVolumes(client), pages=Page(desks).serve, policy=policy)

@@ -194,6 +194,7 @@ def test_by_default_it_makes_what_other_programs_look_up(render):
         ("Service", "cdi-api"),
         ("Service", "cdi-prometheus-metrics"),
         ("Service", "cdi-uploadproxy"),
+        ("Service", "cdi-uploadproxy-metrics"),
         ("APIService", UPLOAD_API),
         ("NetworkPolicy", "cdi-controller"),
         ("NetworkPolicy", "cdi-apiserver"),
@@ -272,6 +273,7 @@ def test_uploads_can_be_left_out(render):
     assert named(render()) - named(without) == {
         *((kind, "cdi-uploadproxy") for kind in ("Deployment", "Service", "ServiceAccount", "NetworkPolicy")),
         *((kind, "cdi-uploadproxy") for kind in ("ClusterRole", "ClusterRoleBinding")),
+        ("Service", "cdi-uploadproxy-metrics"),
         ("APIService", UPLOAD_API),
     }
 
@@ -448,7 +450,7 @@ def test_monitoring_is_what_the_files_say(render):
     assert json.loads(dashboard["data"]["cdi.json"]) == json.loads((CHART / "files" / "dashboard.json").read_text())
     monitor = find(documents, "ServiceMonitor", "cdi")
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
-    for service in ("cdi-prometheus-metrics", "cdi-api"):
+    for service in ("cdi-prometheus-metrics", "cdi-api", "cdi-uploadproxy-metrics"):
         found = find(documents, "Service", service)
         assert monitor["spec"]["selector"]["matchLabels"].items() <= found["metadata"]["labels"].items()
         ports = {each["name"] for each in found["spec"]["ports"]}

@@ -11,7 +11,7 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cdi.api.errors import CdiError, UploadNotReady
@@ -49,15 +49,15 @@ class Relayed:
     body: bytes
 
 
-def relay(visit: Visit, destination: Destination, context: ssl.SSLContext) -> Relayed:
-    """Pass the request of `visit` on.
+def relay(visit: Visit, destination: Destination, context: ssl.SSLContext, received: Callable[[int], None]) -> Relayed:
+    """Pass the request of `visit` on; `received` is told of the bytes of its body as they go.
 
     Raises `UploadNotReady` where the server cannot be reached or is lost, and what reading the client's body raises.
     """
     where = "the worker" if destination.local else f"{destination.host}:{destination.port}"
     connection, sock = _connect(destination, context, where)
     try:
-        upstream = _Upstream(visit, connection, sock, destination)
+        upstream = _Upstream(visit, connection, sock, destination, received)
         try:
             upstream.ask()
             return upstream.answer()
@@ -72,11 +72,19 @@ def relay(visit: Visit, destination: Destination, context: ssl.SSLContext) -> Re
 class _Upstream:
     """The conversation with one upload server."""
 
-    def __init__(self, visit: Visit, connection: Connection, sock: socket.socket, destination: Destination) -> None:
+    def __init__(
+        self,
+        visit: Visit,
+        connection: Connection,
+        sock: socket.socket,
+        destination: Destination,
+        received: Callable[[int], None],
+    ) -> None:
         self._visit = visit
         self._connection = connection
         self._destination = destination
         self._descriptor = sock.fileno()
+        self._received = received
         self.of_client: CdiError | None = None
         """A failure that came from the other side."""
 
@@ -132,6 +140,7 @@ class _Upstream:
                 connection.send(b"%x\r\n" % count)
             if count:
                 connection.send(buffer[:count])
+                self._received(count)
             if chunked:
                 connection.send(b"\r\n")
             if not count or (not chunked and body.ended):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -15,16 +16,19 @@ from cdi.api.errors import ClusterConfigInvalid, UsageError
 from cdi.controller.logs import fields
 from cdi.kube.tokens import Claims, VerifyingKey
 from cdi.server import tokens
-from cdi.server.proxy.service import Proxy
+from cdi.server.proxy.metrics import Metrics
+from cdi.server.proxy.service import ALWAYS, Proxy
 from cdi.server.proxy.volumes import Volumes
 from cdi.server.tls import ServingTls, TlsPolicy
 from cdi.source.inbound.certificates import FileContext
+from cdi.source.inbound.plain import PlainContext
 from cdi.source.inbound.reception import Reception
 from cdi.source.inbound.visit import Visit
 
 LOG = logging.getLogger(__name__)
 MOST_UPLOADS = 200
 """Requests at a time, each with a thread of its own."""
+_MOST_SCRAPES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,8 @@ class Options:
     token_key: str
     """A file with the public key of tokens, ``id_rsa.pub``."""
     port: int = 8443
+    metrics_port: int | None = None
+    """Where Prometheus is told, over plain HTTP; nowhere where None."""
     bind: str = ""
     drain: float = 3600.0
     """Seconds that uploads under way may still take when it was told to end."""
@@ -49,13 +55,35 @@ class Options:
 
 def server_context(certificate: str, key: str) -> ssl.SSLContext:
     """For clients.  Raises `OSError`, `ValueError`."""
+    return _serving(certificate, key).context
+
+
+def _serving(certificate: str, key: str) -> ServingTls:
     tls = ServingTls()
-    tls.follow(TlsPolicy())
     with open(certificate, "rb") as one, open(key, "rb") as other:
         tls.present(one.read(), other.read())
     # A body's own length tells whether it was cut off; the connection must stay good for the answer.
     tls.context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
-    return tls.context
+    return tls
+
+
+class Front:
+    """What clients are shown: the certificate that is in the files, and TLS by the policy, as both are now."""
+
+    def __init__(self, directory: str, policy: Callable[[], TlsPolicy]) -> None:
+        self._policy = policy
+        self._tls = ServingTls()
+        self._files = FileContext([os.path.join(directory, name) for name in ("tls.crt", "tls.key")], self._load)
+
+    def __call__(self) -> ssl.SSLContext:
+        """For one thread.  Raises `InvalidManifest` where there never was a certificate that can be used."""
+        context = self._files()
+        self._tls.follow(self._policy())
+        return context
+
+    def _load(self, certificate: str, key: str) -> ssl.SSLContext:
+        self._tls = _serving(certificate, key)
+        return self._tls.context
 
 
 def client_context(certificate: str, key: str, authorities: str) -> ssl.SSLContext:
@@ -100,12 +128,13 @@ def serve(
     volumes: Volumes,
     *,
     pages: Callable[[Visit], bool | None] = lambda _: None,
+    policy: Callable[[], TlsPolicy] = TlsPolicy,
     stop: threading.Event | None = None,
-    listening: Callable[[int], None] = lambda _: None,
+    listening: Callable[[int, int | None], None] = lambda _, __: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, or `stop` where that is given; `listening` is told the port.
+    """Serve until SIGTERM or SIGINT, or `stop` where that is given; `listening` is told the ports.
 
-    Raises `UsageError` for the port and `InvalidManifest` for certificates.
+    `policy` is asked for every connection.  Raises `UsageError` for the ports and `InvalidManifest` for certificates.
     """
     if stop is None:
         stop = threading.Event()
@@ -113,29 +142,43 @@ def serve(
             signal.signal(number, lambda *_: stop.set())
     pair = [os.path.join(options.client, name) for name in ("tls.crt", "tls.key")]
     upload_servers = FileContext([*pair, options.authorities], client_context)
-    clients = FileContext([os.path.join(options.tls, name) for name in ("tls.crt", "tls.key")], server_context)
+    clients = Front(options.tls, policy)
     clients()
-    proxy = Proxy(volumes, TokenKey(options.token_key), upload_servers, pages=pages)
-    reception = Reception(
-        _listen(options.bind, options.port),
-        clients,
-        proxy.serve,
-        most=MOST_UPLOADS,
-        stall_timeout=options.stall_timeout,
-    )
-    listening(reception.port)
-    LOG.info("serving", extra=fields(port=reception.port))
-    stop.wait()
-    LOG.info("ending", extra=fields(requests=reception.busy))
-    reception.close(options.drain)
+    metrics = Metrics()
+    proxy = Proxy(volumes, TokenKey(options.token_key), upload_servers, pages=pages, metrics=metrics)
+    with contextlib.ExitStack() as stack:
+        told = None
+        if options.metrics_port is not None:
+            told = Reception(
+                _listen(options.bind, options.metrics_port, "--metrics-port"),
+                PlainContext,
+                metrics.serve,
+                most=_MOST_SCRAPES,
+                most_waiting=_MOST_SCRAPES,
+            )
+            stack.callback(told.close)
+        reception = Reception(
+            _listen(options.bind, options.port, "--port"),
+            clients,
+            proxy.serve,
+            most=MOST_UPLOADS,
+            stall_timeout=options.stall_timeout,
+            always=ALWAYS,
+            ended=metrics.ended,
+        )
+        listening(reception.port, None if told is None else told.port)
+        LOG.info("serving", extra=fields(port=reception.port))
+        stop.wait()
+        LOG.info("ending", extra=fields(requests=reception.busy))
+        reception.close(options.drain)
 
 
-def _listen(address: str, port: int) -> socket.socket:
+def _listen(address: str, port: int, option: str) -> socket.socket:
     both = not address and socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both or ":" in address else socket.AF_INET
     try:
         return socket.create_server((address, port), family=family, dualstack_ipv6=both, backlog=512)
     except OSError as error:
         raise UsageError(
-            f"port {port} cannot be listened at: {error.strerror}", remedy="choose another one with --port"
+            f"port {port} cannot be listened at: {error.strerror}", remedy=f"choose another one with {option}"
         ) from error

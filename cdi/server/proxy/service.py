@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import ssl
+import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
 from typing import Protocol
 
-from cdi.api.errors import CdiError, InternalError, TokenInvalid, UploadMalformed
+from cdi.api.errors import CdiError, InternalError, TokenInvalid, UploadMalformed, UploadUnderWay
 from cdi.api.upload_protocol import (
     TUS_ALGORITHMS,
     TUS_EXTENSIONS,
@@ -19,12 +22,17 @@ from cdi.api.upload_protocol import (
     status_of,
 )
 from cdi.controller.logs import fields
+from cdi.server.proxy.metrics import Metrics
 from cdi.server.proxy.relay import relay
 from cdi.server.proxy.volumes import PATIENCE, Volumes, await_ready
 from cdi.source.connection import ConnectionLost
 from cdi.source.inbound.visit import Visit
 
 LOG = logging.getLogger(__name__)
+MOST_OF_A_VOLUME = 16
+"""Requests for one volume at a time: whoever has one token is not to have all the turns that there are."""
+ALWAYS = ("/healthz",)
+"""Answered even where there is no turn: a proxy that has much to do is no sick one."""
 _EXPOSED = (
     "Location, Upload-Offset, Upload-Length, Upload-Expires, Tus-Resumable, Tus-Version, Tus-Extension, "
     "Tus-Checksum-Algorithm, Retry-After"
@@ -67,6 +75,7 @@ class Proxy:
         *,
         pages: Callable[[Visit], bool | None] = lambda _: None,
         patience: float = PATIENCE,
+        metrics: Metrics | None = None,
     ) -> None:
         """`verify` raises `TokenInvalid`; `context` is the one by which upload servers are spoken to.
 
@@ -78,6 +87,8 @@ class Proxy:
         self._context = context
         self._pages = pages
         self._patience = patience
+        self._metrics = metrics or Metrics()
+        self._turns = Turns(MOST_OF_A_VOLUME)
 
     def serve(self, visit: Visit) -> bool:
         """Answer; whether the connection may carry another request."""
@@ -122,11 +133,13 @@ class Proxy:
             raise TokenInvalid("the token is for another volume")
         if isinstance(found, PlainUpload) and head.method not in _methods(found):
             raise UploadMalformed("an image is sent with POST", status=405)
-        destination = await_ready(self._volumes, right.namespace, right.name, seconds=self._patience)
-        if head.method == "HEAD" and isinstance(found, PlainUpload):
-            # A program asks whether this path is known here.
-            return visit.answer(200, headers=_CORS)
-        relayed = relay(visit, destination, self._context())
+        with self._turns.take((right.namespace, right.name)):
+            destination = await_ready(self._volumes, right.namespace, right.name, seconds=self._patience)
+            if head.method == "HEAD" and isinstance(found, PlainUpload):
+                # A program asks whether this path is known here.
+                return visit.answer(200, headers=_CORS)
+            with self._metrics.uploading() if head.length != 0 else contextlib.nullcontext():
+                relayed = relay(visit, destination, self._context(), self._metrics.received)
         LOG.info(
             "passed on",
             extra=fields(
@@ -138,6 +151,30 @@ class Proxy:
             ),
         )
         return visit.answer(relayed.status, relayed.body, headers={**_CORS, **relayed.headers})
+
+
+class Turns:
+    """So many at a time for each; any thread."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._taken: Counter[Hashable] = Counter()
+
+    @contextlib.contextmanager
+    def take(self, whose: Hashable) -> Iterator[None]:
+        """Raises `UploadUnderWay`."""
+        with self._lock:
+            if self._taken[whose] >= self._most:
+                raise UploadUnderWay("there are too many requests for this volume")
+            self._taken[whose] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._taken[whose] -= 1
+                if not self._taken[whose]:
+                    del self._taken[whose]
 
 
 def _nothing() -> CdiError:

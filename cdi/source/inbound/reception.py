@@ -15,7 +15,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 from cdi.api.errors import UploadMalformed
@@ -64,15 +64,20 @@ class Reception:
         stall_timeout: float = 60.0,
         head_seconds: float = HEAD_SECONDS,
         most_waiting: int = MOST_WAITING,
+        always: Container[str] = (),
+        ended: Callable[[Visit], None] = lambda _: None,
     ) -> None:
         """`serve` answers, and says whether the connection may carry another request.
 
-        `most` requests are served at a time; `context` is asked for every connection, so certificates may change.
+        `most` requests are served at a time, but for those at the paths of `always`, which are to be answered at once;
+        `context` is asked for every connection, so certificates may change; `ended` is told of every request.
         """
         self._listener = listener
         self._context = context
         self._serve = serve
         self._most = most
+        self._always = always
+        self._tell = ended
         self._stall = stall_timeout
         self._head_seconds = head_seconds
         self._most_waiting = most_waiting
@@ -245,7 +250,7 @@ class Reception:
         guest.sock.setblocking(True)
         visit = Visit(guest.sock, head, rest, stall_timeout=self._stall, where="the client")
         with self._lock:
-            if len(self._busy) >= self._most and refusal is None:
+            if len(self._busy) >= self._most and refusal is None and head.path not in self._always:
                 refusal = UploadMalformed("too many requests at a time", remedy="send it again later", status=503)
             self._busy.add(visit)
         before = threading.stack_size(_STACK)
@@ -268,7 +273,10 @@ class Reception:
         except OSError:
             again = False
         finally:
-            self._part(visit, guest, stays=again)
+            try:
+                self._tell(visit)
+            finally:
+                self._part(visit, guest, stays=again)
 
     def _part(self, visit: Visit, guest: _Guest, *, stays: bool) -> None:
         """Give it back to the one thread, for another request or a farewell."""

@@ -28,11 +28,16 @@ class Visit:
     def __init__(self, sock: ssl.SSLSocket, head: Head, beginning: bytes, *, stall_timeout: float, where: str) -> None:
         """`beginning` is what came with the head and belongs to the body; `stall_timeout` is in seconds."""
         self.head = head
-        self.answered = False
+        self.status: int | None = None
+        """Of the answer, once there is one."""
         self._sock = sock
         self._connection = Connection(sock, None, stall_timeout=stall_timeout, where=where)
         self._connection.unread(beginning)
         self._body: Body | None = None
+
+    @property
+    def answered(self) -> bool:
+        return self.status is not None
 
     @property
     def peer_name(self) -> str | None:
@@ -75,7 +80,7 @@ class Visit:
         """Whether it could be sent, and the connection may carry another request."""
         if self.answered:
             raise InternalError("a request was answered twice")
-        self.answered = True
+        self.status = status
         reusable = self.head.keep_alive and self._at_end()
         fields = {"Content-Length": str(len(body)), **(headers or {})}
         if status in {204, 304} or 100 <= status < 200:

@@ -38,8 +38,9 @@ def main(home: str, port: str, stall: str) -> None:
         port=int(port),
         drain=20.0,
         stall_timeout=float(stall),
+        metrics_port=0,
     )
-    serve(options, FileVolumes(base / "volumes.json"), listening=lambda got: print(got, flush=True))
+    serve(options, FileVolumes(base / "volumes.json"), listening=lambda *ports: print(*ports, flush=True))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,7 +119,7 @@ class Stand:
         self._tell()
         self.servers: list[Server] = []
         self.proxy: subprocess.Popen[str] | None = None
-        self.port = 0
+        self.port = self.metrics_port = 0
 
     # --- processes ----------------------------------------------------------------------------------------------
 
@@ -133,7 +134,7 @@ class Stand:
                 text=True,
             )
         assert self.proxy.stdout is not None
-        self.port = int(self.proxy.stdout.readline())
+        self.port, self.metrics_port = map(int, self.proxy.stdout.readline().split())
 
     def stop_proxy(self, number: int = signal.SIGKILL) -> None:
         if self.proxy is not None:
@@ -236,6 +237,12 @@ class Stand:
             head, _, body = body.replace("\r\n", "\n").partition("\n\n")
         fields = dict(line.split(": ", 1) for line in head.split("\n")[1:] if ": " in line)
         return Answered(int(status), body, {name.lower(): value for name, value in fields.items()})
+
+    def metrics(self) -> dict[str, float]:
+        """What the proxy tells Prometheus, by name and labels."""
+        with urllib.request.urlopen(f"http://localhost:{self.metrics_port}/metrics", timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#")}
 
     def context(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.authorities.base / "public-ca.crt"))

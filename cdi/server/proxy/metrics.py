@@ -1,0 +1,78 @@
+"""What the upload proxy tells Prometheus; ``docs/metrics.md`` explains it.
+
+It is told at a port of its own, since clients from anywhere reach the other one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.process_collector import ProcessCollector
+
+from cdi.api.upload_protocol import TUS_START, PlainUpload, TusUpload, route
+from cdi.source.inbound.visit import Visit
+
+LOST = "lost"
+"""The code of a request whose client was gone before it had an answer."""
+
+
+class Metrics:
+    """All of them, in a registry of their own.  Any thread."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "cdi_uploadproxy_requests",
+            "Requests that have ended, by what was asked for and the answer's status",
+            ["path", "code"],
+            registry=self.registry,
+        )
+        self._received = Counter(
+            "cdi_uploadproxy_received_bytes",
+            "Bytes of uploads that were passed on to volumes",
+            registry=self.registry,
+        )
+        self._uploads = Gauge(
+            "cdi_uploadproxy_uploads",
+            "Uploads that are being passed on",
+            registry=self.registry,
+        )
+        ProcessCollector(registry=self.registry)
+
+    def ended(self, visit: Visit) -> None:
+        """A request has its answer, or no client any more."""
+        self._requests.labels(_place(visit.head.path), LOST if visit.status is None else str(visit.status)).inc()
+
+    @contextlib.contextmanager
+    def uploading(self) -> Iterator[None]:
+        """A body is passed on for as long as the context lasts."""
+        with self._uploads.track_inprogress():
+            yield
+
+    def received(self, size: int) -> None:
+        """So many bytes of it were passed on."""
+        self._received.inc(size)
+
+    def serve(self, visit: Visit) -> bool:
+        """Answer Prometheus; whether the connection may carry another request."""
+        if visit.head.path != "/metrics" or visit.head.method != "GET":
+            return visit.answer(404, b"metrics are at /metrics\n")
+        return visit.answer(200, generate_latest(self.registry), content_type=CONTENT_TYPE_LATEST)
+
+
+def _place(path: str) -> str:
+    """Whoever asks chooses the path, but not how many series there are."""
+    match route(path):
+        case PlainUpload(path=known):
+            return known
+        case TusUpload():
+            return TUS_START.rstrip("/")
+        case None if path == "/healthz":
+            return path
+        case None if path == "/" or path.startswith("/page/"):
+            return "page"
+        case None:
+            return "other"

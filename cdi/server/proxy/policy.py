@@ -1,0 +1,84 @@
+"""Which TLS the cluster's configuration wants the upload proxy to offer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from cdi.api.configuration import CONFIG_NAME, CDIConfig
+from cdi.api.errors import CdiError, InvalidManifest, NotFound
+from cdi.api.installation import CDI
+from cdi.api.validation import parse
+from cdi.controller.logs import fields
+from cdi.kube.blocking import Blocking
+from cdi.kube.client import Client
+from cdi.kube.resources import CDI_CONFIGS, CDIS, Object
+from cdi.reconcile.configuration import active_cdi, effective_spec
+from cdi.server.tls import TlsPolicy
+
+LOG = logging.getLogger(__name__)
+LOOK_SECONDS = 30.0
+"""How often the configuration is looked at."""
+M = TypeVar("M", CDI, CDIConfig)
+
+
+class ClusterPolicy:
+    """The policy of ``tlsSecurityProfile``, of CDI or CDIConfig, as it was when somebody looked last.  To be closed."""
+
+    def __init__(self, client: Blocking, seconds: float = LOOK_SECONDS) -> None:
+        """Looks once, so that nobody is offered less than was asked for, and from then on every `seconds`."""
+        self._client = client.client
+        self._seconds = seconds
+        self._policy = TlsPolicy()
+        self._trouble = ""
+        client.run(self._look())
+        self._looking = client.start(self._look_again())
+
+    def __call__(self) -> TlsPolicy:
+        return self._policy
+
+    def close(self) -> None:
+        self._looking.cancel()
+
+    async def _look_again(self) -> None:
+        while True:
+            await asyncio.sleep(self._seconds)
+            await self._look()
+
+    async def _look(self) -> None:
+        try:
+            found = await policy_of(self._client)
+        except CdiError as error:
+            # What was known is still the best that is known; said once, or it would fill the log.
+            if error.code != self._trouble:
+                LOG.warning("the TLS profile cannot be read", exc_info=error, extra=fields(code=error.code))
+            self._trouble = error.code
+            return
+        self._trouble = ""
+        if found != self._policy:
+            LOG.info("another TLS profile", extra=fields(minimum=found.minimum.name, ciphers=len(found.ciphers)))
+            self._policy = found
+
+
+async def policy_of(client: Client) -> TlsPolicy:
+    """What CDI and CDIConfig ask for.  Raises whatever the API server answers."""
+    cdi = active_cdi(_read((await client.list(CDIS)).items, CDI))
+    try:
+        config = next(_read([await client.get(CDI_CONFIGS, None, CONFIG_NAME)], CDIConfig), None)
+    except NotFound:
+        config = None
+    return TlsPolicy.of(effective_spec(cdi, config).tls_security_profile)
+
+
+def _read(bodies: Iterable[Object], model: type[M]) -> Iterator[M]:
+    """Those that can be read; one that cannot counts as missing, as for all other parts."""
+    for body in bodies:
+        try:
+            found = parse(body)
+        except InvalidManifest as error:
+            LOG.warning("a %s cannot be read: %s", model.__name__, error.message)
+            continue
+        if isinstance(found, model):
+            yield found
