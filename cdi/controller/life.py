@@ -22,7 +22,6 @@ from cdi.controller.parts import Part, Parts
 from cdi.controller.progress import Progresses, Target, asking
 from cdi.controller.queue import Queue
 from cdi.controller.reconcilers import Reconcilers
-from cdi.controller.telling import tell
 from cdi.controller.transfers import ObservedTransfers, concerned
 from cdi.controller.upload_certificates import UploadCertificates
 from cdi.controller.users import Users
@@ -32,7 +31,6 @@ from cdi.kube.lifetimes import Lifetimes
 from cdi.kube.reflector import Change
 from cdi.kube.resources import CLAIMS, PODS, SERVICES, Object, Resource
 from cdi.kube.tokens import SIGNING_KEY, ensure_signing_key
-from cdi.reconcile.actions import EventFact
 from cdi.reconcile.configuration import active_cdi
 from cdi.reconcile.pod import ANN_STORED_JOURNAL, CONTAINER
 from cdi.reconcile.pod_facts import WORKERS, observe_pod
@@ -253,10 +251,11 @@ class Life:
                 self.queue.add(key, pause)
 
     async def _complain(self, key: Key, error: InvalidManifest) -> None:
-        about = self._reconcilers.about(key)
-        if about is not None:
-            fact = EventFact(type="Warning", reason=error.code, message=error.message)
-            await tell(self._client, about, fact, self._reconcilers.now())
+        try:
+            await self._reconcilers.complain(key, error)
+        except CdiError as trouble:
+            # A server whose rules the object breaks may refuse every write of it: then the event has to do.
+            log.warning("its status is not written", extra=fields(key=key, reason=trouble))
 
 
 def _runs(pod: Object) -> bool:

@@ -20,6 +20,7 @@ from cdi.api.populators import VolumeImportSource, VolumeUploadSource
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.validation import parse
+from cdi.controller.watches import legible
 from cdi.kube.reflector import Change
 from cdi.kube.resources import (
     CDI_CONFIGS,
@@ -217,7 +218,7 @@ class Observed:
         uid, version = body["metadata"]["uid"], body["metadata"]["resourceVersion"]
         known = self._models.get(key)
         if known is None or known[:2] != (uid, version):
-            known = (uid, version, parse(body))
+            known = (uid, version, parse(legible(body)))
             self._models[key] = known
         self._models.move_to_end(key)
         while len(self._models) > _MODELS:

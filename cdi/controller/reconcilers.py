@@ -11,6 +11,7 @@ from typing import Any, assert_never
 from cdi.api.configuration import CONFIG_NAME, CDIConfig
 from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datasource import DataSource
+from cdi.api.errors import InvalidManifest
 from cdi.api.installation import CDI
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.transfer import ObjectTransfer
@@ -65,6 +66,7 @@ from cdi.reconcile.datavolume import reconcile
 from cdi.reconcile.storageprofile import ProfileFacts, reconcile_orphan, reconcile_storage_profile
 from cdi.reconcile.transfer.flow import reconcile_transfer
 from cdi.reconcile.transfer.world import TransferWorld
+from cdi.reconcile.unreadable import complain
 from cdi.reconcile.world import Platform, Refusal, Retries, World
 
 PLATFORM = Platform(cluster=True)
@@ -150,6 +152,19 @@ class Reconcilers:
         """The object that a key's trouble is told of."""
         found = self._watches.get(_RESOURCES[key.kind], key.namespace, key.name)
         return self._watches.get(CLAIMS, key.namespace, key.name) if found is None and key.kind == "volume" else found
+
+    async def complain(self, key: Key, error: InvalidManifest) -> None:
+        """Tell of an object that cannot be read, or of one that depends on it, where users look.
+
+        Raises what the API server answers to a status.
+        """
+        about = self.about(key)
+        if about is None:
+            return
+        ours = self._is_ours(key, about) if key.kind == "volume" else self._acts_on(key, about)
+        if ours:
+            plan = complain(about, error, self.now())
+            await self._executor.carry_out(plan, about, self.now())
 
     def acts_for(self, body: Object) -> bool:
         """Whether something that was made for a claim was made by this installation."""

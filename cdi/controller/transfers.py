@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cdi.api.phases import TransferPhase
 from cdi.controller.keys import Key
+from cdi.controller.watches import legible
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, OBJECT_TRANSFERS, PODS, Object
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class ObservedTransfers:
         return self._watches.get(CLAIMS, namespace, name)
 
     def data_volume_body(self, namespace: str, name: str) -> Mapping[str, Any] | None:
-        return self._watches.get(DATA_VOLUMES, namespace, name)
+        body = self._watches.get(DATA_VOLUMES, namespace, name)
+        return None if body is None else legible(body)
 
     def holders(self, namespace: str, claim: str) -> tuple[str, ...]:
         ours = (pod["metadata"]["name"] for pod in self._watches.values(PODS) if _holds(pod, namespace, claim))

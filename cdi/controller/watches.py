@@ -11,7 +11,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Never
 
+from cdi.api.errors import InvalidManifest
 from cdi.api.names import APP, COMPONENT_UPLOAD_SERVER, LABEL_APP, LABEL_COMPONENT
+from cdi.api.validation import parse
 from cdi.controller.keys import Scope
 from cdi.kube.client import Client
 from cdi.kube.reflector import Change, Reflector
@@ -45,9 +47,19 @@ from cdi.reconcile.pod import ANN_JOB, ANN_JOURNAL
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _BIG_ANNOTATIONS = (ANN_JOB, ANN_JOURNAL)
 """Of pods: what the worker reads, and nobody else."""
+UNREADABLE = "unreadable"
+"""Of an object of ours that has not the shape of its kind: what is wrong with it, and where (`legible`)."""
 _COMMON = 24
 """Texts up to this length are often the same ones."""
 OnChange = Callable[[Resource, Change], None]
+
+
+def legible(body: Object) -> Object:
+    """The object; raises `InvalidManifest` for one that has not the shape of its kind."""
+    wrong = body.get(UNREADABLE)
+    if wrong is not None:
+        raise InvalidManifest(wrong["what"], where=wrong["where"])
+    return body
 
 
 class Watches:
@@ -72,23 +84,23 @@ class Watches:
         follow(PODS, plain, labels=f"{LABEL_APP}={APP}", strip=_pod)
         follow(CLAIMS, plain, strip=_plain)
         follow(VOLUMES, strip=_volume)
-        follow(DATA_VOLUMES, plain, strip=_plain)
-        follow(VOLUME_IMPORT_SOURCES, plain, strip=_plain)
-        follow(VOLUME_UPLOAD_SOURCES, plain, strip=_plain)
-        follow(VOLUME_CLONE_SOURCES, plain, strip=_plain)
+        follow(DATA_VOLUMES, plain, strip=_ours)
+        follow(VOLUME_IMPORT_SOURCES, plain, strip=_ours)
+        follow(VOLUME_UPLOAD_SOURCES, plain, strip=_ours)
+        follow(VOLUME_CLONE_SOURCES, plain, strip=_ours)
         follow(SERVICES, plain, labels=f"{LABEL_COMPONENT}={COMPONENT_UPLOAD_SERVER}", strip=_owned)
         follow(VOLUME_SNAPSHOTS, plain, strip=_plain, optional=True)
         follow(VOLUME_SNAPSHOT_CONTENTS, strip=_content, optional=True)
-        follow(DATA_SOURCES, plain, strip=_plain)
-        follow(DATA_IMPORT_CRONS, plain, strip=_plain)
-        follow(OBJECT_TRANSFERS, strip=_plain)
+        follow(DATA_SOURCES, plain, strip=_ours)
+        follow(DATA_IMPORT_CRONS, plain, strip=_ours)
+        follow(OBJECT_TRANSFERS, strip=_ours)
         follow(EVENTS, plain, fields="involvedObject.kind=PersistentVolumeClaim,type=Warning", strip=_event)
         follow(NODES, strip=_node)
         follow(STORAGE_CLASSES, strip=_plain)
         follow(CSI_DRIVERS, strip=_version_only, metadata_only=True)
-        follow(STORAGE_PROFILES, strip=_plain)
-        follow(CDI_CONFIGS, strip=_plain)
-        follow(CDIS, strip=_plain)
+        follow(STORAGE_PROFILES, strip=_ours)
+        follow(CDI_CONFIGS, strip=_ours)
+        follow(CDIS, strip=_ours)
         follow(VOLUME_SNAPSHOT_CLASSES, strip=_plain, optional=True)
 
     def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
@@ -146,6 +158,37 @@ def _plain(body: Object) -> Object:
     if annotations and _LAST_APPLIED in annotations:
         del annotations[_LAST_APPLIED]
     return _compact(body)
+
+
+def _ours(body: Object) -> Object:
+    """As `_plain`.  What was stored before the rules were what they are may have any shape, and nobody who looks at all
+    objects is to stumble over one of them.
+
+    A status that cannot be read is none, and is written anew.  A spec that cannot be read is empty here, and `legible`
+    says why; of what is about to go nobody needs it any more.
+    """
+    kept = _plain(body)
+    wrong = _wrong(kept)
+    if wrong is None:
+        return kept
+    without = {name: item for name, item in kept.items() if name != "status"}
+    wrong = _wrong(without)
+    if wrong is None:
+        return without
+    empty = {**kept, "spec": {}}
+    if _wrong(empty) is not None:
+        empty = {**without, "spec": {}}
+    if "deletionTimestamp" in kept["metadata"] and _wrong(empty) is None:
+        return empty
+    return {**empty, UNREADABLE: {"what": wrong.what, "where": wrong.where}}
+
+
+def _wrong(body: Object) -> InvalidManifest | None:
+    try:
+        parse(body)
+    except InvalidManifest as error:
+        return error
+    return None
 
 
 def _pod(body: Object) -> Object:

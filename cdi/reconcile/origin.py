@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from cdi.api.datasource import DataSource
-from cdi.api.datavolume import DataVolume
+from cdi.api.datavolume import ContentType, DataVolume
 from cdi.api.errors import CdiError, InvalidManifest, SourceNotSupported, TargetTooSmall
 from cdi.api.job import Failure
 from cdi.api.names import ANN_PERMISSIVE_CLONE, ANN_POD_PHASE
 from cdi.api.phases import EventReason, Phase, Reason
 from cdi.api.quantity import human
+from cdi.api.rules.problems import shown
 from cdi.api.sources import (
     SourceBlank,
     SourceGcs,
@@ -95,6 +96,11 @@ def find_origin(world: World) -> Origin | Wait | Refuse:
         return Refuse.because(
             SourceNotSupported("warm imports (checkpoints) are not supported by this build", where="spec.checkpoints")
         )
+    if spec.content_type not in (None, "", *ContentType) and not world.synthetic:
+        # Of a claim without a DataVolume any other word always meant a disk.
+        remedy = f"delete it, and make another one with {' or '.join(ContentType)}"
+        what = f"{shown(str(spec.content_type))} is no content type"
+        return Refuse.because(InvalidManifest(what, where="spec.contentType", remedy=remedy))
     claim = _own_claim(world)
     kept = pinned(claim.annotations if claim else {})
     if kept is not None:

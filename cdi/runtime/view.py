@@ -18,7 +18,7 @@ _STANDING = frozenset(
 
 def failure_of(body: Object) -> Failure | None:
     """What a DataVolume has failed of, or waits after; None while all is well."""
-    dv = parse(body)
+    dv = parse({**body, "spec": {}})  # which may have been stored under other rules, and has nothing to say here
     if not isinstance(dv, DataVolume) or dv.status is None:
         return None
     ready = find_condition(dv.status.conditions, ConditionType.READY)

@@ -37,6 +37,9 @@ class Reconcilers:
     def about(self, _: Key) -> None:
         return None
 
+    async def complain(self, *_: object) -> None:
+        pass
+
 
 def life(reconcilers: Reconcilers, stop: asyncio.Event | None = None) -> Life:
     metrics = Metrics(lambda _: (), version="1", waiting=lambda: 0, in_work=lambda: 0)

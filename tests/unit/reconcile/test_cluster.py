@@ -60,6 +60,17 @@ def test_a_direct_volume_has_its_pod_on_the_claim_itself():
     assert cluster.names("volumeimportsources") == set()
 
 
+def test_a_content_type_that_nobody_knows_is_not_taken_for_another():
+    """It was stored before the definition had an enumeration."""
+    body = dv("csi")
+    body["spec"]["contentType"] = "floppy"
+    cluster = Cluster(body).run()
+    assert cluster.status["phase"] == "Failed"
+    assert cluster.condition("Ready")["reason"] == "InvalidManifest"
+    assert "floppy is no content type (spec.contentType). Try: " in cluster.condition("Ready")["message"]
+    assert not cluster.names(PODS)
+
+
 def test_populators_can_be_declined():
     cluster = Cluster(dv("csi", annotations={"cdi.kubevirt.io/storage.usePopulator": "false"}))
     assert started(cluster).names(PODS) == {"importer-a"}
