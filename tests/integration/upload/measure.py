@@ -1,6 +1,7 @@
-"""How long 1 GiB takes through the proxy and the upload server, against the way of the upstream importer.
+"""How long 1 GiB takes through the proxy and the upload server, against the way of the upstream importer; and what is
+left to do of an upload whose connection was cut at nine tenths of it, against all of it.
 
-    python -m tests.integration.upload.measure DIRECTORY [ROUNDS]
+    python -m tests.integration.upload.measure DIRECTORY [ROUNDS [MEBIBYTES]]
 
 The other way receives through the same proxy, writes to a scratch file, and has ``qemu-img convert -t writeback`` make
 the disk of it.  To be run alone on a quiet machine; DIRECTORY decides what disk it is about.
@@ -16,17 +17,18 @@ import sys
 import time
 from pathlib import Path
 
-from tests.integration.upload.stand import MIB, Authorities, Stand, same
+from tests.integration.upload.stand import MIB, Authorities, Stand, connected, said, same
 
 SIZE = 1 << 30
+CUT = 0.9
 
 
-def images(directory: Path) -> dict[str, Path]:
+def images(directory: Path, size: int) -> dict[str, Path]:
     """A third holes, a third text, a third that does not pack; raw, and as compressed qcow2."""
     raw, qcow2 = directory / "raw", directory / "qcow2"
     dice = random.Random(1)
     with open(raw, "wb") as file:
-        for number in range(SIZE // MIB):
+        for number in range(size // MIB):
             match number % 3:
                 case 0:
                     file.seek(MIB, os.SEEK_CUR)
@@ -34,7 +36,7 @@ def images(directory: Path) -> dict[str, Path]:
                     file.write((b"line %08d of a log\n" % number * (MIB // 20))[:MIB].ljust(MIB))
                 case _:
                     file.write(dice.randbytes(MIB))
-        file.truncate(SIZE)
+        file.truncate(size)
     subprocess.run(["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", str(raw), str(qcow2)], check=True)
     return {"raw": raw, "qcow2": qcow2}
 
@@ -79,6 +81,47 @@ def send(stand: Stand, image: Path, name: str) -> float:
     return time.monotonic() - began
 
 
+def resume(stand: Stand, image: Path, name: str) -> float:
+    """Begin a resumable upload, cut it, and go on: the seconds from the cut to the last answer."""
+    size = image.stat().st_size
+    tus = "Tus-Resumable: 1.0.0"
+    create = ("-X", "POST", "-H", tus, "-H", f"Upload-Length: {size}")
+    begun = stand.curl(f"/v1beta1/tus/ns/{name}", *create, token=stand.token(name))
+    assert begun.status == 201, begun
+    where = begun.headers["location"]
+    # It ends with the connection, and not with the answer that nobody waits for.
+    assert patch(stand, image, where, name, 0, int(CUT * size)) == b""
+    began = time.monotonic()
+    while True:
+        told = stand.curl(where, "-I", "-H", tus, token=stand.token(name))
+        assert told.status == 200, told
+        answer = patch(stand, image, where, name, int(told.headers["upload-offset"]), size)
+        # The last words of what was cut may come behind the question.
+        if not answer.startswith(b"HTTP/1.1 409 "):
+            break
+    seconds = time.monotonic() - began
+    assert answer.startswith(b"HTTP/1.1 204 "), answer
+    return seconds
+
+
+def patch(stand: Stand, image: Path, where: str, name: str, offset: int, end: int) -> bytes:
+    """Announce all from `offset` on and send it up to `end`; the answer, where that is all."""
+    size = image.stat().st_size
+    head = (
+        f"PATCH {where} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTus-Resumable: 1.0.0\r\n"
+        f"Authorization: Bearer {stand.token(name)}\r\nContent-Type: application/offset+octet-stream\r\n"
+        f"Upload-Offset: {offset}\r\nContent-Length: {size - offset}\r\n\r\n"
+    )
+    with connected(stand) as sock, open(image, "rb", buffering=0) as file:
+        sock.settimeout(600)
+        sock.sendall(head.encode())
+        file.seek(offset)
+        while offset < end and (piece := file.read(min(MIB, end - offset))):
+            sock.sendall(piece)
+            offset += len(piece)
+        return said(sock) if end == size else b""
+
+
 def old_way(stand: Stand, image: Path, driver: str, name: str) -> tuple[float, Path]:
     directory = stand.base / name
     directory.mkdir()
@@ -90,24 +133,32 @@ def old_way(stand: Stand, image: Path, driver: str, name: str) -> tuple[float, P
         return send(stand, image, name), directory / "disk.img"
 
 
-def main(directory: str, rounds: str = "3") -> None:
-    base = Path(directory) / "measure"
+def main(directory: str, rounds: str = "3", mebibytes: str = str(SIZE // MIB)) -> None:
+    base, size = Path(directory) / "measure", int(mebibytes) * MIB
     home = base / "home"
     home.mkdir(parents=True)
     stand = Stand(Authorities(base), base, home)
     stand.start_proxy()
     try:
-        for driver, image in images(base).items():
+        for driver, image in images(base, size).items():
             image.read_bytes()  # into the page cache
             for number in range(int(rounds)):
                 name = f"{driver}-{number}"
-                server = stand.start_server(name, size=SIZE)
+                server = stand.start_server(name, size=size)
                 ours = send(stand, image, name)
                 assert server.outcome().scratch == 0
+                cut = stand.start_server(f"cut-{name}", size=size)
+                rest = resume(stand, image, f"cut-{name}")
+                assert cut.outcome().fetched == image.stat().st_size
+                same(cut.disk, image, driver)
+                cut.disk.unlink()
                 theirs, disk = old_way(stand, image, driver, f"old-{name}")
                 same(server.disk, disk, "raw")
                 load = os.getloadavg()[0]
                 print(f"{driver}: {ours:.2f} s, the old way {theirs:.2f} s, {ours / theirs:.2f}; load {load:.1f}")
+                print(
+                    f"{driver}, cut at {CUT:.0%} and resumed: {rest:.2f} s, {rest / ours:.2f} of the whole", flush=True
+                )
                 server.disk.unlink()
                 shutil.rmtree(disk.parent)
     finally:
