@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from cdi.api.names import ANN_OWNER_UID, LABEL_COMPONENT
 from cdi.api.storageprofile import CloneStrategy
-from cdi.controller.keys import volume
+from cdi.controller.keys import Key, volume
 from cdi.controller.mapping import affected
-from cdi.kube.resources import CLAIMS
+from cdi.kube.resources import CLAIMS, DATA_VOLUMES, PODS
+from cdi.reconcile.clone.manifests import MEASUREMENT
+from cdi.reconcile.clone.measuring import ANNOTATION as MEASURED
 from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANN_TARGET, ANNOTATION, LABEL_TEMPORARY, CloneRecord
 from tests.unit.controller.objects import added, body, deleted, modified, watches
 
@@ -41,3 +44,24 @@ def test_a_clone_that_goes_on_without_it_or_goes_is_news_for_it():
     without = target("a", CloneRecord(source="uid-kept", strategy=CloneStrategy.COPY, namespace="gold"))
     assert volume("gold", "tmp-pvc-uid-kept") in affected(CLAIMS, modified(one, without), known)
     assert volume("gold", "tmp-pvc-uid-kept") in affected(CLAIMS, deleted(one), known)
+
+
+def test_who_looks_at_a_source_is_looked_at_once_its_datavolume_knows_or_goes():
+    looks = body(
+        PODS,
+        "size-detection-uid-a",
+        "gold",
+        labels={LABEL_TEMPORARY: "true", LABEL_COMPONENT: MEASUREMENT},
+        annotations={ANN_OWNER_UID: "uid-a", ANN_TARGET: "ns/a", ANN_SOURCE_UID: "uid-golden"},
+        spec={},
+        status={"phase": "Succeeded"},
+    )
+    own = Key(kind="reader", namespace="gold", name="size-detection-uid-a")
+    assert affected(PODS, added(looks), watches((PODS, looks))) >= {own, volume("ns", "a")}
+    known = watches((PODS, looks))
+    before = body(DATA_VOLUMES, "a", spec={})
+    assert own not in affected(DATA_VOLUMES, added(before), known)
+    noted = body(DATA_VOLUMES, "a", annotations={MEASURED: "1 of uid-golden"}, spec={})
+    assert own in affected(DATA_VOLUMES, modified(before, noted), known)
+    assert own in affected(DATA_VOLUMES, deleted(noted), known)
+    assert own not in affected(DATA_VOLUMES, deleted(body(DATA_VOLUMES, "b", spec={})), known)
