@@ -42,7 +42,7 @@ from tests.cluster.settings import kept_config
 
 ROOT = Path(__file__).parents[2]
 CLASS = "csi"
-CASES = ("tiny", "large", "upload", "blanks", "idle")
+CASES = ("tiny", "large", "upload", "clone", "blanks", "idle")
 PATIENCE = 900.0
 Document = dict[str, Any]
 # As the controller asks for a worker, so that the scheduler puts as many of either on the node.
@@ -344,6 +344,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench --cluster", description=__doc__)
     parser.add_argument("-n", type=int, default=5, metavar="RUNS")
     parser.add_argument("--many", type=int, default=200, help="blank DataVolumes at once")
+    parser.add_argument("--clones", type=int, default=20, help="clones of one golden image at once")
     parser.add_argument("--idle", type=int, default=1000, help="DataVolumes that are Succeeded")
     parser.add_argument("--case", action="append", choices=CASES)
     parser.add_argument("--no-write", action="store_true", help="leave docs/benchmarks-cluster.md as it is")
@@ -376,6 +377,10 @@ def main() -> int:
             from tests.cluster.bench_upload import upload  # which is made of what is here
 
             upload(bench, _large_image())
+        if "clone" in chosen:
+            from tests.cluster.bench_clone import clones  # which is made of what is here
+
+            clones(bench, _large_image(), arguments.clones)
         if "blanks" in chosen:
             bench.blanks()
         if "idle" in chosen:

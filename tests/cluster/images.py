@@ -117,8 +117,13 @@ def base_parts() -> list[Path]:
 
     Raises CalledProcessError where it cannot be told which those are.
     """
+    return parts("busybox", "curl")
+
+
+def parts(*programs: str) -> list[Path]:
+    """Programs of this machine, and after each the libraries that it loads.  Raises CalledProcessError."""
     found: dict[Path, None] = {}
-    for program in ("busybox", "curl"):
+    for program in programs:
         path = shutil.which(program)
         assert path is not None, "the requirements were checked before"
         found[Path(os.path.realpath(path))] = None
