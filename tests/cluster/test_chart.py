@@ -561,6 +561,8 @@ def test_beside_another_it_has_rights_where_it_serves_only(render):
         "cdis",
         "cdiconfigs",
         "storageprofiles",
+        "objecttransfers",
+        "objecttransfers/status",
     }
     roles = [each for each in documents if each["kind"] == "Role"]
     assert {each["metadata"]["namespace"] for each in roles} == {"a", "b", "second"}
