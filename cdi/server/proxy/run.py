@@ -130,9 +130,10 @@ def serve(
     pages: Callable[[Visit], bool | None] = lambda _: None,
     policy: Callable[[], TlsPolicy] = TlsPolicy,
     stop: threading.Event | None = None,
-    listening: Callable[[int, int | None], None] = lambda _, __: None,
+    listening: Callable[[int], None] = lambda _: None,
+    telling: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, or `stop` where that is given; `listening` is told the ports.
+    """Serve until SIGTERM or SIGINT, or `stop` where that is given; `listening` is told the port, `telling` metrics'.
 
     `policy` is asked for every connection.  Raises `UsageError` for the ports and `InvalidManifest` for certificates.
     """
@@ -147,7 +148,6 @@ def serve(
     metrics = Metrics()
     proxy = Proxy(volumes, TokenKey(options.token_key), upload_servers, pages=pages, metrics=metrics)
     with contextlib.ExitStack() as stack:
-        told = None
         if options.metrics_port is not None:
             told = Reception(
                 _listen(options.bind, options.metrics_port, "--metrics-port"),
@@ -157,6 +157,7 @@ def serve(
                 most_waiting=_MOST_SCRAPES,
             )
             stack.callback(told.close)
+            telling(told.port)
         reception = Reception(
             _listen(options.bind, options.port, "--port"),
             clients,
@@ -166,7 +167,7 @@ def serve(
             always=ALWAYS,
             ended=metrics.ended,
         )
-        listening(reception.port, None if told is None else told.port)
+        listening(reception.port)
         LOG.info("serving", extra=fields(port=reception.port))
         stop.wait()
         LOG.info("ending", extra=fields(requests=reception.busy))

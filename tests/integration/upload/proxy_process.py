@@ -40,7 +40,12 @@ def main(home: str, port: str, stall: str) -> None:
         stall_timeout=float(stall),
         metrics_port=0,
     )
-    serve(options, FileVolumes(base / "volumes.json"), listening=lambda *ports: print(*ports, flush=True))
+    serve(
+        options,
+        FileVolumes(base / "volumes.json"),
+        listening=lambda port: print(port, flush=True),
+        telling=lambda port: print(port, flush=True),
+    )
 
 
 if __name__ == "__main__":

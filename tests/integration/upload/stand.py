@@ -134,7 +134,7 @@ class Stand:
                 text=True,
             )
         assert self.proxy.stdout is not None
-        self.port, self.metrics_port = map(int, self.proxy.stdout.readline().split())
+        self.metrics_port, self.port = (int(self.proxy.stdout.readline()) for _ in range(2))
 
     def stop_proxy(self, number: int = signal.SIGKILL) -> None:
         if self.proxy is not None:
