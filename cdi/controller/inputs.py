@@ -1,7 +1,9 @@
 """Secrets and ConfigMaps in use: which keys they have, and their version.  Their values are never kept.
 
 Nobody follows them: a right to watch Secrets is a right to read all of them.  One that a DataVolume names is got by its
-name, and looked at again as long as somebody waits for it or for a change of it: soon at first, then rarely.
+name, and looked at again as long as somebody waits for it or for a change of it: soon at first, then rarely.  One that
+is missing is mostly about to be made, and looked at first after a second.  So nobody waits for longer than half as long
+again as they did until it came, or a minute.  One look serves all who wait for the same.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from cdi.kube.resources import CONFIG_MAPS, SECRETS
 from cdi.reconcile.actions import InputRef
 from cdi.reconcile.world import Input
 
-SOON = 5.0
-"""Seconds between the first two looks at one that somebody waits for; each further pause is half as long again."""
+MISSING, SOON = 1.0, 5.0
+"""Seconds between the first two looks, at one that is missing and one that is there; each further pause is half as long
+again."""
 LONGEST = 60.0
 """The longest pause between two looks, seconds."""
 
@@ -28,18 +31,30 @@ LONGEST = 60.0
 class _Look:
     found: Input | None
     when: float
-    pause: float = SOON
+    pause: float
 
     @property
     def due(self) -> float:
         return self.when + self.pause
 
 
+def _first(found: Input | None) -> float:
+    return MISSING if found is None else SOON
+
+
+def _nobody(_: Key) -> None:
+    pass
+
+
 class Inputs:
     """What is known of them."""
 
-    def __init__(self, client: Client, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, client: Client, *, news: Callable[[Key], None] = _nobody, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`news` is told whose input another one found changed."""
         self._client = client
+        self._news = news
         self._clock = clock
         self._looks: dict[InputRef, _Look] = {}
         self._users: dict[InputRef, set[Key]] = {}
@@ -77,8 +92,10 @@ class Inputs:
             found = await self._read(ref)
             now = self._clock()
             if before is None or before.found != found:
-                self._looks[ref] = _Look(found=found, when=now)
+                self._looks[ref] = _Look(found=found, when=now, pause=_first(found))
                 news = True
+                for other in self._users.get(ref, set()) - {key}:
+                    self._news(other)
             else:
                 self._looks[ref] = _Look(found=found, when=now, pause=min(before.pause * 1.5, LONGEST))
         return news
@@ -99,7 +116,8 @@ class Inputs:
         for ref in refs - before:
             self._users.setdefault(ref, set()).add(key)
             if (look := self._looks.get(ref)) is not None:
-                look.pause = SOON  # others may have waited for it so long that it is hardly looked at any more
+                # Others may have waited for it so long that it is hardly looked at any more.
+                look.pause = _first(look.found)
         if refs:
             self._uses[key] = refs
 

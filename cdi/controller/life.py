@@ -73,7 +73,7 @@ class Life:
         self._stop = stop
         self._synced = False
         self._ended = asyncio.Event()
-        self._inputs = Inputs(client)
+        self._inputs = Inputs(client, news=self.queue.add)
         self._users = Users(client, scope, freed=self._freed)
         self._progresses = Progresses(told=self._told, keep=self._keep)
         self._observed = Observed(

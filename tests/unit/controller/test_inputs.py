@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 
 from cdi.api.errors import NotFound
-from cdi.controller.inputs import LONGEST, SOON, Inputs
+from cdi.controller.inputs import LONGEST, MISSING, SOON, Inputs
 from cdi.controller.keys import volume
 from cdi.kube.resources import SECRETS
 from cdi.reconcile.actions import InputRef
@@ -81,14 +82,15 @@ async def test_one_that_is_missing_is_looked_at_soon_and_then_rarely() -> None:
     await looked(inputs)
     assert ask(inputs) is None
     pauses = []
-    for _ in range(10):
+    for _ in range(13):
         pause = inputs.pause(KEY)
         assert pause is not None
         pauses.append(pause)
         clock.now += pause
         assert not await looked(inputs)
-    assert client.gets == 11
-    assert pauses[0] == SOON
+    assert client.gets == 14
+    assert pauses[0] == MISSING
+    assert all(later <= earlier * 1.5 for earlier, later in pairwise(pauses))
     assert pauses == sorted(pauses)
     assert pauses[-1] == LONGEST
 
@@ -106,6 +108,23 @@ async def test_what_came_is_found_when_it_is_due(before) -> None:
     assert found is not None
     assert found.keys == {"user"}
     assert inputs.pause(KEY) == SOON
+
+
+async def test_all_who_wait_for_the_same_hear_of_it_at_the_first_look() -> None:
+    client, clock, told = Client(), Clock(), []
+    inputs = Inputs(client, news=told.append, clock=clock)  # type: ignore[arg-type]
+    await looked(inputs)
+    await looked(inputs, OTHER)
+    clock.now += MISSING
+    await looked(inputs)
+    assert not told  # it is missing as before
+    client.secret = secret(user="x")
+    clock.now += LONGEST
+    assert await looked(inputs)
+    assert told == [OTHER]
+    assert ask(inputs, OTHER) is not None
+    assert not await inputs.read(OTHER)
+    assert client.gets == 3
 
 
 async def test_who_begins_to_wait_does_not_inherit_the_patience_of_others() -> None:
