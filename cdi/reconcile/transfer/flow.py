@@ -1,7 +1,7 @@
 """What becomes of an ObjectTransfer.
 
-    Pending ── Running ────────────────────────────────────────────────────────────────────────────── Complete
-    waits      recorded ── target claim ── Retain, source deleted ── claimRef ── bound ── policy ── DataVolume
+    Pending ── Running ───────────────────────────────────────────────────────────────────────────────────── Complete
+    waits      recorded ── target claim ── given up ── source deleted ── claimRef ── bound ── policy ── DataVolume
 
 The content is in one PersistentVolume, which two things keep safe.  It is set to Retain before anything is deleted,
 and its claimRef names a claim that is there at every moment: the source's until the volume is given to the target
@@ -10,8 +10,8 @@ is, until the target is bound; and that it is deleted keeps new pods away from i
 whether one is left.  Nothing is deleted but by its uid.
 
 What cannot be told from the objects later on is written into ``status.data`` before the first of them is touched.
-Until the source is deleted all of it can be undone, which is what deleting the transfer does; from then on it goes on
-to its end.
+Until the source is given up, which is written down as well, all of it can be undone: that is what deleting the transfer
+does.  From then on it goes on to its end.
 
 Claims, volumes and transfers are seen at different times.  So nothing is lost because one of them is not seen: only a
 volume that Kubernetes calls Released has lost its claim.
@@ -134,7 +134,8 @@ def _running(world: TransferWorld, record: TransferRecord) -> Step:
     if source is None:
         return _forced(world, record, volume)
     kind = occupant(world)
-    if kind and not source.deleting:
+    given_up = record.given_up or source.deleting
+    if kind and not given_up:
         return error(taken(world, kind), record, *_unmade(world), _policy(record, record.reclaim, source))
     if kind:
         # The source cannot be had back, so what is in the way must go.
@@ -159,11 +160,13 @@ def _before_hand_over(
     users = in_use(world)
     if not source.deleting and users:
         return stuck(record, TransferReason.IN_USE, f"{users}. Try: stop it; the transfer goes on by itself")
-    deletions = _deletions(world, record, source)
-    if deletions:
-        # The policy in the same breath: what was seen of it may be old, and whoever carries this out looks again.
-        kept = _policy(record, RETAIN, source)
-        return moving(record, f"PVC {place(world.source)} is given up", kept, *deletions)
+    # Not what was seen of the policy counts, which may be old: whoever carries this out looks again, each time.
+    kept = _policy(record, RETAIN, source)
+    if not record.given_up:
+        return moving(replace(record, given_up=True), f"PVC {place(world.source)} is given up", kept)
+    deletion = _deletion(world, record, source)
+    if deletion is not None:
+        return replace(deletion, actions=(kept, *deletion.actions) if deletion.actions else ())
     busy = others(world, source)
     if PROTECTION in source.finalizers or busy:
         why = users or f"PVC {place(world.source)} has the finalizer {', '.join(busy or (PROTECTION,))}"
@@ -179,7 +182,7 @@ def _before_hand_over(
         target_uid=target.uid,
         prime_namespace=source.namespace,
     )
-    return moving(record, f"PersistentVolume {volume.name} is handed over to PVC {place(world.target)}", rebind)
+    return moving(record, f"PersistentVolume {volume.name} is handed over to PVC {place(world.target)}", kept, rebind)
 
 
 def _handed_over(world: TransferWorld, record: TransferRecord, volume: Volume, target: Claim) -> Step:
@@ -193,8 +196,8 @@ def _handed_over(world: TransferWorld, record: TransferRecord, volume: Volume, t
         return Step(phase=TransferPhase.RUNNING, reason=TransferReason.BINDING, message=message, record=record)
     source = _source(world, record)
     if source is not None:
-        actions = (*_deletions(world, record, source), *_unlocked(world))
-        return moving(record, f"PVC {place(world.source)} without its volume goes away", *actions)
+        gone = () if source.deleting else (_delete(source),)
+        return moving(record, f"PVC {place(world.source)} without its volume goes away", *gone, *_unlocked(world))
     if volume.reclaim != record.reclaim:
         policy = _policy(record, record.reclaim, target)
         return moving(record, f"PersistentVolume {volume.name} is {record.reclaim} again", policy)
@@ -266,7 +269,7 @@ def _left(record: TransferRecord, volume: Volume) -> str:
 def _undone(world: TransferWorld, record: TransferRecord) -> tuple[Action, ...] | None:
     """All that brings back what was before; None where it is too late, and the transfer goes on."""
     source, volume = _source(world, record), _volume(world, record)
-    if source is None or source.deleting or volume is None or volume.claim_uid != source.uid:
+    if record.given_up or source is None or source.deleting or volume is None or volume.claim_uid != source.uid:
         return None
     return (*_unmade(world), _policy(record, record.reclaim, source), *_let_go(world))
 
@@ -293,8 +296,8 @@ def _let_go(world: TransferWorld) -> tuple[Action, ...]:
 
 def _unlocked(world: TransferWorld) -> tuple[Action, ...]:
     claim = world.claim
-    if claim is None or not world.holds(claim):
-        return ()
+    if claim is None or not (world.holds(claim) or FINALIZER in (world.transfer.metadata.finalizers or ())):
+        return ()  # as long as the transfer has its own, the claim may have one that is not seen yet
     return (replace(_hold(world, claim), present=False, version=""),)
 
 
@@ -319,14 +322,17 @@ def _target(world: TransferWorld) -> Claim | None:
 # --- actions ----------------------------------------------------------------------------------------------------
 
 
-def _deletions(world: TransferWorld, record: TransferRecord, source: Claim) -> tuple[Action, ...]:
-    """The DataVolume first: it would call its claim lost."""
-    dv = world.objects.data_volume(*world.source) if record.data_volume else None
-    actions: list[Action] = []
-    if dv is not None and dv.metadata.uid == record.data_volume and dv.metadata.deletion_timestamp is None:
+def _deletion(world: TransferWorld, record: TransferRecord, source: Claim) -> Step | None:
+    """The DataVolume first, and until it is not seen any more: it would call its claim lost."""
+    dv = world.objects.data_volume(*world.source)
+    if dv is not None and record.data_volume and dv.metadata.uid == record.data_volume:
         namespace, name = world.source
-        actions.append(DeleteObject(plural="datavolumes", namespace=namespace, name=name, uid=record.data_volume))
-    return (*actions, *(() if source.deleting else (_delete(source),)))
+        delete = DeleteObject(plural="datavolumes", namespace=namespace, name=name, uid=record.data_volume)
+        actions: tuple[Action, ...] = () if dv.metadata.deletion_timestamp is not None else (delete,)
+        return moving(record, f"DataVolume {place(world.source)} is deleted, without its volume", *actions)
+    if source.deleting:
+        return None
+    return moving(record, f"PVC {place(world.source)} is deleted, without its volume", _delete(source))
 
 
 def _delete(claim: Claim) -> DeleteObject:

@@ -35,6 +35,8 @@ class TransferRecord:
     """What becomes of it when its claim goes, as it was and shall be again."""
     data_volume: str = ""
     """The uid of the source DataVolume; empty where a claim alone is moved."""
+    given_up: bool = False
+    """The source is being deleted, and it is too late to go back."""
     body: str = ""
     """The DataVolume that is made in its place, JSON: there is no source any more to make it of by then."""
 
@@ -50,6 +52,7 @@ class TransferRecord:
             volume_uid=found["pvUID"],
             reclaim=found["pvReclaim"],
             data_volume=found.get("dataVolumeUID", ""),
+            given_up="sourceGivenUp" in found,
             body=found.get("dataVolume", ""),
         )
 
@@ -61,6 +64,7 @@ class TransferRecord:
             "pvUID": self.volume_uid,
             "pvReclaim": self.reclaim,
             "dataVolumeUID": self.data_volume,
+            "sourceGivenUp": "true" if self.given_up else "",
             "dataVolume": self.body,
         }
         return {name: text for name, text in data.items() if text}

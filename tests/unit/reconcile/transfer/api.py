@@ -36,7 +36,7 @@ class Api:
         self.written = []
         """(verb, resource, name) of the controller's."""
         self.told = []
-        """Type, reason and message of events."""
+        """About which kind, type and reason of events."""
         self.look = lambda: None
         """Called after each change."""
 
@@ -46,7 +46,9 @@ class Api:
         return self.objects.get((resource, namespace or "", name))
 
     def all(self, resource):
-        return [body for (kind, _, _), body in sorted(self.objects.items(), key=lambda one: one[0][1:]) if kind == resource]
+        return [
+            body for (kind, _, _), body in sorted(self.objects.items(), key=lambda one: one[0][1:]) if kind == resource
+        ]
 
     def add(self, resource, body):
         """As somebody else makes it."""
@@ -110,7 +112,7 @@ class Api:
         body = json.loads(json.dumps(body))
         metadata = body["metadata"]
         if resource == EVENTS:
-            self.told.append((body["type"], body["reason"], body["message"]))
+            self.told.append((body["involvedObject"]["kind"], body["type"], body["reason"]))
             return body
         if resource.kind in self.refuse:
             raise self.refuse[resource.kind]

@@ -52,9 +52,20 @@ class Keys:
 class Simulation:
     """A claim ``a/disk`` with its volume, of a DataVolume where `moves` says so, and one transfer of it."""
 
-    def __init__(self, moves="PersistentVolumeClaim", *, target=TARGET, reclaim="Delete", namespaces=("a", "b"), forgets=False):
+    def __init__(
+        self,
+        moves="PersistentVolumeClaim",
+        *,
+        target=TARGET,
+        reclaim="Delete",
+        namespaces=("a", "b"),
+        forgets=False,
+        behind=0,
+    ):
         self.api = Api()
         self.moves, self.target = moves, target
+        self.behind = behind
+        """By how many changes the list of volumes is older than the others when the controller starts."""
         self.forgets = forgets
         """The controller does not know either what it wrote itself until the watch tells it."""
         self.now = 1_767_225_600.0
@@ -69,13 +80,19 @@ class Simulation:
         self.before = self.face()
         self.transfer("t", kind=moves, target=target)
         self.api.look = self._look
+        self.first = len(self.api.log)
         self.start()
 
     def _source(self, reclaim):
         owners, annotations = [], {"mine": "kept", "pv.kubernetes.io/bind-completed": "yes"}
         if self.moves == "DataVolume":
             body = {
-                "metadata": {"namespace": "a", "name": "disk", "labels": {"tier": "gold"}, "annotations": {"said": "so"}},
+                "metadata": {
+                    "namespace": "a",
+                    "name": "disk",
+                    "labels": {"tier": "gold"},
+                    "annotations": {"said": "so"},
+                },
                 "spec": {
                     "source": {"http": {"url": "http://server/disk.img"}},
                     "storage": {"resources": {"requests": {"storage": "1Gi"}}, "storageClassName": "csi"},
@@ -189,15 +206,29 @@ class Simulation:
             self.life.watches.note = lambda *_: None
         self.told = {}
         for kind, reflector in self.reflectors.items():
-            items = [copy.deepcopy(body) for body in self.api.all(kind) if kind != PODS]
-            reflector._version = str(self.api.version)
-            reflector._replace(items, self.api.version)
-            self.told[kind] = len(self.api.log)
+            at = len(self.api.log) - (self.behind if kind == VOLUMES else 0)
+            at = max(at, self.first)
+            items = {} if kind == PODS else self._listed(kind, at)
+            version = max((int(body["metadata"]["resourceVersion"]) for _, _, body in self.api.log[:at]), default=0)
+            reflector._version = str(version)
+            reflector._replace(list(items.values()), version)
+            self.told[kind] = at
         for pod in self.api.all(PODS):
             self._use("ADDED", pod)
         for key in everything(self.life.watches):
             self.keys.add(key)
         self.life._synced = True
+
+    def _listed(self, kind, at):
+        """What there was of a resource at a place in the log."""
+        found = {}
+        for resource, what, body in self.api.log[:at]:
+            if resource == kind:
+                key = (body["metadata"].get("namespace"), body["metadata"]["name"])
+                found[key] = copy.deepcopy(body)
+                if what == "DELETED":
+                    del found[key]
+        return found
 
     def untold(self):
         """Resources of which the watch has something to tell."""
@@ -265,7 +296,9 @@ class Simulation:
             metadata = claim["metadata"]
             place, mine = (metadata["namespace"], metadata["name"]), ref.get("uid") == metadata["uid"]
             if claim["status"]["phase"] == "Bound" and not mine:
-                yield lambda place=place: self.api.change(CLAIMS, *place, lambda body: body["status"].update(phase="Lost"))
+                yield lambda place=place: self.api.change(
+                    CLAIMS, *place, lambda body: body["status"].update(phase="Lost")
+                )
             elif claim["status"]["phase"] == "Pending" and mine and claim["spec"].get("volumeName") == PV:
                 bound = {"phase": "Bound", "capacity": volume["spec"]["capacity"]}
                 yield lambda place=place, bound=bound: self.api.change(
@@ -333,12 +366,30 @@ class Simulation:
                 await self.work(which, lives[reconciles % len(lives)] or None if lives else None)
                 reconciles += 1
 
-    async def run(self, steps=2000):
-        """To the fixpoint: nobody has anything to do, and what is looked at again comes to nothing."""
+    async def until(self, write):
+        """To where the controller dies, right after its n-th write; or to the fixpoint."""
+        while self.keys.now or self.untold() or self.nature():
+            for kind in self.untold():
+                self.tell(kind)
+            if self.keys.now:
+                await self.work(0, write - len(self.api.written))
+                if len(self.api.written) >= write:
+                    return
+            elif acts := self.nature():
+                acts[0]()
+
+    async def run(self, steps=2000, hasty=False):
+        """To the fixpoint: nobody has anything to do, and what is looked at again comes to nothing.
+
+        Where Kubernetes is `hasty`, it does what it has to before anybody else hears of anything.
+        """
         idle = 0
         for _ in range(steps):
             kinds, acts = self.untold(), self.nature()
-            if kinds:
+            if hasty and acts:
+                acts[0]()
+                idle = 0
+            elif kinds:
                 for kind in kinds:
                     self.tell(kind)
             elif self.keys.now:
