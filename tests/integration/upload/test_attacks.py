@@ -10,7 +10,9 @@ import re
 import socket
 import ssl
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
@@ -30,15 +32,30 @@ SECRETS = Subject(group="", version="v1", resource="secrets")
 
 @pytest.fixture
 def beside(stand, images):
-    """An upload that has begun before anything is tried, and is to end well after it: its server."""
+    """An upload that has begun before anything is tried, goes on meanwhile, and is to end well after it: its server."""
     image = images.get("qcow2-zlib")
     server = stand.start_server("beside", size=DISK)
+    sent, tried = FIRST, threading.Event()
     with connected(stand) as sock:
+
+        def go_on() -> None:
+            nonlocal sent
+            while not tried.wait(0.5):
+                sock.sendall(image.content[sent : sent + 500])
+                sent += 500
+
         sock.sendall(request(len(image.content), token=stand.token("beside")) + image.content[:FIRST])
         wait_until(lambda: progress(server)["progress"]["fetched"] > FIRST // 2)
-        yield server
+        with ThreadPoolExecutor(1) as pool:
+            going = pool.submit(go_on)
+            try:
+                yield server
+            finally:
+                tried.set()
+            going.result()
+        assert sent < len(image.content)
         assert progress(server)["upload"] == {"state": "receiving", "failure": None}
-        sock.sendall(image.content[FIRST:])
+        sock.sendall(image.content[sent:])
         got = b""
         while b"\r\n\r\n" not in got and (piece := sock.recv(65536)):
             got += piece
