@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
-from cdi.api.dataimportcron import DataImportCron
-from cdi.api.phases import ConditionType, Reason
-from cdi.reconcile.actions import Plan
-from cdi.reconcile.status import conditions, no
+from typing import Final
 
-CONTROLLER_REQUIRED = "ControllerRequired"
-ON_ONE_MACHINE = (
+from cdi.api.dataimportcron import DataImportCron
+from cdi.api.phases import ConditionStatus, ConditionType, Reason
+from cdi.reconcile.actions import EventFact, Plan
+from cdi.reconcile.status import Aspect, conditions, no
+
+CONTROLLER_REQUIRED: Final = "ControllerRequired"
+ON_ONE_MACHINE: Final = (
     "schedules are run by the controller of a cluster, not on a single machine. "
     "Try: run cdi apply with the template from this machine's own scheduler"
 )
-IN_A_CLUSTER = (
-    "this build of the controller runs no schedules yet. "
-    "Try: create the template's DataVolume from a scheduler of your own, such as a CronJob that runs cdi import"
+IN_A_CLUSTER: Final = (
+    "this version of the controller runs no schedules yet: no image is looked for, nothing is imported or deleted. "
+    "Try: cdi batch --update from a CronJob, which the chart's value batch makes"
 )
+WARNING: Final = "this version runs no schedules: this DataImportCron imports nothing, as its conditions say"
+"""To whoever makes one in a cluster."""
 
 
 def reconcile_unscheduled(cron: DataImportCron, now: float, message: str = ON_ONE_MACHINE) -> Plan:
-    """Its conditions; `message` says why it is not run, and what to do."""
+    """Its conditions, and an event when they are new; `message` says why it is not run, and what to do.
+
+    What another controller found and did before stays in the status.
+    """
+    before = cron.status.to_dict() if cron.status is not None else {}
     old = (cron.status.conditions if cron.status else None) or []
-    status = {
-        "conditions": conditions(
-            old,
-            {
-                ConditionType.PROGRESSING: no(CONTROLLER_REQUIRED, message),
-                ConditionType.UP_TO_DATE: no(Reason.NO_IMPORT, message),
-            },
-            now,
-        )
-    }
-    return Plan(status=None if cron.status is not None and cron.status.to_dict() == status else status)
+    imported = cron.status is not None and cron.status.last_imported_pvc is not None
+    # Of an import that is there, nobody looks whether it is still the newest.
+    current = (
+        Aspect(status=ConditionStatus.UNKNOWN, reason=CONTROLLER_REQUIRED, message=message)
+        if imported
+        else no(Reason.NO_IMPORT, message)
+    )
+    progressing = no(CONTROLLER_REQUIRED, message)
+    wanted = {ConditionType.PROGRESSING: progressing, ConditionType.UP_TO_DATE: current}
+    status = {**before, "conditions": conditions(old, wanted, now)}
+    if status == before:
+        return Plan()
+    event = EventFact(type="Warning", reason=CONTROLLER_REQUIRED, message=message)
+    return Plan(status=status, events=(event,))

@@ -18,6 +18,7 @@ from cdi.api.names import (
 )
 from cdi.api.rules.problems import Cause, Problem, shown
 from cdi.api.validation import examine
+from cdi.reconcile.dataimportcron import WARNING
 from cdi.server.hooks import Operation
 from cdi.server.review import Allowed, Refused, Review, Verdict
 
@@ -53,6 +54,8 @@ async def validate(review: Review, cluster: Cluster, *, apart: bool = False) -> 
     if review.operation is Operation.CREATE and review.plural == "datavolumes":
         found += await _destination(review, model, cluster)
     warnings = tuple(_warnings(model))
+    if review.operation is Operation.CREATE and review.plural == "dataimportcrons":
+        warnings = (WARNING, *warnings)
     if found:
         return Refused(problems=tuple(found), warnings=warnings)
     return Allowed(warnings=warnings)

@@ -12,6 +12,7 @@ import pytest
 
 from cdi.api import names
 from cdi.api.configuration import CDIConfig
+from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datavolume import DataVolume
 from cdi.api.installation import CDI
 from cdi.api.kinds import KINDS as ALL_KINDS
@@ -74,7 +75,7 @@ def covers(row: str, path: str) -> bool:
     return path == row or path.startswith(f"{row}.")
 
 
-KINDS = [CDI, CDIConfig, StorageProfile, DataVolume]
+KINDS = [CDI, CDIConfig, StorageProfile, DataVolume, DataImportCron]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
