@@ -17,6 +17,7 @@ import yaml
 from cdi.controller.clones import claims_of
 from cdi.kube.tokens import Operation, SigningKey
 from cdi.reconcile.clone.facts import Grant
+from cdi.reconcile.clone.record import ANN_TARGET, LABEL_TEMPORARY
 from tests.cluster import helm as helms
 from tests.cluster.cdi import controller
 from tests.cluster.cluster import Cluster
@@ -427,7 +428,13 @@ def test_a_stolen_token_on_a_claim_is_none(place):
     }
     place.work.create(by_hand)
     until("it is refused", lambda: "CloneUnauthorised" in reasons(place.work, "e"), PATIENCE)
-    assert place.work.get("pvc", "e")["status"]["phase"] == "Pending"
+    # Its class makes it an empty volume; nothing was begun that would fill it.
+    annotations = place.work.get("pvc", "e")["metadata"]["annotations"]
+    assert not {LASTING, "cdi.kubevirt.io/cloneType"} & annotations.keys()
+    assert annotations["cdi.kubevirt.io/clonePhase"] == "Error"
+    temporary = f"{LABEL_TEMPORARY}=true"
+    made = [one["metadata"] for one in place.gold.get_all("pods,pvc,volumesnapshots", temporary)]
+    assert not [one for one in made if one["annotations"].get(ANN_TARGET) == f"{place.work.namespace}/e"]
 
 
 def reasons(kubectl, name):
