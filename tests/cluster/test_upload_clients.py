@@ -63,7 +63,7 @@ class Place:
                 sys.executable, "-m", "cdi.cli.main", "--kubeconfig", self.cluster.kubectl.kubeconfig,
                 "-n", self.kubectl.namespace, *map(str, arguments),
             ],
-            capture_output=True, text=True, timeout=110, env=environment,
+            capture_output=True, text=True, timeout=2 * SLOW, env=environment,
         )  # fmt: skip
         assert done.returncode == status, done.stdout + done.stderr
         return done
@@ -140,7 +140,7 @@ def _serve(place, stack):
     thread.start()
     stack.callback(thread.join)
     stack.callback(stop.set)
-    assert listening.wait(20)
+    assert listening.wait(SLOW)
 
 
 @pytest.mark.parametrize("storage_class", ["csi-wait", "local"])
@@ -150,7 +150,7 @@ def test_cdi_upload_makes_the_volume_and_fills_it(cluster, place, tmp_path, stor
     name = f"cli-{storage_class}"
     place.cdi(
         "upload", tmp_path / "image.raw", "--dv", name, "--size", ROOMY, "--storage-class", storage_class,
-        "--access-mode", "ReadWriteOnce", "--volume-mode", "Filesystem", "--uploadproxy-url", place.url, "--insecure", "--timeout", "100s",
+        "--access-mode", "ReadWriteOnce", "--volume-mode", "Filesystem", "--uploadproxy-url", place.url, "--insecure", "--timeout", "280s",
     )  # fmt: skip
     wait_phase(place.kubectl, name, "Succeeded")
     assert digest(cluster, place.kubectl, name, "Filesystem", len(content)) == sha256(content)
@@ -163,7 +163,7 @@ def test_it_waits_for_nobody_s_first_consumer(place, tmp_path):
     arguments = ("upload", tmp_path / "image.raw", "nobody", "--uploadproxy-url", place.url, "--insecure")
     refused = place.cdi(*arguments, status=2)
     assert "--force-bind" in refused.stderr
-    place.cdi(*arguments, "--force-bind", "--timeout", "100s")
+    place.cdi(*arguments, "--force-bind", "--timeout", "280s")
 
 
 def test_an_untrusted_proxy_gets_nothing(place, tmp_path):
@@ -191,7 +191,7 @@ def browser():
 
 def _signed_in(browser, place, token):
     page = browser.new_context(ignore_https_errors=True).new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(240_000)
     page.goto(place.url)
     page.get_by_label("Token").fill(token)
     page.get_by_role("button", name="Sign in").click()
@@ -235,7 +235,7 @@ def test_the_page_makes_a_volume_with_its_user_s_token(cluster, place, browser, 
     page.get_by_role("button", name="Show").click()
     page.get_by_text("Golden images").wait_for()
     page.get_by_role("button", name="Choose a file").wait_for()
-    expect(page.get_by_role("button", name="Choose a file")).to_be_enabled(timeout=20_000)
+    expect(page.get_by_role("button", name="Choose a file")).to_be_enabled(timeout=240_000)
     page.set_input_files("#file", str(tmp_path / "image.raw"))
     page.get_by_label("Name of the volume").fill("painted")
     page.get_by_label("Size").fill(ROOMY)
