@@ -41,7 +41,12 @@ class Framing(enum.Enum):
 class Body:
     """The bytes of one answer, from front to back."""
 
-    def __init__(self, connection: Connection, framing: Framing, length: int | None, *, reusable: bool) -> None:
+    def __init__(
+        self, connection: Connection, framing: Framing, length: int | None, *, reusable: bool, strict: bool = False
+    ) -> None:
+        """`strict`: no chunk is mended that others may read in another way (section 2.2), as requests could be hidden
+        in the difference.
+        """
         self.length = length
         """As announced; None where the answer does not say."""
         self.ended = framing is Framing.LENGTH and length == 0
@@ -53,6 +58,7 @@ class Body:
         self._connection = connection
         self._framing = framing
         self._left = length or 0
+        self._strict = strict
         self._within_chunks = False
 
     def readinto(self, view: memoryview) -> int:
@@ -83,26 +89,32 @@ class Body:
 
     def _next_chunk(self) -> bool:
         """Section 7.1: False after the last chunk and its trailers."""
-        if self._within_chunks and self._connection.readline(3) not in {b"\r\n", b"\n"}:
+        if self._within_chunks and self._line(3) not in {b"\r\n", b"\n"}:
             raise self._broken("a chunk does not end where it should")
-        line = self._connection.readline(_MAX_LINE)
+        line = self._line(_MAX_LINE)
         if not line.endswith(b"\n"):
             raise self._truncated("the connection was closed between two chunks")
         match = _CHUNK_SIZE.fullmatch(line)
-        if match is None:
+        if match is None or (self._strict and line[:1].isspace()):
             raise self._broken("a chunk has no readable size")
         self._within_chunks = True
         self._left = int(match[1], 16)
         if self._left:
             return True
         for _ in range(_MAX_TRAILERS):
-            line = self._connection.readline(_MAX_LINE)
+            line = self._line(_MAX_LINE)
             if line in {b"\r\n", b"\n"}:
                 return False
             if not line:  # the content is whole; only the connection is not
                 self.reusable = False
                 return False
         raise self._broken("the answer has too many trailers")
+
+    def _line(self, limit: int) -> bytes:
+        line = self._connection.readline(limit)
+        if self._strict and line.endswith(b"\n") and not line.endswith(b"\r\n"):
+            raise self._broken("a line between two chunks does not end as it should")
+        return line
 
     def _truncated(self, what: str) -> SourceTruncated:
         return SourceTruncated(what, where=self._connection.where)

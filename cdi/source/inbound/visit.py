@@ -52,7 +52,7 @@ class Visit:
         if self._body is None:
             head = self.head
             framing = Framing.CHUNKED if head.length is None else Framing.LENGTH
-            self._body = Body(self._connection, framing, head.length, reusable=head.keep_alive)
+            self._body = Body(self._connection, framing, head.length, reusable=head.keep_alive, strict=True)
             if head.expects and not self._body.ended:
                 self._connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         return self._body

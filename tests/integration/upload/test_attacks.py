@@ -348,6 +348,16 @@ BODIES = {
     "a-chunk-that-is-longer-than-its-size": (
         "Transfer-Encoding: chunked", [b"2\r\nbytes\r\n0\r\n\r\n"], "SourceProtocolError",
     ),
+    "a-chunk-without-its-carriage-return": (
+        "Transfer-Encoding: chunked", [b"5\nbytes\r\n0\r\n\r\n"], "SourceProtocolError",
+    ),
+    "a-bare-line-feed-behind-a-chunk": (
+        "Transfer-Encoding: chunked", [b"5\r\nbytes\n0\r\n\r\n"], "SourceProtocolError",
+    ),
+    "a-blank-before-a-size": ("Transfer-Encoding: chunked", [b" 5\r\nbytes\r\n0\r\n\r\n"], "SourceProtocolError"),
+    "a-trailer-without-its-carriage-return": (
+        "Transfer-Encoding: chunked", [b"5\r\nbytes\r\n0\r\nX: y\n\r\n"], "SourceProtocolError",
+    ),
     "an-endless-line-before-a-chunk": (
         "Transfer-Encoding: chunked", [b"5;" + b"x" * 100_000 + b"\r\nbytes\r\n"], "SourceTruncated",
     ),
