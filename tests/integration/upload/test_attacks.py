@@ -437,13 +437,19 @@ def ssl_hello() -> bytes:
     return outgoing.read()[:-1]
 
 
-def test_more_connections_than_there_is_room_for(stand, server):
+def test_more_connections_than_there_is_room_for(stand, beside, server):
     held = []
     try:
         for number in range(1200):
             held.append(socket.create_connection(("localhost", stand.port), 30))
             if number % 100 == 0:
                 assert stand.curl("/healthz", token=None).status == 200
+        # The upload servers themselves have less room, and neighbours who reach them.
+        for aim in (server, beside):
+            for _ in range(150):
+                held.append(socket.create_connection(("localhost", aim.port), 30))
+            assert progress(aim)["upload"]["failure"] is None
+        assert refused(ask(stand, request(15, token=stand.token()), b"<!DOCTYPE html>"), 400, "SourceNotAnImage")
     finally:
         for sock in held:
             sock.close()
