@@ -28,7 +28,7 @@ from tests.cluster.reader import digests, pod_of_many
 from tests.cluster.test_apiserver import until
 from tests.cluster.test_chart import Release
 from tests.cluster.volumes import SLOW, data_volume, look, sha256, wait_phase
-from tests.cluster.worker_pods import RESTRICTED
+from tests.cluster.worker_pods import JOURNALS, RESTRICTED
 
 Document = dict[str, Any]
 PREFIX = "cdi.kubevirt.io/"
@@ -123,6 +123,17 @@ class Uploads:
         """A volume of an archive becomes Succeeded, and has this file."""
         wait_phase(self.work, name, "Succeeded")
         assert look(self.cluster, self.work, name, "Filesystem", f"cat /data/{path}") == content
+
+    def noted(self, name: str, mode: str) -> int:
+        """How far the upload into a volume is noted to have come, bytes, so that another server would go on there."""
+        pod = server_pod(self.work, name)["metadata"]["name"]
+        script = "import os, sys; name = sys.argv[1]; print(open(name).read() if os.path.exists(name) else '')"
+        if mode == "Block":  # which has no room for it: the controller keeps it
+            claim = annotations(self.work, name).get("storage.populator.pvcPrime", name)
+            text = annotations(self.work, claim).get("storage.journal", "")
+        else:
+            text = self.work.run("exec", pod, "--", "python3", "-c", script, JOURNALS[mode])
+        return int(json.loads(text)["watermark"]) if text.strip() else 0
 
     def progress(self, name: str) -> Document:
         """What the upload server of a volume tells the controller: `progress` and `journal`."""
@@ -228,6 +239,8 @@ class Resumable:
         assert made.status == 201, made.text
         self.path = made.headers["Location"]
         self._sock: ssl.SSLSocket | None = None
+        self.sent = 0
+        """Bytes, with those of requests before."""
 
     @property
     def url(self) -> str:
@@ -249,20 +262,28 @@ class Resumable:
         fields = {**self._fields(), "Upload-Offset": str(offset), "Content-Type": TUS_CONTENT, "Content-Length": length}
         lines = [f"PATCH {self.path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
         self._sock.sendall("\r\n".join((*lines, "", "")).encode())
+        self.sent = offset
 
-    def send(self, begin: int, end: int) -> None:
-        """Bytes of the request that was begun."""
+    def send(self, count: int) -> None:
+        """So many bytes more of the request that was begun."""
         assert self._sock is not None
-        self._sock.sendall(self._content[begin:end])
+        self._sock.sendall(self._content[self.sent : self.sent + count])
+        self.sent += count
 
     def piece(self, begin: int, end: int) -> int:
         """Bytes in a request of their own; gives its status."""
         fields = {"Upload-Offset": str(begin), "Content-Type": TUS_CONTENT}
         return self._ask("PATCH", self.path, fields, self._content[begin:end]).status
 
+    def close(self) -> None:
+        """As a client that is gone."""
+        if self._sock is not None:
+            self._sock.close()
+
     def end(self) -> tuple[int, str]:
         """Status and text of the answer to the request that was begun; 0 where the connection broke instead."""
         assert self._sock is not None
+        self._sock.settimeout(SLOW)
         with self._sock as sock:
             try:
                 answer = http.client.HTTPResponse(sock)
