@@ -130,6 +130,11 @@ def test_every_annotation_that_programs_write_is_there_and_what_becomes_of_it_is
     assert {row[0].strip("`"): row[2] for row in section("What is written")} == known
 
 
+def test_nothing_is_said_twice():
+    titles = re.findall(r"^## .*$", PAGE.read_text(), re.MULTILINE)
+    assert len(titles) == len(set(titles))
+
+
 def test_what_has_no_effect_is_told_in_the_cdi_object():
     told = {row[0].strip("`") for row in section("CDI") if row[1] == "no effect"}
     told |= {
