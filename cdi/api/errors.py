@@ -651,8 +651,8 @@ class WorkerPodInvalid(ClusterError):
 
     retry = Retry.ON_CHANGE
     default_remedy = (
-        "correct what the named fields come from: CDI and CDIConfig (resources, placement, pull secrets), the DataVolume "
-        "(service account, priority class), or a webhook that alters pods"
+        "correct what the named fields come from: CDI and CDIConfig (resources, placement, pull secrets), the "
+        "DataVolume (service account, priority class), or a webhook that alters pods"
     )
 
 

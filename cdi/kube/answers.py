@@ -2,7 +2,8 @@
 
 The rules are those of the API conventions' section *Response Status Kind*: what went wrong stands in the fields of a
 ``Status``, its message is for people.  The exceptions are a quota, a webhook and an admission policy, which Kubernetes
-tells by its message only: the last two answer with the code that whoever wrote them chose, mostly that of invalid objects.
+tells by its message only: the last two answer with the code that whoever wrote them chose, mostly that of invalid
+objects.
 """
 
 from __future__ import annotations
