@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from cdi.api.errors import NotFound
+from cdi.api.errors import ClusterForbidden, NotFound
 from cdi.controller.keys import Key
 from cdi.kube.client import Client
 from cdi.kube.resources import CONFIG_MAPS, SECRETS
@@ -127,6 +127,8 @@ class Inputs:
             body = await self._client.get(resource, ref.namespace, ref.name)
         except NotFound:
             return None
+        except ClusterForbidden as error:
+            return Input(version="", keys=frozenset(), refused=error.message)
         metadata = body["metadata"]
         return Input(
             version=f"{metadata['uid']}/{metadata['resourceVersion']}",

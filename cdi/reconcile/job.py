@@ -9,7 +9,7 @@ from typing import assert_never
 
 from cdi.api.datavolume import ContentType, DataVolume
 from cdi.api.digest import Digest
-from cdi.api.errors import InvalidManifest, SourceCredentialsInvalid, TargetUnsuitable
+from cdi.api.errors import ClusterForbidden, InvalidManifest, SourceCredentialsInvalid, TargetUnsuitable
 from cdi.api.job import (
     BlankSourceSpec,
     BlockTargetSpec,
@@ -266,6 +266,10 @@ class _Builder:
                     reason=Reason.NOT_FOUND,
                     message=f"{ref} does not exist. Try: create it; the import begins by itself",
                 )
+            )
+        if found.refused:
+            raise _Missing(
+                Wait(reason=ClusterForbidden.__name__, message=f"{ref} cannot be looked at: {found.refused}")
             )
         lacking = [key for key in needs if key not in found.keys]
         if lacking:

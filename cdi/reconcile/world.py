@@ -179,6 +179,8 @@ class Input:
     version: str
     """Changes with its content."""
     keys: frozenset[str]
+    refused: str = ""
+    """Why it may not be looked at, and what to do about that; then nothing else is known of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

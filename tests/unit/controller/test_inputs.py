@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from cdi.api.errors import NotFound
+from cdi.api.errors import ClusterForbidden, NotFound
 from cdi.controller.inputs import LONGEST, MISSING, SOON, Inputs
 from cdi.controller.keys import volume
 from cdi.kube.resources import SECRETS
@@ -31,6 +31,11 @@ class Client:
         if self.secret is None:
             raise NotFound("no")
         return self.secret
+
+
+class Forbidden:
+    async def get(self, *_):
+        raise ClusterForbidden("secrets is forbidden")
 
 
 class Clock:
@@ -125,6 +130,20 @@ async def test_all_who_wait_for_the_same_hear_of_it_at_the_first_look() -> None:
     assert ask(inputs, OTHER) is not None
     assert not await inputs.read(OTHER)
     assert client.gets == 3
+
+
+async def test_one_that_may_not_be_got_says_so_until_it_may() -> None:
+    client = Client(secret(user="x"))
+    inputs, clock = made(client)
+    allowed, client.get = client.get, Forbidden().get  # type: ignore[method-assign]
+    await looked(inputs)
+    found = ask(inputs)
+    assert found is not None and "Try: grant" in found.refused and not found.keys
+    client.get = allowed  # type: ignore[method-assign]
+    clock.now += SOON
+    assert await looked(inputs)
+    found = ask(inputs)
+    assert found is not None and found.keys == {"user"} and not found.refused
 
 
 async def test_who_begins_to_wait_does_not_inherit_the_patience_of_others() -> None:

@@ -8,10 +8,10 @@ import pytest
 from cdi.api.errors import AdmissionDenied, ClusterForbidden, Conflict, InvalidManifest, Retry
 from cdi.api.job import FileTargetSpec
 from cdi.api.phases import Phase
-from cdi.reconcile.actions import DeleteObject, Rebind, StartWorker
+from cdi.reconcile.actions import DeleteObject, InputRef, Rebind, StartWorker
 from cdi.reconcile.datavolume import reconcile
 from cdi.reconcile.pod_facts import NODE_LOST
-from cdi.reconcile.world import Retries
+from cdi.reconcile.world import Input, Retries
 from tests.unit.reconcile.cluster_simulation import CLAIMS, COMPLETE, DVS, NS, PODS, VOLUMES, Cluster, dv, pvc
 from tests.unit.reconcile.simulation import End, failing
 
@@ -422,6 +422,21 @@ def test_a_claim_that_is_bound_to_another_volume_is_misbound():
     assert cluster.condition("Ready")["reason"] == "ClaimMisbound"
     assert "ClaimMisbound" in [event.reason for event in cluster.events]
     assert COMPLETE in [body["content"] for body in cluster.all(VOLUMES)]
+
+
+@pytest.mark.parametrize("kind", ["Secret", "ConfigMap"])
+def test_one_that_may_not_be_looked_at_is_not_called_missing(kind):
+    named = {"secretRef": "login"} if kind == "Secret" else {"certConfigMap": "login"}
+    cluster = Cluster(dv("local", source={"http": {"url": "http://server/x", **named}}))
+    ref = InputRef(kind=kind, namespace="default", name="login")
+    cluster.inputs[ref] = Input(version="", keys=frozenset(), refused=ClusterForbidden("it may not be got").message)
+    cluster.run()
+    ready = cluster.condition("Ready")
+    assert ready["reason"] == "ClusterForbidden"
+    assert f"{kind} default/login cannot be looked at: it may not be got. Try: grant" in ready["message"]
+    assert not cluster.names(PODS)
+    cluster.add_input(kind, "login", "accessKeyId", "secretKey")
+    assert cluster.run().status["phase"] == "Succeeded"
 
 
 def test_a_missing_secret_is_waited_for():
