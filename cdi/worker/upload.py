@@ -84,6 +84,7 @@ def _carry_out(options: Options, job: Job, control: Control) -> Outcome:
         most=MOST_REQUESTS,
         most_waiting=_MOST_WAITING,
         stall_timeout=job.policy.stall_timeout,
+        always=("/healthz",),
     )
     log.say(f"listens at port {reception.port}")
     control.ended.wait()
