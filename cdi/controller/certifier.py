@@ -7,6 +7,8 @@ kubelet brings up to date now and then.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime as dt
 from collections.abc import Callable
 from typing import Final
@@ -56,6 +58,7 @@ class Certifier:
         self._lifetimes = lifetimes
         self._now = now
         self._known: dict[str, tuple[dt.datetime, Authority]] = {}
+        self._entries = asyncio.Lock()
 
     async def provide(self, action: ProvideCertificate) -> None:
         """Raises `AlreadyExists` for a Secret of that name that is somebody else's, and what the API server answers.
@@ -73,12 +76,16 @@ class Certifier:
             usage=action.usage,
             trusts=(clients if is_server else servers).bundle,
             owner=action.owner,
+            entry=action.entry,
+            beside=action.beside,
             exclusive=True,
             settled=SETTLED,
             patience=PATIENCE,
         )
         lifetime = lifetimes.server if is_server else lifetimes.client
-        await ensure_certificate(self._client, place, servers if is_server else clients, lifetime, self._now())
+        # Of a Secret that holds several, many are asked for at once.
+        async with self._entries if action.entry else contextlib.nullcontext():
+            await ensure_certificate(self._client, place, servers if is_server else clients, lifetime, self._now())
 
     async def authority(self, name: str) -> Authority:
         """One of them; it is looked at now and then.  Raises what the API server answers."""

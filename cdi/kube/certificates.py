@@ -27,6 +27,8 @@ from cdi.kube.pki import Lifetime, Pair
 from cdi.kube.resources import CONFIG_MAPS, SECRETS, Object
 
 BUNDLE_KEY = "ca-bundle.crt"
+ENTRY_KEPT = dt.timedelta(hours=1)
+"""Who asked for a certificate is named among those who need one by then."""
 SETTLED = dt.timedelta(minutes=1)
 """By then everybody who trusts the bundle has seen a new authority in it."""
 
@@ -60,6 +62,10 @@ class CertificatePlace:
     """PEM of whom its holder is to believe; kept beside it, as ``ca.crt``."""
     owner: Mapping[str, Any] | None = None
     """An owner reference to what the Secret goes with."""
+    entry: str = ""
+    """Of a Secret that holds several: the files are ``<entry>.crt`` and ``<entry>.key``."""
+    beside: tuple[str, ...] = ()
+    """Entries that are needed; what is older than `ENTRY_KEPT` and not among them goes when another one comes."""
     labels: Mapping[str, str] = field(default_factory=dict)
     exclusive: bool = False
     """A Secret of this name that somebody else made is in the way (`AlreadyExists`), and not a certificate to use."""
@@ -165,7 +171,7 @@ async def ensure_certificate(
 
     async def held() -> Held:
         secret = await kept.look(client, SECRETS, place.namespace, place.secret)
-        pair = _pair(secret)
+        pair = _pair(secret, place.entry or "tls")
         certificate = pair.parsed() if pair is not None else None
         ours = kept.is_ours(secret)
         if secret is not None and place.exclusive and not ours:
@@ -177,7 +183,7 @@ async def ensure_certificate(
         if pair is not None and certificate is not None and keep:
             beside = kept.field(secret, "ca.crt").decode(errors="replace")
             if ours and (beside != place.trusts or not _goes_with(secret, place)):
-                await kept.put(client, SECRETS, secret, _secret(place, pair))
+                await kept.put(client, SECRETS, secret, _beside(secret, place, _secret(place, pair), now))
             expires = certificate.not_valid_after_utc
             return Held(pair=pair, expires=expires, authorities="" if ours else beside, ours=ours)
         signer = authority.signer(place.settled, now)
@@ -190,7 +196,7 @@ async def ensure_certificate(
         pair = pki.new_certificate(
             signer or authority.pair, place.name, hosts=place.hosts, usage=place.usage, lifetime=lifetime, now=now
         )
-        await kept.put(client, SECRETS, secret, _secret(place, pair))
+        await kept.put(client, SECRETS, secret, _beside(secret, place, _secret(place, pair), now))
         certificate = pair.parsed()
         assert certificate is not None
         return Held(pair=pair, expires=certificate.not_valid_after_utc)
@@ -235,6 +241,25 @@ def _secret(place: AuthorityPlace | CertificatePlace, pair: Pair, *, previous: P
             fields["ca.crt"] = place.trusts.encode()
     body = kept.manifest("Secret", place.namespace, place.secret, labels=place.labels, owner=owner)
     return body | {"type": "kubernetes.io/tls", "data": kept.encoded(fields)}
+
+
+def _beside(secret: Object | None, place: CertificatePlace, body: Object, now: dt.datetime) -> Object:
+    """The Secret with one entry more, where it holds several."""
+    if not place.entry:
+        return body
+    own = body["data"]
+    data = {f"{place.entry}.crt": own["tls.crt"], f"{place.entry}.key": own["tls.key"]}
+    for name in (secret or {}).get("data") or {}:
+        entry, _, kind = name.rpartition(".")
+        pair = _pair(secret, entry) if kind == "crt" and entry != place.entry else None
+        certificate = pair.parsed() if pair is not None else None
+        if pair is None or certificate is None:
+            continue
+        if entry in place.beside or now - pki.made(certificate) < ENTRY_KEPT:
+            data |= kept.encoded({f"{entry}.crt": pair.certificate, f"{entry}.key": pair.key})
+    if "ca.crt" in own:
+        data["ca.crt"] = own["ca.crt"]
+    return body | {"type": "Opaque", "data": data}
 
 
 def _goes_with(secret: Object | None, place: CertificatePlace) -> bool:

@@ -203,6 +203,10 @@ class ProvideCertificate:
     usage: Literal["server", "client"]
     owner: Mapping[str, Any]
     """The owner reference that the Secret goes with."""
+    entry: str = ""
+    """Of a Secret that holds several: the own files are ``<entry>.crt`` and ``<entry>.key``."""
+    beside: tuple[str, ...] = ()
+    """Entries that are needed; others go in time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

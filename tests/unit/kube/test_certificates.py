@@ -312,3 +312,48 @@ async def test_where_an_authority_is_lost_a_new_certificate_waits_until_its_succ
     assert await ensure_certificate(api, patient, authority, CERTIFICATE_LIFETIME, lost) == shown
     held = await ensure_certificate(api, new, authority, CERTIFICATE_LIFETIME, lost + dt.timedelta(minutes=2))
     assert pki.issued_by(held.pair.parsed(), [authority.certificate])
+
+
+def entries(api):
+    body = api.objects["secrets", PLACE.secret]
+    return {name.removesuffix(".crt") for name in body["data"] if name.endswith(".crt")} - {"ca"}
+
+
+def of_entry(entry, *beside, **more):
+    return dataclasses.replace(
+        PLACE, entry=entry, beside=beside, name=f"clone.{entry}", hosts=(), usage="client", **more
+    )
+
+
+async def test_several_in_one_secret_do_not_disturb_each_other():
+    api = Api()
+    made = await ensure_authority(api, SIGNER, AUTHORITY_LIFETIME, NOW)
+    names = [f"t{number}" for number in range(4)]
+    held = await asyncio.gather(
+        *(
+            ensure_certificate(api, of_entry(name, trusts=made.bundle), made, CERTIFICATE_LIFETIME, NOW)
+            for name in names
+        )
+    )
+    body = api.objects["secrets", PLACE.secret]
+    assert entries(api) == set(names)
+    assert base64.b64decode(body["data"]["ca.crt"]).decode() == made.bundle
+    for name, one in zip(names, held, strict=True):
+        assert base64.b64decode(body["data"][f"{name}.crt"]) == one.pair.certificate
+        assert base64.b64decode(body["data"][f"{name}.key"]) == one.pair.key
+        assert f"clone.{name}" in one.pair.parsed().subject.rfc4514_string()
+    writes = len(api.writes)
+    for name in names:
+        await ensure_certificate(api, of_entry(name, trusts=made.bundle), made, CERTIFICATE_LIFETIME, NOW)
+    assert len(api.writes) == writes
+
+
+async def test_of_several_those_go_that_nobody_needs_any_more():
+    api = Api()
+    made = await ensure_authority(api, SIGNER, AUTHORITY_LIFETIME, NOW)
+    for name in ("needed", "done"):
+        await ensure_certificate(api, of_entry(name), made, CERTIFICATE_LIFETIME, NOW)
+    await ensure_certificate(api, of_entry("soon"), made, CERTIFICATE_LIFETIME, NOW + HOUR / 2)
+    assert entries(api) == {"needed", "done", "soon"}
+    await ensure_certificate(api, of_entry("late", "needed"), made, CERTIFICATE_LIFETIME, NOW + HOUR)
+    assert entries(api) == {"needed", "soon", "late"}
