@@ -224,8 +224,10 @@ def upload_service(claim: str) -> str:
     return label_name(upload_pod(claim))
 
 
-def clone_source_pod(target_uid: str) -> str:
-    return f"{target_uid}-source-pod"
+def clone_source_pod(source_uid: str, number: int = 0, *, archive: bool = False) -> str:
+    """A pod that reads a clone's source, a tree where `archive`; where one is not enough, further ones have numbers."""
+    parts = [source_uid, *(["archive"] if archive else []), *([str(number)] if number else []), "source-pod"]
+    return "-".join(parts)
 
 
 def scratch_claim(claim: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import OrderedDict
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, Protocol
 
+from cdi.api.copy import TICKET_PREFIX, Ticket
 from cdi.api.errors import ClusterUnavailable, InvalidManifest, TokenInvalid
 from cdi.api.names import ANN_OWNER_UID
 from cdi.api.phases import Reason
@@ -26,9 +28,9 @@ from cdi.kube.resources import (
     Object,
 )
 from cdi.kube.tokens import Claims, Operation, SigningKey, Subject
-from cdi.reconcile.clone.copy_pods import ANN_ADDRESS
 from cdi.reconcile.clone.facts import Grant, Measurement, Preparation, Reader, Snapshot, SourceKind
 from cdi.reconcile.clone.record import ANN_SOURCE_UID
+from cdi.reconcile.clone.temporaries import copies
 from cdi.reconcile.decision import RUNS
 from cdi.reconcile.pod_facts import hold_of, outcome_of
 from cdi.reconcile.storageclass import StorageClass
@@ -144,14 +146,17 @@ class ObservedClones:
         last: Mapping[str, Any] = next((one["terminated"] for one in states if one.get("terminated")), {})
         return Reader(
             uid=metadata["uid"],
-            target=annotations.get(ANN_OWNER_UID, ""),
-            address=annotations.get(ANN_ADDRESS, ""),
+            source=annotations.get(ANN_SOURCE_UID, ""),
+            tickets=_tickets(annotations),
             running=status.get("phase") == "Running",
             ended=_seconds(last.get("finishedAt") or metadata.get("creationTimestamp")) if ended else None,
             reason=_reason(status.get("phase"), hold),
             message=_last_words(last) if ended else hold.message if hold is not None else "",
             deleting="deletionTimestamp" in metadata,
         )
+
+    def copies(self, source: str) -> int:
+        return sum(copies(target, source) for target in self.targets())
 
     def grant(self, token: str, moment: float) -> Grant | None:
         try:
@@ -261,3 +266,13 @@ def _seconds(text: Any) -> float:
         return datetime.fromisoformat(str(text)).timestamp()
     except (ValueError, OverflowError):
         return 0.0
+
+
+def _tickets(annotations: Mapping[str, str]) -> dict[str, Ticket]:
+    """What makes no sense is none."""
+    tickets: dict[str, Ticket] = {}
+    for name, text in annotations.items():
+        if name.startswith(TICKET_PREFIX):
+            with contextlib.suppress(InvalidManifest):
+                tickets[name.removeprefix(TICKET_PREFIX)] = Ticket.from_json(text)
+    return tickets

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
+from cdi.api.copy import TICKET_PREFIX
 from cdi.api.names import ANN_OWNER_UID, ANN_POD_PHASE, LABEL_COMPONENT, clone_source_pod, temporary_claim
+from cdi.api.storageprofile import CloneStrategy
 from cdi.controller.keys import Key, volume
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, PODS, VOLUME_SNAPSHOTS, Object
+from cdi.reconcile.clone.copying import READERS_MOST
 from cdi.reconcile.clone.manifests import MEASUREMENT
 from cdi.reconcile.clone.measuring import ANNOTATION as MEASURED
 from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANN_TARGET, ANNOTATION, LABEL_TEMPORARY, CloneRecord, pinned
@@ -33,9 +36,9 @@ def of_claim(change: Change, watches: Watches) -> Iterator[Key]:
             yield Key(kind="snapshot", namespace=record.namespace, name=record.snapshot)
         if record.restored:
             yield volume(record.namespace, record.restored)
+        yield from _readers_of(record, state["metadata"]["uid"], watches)
         if record.namespace != state["metadata"]["namespace"]:
             yield volume(record.namespace, temporary_claim(state["metadata"]["uid"]))
-            yield Key(kind="reader", namespace=record.namespace, name=clone_source_pod(state["metadata"]["uid"]))
     if _face(change.old) != _face(change.new):
         yield from waiting_for(body["metadata"]["namespace"], body["metadata"]["name"], watches)
 
@@ -89,11 +92,30 @@ def measures(pod: Object) -> bool:
     return (pod["metadata"].get("labels") or {}).get(LABEL_COMPONENT) == MEASUREMENT
 
 
-def reader(pod: Object) -> Iterator[Key]:
-    """Of a pod that reads a source: its own key, and its target's."""
-    if _is_temporary(pod):
-        yield Key(kind="reader", namespace=pod["metadata"]["namespace"], name=pod["metadata"]["name"])
-        yield from stood_in_for(pod)
+def reader(pod: Object, watches: Watches) -> Iterator[Key]:
+    """Of a pod that reads a source: its own key, and those of the clones that it is, was or may be read for."""
+    if not _is_temporary(pod):
+        return
+    yield Key(kind="reader", namespace=pod["metadata"]["namespace"], name=pod["metadata"]["name"])
+    yield from stood_in_for(pod)
+    source = _annotations(pod).get(ANN_SOURCE_UID)
+    if source and not measures(pod):
+        for claim in watches.values(CLAIMS):
+            record = CloneRecord.parse(_annotations(claim).get(ANNOTATION))
+            if record is not None and (record.source, record.strategy) == (source, CloneStrategy.COPY):
+                yield volume(claim["metadata"]["namespace"], claim["metadata"]["name"])
+
+
+def _readers_of(record: CloneRecord, target: str, watches: Watches) -> Iterator[Key]:
+    """The pods that have a ticket of this target."""
+    if record.strategy is not CloneStrategy.COPY:
+        return
+    for archive in (False, True):
+        for number in range(READERS_MOST):
+            name = clone_source_pod(record.source, number, archive=archive)
+            pod = watches.get(PODS, record.namespace, name)
+            if pod is not None and f"{TICKET_PREFIX}{target}" in _annotations(pod):
+                yield Key(kind="reader", namespace=record.namespace, name=name)
 
 
 def stood_in_for(body: Object) -> Iterator[Key]:

@@ -64,7 +64,7 @@ def _affected(resource: Resource, change: Change, watches: Watches) -> Iterator[
     elif resource in (PODS, SERVICES, VOLUME_IMPORT_SOURCES, VOLUME_UPLOAD_SOURCES, VOLUME_CLONE_SOURCES):
         yield from owners_of(body, watches)
         if resource == PODS:
-            yield from cloning.reader(body)
+            yield from cloning.reader(body, watches)
             yield from transfers.of_pod(body, watches)
         elif resource != SERVICES:
             yield from _naming(resource, namespace, name, watches)
@@ -124,7 +124,7 @@ def everything(watches: Watches) -> set[Key]:
     for body in watches.values(VOLUME_SNAPSHOTS):
         found.update(cloning.temporary(body))
     for body in watches.values(PODS):
-        found.update(cloning.reader(body))
+        found.update(cloning.reader(body, watches))
     found.update(sources(watches))
     found.update(transfers.every(watches))
     for body in watches.values(DATA_IMPORT_CRONS):

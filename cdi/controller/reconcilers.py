@@ -260,8 +260,8 @@ class Reconcilers:
                 dv = self._observed.data_volume(namespace, name)
                 await self._simple(key, reconcile_measurement(key.namespace, key.name, measurement, dv), body)
                 return
-            target = self._observed.claim(namespace, name)
-            await self._simple(key, reconcile_reader(key.namespace, key.name, reader, target), body)
+            plan = reconcile_reader(key.namespace, key.name, reader, self._observed, self._scope.covers)
+            await self._simple(key, plan, body)
 
     async def _snapshot(self, key: Key) -> None:
         body = self._watches.get(VOLUME_SNAPSHOTS, key.namespace, key.name)

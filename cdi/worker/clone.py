@@ -1,27 +1,30 @@
 """Both ends of a host-assisted clone, each in a pod of its own: ``cdi-worker clone-source`` and ``clone-target``.
 
-    target   pod on the claim that is filled, container port 8444 behind a Service; waits for its source
-    source   pod on the claim that is read, mounted read-only; connects to the target
+    target   pod on the claim that is filled, container port 8444; waits for its source
+    source   pod on the claim that is read, mounted read-only; connects to its targets, of which there may be many
 
 They are made and read as the pod of an import is (`cdi.worker.pod`): the same files, options and last words.
 
     /var/run/cdi/pod/job         `cdi.api.copy.CopySourceJob` or `CopyTargetJob`, in JSON
+    /var/run/cdi/pod/targets     a source's: whom it sends to, a `Ticket` each, read again whenever it changes
     /var/run/cdi/pod/limits      `Limits`, read again whenever it changes; the source keeps to its bandwidth
     /var/run/cdi/pod/journal     a target's: what an earlier pod left, for a device, which cannot keep it itself
-    /var/run/cdi/tls/{tls.crt,tls.key,ca.crt}   the own certificate and who signed the other's, unless the job says else
+    /var/run/cdi/tls/{tls.crt,tls.key,ca.crt}   the own certificate and who signed the other's, unless the job says
+                                 else; a source's are ``<target's id>.crt`` and ``.key``, and may come with the ticket
     /dev/termination-log         how it ended; what a target of a device has to carry on is in `journal`
     :8443                        ``/progress``, ``/metrics``, ``/healthz`` over HTTPS, as an import's; both ends
 
 **Order.**  Either may be started first and either may be lost: the source connects until its target is there, the
 target waits until its source is, each for its job's `patience` (ten minutes) without getting further.  Whoever comes
 later is told where to go on.  So a pod that is lost is simply made anew, with the same job, and nothing has to be told
-to the other; `id` is the target claim's uid in both jobs.
+to the other.  A target's `id` is its claim's uid, and stands in its ticket; a source's own is that of what it reads.
 
 **Result.**  The clone is done when the *target* ended without a failure; the disk has its name then.  The source ends
-right after it with status 0; where the last word to it was lost (its target ended first and cannot be asked again) it
-ends with `PeerUnreachable`, which means nothing once the target is done.  Failures of one end that trying again cannot
-mend are told to the other, and both end with the same code: `TargetTooSmall` (with both sizes, nothing is written),
-`SourceNotFound`, `ChecksumMismatch` (the volume is wiped) and so on.  A target that ends with a retry class of
+with status 0 once all have everything, after its job's `linger`; it fails where none of them has.  Where the last word
+to it was lost (a target ended first and cannot be asked again) it ends with `PeerUnreachable`, which means nothing once
+the target is done.  Failures of one end that trying again cannot mend are told to the other, and both end with the same
+code: `TargetTooSmall` (with both sizes, nothing is written), `SourceNotFound`, `ChecksumMismatch` (the volume is wiped)
+and so on; of a source that has other targets only what it serves that one by.  A target that ends with a retry class of
 ``backoff`` is made anew while its source waits; and the other way round.
 
 **Target.**  `target`, `size`, `journal` are those of `Job`: ``/data/disk.img`` with journal ``/data/.cdi/journal``, or
@@ -64,7 +67,7 @@ def run_source(options: Options) -> int:
         options,
         Errand(
             parse=CopySourceJob.from_json,
-            asked=lambda job: log.say(f"clone of {job.path} to {job.address}"),
+            asked=lambda job: log.say(f"clone of {job.path} to those of {job.targets}"),
             control=Control,
             carry_out=send,
             volume=lambda _: None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any, Final
 
-from cdi.api.copy import CopySourceJob
+from cdi.api.copy import TARGETS, TICKET_PREFIX, CopySourceJob, Ticket
 from cdi.api.job import Limits
 from cdi.api.names import (
     ANN_CREATED_BY_CONTROLLER,
@@ -14,15 +14,13 @@ from cdi.api.names import (
     COMMON_LABELS,
     COMPONENT_CLONER,
     COMPONENT_UPLOAD_SERVER,
-    GROUP,
     LABEL_COMPONENT,
     LABEL_PROMETHEUS,
     POD_ANNOTATION_DEFAULTS,
     POD_ANNOTATIONS,
-    clone_source_pod,
 )
 from cdi.reconcile.actions import ProvideCertificate
-from cdi.reconcile.clone.record import ANN_TARGET, LABEL_TEMPORARY
+from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANN_TARGET, LABEL_TEMPORARY
 from cdi.reconcile.pod import (
     ANN_JOB,
     ANN_LIMITS,
@@ -30,7 +28,6 @@ from cdi.reconcile.pod import (
     GRACE,
     STATE,
     USER,
-    claim_owner,
     worker_container,
 )
 
@@ -43,8 +40,6 @@ SOURCE: Final = "/var/run/cdi/clone/source"
 """Where a reader has a file system."""
 DEVICE: Final = "/dev/cdi-clone-source"
 TLS: Final = "/var/run/cdi/tls"
-ANN_ADDRESS: Final = f"{GROUP}/clone.address"
-"""Of a reader: whom it sends to."""
 
 
 def with_certificate(pod: dict[str, Any], secret: str) -> dict[str, Any]:
@@ -59,12 +54,15 @@ def with_certificate(pod: dict[str, Any], secret: str) -> dict[str, Any]:
     return made
 
 
-def certificate_of(reader: Reader, namespace: str, target: Claim, name: str) -> ProvideCertificate:
-    """By which the pod that fills knows the reader.  It goes with the reader's pod, which waits for it."""
-    pod = clone_source_pod(target.uid)
+def certificate_of(pod: str, reader: Reader, namespace: str, ticket: Ticket, name: str) -> ProvideCertificate:
+    """By which one pod that fills, and no other, knows its reader.  It goes with the reader's pod, which waits for the
+    first of them.
+    """
     return ProvideCertificate(
         namespace=namespace,
         secret=pod,
+        entry=ticket.id,
+        beside=tuple(sorted(one.id for one in reader.tickets.values())),
         name=name,
         hosts=(),
         usage="client",
@@ -72,9 +70,10 @@ def certificate_of(reader: Reader, namespace: str, target: Claim, name: str) -> 
     )
 
 
-def build_reader(world: World, target: Claim, found: Found, job: CopySourceJob) -> dict[str, Any]:
-    """The pod that reads the source, which it has read-only, and sends it."""
-    name = clone_source_pod(target.uid)
+def build_reader(
+    world: World, target: Claim, found: Found, job: CopySourceJob, name: str, ticket: Ticket
+) -> dict[str, Any]:
+    """A pod that reads the source, which it has read-only, and sends it: to `target` first."""
     pods = world.config.pods
     given = {**(world.datavolume.metadata.annotations or {}), **target.annotations}
     block = found.volume_mode == "Block"
@@ -87,7 +86,7 @@ def build_reader(world: World, target: Claim, found: Found, job: CopySourceJob) 
     if not block:
         mounts.append({"name": "data", "mountPath": SOURCE, "readOnly": True})
     container = {
-        **worker_container(pods, owner=target.uid),
+        **worker_container(pods, owner=found.uid),
         "args": ["clone-source"],
         "volumeMounts": mounts,
         **({"volumeDevices": [{"name": "data", "devicePath": DEVICE}]} if block else {}),
@@ -115,6 +114,8 @@ def build_reader(world: World, target: Claim, found: Found, job: CopySourceJob) 
                         {"path": path, "fieldRef": {"fieldPath": f"metadata.annotations['{annotation}']"}}
                         for path, annotation in (("job", ANN_JOB), ("limits", ANN_LIMITS))
                     ]
+                    # Which targets there are changes while it runs.
+                    + [{"path": TARGETS.rpartition("/")[2], "fieldRef": {"fieldPath": "metadata.annotations"}}]
                 },
             },
             {"name": "state", "emptyDir": {}},
@@ -147,15 +148,14 @@ def build_reader(world: World, target: Claim, found: Found, job: CopySourceJob) 
             **POD_ANNOTATION_DEFAULTS,
             **{one: given[one] for one in POD_ANNOTATIONS if one in given},
             ANN_CREATED_BY_CONTROLLER: "yes",
-            ANN_OWNER_UID: target.uid,
+            ANN_OWNER_UID: found.uid,
+            ANN_SOURCE_UID: found.uid,
             ANN_TARGET: f"{target.namespace}/{target.name}",
             ANN_JOB: job.to_json(),
             ANN_LIMITS: Limits(bandwidth=job.policy.bandwidth).to_json(),
-            ANN_ADDRESS: job.address,
+            f"{TICKET_PREFIX}{target.uid}": ticket.to_json(),
         },
     }
-    if found.namespace == target.namespace:
-        metadata["ownerReferences"] = [claim_owner(target)]
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 

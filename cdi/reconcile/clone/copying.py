@@ -1,8 +1,9 @@
 """A volume is copied by two pods: one reads the source and sends it, the other fills the target's volume with it.
 
 The pod that fills is a worker like any other: its attempts are in the ledger, and it says when the clone is done.  The
-reader is only there to serve it: it is made once the other one can be reached, made anew whenever it is lost or the
-other one is another, and goes with the clone.
+reader is only there to serve it, and all others that are filled from the same source: whoever can be reached and is not
+served makes one, or gets a ticket of one that is there, an annotation by which it knows whom to send to.  With the
+clone goes its ticket, and with the last ticket the reader (`cdi.reconcile.clone.temporaries.reconcile_reader`).
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from cdi.api.copy import PORT, CopySourceJob, CopyTargetJob
+from cdi.api.copy import PORT, TARGETS_MOST, TICKET_PREFIX, CopySourceJob, CopyTargetJob, Ticket
 from cdi.api.datavolume import ContentType
-from cdi.api.job import BlockTargetSpec, DirectoryTargetSpec, FileTargetSpec, Policy
+from cdi.api.job import BlockTargetSpec, DirectoryTargetSpec, FileTargetSpec
 from cdi.api.names import (
     ANN_CONTENT_TYPE,
     ANN_SOURCE_CLONE_POD,
@@ -25,20 +26,22 @@ from cdi.api.names import (
     upload_service,
 )
 from cdi.api.storageprofile import CloneStrategy
-from cdi.reconcile.actions import Action, CreateObject, DeleteObject, ProvideCertificate
+from cdi.reconcile.actions import Action, CreateObject, DeleteObject, PatchObject, ProvideCertificate
 from cdi.reconcile.clone.authority import allowed
 from cdi.reconcile.clone.copy_pods import DEVICE, SOURCE, build_reader, certificate_of, with_certificate
 from cdi.reconcile.clone.facts import Reader
+from cdi.reconcile.clone.record import ANNOTATION as RECORD
 from cdi.reconcile.clone.record import CloneRecord
 from cdi.reconcile.clone.restored import readable
 from cdi.reconcile.clone.source import facts, in_use
+from cdi.reconcile.clone.temporaries import without_tickets
 from cdi.reconcile.job import Prepared, file_size
 from cdi.reconcile.origin import Clone, Refuse, Wait
 from cdi.reconcile.pod import claim_owner, retains
 from cdi.reconcile.policy import read_knobs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from cdi.reconcile.clone.source import Found
     from cdi.reconcile.decision import Decision
@@ -47,6 +50,10 @@ if TYPE_CHECKING:
 
 PAUSE: Final = 5.0
 """Seconds before a reader that failed is made anew."""
+LINGER: Final = 15.0
+"""Seconds that a reader whose targets have everything waits for another one, unless it is deleted before."""
+READERS_MOST: Final = 16
+"""Of one source at a time."""
 
 
 def is_copied(claim: Claim) -> CloneRecord | None:
@@ -121,52 +128,63 @@ def server_name(filled: Claim) -> str:
 
 def served(world: World, claim: Claim, filled: Claim, origin: Clone, worker: Worker) -> tuple[tuple[Action, ...], str]:
     """What the pod that fills needs of a reader now, and what the reader waits for, for people."""
-    pod = worker.pod
-    if pod is None or pod.deleting:
+    pod, record = worker.pod, is_copied(claim)
+    if record is None or pod is None or pod.deleting:
         return (), ""
     # Whose claim is filled in place stays, and a certificate that nobody has any use for is not to stay with it.
     own = _certificate(filled, {"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid})
     if not pod.started or not pod.address:
         return (own,), ""
-    reader = _reader(world, claim, origin)
-    address = f"[{pod.address}]:{PORT}" if ":" in pod.address else f"{pod.address}:{PORT}"
-    if reader is None:
-        return _make(world, claim, filled, origin, address)
-    if reader.deleting:
-        return (), f"Pod {clone_source_pod(claim.uid)} is being deleted; another follows by itself"
-    if reader.address != address or (reader.ended is not None and world.now - reader.ended >= PAUSE):
-        return (_gone(claim, origin, reader),), reader.message
-    if not reader.running:
-        return (own, certificate_of(reader, origin.namespace, claim, client_name(claim))), reader.message
-    return (), ""
+    ticket = Ticket(
+        id=filled.uid,
+        address=f"[{pod.address}]:{PORT}" if ":" in pod.address else f"{pod.address}:{PORT}",
+        server_name=server_name(filled),
+        attempt=pod.uid,
+        bandwidth=read_knobs(world.datavolume.metadata.annotations).bandwidth,
+        claim=f"{claim.namespace}/{claim.name}",
+    )
+    mine = [one for one in _readers_of(world, record) if claim.uid in one[1].tickets]
+    for name, reader in mine:
+        if reader.deleting:
+            return (), f"Pod {name} is being deleted; another follows by itself"
+    for name, reader in mine:
+        if reader.ended is not None and world.now - reader.ended < PAUSE:
+            return (), reader.message
+        if reader.ended is not None:
+            return (_gone(record.namespace, name, reader),), reader.message
+        if reader.running and reader.tickets[claim.uid] == ticket:
+            return (), ""
+        return (own, *_given(claim, record, name, reader, ticket)), reader.message
+    return _begun(world, claim, record, origin, ticket)
 
 
 def cleared_reader(world: World, claim: Claim, ledger: Ledger, *, final: bool) -> tuple[Action, ...]:
-    """The reader goes with the clone; it stays, ended, where pods are to be retained."""
+    """The ticket goes with the clone; it stays, and the reader that ends with it, where pods are to be retained."""
     record = CloneRecord.read(claim)
     if record is None or not (final or ledger.done):
         return ()
-    reader = facts(world).reader(record.namespace, clone_source_pod(claim.uid))
-    if reader is None or reader.deleting or reader.target != claim.uid:
-        return ()
     # One that read a snapshot does not stay: it would hold the claim that was made for it.
-    if retains(world.datavolume, claim) and reader.ended is not None and not record.restored:
+    if retains(world.datavolume, claim) and not record.restored:
         return ()
-    return (DeleteObject(plural="pods", namespace=record.namespace, name=clone_source_pod(claim.uid), uid=reader.uid),)
+    return tuple(
+        without_tickets(record.namespace, name, reader, [claim.uid])
+        for name, reader in _readers_of(world, record)
+        if claim.uid in reader.tickets and not reader.deleting
+    )
 
 
 def reader_marks(world: World, claim: Claim) -> dict[str, str | None]:
     """Annotations of the target."""
     record = is_copied(claim)
-    reader = facts(world).reader(record.namespace, clone_source_pod(claim.uid)) if record is not None else None
-    if reader is None:
-        return {}
-    return {
-        ANN_SOURCE_CLONE_POD: clone_source_pod(claim.uid),
-        ANN_SOURCE_RUNNING_CONDITION: "true" if reader.running else "false",
-        ANN_SOURCE_RUNNING_CONDITION_REASON: reader.reason,
-        ANN_SOURCE_RUNNING_CONDITION_MESSAGE: reader.message,
-    }
+    for name, reader in _readers_of(world, record) if record is not None else ():
+        if claim.uid in reader.tickets:
+            return {
+                ANN_SOURCE_CLONE_POD: name,
+                ANN_SOURCE_RUNNING_CONDITION: "true" if reader.running else "false",
+                ANN_SOURCE_RUNNING_CONDITION_REASON: reader.reason,
+                ANN_SOURCE_RUNNING_CONDITION_MESSAGE: reader.message,
+            }
+    return {}
 
 
 def with_reader(decision: Decision, message: str) -> Decision:
@@ -183,12 +201,35 @@ def with_reader(decision: Decision, message: str) -> Decision:
     )
 
 
-def _reader(world: World, claim: Claim, origin: Clone) -> Reader | None:
-    reader = facts(world).reader(origin.namespace, clone_source_pod(claim.uid))
-    return reader if reader is not None and reader.target == claim.uid else None
+def _readers_of(world: World, record: CloneRecord) -> Iterator[tuple[str, Reader]]:
+    """Those that are there, and their names."""
+    for archive in (False, True):
+        for number in range(READERS_MOST):
+            name = clone_source_pod(record.source, number, archive=archive)
+            reader = facts(world).reader(record.namespace, name)
+            if reader is not None and reader.source == record.source:
+                yield name, reader
 
 
-def _make(world: World, claim: Claim, filled: Claim, origin: Clone, address: str) -> tuple[tuple[Action, ...], str]:
+def _given(claim: Claim, record: CloneRecord, name: str, reader: Reader, ticket: Ticket) -> tuple[Action, ...]:
+    """A ticket and the certificate that goes with it, which is there first: who looks for one looks for the other."""
+    certificate = certificate_of(name, reader, record.namespace, ticket, client_name(claim))
+    if reader.tickets.get(claim.uid) == ticket:
+        return (certificate,)
+    given = PatchObject(
+        plural="pods",
+        namespace=record.namespace,
+        name=name,
+        uid=reader.uid,
+        annotations={f"{TICKET_PREFIX}{claim.uid}": ticket.to_json()},
+    )
+    return certificate, given
+
+
+def _begun(
+    world: World, claim: Claim, record: CloneRecord, origin: Clone, ticket: Ticket
+) -> tuple[tuple[Action, ...], str]:
+    """A place in a reader that is there, or else a reader."""
     denied = allowed(world, origin, claim)
     if isinstance(denied, Refuse):
         return (), denied.failure.message
@@ -199,26 +240,50 @@ def _make(world: World, claim: Claim, filled: Claim, origin: Clone, address: str
         return (), found.failure.message
     if isinstance(found, Wait):
         return (), found.message
+    if found.uid != record.source:
+        # What was planned was planned for another volume; readers are known by what they read.
+        written = replace(record, source=found.uid).write()
+        renewed = PatchObject(
+            plural="persistentvolumeclaims",
+            namespace=claim.namespace,
+            name=claim.name,
+            uid=claim.uid,
+            annotations={RECORD: written},
+        )
+        return (renewed,), f"the source {found.place} is another one now"
     users = in_use(world, found)
     if users is not None:
         return (), users.message
+    archive = _content(found) == "archive"
+    for number in range(READERS_MOST):
+        name = clone_source_pod(found.uid, number, archive=archive)
+        reader = facts(world).reader(record.namespace, name)
+        if reader is None:
+            # Who made it has a place, and a ticket once there is a certificate, as all others: the first one that is
+            # there lets the pod begin.
+            place = replace(ticket, address="", attempt="")
+            return (CreateObject(body=_made(world, claim, found, name, place)),), ""
+        idle = reader.source == found.uid and not reader.deleting and reader.ended is None
+        if idle and len(reader.tickets) < TARGETS_MOST:
+            return _given(claim, record, name, reader, ticket), reader.message
+    return (), f"{READERS_MOST} pods read {found.place} for others; it begins by itself when one of them ends"
+
+
+def _made(world: World, claim: Claim, found: Found, name: str, ticket: Ticket) -> dict[str, Any]:
     content = _content(found)
-    path = DEVICE if found.volume_mode == "Block" else SOURCE if content == "archive" else f"{SOURCE}/disk.img"
-    knobs = read_knobs(world.datavolume.metadata.annotations)
     job = CopySourceJob(
-        id=filled.uid,
-        path=path,
-        address=address,
+        id=found.uid,
+        path=DEVICE if found.volume_mode == "Block" else SOURCE if content == "archive" else f"{SOURCE}/disk.img",
         content_type=content,
         identity=found.uid,
-        server_name=server_name(filled),
-        policy=Policy(bandwidth=knobs.bandwidth),
+        expected=max(1, min(TARGETS_MOST, facts(world).copies(found.uid))),
+        linger=LINGER,
     )
-    return (CreateObject(body=build_reader(world, claim, found, job)),), ""
+    return build_reader(world, claim, found, job, name, ticket)
 
 
-def _gone(claim: Claim, origin: Clone, reader: Reader) -> DeleteObject:
-    return DeleteObject(plural="pods", namespace=origin.namespace, name=clone_source_pod(claim.uid), uid=reader.uid)
+def _gone(namespace: str, name: str, reader: Reader) -> DeleteObject:
+    return DeleteObject(plural="pods", namespace=namespace, name=name, uid=reader.uid)
 
 
 def _content(found: Found) -> Any:

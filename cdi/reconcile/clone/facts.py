@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from cdi.api.copy import Ticket
 from cdi.api.job import Outcome
 from cdi.api.storageprofile import CloneStrategy
 
@@ -60,13 +61,13 @@ class Preparation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
-    """The pod that reads a source and sends it."""
+    """A pod that reads a source and sends it to all who are cloned from it."""
 
     uid: str
-    target: str
-    """The uid of the claim that it is for."""
-    address: str
-    """Whom it sends to, ``host:port``."""
+    source: str
+    """The uid of what it reads: a claim's, or a snapshot's that a claim was made of."""
+    tickets: Mapping[str, Ticket] = field(default_factory=dict)
+    """Whom it sends to, by the uids of the claims that are cloned into."""
     running: bool = False
     ended: float | None = None
     """Seconds since the epoch."""
@@ -128,6 +129,9 @@ class CloneFacts(Protocol):
         """What the class's StorageProfile says; None where it says nothing."""
 
     def reader(self, namespace: str, name: str) -> Reader | None: ...
+
+    def copies(self, source: str) -> int:
+        """How many clones of the source with this uid are being copied."""
 
     def measurement(self, namespace: str, name: str) -> Measurement | None: ...
 

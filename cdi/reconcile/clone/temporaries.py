@@ -7,12 +7,13 @@ each time anything changes; so none is left behind by a step that was lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from cdi.api.copy import TICKET_PREFIX
 from cdi.api.names import ANN_POD_PHASE
 from cdi.api.storageprofile import CloneStrategy
-from cdi.reconcile.actions import DeleteObject, Plan
+from cdi.reconcile.actions import DeleteObject, PatchObject, Plan
 from cdi.reconcile.clone.facts import Measurement, Reader, Snapshot
 from cdi.reconcile.clone.measuring import is_wanted
 from cdi.reconcile.clone.record import (
@@ -60,15 +61,43 @@ def _under_way(target: Claim) -> bool:
     return not target.deleting and not ended and not Ledger.read(target.annotations.get(LEDGER)).done
 
 
-def reconcile_reader(namespace: str, name: str, reader: Reader, target: Claim | None) -> Plan:
-    """The pod that reads a source: while its target is copied into, that looks after it."""
+def copies(target: Claim, source: str) -> bool:
+    """A clone that is under way is copied by pods out of the source with this uid."""
+    record = CloneRecord.read(target)
+    named = record is not None and (record.strategy, record.source) == (CloneStrategy.COPY, source)
+    return named and _under_way(target)
+
+
+def reconcile_reader(
+    namespace: str, name: str, reader: Reader, objects: Objects, covers: Callable[[str], bool] = lambda _: True
+) -> Plan:
+    """The pod that reads a source: targets that are gone, or are filled in another way now, have no ticket any more,
+    and when the last ticket is gone so is the pod.  Of namespaces that are not covered nothing is known.
+    """
     if reader.deleting:
         return Plan()
-    if target is not None and target.uid == reader.target and not target.deleting:
-        record = CloneRecord.read(target)
-        if record is not None and record.namespace == namespace and record.strategy is CloneStrategy.COPY:
-            return Plan()
-    return Plan(actions=(DeleteObject(plural="pods", namespace=namespace, name=name, uid=reader.uid),))
+    lost = {uid for uid in reader.tickets if not _is_read_for(namespace, reader, uid, objects, covers)}
+    if len(lost) == len(reader.tickets):
+        return Plan(actions=(DeleteObject(plural="pods", namespace=namespace, name=name, uid=reader.uid),))
+    return Plan(actions=(without_tickets(namespace, name, reader, lost),) if lost else ())
+
+
+def without_tickets(namespace: str, name: str, reader: Reader, targets: Iterable[str]) -> PatchObject:
+    """A reader sends nothing more to the claims with these uids."""
+    annotations = {f"{TICKET_PREFIX}{uid}": None for uid in sorted(targets)}
+    return PatchObject(plural="pods", namespace=namespace, name=name, uid=reader.uid, annotations=annotations)
+
+
+def _is_read_for(namespace: str, reader: Reader, uid: str, objects: Objects, covers: Callable[[str], bool]) -> bool:
+    of, _, name = reader.tickets[uid].claim.partition("/")
+    if not covers(of):
+        return True
+    target = objects.claim(of, name)
+    if target is None or target.uid != uid or target.deleting:
+        return False
+    record = CloneRecord.read(target)
+    wanted = (namespace, reader.source, CloneStrategy.COPY)
+    return record is not None and (record.namespace, record.source, record.strategy) == wanted
 
 
 def reconcile_measurement(namespace: str, name: str, pod: Measurement, dv: DataVolume | None) -> Plan:

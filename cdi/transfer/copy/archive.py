@@ -17,14 +17,12 @@ from cdi.codec.tar import members
 from cdi.codec.tarformat import BLOCK
 from cdi.target.buffer import aligned_buffer
 from cdi.target.directory import LOST_AND_FOUND, STAGING, DirectoryTarget
-from cdi.transfer.control import Control
 from cdi.transfer.copy import frames
 from cdi.transfer.copy.digest import CHUNK, Chain, leaf_of
 from cdi.transfer.copy.frames import Hello, Kind
 from cdi.transfer.copy.origin import data_extents, failure_of
-from cdi.transfer.copy.pack import Packer
+from cdi.transfer.copy.reading import Passage, Piece
 from cdi.transfer.copy.receiver import Listener, plain_of
-from cdi.transfer.copy.sender import Conversation
 from cdi.transfer.meter import Meter
 
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -36,14 +34,15 @@ _NOT_CARRIED = (LOST_AND_FOUND, STAGING, ".cdi")
 """At the top of a volume: its own, not its content."""
 
 
-class ArchiveSender:
+class ArchiveSupply:
     """One attempt at one tree.  Raises `SourceNotSupported` (a socket, pipe or device in it) and source errors."""
 
-    def __init__(self, path: str, control: Control) -> None:
+    proven = True
+
+    def __init__(self, path: str) -> None:
         self.size = 0
         """Bytes of data, about."""
         self._path = path
-        self._control = control
         for _, _, status in self._walk():
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode)):
                 raise SourceNotSupported(
@@ -52,41 +51,22 @@ class ArchiveSender:
                     remedy="remove sockets, pipes and device nodes from the source volume",
                 )
             self.size += min(status.st_size, status.st_blocks * 512) + BLOCK
+        self.data = self.size
 
-    def run(self, talk: Conversation, hello: Hello) -> bytes:
-        """From HELLO to DONE; gives the digest of the stream."""
-        talk.hello(hello)
-        meter = self._control.meter
-        meter.total = hello.data
-        meter.restart("")
-        meter.phase = "transferring"
-        chain, packer, buffer, filled, offset = Chain(), Packer(), aligned_buffer(CHUNK), 0, 0
+    def hello(self, job: str, *, fresh: bool) -> Hello:  # noqa: ARG002 - there is no going on
+        return Hello(job=job, content="archive", size=self.size, data=self.size, validator="", fresh=True)
 
-        def give() -> None:
-            runs, view = ((0, filled),), buffer[:filled]
-            leaf = leaf_of(runs, (view,))
-            chain.add(offset, leaf)
-            talk.sent = offset + filled
-            talk.chunk(offset, leaf, runs, [view], packer.pack([view]) if talk.narrow() else None)
-            talk.listen()
-            meter.advance(talk.sent)
+    def passage(self, start: int) -> Passage:
+        """Raises `SourceChanged` for any `start` but the beginning."""
+        if start:
+            raise SourceChanged("a tree is read from its beginning", where=self._path)
+        return _ArchivePassage(self._stream())
 
-        for piece in self._stream():
-            view = memoryview(piece)
-            while view:
-                count = min(len(view), CHUNK - filled)
-                buffer[filled : filled + count] = view[:count]
-                filled, view = filled + count, view[count:]
-                if filled == CHUNK:
-                    give()
-                    offset, filled = offset + filled, 0
-        if filled:
-            give()
-        total = offset + filled
-        digest = chain.end(total)
-        meter.phase = "flushing"
-        talk.end(total, digest)
-        return digest
+    def whole(self, position: int) -> int:
+        return position
+
+    def close(self) -> None:
+        """Nothing is open between two passages."""
 
     # --- the tree -----------------------------------------------------------------------------------------------
 
@@ -179,6 +159,38 @@ class ArchiveSender:
             yield bytes(-stored % BLOCK)
         finally:
             os.close(descriptor)
+
+
+class _ArchivePassage:
+    """The stream, cut into chunks."""
+
+    threads = 1
+
+    def __init__(self, stream: Iterator[bytes | memoryview]) -> None:
+        self._stream = stream
+        self._left = memoryview(b"")
+        self._next = 0
+
+    def next(self) -> int:
+        return self._next
+
+    def read(self, offset: int, buffer: memoryview) -> Piece | None:
+        filled = 0
+        while filled < CHUNK:
+            if not self._left:
+                piece = next(self._stream, None)
+                if piece is None:
+                    break
+                self._left = memoryview(piece)
+                continue
+            count = min(len(self._left), CHUNK - filled)
+            buffer[filled : filled + count] = self._left[:count]
+            filled, self._left = filled + count, self._left[count:]
+        if not filled:
+            return None
+        self._next = offset + filled
+        runs, view = ((0, filled),), buffer[:filled]
+        return Piece(view=view, runs=runs, leaf=leaf_of(runs, (view,)))
 
 
 def _parts(descriptor: int, size: int) -> list[tuple[int, int]]:

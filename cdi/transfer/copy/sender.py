@@ -1,33 +1,29 @@
-"""The source's side of one connection: a disk is read and sent from where the target has it on.
+"""The source's side of one connection: what a seat brings is sent from where the target has it on.
 
-Each thread takes the next chunk, reads it, looks for zeros, and hashes the rest; then it waits for its turn to send.
 Chunks are compressed while the network is the slowest part, or its use is limited: a slow one gets few bytes, and a
 fast one does not wait for a compressor, which takes more processor time than everything else together.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
-from cdi.api.errors import PeerProtocolError, SourceChanged
-from cdi.image.sizes import human
-from cdi.target.buffer import aligned_buffer, data_runs
-from cdi.transfer.control import Control
+from cdi.api.errors import PeerProtocolError, PeerUnreachable, SourceChanged
 from cdi.transfer.copy import frames
-from cdi.transfer.copy.crew import Turns, work_together
-from cdi.transfer.copy.digest import CHUNK, Chain, Run, leaf_of
+from cdi.transfer.copy.digest import CHUNK, Chain
 from cdi.transfer.copy.frames import Done, Fail, Hello, Kind, Welcome
 from cdi.transfer.copy.line import Line
-from cdi.transfer.copy.origin import Origin
 from cdi.transfer.copy.pack import Packer
+from cdi.transfer.copy.reading import Behind, Chunk, Over, Seat
+from cdi.transfer.copy.supply import Supply
+from cdi.transfer.throttle import Throttle
 
 MARK_EVERY = 64 << 20
 """Bytes of zeros that are read until the target is told of them."""
 ALIVE_SECONDS = 5.0
 """Until a word is said for its own sake."""
+_LOOK = 0.25
 END_PATIENCE = 3600.0
 """Seconds that the target may take to check, flush and name the disk."""
 
@@ -35,14 +31,14 @@ END_PATIENCE = 3600.0
 class Conversation:
     """The words of a source, in their order; used by one thread at a time."""
 
-    def __init__(self, line: Line, control: Control) -> None:
+    def __init__(self, line: Line, throttles: Sequence[Throttle]) -> None:
+        """All `throttles` count: that of the target, say, and that of all targets together."""
         self.line = line
-        self.control = control
         self.sent = 0
         """The offset up to which the target was told everything."""
         self.acknowledged = 0
         self.told_at = time.monotonic()
-        self._ticket = control.throttle.ticket()
+        self._throttles = tuple((throttle, throttle.ticket()) for throttle in throttles)
 
     def hello(self, hello: Hello) -> Welcome:
         """Raises the target's own failure, where it says one."""
@@ -60,21 +56,25 @@ class Conversation:
             self.sent = self.acknowledged = place
             return welcome
 
-    def chunk(
-        self, offset: int, leaf: bytes, runs: tuple[Run, ...], plain: list[memoryview], packed: bytes | None
-    ) -> None:
-        pieces = plain if packed is None else [memoryview(packed)]
+    def chunk(self, chunk: Chunk, packer: Packer) -> None:
+        assert chunk.piece is not None
+        packed = chunk.packed(packer) if self.narrow() else None
+        pieces = chunk.pieces() if packed is None else [memoryview(packed)]
         payload = sum(map(len, pieces))
-        self.line.send(frames.data(offset, leaf, runs, payload, frames.RAW if packed is None else frames.ZSTD))
+        encoding = frames.RAW if packed is None else frames.ZSTD
+        # Before it is sent: the target may answer as soon as it has the last byte.
+        self.sent = chunk.end
+        self.line.send(frames.data(chunk.offset, chunk.piece.leaf, chunk.piece.runs, payload, encoding))
         for piece in pieces:
             self._limited(piece)
         self.told_at = time.monotonic()
 
     def narrow(self) -> bool:
         """Whether fewer bytes would be sooner there."""
-        return self.control.throttle.bandwidth > 0 or self.line.narrow()
+        return any(throttle.bandwidth > 0 for throttle, _ in self._throttles) or self.line.narrow()
 
     def mark(self, offset: int) -> None:
+        self.sent = offset
         self.line.send(frames.mark(offset))
         self.told_at = time.monotonic()
 
@@ -113,124 +113,108 @@ class Conversation:
             raise PeerProtocolError(f"a {kind.name} from a target")
 
     def _limited(self, view: memoryview) -> None:
-        throttle = self.control.throttle
         while view:
-            piece = view[: throttle.grain(len(view))]
+            piece = view[: min(throttle.grain(len(view)) for throttle, _ in self._throttles)]
             self.line.send(piece)
-            throttle.spend(len(piece), self._ticket)
+            for throttle, ticket in self._throttles:
+                throttle.spend(len(piece), ticket)
             view = view[len(piece) :]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Read:
-    """A chunk as it was read; without runs it is zero."""
+class Delivery:
+    """One source to one target over one connection."""
 
-    number: int
-    offset: int
-    view: memoryview
-    runs: tuple[Run, ...]
-    leaf: bytes
-
-    def pieces(self) -> list[memoryview]:
-        return [self.view[start:stop] for start, stop in self.runs]
-
-
-class DiskSender:
-    """Sends `origin` over one connection.
-
-    `fetched` counts the bytes that were read; `resumed_at` is where the target had it on from.
-    """
-
-    def __init__(self, origin: Origin, control: Control) -> None:
-        self.fetched = 0
+    def __init__(
+        self, supply: Supply, talk: Conversation, seat: Callable[[int, bool], Seat], *, alone: bool = False
+    ) -> None:
+        """``seat(cursor, alone)`` gives a seat for who has everything before the cursor, in a reading with others or,
+        for who fell behind (`alone`), in one of its own; it calls `pause` while it takes its time.
+        """
         self.resumed_at = 0
-        self._origin = origin
-        self._control = control
-        self._next = threading.Lock()
-        self._numbers = 0
-        self._chunks: Iterator[int] = iter(())
+        self.data = 0
+        """Bytes that the target has, as progress counts them."""
+        self.ending = False
+        """Everything was sent."""
+        self.alone = alone
+        self._supply = supply
+        self._talk = talk
+        self._seat = seat
+        self._packer = Packer()
+        self._cursor = 0
+        self._proof: tuple[int, bytes] | None = None
+        """Up to where the target's state is to be proven, and that state."""
 
-    def run(self, talk: Conversation, hello: Hello, *, proven: bool) -> bytes:
-        """From HELLO to DONE; gives the digest.
+    def run(self, hello: Hello, told: Callable[[], None] = lambda: None) -> bytes:
+        """From HELLO to DONE; gives the digest.  `told` is called whenever more was sent.
 
-        Where the content is not `proven` to be what an earlier source sent, that part is read again and compared; it
+        Where the content is not proven to be what an earlier source sent, that part is read again and compared; it
         raises `SourceChanged` where it is another, upon which a fresh HELLO is to be said.
         """
+        talk = self._talk
         answer = talk.hello(hello)
-        self.resumed_at = answer.watermark
-        chain = Chain(frames.parse_digest(answer.state) if answer.watermark else None)
-        meter = self._control.meter
-        meter.total = hello.data
-        meter.restart(f"resumed at {human(answer.watermark)}" if answer.watermark else "", answer.data)
-        meter.phase = "transferring"
-        if answer.watermark and not proven:
-            meter.note = "reading again what was sent, as a device does not tell whether it was written to"
-            again = Chain()
-            self._through(talk, again, 0, answer.watermark, send=False)
-            if again.state != chain.state:
-                raise SourceChanged("the disk is not what was sent of it before", where=self._origin.path)
-            meter.note = ""
-        self._through(talk, chain, answer.watermark, self._origin.size, send=True)
-        self._origin.check()
-        digest = chain.end(self._origin.size)
-        meter.phase = "flushing"
-        talk.end(self._origin.size, digest)
+        self.resumed_at, self.data = answer.watermark, answer.data
+        state = frames.parse_digest(answer.state) if answer.watermark else None
+        chain = Chain(state)
+        if state is not None and not self._supply.proven:
+            # A device does not tell whether it was written to.
+            self._proof, chain = (answer.watermark, state), Chain()
+        else:
+            self._cursor = answer.watermark
+        while True:
+            seat = self._seat(self._cursor, self.alone)
+            try:
+                self._through(seat, chain, told)
+            except Behind:
+                self.alone = True
+                if hello.content == "archive":
+                    raise PeerUnreachable("it fell behind, and begins again on its own", where=talk.line.peer) from None
+                continue
+            finally:
+                seat.leave()
+            break
+        self._prove(chain, self._supply.size)
+        size = self._supply.whole(self._cursor)
+        digest = chain.end(size)
+        self.ending = True
+        told()
+        talk.end(size, digest)
         return digest
 
-    def _through(self, talk: Conversation, chain: Chain, start: int, stop: int, *, send: bool) -> None:
-        self._numbers = 0
-        self._chunks = _chunks(self._origin, start, stop)
-        turns = Turns(talk.line.check)
+    def pause(self) -> None:
+        """While there is nothing to send."""
+        self._talk.alive()
+        self._talk.listen()
 
-        def work() -> None:
-            buffer, packer = aligned_buffer(CHUNK), Packer()
-            while (read := self._read(buffer, stop)) is not None:
-                pieces = read.pieces()
-                packed = packer.pack(pieces) if send and pieces and talk.narrow() else None
-                with turns.turn(read.number):
-                    if read.runs:
-                        chain.add(read.offset, read.leaf)
-                    if send:
-                        self._send(talk, read, pieces, packed)
-                    talk.alive()
-                    talk.listen()
+    def _through(self, seat: Seat, chain: Chain, told: Callable[[], None]) -> None:
+        while True:
+            try:
+                with seat.chunk(_LOOK) as chunk:
+                    # What follows a chunk may be a hole; so it is taken before the next one is looked at.
+                    if chunk is not None and chunk.end > self._cursor:
+                        self._take(chunk, chain)
+                        told()
+            except Over:
+                return
+            self.pause()
 
-        work_together(work, turns.stop)
-
-    def _read(self, buffer: memoryview, stop: int) -> Read | None:
-        with self._next:
-            offset = next(self._chunks, None)
-            if offset is None:
-                return None
-            number = self._numbers
-            self._numbers += 1
-            view = buffer[: min(CHUNK, stop - offset)]
-            self.fetched += len(view)
-        self._origin.read(view, offset)
-        runs = tuple(data_runs(view))
-        leaf = leaf_of(runs, (view[start:stop] for start, stop in runs)) if runs else b""
-        return Read(number=number, offset=offset, view=view, runs=runs, leaf=leaf)
-
-    def _send(self, talk: Conversation, read: Read, pieces: list[memoryview], packed: bytes | None) -> None:
-        end = read.offset + len(read.view)
-        meter = self._control.meter
-        if read.runs:
-            # Before it is sent: the target may answer as soon as it has the last byte.
-            talk.sent = end
-            talk.chunk(read.offset, read.leaf, read.runs, pieces, packed)
-            meter.advance(meter.done + len(read.view))
-        elif end - talk.sent >= MARK_EVERY:
-            talk.sent = end
-            talk.mark(end)
-
-
-def _chunks(origin: Origin, start: int, stop: int) -> Iterator[int]:
-    """The offsets of chunks that hold data."""
-    at = start
-    for begin, end in origin.extents(start):
-        first = max(at, begin // CHUNK * CHUNK)
-        for at in range(first, min(end, stop), CHUNK):
-            yield at
-        at = max(first, -(-min(end, stop) // CHUNK) * CHUNK)
-        if end >= stop:
+    def _take(self, chunk: Chunk, chain: Chain) -> None:
+        assert chunk.piece is not None
+        self._prove(chain, chunk.offset)
+        self._cursor = chunk.end
+        if chunk.piece.runs:
+            chain.add(chunk.offset, chunk.piece.leaf)
+        if self._proof is not None:
             return
+        if chunk.piece.runs:
+            self._talk.chunk(chunk, self._packer)
+            self.data += len(chunk.piece.view)
+        elif chunk.end - self._talk.sent >= MARK_EVERY:
+            self._talk.mark(chunk.end)
+
+    def _prove(self, chain: Chain, position: int) -> None:
+        """Once all before `position` is in `chain`."""
+        if self._proof is not None and position >= self._proof[0]:
+            state = self._proof[1]
+            self._proof = None
+            if chain.state != state:
+                raise SourceChanged("the disk is not what was sent of it before")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import trustme
 
-from cdi.api.copy import CLIENT_NAME, CopySourceJob, CopyTargetJob, TlsFiles
+from cdi.api.copy import CLIENT_NAME, CopySourceJob, CopyTargetJob, Ticket, TlsFiles
 from cdi.api.job import FileTargetSpec, Outcome, Policy
+from tests.integration.copy.pair import write_roster
 
 
 class Certificates:
@@ -62,14 +63,15 @@ class Clone:
             patience=fields.get("patience", 60),
         )
         self.source = CopySourceJob(
-            id="clone-1",
+            id="reader",
             path=str(source),
-            address=f"127.0.0.1:{port}",
+            targets=str(self.directory / "targets"),
             tls=certificates.client,
             policy=policy,
             content_type=content,
             patience=fields.get("patience", 60),
         )
+        write_roster(self.source.targets, Ticket(id="clone-1", address=f"127.0.0.1:{port}"))
         self.processes = {}
 
     def start(self, end):

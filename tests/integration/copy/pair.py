@@ -1,11 +1,14 @@
 """Both ends in threads of this process, over real TLS."""
 
+import os
+import tempfile
 import threading
 
-from cdi.api.copy import CopySourceJob, CopyTargetJob
+from cdi.api.copy import CopySourceJob, CopyTargetJob, Ticket
 from cdi.api.job import FileTargetSpec
 from cdi.transfer.control import Control
 from cdi.transfer.copy.receive import receive
+from cdi.transfer.copy.roster import line_of
 from cdi.transfer.copy.send import send
 
 
@@ -42,11 +45,24 @@ class Target(threading.Thread):
         return self.outcome
 
 
+def write_roster(path, *tickets):
+    """As a kubelet does: whole, in the place of what was there."""
+    with open(f"{path}.new", "w") as file:
+        file.write("".join(map(line_of, tickets)))
+    os.replace(f"{path}.new", path)
+
+
 def source_job(certificates, path, port, **fields):
+    """For one target, on this machine."""
+    ticket = {"id": fields.pop("id", "x"), "address": fields.pop("address", f"127.0.0.1:{port}")}
+    ticket |= {name: fields.pop(name) for name in ("server_name", "bandwidth") if name in fields}
+    descriptor, roster = tempfile.mkstemp(prefix="roster-")
+    os.close(descriptor)
+    write_roster(roster, Ticket(**ticket))
     usual = {
-        "id": "x",
+        "id": "reader",
         "path": str(path),
-        "address": f"127.0.0.1:{port}",
+        "targets": roster,
         "tls": certificates.client,
         "patience": 10.0,
     }

@@ -105,11 +105,14 @@ def test_what_is_no_file_is_refused_before_anything_is_sent(tmp_path, certificat
 
 
 def test_a_file_that_is_written_to_begins_the_tree_again(certificates, source, target):
+    # Larger than what is read ahead.
+    (source / "plain/long").write_bytes(random.Random(2).randbytes(30 * MIB))
+
     def write_meanwhile(control):
         def write():
-            while control.meter.done == 0 and control.meter.phase != "done":
+            while control.meter.done < 6 * MIB and control.meter.phase != "done":
                 time.sleep(0.005)
-            with open(source / "plain/large", "ab") as file:
+            with open(source / "plain/long", "ab") as file:
                 file.write(b"more")
 
         threading.Thread(target=write, daemon=True).start()
@@ -119,7 +122,7 @@ def test_a_file_that_is_written_to_begins_the_tree_again(certificates, source, t
         source,
         target,
         content_type="archive",
-        from_fields={"policy": Policy(bandwidth=3 * MIB)},
+        from_fields={"policy": Policy(bandwidth=10 * MIB)},
         watch=write_meanwhile,
     )
     assert filled.failure is None

@@ -61,7 +61,7 @@ def test_a_disk_file(tmp_path, certificates):
     before = digest(source)
     total, resumed = 0, []
     for number in range(6):
-        if total >= 12:
+        if total >= 12 and any(resumed):
             break
         place = tmp_path / f"{number}"
         place.mkdir()

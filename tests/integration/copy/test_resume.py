@@ -126,7 +126,8 @@ def test_a_state_that_is_not_that_of_the_content_is_found_out(tmp_path, certific
     assert target.failure is None
     assert any("not what was sent" in warning for warning in sent.warnings)
     assert (tmp_path / "disk.img").read_bytes() == CONTENT
-    assert sent.fetched == 3 * CHUNK + 5 * CHUNK
+    # What follows the part that is compared is read ahead of it.
+    assert 3 * CHUNK + 5 * CHUNK <= sent.fetched <= 2 * 5 * CHUNK
 
 
 @pytest.fixture

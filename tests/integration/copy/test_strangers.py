@@ -170,10 +170,7 @@ def test_no_target_comes(certificates, source):
 
 @pytest.mark.parametrize("address", ["host", "host:", ":1", "host:x", "host:70000", "host:0", ""])
 def test_an_address_that_is_none(certificates, source, address):
-    job = source_job(certificates, source, 1)
-    from dataclasses import replace
-
-    assert sent_by(replace(job, address=address)).failure.code == "InvalidManifest"
+    assert sent_by(source_job(certificates, source, 1, address=address)).failure.code == "InvalidManifest"
 
 
 def test_both_ends_want_the_newest_tls(certificates, target):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cdi.api.copy import TICKET_PREFIX, Ticket
 from cdi.api.names import ANN_OWNER_UID, LABEL_COMPONENT
 from cdi.api.storageprofile import CloneStrategy
 from cdi.controller.keys import Key, volume
@@ -65,3 +66,35 @@ def test_who_looks_at_a_source_is_looked_at_once_its_datavolume_knows_or_goes():
     assert own in affected(DATA_VOLUMES, modified(before, noted), known)
     assert own in affected(DATA_VOLUMES, deleted(noted), known)
     assert own not in affected(DATA_VOLUMES, deleted(body(DATA_VOLUMES, "b", spec={})), known)
+
+
+READER = body(
+    PODS,
+    "uid-kept-1-source-pod",
+    "gold",
+    labels={LABEL_TEMPORARY: "true"},
+    annotations={
+        ANN_SOURCE_UID: "uid-kept",
+        ANN_TARGET: "ns/a",
+        f"{TICKET_PREFIX}uid-a": Ticket(id="uid-prime-a", address="10.0.0.1:8444", claim="ns/a").to_json(),
+    },
+    spec={},
+    status={},
+)
+KEY = Key(kind="reader", namespace="gold", name="uid-kept-1-source-pod")
+
+
+def test_a_pod_that_reads_is_news_for_every_clone_that_may_be_read_for_by_it():
+    known = watches((CLAIMS, target("a")), (CLAIMS, target("b")), (CLAIMS, OTHER), (PODS, READER))
+    for change in (added(READER), deleted(READER)):
+        keys = affected(PODS, change, known)
+        assert {KEY, volume("ns", "a"), volume("ns", "b")} <= keys
+        assert volume("ns", "c") not in keys
+
+
+def test_a_clone_that_changes_or_goes_is_news_for_the_pod_that_reads_for_it():
+    one, other = target("a"), target("b")
+    known = watches((CLAIMS, one), (CLAIMS, other), (PODS, READER))
+    assert KEY in affected(CLAIMS, deleted(one), known)
+    assert KEY in affected(CLAIMS, modified(one, body(CLAIMS, "a", spec={})), known)
+    assert KEY not in affected(CLAIMS, deleted(other), known)

@@ -17,7 +17,7 @@ from cdi.worker.pod import Options
 from cdi.worker.progress import answers
 from tests.unit.worker.test_startup import HEAVY
 
-SOURCE = CopySourceJob(id="uid", path="/source/disk.img", address="target:8444", identity="claim")
+SOURCE = CopySourceJob(id="uid", path="/source/disk.img", identity="claim")
 TARGET = CopyTargetJob(
     id="uid", target=FileTargetSpec(path="/data/disk.img"), size=1 << 20, journal="/data/.cdi/journal"
 )
@@ -30,7 +30,7 @@ TARGET = CopyTargetJob(
         TARGET,
         replace(TARGET, target=BlockTargetSpec(path="/dev/x"), size=None),
         replace(TARGET, target=DirectoryTargetSpec(path="/data"), content_type="archive"),
-        replace(SOURCE, policy=Policy(bandwidth=5), content_type="archive", server_name="name"),
+        replace(SOURCE, policy=Policy(bandwidth=5), content_type="archive", expected=3, linger=5.0),
     ],
 )
 def test_a_job_there_and_back(job):
@@ -38,13 +38,13 @@ def test_a_job_there_and_back(job):
 
 
 def test_little_has_to_be_said():
-    assert CopySourceJob.from_json(b'{"id":"uid","path":"/d","address":"t:1"}').tls.ca == "/var/run/cdi/tls/ca.crt"
+    assert CopySourceJob.from_json(b'{"id":"uid","path":"/d"}').tls.ca == "/var/run/cdi/tls/ca.crt"
     target = CopyTargetJob.from_json(b'{"id":"uid","target":{"kind":"block","path":"/d"}}')
     assert target.port == 8444
     assert target.client_name == "client.upload-server.cdi.kubevirt.io"
 
 
-@pytest.mark.parametrize("text", [b"", b"{}", b'{"id":"x","path":"/d","address":"t:1","paths":1}'])
+@pytest.mark.parametrize("text", [b"", b"{}", b'{"id":"x","path":"/d","paths":1}'])
 def test_what_is_no_job(text):
     with pytest.raises(InvalidManifest):
         CopySourceJob.from_json(text)

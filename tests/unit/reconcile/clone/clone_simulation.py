@@ -5,17 +5,17 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
-from cdi.api.copy import CopySourceJob, CopyTargetJob
+from cdi.api.copy import TICKET_PREFIX, CopyTargetJob, Ticket
 from cdi.api.job import Outcome
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import CloneStrategy
 from cdi.api.validation import parse
-from cdi.reconcile.actions import DeleteObject, Enlarge
-from cdi.reconcile.clone.copy_pods import ANN_ADDRESS
+from cdi.reconcile.actions import DeleteObject, Enlarge, ProvideCertificate
 from cdi.reconcile.clone.facts import Measurement, Preparation, Reader, Snapshot
 from cdi.reconcile.clone.manifests import COMPONENT, MEASUREMENT
-from cdi.reconcile.clone.record import ANN_TARGET
+from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANN_TARGET
 from cdi.reconcile.clone.temporaries import (
+    copies,
     reconcile_claim,
     reconcile_measurement,
     reconcile_reader,
@@ -37,6 +37,13 @@ CLASSES.update(
 MIB = 1 << 20
 
 
+def tickets_of(pod):
+    """Whom a reader sends to, by the uids of their claims."""
+    notes = pod["metadata"]["annotations"].items()
+    prefix = TICKET_PREFIX
+    return {name.removeprefix(prefix): Ticket.from_json(text) for name, text in notes if name.startswith(prefix)}
+
+
 class CloneCluster(Cluster):
     """A DataVolume ``a`` that is cloned from claim ``fedora`` of `namespace`."""
 
@@ -50,6 +57,8 @@ class CloneCluster(Cluster):
         self.withdrawn = ()
         """StorageClasses that there are not any more."""
         self.pods_of_source = []
+        self.certificates = set()
+        """By which readers are known: the pod's uid, entry and name."""
         self.measured = 0
         """How often somebody looked."""
         self.unlucky = options.pop("unlucky", ())
@@ -213,12 +222,16 @@ class CloneCluster(Cluster):
         notes = body["metadata"]["annotations"]
         return Reader(
             uid=body["metadata"]["uid"],
-            target=notes["cdi.kubevirt.io/ownerUID"],
-            address=notes[ANN_ADDRESS],
+            source=notes.get(ANN_SOURCE_UID, ""),
+            tickets=tickets_of(body),
             running=body["status"]["phase"] == "Running",
             ended=self.now - 100 if body["status"]["phase"] in ("Failed", "Succeeded") else None,
             deleting="deletionTimestamp" in body["metadata"],
         )
+
+    def copies(self, source):
+        claims = [self.claim(one["metadata"]["namespace"], one["metadata"]["name"]) for one in self.all(CLAIMS)]
+        return sum(copies(one, source) for one in claims if one is not None)
 
     def grant(self, token, moment):
         return self.grants.get(token)
@@ -230,6 +243,8 @@ class CloneCluster(Cluster):
     # --- the controller -----------------------------------------------------------------------------------------
 
     def act(self, action):
+        if isinstance(action, ProvideCertificate) and action.entry:
+            self.certificates.add((action.owner["uid"], action.entry, action.name))
         if isinstance(action, Enlarge):
             claim = self._uid(action.uid)
             if claim is not None:
@@ -255,8 +270,7 @@ class CloneCluster(Cluster):
         for pod in self.all(PODS):
             if pod["metadata"]["name"].endswith("-source-pod"):
                 namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
-                target = next((one for one in everything if one.uid == self.reader(namespace, name).target), None)
-                plans.append(reconcile_reader(namespace, name, self.reader(namespace, name), target))
+                plans.append(reconcile_reader(namespace, name, self.reader(namespace, name), self))
             if pod["metadata"]["name"].startswith("size-detection-"):
                 namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
                 wanted = self.data_volume(*pod["metadata"]["annotations"][ANN_TARGET].split("/"))
@@ -350,11 +364,20 @@ class CloneCluster(Cluster):
             return True
         if component == "cdi-clone-source":
             return False
-        return any(
-            one["metadata"]["annotations"].get(ANN_ADDRESS) == f"ip-{pod['metadata']['uid']}:8444"
-            and one["status"]["phase"] == "Running"
+        return bool(self._readers_for(pod))
+
+    def _readers_for(self, pod):
+        """Those that send to this pod now."""
+        job = CopyTargetJob.from_json(pod["metadata"]["annotations"]["cdi.kubevirt.io/job"])
+        return [
+            one
             for one in self.all(PODS)
-        )
+            for ticket in tickets_of(one).values()
+            if one["status"]["phase"] == "Running"
+            and ticket.address == f"ip-{pod['metadata']['uid']}:8444"
+            and (ticket.id, ticket.attempt) == (job.id, pod["metadata"]["uid"])
+            and (one["metadata"]["uid"], job.id, job.client_name) in self.certificates
+        ]
 
     def _end(self, pod):
         if pod["metadata"]["labels"]["cdi.kubevirt.io"] == COMPONENT:
@@ -370,15 +393,9 @@ class CloneCluster(Cluster):
             pod["status"] = base._ended(code, base.json.dumps(words), self._time())
             return
         job = CopyTargetJob.from_json(pod["metadata"]["annotations"]["cdi.kubevirt.io/job"])
-        for one in self.all(PODS):
-            if one["metadata"]["name"].endswith("-source-pod") and one["status"]["phase"] == "Running":
-                read = self.objects[CLAIMS, one["metadata"]["namespace"], self._claims_of(one)[0]]
-                assert self.objects[VOLUMES, "", read["spec"]["volumeName"]]["content"] == GOLDEN
-        assert all(
-            CopySourceJob.from_json(one["metadata"]["annotations"]["cdi.kubevirt.io/job"]).id == job.id
-            for one in self.all(PODS)
-            if one["metadata"]["name"].endswith("-source-pod")
-        )
+        for one in self._readers_for(pod):
+            read = self.objects[CLAIMS, one["metadata"]["namespace"], self._claims_of(one)[0]]
+            assert self.objects[VOLUMES, "", read["spec"]["volumeName"]]["content"] == GOLDEN
         claim = self._uid(pod["metadata"]["ownerReferences"][0]["uid"])
         end = self.script[self.attempts] if self.attempts < len(self.script) else base.End()
         self.attempts += 1

@@ -5,17 +5,17 @@ import ssl
 import threading
 from contextlib import suppress
 
-from cdi.api.copy import CopySourceJob
 from cdi.api.errors import CdiError, SourceChanged
-from cdi.transfer.control import Control
+from cdi.api.job import Limits
 from cdi.transfer.copy import frames
 from cdi.transfer.copy.frames import Done, Fail, Hello, Kind, Welcome
+from cdi.transfer.copy.hall import Hall
 from cdi.transfer.copy.line import Line
 from cdi.transfer.copy.receiver import DiskReceiver, Listener
-from cdi.transfer.copy.sender import Conversation, DiskSender
+from cdi.transfer.copy.sender import Conversation, Delivery
+from cdi.transfer.copy.supply import DiskSupply
 from cdi.transfer.meter import Meter
-
-JOB = CopySourceJob(id="x", path="/source", address="target:1")
+from cdi.transfer.throttle import Throttle
 
 
 class Socket:
@@ -98,6 +98,29 @@ def said(origin, **fields):
     return Hello(**(usual | fields))
 
 
+class MemorySupply(DiskSupply):
+    """That of a `MemoryOrigin`."""
+
+    def __init__(self, origin, proven=True):
+        self.origin, self.size, self.data, self.proven, self.validator = origin, origin.size, origin.size, proven, "v"
+
+
+def conversation(line, bandwidth=0):
+    return Conversation(line, (Throttle(Limits(bandwidth=bandwidth), threading.Event()),))
+
+
+def deliver(origin, line, *, proven=True, fetched=lambda size: None):
+    """What a source does over one connection; gives the digest."""
+    hall, supply = Hall(1, fetched), MemorySupply(origin, proven)
+
+    def seat(cursor, alone):
+        hall.expect(line)
+        return hall.seat(line, supply, cursor, delivery.pause, alone=alone)
+
+    delivery = Delivery(supply, conversation(line), seat)
+    return delivery.run(said(origin))
+
+
 def converse(origin, target, position, *, cut=None, zeros=None, proven=True, checkpoint=None, narrow=False):
     """One connection; gives what either end came to: a digest, or the error.  The source's first."""
     source_line, target_line = lines(cut)
@@ -105,9 +128,8 @@ def converse(origin, target, position, *, cut=None, zeros=None, proven=True, che
     ends = []
 
     def send():
-        sender = DiskSender(origin, Control(JOB))
         try:
-            ends.append(sender.run(Conversation(source_line, Control(JOB)), said(origin), proven=proven))
+            ends.append(deliver(origin, source_line, proven=proven))
         except CdiError as error:
             ends.append(error)
         finally:

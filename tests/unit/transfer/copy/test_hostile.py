@@ -7,7 +7,6 @@ import threading
 import pytest
 
 from cdi.api.errors import ChecksumMismatch, Interrupted, PeerProtocolError, PeerUnreachable, SourceNotFound, TargetFull
-from cdi.transfer.control import Control
 from cdi.transfer.copy import frames
 from cdi.transfer.copy import receiver as receiver_module
 from cdi.transfer.copy.digest import CHUNK, Chain, leaf_of
@@ -15,10 +14,9 @@ from cdi.transfer.copy.frames import Done, Fail, Kind, Welcome
 from cdi.transfer.copy.line import Line
 from cdi.transfer.copy.pack import Packer
 from cdi.transfer.copy.receiver import DiskReceiver, Listener, Position
-from cdi.transfer.copy.sender import Conversation, DiskSender
 from cdi.transfer.meter import Meter
 from tests.memory import MemoryTarget
-from tests.unit.transfer.copy.ends import JOB, MemoryOrigin, Socket, lines, said
+from tests.unit.transfer.copy.ends import MemoryOrigin, Socket, deliver, lines, said
 
 SIZE = 3 * CHUNK + 4096
 BODY = b"a" * 4096
@@ -215,9 +213,8 @@ def told(*words, data=b"x" * CHUNK, hang_up=True, patient=False):
 
     speaker = threading.Thread(target=say)
     speaker.start()
-    origin, control = MemoryOrigin(data), Control(JOB)
     try:
-        return DiskSender(origin, control).run(Conversation(source, control), said(origin), proven=True)
+        return deliver(MemoryOrigin(data), source)
     except Exception as error:
         return error
     finally:

@@ -7,7 +7,7 @@ import pytest
 from cdi.api.errors import SourceChanged, SourceNotFound, SourceNotSupported
 from cdi.transfer.copy.digest import CHUNK
 from cdi.transfer.copy.origin import Origin
-from cdi.transfer.copy.sender import _chunks
+from cdi.transfer.copy.supply import _chunks
 
 PAGE = 4096
 

@@ -1,0 +1,250 @@
+"""Serves one target, from its ticket to its DONE, over as many connections as that takes; in a thread of its own."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import ssl
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+
+from cdi.api.copy import EACH_TARGET, CopySourceJob, Ticket
+from cdi.api.errors import (
+    CdiError,
+    InternalError,
+    Interrupted,
+    InvalidManifest,
+    PeerUnreachable,
+    PeerUntrusted,
+    Retry,
+    SourceChanged,
+    SourceError,
+)
+from cdi.api.job import Limits
+from cdi.transfer.control import Control
+from cdi.transfer.copy import frames
+from cdi.transfer.copy.frames import Fail
+from cdi.transfer.copy.hall import Hall
+from cdi.transfer.copy.line import Line
+from cdi.transfer.copy.reading import Seat
+from cdi.transfer.copy.sender import Conversation, Delivery
+from cdi.transfer.copy.supply import Stock
+from cdi.transfer.copy.tls import client_context
+from cdi.transfer.throttle import Throttle
+
+CONNECT_SECONDS: Final = 10.0
+SOON: Final = 5.0
+"""Seconds that a target which cannot be reached is one that others wait for: it may be starting."""
+_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """What all waiters have in common."""
+
+    job: CopySourceJob
+    control: Control
+    stock: Stock
+    hall: Hall
+    warn: Callable[[str], None]
+    """Into the outcome."""
+    news: Callable[[], None]
+    """Called at each one's end."""
+
+
+class Waiter:
+    """Begins with its making."""
+
+    def __init__(self, ticket: Ticket, house: House) -> None:
+        self.ticket = ticket
+        self.digest: bytes | None = None
+        """Of what the target has, once it has everything."""
+        self.failure: CdiError | None = None
+        self.over = False
+        self.ended = 0.0
+        """When it was over, by the monotonic clock."""
+        self.resumed_at: int | None = None
+        """Of the last connection; None where there was none."""
+        self.ending = False
+        """Everything was sent, and the target has the word."""
+        self._house = house
+        self._stopped = threading.Event()
+        self._throttle = Throttle(Limits(bandwidth=ticket.bandwidth), self._stopped)
+        self._fresh = False
+        self._alone = False
+        self._furthest = -1
+        self._delivery: Delivery | None = None
+        self._line: Line | None = None
+        self._sent_before = 0
+        self._thread = threading.Thread(target=self._run, name="waiter", daemon=True)
+        house.hall.expect(self)
+        self._thread.start()
+
+    @property
+    def sent(self) -> int:
+        """Bytes, over all connections."""
+        line = self._line
+        return self._sent_before + (line.sent if line is not None else 0)
+
+    def goes_on(self, ticket: Ticket) -> bool:
+        """Whether it serves by this ticket as well: only the bandwidth may be another."""
+        if replace(ticket, bandwidth=self.ticket.bandwidth) != self.ticket:
+            return False
+        if ticket != self.ticket:
+            self.ticket = ticket
+            self._throttle.change(Limits(bandwidth=ticket.bandwidth))
+        return True
+
+    def dismiss(self) -> None:
+        """Nobody wants it any more."""
+        self._stopped.set()
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except CdiError as error:
+            self.failure = error
+        except Exception as error:  # noqa: BLE001 - a defect is reported, not lost
+            traceback.print_exc()
+            self.failure = InternalError(f"{type(error).__name__}: {error}")
+        finally:
+            self._house.hall.expect_no_more(self)
+            self.ended = time.monotonic()
+            self.over = True
+            self._house.news()
+
+    def _serve(self) -> None:
+        """Raises `CdiError`s."""
+        job = self._house.job
+        address = _parsed(self.ticket.address)
+        failures = changes = 0
+        began = time.monotonic()
+        until = began + job.patience
+        while True:
+            try:
+                self._attempt(address)
+                return
+            except SourceChanged as error:
+                # The target begins again with what is there now.
+                self._fresh = True
+                changes += 1
+                if changes > job.policy.retries:
+                    raise
+                cause: CdiError = error
+                self._house.warn(f"{error.what}; started over")
+            except CdiError as error:
+                if error.retry is not Retry.BACKOFF or isinstance(error, Interrupted):
+                    raise
+                cause = error
+            if time.monotonic() - began > SOON:
+                self._house.hall.expect_no_more(self)
+            if self._moved():
+                failures, until = 0, time.monotonic() + job.patience
+            failures += 1
+            if time.monotonic() > until:
+                raise cause
+            self._pause(cause, failures)
+
+    def _moved(self) -> bool:
+        """Whether the last connection brought the target further than all before it."""
+        data = self._delivery.data if self._delivery is not None else 0
+        further = data > self._furthest
+        self._furthest = max(self._furthest, data)
+        return further
+
+    def _pause(self, cause: CdiError, failures: int) -> None:
+        seconds = _PAUSES[min(failures, len(_PAUSES)) - 1] * random.uniform(0.5, 1.5)  # noqa: S311 - spreads load
+        self._house.control.meter.note = f"{self.ticket.address} in {seconds:.0f} s: {cause.code}: {cause.what}"
+        if self._stopped.wait(seconds):
+            raise Interrupted("the clone was stopped")
+
+    def _check(self) -> None:
+        if self._stopped.is_set():
+            raise Interrupted("the clone was stopped")
+
+    # --- one connection -----------------------------------------------------------------------------------------
+
+    def _context(self) -> ssl.SSLContext:
+        """Each time anew, as certificates are renewed."""
+        files = self._house.job.tls
+        own = files.for_target(self.ticket.id)
+        if EACH_TARGET in files.certificate and not os.path.exists(own.certificate):
+            raise PeerUnreachable("the certificate for this target is not there yet", where=own.certificate)
+        return client_context(own)
+
+    def _attempt(self, address: tuple[str, int]) -> None:
+        self._check()
+        context = self._context()
+        house = self._house
+        supply = house.stock.current()
+        with self._connected(context, address) as line:
+            talk = Conversation(line, (self._throttle, house.control.throttle))
+
+            def seat(cursor: int, alone: bool) -> Seat:
+                return house.hall.seat(self, supply, cursor, delivery.pause, alone=alone)
+
+            delivery = self._delivery = Delivery(supply, talk, seat, alone=self._alone)
+            try:
+                self.digest = delivery.run(supply.hello(self.ticket.id, fresh=self._fresh), self._told)
+            except SourceError as error:
+                if isinstance(error, SourceChanged):
+                    house.stock.renew(supply)
+                # The target then knows whether there is anything to wait for.
+                line.part(frames.document(Fail.of(error)))
+                raise
+            finally:
+                self._alone = delivery.alone
+                self.ending = False
+                self.resumed_at = delivery.resumed_at
+
+    def _told(self) -> None:
+        delivery = self._delivery
+        assert delivery is not None
+        self.ending = delivery.ending
+        self._house.control.meter.advance(delivery.data)
+
+    @contextmanager
+    def _connected(self, context: ssl.SSLContext, address: tuple[str, int]) -> Iterator[Line]:
+        job = self._house.job
+        tls = _connect(context, address, self.ticket.server_name or address[0])
+        line = Line(tls, self.ticket.address, stall=job.policy.stall_timeout, check=self._check)
+        self._line = line
+        try:
+            yield line
+        finally:
+            self._sent_before, self._line = self._sent_before + line.sent, None
+            line.close()
+
+
+def _connect(context: ssl.SSLContext, address: tuple[str, int], name: str) -> ssl.SSLSocket:
+    where = f"{address[0]}:{address[1]}"
+    try:
+        connection = socket.create_connection(address, CONNECT_SECONDS)
+    except OSError as error:
+        raise PeerUnreachable(f"no connection: {error.strerror or type(error).__name__}", where=where) from error
+    try:
+        return context.wrap_socket(connection, server_hostname=name)
+    except ssl.SSLCertVerificationError as error:
+        connection.close()
+        raise PeerUntrusted(f"the target's certificate: {error.verify_message}", where=where) from error
+    except OSError as error:
+        connection.close()
+        text = getattr(error, "reason", None) or error.strerror or type(error).__name__
+        raise PeerUnreachable(f"no TLS connection: {text}", where=where) from error
+
+
+def _parsed(address: str) -> tuple[str, int]:
+    host, colon, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) <= 65535:
+        raise InvalidManifest("the address of a clone's target is host:port", where=address)
+    return host, int(port)
