@@ -1,0 +1,113 @@
+"""Clones of one golden image at once, which pods copy: one pod reads for all of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from cdi.api.copy import TICKET_PREFIX
+from cdi.reconcile.policy import BANDWIDTH
+from tests.cluster.cdi import controller
+from tests.cluster.chronicle import Chronicle, following
+from tests.cluster.reader import digests, pod_of_many, told
+from tests.cluster.servers import serving
+from tests.cluster.volumes import MIB, data_volume, disk, sha256, wait_phase
+
+SIZE = 24 * MIB
+DISK = disk(SIZE)
+GOLDEN = "golden"
+PATIENCE = 300.0  # seconds, for what takes one minute where nothing else runs
+COPY = "clone-many"
+READER = "cdi-clone-source"
+SLOWLY = {BANDWIDTH: "2Mi"}
+"""So that none is done before the last one has begun."""
+
+
+@pytest.fixture(scope="module")
+def place(cluster, tmp_path_factory):
+    """A namespace with a controller, and a golden image in it."""
+    with (
+        cluster.namespace("clone-many") as kubectl,
+        controller(cluster, kubectl),
+        serving(tmp_path_factory.mktemp("servers"), cluster.host_address) as servers,
+    ):
+        try:
+            kubectl.create(
+                {
+                    "apiVersion": "storage.k8s.io/v1",
+                    "kind": "StorageClass",
+                    "metadata": {"name": COPY, "annotations": {"cdi.kubevirt.io/clone-strategy": "copy"}},
+                    "provisioner": "csi.cdi.test",
+                }
+            )
+            servers.nginx.put("disk.raw", DISK)
+            source = {"http": {"url": servers.nginx.url("disk.raw"), "checksum": f"sha256:{sha256(DISK)}"}}
+            kubectl.create(data_volume(GOLDEN, source, "csi", size="48Mi"))
+            wait_phase(kubectl, GOLDEN, "Succeeded")
+            yield kubectl
+        finally:
+            kubectl.run("delete", "storageclass", "--ignore-not-found", COPY)
+
+
+def readers(chronicle: Chronicle) -> list[dict]:
+    """All states of pods that read a source."""
+    return [
+        pod for pod in chronicle.states("pods") if pod["metadata"].get("labels", {}).get("cdi.kubevirt.io") == READER
+    ]
+
+
+def tickets(pod: dict) -> set[str]:
+    return {name for name in pod["metadata"]["annotations"] if name.startswith(TICKET_PREFIX)}
+
+
+def applied(place, names: dict[str, str]) -> None:
+    """Clones by name, each in its class."""
+    source = {"pvc": {"namespace": place.namespace, "name": GOLDEN}}
+    place.create(*(data_volume(name, source, kind, size="48Mi", annotations=SLOWLY) for name, kind in names.items()))
+
+
+def check(cluster, place, chronicle: Chronicle, names: dict[str, str]) -> None:
+    """All hold what the source holds, and nothing but them is left."""
+    for name in names:
+        chronicle.wait_phase(name, "Succeeded", patience=PATIENCE)
+    modes = dict.fromkeys([*names, GOLDEN], "Filesystem")
+    pod = f"reader-of-{next(iter(names))}"
+    place.create(pod_of_many(pod, cluster.image, digests(modes, SIZE), modes))
+    found = told(place, chronicle, pod, PATIENCE)
+    assert found == dict.fromkeys(modes, (sha256(DISK), "0"))
+    place.delete("pod", pod)
+    chronicle.wait_clean(PATIENCE)
+
+
+def test_one_pod_reads_for_all(cluster, place):
+    names = {f"many-{number}": ("local", COPY)[number % 2] for number in range(6)}
+    with following(place) as chronicle:
+        applied(place, names)
+        check(cluster, place, chronicle, names)
+        seen = readers(chronicle)
+        assert len({pod["metadata"]["uid"] for pod in seen}) == 1
+        assert max(len(tickets(pod)) for pod in seen) == len(names)
+        # Which pod it was is shown on each of them.
+        notes = "cdi.kubevirt.io/storage.sourceClonePodName"
+        claims = [chronicle.present("persistentvolumeclaims")[name]["metadata"]["annotations"] for name in names]
+        assert {claim[notes] for claim in claims} == {seen[0]["metadata"]["name"]}
+        assert {claim["cdi.kubevirt.io/cloneType"] for claim in claims} == {"copy"}
+        # None was begun a second time.
+        assert {
+            state["status"].get("restartCount", 0) for name in names for state in chronicle.states("datavolumes", name)
+            if "status" in state
+        } == {0}  # fmt: skip
+
+
+def test_when_the_reader_is_lost_another_goes_on_for_all(cluster, place):
+    names = {f"lost-{number}": ("local", COPY)[number % 2] for number in range(4)}
+    with following(place) as chronicle:
+        applied(place, names)
+
+        def at_work():
+            there = [pod for pod in chronicle.present("pods").values() if tickets(pod)]
+            return next((pod for pod in there if len(tickets(pod)) == len(names)), None)
+
+        first = chronicle.until("one reader for all", at_work, PATIENCE)
+        place.run("delete", "pod", first["metadata"]["name"], "--grace-period=0", "--force")
+        check(cluster, place, chronicle, names)
+        assert len({pod["metadata"]["uid"] for pod in readers(chronicle)}) > 1
