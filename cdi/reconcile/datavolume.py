@@ -53,6 +53,7 @@ from cdi.reconcile.filling import (
     for_pods,
     in_pod,
     in_use,
+    lost_scratch,
     marks,
     outdated,
     rebinding,
@@ -63,7 +64,7 @@ from cdi.reconcile.filling import (
 from cdi.reconcile.job import Prepared, for_attempt, prepare
 from cdi.reconcile.ledger import ANNOTATION, Ledger
 from cdi.reconcile.origin import Clone, Refuse, Upload, Wait, examine_clone, find_origin
-from cdi.reconcile.population import Gone, Rebinding, cleared, released, seal, settle
+from cdi.reconcile.population import Gone, Rebinding, cleared, released, seal, settle, stopped
 from cdi.reconcile.record import claim_patches
 from cdi.reconcile.refusal import refused
 from cdi.reconcile.static import until_static
@@ -251,10 +252,14 @@ def _reading(world: World, claim: Claim, worker: Worker) -> tuple[tuple[Action, 
 
 def _superseded(world: World, claim: Claim, worker: Worker) -> tuple[Action, ...]:
     """A pod that cannot begin makes way where it would be made otherwise now: what keeps it may have been corrected
-    since, in CDI, CDIConfig or the controller's options.
+    since, in CDI, CDIConfig or the controller's options.  So does one whose scratch space is being deleted.
     """
     pod, filled = worker.pod, filled_claim(world, claim)
-    if pod is None or filled is None or not cannot_begin(pod):
+    if pod is None or filled is None:
+        return ()
+    if lost_scratch(world, pod):
+        return (stopped(filled.namespace, pod),)
+    if not cannot_begin(pod):
         return ()
     prepared = _prepared(world, claim)
     if not isinstance(prepared, Prepared):

@@ -224,6 +224,11 @@ def cannot_begin(pod: Pod) -> bool:
     return not pod.started and not pod.deleting and pod.hold is not None and pod.hold.reason not in usual
 
 
+def lost_scratch(world: World, pod: Pod) -> bool:
+    """Its scratch space is being deleted before it has begun: that stays as long as the pod, which waits for it."""
+    return pod.scratch and not pod.started and not pod.deleting and not has_scratch(world)
+
+
 def outdated(world: World, target: Claim, filled: Claim, prepared: Prepared, worker: Worker) -> tuple[Action, ...]:
     """What ends a pod that would be made otherwise now; nothing where it would be the same.
 

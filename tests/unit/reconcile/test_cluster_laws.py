@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cdi.api.errors import Retry
@@ -189,6 +189,8 @@ def test_the_same_world_gives_the_same_plan(way, steps, choices):
     which=st.integers(0, 5),
     choices=st.lists(st.integers(0, 5), max_size=30),
 )
+# Scratch space whose pod waits for it.
+@example(way="populated, waiting", script=[failing("ScratchNeeded", retry=Retry.ON_CHANGE)], steps=9, which=2, choices=[])
 def test_it_heals_when_somebody_deletes_a_pod_or_a_temporary_claim(way, script, steps, which, choices):
     cluster = begin(way, script)
     for number in range(steps):
