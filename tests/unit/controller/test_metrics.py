@@ -26,6 +26,7 @@ from cdi.kube.resources import (
     VOLUME_SNAPSHOT_CLASSES,
 )
 from cdi.server import webhooks
+from cdi.server.proxy import metrics as proxy_metrics
 
 ROOT = Path(__file__).parents[3]
 OF_WORKERS = {"kubevirt_cdi_import_progress_total"}
@@ -374,15 +375,16 @@ def test_the_alerts_are_those_of_kubevirts_cdi_and_say_what_to_do():
         }  # fmt: skip
 
 
-def of_the_api_server() -> set[str]:
-    families = webhooks.Metrics().registry.collect()
+def of_servers() -> set[str]:
+    """Of the API server and the upload proxy."""
+    families = [*webhooks.Metrics().registry.collect(), *proxy_metrics.Metrics().registry.collect()]
     return {f"{each.name}_total" if each.type == "counter" else each.name for each in families}
 
 
 def test_the_page_names_every_metric_and_every_alert():
     page = (ROOT / "docs/metrics.md").read_text()
     families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in everything() if not name.startswith("process_")}
-    families |= {name for name in of_the_api_server() if not name.startswith("process_")}
+    families |= {name for name in of_servers() if not name.startswith("process_")}
     for name in families | recorded() | OF_WORKERS | ALERTS:
         assert f"`{name}" in page, name
     documented = set(re.findall(r"`((?:kubevirt_)?cdi_\w+)", page))
