@@ -19,7 +19,10 @@ def _costs(record: CloneRecord, asked: int | None) -> Iterator[str]:
         if record.restored:
             yield f"a volume of the snapshot, PVC {record.namespace}/{record.restored}, for as long as it is read"
         most = "" if record.size is None else f", at most {human(record.size)} ({record.size} bytes)"
-        yield f"two pods: one reads the source and sends what data it has{most}, the other one writes it"
+        yield (
+            "two pods: one reads the source, for all that are copied from it now, and sends what data it has"
+            f"{most}, the other one writes it"
+        )
         return
     if record.snapshot:
         yield f"VolumeSnapshot {record.namespace}/{record.snapshot}, shared by all clones that are asked for meanwhile"

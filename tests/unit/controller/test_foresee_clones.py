@@ -135,7 +135,8 @@ def test_everything_that_is_in_the_way_is_told():
     reasons = [one.reason for one in told.fallbacks]
     assert reasons == ["NoVolumeSnapshotClass", "IncompatibleVolumeModes", "NoVolumeExpansion"]
     assert told.costs == (
-        f"two pods: one reads the source and sends what data it has, at most 64Mi ({64 * MIB} bytes), "
+        "two pods: one reads the source, for all that are copied from it now, and sends what data it has, "
+        f"at most 64Mi ({64 * MIB} bytes), "
         "the other one writes it",
     )
 
