@@ -234,7 +234,6 @@ class Resumable:
 
     def __init__(self, uploads: Uploads, name: str, content: bytes) -> None:
         self._uploads, self.name, self._content = uploads, name, content
-        self._token = uploads.token(name)
         made = self._ask("POST", f"/v1beta1/tus/{uploads.work.namespace}/{name}", {"Upload-Length": str(len(content))})
         assert made.status == 201, made.text
         self.path = made.headers["Location"]
@@ -293,7 +292,9 @@ class Resumable:
                 return 0, ""
 
     def _fields(self) -> dict[str, Any]:
-        return {"Host": self._uploads.host, "Authorization": f"Bearer {self._token}", "Tus-Resumable": "1.0.0"}
+        # Each has a token of its own: one lasts for five minutes.
+        token = self._uploads.token(self.name)
+        return {"Host": self._uploads.host, "Authorization": f"Bearer {token}", "Tus-Resumable": "1.0.0"}
 
     def _ask(self, method: str, path: str, fields: dict[str, str], body: bytes = b"") -> Answer:
         connection = http.client.HTTPSConnection(self._uploads.host, timeout=SLOW)
