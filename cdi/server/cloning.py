@@ -12,18 +12,20 @@ from __future__ import annotations
 import secrets
 import string
 from collections.abc import Mapping
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Protocol
 
 from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import InvalidManifest
-from cdi.api.names import ANN_CLONE_TOKEN, GROUP
+from cdi.api.names import ANN_CLONE_TOKEN
 from cdi.api.rules.problems import Problem
 from cdi.api.sources import SourcePvc, SourceSnapshot
 from cdi.api.validation import parse
 from cdi.controller.clones import claims_of
 from cdi.kube.tokens import Claims
+from cdi.reconcile.clone.authority import sufficient
 from cdi.reconcile.clone.facts import Grant
 from cdi.server.aggregated_access import User
 from cdi.server.hooks import Operation
@@ -59,8 +61,14 @@ async def authorise(review: Review, access: Access, labels: Mapping[str, str] | 
     source = await _source(dv, review.namespace, access) if isinstance(dv, DataVolume) else None
     if source is None or source.namespace == review.namespace:
         return _without_token(review)
-    snapshot = isinstance(source, SourceSnapshot)
-    if not await _may(review.by, source, access):
+    grant = Grant(
+        kind="VolumeSnapshot" if isinstance(source, SourceSnapshot) else "PersistentVolumeClaim",
+        namespace=source.namespace,
+        name=source.name,
+        target_namespace=review.namespace,
+        target_name=review.name,
+    )
+    if not await _may(review.by, grant, access):
         message = f"User {review.by.name} has insufficient permissions in clone source namespace {source.namespace}"
         return Refused(
             problems=(Problem(field="spec.source", message=message),),
@@ -77,14 +85,7 @@ async def authorise(review: Review, access: Access, labels: Mapping[str, str] | 
         # The API server makes the name up later; the token is for one name.
         name = f"{metadata.get('generateName') or ''}{''.join(secrets.choice(_ALPHABET) for _ in range(_SUFFIX))}"
         patch.append({"op": "add", "path": "/metadata/name", "value": name})
-    grant = Grant(
-        kind="VolumeSnapshot" if snapshot else "PersistentVolumeClaim",
-        namespace=source.namespace,
-        name=source.name,
-        target_namespace=review.namespace,
-        target_name=name,
-    )
-    token = access.sign(claims_of(grant))
+    token = access.sign(claims_of(replace(grant, target_name=name)))
     annotations = {**(metadata.get("annotations") or {}), ANN_CLONE_TOKEN: token}
     patch.append({"op": "add", "path": "/metadata/annotations", "value": annotations})
     return Allowed(patch=tuple(patch))
@@ -130,17 +131,11 @@ async def _source(dv: DataVolume, namespace: str, access: Access) -> SourcePvc |
     return found.spec.source.pvc if found.spec.source.pvc is not None else found.spec.source.snapshot
 
 
-async def _may(user: User, source: SourcePvc | SourceSnapshot, access: Access) -> bool:
-    """A right of its own, or those with which one could read the source anyway."""
-    own = {"group": GROUP, "resource": "datavolumes", "subresource": "source", "name": source.name}
-    if await access.may(user, _create(source.namespace, own)):
-        return True
-    needed = ("pods",) if isinstance(source, SourcePvc) else ("pods", "persistentvolumeclaims")
-    for resource in needed:
-        if not await access.may(user, _create(source.namespace, {"group": "", "resource": resource})):
-            return False
-    return True
-
-
-def _create(namespace: str, what: Mapping[str, str]) -> dict[str, str]:
-    return {"namespace": namespace, "verb": "create", "version": "*", **what}
+async def _may(user: User, grant: Grant, access: Access) -> bool:
+    for way in sufficient(grant.kind, grant.namespace, grant.name):
+        for right in way:
+            if not await access.may(user, right):
+                break
+        else:
+            return True
+    return False

@@ -12,13 +12,26 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from cdi.api.errors import CloneUnauthorised, ClusterUnavailable
-from cdi.api.names import ANN_CLONE_TOKEN, ANN_EXTENDED_CLONE_TOKEN
+from cdi.api.names import ANN_CLONE_TOKEN, ANN_EXTENDED_CLONE_TOKEN, GROUP
 from cdi.reconcile.clone.facts import Grant
 from cdi.reconcile.clone.source import facts
 from cdi.reconcile.origin import Clone, Refuse, Wait
 
 if TYPE_CHECKING:
+    from cdi.reconcile.clone.facts import SourceKind
     from cdi.reconcile.world import Claim, World
+
+
+def sufficient(kind: SourceKind, namespace: str, name: str) -> tuple[tuple[dict[str, str], ...], ...]:
+    """Who has all the rights of one of these sets may clone a source: the right that is made for it, or those with
+    which one could read the source anyway.  Each right is the ``resourceAttributes`` of an access review.
+    """
+    needed = ("pods", "persistentvolumeclaims") if kind == "VolumeSnapshot" else ("pods",)
+    created = {"namespace": namespace, "verb": "create", "version": "*"}
+    return (
+        ({**created, "group": GROUP, "resource": "datavolumes", "subresource": "source", "name": name},),
+        tuple({**created, "group": "", "resource": resource} for resource in needed),
+    )
 
 
 def allowed(world: World, origin: Clone, claim: Claim | None) -> Grant | Refuse | Wait | None:
