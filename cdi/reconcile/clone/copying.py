@@ -148,10 +148,10 @@ def served(world: World, claim: Claim, filled: Claim, origin: Clone, worker: Wor
         if reader.deleting:
             return (), f"Pod {name} is being deleted; another follows by itself"
     for name, reader in mine:
-        if reader.ended is not None and world.now - reader.ended < PAUSE:
-            return (), reader.message
         if reader.ended is not None:
-            return (_gone(record.namespace, name, reader),), reader.message
+            message = reader.message or f"Pod {name} ended before all was sent"
+            again = world.now - reader.ended >= PAUSE
+            return (_gone(record.namespace, name, reader),) if again else (), message
         if reader.running and reader.tickets[claim.uid] == ticket:
             return (), ""
         return (own, *_given(claim, record, name, reader, ticket)), reader.message
@@ -189,15 +189,18 @@ def reader_marks(world: World, claim: Claim) -> dict[str, str | None]:
 
 def with_reader(decision: Decision, message: str) -> Decision:
     """What keeps the reader, where the pod that fills has nothing to say itself."""
-    if not message or decision.state.running.message:
+    if not message:
         return decision
+    # Nothing is heard of a reader whose pause is over, nor of a pod that waits for one.
+    decision = replace(decision, requeue_after=PAUSE)
     state = decision.state
+    if state.running.message:
+        return decision
     return replace(
         decision,
         state=replace(
             state, running=replace(state.running, message=message), ready=replace(state.ready, message=message)
         ),
-        requeue_after=PAUSE,
     )
 
 

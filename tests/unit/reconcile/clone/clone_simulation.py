@@ -225,7 +225,7 @@ class CloneCluster(Cluster):
             source=notes.get(ANN_SOURCE_UID, ""),
             tickets=tickets_of(body),
             running=body["status"]["phase"] == "Running",
-            ended=self.now - 100 if body["status"]["phase"] in ("Failed", "Succeeded") else None,
+            ended=body.get("ended", self.now - 100) if body["status"]["phase"] in ("Failed", "Succeeded") else None,
             deleting="deletionTimestamp" in body["metadata"],
         )
 

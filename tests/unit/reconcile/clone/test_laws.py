@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdi.api.errors import Retry
+from cdi.api.job import Progress
 from cdi.api.quantity import Quantity
+from cdi.reconcile.actions import DeleteObject
 from cdi.reconcile.clone.facts import Grant
 from cdi.reconcile.clone.record import ANNOTATION, CloneRecord
+from cdi.reconcile.datavolume import reconcile
 from cdi.reconcile.world import Config, Pods, Retries
 from tests.unit.reconcile.clone.clone_simulation import GOLDEN, MIB, SNAPSHOTS, CloneCluster
 from tests.unit.reconcile.cluster_simulation import CLAIMS, DVS, NS, PODS, VOLUMES, dv
@@ -128,6 +131,26 @@ def test_whatever_is_lost_repeated_or_late_the_end_is_the_same(way, script, loss
     assert not cluster.names("secrets")
     assert not cluster.names(SNAPSHOTS) - {"kept"}
     assert cluster.source_face() == before
+
+
+@pytest.mark.parametrize("note", ["", "waiting for the source"])
+def test_a_reader_that_was_killed_is_made_anew_without_any_other_news(note):
+    """Whatever the pod that waits for it says of itself, which stays the same."""
+    cluster = begin("copy")
+    reader = None
+    while reader is None or reader["status"]["phase"] != "Running":
+        cluster.step()
+        cluster.nature(0)
+        reader = next((one for one in cluster.all(PODS) if one["metadata"]["name"].endswith("-source-pod")), None)
+    reader["status"] = {"phase": "Failed"}
+    reader["ended"] = cluster.now
+    world = cluster.world()
+    worker = replace(world.worker, progress=Progress(phase="preparing", done=0, total=None, note=note))
+    again = reconcile(replace(world, worker=worker)).requeue_after
+    assert again is not None
+    cluster.now += again
+    removed = {one.uid for one in reconcile(cluster.world()).actions if isinstance(one, DeleteObject)}
+    assert reader["metadata"]["uid"] in removed
 
 
 @settings(max_examples=60, deadline=None)
