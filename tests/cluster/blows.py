@@ -19,10 +19,10 @@ _HOLDERS = {"persistentvolumes": "claimRef", "volumesnapshotcontents": "volumeSn
 
 
 @contextlib.contextmanager
-def striking(moments: Mapping[str, Callable[[], Any]], strike: Callable[[list[str]], None]) -> Iterator[set[str]]:
+def striking(moments: Mapping[str, Callable[[], Any]], strike: Callable[[list[str]], object]) -> Iterator[set[str]]:
     """Call `strike` with the names of the moments that are there, each once; gives the names that it was called with.
 
-    It happens in a thread, beside what is done meanwhile; what goes wrong in it is raised at the end.
+    Where it gives a list, it was too late for those that are not in it, which are tried again.  It happens in a thread, beside what is done meanwhile; what goes wrong in it is raised at the end.
     """
     met: set[str] = set()
     ended = threading.Event()
@@ -33,8 +33,8 @@ def striking(moments: Mapping[str, Callable[[], Any]], strike: Callable[[list[st
             while not ended.is_set():
                 ready = [name for name, there in moments.items() if name not in met and there()]
                 if ready:
-                    strike(ready)
-                    met.update(ready)
+                    struck = strike(ready)
+                    met.update(struck if isinstance(struck, list) else ready)
                 ended.wait(0.05)
         except BaseException as error:  # noqa: BLE001 - it is told where somebody hears it
             trouble.append(error)
@@ -56,7 +56,10 @@ def take_away(kubectl: Kubectl, pod: str) -> None:
 
 
 def kill_inside(cluster: Cluster, pod: Document) -> None:
-    """SIGKILL for a pod's only container, as the kernel would; only on a cluster of our own."""
+    """SIGKILL for a pod's only container, as the kernel would; only on a cluster of our own.
+
+    Raises CalledProcessError where it has ended already.
+    """
     container = pod["status"]["containerStatuses"][0]["containerID"].partition("//")[2]
     cluster.run("ctr", "--namespace=k8s.io", "tasks", "kill", "--signal=SIGKILL", container)
 
