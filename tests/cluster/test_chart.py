@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from http import HTTPStatus
 from pathlib import Path
 
@@ -935,10 +936,21 @@ def condition(document, kind):
     return found.get(kind, {}).get("status"), found.get(kind, {}).get("message", "")
 
 
+def taken(kubectl):
+    """Whether there are objects of ours in the cluster, but for those that are about to go with their namespaces."""
+    until = time.monotonic() + SLOW
+    while there := json.loads(kubectl.run("get", "datavolumes,cdis", "--all-namespaces", "--output=json"))["items"]:
+        going = {each["metadata"]["name"] for each in kubectl.get_all("namespaces") if is_phase("Terminating")(each)}
+        if {each["metadata"].get("namespace") for each in there} - going or time.monotonic() > until:
+            return True
+        time.sleep(0.5)
+    return False
+
+
 @pytest.mark.alone
 def test_with_its_default_values_it_serves_the_whole_cluster(cluster, helm, definitions, image):
     """The one installation that a cluster has: not while somebody else's objects are there, which it would take up."""
-    if json.loads(cluster.kubectl.run("get", "datavolumes,cdis", "--all-namespaces", "--output=json"))["items"]:
+    if taken(cluster.kubectl):
         pytest.skip("there are DataVolumes, or a CDI, in this cluster")
     if cluster.kubectl.run("get", "apiservice", UPLOAD_API, "--ignore-not-found", "--output=name"):
         pytest.skip("somebody else has the API of upload tokens in this cluster")
