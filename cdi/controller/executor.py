@@ -50,6 +50,7 @@ from cdi.reconcile.actions import (
     SetReclaimPolicy,
     StartWorker,
     StopWorker,
+    WithdrawClaim,
 )
 from cdi.reconcile.refusal import refusal_of
 from cdi.reconcile.world import Refusal
@@ -129,6 +130,8 @@ class Executor:
                 await self._set_reclaim_policy(action)
             case SetFinalizer():
                 await self._set_finalizer(action)
+            case WithdrawClaim():
+                await self._withdraw(action)
             case Enlarge():
                 await self._enlarge(action)
             case ProvideCertificate():
@@ -191,6 +194,17 @@ class Executor:
             return  # it is gone, and what has its name now is somebody else's
         if left is not None:
             self._watches.note(resource, left)
+
+    async def _withdraw(self, action: WithdrawClaim) -> None:
+        try:
+            claim = await self._client.get(CLAIMS, action.namespace, action.name)
+        except NotFound:
+            return
+        metadata = claim["metadata"]
+        annotation, value = action.mark
+        marked = (metadata.get("annotations") or {}).get(annotation) == value
+        if marked and (claim.get("status") or {}).get("phase") == "Pending":
+            await self._delete(CLAIMS, action.namespace, action.name, metadata["uid"])
 
     async def _start(self, action: StartWorker) -> None:
         """Create the pod, if nothing of the claim has changed that was not known when this was decided."""

@@ -177,6 +177,19 @@ class SetFinalizer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WithdrawClaim:
+    """Delete a claim that may have been made and not been seen yet: one that carries `mark`, and is not bound.
+
+    It is looked up by its name when this is carried out; no such claim is as good as one that was deleted.
+    """
+
+    namespace: str
+    name: str
+    mark: tuple[str, str]
+    """An annotation and its value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Enlarge:
     """Ask for a larger volume of a claim, if it still has this uid and asks for less."""
 
@@ -252,6 +265,7 @@ Action = (
     | Rebind
     | SetReclaimPolicy
     | SetFinalizer
+    | WithdrawClaim
     | Enlarge
     | ProvideCertificate
     | StartWorker

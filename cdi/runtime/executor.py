@@ -20,6 +20,7 @@ from cdi.reconcile.actions import (
     SetReclaimPolicy,
     StartWorker,
     StopWorker,
+    WithdrawClaim,
 )
 from cdi.runtime import events
 from cdi.runtime.environment import Environments
@@ -85,6 +86,7 @@ class Executor:
                 | Rebind()
                 | SetReclaimPolicy()
                 | SetFinalizer()
+                | WithdrawClaim()
                 | Enlarge()
                 | ProvideCertificate()
             ):

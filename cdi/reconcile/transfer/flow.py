@@ -33,11 +33,12 @@ from cdi.reconcile.actions import (
     Rebind,
     SetFinalizer,
     SetReclaimPolicy,
+    WithdrawClaim,
 )
 from cdi.reconcile.origin import Refuse, Wait
 from cdi.reconcile.transfer.manifests import build_claim, build_data_volume
 from cdi.reconcile.transfer.ready import PROTECTION, Ready, examine, in_use, occupant, others, taken
-from cdi.reconcile.transfer.record import FINALIZER, TransferRecord, lock
+from cdi.reconcile.transfer.record import ANN_TRANSFER, FINALIZER, TransferRecord, lock
 from cdi.reconcile.transfer.shown import Step, complete, error, moving, refused, shown, stuck
 from cdi.reconcile.transfer.world import TransferWorld, place
 from cdi.reconcile.world import Claim, Refusal, Volume
@@ -279,9 +280,9 @@ def _is_of_data_volume(refusal: Refusal) -> bool:
 
 
 def _unmade(world: TransferWorld) -> tuple[Action, ...]:
-    """A claim that was made for the volume and has not got it."""
-    target = _target(world)
-    return () if target is None or target.deleting or target.phase != "Pending" else (_delete(target),)
+    """A claim that was made for the volume and has not got it.  It may be there and not be seen yet."""
+    namespace, name = world.target
+    return (WithdrawClaim(namespace=namespace, name=name, mark=(ANN_TRANSFER, world.uid)),)
 
 
 def _free(volume: Volume) -> str:
