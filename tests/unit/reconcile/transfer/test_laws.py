@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cdi.controller.keys import Key
@@ -81,6 +81,11 @@ def test_whoever_is_killed_and_however_late_all_is_seen_it_is_moved(
 
 @settings(max_examples=60, deadline=None)
 @given(moves_of=MOVES, after=MOVES, lives=LIVES, **WAYS)
+# The target's claim was made just before, and is not seen yet.
+@example(
+    moves_of=[0] * 7, after=[1] * 3, lives=[], moves="PersistentVolumeClaim", target=ELSEWHERE, reclaim="Delete",
+    forgets=True, behind=0,
+)  # fmt: skip
 def test_deleted_at_any_moment_it_is_undone_or_done(moves_of, after, lives, moves, target, reclaim, forgets, behind):
     async def run():
         it = Simulation(moves, target=target, reclaim=reclaim, forgets=forgets, behind=behind)
