@@ -1,4 +1,5 @@
-"""The whole way: a Debian guest is published, imported by a DataVolume, and a virtual machine in a pod boots from it.
+"""The whole way: a Debian guest is published, imported by a DataVolume, and virtual machines in pods boot from that and
+from clones of it.
 
 QEMU is this machine's own, and what starts it and watches the console is `cdi boot-check` of this checkout: the pod sees
 the directories that they need.  It is privileged for /dev/kvm alone; without KVM the guest is emulated.
@@ -9,12 +10,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cluster.cdi import controller
-from tests.cluster.chronicle import following
+from tests.cluster.chronicle import Chronicle, following
+from tests.cluster.kubectl import Kubectl
 from tests.cluster.objects import DEVICE, is_phase, pod
 from tests.cluster.volumes import data_volume
 from tests.integration.fixtures_http import running_nginx
@@ -22,6 +26,8 @@ from tests.integration.fixtures_http import running_nginx
 ROOT = Path(__file__).parents[2]
 SIZE = "2Gi"
 BOOT = 500  # seconds, for an emulated guest on a busy machine
+PATIENCE = 600.0
+"""Seconds, for a disk of two gibibytes that is imported or copied on a busy machine."""
 
 pytestmark = pytest.mark.timeout(1800)  # the guest is built where no earlier run left it
 
@@ -56,26 +62,54 @@ def machine(name: str, image: str, claim: str) -> dict:
     return document
 
 
-def test_a_virtual_machine_boots_from_an_imported_image(cluster, guest, tmp_path) -> None:
+@pytest.fixture(scope="module")
+def place(cluster, guest, tmp_path_factory) -> Iterator[tuple[Kubectl, Chronicle]]:
+    """A namespace in which the guest was imported, into a volume of which a machine is the first consumer."""
     if cluster.layout is None:
         pytest.skip("the pod needs this machine's QEMU")
     with (
-        running_nginx(tmp_path, cluster.host_address) as nginx,
-        cluster.namespace("guest") as place,
-        following(place) as chronicle,
-        controller(cluster, place),
+        running_nginx(tmp_path_factory.mktemp("nginx"), cluster.host_address) as nginx,
+        cluster.namespace("guest") as kubectl,
+        following(kubectl) as chronicle,
+        controller(cluster, kubectl),
     ):
         (nginx.root / "guest.qcow2").symlink_to(guest)
         source = {"http": {"url": nginx.url("guest.qcow2")}}
-        place.create(data_volume("golden", source, "csi-wait", mode="Block", size=SIZE))
-        chronicle.wait_phase("golden", "PendingPopulation", patience=60)
-        place.create(machine("machine", cluster.image, "golden"))  # the volume's first consumer
-        chronicle.wait_phase("golden", "Succeeded", patience=400)
-        ended = chronicle.wait("pods", "machine", "ended", is_phase("Succeeded", "Failed"), BOOT + 100)
-        text = place.logs("machine")
-        assert ended["status"]["phase"] == "Succeeded", text[-4000:]
-        report = json.loads(text)
-        assert report["booted"], report
-        assert "login" in report["evidence"]
-        assert report["disk_read"] > 16 << 20
-        assert chronicle.phases("golden")[-1] == "Succeeded"
+        kubectl.create(data_volume("golden", source, "csi-wait", mode="Block", size=SIZE))
+        chronicle.wait_phase("golden", "PendingPopulation", patience=PATIENCE)
+        kubectl.create(machine("machine", cluster.image, "golden"))
+        chronicle.wait_phase("golden", "Succeeded", patience=PATIENCE)
+        yield kubectl, chronicle
+
+
+def boots(place: tuple[Kubectl, Chronicle], name: str) -> dict[str, Any]:
+    """What the machine of this name says once it has booted."""
+    kubectl, chronicle = place
+    ended = chronicle.wait("pods", name, "ended", is_phase("Succeeded", "Failed"), BOOT + 100)
+    text = kubectl.logs(name)
+    assert ended["status"]["phase"] == "Succeeded", text[-4000:]
+    report: dict[str, Any] = json.loads(text)
+    assert report["booted"], report
+    assert "login" in report["evidence"]
+    assert report["disk_read"] > 16 << 20
+    return report
+
+
+def test_a_virtual_machine_boots_from_an_imported_image(place) -> None:
+    boots(place, "machine")
+    assert place[1].phases("golden")[-1] == "Succeeded"
+
+
+def test_virtual_machines_boot_from_clones_of_it(cluster, place) -> None:
+    """One that the storage made, and one that pods copied."""
+    kubectl, chronicle = place
+    source = {"pvc": {"namespace": kubectl.namespace, "name": "golden"}}
+    ways = {"snapshot": "csi", "copy": "local"}
+    kubectl.create(*(data_volume(name, source, each, mode="Block", size=SIZE) for name, each in ways.items()))
+    for name in ways:
+        chronicle.wait_phase(name, "Succeeded", patience=PATIENCE)
+        claim = chronicle.present("persistentvolumeclaims")[name]
+        assert claim["metadata"]["annotations"]["cdi.kubevirt.io/cloneType"] == name
+        kubectl.create(machine(f"machine-{name}", cluster.image, name))
+    for name in ways:
+        boots(place, f"machine-{name}")
