@@ -172,16 +172,20 @@ def _planned(world: World, claim: Claim, origin: Clone) -> Decision:
     )
     events = tuple(EventFact(type="Warning", reason=one.reason, message=one.message) for one in choice.obstacles)
     decision = waiting(claim, Wait(reason=Reason.PENDING, message=f"{found.place} is cloned by {choice.sentence}"))
-    return replace(decision, actions=(_written(claim, record), *_first(world, claim, origin, record)), events=events)
+    first = _first(world, claim, origin, record) or decision
+    return replace(first, actions=(_written(claim, record), *first.actions), events=(*events, *first.events))
 
 
-def _first(world: World, claim: Claim, origin: Clone, record: CloneRecord) -> tuple[Action, ...]:
-    """What the storage is asked for first: nobody has to wait until the record, which goes before it, is seen."""
+def _first(world: World, claim: Claim, origin: Clone, record: CloneRecord) -> Decision | None:
+    """What the storage is asked for first: nobody has to wait until the record, which goes before it, is seen.  It is
+    shown at once too: fast storage has done it before anybody looks again.
+    """
     if record.strategy is CloneStrategy.COPY or world.prime is not None:
-        return ()
+        return None
     recorded = replace(claim, annotations={**claim.annotations, ANNOTATION: record.write()})
     decision = _begin(world, recorded, origin, record)
-    return tuple(action for action in decision.actions if isinstance(action, CreateObject))
+    asked = tuple(action for action in decision.actions if isinstance(action, CreateObject))
+    return replace(decision, actions=asked) if asked else None
 
 
 def _snapshot_name(world: World, claim: Claim, found: Found) -> str:
