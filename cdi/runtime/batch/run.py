@@ -315,7 +315,8 @@ class _Run:
         outcome = self._backend.outcome(item.namespace, item.name)
         result = replace(
             self._result(item, verdict, live=live, note=note),
-            size=outcome.disk_size if outcome is not None and outcome.disk_size is not None else facts.virtual_size,
+            # What the worker said is cleared away once it is written down.
+            size=facts.disk_size if facts.disk_size is not None else facts.virtual_size,
             format=facts.format,
             digest=facts.digest,
         )

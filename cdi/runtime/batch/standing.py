@@ -10,7 +10,7 @@ from cdi.api.errors import CdiError, InvalidManifest, NotFound
 from cdi.api.phases import Phase
 from cdi.api.rules.update import check_update
 from cdi.api.validation import parse
-from cdi.reconcile.decision import IMAGE
+from cdi.reconcile.decision import DISK_SIZE, IMAGE
 from cdi.reconcile.policy import CHECKSUM
 from cdi.runtime.backend import Backend
 from cdi.runtime.batch.item import Item, size_of, with_size
@@ -53,6 +53,8 @@ class Facts:
     length: int | None = None
     digest: str | None = None
     virtual_size: int | None = None
+    disk_size: int | None = None
+    """As it stood on the volume when it was filled."""
     format: str | None = None
 
     def entry(self, item: Item) -> Entry:
@@ -231,7 +233,6 @@ def facts_of(backend: Backend, item: Item, claim: Object | None) -> Facts:
     if claim is None:
         return Facts()
     annotations = claim["metadata"].get("annotations") or {}
-    size = annotations.get(f"{IMAGE}virtualSize", "")
     try:
         progress = backend.progress(item.namespace, item.name) if isinstance(backend, Embedded) else None
     except NotFound:
@@ -241,6 +242,11 @@ def facts_of(backend: Backend, item: Item, claim: Object | None) -> Facts:
         validator=annotations.get(f"{IMAGE}validator"),
         length=length,
         digest=annotations.get(f"{IMAGE}digest"),
-        virtual_size=int(size) if size.isascii() and size.isdigit() else None,
+        virtual_size=_bytes(annotations.get(f"{IMAGE}virtualSize", "")),
+        disk_size=_bytes(annotations.get(DISK_SIZE, "")),
         format=annotations.get(f"{IMAGE}format"),
     )
+
+
+def _bytes(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() else None
