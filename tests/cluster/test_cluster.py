@@ -303,7 +303,8 @@ def host_address(cluster):
     return cluster.host_address
 
 
-FETCH = "curl -fsS --retry 60 --retry-delay 1 --retry-all-errors -m 60 %s"
+# A Service takes a moment to be known on the node; what curl says of tries before counts only if none succeeds.
+FETCH = "curl -fsS --retry 60 --retry-delay 1 --retry-all-errors -m 60 %s 2>/tmp/why || { cat /tmp/why; exit 1; }"
 
 
 def test_pods_reach_a_process_of_this_machine_by_service_and_by_address(namespace, script, host_address):
