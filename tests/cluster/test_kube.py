@@ -65,6 +65,12 @@ class Told:
             while await self.queue.get() != each:
                 pass
 
+    async def until_all(self, *wanted) -> None:
+        """In any order: one list tells of all that happened before it."""
+        left = set(wanted)
+        while left:
+            left.discard(await self.queue.get())
+
 
 async def test_an_object_s_life(client, space):
     made = await client.create(CONFIG_MAPS, config_map(space, data={"x": "1"}))
@@ -174,7 +180,7 @@ async def test_the_api_server_restarts_under_calls_and_watches(client, cluster, 
         await asyncio.to_thread(cluster.restart, "kube-apiserver")
         await client.create(CONFIG_MAPS, config_map(space, "during"))
         await client.delete(CONFIG_MAPS, space, "before")
-        await told.until(("ADDED", "during"), ("DELETED", "before"))
+        await told.until_all(("ADDED", "during"), ("DELETED", "before"))
         await asyncio.to_thread(cluster.wait_ready)
         await client.create(CONFIG_MAPS, config_map(space, "after"))
         await told.until(("ADDED", "after"))
