@@ -3,7 +3,13 @@
 import sys
 from pathlib import Path
 
+from hypothesis import settings
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("cdi", deadline=None)
+settings.load_profile("cdi")
 
 pytest_plugins = [
     "tests.integration.fixtures_http",
