@@ -107,19 +107,7 @@ def build_pod(
             remedy="shorten the extra headers or the URL",
         )
     spec = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": GRACE,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            # An archive that an earlier attempt unpacked in part has many files.
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        **restricted(grace=GRACE),
         "containers": [_container(target, filled, attempt, config.pods, scratch=scratch)],
         "volumes": [*_volumes(filled, scratch=scratch), *_inputs(attempt.mounts, filled, objects)],
         **_identity(dv, target, config.pods),
@@ -297,6 +285,27 @@ def _place(node: str, placement: Mapping[str, Any]) -> dict[str, Any]:
     if affinity:
         spec["affinity"] = affinity
     return spec
+
+
+def restricted(*, grace: int, opens_volume: bool = True) -> dict[str, Any]:
+    """What the spec of each of our pods has in common: it ends by itself, has no rights on the cluster, and keeps to
+    the restricted Pod Security Standard.  `grace` is in seconds.
+    """
+    # An archive that an earlier attempt unpacked in part has many files.
+    group = {"fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"} if opens_volume else {}
+    return {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": grace,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            **group,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
 
 
 def worker_container(pods: Pods, *, owner: str) -> dict[str, Any]:

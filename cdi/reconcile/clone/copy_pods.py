@@ -27,7 +27,7 @@ from cdi.reconcile.pod import (
     ANNOTATIONS,
     GRACE,
     STATE,
-    USER,
+    restricted,
     worker_container,
 )
 
@@ -92,18 +92,7 @@ def build_reader(
         **({"volumeDevices": [{"name": "data", "devicePath": DEVICE}]} if block else {}),
     }
     spec: dict[str, Any] = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": GRACE,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        **restricted(grace=GRACE),
         "containers": [container],
         "volumes": [
             {"name": "data", "persistentVolumeClaim": {"claimName": found.name, "readOnly": True}},

@@ -23,7 +23,7 @@ from cdi.api.quantity import Quantity
 from cdi.reconcile.claim import build_prime, owner_reference
 from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANN_TARGET, LABEL_TEMPORARY, CloneRecord, stand_in
 from cdi.reconcile.clone.source import Found
-from cdi.reconcile.pod import DEVICE, DIRECTORY, USER, claim_owner, worker_container
+from cdi.reconcile.pod import DEVICE, DIRECTORY, USER, claim_owner, restricted, worker_container
 from cdi.reconcile.synthesis import CLONE_SOURCE
 
 if TYPE_CHECKING:
@@ -185,16 +185,7 @@ def build_preparation(world: World, target: Claim, prime: Claim) -> dict[str, An
         container["volumeMounts"] = [{"name": "data", "mountPath": DIRECTORY}]
     placement = pods.placement
     spec: dict[str, Any] = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": 0,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        **restricted(grace=0, opens_volume=False),
         "containers": [container],
         "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": prime.name}}],
         **{name: placement[name] for name in ("nodeSelector", "tolerations", "affinity") if placement.get(name)},
@@ -228,18 +219,7 @@ def build_measurement(world: World, found: Found) -> dict[str, Any]:
         "volumeMounts": [{"name": "data", "mountPath": _SOURCE, "readOnly": True}],
     }
     spec: dict[str, Any] = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": 0,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        **restricted(grace=0),
         "containers": [container],
         "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": found.name, "readOnly": True}}],
         **{
