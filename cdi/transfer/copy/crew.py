@@ -8,7 +8,7 @@ from collections.abc import Callable
 from cdi.api.errors import Interrupted
 
 THREADS = 3
-"""At each end: one reads or writes the volume, one computes, one has the connection, and they take turns."""
+"""One writes the volume, one computes, one has the connection, and they take turns."""
 
 
 def work_together(work: Callable[[], None], stop: Callable[[], None], threads: int = THREADS) -> None:
