@@ -52,7 +52,7 @@ def details(head: bytes) -> tuple[tuple[str, str], ...]:
     at = gpt(head)
     if at is not None:
         table = "gpt" if at == SECTOR else "gpt (4096-byte sectors)"
-        if len(head) >= at + 84:
+        if len(head) >= at + 88:
             count = struct.unpack_from("<I", head, at + 80)[0]
             used = _gpt_partitions(head, at, count)
             if used:

@@ -214,6 +214,12 @@ def test_raw_tells_what_stands_in_it() -> None:
     }
 
 
+@pytest.mark.parametrize("length", range(512, 1100, 4))
+def test_raw_may_end_inside_its_partition_table(length: int) -> None:
+    (gpt,) = (sample.build() for sample in SAMPLES if sample.name == "raw-gpt")
+    assert by_wants(gpt[:length]).verdict().format == "raw"
+
+
 def test_label_of_an_iso_cannot_hold_control_characters() -> None:
     info = by_wants(with_iso(bytes(128 << 10), label=b"\x1b[2Jboo\n")).verdict()
     assert dict(info.details)["iso9660 volume"] == "?[2Jboo?"
