@@ -9,7 +9,7 @@ import stat
 
 from cdi.api.errors import InternalError, TargetBusy, TargetError, TargetUnsuitable
 from cdi.api.job import FileTargetSpec
-from cdi.api.quantity import MIB
+from cdi.image.sizes import MEBI
 from cdi.target import linux
 from cdi.target.base import ALIGNMENT
 from cdi.target.buffer import aligned_buffer, is_zero
@@ -310,7 +310,7 @@ class DiskFile:
         The disk's size comes from the volume's by the overhead of its storage class, so nothing is to be freed here.
         Small file systems keep the most: ext4 13 % of 256 MiB, xfs 27 % of 300 MiB.
         """
-        fits = (room - SPARE) // MIB * MIB
+        fits = (room - SPARE) // MEBI * MEBI
         if fits <= 0 or self.size <= fits:
             return None
         larger = "ask for a larger volume in a new DataVolume"

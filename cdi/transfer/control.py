@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from cdi.api.copy import AnyJob
 from cdi.api.job import Limits, Progress
 from cdi.transfer.meter import Meter
 from cdi.transfer.throttle import Throttle
+
+if TYPE_CHECKING:
+    from cdi.api.copy import AnyJob
 
 
 class Control:

@@ -15,12 +15,9 @@ from functools import partial
 from cdi.api.errors import CdiError, InternalError, Retry
 from cdi.api.job import BlankSourceSpec, Failure, Job, Outcome, RegistrySourceSpec
 from cdi.source.base import Source
-from cdi.source.open import open_source
 from cdi.transfer.abandon import abandon
 from cdi.transfer.blank import make_blank
 from cdi.transfer.control import Control
-from cdi.transfer.disk import DiskTransfer
-from cdi.transfer.persist import persist
 from cdi.transfer.result import Result
 
 
@@ -68,12 +65,18 @@ def _dispatch(job: Job, control: Control, result: Result, given: Source | None) 
 
         import_registry(job, source, control, result)
     else:
+        # An empty disk is made in less time than it takes to load these.
+        from cdi.source.open import open_source
+        from cdi.transfer.persist import persist
+
         carry = _import_archive if job.content_type == "archive" else _import_disk
         opened = partial(open_source, source, job.policy) if given is None else lambda: given
         persist(job, control, result, opened, partial(carry, job, control, result))
 
 
 def _import_disk(job: Job, control: Control, result: Result, source: Source) -> None:
+    from cdi.transfer.disk import DiskTransfer
+
     DiskTransfer(job, source, control, result).run()
 
 

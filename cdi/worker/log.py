@@ -24,7 +24,6 @@ from cdi.api.job import (
     SourceSpec,
     StreamSourceSpec,
 )
-from cdi.api.rules.urls import redacted
 from cdi.image.sizes import human
 
 EVERY = 10.0
@@ -102,6 +101,8 @@ def _place(source: SourceSpec) -> str:
         case BlankSourceSpec():
             return "nothing"
         case HttpSourceSpec() | S3SourceSpec() | GcsSourceSpec() | RegistrySourceSpec():
+            from cdi.api.rules.urls import redacted
+
             return redacted(source.url)
         case _:
             assert_never(source)

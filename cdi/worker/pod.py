@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import sys
 import threading
 import time
@@ -23,7 +22,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
-from cdi.api.copy import CopySourceJob, CopyTargetJob
 from cdi.api.errors import CdiError, InternalError, InvalidManifest, UsageError
 from cdi.api.job import BlockTargetSpec, DirectoryTargetSpec, Job, Limits, Outcome, Policy
 from cdi.target.failure import mapped
@@ -36,6 +34,7 @@ from cdi.worker.stop import Stop
 from cdi.worker.termination import termination_message
 
 if TYPE_CHECKING:
+    from cdi.api.copy import CopySourceJob, CopyTargetJob
     from cdi.worker.serve import Answer
 
 _TICK = 0.5
@@ -45,7 +44,7 @@ _LARGEST_JOB = 1 << 20
 _LARGEST_JOURNAL = 1 << 16
 _OWN_DIRECTORY = ".cdi"
 """What a volume has beside its disk while it is filled, for the journal."""
-_J = TypeVar("_J", Job, CopySourceJob, CopyTargetJob)
+_J = TypeVar("_J", Job, "CopySourceJob", "CopyTargetJob")
 _USAGE = """\
 usage: cdi-worker [--job FILE] [--limits FILE] [--journal FILE] [--termination-log FILE] [--port NUMBER]
                   [--tls DIRECTORY]
@@ -246,7 +245,7 @@ def _serve(
     from cdi.worker.serve import Server
 
     try:
-        server = Server(port, server_context(socket.gethostname()), answering())
+        server = Server(port, server_context(os.uname().nodename), answering())
     except OSError as error:
         # Nobody can ask then; the import is none the worse.
         log.say(f"port {port} cannot be listened at: {error.strerror}")

@@ -41,7 +41,7 @@ def attempt(monkeypatch, tmp_path, source, *, continued):
             raise source
         yield source
 
-    monkeypatch.setattr("cdi.transfer.run.open_source", opened)
+    monkeypatch.setattr("cdi.source.open.open_source", opened)
     job = Job(
         id="a",
         source=HttpSourceSpec(url="http://example.invalid/x"),

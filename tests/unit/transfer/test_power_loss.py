@@ -97,7 +97,7 @@ def attempt(job, source, volume):
     patch = pytest.MonkeyPatch()
     for module in ("disk", "abandon"):
         patch.setattr(f"cdi.transfer.{module}.open_target", lambda _spec: volume)
-    patch.setattr("cdi.transfer.run.open_source", lambda *_: source)
+    patch.setattr("cdi.source.open.open_source", lambda *_: source)
     try:
         return transfer(job, Control(job))
     finally:

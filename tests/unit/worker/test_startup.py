@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from cdi.api.job import BlankSourceSpec, FileTargetSpec, Job
 from tests.integration.transfer.worker_process import disk_job
 from tests.qcow2_writer import Layout, disk_of, write
 
@@ -65,3 +66,20 @@ def test_nor_does_a_pod(fault_server, tmp_path):
     assert json.loads((tmp_path / "end").read_text())["message"] == "Import Complete"
     # Until somebody may ask for its progress there is neither a server nor a certificate.
     assert found & (HEAVY | {"cryptography", "argparse"}) == set()
+
+
+def test_an_empty_disk_needs_no_image_and_no_source(tmp_path):
+    job = Job(id="x", source=BlankSourceSpec(), target=FileTargetSpec(path=str(tmp_path / "disk.img")), size=1 << 20)
+    (tmp_path / "job.json").write_text(job.to_json())
+    script = """
+import sys
+from cdi.worker.pod import main
+status = main(sys.argv[1:])
+print("modules:", *(name.replace(".", "/") for name in sys.modules))
+sys.exit(status)
+"""
+    found = modules_of(script, f"--job={tmp_path}/job.json", f"--termination-log={tmp_path}/end", "--port=0")
+    assert (tmp_path / "disk.img").stat().st_size == 1 << 20
+    unneeded = ("cdi/image/", "cdi/codec/", "cdi/verify/", "cdi/source/http", "cdi/transfer/disk", "cdi/api/rules")
+    assert [name for name in found if name.startswith(unneeded) and name != "cdi/image/sizes"] == []
+    assert found & {"urllib/parse", "fractions", "ssl", "cryptography"} == set()
