@@ -23,6 +23,7 @@ from cdi.controller.inputs import Inputs
 from cdi.controller.keys import Key, Kind, Scope, volume
 from cdi.controller.logs import fields
 from cdi.controller.observe import Observed
+from cdi.controller.pacing import Pacing
 from cdi.controller.parts import Parts
 from cdi.controller.telling import tell
 from cdi.controller.transfers import ObservedTransfers, places
@@ -117,6 +118,7 @@ class Reconcilers:
         self._scope = scope
         self._parts = parts
         self._retries = retries or Retries()
+        self._pacing = Pacing(now)
         self.now = now
 
     async def reconcile(self, key: Key) -> float | None:
@@ -182,6 +184,7 @@ class Reconcilers:
         plan = await self._planned(key, None)
         if plan is None:
             return None
+        plan = self._pacing.paced(key, plan, about)
         refusal = await self._carry_out(key, plan, about)
         if refusal is None:
             # Who waits for a Secret, or for a change of it, is told by nobody.
