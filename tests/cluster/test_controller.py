@@ -261,9 +261,10 @@ def test_a_volume_that_was_kept_for_it_is_taken_as_it_is(cluster, place, server,
     place.delete("datavolume", first)
     place.wait("persistentvolume", volume, "released", lambda it: it["status"]["phase"] == "Released", SLOW)
     reference = {"namespace": place.namespace, "name": second, "uid": None, "resourceVersion": None}
-    policy = {"persistentVolumeReclaimPolicy": "Delete"}
-    place.merge("persistentvolume", volume, {"spec": {**policy, "claimRef": reference}})
+    place.merge("persistentvolume", volume, {"spec": {"claimRef": reference}})
     place.wait("persistentvolume", volume, "available", lambda it: it["status"]["phase"] == "Available", SLOW)
+    # Not before: whoever sees a released volume that may be deleted deletes it.
+    place.merge("persistentvolume", volume, {"spec": {"persistentVolumeReclaimPolicy": "Delete"}})
     nowhere = server.put(f"/nowhere-{storage_class}", b"", always=Fault(status=404))
     annotations = {"cdi.kubevirt.io/storage.checkStaticVolume": ""}
     place.create(data_volume(second, {"http": {"url": nowhere}}, storage_class, annotations=annotations))
