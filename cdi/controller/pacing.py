@@ -1,4 +1,6 @@
-"""What is only told, and changes nothing that anybody acts on, is written at most once a second for each volume.
+"""What is only told, and changes nothing that anybody acts on, may wait.
+
+At most one word a second is written about each volume, and in the long run five a second about all of them.
 
 A volume's course gives a new word for every step of the storage and of the node: that the pod has a node, that its
 image is there.  Each word written into an unbound claim is looked at by every provisioner of the cluster, which tells
@@ -31,11 +33,16 @@ from cdi.api.names import (
 )
 from cdi.controller.keys import Key
 from cdi.kube.resources import CLAIMS, Object
-from cdi.reconcile.actions import Action, PatchObject, Plan
+from cdi.reconcile.actions import Action, CreateObject, PatchObject, Plan
 from cdi.reconcile.synthesis import ANN_STATUS
 
 PACE = 1.0
-"""Seconds between two words about one volume."""
+"""Seconds between two words about one volume, at least."""
+RATE = 5.0
+"""Words a second about all volumes, in the long run."""
+LONGEST = 15.0
+"""Seconds that a word waits, at most."""
+_MANY = 100
 _WORDS = frozenset(
     {
         ANN_BOUND_CONDITION,
@@ -64,8 +71,10 @@ class Pacing:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._told: dict[Key, float] = {}
-        """In the order of their moments, the oldest first."""
+        self._free = 0.0
+        """When the next word may be told, whatever it is about."""
+        self._due: dict[Key, float] = {}
+        """When the next word may be told about a volume."""
 
     def paced(self, key: Key, plan: Plan, about: Object) -> Plan:
         """The plan, or as much of it as is due, with the moment of the rest in `requeue_after`."""
@@ -73,21 +82,24 @@ class Pacing:
         if len(rest) == len(plan.actions) and plan.status is None:
             return plan
         now = self._now()
-        left = PACE - (now - self._told.get(key, now - PACE))
+        left = self._due.get(key, now) - now
         # A clock that was set back keeps nobody waiting.
-        if 0 < left <= PACE and not _is_news(plan, about):
+        waits = 0 < left <= LONGEST
+        if waits and not _is_news(plan, about):
             pause = left if plan.requeue_after is None else min(left, plan.requeue_after)
             return replace(plan, actions=rest, status=None, requeue_after=pause)
-        self._tell(key, now)
-        return plan
+        self._told(key, now)
+        if not waits:
+            return plan
+        # The claim that is filled in the target's place says nothing that the target does not say.
+        actions = (one for one in plan.actions if one in rest or _is_own(one, key) or _is_told_of_a_pod(one))
+        return replace(plan, actions=tuple(actions))
 
-    def _tell(self, key: Key, now: float) -> None:
-        self._told.pop(key, None)
-        self._told[key] = now
-        for old, moment in list(self._told.items()):
-            if now - moment < PACE:
-                break
-            del self._told[old]
+    def _told(self, key: Key, now: float) -> None:
+        self._free = min(max(self._free, now) + 1 / RATE, now + LONGEST)
+        self._due[key] = max(now + PACE, self._free)
+        if len(self._due) > _MANY:
+            self._due = {key: moment for key, moment in self._due.items() if now < moment <= now + LONGEST}
 
 
 def _is_words(action: Action) -> bool:
@@ -103,15 +115,23 @@ def _is_words(action: Action) -> bool:
 
 def _is_news(plan: Plan, about: Object) -> bool:
     """Somebody acts on it: a client waits for a phase, for a condition, or for a server that takes uploads."""
-    if plan.events:
+    # That something is made is told as it is made, and is not told again when its status comes later.
+    made = any(isinstance(action, CreateObject) for action in plan.actions)
+    if any(event.type == "Warning" or not made for event in plan.events):
         return True
-    for action in plan.actions:
-        if isinstance(action, PatchObject) and (
-            action.annotations.get(ANN_POD_PHASE, "Pending") != "Pending"
-            or action.annotations.get(ANN_POD_READY) == "true"
-        ):
-            return True
+    if any(_is_told_of_a_pod(action) for action in plan.actions):
+        return True
     return plan.status is not None and _facts(plan.status) != _facts(about.get("status") or {})
+
+
+def _is_told_of_a_pod(action: Action) -> bool:
+    return isinstance(action, PatchObject) and (
+        action.annotations.get(ANN_POD_PHASE, "Pending") != "Pending" or action.annotations.get(ANN_POD_READY) == "true"
+    )
+
+
+def _is_own(action: Action, key: Key) -> bool:
+    return isinstance(action, PatchObject) and action.name == key.name
 
 
 def _facts(status: Mapping[str, Any]) -> tuple[object, ...]:

@@ -11,12 +11,13 @@ from cdi.api.names import (
     ANN_RUNNING_CONDITION_MESSAGE,
 )
 from cdi.controller.keys import volume
-from cdi.controller.pacing import PACE, Pacing
-from cdi.reconcile.actions import DeleteObject, EventFact, PatchObject, Plan
+from cdi.controller.pacing import LONGEST, PACE, RATE, Pacing
+from cdi.reconcile.actions import CreateObject, DeleteObject, EventFact, PatchObject, Plan
 from cdi.reconcile.ledger import ANNOTATION
 
+CLAIM = "persistentvolumeclaims"
 KEY, OTHER = volume("vms", "golden"), volume("vms", "other")
-WORK = DeleteObject(plural="persistentvolumeclaims", namespace="vms", name="prime", uid="2")
+WORK = DeleteObject(plural=CLAIM, namespace="vms", name="prime", uid="2")
 PENDING = {
     "phase": "Pending",
     "claimName": "golden",
@@ -32,11 +33,11 @@ class Clock:
         return self.now
 
 
-def patch(**annotations: Any) -> PatchObject:
-    told = annotations.pop("annotations", {ANN_BOUND_CONDITION_MESSAGE: "waits"})
-    return PatchObject(
-        plural="persistentvolumeclaims", namespace="vms", name="golden", uid="1", annotations=told, **annotations
-    )
+def patch(
+    annotations: dict[str, str | None] | None = None, name: str = "golden", plural: str = CLAIM, **others: Any
+) -> PatchObject:
+    told = {ANN_BOUND_CONDITION_MESSAGE: "waits"} if annotations is None else annotations
+    return PatchObject(plural=plural, namespace="vms", name=name, uid="1", annotations=told, **others)
 
 
 def told_at(clock: Clock) -> Pacing:
@@ -73,8 +74,8 @@ def test_an_earlier_look_stays() -> None:
         Plan(status={**PENDING, "phase": "ImportInProgress"}),
         Plan(status={**PENDING, "claimName": "another"}),
         Plan(status={**PENDING, "conditions": [{"type": "Ready", "status": "True", "reason": "a"}]}),
-        Plan(actions=(patch(annotations={ANN_POD_PHASE: "Running"}),)),
-        Plan(actions=(patch(annotations={ANN_POD_READY: "true"}),)),
+        Plan(actions=(patch({ANN_POD_PHASE: "Running"}),)),
+        Plan(actions=(patch({ANN_POD_READY: "true"}),)),
     ],
 )
 def test_what_somebody_waits_for_is_told_at_once(plan: Plan) -> None:
@@ -84,7 +85,8 @@ def test_what_somebody_waits_for_is_told_at_once(plan: Plan) -> None:
 @pytest.mark.parametrize(
     "action",
     [
-        patch(annotations={ANNOTATION: "{}", ANN_RUNNING_CONDITION_MESSAGE: "x"}),
+        patch({ANNOTATION: "{}", ANN_RUNNING_CONDITION_MESSAGE: "x"}),
+        patch(plural="datavolumes"),
         patch(version="7"),
         patch(owner={"uid": "9"}),
         patch(labels={"a": "b"}),
@@ -104,10 +106,57 @@ def test_a_clock_that_was_set_back_keeps_nobody_waiting() -> None:
     assert pacing.paced(KEY, plan, ABOUT) == plan
 
 
+def test_what_is_made_is_told_at_once_and_its_status_may_wait() -> None:
+    made = CreateObject(body={"kind": "PersistentVolumeClaim"})
+    event = EventFact(type="Normal", reason="CreatedPVCPrimeSuccessfully", message="it is made")
+    plan = Plan(actions=(made, patch()), events=(event,), status={**PENDING, "progress": "1%"})
+    paced = told_at(Clock()).paced(KEY, plan, ABOUT)
+    assert (paced.actions, paced.events, paced.status) == ((made,), (event,), None)
+    warning = EventFact(type="Warning", reason="ErrStartingPod", message="it is not")
+    plan = Plan(actions=(made, patch()), events=(event, warning), status=plan.status)
+    assert told_at(Clock()).paced(KEY, plan, ABOUT) == plan
+
+
+def test_news_of_the_target_need_not_be_said_of_the_claim_in_its_place() -> None:
+    own, prime = patch({ANN_POD_PHASE: "Pending"}), patch({ANN_POD_PHASE: "Pending"}, name="prime")
+    running = patch({ANN_POD_PHASE: "Running"}, name="prime")
+    status = {**PENDING, "phase": "ImportScheduled"}
+    assert told_at(Clock()).paced(KEY, Plan(actions=(own, WORK, prime), status=status), ABOUT).actions == (own, WORK)
+    plan = Plan(actions=(own, WORK, running), status=status)
+    assert told_at(Clock()).paced(KEY, plan, ABOUT) == plan
+
+
+def test_of_many_volumes_each_is_told_of_less_often_and_none_for_ever() -> None:
+    clock = Clock()
+    pacing = Pacing(clock)
+    words = Plan(actions=(patch(),))
+    keys = [volume("vms", f"v{number}") for number in range(200)]
+    told = dict.fromkeys(keys, 0)
+    seconds = 60
+    for _ in range(seconds * 10):
+        for key in keys:
+            told[key] += bool(pacing.paced(key, words, ABOUT).actions)
+        clock.now += 0.1
+    assert all(count >= seconds // LONGEST for count in told.values())
+    # At first nobody knows how many they are.
+    assert sum(told.values()) <= len(keys) * (1 + seconds / LONGEST) + RATE * seconds
+
+
+def test_a_few_volumes_are_told_of_once_a_second() -> None:
+    clock = Clock()
+    pacing = Pacing(clock)
+    keys = [volume("vms", f"v{number}") for number in range(int(RATE))]
+    told = 0
+    for _ in range(100):
+        told += sum(bool(pacing.paced(key, Plan(actions=(patch(),)), ABOUT).actions) for key in keys)
+        clock.now += 0.1
+    assert told >= 9 * len(keys)
+
+
 def test_what_was_told_long_ago_is_forgotten() -> None:
     clock = Clock()
     pacing = Pacing(clock)
-    for number in range(100):
+    for number in range(1000):
         pacing.paced(volume("vms", f"v{number}"), Plan(actions=(patch(),)), ABOUT)
-        clock.now += PACE / 4
-    assert len(pacing._told) <= 4
+        clock.now += PACE
+    assert len(pacing._due) <= 101
