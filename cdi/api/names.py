@@ -141,6 +141,9 @@ ANN_CRON_READ_WRITE_ONCE = f"{GROUP}/useReadWriteOnceForDataImportCron"
 ANN_CRON_SNAPSHOT_CLASS = f"{GROUP}/snapshotClassForDataImportCron"
 ANN_CONFIG_AUTHORITY = f"{GROUP}/configAuthority"
 ANN_SELECTED_NODE = "volume.kubernetes.io/selected-node"
+ANN_PROVISIONER = "volume.kubernetes.io/storage-provisioner"
+ANN_PROVISIONER_BEFORE = "volume.beta.kubernetes.io/storage-provisioner"
+"""The same, for provisioners of before Kubernetes 1.23."""
 
 # --- labels -----------------------------------------------------------------------------------------------------
 

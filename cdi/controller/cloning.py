@@ -9,17 +9,15 @@ from cdi.api.copy import TICKET_PREFIX
 from cdi.api.names import ANN_OWNER_UID, ANN_POD_PHASE, LABEL_COMPONENT, clone_source_pod, temporary_claim
 from cdi.api.storageprofile import CloneStrategy
 from cdi.controller.keys import Key, volume
-from cdi.kube.resources import CLAIMS, DATA_VOLUMES, PODS, VOLUME_SNAPSHOTS, Object
+from cdi.kube.resources import CLAIMS, PODS, VOLUME_SNAPSHOTS, Object
 from cdi.reconcile.clone.copying import READERS_MOST
 from cdi.reconcile.clone.manifests import MEASUREMENT
 from cdi.reconcile.clone.measuring import ANNOTATION as MEASURED
-from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANN_TARGET, ANNOTATION, LABEL_TEMPORARY, CloneRecord, pinned
+from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANN_TARGET, ANNOTATION, LABEL_TEMPORARY, CloneRecord
 
 if TYPE_CHECKING:
     from cdi.controller.watches import Watches
     from cdi.kube.reflector import Change
-
-_FINAL = ("Succeeded", "Failed")
 
 
 def of_claim(change: Change, watches: Watches) -> Iterator[Key]:
@@ -40,7 +38,7 @@ def of_claim(change: Change, watches: Watches) -> Iterator[Key]:
         if record.namespace != state["metadata"]["namespace"]:
             yield volume(record.namespace, temporary_claim(state["metadata"]["uid"]))
     if _face(change.old) != _face(change.new):
-        yield from waiting_for(body["metadata"]["namespace"], body["metadata"]["name"], watches)
+        yield from watches.waiting.on(body["metadata"]["namespace"], body["metadata"]["name"])
 
 
 def of_snapshot(namespace: str, name: str, watches: Watches) -> Iterator[Key]:
@@ -48,7 +46,7 @@ def of_snapshot(namespace: str, name: str, watches: Watches) -> Iterator[Key]:
     body = watches.get(VOLUME_SNAPSHOTS, namespace, name)
     yield Key(kind="snapshot", namespace=namespace, name=name)
     if body is None or not _is_temporary(body):
-        yield from waiting_for(namespace, name, watches, snapshot=True)
+        yield from watches.waiting.on(namespace, name, snapshot=True)
     yield from _made_with("snapshot", namespace, name, watches)
 
 
@@ -58,23 +56,6 @@ def _made_with(part: Literal["snapshot", "restored"], namespace: str, name: str,
         record = CloneRecord.parse(_annotations(claim).get(ANNOTATION))
         if record is not None and (record.namespace, getattr(record, part)) == (namespace, name):
             yield volume(claim["metadata"]["namespace"], claim["metadata"]["name"])
-
-
-def waiting_for(namespace: str, name: str, watches: Watches, *, snapshot: bool = False) -> Iterator[Key]:
-    """Clones of a source that have not ended."""
-    for claim in watches.values(CLAIMS):
-        annotations = _annotations(claim)
-        if pinned(annotations) == (namespace, name, snapshot) and annotations.get(ANN_POD_PHASE) not in _FINAL:
-            yield volume(claim["metadata"]["namespace"], claim["metadata"]["name"])
-    kind = "snapshot" if snapshot else "pvc"
-    for body in watches.values(DATA_VOLUMES):
-        if (body.get("status") or {}).get("phase") in _FINAL:
-            continue
-        spec = body.get("spec") or {}
-        source = (spec.get("source") or {}).get(kind) or {}
-        # What a DataSource stands for may be what it was waited for.
-        if spec.get("sourceRef") or (source.get("namespace"), source.get("name")) == (namespace, name):
-            yield volume(body["metadata"]["namespace"], body["metadata"]["name"])
 
 
 def of_data_volume(change: Change, watches: Watches) -> Iterator[Key]:

@@ -11,7 +11,6 @@ from cdi.api.errors import AdmissionDenied, CdiError, Conflict, InvalidManifest,
 from cdi.api.names import INSTALLATION, LABEL_COMPONENT, own_name
 from cdi.controller.certifier import Certifier
 from cdi.controller.clones import ObservedClones
-from cdi.controller.cloning import waiting_for
 from cdi.controller.inputs import Inputs
 from cdi.controller.keys import CONFIG, Key, Scope, volume
 from cdi.controller.logs import fields
@@ -171,7 +170,7 @@ class Life:
     def _freed(self, namespace: str, claim: str) -> None:
         if self._synced:
             self.queue.add(volume(namespace, claim))
-            for key in (*waiting_for(namespace, claim, self.watches), *concerned(self.watches, (namespace, claim))):
+            for key in (*self.watches.waiting.on(namespace, claim), *concerned(self.watches, (namespace, claim))):
                 self.queue.add(key)
 
     def _follow(self, change: Change) -> None:

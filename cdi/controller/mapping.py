@@ -55,7 +55,7 @@ def _affected(resource: Resource, change: Change, watches: Watches) -> Iterator[
         yield from _referring(change, watches)
         yield from cloning.of_data_volume(change, watches)
         if _face(change.old) != _face(change.new):
-            yield from cloning.waiting_for(namespace, name, watches)
+            yield from watches.waiting.on(namespace, name)
     elif resource == CLAIMS:
         yield from _owning(body, watches)
         yield from transfers.concerned(watches, (namespace, name))

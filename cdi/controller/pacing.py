@@ -18,6 +18,11 @@ from cdi.api.names import (
     ANN_BOUND_CONDITION,
     ANN_BOUND_CONDITION_MESSAGE,
     ANN_BOUND_CONDITION_REASON,
+    ANN_CLONE_ERROR,
+    ANN_CLONE_FALLBACK_REASON,
+    ANN_CLONE_OF,
+    ANN_CLONE_PHASE,
+    ANN_CLONE_TYPE,
     ANN_IMPORT_POD,
     ANN_POD_PHASE,
     ANN_POD_READY,
@@ -32,6 +37,7 @@ from cdi.api.names import (
     ANN_USE_POPULATOR,
 )
 from cdi.controller.keys import Key
+from cdi.controller.waiting import FINAL
 from cdi.kube.resources import CLAIMS, Object
 from cdi.reconcile.actions import Action, CreateObject, PatchObject, Plan
 from cdi.reconcile.synthesis import ANN_STATUS
@@ -48,6 +54,11 @@ _WORDS = frozenset(
         ANN_BOUND_CONDITION,
         ANN_BOUND_CONDITION_MESSAGE,
         ANN_BOUND_CONDITION_REASON,
+        ANN_CLONE_ERROR,
+        ANN_CLONE_FALLBACK_REASON,
+        ANN_CLONE_OF,
+        ANN_CLONE_PHASE,
+        ANN_CLONE_TYPE,
         ANN_IMPORT_POD,
         ANN_POD_PHASE,
         ANN_POD_READY,
@@ -82,18 +93,23 @@ class Pacing:
         if len(rest) == len(plan.actions) and plan.status is None:
             return plan
         now = self._now()
-        left = self._due.get(key, now) - now
         # A clock that was set back keeps nobody waiting.
-        waits = 0 < left <= LONGEST
-        if waits and not _is_news(plan, about):
-            pause = left if plan.requeue_after is None else min(left, plan.requeue_after)
-            return replace(plan, actions=rest, status=None, requeue_after=pause)
-        self._told(key, now)
-        if not waits:
+        if not now < self._due.get(key, now) <= now + LONGEST:
+            self._told(key, now)
             return plan
-        # The claim that is filled in the target's place says nothing that the target does not say.
-        actions = (one for one in plan.actions if one in rest or _is_own(one, key) or _is_told_of_a_pod(one))
-        return replace(plan, actions=tuple(actions))
+        status = None
+        if _is_news(plan, about):
+            self._told(key, now)
+            if _is_for_all(plan):
+                return plan
+            # A DataVolume's status says it; its claims say later what nobody waits for there.
+            rest = tuple(action for action in plan.actions if action in rest or _is_told_of_a_pod(action))
+            if len(rest) == len(plan.actions):
+                return plan
+            status = plan.status
+        left = self._due[key] - now
+        pause = left if plan.requeue_after is None else min(left, plan.requeue_after)
+        return replace(plan, actions=rest, status=status, requeue_after=pause)
 
     def _told(self, key: Key, now: float) -> None:
         self._free = min(max(self._free, now) + 1 / RATE, now + LONGEST)
@@ -124,14 +140,19 @@ def _is_news(plan: Plan, about: Object) -> bool:
     return plan.status is not None and _facts(plan.status) != _facts(about.get("status") or {})
 
 
+def _is_for_all(plan: Plan) -> bool:
+    """It is told wherever it is told at all: an end, trouble, or what is only told of a claim."""
+    return (
+        plan.status is None
+        or plan.status.get("phase") in FINAL
+        or any(event.type == "Warning" for event in plan.events)
+    )
+
+
 def _is_told_of_a_pod(action: Action) -> bool:
     return isinstance(action, PatchObject) and (
         action.annotations.get(ANN_POD_PHASE, "Pending") != "Pending" or action.annotations.get(ANN_POD_READY) == "true"
     )
-
-
-def _is_own(action: Action, key: Key) -> bool:
-    return isinstance(action, PatchObject) and action.name == key.name
 
 
 def _facts(status: Mapping[str, Any]) -> tuple[object, ...]:

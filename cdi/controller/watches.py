@@ -15,6 +15,7 @@ from cdi.api.errors import InvalidManifest
 from cdi.api.names import APP, COMPONENT_UPLOAD_SERVER, LABEL_APP, LABEL_COMPONENT
 from cdi.api.validation import parse
 from cdi.controller.keys import Scope
+from cdi.controller.waiting import Waiting
 from cdi.kube.client import Client
 from cdi.kube.reflector import Change, Reflector
 from cdi.kube.resources import (
@@ -67,12 +68,14 @@ class Watches:
 
     def __init__(self, client: Client, scope: Scope, *, on_change: OnChange) -> None:
         self._reflectors: dict[Resource, dict[str | None, Reflector]] = {}
+        self.waiting = Waiting()
         everywhere: tuple[str | None, ...] = (None,)
         spaces = scope.namespaces or everywhere
         plain = dict.fromkeys(spaces)
 
         def follow(resource: Resource, namespaces: Any = everywhere, **options: Any) -> None:
             def changed(change: Change) -> None:
+                self.waiting.changed(resource, change)
                 on_change(resource, change)
 
             self._reflectors[resource] = {

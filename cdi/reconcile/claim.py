@@ -32,7 +32,7 @@ from cdi.api.names import (
 )
 from cdi.api.overhead import required
 from cdi.api.quantity import Quantity
-from cdi.reconcile.binding import class_of, for_machines, wants_population
+from cdi.reconcile.binding import class_of, for_machines, provisioner_marks, wants_population
 from cdi.reconcile.job import content_type
 from cdi.reconcile.origin import Clone, External, Import, Origin, Upload
 from cdi.reconcile.pod import claim_owner
@@ -87,8 +87,11 @@ def build_claim(world: World, origin: Origin, source: Claim | None) -> dict[str,
         ANN_CREATED_FOR_DATA_VOLUME: dv.metadata.uid or "",
     }
     if isinstance(origin, Import | Upload) and world.platform.cluster:
-        populated = wants_population(dv, class_of(dv, world.objects), world.objects)
+        storage_class = class_of(dv, world.objects)
+        populated = wants_population(dv, storage_class, world.objects)
         annotations[ANN_USE_POPULATOR] = "true" if populated else "false"
+        if populated:
+            annotations |= provisioner_marks(storage_class, world.objects)
         if populated and origin.kept_in is None:
             metadata = build_source(dv, origin)["metadata"]
             kind = IMPORT_SOURCE if isinstance(origin, Import) else UPLOAD_SOURCE
@@ -190,6 +193,8 @@ def build_prime(world: World, target: Claim) -> dict[str, Any]:
         annotations[ANN_SELECTED_NODE] = target.selected_node
     if target.annotations.get(ANN_POD_RETAIN) == "true":
         annotations[ANN_POD_RETAIN] = "true"
+    if target.storage_class:
+        annotations |= provisioner_marks(world.objects.storage_class(target.storage_class), world.objects)
     spec: dict[str, Any] = {
         "accessModes": list(target.access_modes),
         "volumeMode": target.volume_mode,

@@ -44,6 +44,8 @@ ROOT = Path(__file__).parents[2]
 CLASS = "csi"
 CASES = ("tiny", "large", "upload", "clone", "blanks", "idle")
 PATIENCE = 900.0
+IDLE = "bench.cdi.test/idle"
+"""The label of volumes that hold nothing."""
 Document = dict[str, Any]
 # As the controller asks for a worker, so that the scheduler puts as many of either on the node.
 REQUESTS = {"requests": {"cpu": "100m", "memory": "60M"}, "limits": {"cpu": "750m", "memory": "600M"}}
@@ -185,16 +187,41 @@ class Bench:
         self.add(case, "controller ≤ 160 MiB", f"{peak.mib:.0f} MiB", "", reached=peak.mib <= 160)
 
     def idle(self, count: int, seconds: float) -> None:
-        """DataVolumes that have adopted claims: Succeeded at once, and objects like any others."""
+        """DataVolumes that have adopted claims: Succeeded as soon as those are bound, and objects like any others."""
         names = [f"idle-{n:04}" for n in range(count)]
-        for chunk in (names[at : at + 100] for at in range(0, count, 100)):
-            documents = [claim(name, "nobody", size="16Mi") for name in chunk]
-            for name in chunk:
-                one = data_volume(name, "16Mi", {"blank": {}})
-                one["metadata"]["annotations"] = {"cdi.kubevirt.io/allowClaimAdoption": "true"}
-                one["spec"]["pvc"]["storageClassName"] = "nobody"
-                documents.append(one)
-            self.until(DATA_VOLUMES, set(chunk), "Succeeded", functools.partial(self.kubectl.apply, *documents))
+        try:
+            for chunk in (names[at : at + 100] for at in range(0, count, 100)):
+                documents = [each for name in chunk for each in self._adopted(name)]
+                self.until(DATA_VOLUMES, set(chunk), "Succeeded", functools.partial(self.kubectl.apply, *documents))
+            self._idle(count, seconds)
+        finally:
+            self.kubectl.run("delete", "datavolumes,persistentvolumeclaims", "--all", "--wait=true", patience=PATIENCE)
+            self.kubectl.run("delete", "persistentvolumes", f"--selector={IDLE}", "--wait=true", patience=PATIENCE)
+
+    def _adopted(self, name: str) -> list[Document]:
+        """A volume, a claim that is bound to it, and a DataVolume that takes the claim up."""
+        place = f"{self.kubectl.namespace}-{name}"
+        wanted = claim(name, "nobody", size="16Mi")
+        wanted["spec"]["volumeName"] = place
+        volume = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": place, "labels": {IDLE: ""}},
+            "spec": {
+                "capacity": {"storage": "16Mi"},
+                "accessModes": wanted["spec"]["accessModes"],
+                "storageClassName": "nobody",
+                "persistentVolumeReclaimPolicy": "Retain",
+                "claimRef": {"namespace": self.kubectl.namespace, "name": name},
+                "hostPath": {"path": "/nowhere"},
+            },
+        }
+        one = data_volume(name, "16Mi", {"blank": {}})
+        one["metadata"]["annotations"] = {"cdi.kubevirt.io/allowClaimAdoption": "true"}
+        one["spec"]["pvc"]["storageClassName"] = "nobody"
+        return [volume, wanted, one]
+
+    def _idle(self, count: int, seconds: float) -> None:
         time.sleep(5)
         before, began = self.running.processor_seconds(), time.monotonic()
         time.sleep(seconds)
@@ -208,7 +235,6 @@ class Bench:
         self.add(case, "restart to in-sync ≤ 20 s", f"{sync:.1f} s", "", reached=sync <= 20)
         memory = self.running.memory() / (1 << 20)
         self.add(case, "controller ≤ 160 MiB", f"{memory:.0f} MiB", "", reached=memory <= 160)
-        self.clean()
 
 
 class _Peak:

@@ -26,6 +26,8 @@ from tests.cluster.layout import ClusterError, Layout
 
 _OURS = pytest.StashKey[bool]()
 _TIMEOUT = 900  # seconds for one test, with what it has first to set up
+_LONG = ("test_upload", "test_guest", "test_clone_kills", "test_apiserver", "test_controller_process")
+"""Files that take minutes, and those whose tests wait for one another: what begins last ends last."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,10 +72,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ours = [item for item in items if Path(__file__).parent in item.path.parents]
     # Pods take seconds where functions take none, and more on a busy machine.
-    for item in items:
-        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+    for item in ours:
+        if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(_TIMEOUT))
+    if len(ours) == len(items):
+        items.sort(key=lambda item: not item.path.name.startswith(_LONG))
 
 
 @pytest.fixture(scope="session")

@@ -814,6 +814,38 @@ def test_an_import_works_with_the_rights_that_it_has(cluster, release, served, c
         assert "orbidden" not in release.log(deployment)
 
 
+def test_volumes_are_cloned_and_moved_with_the_rights_that_it_has(release):
+    def clone(name, storage_class, **storage):
+        made = data_volume(name, {"pvc": {"namespace": release.work.namespace, "name": "golden"}})
+        made["spec"]["storage"] |= {"storageClassName": storage_class, **storage}
+        return made
+
+    release.work.create(data_volume("golden", {"blank": {}}))
+    release.work.wait("datavolume", "golden", "imported", is_phase("Succeeded"), SLOW)
+    # By the storage; by a copy from pod to pod; by a copy into a volume whose size a pod has first to find out.
+    clones = [clone("by-storage", "csi"), clone("copied", "local"), clone("measured", "local", resources={})]
+    release.work.create(*clones)
+    for each in clones:
+        release.work.wait("datavolume", each["metadata"]["name"], "cloned", is_phase("Succeeded"), SLOW)
+    name = f"{release.work.namespace}-moved"
+    place = {"namespace": release.work.namespace, "name": "by-storage"}
+    release.work.create(
+        {
+            "apiVersion": "cdi.kubevirt.io/v1beta1",
+            "kind": "ObjectTransfer",
+            "metadata": {"name": name},
+            "spec": {"source": {"kind": "DataVolume", **place}, "target": {**place, "name": "moved"}},
+        }
+    )
+    try:
+        release.work.wait("objecttransfer", name, "done", is_phase("Complete"), SLOW)
+        release.work.wait("datavolume", "moved", "there", is_phase("Succeeded"), SLOW)
+    finally:
+        release.work.delete("objecttransfer", name)
+    for deployment in ("second-deployment", "second-apiserver"):
+        assert "orbidden" not in release.log(deployment)
+
+
 def test_a_batch_imports_with_the_rights_that_it_has(release, served):
     login = {"accessKeyId": "user", "secretKey": "password"}
     release.work.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "batch-login"}, "stringData": login})

@@ -17,7 +17,7 @@ from cdi.api.names import (
 from cdi.api.phases import EventReason, Phase, Reason
 from cdi.api.quantity import Quantity
 from cdi.reconcile.actions import Action, CreateObject
-from cdi.reconcile.binding import class_of, for_machines, wants_population
+from cdi.reconcile.binding import class_of, for_machines, provisioner_marks, wants_population
 from cdi.reconcile.claim import build_claim
 from cdi.reconcile.clone.authority import allowed
 from cdi.reconcile.clone.manifests import build_clone_source, clone_source_ref
@@ -105,12 +105,14 @@ def _body(world: World, origin: Clone, found: Found) -> dict[str, Any] | Decisio
         annotations[ANN_SNAPSHOT_REQUEST] = request
     else:
         annotations[ANN_CLONE_REQUEST] = request
-    populated = wants_population(dv, class_of(dv, world.objects), world.objects)
+    made_of = class_of(dv, world.objects)
+    populated = wants_population(dv, made_of, world.objects)
     annotations[ANN_USE_POPULATOR] = "true" if populated else "false"
     spec.pop("dataSource", None)
     spec.pop("dataSourceRef", None)
     if populated:
         spec["dataSourceRef"] = clone_source_ref(dv)
+        annotations |= provisioner_marks(made_of, world.objects)
     permissive = (dv.metadata.annotations or {}).get(ANN_PERMISSIVE_CLONE)
     if permissive is not None:
         annotations[ANN_PERMISSIVE_CLONE] = permissive

@@ -13,6 +13,8 @@ from cdi.api.names import (
     ANN_POPULATED_FOR,
     ANN_PRE_POPULATED,
     ANN_PREALLOCATION_APPLIED,
+    ANN_PROVISIONER,
+    ANN_PROVISIONER_BEFORE,
     ANN_SELECTED_NODE,
     GROUP,
 )
@@ -25,8 +27,8 @@ _BOUND: Final = frozenset(
     {
         "pv.kubernetes.io/bind-completed",
         "pv.kubernetes.io/bound-by-controller",
-        "volume.kubernetes.io/storage-provisioner",
-        "volume.beta.kubernetes.io/storage-provisioner",
+        ANN_PROVISIONER,
+        ANN_PROVISIONER_BEFORE,
         ANN_SELECTED_NODE,
         _LAST_APPLIED,
     }

@@ -70,7 +70,7 @@ def test_an_earlier_look_stays() -> None:
 @pytest.mark.parametrize(
     "plan",
     [
-        Plan(actions=(patch(),), events=(EventFact(type="Normal", reason="ImportScheduled", message="it is"),)),
+        Plan(actions=(patch(),), events=(EventFact(type="Warning", reason="ErrStartingPod", message="it is not"),)),
         Plan(status={**PENDING, "phase": "ImportInProgress"}),
         Plan(status={**PENDING, "claimName": "another"}),
         Plan(status={**PENDING, "conditions": [{"type": "Ready", "status": "True", "reason": "a"}]}),
@@ -117,12 +117,22 @@ def test_what_is_made_is_told_at_once_and_its_status_may_wait() -> None:
     assert told_at(Clock()).paced(KEY, plan, ABOUT) == plan
 
 
-def test_news_of_the_target_need_not_be_said_of_the_claim_in_its_place() -> None:
+def test_what_a_status_says_at_once_claims_say_later() -> None:
+    clock = Clock()
     own, prime = patch({ANN_POD_PHASE: "Pending"}), patch({ANN_POD_PHASE: "Pending"}, name="prime")
     running = patch({ANN_POD_PHASE: "Running"}, name="prime")
-    status = {**PENDING, "phase": "ImportScheduled"}
-    assert told_at(Clock()).paced(KEY, Plan(actions=(own, WORK, prime), status=status), ABOUT).actions == (own, WORK)
-    plan = Plan(actions=(own, WORK, running), status=status)
+    plan = Plan(actions=(own, WORK, prime, running), status={**PENDING, "phase": "ImportScheduled"})
+    paced = told_at(clock).paced(KEY, plan, ABOUT)
+    assert paced.actions == (WORK, running)
+    assert paced.status == plan.status
+    assert paced.requeue_after is not None
+    assert 0 < paced.requeue_after <= LONGEST
+
+
+@pytest.mark.parametrize("status", [None, {**PENDING, "phase": "Succeeded"}, {**PENDING, "phase": "Failed"}])
+def test_an_end_and_what_only_a_claim_says_are_told_everywhere(status: Any) -> None:
+    event = EventFact(type="Normal", reason="ImportSucceeded", message="it is")
+    plan = Plan(actions=(patch(), WORK, patch(name="prime")), status=status, events=(event,))
     assert told_at(Clock()).paced(KEY, plan, ABOUT) == plan
 
 

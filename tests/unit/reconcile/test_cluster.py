@@ -87,6 +87,18 @@ def test_the_prime_claim_shows_what_programs_look_for():
     assert prime["metadata"]["labels"]["velero.io/exclude-from-backup"] == "true"
 
 
+@pytest.mark.parametrize(("storage_class", "said"), [("csi", {"csi.example"}), ("csi-wait", set()), ("local", set())])
+def test_claims_say_who_makes_their_volumes_where_kubernetes_would_say_it_at_once(storage_class, said):
+    cluster = Cluster(dv(storage_class))
+    cluster.consumer = True
+    claims = started(cluster).all(CLAIMS)
+    assert len(claims) == (1 if storage_class == "local" else 2)
+    for claim in claims:
+        annotations = claim["metadata"]["annotations"]
+        names = ("volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner")
+        assert {annotations[name] for name in names if name in annotations} == said
+
+
 # --- binding ------------------------------------------------------------------------------------------------------
 
 
@@ -287,7 +299,9 @@ def test_what_a_policy_does_not_let_in_is_told_and_goes_on_by_itself(kind, error
 def test_a_pod_that_the_server_finds_invalid_can_become_valid():
     """It is made of the cluster's configuration too."""
     cluster = Cluster(dv("local"))
-    cluster.refuse["Pod"] = InvalidManifest("must be less than or equal to cpu limit", where="spec.containers[0].resources")
+    cluster.refuse["Pod"] = InvalidManifest(
+        "must be less than or equal to cpu limit", where="spec.containers[0].resources"
+    )
     for _ in range(6):
         cluster.step()
         cluster.nature()

@@ -1,0 +1,73 @@
+"""Clones that have not ended, by what they are made of.
+
+Kept as things change: whoever looked at every volume for every change would do nothing else where there are thousands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cdi.api.names import ANN_POD_PHASE
+from cdi.controller.keys import Key, volume
+from cdi.kube.reflector import Change
+from cdi.kube.resources import CLAIMS, DATA_VOLUMES, Object, Resource
+from cdi.reconcile.clone.record import pinned
+
+FINAL = ("Succeeded", "Failed")
+_Origin = tuple[str, str, bool]
+"""Namespace and name of a volume or snapshot, and whether it is a snapshot."""
+_ANY: _Origin = ("", "", False)
+"""What a DataSource stands for, which may be anything."""
+_Member = tuple[Resource, str, str]
+
+
+class Waiting:
+    """Of the objects in the watch caches."""
+
+    def __init__(self) -> None:
+        self._members: dict[_Origin, set[_Member]] = {}
+        self._origins: dict[_Member, _Origin] = {}
+
+    def changed(self, resource: Resource, change: Change) -> None:
+        """To be told of every change."""
+        if resource not in (CLAIMS, DATA_VOLUMES):
+            return
+        metadata = change.object["metadata"]
+        member = resource, metadata["namespace"], metadata["name"]
+        origin = None if change.new is None else _origin(resource, change.new)
+        before = self._origins.get(member)
+        if origin == before:
+            return
+        if before is not None:
+            del self._origins[member]
+            rest = self._members[before]
+            rest.discard(member)
+            if not rest:
+                del self._members[before]
+        if origin is not None:
+            self._origins[member] = origin
+            self._members.setdefault(origin, set()).add(member)
+
+    def on(self, namespace: str, name: str, *, snapshot: bool = False) -> Iterator[Key]:
+        """The clones of this source; those of DataSources are among them, whatever they stand for."""
+        for origin in ((namespace, name, snapshot), _ANY):
+            for _, space, each in self._members.get(origin, ()):
+                yield volume(space, each)
+
+
+def _origin(resource: Resource, body: Object) -> _Origin | None:
+    """None of what is no clone, or has ended."""
+    if resource == CLAIMS:
+        annotations = body["metadata"].get("annotations") or {}
+        return None if annotations.get(ANN_POD_PHASE) in FINAL else pinned(annotations)
+    if (body.get("status") or {}).get("phase") in FINAL:
+        return None
+    spec = body.get("spec") or {}
+    if spec.get("sourceRef"):
+        # What it stands for may be what it was waited for.
+        return _ANY
+    for kind in ("pvc", "snapshot"):
+        source = (spec.get("source") or {}).get(kind)
+        if source:
+            return source.get("namespace") or "", source.get("name") or "", kind == "snapshot"
+    return None

@@ -1,0 +1,68 @@
+"""Which clones wait for a source: the same whether it is kept as things change, or looked for."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdi.api.names import ANN_POD_PHASE
+from cdi.controller.keys import volume
+from cdi.controller.waiting import FINAL
+from cdi.kube.resources import CLAIMS, DATA_VOLUMES
+from cdi.reconcile.clone.record import ANN_CLONE_REQUEST, ANN_SNAPSHOT_REQUEST
+from tests.unit.controller.objects import body, watches
+
+PLACES = [(namespace, name, snapshot) for namespace in "xy" for name in "ab" for snapshot in (False, True)]
+PHASES = [None, "Pending", *FINAL]
+origins = st.one_of(st.none(), st.just("reference"), st.sampled_from(PLACES))
+
+
+@st.composite
+def states(draw):
+    """The next state of one of a few objects; None deletes it."""
+    resource = draw(st.sampled_from([CLAIMS, DATA_VOLUMES]))
+    name = draw(st.sampled_from("pq"))
+    if draw(st.booleans()) and draw(st.booleans()):
+        return resource, name, None
+    return resource, name, (draw(origins), draw(st.sampled_from(PHASES)))
+
+
+def made(resource, name, origin, phase):
+    pinned = origin not in (None, "reference")
+    namespace, source, snapshot = origin if pinned else ("", "", False)
+    if resource == CLAIMS:
+        annotations = {ANN_POD_PHASE: phase} if phase else {}
+        if pinned:
+            annotations[ANN_SNAPSHOT_REQUEST if snapshot else ANN_CLONE_REQUEST] = f"{namespace}/{source}"
+        return body(CLAIMS, name, annotations=annotations, spec={})
+    spec = {}
+    if pinned:
+        spec["source"] = {"snapshot" if snapshot else "pvc": {"namespace": namespace, "name": source}}
+    elif origin == "reference":
+        spec["sourceRef"] = {"kind": "DataSource", "name": "golden"}
+    more = {"pvc": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}}}
+    return body(DATA_VOLUMES, name, spec={**spec, **more}, status={"phase": phase} if phase else {})
+
+
+@given(st.lists(states(), max_size=12))
+def test_it_is_what_a_look_at_everything_finds(steps):
+    known = watches()
+    there = {}
+    for resource, name, state in steps:
+        if state is None:
+            reflector = known._of(resource, "ns")
+            reflector._remove(("ns", name))
+            there.pop((resource, name), None)
+        else:
+            known.note(resource, made(resource, name, *state))
+            there[resource, name] = state
+    for place in PLACES:
+        expected = {
+            volume("ns", name)
+            for (resource, name), (origin, phase) in there.items()
+            if phase not in FINAL and (origin == place or (origin == "reference" and resource == DATA_VOLUMES))
+        }
+        namespace, name, snapshot = place
+        assert set(known.waiting.on(namespace, name, snapshot=snapshot)) == expected
+    assert sum(len(each) for each in known.waiting._members.values()) == len(known.waiting._origins)
+    assert all(known.waiting._members.values())
