@@ -55,7 +55,7 @@ class Calm(Protocol):
 class Unwatched:
     """Nobody watched: any snapshot that is there may be older than what was written since."""
 
-    def undisturbed(self, namespace: str, claim: str) -> float | None:  # noqa: ARG002
+    def undisturbed(self, namespace: str, claim: str) -> float | None:  # noqa: ARG002  the protocol's
         return None
 
 

@@ -147,7 +147,7 @@ class _Clones(ObservedClones):
     def grant(self, token: str, moment: float) -> Grant | None:
         return self.leave if token == _LEAVE else super().grant(token, moment)
 
-    def extend(self, grant: Grant) -> str:  # noqa: ARG002
+    def extend(self, grant: Grant) -> str:  # noqa: ARG002  the protocol's
         return _LEAVE
 
 

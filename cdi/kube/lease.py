@@ -125,7 +125,7 @@ class Leadership:
                 LOG.info("%s", text)
                 told = text
             # Apart by chance, or candidates that began together would meet at every try.
-            await asyncio.sleep(self._retry * random.uniform(1.0, 1.2))  # noqa: S311
+            await asyncio.sleep(self._retry * random.uniform(1.0, 1.2))  # noqa: S311  spreads load
 
     async def _try(self) -> bool:
         """One look, and the Lease where it is free.  Raises `CdiError`."""

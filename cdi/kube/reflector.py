@@ -236,7 +236,7 @@ class Reflector:
 
     def _put(self, body: Object) -> None:
         key = _key(body)
-        old = self.cache._objects.get(key)  # noqa: SLF001
+        old = self.cache._objects.get(key)  # noqa: SLF001  as above
         if old is not None:
             if key in self._noted and _version(body) < _version(old):
                 return  # of before our write, perhaps of a predecessor of the same name
@@ -245,18 +245,18 @@ class Reflector:
             if before.get("uid") == metadata.get("uid"):
                 if before.get("resourceVersion") == metadata.get("resourceVersion"):
                     return
-                self.cache._objects[key] = body  # noqa: SLF001
+                self.cache._objects[key] = body  # noqa: SLF001  as above
                 self._tell(Change(type="MODIFIED", old=old, new=body))
                 return
             self._remove(key)
-        self.cache._objects[key] = body  # noqa: SLF001
+        self.cache._objects[key] = body  # noqa: SLF001  as above
         self._tell(Change(type="ADDED", old=None, new=body))
 
     def _remove(self, key: tuple[str, str], uid: str | None = None) -> None:
         """The object of this uid, where one is given: that of a new one, which was noted, stays."""
-        old = self.cache._objects.get(key)  # noqa: SLF001
+        old = self.cache._objects.get(key)  # noqa: SLF001  as above
         if old is not None and uid in (None, old["metadata"].get("uid")):
-            del self.cache._objects[key]  # noqa: SLF001
+            del self.cache._objects[key]  # noqa: SLF001  as above
             self._noted.discard(key)
             self._tell(Change(type="DELETED", old=old, new=None))
 

@@ -137,37 +137,37 @@ class Observed:
 
     # A machine has directories: no classes of storage, no PersistentVolumes, no pods.
 
-    def storage_class(self, name: str) -> StorageClass | None:  # noqa: ARG002
+    def storage_class(self, name: str) -> StorageClass | None:
         return None
 
-    def default_storage_class(self, *, virtualization: bool) -> StorageClass | None:  # noqa: ARG002
+    def default_storage_class(self, *, virtualization: bool) -> StorageClass | None:
         return None
 
-    def csi_driver(self, provisioner: str) -> bool:  # noqa: ARG002
+    def csi_driver(self, provisioner: str) -> bool:
         return False
 
-    def offer(self, storage_class: str | None, *, virtualization: bool) -> Offer:  # noqa: ARG002
+    def offer(self, storage_class: str | None, *, virtualization: bool) -> Offer:
         return Offer(storage_class=storage_class)
 
-    def volume(self, name: str) -> Volume | None:  # noqa: ARG002
+    def volume(self, name: str) -> Volume | None:
         return None
 
-    def volumes_for(self, namespace: str, claim: str) -> tuple[Volume, ...]:  # noqa: ARG002
+    def volumes_for(self, namespace: str, claim: str) -> tuple[Volume, ...]:
         return ()
 
-    def users(self, namespace: str, claim: str) -> tuple[str, ...]:  # noqa: ARG002
+    def users(self, namespace: str, claim: str) -> tuple[str, ...]:
         return ()
 
-    def import_source(self, namespace: str, name: str) -> VolumeImportSource | None:  # noqa: ARG002
+    def import_source(self, namespace: str, name: str) -> VolumeImportSource | None:
         return None
 
-    def upload_source(self, namespace: str, name: str) -> VolumeUploadSource | None:  # noqa: ARG002
+    def upload_source(self, namespace: str, name: str) -> VolumeUploadSource | None:
         return None
 
-    def service(self, namespace: str, name: str) -> Service | None:  # noqa: ARG002
+    def service(self, namespace: str, name: str) -> Service | None:
         return None
 
-    def worker(self, namespace: str, pod: str) -> Worker | None:  # noqa: ARG002
+    def worker(self, namespace: str, pod: str) -> Worker | None:
         return None
 
     def config(self) -> Config:

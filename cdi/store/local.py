@@ -279,7 +279,7 @@ class LocalWatch:
         with self._store._locked():  # noqa: SLF001  the watch is the store's other half
             self._version = self._store.version()
             for plural in self._plurals:
-                for path, stat in self._store._scan(plural, None):  # noqa: SLF001
+                for path, stat in self._store._scan(plural, None):  # noqa: SLF001  as above
                     present.add(path)
                     mark = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
                     if self._seen.get(path) == mark:
