@@ -25,3 +25,8 @@ pytest_plugins = [
 def pytest_make_parametrize_id(val, argname):
     """Bytes have no place in a test's name: some hold the time, and processes that share the tests must agree on them."""
     return argname if isinstance(val, bytes) else None
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take minutes begin first: what begins last ends last."""
+    items.sort(key=lambda item: not item.path.name.startswith("test_kill"))
