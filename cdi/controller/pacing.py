@@ -156,5 +156,6 @@ def _is_told_of_a_pod(action: Action) -> bool:
 
 
 def _facts(status: Mapping[str, Any]) -> tuple[object, ...]:
-    conditions = {one.get("type"): one.get("status") for one in status.get("conditions") or ()}
-    return status.get("phase"), status.get("claimName"), conditions
+    conditions = {one.get("type"): one for one in status.get("conditions") or ()}
+    said = {kind: one.get("status") for kind, one in conditions.items()}
+    return status.get("phase"), status.get("claimName"), said, conditions.get("Running", {}).get("reason")

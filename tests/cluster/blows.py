@@ -79,9 +79,9 @@ def belongings(*places: Kubectl) -> set[str]:
     return found
 
 
-def wait_belongings(wanted: set[str], patience: float, *places: Kubectl) -> None:
-    """Until there is exactly this."""
+def wait_belongings(expected: Callable[[], set[str]], patience: float, *places: Kubectl) -> None:
+    """Until there is exactly this, which may itself become another."""
     until = time.monotonic() + patience
-    while (found := belongings(*places)) != wanted:
+    while (found := belongings(*places)) != (wanted := expected()):
         assert time.monotonic() < until, {"left": sorted(found - wanted), "missing": sorted(wanted - found)}
         time.sleep(0.5)

@@ -35,7 +35,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "alone: changes what every test of the cluster sees; nothing else may run beside it")
+    config.addinivalue_line(
+        "markers", "alone: changes what every test of the cluster sees; nothing else may run beside it"
+    )
 
 
 def _asked_for(config: pytest.Config) -> bool:

@@ -566,11 +566,14 @@ def test_beside_another_it_has_rights_where_it_serves_only(render):
         "objecttransfers/status",
     }
     roles = [each for each in documents if each["kind"] == "Role"]
-    assert {each["metadata"]["namespace"] for each in roles} == {"a", "b", "second"}
+    # Events of what belongs to no namespace are kept in "default".
+    assert {each["metadata"]["namespace"] for each in roles} == {"a", "b", "second", "default"}
+    (events,) = [each for each in roles if each["metadata"]["namespace"] == "default"]
+    assert events["rules"] == [{"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]}]
     (elsewhere,) = [
         each
         for each in documents
-        if each["kind"] == "RoleBinding" and each["metadata"]["namespace"] not in ("a", "b", "second")
+        if each["kind"] == "RoleBinding" and each["metadata"]["namespace"] not in ("a", "b", "second", "default")
     ]
     # The one ConfigMap by which Kubernetes says how its API server is known.
     assert elsewhere["metadata"]["namespace"] == "kube-system"
@@ -607,7 +610,7 @@ def test_the_api_server_takes_it(render, namespace, definitions, values):
         values = beside(namespace.namespace)
     documents = acceptable(render(values, release="cdi", namespace=namespace.namespace))
     places = {each["metadata"].get("namespace", namespace.namespace) for each in documents}
-    assert places <= {namespace.namespace, "kube-system"}
+    assert places <= {namespace.namespace, "kube-system", "default"}
     for place in sorted(places):  # kubectl takes one namespace at a time, where it is told any
         there = [each for each in documents if each["metadata"].get("namespace", namespace.namespace) == place]
         listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": there})

@@ -107,16 +107,29 @@ class World:
             self.chronicles[way.place].wait_phase(name, "Succeeded", patience=PATIENCE)
 
     def cleared(self, ways: dict[str, Way]) -> None:
-        """Nothing is there but what was there before, and what these DataVolumes have."""
+        """Nothing is there but what was there before, and what those of these DataVolumes have that are there."""
+        wait_belongings(lambda: self.before | self._theirs(self.present(ways)), PATIENCE, *self.places.values())
+
+    def present(self, ways: dict[str, Way]) -> dict[str, Way]:
+        """Those of these DataVolumes that are there."""
+        there = {place: chronicle.present("datavolumes") for place, chronicle in self.chronicles.items()}
+        return {name: way for name, way in ways.items() if name in there[way.place]}
+
+    def _theirs(self, ways: dict[str, Way]) -> set[str]:
         theirs = set()
         for name, way in ways.items():
             namespace, chronicle = self.places[way.place].namespace, self.chronicles[way.place]
-            spec = chronicle.present("persistentvolumeclaims")[name]["spec"]
+            volume, claim = (
+                chronicle.present("datavolumes").get(name),
+                chronicle.present("persistentvolumeclaims").get(name),
+            )
+            if volume is None or claim is None:
+                continue  # it is just about to go
+            spec = claim["spec"]
             theirs |= {f"PersistentVolumeClaim {namespace}/{name}", f"PersistentVolume {spec['volumeName']}"}
             if "dataSourceRef" in spec and way.place == HERE:
-                uid = chronicle.present("datavolumes")[name]["metadata"]["uid"]
-                theirs.add(f"VolumeCloneSource {namespace}/volume-clone-source-{uid}")
-        wait_belongings(self.before | theirs, PATIENCE, *self.places.values())
+                theirs.add(f"VolumeCloneSource {namespace}/volume-clone-source-{volume['metadata']['uid']}")
+        return theirs
 
     def read(self, cluster, ways: dict[str, Way]) -> None:
         """All hold what the source does, which one pod for each namespace sees."""
@@ -135,7 +148,7 @@ class World:
             names = [name for name, way in ways.items() if way.place == place]
             if names:
                 kubectl.delete("datavolume", *names, wait=False)
-        wait_belongings(self.before, PATIENCE, *self.places.values())
+        wait_belongings(lambda: self.before, PATIENCE, *self.places.values())
 
 
 def golden(mode: str) -> str:
@@ -371,11 +384,10 @@ def test_a_datavolume_that_is_deleted_at_any_step_of_a_clone_leaves_nothing(clus
             )
         for name, (way, _) in numbered.items():
             world.chronicles[way.place].until(f"{name} is done or gone", partial(is_over, world, way, name), PATIENCE)
-        lived = {
-            name: way for name, (way, _) in numbered.items()
-            if name in world.chronicles[way.place].present("datavolumes")
-        }  # fmt: skip
-        world.cleared(lived)
+        ways = {name: way for name, (way, _) in numbered.items()}
+        # Those that are deleted after their last writes are whole for a moment.
+        world.cleared(ways)
+        lived = world.present(ways)
         world.read(cluster, lived)
         world.drop(lived)
         lines = withdrawing.lines()

@@ -96,7 +96,7 @@ WRITTEN = {  # annotations of claims: who has them, and values that they go thro
     "storage.import.requiresScratch": ("scratch-csi", ["true"]),
     "storage.condition.running": ("slow-csi", ["false", "true", "false"]),
     "storage.condition.running.message": ("slow-csi", ["Import Complete"]),
-    "storage.condition.running.reason": ("slow-csi", ["ContainerCreating", "Pod is running", "Completed"]),
+    "storage.condition.running.reason": ("slow-csi", ["Pod is running", "Completed"]),
     "storage.condition.bound": ("slow-csi", ["false", "true"]),
     "storage.condition.bound.message": ("slow-csi", ["PVC slow-csi Pending", "PVC slow-csi Bound"]),
     "storage.condition.bound.reason": ("slow-csi", ["Pending", "Bound"]),

@@ -74,6 +74,7 @@ def test_an_earlier_look_stays() -> None:
         Plan(status={**PENDING, "phase": "ImportInProgress"}),
         Plan(status={**PENDING, "claimName": "another"}),
         Plan(status={**PENDING, "conditions": [{"type": "Ready", "status": "True", "reason": "a"}]}),
+        Plan(status={**PENDING, "conditions": [*PENDING["conditions"], {"type": "Running", "reason": "Error"}]}),
         Plan(actions=(patch({ANN_POD_PHASE: "Running"}),)),
         Plan(actions=(patch({ANN_POD_READY: "true"}),)),
     ],
