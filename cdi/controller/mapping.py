@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cdi.api.names import ANN_POD_PHASE, ANN_SOURCE, ANN_UPLOAD_TARGET, GROUP
-from cdi.api.phases import Phase
 from cdi.controller import cloning, transfers
 from cdi.controller.keys import CONFIG, Key, volume
+from cdi.controller.waiting import FINAL
 from cdi.controller.watches import Watches
 from cdi.kube.reflector import Change
 from cdi.kube.resources import (
@@ -38,7 +38,6 @@ from cdi.kube.resources import (
 
 _DEPTH = 3
 """A pod belongs to a prime claim, which belongs to its target."""
-_FINAL = (Phase.SUCCEEDED, Phase.FAILED)
 
 
 def affected(resource: Resource, change: Change, watches: Watches) -> set[Key]:
@@ -138,7 +137,7 @@ def everything(watches: Watches) -> set[Key]:
 def unfinished(watches: Watches) -> Iterator[Key]:
     """Volumes that something may still happen to."""
     for body in watches.values(DATA_VOLUMES):
-        if (body.get("status") or {}).get("phase") not in _FINAL:
+        if (body.get("status") or {}).get("phase") not in FINAL:
             yield volume(body["metadata"]["namespace"], body["metadata"]["name"])
     for body in watches.values(CLAIMS):
         annotations = body["metadata"].get("annotations") or {}

@@ -14,28 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from cdi.api.names import (
-    ANN_BOUND_CONDITION,
-    ANN_BOUND_CONDITION_MESSAGE,
-    ANN_BOUND_CONDITION_REASON,
-    ANN_CLONE_ERROR,
-    ANN_CLONE_FALLBACK_REASON,
-    ANN_CLONE_OF,
-    ANN_CLONE_PHASE,
-    ANN_CLONE_TYPE,
-    ANN_IMPORT_POD,
-    ANN_POD_PHASE,
-    ANN_POD_READY,
-    ANN_POD_RESTARTS,
-    ANN_POD_SCHEDULABLE,
-    ANN_POPULATOR_PROGRESS,
-    ANN_PVC_PRIME,
-    ANN_RUNNING_CONDITION,
-    ANN_RUNNING_CONDITION_MESSAGE,
-    ANN_RUNNING_CONDITION_REASON,
-    ANN_UPLOAD_POD,
-    ANN_USE_POPULATOR,
-)
+from cdi.api import names
 from cdi.controller.keys import Key
 from cdi.controller.waiting import FINAL
 from cdi.kube.resources import CLAIMS, Object
@@ -51,27 +30,27 @@ LONGEST = 15.0
 _MANY = 100
 _WORDS = frozenset(
     {
-        ANN_BOUND_CONDITION,
-        ANN_BOUND_CONDITION_MESSAGE,
-        ANN_BOUND_CONDITION_REASON,
-        ANN_CLONE_ERROR,
-        ANN_CLONE_FALLBACK_REASON,
-        ANN_CLONE_OF,
-        ANN_CLONE_PHASE,
-        ANN_CLONE_TYPE,
-        ANN_IMPORT_POD,
-        ANN_POD_PHASE,
-        ANN_POD_READY,
-        ANN_POD_RESTARTS,
-        ANN_POD_SCHEDULABLE,
-        ANN_POPULATOR_PROGRESS,
-        ANN_PVC_PRIME,
-        ANN_RUNNING_CONDITION,
-        ANN_RUNNING_CONDITION_MESSAGE,
-        ANN_RUNNING_CONDITION_REASON,
+        names.ANN_BOUND_CONDITION,
+        names.ANN_BOUND_CONDITION_MESSAGE,
+        names.ANN_BOUND_CONDITION_REASON,
+        names.ANN_CLONE_ERROR,
+        names.ANN_CLONE_FALLBACK_REASON,
+        names.ANN_CLONE_OF,
+        names.ANN_CLONE_PHASE,
+        names.ANN_CLONE_TYPE,
+        names.ANN_IMPORT_POD,
+        names.ANN_POD_PHASE,
+        names.ANN_POD_READY,
+        names.ANN_POD_RESTARTS,
+        names.ANN_POD_SCHEDULABLE,
+        names.ANN_POPULATOR_PROGRESS,
+        names.ANN_PVC_PRIME,
+        names.ANN_RUNNING_CONDITION,
+        names.ANN_RUNNING_CONDITION_MESSAGE,
+        names.ANN_RUNNING_CONDITION_REASON,
         ANN_STATUS,
-        ANN_UPLOAD_POD,
-        ANN_USE_POPULATOR,
+        names.ANN_UPLOAD_POD,
+        names.ANN_USE_POPULATOR,
     }
 )
 """Annotations of a claim that no reconcile rests on."""
@@ -103,7 +82,7 @@ class Pacing:
             if _is_for_all(plan):
                 return plan
             # A DataVolume's status says it; its claims say later what nobody waits for there.
-            rest = tuple(action for action in plan.actions if action in rest or _is_told_of_a_pod(action))
+            rest = tuple(one for one in plan.actions if not _is_words(one) or _is_told_of_a_pod(one))
             if len(rest) == len(plan.actions):
                 return plan
             status = plan.status
@@ -151,7 +130,8 @@ def _is_for_all(plan: Plan) -> bool:
 
 def _is_told_of_a_pod(action: Action) -> bool:
     return isinstance(action, PatchObject) and (
-        action.annotations.get(ANN_POD_PHASE, "Pending") != "Pending" or action.annotations.get(ANN_POD_READY) == "true"
+        action.annotations.get(names.ANN_POD_PHASE, "Pending") != "Pending"
+        or action.annotations.get(names.ANN_POD_READY) == "true"
     )
 
 
