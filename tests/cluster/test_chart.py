@@ -982,13 +982,18 @@ def taken(kubectl):
     return False
 
 
+def unless_taken(kubectl):
+    """Skip what makes the one installation that a cluster has, where somebody else's is in the way."""
+    if taken(kubectl):
+        pytest.skip("there are DataVolumes, or a CDI, in this cluster")
+    if kubectl.run("get", "apiservice", UPLOAD_API, "--ignore-not-found", "--output=name"):
+        pytest.skip("somebody else has the API of upload tokens in this cluster")
+
+
 @pytest.mark.alone
 def test_with_its_default_values_it_serves_the_whole_cluster(cluster, helm, definitions, image):
     """The one installation that a cluster has: not while somebody else's objects are there, which it would take up."""
-    if taken(cluster.kubectl):
-        pytest.skip("there are DataVolumes, or a CDI, in this cluster")
-    if cluster.kubectl.run("get", "apiservice", UPLOAD_API, "--ignore-not-found", "--output=name"):
-        pytest.skip("somebody else has the API of upload tokens in this cluster")
+    unless_taken(cluster.kubectl)
     repository, _, tag = image.rpartition(":")
     values = {} if image == cdi_image.CDI_IMAGE else {"image": {"repository": repository, "tag": tag}}
     with (

@@ -15,7 +15,7 @@ import yaml
 from tests.cluster import cdi_image
 from tests.cluster.objects import is_phase, phase
 from tests.cluster.settings import kept_config
-from tests.cluster.test_chart import SLOW, UPLOAD_API, Release, definitions, helm, taken  # noqa: F401  fixtures
+from tests.cluster.test_chart import SLOW, Release, definitions, helm, unless_taken  # noqa: F401  fixtures
 from tests.cluster.volumes import MIB, digest, disk, sha256
 from tests.faults.server import FaultServer
 
@@ -51,10 +51,7 @@ def test_the_readmes_commands_work_as_they_are_written(cluster, helm, definition
     kubectl = cluster.kubectl
     if not cluster.host_address:
         pytest.skip("CDI_TEST_HOST_ADDRESS does not say where pods reach this machine")
-    if taken(kubectl):
-        pytest.skip("there are DataVolumes, or a CDI, in this cluster")
-    if kubectl.run("get", "apiservice", UPLOAD_API, "--ignore-not-found", "--output=name"):
-        pytest.skip("somebody else has the API of upload tokens in this cluster")
+    unless_taken(kubectl)
     repository, _, tag = cdi_image.provide(cluster).rpartition(":")
     with (
         cluster.namespace("readme") as work,
