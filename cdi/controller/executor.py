@@ -19,6 +19,7 @@ from cdi.api.errors import (
     NotFound,
     QuotaExceeded,
 )
+from cdi.api.names import ANN_FILLED_FOR
 from cdi.api.quantity import Quantity
 from cdi.controller.certifier import Certifier
 from cdi.controller.telling import tell
@@ -232,8 +233,9 @@ class Executor:
             action.target_uid,
         ):
             raise NotFound(f"PersistentVolume {action.volume} is not that of the prime claim any more")
-        if (volume.get("status") or {}).get("phase") != "Bound":
-            raise Conflict(f"PersistentVolume {action.volume} is not bound")
+        phase = (volume.get("status") or {}).get("phase")
+        if phase in ("Released", "Failed"):
+            raise Conflict(f"PersistentVolume {action.volume} is {phase}")
         # While its claim is there nobody takes the volume away; and that the claim goes gives the volume a new version.
         beside = action.prime_namespace or action.namespace
         prime = await self._client.get(CLAIMS, beside, action.prime)
@@ -249,7 +251,11 @@ class Executor:
             "resourceVersion": target["metadata"]["resourceVersion"],
         }
         body = {
-            "metadata": {"uid": action.volume_uid, "resourceVersion": volume["metadata"]["resourceVersion"]},
+            "metadata": {
+                "uid": action.volume_uid,
+                "resourceVersion": volume["metadata"]["resourceVersion"],
+                "annotations": {ANN_FILLED_FOR: action.target_uid},
+            },
             "spec": {"claimRef": {**dict.fromkeys(ref), **new}},
         }
         await self._patch(VOLUMES, None, action.volume, body)

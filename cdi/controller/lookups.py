@@ -10,10 +10,11 @@ from typing import Final, Self
 
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import ClusterForbidden, InternalError, KindNotServed, NotFound
+from cdi.controller.claimed import named
 from cdi.controller.observe import Observed
 from cdi.controller.users import users_of
 from cdi.kube.blocking import Blocking
-from cdi.kube.resources import CLAIMS, CONFIG_MAPS, PODS, SECRETS, Object, Resource
+from cdi.kube.resources import CLAIMS, CONFIG_MAPS, PODS, SECRETS, VOLUMES, Object, Resource
 from cdi.reconcile.actions import InputRef
 from cdi.reconcile.configuration import INSTALL_NAMESPACE
 from cdi.reconcile.world import Input, Platform, Pods, World
@@ -50,6 +51,10 @@ class Lookups:
         if resource not in self._listed:
             self._listed[resource] = self._list(resource)
         return self._listed[resource]
+
+    def volumes_for(self, namespace: str, claim: str) -> list[Object]:
+        """The PersistentVolumes whose claimRef names this claim."""
+        return [body for body in self.values(VOLUMES) if named(body) == (namespace, claim)]
 
     def pods(self, namespace: str) -> list[Object]:
         """Those of one namespace."""

@@ -15,7 +15,7 @@ from cdi.api.errors import InternalError, InvalidManifest
 from cdi.api.installation import CDI
 from cdi.api.job import Failure, Progress
 from cdi.api.meta import KubeObject
-from cdi.api.names import ANN_SELECTED_NODE
+from cdi.api.names import ANN_FILLED_FOR, ANN_SELECTED_NODE
 from cdi.api.populators import VolumeImportSource, VolumeUploadSource
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import StorageProfile
@@ -76,6 +76,10 @@ class Caches(Protocol):
         ...
 
     def values(self, resource: Resource) -> Iterable[Object]: ...
+
+    def volumes_for(self, namespace: str, claim: str) -> Iterable[Object]:
+        """The PersistentVolumes whose claimRef names this claim."""
+        ...
 
 
 class KnownInputs(Protocol):
@@ -191,7 +195,7 @@ class Observed:
         return None if body is None else _volume(body)
 
     def volumes_for(self, namespace: str, claim: str) -> tuple[Volume, ...]:
-        return tuple(_volume(body) for body in self._watches.values(VOLUMES) if _is_kept_for(body, namespace, claim))
+        return tuple(_volume(body) for body in self._watches.volumes_for(namespace, claim))
 
     def users(self, namespace: str, claim: str) -> tuple[str, ...]:
         return self._users.of(namespace, claim)
@@ -331,11 +335,6 @@ class Observed:
             self._warnings[uid] = _Warning(name=name, when=str(body["when"]), message=str(body["message"]))
 
 
-def _is_kept_for(volume: Object, namespace: str, claim: str) -> bool:
-    ref = (volume.get("spec") or {}).get("claimRef") or {}
-    return (ref.get("namespace"), ref.get("name")) == (namespace, claim)
-
-
 def _volume(body: Object) -> Volume:
     metadata, spec = body["metadata"], body.get("spec") or {}
     claim = spec.get("claimRef") or {}
@@ -351,6 +350,7 @@ def _volume(body: Object) -> Volume:
         access_modes=tuple(spec.get("accessModes") or ()),
         storage_class=spec.get("storageClassName") or "",
         reclaim=spec.get("persistentVolumeReclaimPolicy") or "Delete",
+        filled_for=(metadata.get("annotations") or {}).get(ANN_FILLED_FOR) or "",
         deleting="deletionTimestamp" in metadata,
     )
 

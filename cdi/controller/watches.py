@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Never
 
 from cdi.api.errors import InvalidManifest
-from cdi.api.names import APP, COMPONENT_UPLOAD_SERVER, LABEL_APP, LABEL_COMPONENT
+from cdi.api.names import ANN_FILLED_FOR, APP, COMPONENT_UPLOAD_SERVER, LABEL_APP, LABEL_COMPONENT
 from cdi.api.validation import parse
+from cdi.controller.claimed import Claimed
 from cdi.controller.keys import Scope
 from cdi.controller.waiting import Waiting
 from cdi.kube.client import Client
@@ -69,6 +70,7 @@ class Watches:
     def __init__(self, client: Client, scope: Scope, *, on_change: OnChange) -> None:
         self._reflectors: dict[Resource, dict[str | None, Reflector]] = {}
         self.waiting = Waiting()
+        self._claimed = Claimed()
         everywhere: tuple[str | None, ...] = (None,)
         spaces = scope.namespaces or everywhere
         plain = dict.fromkeys(spaces)
@@ -76,6 +78,7 @@ class Watches:
         def follow(resource: Resource, namespaces: Any = everywhere, **options: Any) -> None:
             def changed(change: Change) -> None:
                 self.waiting.changed(resource, change)
+                self._claimed.changed(resource, change)
                 on_change(resource, change)
 
             self._reflectors[resource] = {
@@ -115,6 +118,13 @@ class Watches:
         """In no order."""
         for reflector in self._reflectors[resource].values():
             yield from reflector.cache.values()
+
+    def volumes_for(self, namespace: str, claim: str) -> Iterator[Object]:
+        """The PersistentVolumes whose claimRef names this claim."""
+        for name in self._claimed.by(namespace, claim):
+            body = self.get(VOLUMES, "", name)
+            if body is not None:
+                yield body
 
     def note(self, resource: Resource, body: Object) -> None:
         """What a write of our own gave back (`Reflector.note`); nothing of it is kept where nobody follows its kind."""
@@ -216,7 +226,11 @@ def _volume(body: Object) -> Object:
         if name in spec
     }
     status = {"phase": (body.get("status") or {}).get("phase")}
-    return _compact({**_identity(body), "spec": kept, "status": status})
+    identity = _identity(body)
+    filled_for = (body["metadata"].get("annotations") or {}).get(ANN_FILLED_FOR)
+    if filled_for:
+        identity["metadata"]["annotations"] = {ANN_FILLED_FOR: filled_for}
+    return _compact({**identity, "spec": kept, "status": status})
 
 
 def _content(body: Object) -> Object:

@@ -120,9 +120,11 @@ class Rebind:
     """Give a PersistentVolume from the prime claim to the target: replace its claimRef.
 
     First read the volume, then the two claims by their uids, then replace the claimRef under the volume's
-    resourceVersion that was read: done only while the volume is Bound and its claimRef's uid is `prime_uid`, and the
-    prime claim still exists.  (Once it does not, the volume is Released, which changes its resourceVersion, before
-    anybody deletes what is in it.)  A claimRef that names the target already is done.  Anything else is a `Conflict`.
+    resourceVersion that was read: done only while the volume is neither Released nor Failed, its claimRef's uid is
+    `prime_uid`, and the prime claim still exists.  (Once it does not, the volume is Released, which changes its
+    resourceVersion, before anybody deletes what is in it.)  Whether the prime claim is bound to it yet does not matter.
+    An annotation of the volume says for whom it was filled (`cdi.api.names.ANN_FILLED_FOR`).  A claimRef that names
+    the target already is done.  Anything else is a `Conflict`.
     """
 
     volume: str

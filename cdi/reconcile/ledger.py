@@ -87,9 +87,9 @@ class Ledger:
         """Another upload is another story; attempts are still counted on."""
         return replace(type(self)(), attempt=self.attempt, starts=self.starts, upload=request)
 
-    def held_by(self, claim: Claim) -> Self:
-        """Done, and what was done is in the volume of `claim`."""
-        return replace(self, claim=claim.uid, volume=claim.volume_name)
+    def held_by(self, claim: Claim, volume: str) -> Self:
+        """Done, and what was done is in this volume of `claim`."""
+        return replace(self, done=True, failure=None, claim=claim.uid, volume=volume)
 
     def begun_anew(self) -> Self:
         """The content is gone: it is as if nothing had been done, but attempts are still counted on."""

@@ -3,7 +3,8 @@
 The content is in one PersistentVolume.  A volume is deleted when the claim that its claimRef names goes away, so the
 prime claim is removed only once the claimRef names the target:
 
-    filled ── Rebind ── claimRef names the target ── target Bound ── prime (Lost by now) deleted
+    filled ── Rebind ── claimRef names the target ─┬─ target Bound
+                                                   └─ prime deleted
 
 Each step is told from what is observed, so that it does not matter who did the one before, or how often.
 """
@@ -21,6 +22,9 @@ from cdi.reconcile.origin import Refuse
 from cdi.reconcile.pod import retains
 from cdi.reconcile.uploading import withdrawn
 from cdi.reconcile.world import Claim, Pod, Volume, World
+
+_WITHOUT_CLAIM = ("Released", "Failed")
+"""Phases of a volume whose claim went away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +57,7 @@ def settle(world: World, claim: Claim, ledger: Ledger) -> Rebinding | Gone | Ref
     if volume is None:
         # Of a claim that is bound there is a volume, even if it has not been seen yet.
         return Rebinding() if prime is not None and prime.phase == "Bound" and not prime.deleting else Gone()
-    if not _is_primes(volume, ledger) or volume.phase in ("Released", "Failed"):
+    if not _is_primes(volume, ledger) or volume.phase in _WITHOUT_CLAIM:
         return Gone()
     namespace, name = stand_in(claim)
     rebind = Rebind(
@@ -74,6 +78,11 @@ def seal(world: World, claim: Claim, ledger: Ledger) -> Ledger:
 
     That a volume was given to the target says that it was complete, even where the ledger was lost.
     """
+    if ledger.done and ledger.volume:
+        return ledger
+    given = [one for one in world.objects.volumes_for(claim.namespace, claim.name) if _is_given(one, claim)]
+    if given:
+        return replace(ledger, done=True, failure=None, volume=given[0].name)
     prime = world.prime
     if prime is None or not prime.volume_name:
         return ledger
@@ -81,8 +90,23 @@ def seal(world: World, claim: Claim, ledger: Ledger) -> Ledger:
         volume = world.objects.volume(prime.volume_name)
         if volume is None or volume.claim_uid != claim.uid:
             return ledger
-        return replace(ledger, done=True, failure=None).held_by(prime)
-    return ledger if ledger.volume else ledger.held_by(prime)
+    return ledger.held_by(prime, prime.volume_name)
+
+
+def _is_given(volume: Volume, claim: Claim) -> bool:
+    """It was handed over to this very claim."""
+    return volume.claim_uid == volume.filled_for == claim.uid
+
+
+def volume_of(world: World, prime: Claim) -> Volume | None:
+    """What a prime claim has got, which may be bound to it any moment; None while there is nothing yet."""
+    if prime.volume_name:
+        return world.objects.volume(prime.volume_name)
+    made = world.objects.volumes_for(prime.namespace, prime.name)
+    return next(
+        (one for one in made if one.claim_uid == prime.uid and not one.deleting and one.phase not in _WITHOUT_CLAIM),
+        None,
+    )
 
 
 def _filled_volume(world: World, ledger: Ledger) -> Volume | None:
@@ -100,7 +124,7 @@ def _is_primes(volume: Volume, ledger: Ledger) -> bool:
 
 
 def cleared(world: World, claim: Claim, ledger: Ledger, *, final: bool) -> tuple[Action, ...]:
-    """Remove what is needed no more: ended workers, and with the last of them scratch space and the prime claim.
+    """Remove what is needed no more: ended workers, the prime claim once its volume is the target's, scratch space.
 
     `final`: it is done, or failed for good.  What is to be retained stays, and so does the claim that it ran on.
     """
@@ -117,13 +141,12 @@ def cleared(world: World, claim: Claim, ledger: Ledger, *, final: bool) -> tuple
         and worker.attempt <= ledger.attempt
     ):
         actions.append(stopped(claim.namespace, pod))
-    if not final:
-        return tuple(actions)
-    actions.extend(withdrawn(world, filled_claim(world, claim)))
-    if world.scratch is not None and not world.scratch.deleting and not (kept and pod is not None):
-        actions.append(_delete(world.scratch))
+    if final:
+        actions.extend(withdrawn(world, filled_claim(world, claim)))
+        if world.scratch is not None and not world.scratch.deleting and not (kept and pod is not None):
+            actions.append(_delete(world.scratch))
     prime = world.prime
-    if prime is not None and not prime.deleting and not kept and _may_go(world, claim, prime, ledger):
+    if prime is not None and not prime.deleting and not kept and _may_go(world, claim, prime, ledger, final=final):
         actions.append(_delete(prime))
     return tuple(actions)
 
@@ -141,16 +164,17 @@ def released(world: World) -> tuple[Action, ...]:
     return (stopped(world.datavolume.metadata.namespace or "", pod),)
 
 
-def _may_go(world: World, claim: Claim, prime: Claim, ledger: Ledger) -> bool:
+def _may_go(world: World, claim: Claim, prime: Claim, ledger: Ledger, *, final: bool) -> bool:
     """Whether deleting the prime claim can take nothing along that is wanted."""
     if not ledger.done:
         # It failed for good: what it holds is half an image.
-        return is_populated(world, claim)
-    volume = world.objects.volume(prime.volume_name) if prime.volume_name else None
+        return final and is_populated(world, claim)
+    volume = world.objects.volume(prime.volume_name or ledger.volume)
     if volume is not None:
+        # At once, before anybody finds that it lost its volume and says so.
         return volume.claim_uid == claim.uid
     # A claim that is Lost has no volume that could go with it; one that is not has one that was not seen yet.
-    return prime.phase == "Lost" or not prime.volume_name
+    return final and (prime.phase == "Lost" or not prime.volume_name)
 
 
 def replaced(prime: Claim) -> tuple[Action, ...]:

@@ -21,7 +21,7 @@ from cdi.api.names import (
     propagates,
 )
 from cdi.api.phases import Phase
-from cdi.reconcile.actions import DeleteObject, PatchObject
+from cdi.reconcile.actions import Action, DeleteObject, PatchObject, Rebind
 from cdi.reconcile.decision import DISK_SIZE, IMAGE, VERIFIED_BY, Decision
 from cdi.reconcile.ledger import ANNOTATION
 from cdi.reconcile.pod import ANN_STORED_JOURNAL
@@ -78,11 +78,16 @@ def claim_patches(
     if first is not None:
         first = replace(first, version=claim.version)
     later = [None if decision.ledger is not None else own]
-    if prime is not None and not any(
-        isinstance(one, DeleteObject) and one.uid == prime.uid for one in decision.actions
-    ):
+    if prime is not None and not any(_ends(one, prime) for one in decision.actions):
         later.append(_patch(prime, {**of_prime, **journal}, {}))
     return (() if first is None else (first,)), tuple(patch for patch in later if patch is not None)
+
+
+def _ends(action: Action, prime: Claim) -> bool:
+    """Nobody looks at it any more."""
+    if isinstance(action, Rebind):
+        return action.prime_uid == prime.uid
+    return isinstance(action, DeleteObject) and action.uid == prime.uid
 
 
 def _patch(claim: Claim, wanted: Mapping[str, str | None], labels: Mapping[str, str]) -> PatchObject | None:

@@ -81,7 +81,7 @@ class Volume:
     claim_namespace: str = ""
     claim_name: str = ""
     phase: str = "Bound"
-    """Available, Bound, Released or Failed."""
+    """Pending, Available, Bound, Released or Failed."""
     capacity: int | None = None
     """Bytes."""
     volume_mode: str = "Filesystem"
@@ -89,6 +89,8 @@ class Volume:
     storage_class: str = ""
     reclaim: str = "Delete"
     """What becomes of it when its claim goes: Delete, Retain, or Recycle (``persistentVolumeReclaimPolicy``)."""
+    filled_for: str = ""
+    """The uid of the claim that it was handed over to, with its content complete; empty where it never was."""
     deleting: bool = False
 
 

@@ -38,11 +38,11 @@ from cdi.reconcile.decision import Decision, failed, pending
 from cdi.reconcile.failure import as_failure
 from cdi.reconcile.origin import Clone, Refuse, Wait
 from cdi.reconcile.policy import read_knobs
-from cdi.reconcile.population import replaced
+from cdi.reconcile.population import replaced, volume_of
 
 if TYPE_CHECKING:
     from cdi.reconcile.ledger import Ledger
-    from cdi.reconcile.world import Claim, World
+    from cdi.reconcile.world import Claim, Volume, World
 
 PATIENCE: Final = 1800.0
 """Seconds that a strategy has; an annotation changes it (`cdi.reconcile.policy`)."""
@@ -57,18 +57,22 @@ def by_storage(claim: Claim) -> CloneRecord | None:
     return record if record is not None and record.strategy is not CloneStrategy.COPY else None
 
 
-def is_whole(world: World, claim: Claim) -> bool:
-    """The storage has made the stand-in, as large as the target is to be."""
-    record, prime = by_storage(claim), world.prime
-    if record is None or prime is None or prime.deleting or prime.phase != "Bound" or _is_other(prime, record):
-        return False
-    volume = world.objects.volume(prime.volume_name)
-    if volume is None or volume.capacity is None or volume.capacity < (claim.requested or 0):
-        return False
-    if prime.volume_mode == "Filesystem" and (prime.capacity or 0) < (claim.requested or 0):
-        return False
+def whole_volume(world: World, claim: Claim) -> Volume | None:
+    """What the storage has made for the stand-in, once it is as large as the target is to be.
+
+    It is there as soon as there is a PersistentVolume.  That the stand-in is bound to it says nothing more, and where
+    many volumes are made at once it takes longer than all else (docs/performance.md).
+    """
+    record, prime, wanted = by_storage(claim), world.prime, claim.requested or 0
+    if record is None or prime is None or prime.deleting or prime.phase == "Lost" or _is_other(prime, record):
+        return None
+    volume = volume_of(world, prime)
+    if volume is None or volume.capacity is None or volume.capacity < wanted:
+        return None
+    if prime.phase == "Bound" and prime.volume_mode == "Filesystem" and (prime.capacity or 0) < wanted:
+        return None
     pod = facts(world).preparation(prime.namespace, preparation_pod(prime.name))
-    return pod is None or pod.phase in _ENDED
+    return volume if pod is None or pod.phase in _ENDED else None
 
 
 def unprepared(world: World) -> tuple[Action, ...]:

@@ -12,6 +12,7 @@ from fractions import Fraction
 
 from cdi.api.errors import CdiError, Conflict, QuotaExceeded
 from cdi.api.job import Job, Outcome
+from cdi.api.names import ANN_FILLED_FOR
 from cdi.api.quantity import Quantity
 from cdi.api.validation import parse
 from cdi.reconcile.actions import (
@@ -224,6 +225,7 @@ class Cluster:
             capacity=Quantity.parse(body["size"]).bytes,
             access_modes=("ReadWriteOnce",),
             storage_class=body["spec"].get("storageClassName", ""),
+            filled_for=body["metadata"].get("annotations", {}).get(ANN_FILLED_FOR, ""),
         )
 
     def volumes_for(self, namespace, claim):
@@ -330,11 +332,12 @@ class Cluster:
                 prime, target = self._uid(action.prime_uid), self._uid(action.target_uid)
                 if (
                     volume is not None and prime is not None and target is not None
-                    and volume["status"]["phase"] == "Bound"
+                    and volume["status"]["phase"] != "Released"
                     and volume["spec"]["claimRef"]["uid"] == action.prime_uid
                 ):  # fmt: skip
                     reference = {"namespace": NS, "name": action.target, "uid": action.target_uid}
                     volume["spec"]["claimRef"] = reference
+                    volume["metadata"]["annotations"] = {ANN_FILLED_FOR: action.target_uid}
             case StartWorker():
                 self._refused("Pod", action.pod["metadata"]["name"])
                 claim = self._uid(action.claim)
@@ -389,7 +392,10 @@ class Cluster:
                 yield lambda status=status: status.update(phase="Lost")
             if status["phase"] != "Pending" or "deletionTimestamp" in metadata:
                 continue
-            mine = [v for v in self.all(VOLUMES) if v["spec"]["claimRef"].get("uid") == metadata["uid"]]
+            # Who binds may see late whose a volume is.
+            mine = [
+                v for v in self.all(VOLUMES) if metadata["uid"] in (v["spec"]["claimRef"].get("uid"), v.get("made for"))
+            ]
             kept = [
                 v for v in self.all(VOLUMES) if v["spec"]["claimRef"] == {"namespace": NS, "name": metadata["name"]}
             ]
@@ -420,8 +426,9 @@ class Cluster:
             "kind": "PersistentVolume",
             "metadata": {"name": name, "uid": f"uid-{name}"},
             "spec": {"claimRef": {"namespace": NS, "name": claim["metadata"]["name"], "uid": claim["metadata"]["uid"]}},
-            "status": {"phase": "Bound"},
+            "status": {"phase": "Pending"},
             "content": "",
+            "made for": claim["metadata"]["uid"],
             "size": claim["spec"]["resources"]["requests"]["storage"],
         }
 
@@ -442,10 +449,12 @@ class Cluster:
 
     def _bind(self, claim, volume):
         claim["spec"]["volumeName"] = volume["metadata"]["name"]
+        if volume["status"]["phase"] != "Released":
+            volume["status"]["phase"] = "Bound"
         claim["status"] = {"phase": "Bound", "capacity": {"storage": volume["size"]}}
 
     def _reclaim(self, volume):
-        if volume["status"]["phase"] == "Bound":
+        if volume["status"]["phase"] != "Released":
             volume["status"]["phase"] = "Released"
             return
         self.reclaimed.append((volume["content"], self.get(DVS, "a") is not None))

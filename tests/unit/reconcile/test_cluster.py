@@ -547,6 +547,47 @@ def test_the_prime_claim_stays_while_its_volume_is_not_seen():
     assert cluster.run().content == COMPLETE
 
 
+def _handed_over(cluster):
+    target = cluster.get(CLAIMS, "a")
+    return target is not None and any(
+        body["spec"]["claimRef"]["uid"] == target["metadata"]["uid"] for body in cluster.all(VOLUMES)
+    )
+
+
+def test_the_prime_claim_goes_once_its_volume_names_the_target():
+    cluster = Cluster(dv("csi"))
+    until(cluster, lambda: _handed_over(cluster))
+    assert len(cluster.names(CLAIMS)) == 2
+    cluster.step()
+    assert cluster.get(CLAIMS, "a")["status"]["phase"] == "Pending"
+    assert all("deletionTimestamp" in body["metadata"] for body in cluster.all(CLAIMS) if body["metadata"]["name"] != "a")
+    assert cluster.run().content == COMPLETE
+
+
+def test_a_volume_that_was_handed_over_is_complete_also_where_the_ledger_is_lost():
+    cluster = Cluster(dv("csi"))
+    until(cluster, lambda: _handed_over(cluster))
+    for name in cluster.names(CLAIMS) - {"a"}:
+        del cluster.objects[CLAIMS, NS, name]
+    del cluster.get(CLAIMS, "a")["metadata"]["annotations"]["cdi.kubevirt.io/storage.attempts"]
+    cluster.run()
+    assert cluster.status["phase"] == "Succeeded"
+    assert cluster.content == COMPLETE
+    assert len([action for action in cluster.log if isinstance(action, StartWorker)]) == 1
+
+
+def test_a_volume_that_was_filled_for_an_earlier_claim_is_not_taken_for_this_ones():
+    cluster = Cluster(dv("csi"))
+    until(cluster, lambda: cluster.get(CLAIMS, "a") is not None)
+    cluster.static_volume("old", content="somebody's")
+    old = cluster.get(VOLUMES, "old", "")
+    old["spec"]["claimRef"]["uid"] = cluster.get(CLAIMS, "a")["metadata"]["uid"]
+    old["metadata"]["annotations"] = {"cdi.kubevirt.io/storage.filledFor": "another uid"}
+    cluster.run()
+    assert "ClaimMisbound" in {one["reason"] for one in cluster.status["conditions"]}
+    assert old["content"] == "somebody's"
+
+
 def test_who_looks_at_an_old_state_begins_nothing():
     cluster = Cluster(dv("local"))
     until(cluster, lambda: cluster.status.get("phase") == Phase.PVC_BOUND or cluster.get(CLAIMS, "a") is not None)

@@ -267,6 +267,25 @@ def test_labels_come_with_it():
     assert labels["instancetype.kubevirt.io/default-preference"] == "fedora"
 
 
+@pytest.mark.parametrize("way", ["snapshot", "csi-clone", "snapshot, from another namespace"])
+def test_a_volume_is_taken_before_anybody_has_bound_the_claim_that_it_was_made_for(way, monkeypatch):
+    cluster, bind = WAYS[way](), CloneCluster._bind
+    monkeypatch.setattr(
+        cluster, "_bind", lambda claim, volume: claim["metadata"]["name"] == "a" and bind(cluster, claim, volume)
+    )
+    cluster.run()
+    assert cluster.status["phase"] == "Succeeded"
+    assert cluster.content == GOLDEN
+    assert cluster.names(CLAIMS) <= {"a", "fedora"}
+
+
+def test_a_volume_that_has_to_grow_is_bound_first():
+    cluster = WAYS["snapshot, grown"]()
+    cluster.run()
+    sizes = [body["size"] for body in cluster.all(VOLUMES) if body["spec"]["claimRef"]["name"] == "a"]
+    assert sizes == ["2Gi"]
+
+
 def test_a_snapshot_whose_volume_the_storage_does_not_make_is_copied():
     """In the target's place it hangs; what is read it makes."""
     cluster = cloning(kept=True)(stuck="stand-in")
