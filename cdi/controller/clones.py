@@ -17,6 +17,7 @@ from cdi.api.phases import Reason
 from cdi.api.populators import VolumeCloneSource
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import CloneStrategy
+from cdi.controller import cloning
 from cdi.controller.observe import Caches, Observed
 from cdi.kube.resources import (
     CLAIMS,
@@ -29,7 +30,7 @@ from cdi.kube.resources import (
 )
 from cdi.kube.tokens import Claims, Operation, SigningKey, Subject
 from cdi.reconcile.clone.facts import Grant, Measurement, Preparation, Reader, Snapshot, SourceKind
-from cdi.reconcile.clone.record import ANN_SOURCE_UID
+from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANNOTATION
 from cdi.reconcile.clone.temporaries import copies
 from cdi.reconcile.decision import RUNS
 from cdi.reconcile.pod_facts import hold_of, outcome_of
@@ -192,8 +193,11 @@ class ObservedClones:
         return self.key
 
     def targets(self) -> Iterable[Claim]:
-        """Every claim that is cloned into."""
+        """Every claim that is cloned into, or made of a snapshot."""
         for body in self._watches.values(CLAIMS):
+            cloned = ANNOTATION in (body["metadata"].get("annotations") or {})
+            if not cloned and not cloning.made_of(body):
+                continue
             found = self._observed.claim(body["metadata"]["namespace"], body["metadata"]["name"])
             if found is not None:
                 yield found

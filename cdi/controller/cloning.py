@@ -24,6 +24,9 @@ def of_claim(change: Change, watches: Watches) -> Iterator[Key]:
     """Of a source its clones, of a stand-in its target, of a target the snapshot that it needs, or needs no more."""
     body = change.object
     yield from stood_in_for(body)
+    snapshot = made_of(body)
+    if snapshot:
+        yield Key(kind="snapshot", namespace=body["metadata"]["namespace"], name=snapshot)
     if _is_temporary(body) and ANN_SOURCE_UID in _annotations(body):
         yield from _made_with("restored", body["metadata"]["namespace"], body["metadata"]["name"], watches)
     for state in (change.old, change.new):
@@ -105,6 +108,13 @@ def stood_in_for(body: Object) -> Iterator[Key]:
     if place and _is_temporary(body):
         namespace, _, name = place.partition("/")
         yield volume(namespace, name)
+
+
+def made_of(claim: Object) -> str:
+    """The name of the VolumeSnapshot that the storage makes a claim of; empty for none."""
+    spec = claim.get("spec") or {}
+    ref = spec.get("dataSourceRef") or spec.get("dataSource") or {}
+    return ref.get("name") or "" if ref.get("kind") == VOLUME_SNAPSHOTS.kind else ""
 
 
 def temporary(snapshot: Object) -> Iterator[Key]:

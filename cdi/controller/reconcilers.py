@@ -15,7 +15,6 @@ from cdi.api.errors import InvalidManifest
 from cdi.api.installation import CDI
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.transfer import ObjectTransfer
-from cdi.controller import cloning
 from cdi.controller.certifier import Certifier
 from cdi.controller.clones import ObservedClones
 from cdi.controller.executor import Executor
@@ -26,6 +25,7 @@ from cdi.controller.observe import Observed
 from cdi.controller.pacing import Pacing
 from cdi.controller.parts import Parts
 from cdi.controller.telling import tell
+from cdi.controller.temporaries import Temporaries
 from cdi.controller.transfers import ObservedTransfers, places
 from cdi.controller.upload_certificates import UploadCertificates
 from cdi.controller.watches import Watches
@@ -46,13 +46,6 @@ from cdi.kube.resources import (
     Resource,
 )
 from cdi.reconcile.actions import CreateObject, Plan, StartWorker
-from cdi.reconcile.clone.record import ANN_TARGET, LABEL_TEMPORARY
-from cdi.reconcile.clone.temporaries import (
-    reconcile_claim,
-    reconcile_measurement,
-    reconcile_reader,
-    reconcile_snapshot,
-)
 from cdi.reconcile.cluster import observe
 from cdi.reconcile.configuration import (
     ConfigFacts,
@@ -119,6 +112,7 @@ class Reconcilers:
         self._parts = parts
         self._retries = retries or Retries()
         self._pacing = Pacing(now)
+        self._temporaries = Temporaries(watches, observed, clones, scope=scope, now=now)
         self.now = now
 
     async def reconcile(self, key: Key) -> float | None:
@@ -130,10 +124,8 @@ class Reconcilers:
         match key.kind:
             case "volume":
                 return await self._volume(key)
-            case "snapshot":
-                await self._snapshot(key)
-            case "reader":
-                await self._reader(key)
+            case "snapshot" | "reader":
+                return await self._temporary(key)
             case "source":
                 await self._source(key)
             case "cron":
@@ -176,8 +168,7 @@ class Reconcilers:
 
     async def _volume(self, key: Key) -> float | None:
         about = self.about(key)
-        if about is not None and self._is_temporary(about):
-            await self._stand_in(key, about)
+        await self._temporary(key)
         if about is None or not self._is_ours(key, about):
             self._inputs.forget(key)
             return None
@@ -239,38 +230,13 @@ class Reconcilers:
             clones=self._clones,
         )
 
-    # --- what clones make for themselves --------------------------------------------------------------------------
-
-    def _is_temporary(self, body: Object) -> bool:
-        """Marked as such, and made for a target that is ours."""
-        metadata = body["metadata"]
-        target = (metadata.get("annotations") or {}).get(ANN_TARGET) or ""
-        marked = (metadata.get("labels") or {}).get(LABEL_TEMPORARY) == "true"
-        return marked and self._scope.covers(target.partition("/")[0]) and self._scope.selects(body)
-
-    async def _stand_in(self, key: Key, body: Object) -> None:
-        claim = self._observed.claim(key.namespace, key.name)
-        if claim is not None:
-            await self._simple(key, reconcile_claim(claim, self._observed, self._clones.targets()), body)
-
-    async def _reader(self, key: Key) -> None:
-        body = self._watches.get(PODS, key.namespace, key.name)
-        reader = self._clones.reader(key.namespace, key.name)
-        if body is not None and reader is not None and self._is_temporary(body):
-            namespace, _, name = body["metadata"]["annotations"][ANN_TARGET].partition("/")
-            measurement = self._clones.measurement(key.namespace, key.name) if cloning.measures(body) else None
-            if measurement is not None:
-                dv = self._observed.data_volume(namespace, name)
-                await self._simple(key, reconcile_measurement(key.namespace, key.name, measurement, dv), body)
-                return
-            plan = reconcile_reader(key.namespace, key.name, reader, self._observed, self._scope.covers)
-            await self._simple(key, plan, body)
-
-    async def _snapshot(self, key: Key) -> None:
-        body = self._watches.get(VOLUME_SNAPSHOTS, key.namespace, key.name)
-        snapshot = self._clones.snapshot(key.namespace, key.name)
-        if body is not None and snapshot is not None and self._is_temporary(body):
-            await self._simple(key, reconcile_snapshot(snapshot, self._clones.targets()), body)
+    async def _temporary(self, key: Key) -> float | None:
+        """What a clone made for itself."""
+        plan = self._temporaries.plan(key)
+        if plan is None:
+            return None
+        await self._simple(key, plan, self.about(key))
+        return plan.requeue_after
 
     async def _carry_out(self, key: Key, plan: Plan, about: Object) -> Refusal | None:
         refusal = await self._executor.carry_out(plan, about, self.now())

@@ -33,10 +33,15 @@ if TYPE_CHECKING:
 
 
 def reconcile_snapshot(snapshot: Snapshot, targets: Iterable[Claim]) -> Plan:
-    """`targets` are the claims that may name it."""
+    """`targets` are the claims that may name it, or be made of it.
+
+    While a claim is made of it, it stays, whatever became of the clone: it would not go before, and nobody looks again
+    soon.
+    """
     if snapshot.labels.get(LABEL_TEMPORARY) != "true" or snapshot.deleting:
         return Plan()
-    if any(needs(target, snapshot.namespace, snapshot.name) for target in targets):
+    place = snapshot.namespace, snapshot.name
+    if any(needs(target, *place) or _is_being_made(target, *place) for target in targets):
         return Plan()
     gone = DeleteObject(plural="volumesnapshots", namespace=snapshot.namespace, name=snapshot.name, uid=snapshot.uid)
     return Plan(actions=(gone,))
@@ -47,6 +52,13 @@ def needs(target: Claim, namespace: str, snapshot: str) -> bool:
     record = CloneRecord.read(target)
     named = record is not None and (record.namespace, record.snapshot) == (namespace, snapshot)
     return named and _under_way(target)
+
+
+def _is_being_made(claim: Claim, namespace: str, snapshot: str) -> bool:
+    """Of this snapshot."""
+    ref = claim.data_ref
+    made_of = ref is not None and (ref.kind, ref.name) == ("VolumeSnapshot", snapshot)
+    return made_of and claim.namespace == namespace and claim.phase == "Pending"
 
 
 def reads(target: Claim, namespace: str, claim: str) -> bool:

@@ -159,7 +159,7 @@ class Cluster:
             return None
         metadata, spec, status = body["metadata"], body["spec"], body["status"]
         owner = next((one for one in metadata.get("ownerReferences", ()) if one.get("controller")), {})
-        ref = spec.get("dataSourceRef")
+        ref = spec.get("dataSourceRef") or spec.get("dataSource")
         return Claim(
             namespace=namespace,
             name=name,

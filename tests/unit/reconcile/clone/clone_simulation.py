@@ -251,7 +251,17 @@ class CloneCluster(Cluster):
                 claim["spec"]["resources"]["requests"]["storage"] = Quantity.of_bytes(action.size).text
         if isinstance(action, DeleteObject):
             assert action.name not in ("fedora", "pv-golden", "kept")
+            if action.plural == SNAPSHOTS:
+                # Nobody would look at it again for a long time.
+                assert not self._being_made_of(action.name)
         super().act(action)
+
+    def _being_made_of(self, snapshot):
+        return [
+            claim["metadata"]["name"]
+            for claim in self.all(CLAIMS)
+            if claim["status"]["phase"] == "Pending" and claim["spec"].get("dataSource", {}).get("name") == snapshot
+        ]
 
     def settle_deletions(self, name=None):
         self.late = {}
