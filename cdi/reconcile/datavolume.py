@@ -29,6 +29,7 @@ from cdi.reconcile.binding import filled_claim, is_populated
 from cdi.reconcile.claim import populated_for
 from cdi.reconcile.clone.copying import cleared_reader, is_copied, prepare_copy, served, with_reader
 from cdi.reconcile.clone.flow import advance, cleared_preparation, unprepared, whole_volume
+from cdi.reconcile.clone.record import by_storage
 from cdi.reconcile.clone.restored import restore
 from cdi.reconcile.decision import (
     Decision,
@@ -177,7 +178,10 @@ def _with_claim(world: World, claim: Claim) -> Decision:
     decision = replace(decision, actions=(*decision.actions, *left, *cleared(world, claim, ledger, final=final)))
     if world.platform.cluster and any(isinstance(action, StartWorker) for action in decision.actions):
         ledger = ledger.begins()
-    if ledger != recorded:
+    # Of what the storage has made the volume itself says all: nothing is written into a claim that has none yet, since
+    # every provisioner would look at it again, and tell of it.
+    told_by_volume = isinstance(settled, Rebinding) and by_storage(claim) is not None
+    if ledger != recorded and not told_by_volume:
         # Written down by the first of the actions: none of those that follow from it is carried out without it.
         decision = replace(decision, ledger=ledger)
     restarts = max(0, max(ledger.attempt, worker.attempt if worker else 0) - 1)

@@ -26,7 +26,7 @@ from cdi.reconcile.actions import Action, CreateObject, EventFact, PatchObject, 
 from cdi.reconcile.binding import filled_claim, is_populated, standstill
 from cdi.reconcile.claim import build_prime, build_scratch
 from cdi.reconcile.clone.copying import before_target, reader_marks, target_pod
-from cdi.reconcile.clone.record import stand_in
+from cdi.reconcile.clone.record import by_storage, stand_in
 from cdi.reconcile.clone.shown import clone_marks
 from cdi.reconcile.decision import Decision, bound_aspect, failed, operation_of, pending, progress_of, succeeded
 from cdi.reconcile.failure import as_failure
@@ -108,6 +108,8 @@ def rebinding(world: World, claim: Claim, actions: tuple[Action, ...]) -> Decisi
         claim_name=claim.name,
         progress=progress_of(world.worker),
     )
+    if by_storage(claim) is not None:
+        return Decision(state=state, actions=actions)
     return Decision(state=state, actions=actions, pod="Running", prime_pod="Succeeded")
 
 

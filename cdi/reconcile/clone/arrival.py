@@ -13,22 +13,26 @@ from cdi.api.names import (
     ANN_PERMISSIVE_CLONE,
     ANN_USE_POPULATOR,
     propagates,
+    temporary_snapshot,
 )
 from cdi.api.phases import EventReason, Phase, Reason
 from cdi.api.quantity import Quantity
+from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.actions import Action, CreateObject
-from cdi.reconcile.binding import class_of, for_machines, provisioner_marks, wants_population
+from cdi.reconcile.binding import class_of, for_machines, provisioner_marks, standstill, wants_population
 from cdi.reconcile.claim import build_claim
 from cdi.reconcile.clone.authority import allowed
+from cdi.reconcile.clone.flow import plan, serves
 from cdi.reconcile.clone.manifests import build_clone_source, clone_source_ref
 from cdi.reconcile.clone.measuring import depends_on_disk, disk_of
-from cdi.reconcile.clone.record import ANN_SNAPSHOT_REQUEST
-from cdi.reconcile.clone.source import Found, facts, find, size_for, too_small
+from cdi.reconcile.clone.record import ANN_SNAPSHOT_REQUEST, ANNOTATION, CloneRecord
+from cdi.reconcile.clone.source import Found, facts, find, in_use, size_for, too_small
 from cdi.reconcile.decision import Decision, failed, pending
 from cdi.reconcile.failure import as_failure
 from cdi.reconcile.origin import Clone, Refuse, Wait
 from cdi.reconcile.sizing import LEAST, complete_size
 from cdi.reconcile.status import State, no
+from cdi.reconcile.world import Claim, DataRef
 
 if TYPE_CHECKING:
     from cdi.reconcile.world import World
@@ -51,6 +55,9 @@ def arrive(world: World, origin: Clone) -> Decision:
         body = _body(world, origin, found)
         if isinstance(body, Decision):
             return body
+        record = _recorded(world, body, found)
+        if record is not None:
+            body["metadata"]["annotations"][ANNOTATION] = record.write()
         if grant is not None:
             body["metadata"]["annotations"][ANN_EXTENDED_CLONE_TOKEN] = facts(world).extend(grant)
     except CdiError as error:
@@ -120,6 +127,36 @@ def _body(world: World, origin: Clone, found: Found) -> dict[str, Any] | Decisio
     if ANN_CONTENT_TYPE in found.annotations:
         annotations[ANN_CONTENT_TYPE] = found.annotations[ANN_CONTENT_TYPE]
     return body
+
+
+def _recorded(world: World, body: dict[str, Any], found: Found) -> CloneRecord | None:
+    """What is decided of a claim that is not there yet: that it is cloned at once, as is wished.
+
+    None of anything else, which is decided once it is there, and told.
+    """
+    spec, metadata = body["spec"], body["metadata"]
+    ref = spec.get("dataSourceRef")
+    if ref is None:
+        return None
+    claim = Claim(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid="",
+        phase="Pending",
+        annotations=metadata["annotations"],
+        volume_mode=spec.get("volumeMode") or "Filesystem",
+        storage_class=spec.get("storageClassName"),
+        requested=Quantity.parse(str(spec["resources"]["requests"]["storage"])).bytes,
+        data_ref=DataRef(group=ref["apiGroup"], kind=ref["kind"], name=ref["name"]),
+    )
+    if standstill(world, claim) is not None or in_use(world, found) is not None:
+        return None
+    choice = plan(world, claim, found)
+    shared = temporary_snapshot(found.uid)
+    taken = facts(world).snapshot(found.namespace, shared) if choice.snapshot_class is not None else None
+    if choice.strategy is CloneStrategy.COPY or choice.obstacles or (taken and not serves(world, taken, found)):
+        return None
+    return CloneRecord.of(choice, found, snapshot=shared, restored="", now=world.now)
 
 
 def _size(world: World, found: Found, volume_mode: str, storage_class: str | None) -> int | Decision | None:

@@ -30,7 +30,7 @@ from cdi.reconcile.clone.manifests import (
     preparation_pod,
 )
 from cdi.reconcile.clone.plan import STRATEGY_FAILED, Choice, Fallback, Target, Wish, choose
-from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANNOTATION, CloneRecord, stand_in
+from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANNOTATION, CloneRecord, by_storage, stand_in
 from cdi.reconcile.clone.restored import is_known, restored_name, restoring, unreadable
 from cdi.reconcile.clone.source import Found, facts, find, in_use, too_small
 from cdi.reconcile.clone.states import underway, waiting
@@ -49,12 +49,6 @@ PATIENCE: Final = 1800.0
 SKEW: Final = 2.0
 """Seconds by which two clocks may differ."""
 _ENDED: Final = ("Succeeded", "Failed")
-
-
-def by_storage(claim: Claim) -> CloneRecord | None:
-    """The record of a clone that the storage makes."""
-    record = CloneRecord.read(claim)
-    return record if record is not None and record.strategy is not CloneStrategy.COPY else None
 
 
 def whole_volume(world: World, claim: Claim) -> Volume | None:
@@ -198,12 +192,13 @@ def _snapshot_name(world: World, claim: Claim, found: Found) -> str:
     """
     shared = temporary_snapshot(found.uid)
     snapshot = facts(world).snapshot(found.namespace, shared)
-    if snapshot is None or _serves(world, snapshot, found):
+    if snapshot is None or serves(world, snapshot, found):
         return shared
     return temporary_snapshot(claim.uid)
 
 
-def _serves(world: World, snapshot: Snapshot, found: Found) -> bool:
+def serves(world: World, snapshot: Snapshot, found: Found) -> bool:
+    """Whether clones of what was found can be made of a snapshot that others have taken."""
     if snapshot.deleting or snapshot.error or snapshot.annotations.get(ANN_SOURCE_UID) != found.uid:
         return False
     if not snapshot.taken:

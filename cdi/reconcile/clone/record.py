@@ -107,6 +107,12 @@ class CloneRecord:
         )
 
 
+def by_storage(claim: Claim) -> CloneRecord | None:
+    """The record of a clone that the storage makes."""
+    record = CloneRecord.read(claim)
+    return record if record is not None and record.strategy is not CloneStrategy.COPY else None
+
+
 def pinned(annotations: Mapping[str, str]) -> tuple[str, str, bool] | None:
     """Namespace and name of what a target is cloned from, and whether it is a snapshot; None where nothing is said."""
     for annotation, snapshot in ((ANN_SNAPSHOT_REQUEST, True), (ANN_CLONE_REQUEST, False)):

@@ -279,6 +279,34 @@ def test_a_volume_is_taken_before_anybody_has_bound_the_claim_that_it_was_made_f
     assert cluster.names(CLAIMS) <= {"a", "fedora"}
 
 
+@pytest.mark.parametrize("way", ["snapshot", "csi-clone", "snapshot, from another namespace"])
+def test_what_is_decided_is_in_the_target_from_the_beginning_and_no_reconcile_rests_on_what_comes_later(way):
+    cluster = WAYS[way]()
+    cluster.step()
+    begun = dict(cluster.get(CLAIMS, "a")["metadata"]["annotations"])
+    record = CloneRecord.parse(begun.get(ANNOTATION))
+    assert record is not None
+    assert record.strategy.value == way.partition(",")[0]
+    while cluster.get(CLAIMS, "a")["status"]["phase"] != "Bound":
+        cluster.step()
+        cluster.settle_deletions()
+        if cluster.get(CLAIMS, "a")["status"]["phase"] != "Bound":
+            cluster.get(CLAIMS, "a")["metadata"]["annotations"] = dict(begun)
+        cluster.nature()
+        cluster.now += 1
+    cluster.run()
+    assert cluster.status["phase"] == "Succeeded"
+    assert cluster.content == GOLDEN
+    assert cluster.annotations["storage.pod.phase"] == "Succeeded"
+
+
+@pytest.mark.parametrize("way", ["snapshot, waiting", "copy", "copy, for want of growth", "copy, of a snapshot"])
+def test_what_has_to_be_told_or_waited_for_is_decided_once_the_target_is_there(way):
+    cluster = WAYS[way]()
+    cluster.step()
+    assert ANNOTATION not in cluster.get(CLAIMS, "a")["metadata"]["annotations"]
+
+
 def test_a_volume_that_has_to_grow_is_bound_first():
     cluster = WAYS["snapshot, grown"]()
     cluster.run()
