@@ -1,19 +1,20 @@
-"""kubectl, for tests: documents in, documents out, and waiting by watching."""
+"""kubectl, for tests: documents in, documents out, and waiting by watching.
+
+What tests ask often goes to the API server without a process (`tests.cluster.direct`); `run` is kubectl itself.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import selectors
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-Document = dict[str, Any]
-_DECODER = json.JSONDecoder()
+from tests.cluster.direct import Direct, Document, RequestError, direct
+
 _REQUEST_PATIENCE = 180.0  # seconds, for what takes one, or a pod's grace period, where nothing else runs
 _PATIENCE = 240.0  # seconds, for what is waited for
 
@@ -61,48 +62,51 @@ class Kubectl:
 
     def apply(self, *documents: Document) -> None:
         """Make these objects so, by server-side apply."""
-        self.run("apply", "--server-side", "--force-conflicts", "--filename=-", given=_listed(documents))
+        with self._direct() as server:
+            for document in documents:
+                server.apply(document, self.namespace)
 
     def create(self, *documents: Document) -> list[Document]:
         """Make new objects, which may have a `generateName`; gives them as the server has them."""
-        text = self.run("create", "--filename=-", "--output=json", given=_listed(documents))
-        made = []
-        while text := text.lstrip():  # one document after the other
-            document, end = _DECODER.raw_decode(text)
-            made.append(document)
-            text = text[end:]
-        return made
+        with self._direct() as server:
+            return [server.create(document, self.namespace) for document in documents]
 
     def get(self, kind: str, name: str) -> Document:
         """One object.  Raises KubectlError where there is none."""
-        document: Document = json.loads(self.run("get", kind, name, "--output=json"))
-        return document
+        with self._direct() as server:
+            return server.get(kind, self.namespace, name)
 
     def get_all(self, kind: str, selector: str = "") -> list[Document]:
         """All of a kind in the namespace."""
-        chosen = [f"--selector={selector}"] if selector else []
-        items: list[Document] = json.loads(self.run("get", kind, "--output=json", *chosen))["items"]
-        return items
+        chosen = {"labelSelector": selector} if selector else {}
+        with self._direct() as server:
+            return server.list(kind, self.namespace, **chosen)
 
     def delete(self, kind: str, *names: str, wait: bool = True) -> None:
         """Delete objects; ones that are not there are no error."""
-        self.run("delete", kind, *names, "--ignore-not-found", f"--wait={str(wait).lower()}")
+        with self._direct() as server:
+            going = {name: server.delete(kind, self.namespace, name) for name in names}
+            for name, uid in going.items():
+                if wait and uid and not server.wait_gone(kind, self.namespace, name, _REQUEST_PATIENCE, uid):
+                    raise KubectlError(f"{kind}/{name} is being deleted still after {_REQUEST_PATIENCE:.0f} s")
 
     def merge(self, kind: str, name: str, patch: Document) -> None:
         """Change an object by a JSON merge patch."""
-        self.run("patch", kind, name, "--type=merge", f"--patch={json.dumps(patch)}")
+        with self._direct() as server:
+            server.merge(kind, self.namespace, name, patch)
 
     def logs(self, pod: str, *arguments: str) -> str:
         """What a pod wrote."""
-        return self.run("logs", pod, *arguments)
+        if arguments:
+            return self.run("logs", pod, *arguments)
+        with self._direct() as server:
+            return server.logs(self.namespace, pod)
 
     def events(self, kind: str, name: str) -> list[Document]:
         """Events about an object."""
         chosen = f"involvedObject.kind={kind},involvedObject.name={name}"
-        items: list[Document] = json.loads(self.run("get", "events", f"--field-selector={chosen}", "--output=json"))[
-            "items"
-        ]
-        return items
+        with self._direct() as server:
+            return server.list("events", self.namespace, fieldSelector=chosen)
 
     def wait(
         self, kind: str, name: str, what: str, ready: Callable[[Document], bool], patience: float = _PATIENCE
@@ -125,10 +129,10 @@ class Kubectl:
 
     def wait_gone(self, kind: str, name: str, patience: float = _PATIENCE) -> None:
         """Until there is no such object.  Raises AssertionError after `patience` seconds."""
-        try:
-            self.run("wait", "--for=delete", f"{kind}/{name}", f"--timeout={patience:.0f}s", patience=patience + 10)
-        except KubectlError as error:
-            raise AssertionError(f"{kind}/{name} is there still after {patience:.0f} s: {error}") from error
+        with self._direct() as server:
+            gone = server.wait_gone(kind, self.namespace, name, patience)
+        if not gone:
+            raise AssertionError(f"{kind}/{name} is there still after {patience:.0f} s")
 
     def watch(self, kind: str, name: str, patience: float) -> Iterator[tuple[str, Document]]:
         """Each state of an object for `patience` seconds, with ADDED, MODIFIED or DELETED.
@@ -136,43 +140,16 @@ class Kubectl:
         A watch that the server ends is begun anew, and begins with the state that is then.
         """
         until = time.monotonic() + patience
-        command = self.command(
-            "get", kind, f"--field-selector=metadata.name={name}", "--watch", "--output-watch-events", "--output=json"
-        )
         while time.monotonic() < until:
-            with subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                env=dict(self.environment),
-            ) as process:  # fmt: skip
-                try:
-                    assert process.stdout is not None
-                    for event in _documents(process.stdout.fileno(), until):
-                        yield event["type"], event["object"]
-                finally:
-                    process.kill()
-            time.sleep(min(0.5, max(0.0, until - time.monotonic())))
+            # Where the server is away, it comes back.
+            with contextlib.suppress(RequestError):
+                for event in direct(self.kubeconfig).watch(kind, self.namespace, name, until):
+                    yield event["type"], event["object"]
+            time.sleep(min(0.1, max(0.0, until - time.monotonic())))
 
-
-def _listed(documents: Iterable[Document]) -> str:
-    return json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)})
-
-
-def _documents(stream: int, until: float) -> Iterator[Document]:
-    """JSON documents from a pipe, as they come, until it ends or the time is up."""
-    text, pending = "", b""
-    with selectors.DefaultSelector() as ready:
-        ready.register(stream, selectors.EVENT_READ)
-        while (left := until - time.monotonic()) > 0 and ready.select(left):
-            chunk = os.read(stream, 1 << 16)
-            if not chunk:
-                return
-            pending += chunk
-            complete, newline, pending = pending.rpartition(b"\n")  # a document ends with its line
-            text += (complete + newline).decode()
-            while text := text.lstrip():
-                try:
-                    document, end = _DECODER.raw_decode(text)
-                except ValueError:
-                    break
-                text = text[end:]
-                yield document
+    @contextlib.contextmanager
+    def _direct(self) -> Iterator[Direct]:
+        try:
+            yield direct(self.kubeconfig)
+        except RequestError as error:
+            raise KubectlError(str(error)) from error

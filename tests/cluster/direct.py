@@ -1,0 +1,248 @@
+"""Requests to the API server in the name of a kubeconfig's user: what kubectl does, without a process for each.
+
+A kubectl takes a tenth of a processor's second to begin, and tests ask several times a second.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import urllib3
+from kubernetes.client import ApiClient
+from kubernetes.config import new_client_from_config
+
+Document = dict[str, Any]
+_DISCOVERY: Final = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"
+_MERGE: Final = "application/merge-patch+json"
+_APPLY: Final = "application/apply-patch+yaml"
+_SILENCE = 30.0
+"""Seconds without a word after which a watch is begun anew."""
+
+
+class RequestError(Exception):
+    """The API server said no, or was not there; the text is what kubectl would say."""
+
+    def __init__(self, text: str, status: int = 0) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A resource as discovery has it."""
+
+    base: str
+    """``/api/v1`` or ``/apis/GROUP/VERSION``."""
+    group: str
+    kind: str
+    plural: str
+    singular: str
+    short: tuple[str, ...]
+    namespaced: bool
+
+    def names(self) -> set[str]:
+        """What it can be called, in small letters."""
+        alone = {self.plural, self.singular or self.kind.lower(), self.kind.lower(), *self.short}
+        return alone | {f"{name}.{self.group}" for name in (self.plural, self.kind.lower())}
+
+    def path(self, namespace: str, name: str = "") -> str:
+        space = f"/namespaces/{quote(namespace)}" if self.namespaced else ""
+        return f"{self.base}{space}/{self.plural}{f'/{quote(name)}' if name else ''}"
+
+
+class Direct:
+    """One user of one API server.  Threads may share it."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self._client: ApiClient = new_client_from_config(config_file=str(kubeconfig), persist_config=False)
+        self._kinds: list[Kind] = []
+        self._lock = threading.Lock()
+
+    # --- objects ------------------------------------------------------------------------------------------------
+
+    def get(self, kind: str, namespace: str, name: str) -> Document:
+        return self._ask("GET", self._named(kind).path(namespace, name))
+
+    def list(self, kind: str, namespace: str, **selectors: str) -> list[Document]:
+        found = self._named(kind)
+        answer = self._ask("GET", found.path(namespace), selectors)
+        version = answer["apiVersion"]
+        # Of a list's items nobody says what they are.
+        return [{"apiVersion": version, "kind": found.kind, **item} for item in answer["items"]]
+
+    def create(self, document: Document, namespace: str) -> Document:
+        path = self._place(document, namespace)
+        options = {"fieldManager": "kubectl-create", "fieldValidation": "Strict"}
+        return self._ask("POST", path, options, document, "application/json", doing='error when creating "STDIN": ')
+
+    def apply(self, document: Document, namespace: str) -> None:
+        path = self._place(document, namespace, document["metadata"]["name"])
+        options = {"fieldManager": "kubectl", "force": "true", "fieldValidation": "Strict"}
+        self._ask("PATCH", path, options, document, _APPLY)
+
+    def merge(self, kind: str, namespace: str, name: str, patch: Document) -> None:
+        options = {"fieldManager": "kubectl-patch", "fieldValidation": "Strict"}
+        self._ask("PATCH", self._named(kind).path(namespace, name), options, patch, _MERGE)
+
+    def delete(self, kind: str, namespace: str, name: str) -> str:
+        """The uid of what is being deleted; empty where there is no such object."""
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        path = self._named(kind).path(namespace, name)
+        try:
+            answer = self._ask("DELETE", path, {}, body, "application/json")
+        except RequestError as error:
+            if error.status == 404:
+                return ""
+            raise
+        details = answer.get("details") or {} if answer.get("kind") == "Status" else answer["metadata"]
+        return str(details.get("uid") or "")
+
+    def wait_gone(self, kind: str, namespace: str, name: str, patience: float, uid: str = "") -> bool:
+        """Whether the object that has this name now, or has this uid, went within `patience` seconds."""
+        until, pause = time.monotonic() + patience, 0.02
+        while True:
+            try:
+                there = self.get(kind, namespace, name)["metadata"]["uid"]
+            except RequestError as error:
+                if error.status == 404:
+                    return True
+                raise
+            uid = uid or there
+            if there != uid:
+                return True
+            if time.monotonic() >= until:
+                return False
+            time.sleep(pause)
+            pause = min(0.5, pause * 1.5)
+
+    def logs(self, namespace: str, pod: str) -> str:
+        answer = self._request("GET", f"{self._named('pods').path(namespace, pod)}/log", {}, None, "")
+        return bytes(answer.data).decode(errors="replace")
+
+    def watch(self, kind: str, namespace: str, name: str, until: float) -> Iterator[Document]:
+        """Events of one object, from its state now on, until the server ends that or the time is up."""
+        left = until - time.monotonic()
+        options = {
+            "watch": "true", "fieldSelector": f"metadata.name={name}", "timeoutSeconds": str(max(1, int(left) + 1)),
+        }  # fmt: skip
+        pending = b""
+        with self._request("GET", self._named(kind).path(namespace), options, None, "", streamed=left) as answer:
+            try:
+                for chunk in answer.stream(1 << 16):
+                    pending += chunk
+                    *lines, pending = pending.split(b"\n")
+                    for line in lines:
+                        event: Document = json.loads(line)
+                        if event["type"] == "ERROR":
+                            return
+                        yield event
+            except urllib3.exceptions.HTTPError:
+                return
+
+    # --- requests -----------------------------------------------------------------------------------------------
+
+    def _ask(
+        self, method: str, path: str, options: Mapping[str, str] | None = None, body: Document | None = None,
+        content: str = "", doing: str = "",
+    ) -> Document:  # fmt: skip
+        document: Document = json.loads(self._request(method, path, options or {}, body, content, doing=doing).data)
+        return document
+
+    def _request(
+        self, method: str, path: str, options: Mapping[str, str], body: Document | None, content: str, *,
+        doing: str = "", streamed: float | None = None,
+    ) -> urllib3.BaseHTTPResponse:  # fmt: skip
+        configuration = self._client.configuration
+        headers = {"Accept": "application/json"}
+        token = configuration.get_api_key_with_prefix("authorization")
+        if token:
+            headers["authorization"] = token
+        if content:
+            headers["Content-Type"] = content
+        url = f"{configuration.host.rstrip('/')}{path}{'?' if options else ''}{urlencode(options)}"
+        silence = 60.0 if streamed is None else max(1.0, min(streamed, _SILENCE))
+        try:
+            answer = self._client.rest_client.pool_manager.request(
+                method,
+                url,
+                headers=headers if path not in ("/api", "/apis") else {**headers, "Accept": _DISCOVERY},
+                body=None if body is None else json.dumps(body).encode(),
+                preload_content=streamed is None,
+                retries=False,
+                timeout=urllib3.Timeout(connect=10.0, read=silence),
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise RequestError(f"The connection to the server {configuration.host} was refused: {error}") from error
+        if answer.status >= 400:
+            raise _refusal(answer, doing)
+        return answer
+
+    # --- kinds --------------------------------------------------------------------------------------------------
+
+    def _place(self, document: Document, namespace: str, name: str = "") -> str:
+        version, kind = document["apiVersion"], document["kind"]
+        base = f"/apis/{version}" if "/" in version else f"/api/{version}"
+        found = self._find(lambda one: (one.base, one.kind) == (base, kind))
+        if found is None:
+            raise RequestError(f'no matches for kind "{kind}" in version "{version}"')
+        return found.path(document["metadata"].get("namespace") or namespace, name)
+
+    def _named(self, name: str) -> Kind:
+        found = self._find(lambda one: name.lower() in one.names())
+        if found is None:
+            raise RequestError(f'the server doesn\'t have a resource type "{name}"')
+        return found
+
+    def _find(self, fits: Any) -> Kind | None:
+        """The first in the server's order; what is not known may have come since."""
+        known = next(filter(fits, self._kinds), None)
+        if known is not None:
+            return known
+        with self._lock:
+            self._kinds = [kind for path in ("/api", "/apis") for kind in _discovered(self._ask("GET", path))]
+        return next(filter(fits, self._kinds), None)
+
+
+@functools.lru_cache(maxsize=64)
+def _direct(kubeconfig: Path, written: int) -> Direct:  # noqa: ARG001  another file is another user
+    return Direct(kubeconfig)
+
+
+def direct(kubeconfig: Path) -> Direct:
+    """The same one for the same kubeconfig, as long as nobody writes it anew."""
+    return _direct(kubeconfig, kubeconfig.stat().st_mtime_ns)
+
+
+def _discovered(listed: Document) -> Iterator[Kind]:
+    for group in listed["items"]:
+        name = group["metadata"].get("name") or ""
+        for version in group["versions"]:
+            base = f"/apis/{name}/{version['version']}" if name else f"/api/{version['version']}"
+            for one in version.get("resources") or ():
+                yield Kind(
+                    base=base,
+                    group=name,
+                    kind=(one.get("responseKind") or {}).get("kind") or "",
+                    plural=one["resource"],
+                    singular=one.get("singularResource") or "",
+                    short=tuple(one.get("shortNames") or ()),
+                    namespaced=one["scope"] == "Namespaced",
+                )
+
+
+def _refusal(answer: urllib3.BaseHTTPResponse, doing: str) -> RequestError:
+    text = bytes(answer.data or answer.read() or b"").decode(errors="replace")
+    try:
+        status = json.loads(text)
+        reason, message = status.get("reason") or "", status.get("message") or text
+    except (ValueError, AttributeError):
+        reason, message = "", text.strip() or f"status {answer.status}"
+    return RequestError(f"Error from server{f' ({reason})' if reason else ''}: {doing}{message}", answer.status)
