@@ -129,8 +129,10 @@ def _is_for_all(plan: Plan) -> bool:
 
 
 def _is_awaited(action: Action, about: Object) -> bool:
-    """Of a claim: that its pod has ended, or takes an upload.  That it runs is told in the DataVolume, where there is one;
-    most pods of those that are many at once have ended before anybody looks.
+    """Of a claim: that its pod has ended, or takes an upload.
+
+    That it runs is told in the DataVolume, where there is one; most of those that are many at once have ended before
+    anybody looks.
     """
     if not isinstance(action, PatchObject):
         return False

@@ -5,11 +5,12 @@ A kubectl takes a tenth of a processor's second to begin, and tests ask several 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -133,19 +134,9 @@ class Direct:
         options = {
             "watch": "true", "fieldSelector": f"metadata.name={name}", "timeoutSeconds": str(max(1, int(left) + 1)),
         }  # fmt: skip
-        pending = b""
         with self._request("GET", self._named(kind).path(namespace), options, None, "", streamed=left) as answer:
-            try:
-                for chunk in answer.stream(1 << 16):
-                    pending += chunk
-                    *lines, pending = pending.split(b"\n")
-                    for line in lines:
-                        event: Document = json.loads(line)
-                        if event["type"] == "ERROR":
-                            return
-                        yield event
-            except urllib3.exceptions.HTTPError:
-                return
+            with contextlib.suppress(urllib3.exceptions.HTTPError):
+                yield from events(answer.stream(1 << 16))
 
     # --- requests -----------------------------------------------------------------------------------------------
 
@@ -209,6 +200,18 @@ class Direct:
         with self._lock:
             self._kinds = [kind for path in ("/api", "/apis") for kind in _discovered(self._ask("GET", path))]
         return next(filter(fits, self._kinds), None)
+
+
+def events(chunks: Iterable[bytes]) -> Iterator[Document]:
+    """What a watch says, a document a line however it is cut up, until it says that it is at its end."""
+    pending = b""
+    for chunk in chunks:
+        *lines, pending = (pending + chunk).split(b"\n")
+        for line in lines:
+            event: Document = json.loads(line)
+            if event["type"] == "ERROR":
+                return
+            yield event
 
 
 @functools.lru_cache(maxsize=64)
