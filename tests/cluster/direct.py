@@ -72,12 +72,15 @@ class Direct:
     def get(self, kind: str, namespace: str, name: str) -> Document:
         return self._ask("GET", self._named(kind).path(namespace, name))
 
-    def list(self, kind: str, namespace: str, **selectors: str) -> list[Document]:
-        found = self._named(kind)
-        answer = self._ask("GET", found.path(namespace), selectors)
-        version = answer["apiVersion"]
-        # Of a list's items nobody says what they are.
-        return [{"apiVersion": version, "kind": found.kind, **item} for item in answer["items"]]
+    def list(self, kinds: str, namespace: str, **selectors: str) -> list[Document]:
+        """Of several kinds where commas are between them."""
+        return [one for kind in kinds.split(",") for one in self._list(self._named(kind), namespace, selectors)]
+
+    def _list(self, kind: Kind, namespace: str, selectors: Mapping[str, str]) -> Iterator[Document]:
+        answer = self._ask("GET", kind.path(namespace), selectors)
+        for item in answer["items"]:
+            # Of a list's items nobody says what they are.
+            yield {"apiVersion": answer["apiVersion"], "kind": kind.kind, **item}
 
     def create(self, document: Document, namespace: str) -> Document:
         path = self._place(document, namespace)
