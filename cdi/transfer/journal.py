@@ -7,6 +7,7 @@ crash leaves is a true statement about the volume.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -60,12 +61,22 @@ class Journal:
 
 def mark(path: str) -> None:
     """Note beside the journal, which is removed, that the volume is no longer as it was.  Raises `OSError`."""
-    descriptor = os.open(f"{path}.begun", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = _create(f"{path}.begun")
+    except FileNotFoundError:
+        # A pod that was deleted without patience may be there still for a moment, and takes its directory along.
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(os.path.dirname(path), 0o700)
+        descriptor = _create(f"{path}.begun")
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
     _remove(path)
+
+
+def _create(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def marked(path: str | None) -> bool:

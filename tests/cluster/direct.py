@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode
 
 import urllib3
 from kubernetes.client import ApiClient
-from kubernetes.config import new_client_from_config
+from kubernetes.config import new_client_from_config, new_client_from_config_dict
 
 Document = dict[str, Any]
 _DISCOVERY: Final = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"
@@ -63,7 +63,12 @@ class Direct:
     """One user of one API server.  Threads may share it."""
 
     def __init__(self, kubeconfig: Path) -> None:
-        self._client: ApiClient = new_client_from_config(config_file=str(kubeconfig), persist_config=False)
+        if ":" in str(kubeconfig):  # which would be two files
+            self._client: ApiClient = new_client_from_config_dict(
+                json.loads(kubeconfig.read_text()), persist_config=False
+            )
+        else:
+            self._client = new_client_from_config(config_file=str(kubeconfig), persist_config=False)
         self._kinds: list[Kind] = []
         self._lock = threading.Lock()
 
@@ -156,7 +161,7 @@ class Direct:
     ) -> urllib3.BaseHTTPResponse:  # fmt: skip
         configuration = self._client.configuration
         headers = {"Accept": "application/json"}
-        token = configuration.get_api_key_with_prefix("authorization")
+        token = configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
         if token:
             headers["authorization"] = token
         if content:

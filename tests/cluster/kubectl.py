@@ -96,8 +96,8 @@ class Kubectl:
             server.merge(kind, self.namespace, name, patch)
 
     def logs(self, pod: str, *arguments: str) -> str:
-        """What a pod wrote."""
-        if arguments:
+        """What a pod wrote, or ``KIND/NAME`` whose pod it is."""
+        if arguments or "/" in pod:
             return self.run("logs", pod, *arguments)
         with self._direct() as server:
             return server.logs(self.namespace, pod)

@@ -12,6 +12,7 @@ import yaml
 
 from tests.cluster import cdi_image
 from tests.cluster.cdi import controller
+from tests.cluster.objects import claim, is_phase, pod
 from tests.cluster.test_cli import ROOT, Cdi, datavolume, definitions  # noqa: F401  a fixture
 from tests.cluster.volumes import IMMEDIATE, SLOW, digest, disk, qcow2, sha256, wait_phase
 from tests.faults.server import FaultServer
@@ -39,6 +40,11 @@ def image(content, tmp_path_factory):
 def place(cluster):
     """A namespace with a controller, for all tests of this module."""
     with cluster.namespace() as kubectl, controller(cluster, kubectl):
+        # Of a provisioner that nobody knows it is known what its volumes show, for as long as there are some.
+        shown = {f"shown-{storage_class}": storage_class for storage_class in ("csi", "csi-wait", "local", "local-wait")}
+        kubectl.create(*(claim(name, storage_class, mode="Block", size="16Mi") for name, storage_class in shown.items()))
+        kubectl.create(pod("shown", cluster.image, "true", claims=dict.fromkeys(shown, "Block")))
+        kubectl.wait("pod", "shown", "at its end", is_phase("Succeeded"), SLOW)
         yield kubectl
 
 

@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -202,6 +203,8 @@ def test_a_volume_grows(namespace, storage, script, mode):
     namespace.create(claim("data", storage(csi=True, expands=True).name, mode=mode, size="32Mi"))
     script("writer", WRITE[mode] % "small", data=mode)
     namespace.merge("pvc", "data", {"spec": {"resources": {"requests": {"storage": "96Mi"}}}})
+    volume = namespace.get("pvc", "data")["spec"]["volumeName"]
+    namespace.wait("pv", volume, "grown", lambda each: each["spec"]["capacity"]["storage"] == "96Mi", SLOW)
     assert int(script("measure", SIZE[mode], data=mode)) > 70 * MIB
     namespace.wait("pvc", "data", "grown", lambda each: each["status"]["capacity"]["storage"] == "96Mi", SLOW)
     assert script("reader", READ[mode], data=mode) == "small"
@@ -348,6 +351,7 @@ def test_the_api_server_asks_a_webhook_on_this_machine(cluster, namespace, host_
             namespace.create(config_map(name, refuse="yes"))
         except KubectlError as error:
             return str(error)
+        time.sleep(0.2)
         return ""
 
     with served(host_address, context) as port:
