@@ -44,7 +44,10 @@ class Cluster:
     """Of the cluster that is our own, None where it is someone else's."""
 
     def storage_classes(self) -> tuple[StorageClass, ...]:
-        """Every one; with CDI_TEST_STORAGE_CLASSES=name,… only those."""
+        """Every one, those first that are there longest; with CDI_TEST_STORAGE_CLASSES=name,… only those.
+
+        Other tests make some for themselves, and take them away again.
+        """
         drivers = {each["metadata"]["name"] for each in self.kubectl.get_all("csidrivers")}
         snapshots = {each["driver"]: each["metadata"]["name"] for each in self.kubectl.get_all("volumesnapshotclasses")}
         wanted = os.environ.get("CDI_TEST_STORAGE_CLASSES", "")
@@ -57,7 +60,9 @@ class Cluster:
                 expands=each.get("allowVolumeExpansion", False),
                 snapshot_class=snapshots.get(each["provisioner"], ""),
             )
-            for each in self.kubectl.get_all("storageclasses")
+            for each in sorted(
+                self.kubectl.get_all("storageclasses"), key=lambda each: each["metadata"]["creationTimestamp"]
+            )
             if not wanted or each["metadata"]["name"] in wanted.split(",")
         )
 

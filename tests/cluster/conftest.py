@@ -26,7 +26,7 @@ from tests.cluster.layout import ClusterError, Layout
 
 _OURS = pytest.StashKey[bool]()
 _TIMEOUT = 900  # seconds for one test, with what it has first to set up
-_LONG = ("test_upload", "test_guest", "test_clone_kills", "test_apiserver", "test_controller_process")
+_LONG = ("test_upload", "test_guest", "test_clone_kills", "test_apiserver", "test_controller_process", "test_worker_pod")
 """Files that take minutes, and those whose tests wait for one another: what begins last ends last."""
 
 
