@@ -17,7 +17,7 @@ from typing import Any
 from cdi.api import names
 from cdi.controller.keys import Key
 from cdi.controller.waiting import FINAL
-from cdi.kube.resources import CLAIMS, DATA_VOLUMES, Object
+from cdi.kube.resources import CLAIMS, Object
 from cdi.reconcile.actions import Action, CreateObject, PatchObject, Plan
 from cdi.reconcile.synthesis import ANN_STATUS
 
@@ -82,7 +82,7 @@ class Pacing:
             if _is_for_all(plan):
                 return plan
             # A DataVolume's status says it; its claims say later what nobody waits for there.
-            rest = tuple(one for one in plan.actions if not _is_words(one) or _is_awaited(one, about))
+            rest = tuple(one for one in plan.actions if not _is_words(one) or _is_told_of_a_pod(one))
             if len(rest) == len(plan.actions):
                 return plan
             status = plan.status
@@ -114,7 +114,7 @@ def _is_news(plan: Plan, about: Object) -> bool:
     made = any(isinstance(action, CreateObject) for action in plan.actions)
     if any(event.type == "Warning" or not made for event in plan.events):
         return True
-    if any(_is_awaited(action, about) for action in plan.actions):
+    if any(_is_told_of_a_pod(action) for action in plan.actions):
         return True
     return plan.status is not None and _facts(plan.status) != _facts(about.get("status") or {})
 
@@ -128,19 +128,11 @@ def _is_for_all(plan: Plan) -> bool:
     )
 
 
-def _is_awaited(action: Action, about: Object) -> bool:
-    """Of a claim: that its pod has ended, or takes an upload.
-
-    That it runs is told in the DataVolume, where there is one; most of those that are many at once have ended before
-    anybody looks.
-    """
-    if not isinstance(action, PatchObject):
-        return False
-    phase, ready = action.annotations.get(names.ANN_POD_PHASE), action.annotations.get(names.ANN_POD_READY) == "true"
-    if about.get("kind") != DATA_VOLUMES.kind:
-        return ready or phase not in (None, "Pending")
-    uploads = "upload" in ((about.get("spec") or {}).get("source") or {})
-    return phase in FINAL or (ready and uploads)
+def _is_told_of_a_pod(action: Action) -> bool:
+    return isinstance(action, PatchObject) and (
+        action.annotations.get(names.ANN_POD_PHASE, "Pending") != "Pending"
+        or action.annotations.get(names.ANN_POD_READY) == "true"
+    )
 
 
 def _facts(status: Mapping[str, Any]) -> tuple[object, ...]:

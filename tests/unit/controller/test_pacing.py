@@ -23,9 +23,7 @@ PENDING = {
     "claimName": "golden",
     "conditions": [{"type": "Ready", "status": "False", "reason": "a"}],
 }
-ABOUT = {"kind": "DataVolume", "spec": {"source": {"blank": {}}}, "status": PENDING}
-UPLOAD = {**ABOUT, "spec": {"source": {"upload": {}}}}
-ALONE = {"kind": "PersistentVolumeClaim", "status": {"phase": "Pending"}}
+ABOUT = {"status": PENDING}
 
 
 class Clock:
@@ -77,31 +75,12 @@ def test_an_earlier_look_stays() -> None:
         Plan(status={**PENDING, "claimName": "another"}),
         Plan(status={**PENDING, "conditions": [{"type": "Ready", "status": "True", "reason": "a"}]}),
         Plan(status={**PENDING, "conditions": [*PENDING["conditions"], {"type": "Running", "reason": "Error"}]}),
-        Plan(actions=(patch({ANN_POD_PHASE: "Succeeded"}),)),
-        Plan(actions=(patch({ANN_POD_PHASE: "Failed"}),)),
+        Plan(actions=(patch({ANN_POD_PHASE: "Running"}),)),
+        Plan(actions=(patch({ANN_POD_READY: "true"}),)),
     ],
 )
 def test_what_somebody_waits_for_is_told_at_once(plan: Plan) -> None:
     assert told_at(Clock()).paced(KEY, plan, ABOUT) == plan
-
-
-@pytest.mark.parametrize(
-    ("about", "words", "at_once"),
-    [
-        (ABOUT, {ANN_POD_PHASE: "Running"}, False),
-        (ABOUT, {ANN_POD_READY: "true"}, False),
-        (UPLOAD, {ANN_POD_PHASE: "Running"}, False),
-        (UPLOAD, {ANN_POD_READY: "true"}, True),
-        (ALONE, {ANN_POD_PHASE: "Running"}, True),
-        (ALONE, {ANN_POD_READY: "true"}, True),
-        (ALONE, {ANN_POD_PHASE: "Pending"}, False),
-    ],
-)
-def test_that_a_pod_runs_is_told_of_a_claim_at_once_where_clients_look_there(
-    about: Any, words: Any, at_once: bool
-) -> None:
-    plan = Plan(actions=(patch(words),))
-    assert (told_at(Clock()).paced(KEY, plan, about) == plan) is at_once
 
 
 @pytest.mark.parametrize(
@@ -142,10 +121,10 @@ def test_what_is_made_is_told_at_once_and_its_status_may_wait() -> None:
 def test_what_a_status_says_at_once_claims_say_later() -> None:
     clock = Clock()
     own, prime = patch({ANN_POD_PHASE: "Pending"}), patch({ANN_POD_PHASE: "Pending"}, name="prime")
-    ended = patch({ANN_POD_PHASE: "Failed"}, name="prime")
-    plan = Plan(actions=(own, WORK, prime, ended), status={**PENDING, "phase": "ImportScheduled"})
+    running = patch({ANN_POD_PHASE: "Running"}, name="prime")
+    plan = Plan(actions=(own, WORK, prime, running), status={**PENDING, "phase": "ImportScheduled"})
     paced = told_at(clock).paced(KEY, plan, ABOUT)
-    assert paced.actions == (WORK, ended)
+    assert paced.actions == (WORK, running)
     assert paced.status == plan.status
     assert paced.requeue_after is not None
     assert 0 < paced.requeue_after <= LONGEST
