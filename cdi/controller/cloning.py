@@ -9,6 +9,7 @@ from cdi.api.copy import TICKET_PREFIX
 from cdi.api.names import ANN_OWNER_UID, ANN_POD_PHASE, LABEL_COMPONENT, clone_source_pod, temporary_claim
 from cdi.api.storageprofile import CloneStrategy
 from cdi.controller.keys import Key, volume
+from cdi.controller.observe import data_ref
 from cdi.kube.resources import CLAIMS, PODS, VOLUME_SNAPSHOTS, Object
 from cdi.reconcile.clone.copying import READERS_MOST
 from cdi.reconcile.clone.manifests import MEASUREMENT
@@ -112,9 +113,8 @@ def stood_in_for(body: Object) -> Iterator[Key]:
 
 def made_of(claim: Object) -> str:
     """The name of the VolumeSnapshot that the storage makes a claim of; empty for none."""
-    spec = claim.get("spec") or {}
-    ref = spec.get("dataSourceRef") or spec.get("dataSource") or {}
-    return ref.get("name") or "" if ref.get("kind") == VOLUME_SNAPSHOTS.kind else ""
+    ref = data_ref(claim.get("spec") or {})
+    return ref.name if ref is not None and ref.kind == VOLUME_SNAPSHOTS.kind else ""
 
 
 def temporary(snapshot: Object) -> Iterator[Key]:

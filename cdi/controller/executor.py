@@ -54,7 +54,7 @@ from cdi.reconcile.actions import (
     WithdrawClaim,
 )
 from cdi.reconcile.refusal import refusal_of
-from cdi.reconcile.world import Refusal
+from cdi.reconcile.world import WITHOUT_CLAIM, Refusal
 
 WITH_STATUS = frozenset({"datavolumes", "storageprofiles", "objecttransfers"})
 """Resources whose status is a subresource."""
@@ -234,7 +234,7 @@ class Executor:
         ):
             raise NotFound(f"PersistentVolume {action.volume} is not that of the prime claim any more")
         phase = (volume.get("status") or {}).get("phase")
-        if phase in ("Released", "Failed"):
+        if phase in WITHOUT_CLAIM:
             raise Conflict(f"PersistentVolume {action.volume} is {phase}")
         # While its claim is there nobody takes the volume away; and that the claim goes gives the volume a new version.
         beside = action.prime_namespace or action.namespace

@@ -10,9 +10,9 @@ from typing import Final, Self
 
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import ClusterForbidden, InternalError, KindNotServed, NotFound
-from cdi.controller.claimed import named
 from cdi.controller.observe import Observed
 from cdi.controller.users import users_of
+from cdi.controller.watches import claim_of
 from cdi.kube.blocking import Blocking
 from cdi.kube.resources import CLAIMS, CONFIG_MAPS, PODS, SECRETS, VOLUMES, Object, Resource
 from cdi.reconcile.actions import InputRef
@@ -54,7 +54,7 @@ class Lookups:
 
     def volumes_for(self, namespace: str, claim: str) -> list[Object]:
         """The PersistentVolumes whose claimRef names this claim."""
-        return [body for body in self.values(VOLUMES) if named(body) == (namespace, claim)]
+        return [body for body in self.values(VOLUMES) if claim_of(body) == (namespace, claim)]
 
     def pods(self, namespace: str) -> list[Object]:
         """Those of one namespace."""

@@ -316,7 +316,7 @@ class Observed:
             storage_class=spec.get("storageClassName"),
             requested=_size((spec.get("resources") or {}).get("requests")),
             volume_name=spec.get("volumeName") or "",
-            data_ref=_data_ref(spec),
+            data_ref=data_ref(spec),
             selected_node=annotations.get(ANN_SELECTED_NODE, ""),
             deleting="deletionTimestamp" in metadata,
             finalizers=tuple(metadata.get("finalizers") or ()),
@@ -355,7 +355,8 @@ def _volume(body: Object) -> Volume:
     )
 
 
-def _data_ref(spec: Mapping[str, Any]) -> DataRef | None:
+def data_ref(spec: Mapping[str, Any]) -> DataRef | None:
+    """What a claim's spec says that it is made of."""
     ref = spec.get("dataSourceRef") or spec.get("dataSource")
     if not ref:
         return None

@@ -1,13 +1,11 @@
-"""Clones that have not ended, by what they are made of.
-
-Kept as things change: whoever looked at every volume for every change would do nothing else where there are thousands.
-"""
+"""Clones that have not ended, by what they are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from cdi.api.names import ANN_POD_PHASE
+from cdi.controller.index import Index
 from cdi.controller.keys import Key, volume
 from cdi.kube.reflector import Change
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, Object, Resource
@@ -25,8 +23,7 @@ class Waiting:
     """Of the objects in the watch caches."""
 
     def __init__(self) -> None:
-        self._members: dict[_Origin, set[_Member]] = {}
-        self._origins: dict[_Member, _Origin] = {}
+        self._index: Index[_Origin, _Member] = Index()
 
     def changed(self, resource: Resource, change: Change) -> None:
         """To be told of every change."""
@@ -34,24 +31,12 @@ class Waiting:
             return
         metadata = change.object["metadata"]
         member = resource, metadata["namespace"], metadata["name"]
-        origin = None if change.new is None else _origin(resource, change.new)
-        before = self._origins.get(member)
-        if origin == before:
-            return
-        if before is not None:
-            del self._origins[member]
-            rest = self._members[before]
-            rest.discard(member)
-            if not rest:
-                del self._members[before]
-        if origin is not None:
-            self._origins[member] = origin
-            self._members.setdefault(origin, set()).add(member)
+        self._index.put(member, None if change.new is None else _origin(resource, change.new))
 
     def on(self, namespace: str, name: str, *, snapshot: bool = False) -> Iterator[Key]:
         """The clones of this source; those of DataSources are among them, whatever they stand for."""
         for origin in ((namespace, name, snapshot), _ANY):
-            for _, space, each in self._members.get(origin, ()):
+            for _, space, each in self._index.of(origin):
                 yield volume(space, each)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Never
 from cdi.api.errors import InvalidManifest
 from cdi.api.names import ANN_FILLED_FOR, APP, COMPONENT_UPLOAD_SERVER, LABEL_APP, LABEL_COMPONENT
 from cdi.api.validation import parse
-from cdi.controller.claimed import Claimed
+from cdi.controller.index import Index
 from cdi.controller.keys import Scope
 from cdi.controller.waiting import Waiting
 from cdi.kube.client import Client
@@ -64,13 +64,20 @@ def legible(body: Object) -> Object:
     return body
 
 
+def claim_of(volume: Object | None) -> tuple[str, str] | None:
+    """Namespace and name of the claim that a PersistentVolume names, which need not exist; None of one that is gone."""
+    ref = ((volume or {}).get("spec") or {}).get("claimRef")
+    return (ref.get("namespace") or "", ref.get("name") or "") if ref else None
+
+
 class Watches:
     """A cache of each resource, as far as the scope reaches."""
 
     def __init__(self, client: Client, scope: Scope, *, on_change: OnChange) -> None:
         self._reflectors: dict[Resource, dict[str | None, Reflector]] = {}
         self.waiting = Waiting()
-        self._claimed = Claimed()
+        self._volumes: Index[tuple[str, str], str] = Index()
+        """Names of PersistentVolumes, by the claim that they name."""
         everywhere: tuple[str | None, ...] = (None,)
         spaces = scope.namespaces or everywhere
         plain = dict.fromkeys(spaces)
@@ -78,7 +85,8 @@ class Watches:
         def follow(resource: Resource, namespaces: Any = everywhere, **options: Any) -> None:
             def changed(change: Change) -> None:
                 self.waiting.changed(resource, change)
-                self._claimed.changed(resource, change)
+                if resource == VOLUMES:
+                    self._volumes.put(change.object["metadata"]["name"], claim_of(change.new))
                 on_change(resource, change)
 
             self._reflectors[resource] = {
@@ -121,7 +129,7 @@ class Watches:
 
     def volumes_for(self, namespace: str, claim: str) -> Iterator[Object]:
         """The PersistentVolumes whose claimRef names this claim."""
-        for name in self._claimed.by(namespace, claim):
+        for name in self._volumes.of((namespace, claim)):
             body = self.get(VOLUMES, "", name)
             if body is not None:
                 yield body

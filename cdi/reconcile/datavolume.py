@@ -28,7 +28,7 @@ from cdi.reconcile.arrival import foreign_claim, without_claim
 from cdi.reconcile.binding import filled_claim, is_populated
 from cdi.reconcile.claim import populated_for
 from cdi.reconcile.clone.copying import cleared_reader, is_copied, prepare_copy, served, with_reader
-from cdi.reconcile.clone.flow import advance, cleared_preparation, unprepared, whole_volume
+from cdi.reconcile.clone.flow import advance, cleared_preparation, made, unprepared
 from cdi.reconcile.clone.record import by_storage
 from cdi.reconcile.clone.restored import restore
 from cdi.reconcile.decision import (
@@ -159,10 +159,7 @@ def _with_claim(world: World, claim: Claim) -> Decision:
     ledger = recorded.after(worker)
     settled: Rebinding | Gone | Refuse | None = None
     if is_populated(world, claim):
-        ledger = seal(world, claim, ledger)
-        whole = None if ledger.done else whole_volume(world, claim)
-        if whole is not None and world.prime is not None:
-            ledger = ledger.held_by(world.prime, whole.name)
+        ledger = made(world, claim, seal(world, claim, ledger))
         settled = settle(world, claim, ledger) if ledger.done else None
         if isinstance(settled, Gone):
             ledger = ledger.begun_anew()

@@ -21,10 +21,7 @@ from cdi.reconcile.ledger import Ledger
 from cdi.reconcile.origin import Refuse
 from cdi.reconcile.pod import retains
 from cdi.reconcile.uploading import withdrawn
-from cdi.reconcile.world import Claim, Pod, Volume, World
-
-_WITHOUT_CLAIM = ("Released", "Failed")
-"""Phases of a volume whose claim went away."""
+from cdi.reconcile.world import WITHOUT_CLAIM, Claim, Pod, Volume, World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +54,7 @@ def settle(world: World, claim: Claim, ledger: Ledger) -> Rebinding | Gone | Ref
     if volume is None:
         # Of a claim that is bound there is a volume, even if it has not been seen yet.
         return Rebinding() if prime is not None and prime.phase == "Bound" and not prime.deleting else Gone()
-    if not _is_primes(volume, ledger) or volume.phase in _WITHOUT_CLAIM:
+    if not _is_primes(volume, ledger) or volume.phase in WITHOUT_CLAIM:
         return Gone()
     namespace, name = stand_in(claim)
     rebind = Rebind(
@@ -104,7 +101,7 @@ def volume_of(world: World, prime: Claim) -> Volume | None:
         return world.objects.volume(prime.volume_name)
     made = world.objects.volumes_for(prime.namespace, prime.name)
     return next(
-        (one for one in made if one.claim_uid == prime.uid and not one.deleting and one.phase not in _WITHOUT_CLAIM),
+        (one for one in made if one.claim_uid == prime.uid and not one.deleting and one.phase not in WITHOUT_CLAIM),
         None,
     )
 

@@ -70,6 +70,10 @@ class Claim:
     """The volume's directory where this machine has it."""
 
 
+WITHOUT_CLAIM = ("Released", "Failed")
+"""Phases of a PersistentVolume whose claim went away."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Volume:
     """A PersistentVolume."""

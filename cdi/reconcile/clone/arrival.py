@@ -13,7 +13,6 @@ from cdi.api.names import (
     ANN_PERMISSIVE_CLONE,
     ANN_USE_POPULATOR,
     propagates,
-    temporary_snapshot,
 )
 from cdi.api.phases import EventReason, Phase, Reason
 from cdi.api.quantity import Quantity
@@ -22,7 +21,7 @@ from cdi.reconcile.actions import Action, CreateObject
 from cdi.reconcile.binding import class_of, for_machines, provisioner_marks, standstill, wants_population
 from cdi.reconcile.claim import build_claim
 from cdi.reconcile.clone.authority import allowed
-from cdi.reconcile.clone.flow import plan, serves
+from cdi.reconcile.clone.flow import plan, shared_snapshot
 from cdi.reconcile.clone.manifests import build_clone_source, clone_source_ref
 from cdi.reconcile.clone.measuring import depends_on_disk, disk_of
 from cdi.reconcile.clone.record import ANN_SNAPSHOT_REQUEST, ANNOTATION, CloneRecord
@@ -152,9 +151,8 @@ def _recorded(world: World, body: dict[str, Any], found: Found) -> CloneRecord |
     if standstill(world, claim) is not None or in_use(world, found) is not None:
         return None
     choice = plan(world, claim, found)
-    shared = temporary_snapshot(found.uid)
-    taken = facts(world).snapshot(found.namespace, shared) if choice.snapshot_class is not None else None
-    if choice.strategy is CloneStrategy.COPY or choice.obstacles or (taken and not serves(world, taken, found)):
+    shared = shared_snapshot(world, found) if choice.snapshot_class is not None else ""
+    if choice.strategy is CloneStrategy.COPY or choice.obstacles or shared is None:
         return None
     return CloneRecord.of(choice, found, snapshot=shared, restored="", now=world.now)
 

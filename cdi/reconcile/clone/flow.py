@@ -42,7 +42,7 @@ from cdi.reconcile.population import replaced, volume_of
 
 if TYPE_CHECKING:
     from cdi.reconcile.ledger import Ledger
-    from cdi.reconcile.world import Claim, Volume, World
+    from cdi.reconcile.world import Claim, World
 
 PATIENCE: Final = 1800.0
 """Seconds that a strategy has; an annotation changes it (`cdi.reconcile.policy`)."""
@@ -51,22 +51,24 @@ SKEW: Final = 2.0
 _ENDED: Final = ("Succeeded", "Failed")
 
 
-def whole_volume(world: World, claim: Claim) -> Volume | None:
-    """What the storage has made for the stand-in, once it is as large as the target is to be.
+def made(world: World, claim: Claim, ledger: Ledger) -> Ledger:
+    """Done, once the storage has made what is asked for, as large as the target is to be.
 
     It is there as soon as there is a PersistentVolume.  That the stand-in is bound to it says nothing more, and where
     many volumes are made at once it takes longer than all else (docs/performance.md).
     """
     record, prime, wanted = by_storage(claim), world.prime, claim.requested or 0
-    if record is None or prime is None or prime.deleting or prime.phase == "Lost" or _is_other(prime, record):
-        return None
+    if ledger.done or record is None or prime is None:
+        return ledger
+    if prime.deleting or prime.phase == "Lost" or _is_other(prime, record):
+        return ledger
     volume = volume_of(world, prime)
     if volume is None or volume.capacity is None or volume.capacity < wanted:
-        return None
+        return ledger
     if prime.phase == "Bound" and prime.volume_mode == "Filesystem" and (prime.capacity or 0) < wanted:
-        return None
+        return ledger
     pod = facts(world).preparation(prime.namespace, preparation_pod(prime.name))
-    return volume if pod is None or pod.phase in _ENDED else None
+    return ledger.held_by(prime, volume.name) if pod is None or pod.phase in _ENDED else ledger
 
 
 def unprepared(world: World) -> tuple[Action, ...]:
@@ -164,7 +166,7 @@ def _planned(world: World, claim: Claim, origin: Clone) -> Decision:
     record = CloneRecord.of(
         choice,
         found,
-        snapshot=_snapshot_name(world, claim, found),
+        snapshot=shared_snapshot(world, found) or temporary_snapshot(claim.uid),
         restored=restored_name(found.kind, found.uid),
         now=world.now,
     )
@@ -186,19 +188,16 @@ def _first(world: World, claim: Claim, origin: Clone, record: CloneRecord) -> De
     return replace(decision, actions=asked) if asked else None
 
 
-def _snapshot_name(world: World, claim: Claim, found: Found) -> str:
-    """One snapshot serves all clones of a source that are made at once, as long as nothing can have been written to
-    the source since it was taken.
+def shared_snapshot(world: World, found: Found) -> str | None:
+    """The name of the one snapshot that serves all clones of a source that are made at once, whether or not it is there
+    yet; None once something can have been written to the source since it was taken.
     """
     shared = temporary_snapshot(found.uid)
     snapshot = facts(world).snapshot(found.namespace, shared)
-    if snapshot is None or serves(world, snapshot, found):
-        return shared
-    return temporary_snapshot(claim.uid)
+    return shared if snapshot is None or _serves(world, snapshot, found) else None
 
 
-def serves(world: World, snapshot: Snapshot, found: Found) -> bool:
-    """Whether clones of what was found can be made of a snapshot that others have taken."""
+def _serves(world: World, snapshot: Snapshot, found: Found) -> bool:
     if snapshot.deleting or snapshot.error or snapshot.annotations.get(ANN_SOURCE_UID) != found.uid:
         return False
     if not snapshot.taken:

@@ -37,7 +37,7 @@ def stand_in(phase, field="dataSource"):
 def bench():
     found, caches = observed((VOLUME_SNAPSHOTS, SNAPSHOT))
     clock = SimpleNamespace(now=1000.0)
-    clones = ObservedClones(caches, found, None)  # type: ignore[arg-type]
+    clones = ObservedClones(caches, found, None)
     temporaries = Temporaries(caches, found, clones, scope=Scope(), now=lambda: clock.now)
     return SimpleNamespace(
         caches=caches, plan=lambda: temporaries.plan(KEY), clock=clock,

@@ -64,5 +64,6 @@ def test_it_is_what_a_look_at_everything_finds(steps):
         }
         namespace, name, snapshot = place
         assert set(known.waiting.on(namespace, name, snapshot=snapshot)) == expected
-    assert sum(len(each) for each in known.waiting._members.values()) == len(known.waiting._origins)
-    assert all(known.waiting._members.values())
+    index = known.waiting._index
+    assert sum(len(each) for each in index._members.values()) == len(index._keys)
+    assert all(index._members.values())
