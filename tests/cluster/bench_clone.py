@@ -125,9 +125,8 @@ def _many_by_hand(bench: Bench, many: int) -> float:
     names = [f"hand-{number}" for number in range(many)]
     bench.kubectl.apply(snapshot("hand", "small"))
     bench.kubectl.wait("volumesnapshot", "hand", "ready", lambda one: one.get("status", {}).get("readyToUse"), PATIENCE)
-    documents = [claim(name, CLASS, size=SMALL) for name in names]
-    for one in documents:
-        one["spec"]["dataSource"] = {"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "hand"}
+    source = {"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "hand"}
+    documents = [claim(name, CLASS, size=SMALL, source=source) for name in names]
     took = bench.until(CLAIMS, set(names), "Bound", lambda: bench.kubectl.apply(*documents))
     bench.kubectl.delete("volumesnapshot", "hand")
     _gone(bench, *names)

@@ -1,6 +1,7 @@
 """Requests to the API server in the name of a kubeconfig's user: what kubectl does, without a process for each.
 
-A kubectl takes a tenth of a processor's second to begin, and tests ask several times a second.
+A kubectl takes a tenth of a processor's second to begin, and tests ask several times a second.  The project's own client
+(`cdi.kube`) is among what they test.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _SILENCE = 30.0
 """Seconds without a word after which a watch is begun anew."""
 
 
-class RequestError(Exception):
+class RequestError(OSError):
     """The API server said no, or was not there; the text is what kubectl would say."""
 
     def __init__(self, text: str, status: int = 0) -> None:
@@ -69,10 +70,16 @@ class Direct:
             )
         else:
             self._client = new_client_from_config(config_file=str(kubeconfig), persist_config=False)
-        self._kinds: list[Kind] = []
+        self._kinds: dict[str, Kind] = {}
+        """By all its names, and by its path and kind; the server's order says which one has a name."""
         self._lock = threading.Lock()
 
     # --- objects ------------------------------------------------------------------------------------------------
+
+    def read(self, path: str) -> Any:
+        """What is at a path: a document, or text."""
+        text = bytes(self._request("GET", path, {}, None, "").data).decode()
+        return json.loads(text) if text.startswith("{") else text
 
     def get(self, kind: str, namespace: str, name: str) -> Document:
         return self._ask("GET", self._named(kind).path(namespace, name))
@@ -189,25 +196,28 @@ class Direct:
     def _place(self, document: Document, namespace: str, name: str = "") -> str:
         version, kind = document["apiVersion"], document["kind"]
         base = f"/apis/{version}" if "/" in version else f"/api/{version}"
-        found = self._find(lambda one: (one.base, one.kind) == (base, kind))
+        found = self._known(f"{base}/{kind}")
         if found is None:
             raise RequestError(f'no matches for kind "{kind}" in version "{version}"')
         return found.path(document["metadata"].get("namespace") or namespace, name)
 
     def _named(self, name: str) -> Kind:
-        found = self._find(lambda one: name.lower() in one.names())
+        found = self._known(name.lower())
         if found is None:
             raise RequestError(f'the server doesn\'t have a resource type "{name}"')
         return found
 
-    def _find(self, fits: Any) -> Kind | None:
-        """The first in the server's order; what is not known may have come since."""
-        known = next(filter(fits, self._kinds), None)
-        if known is not None:
-            return known
-        with self._lock:
-            self._kinds = [kind for path in ("/api", "/apis") for kind in _discovered(self._ask("GET", path))]
-        return next(filter(fits, self._kinds), None)
+    def _known(self, name: str) -> Kind | None:
+        """What is not known may have come since."""
+        if name not in self._kinds:
+            with self._lock:
+                kinds: dict[str, Kind] = {}
+                for path in ("/api", "/apis"):
+                    for kind in _discovered(self._ask("GET", path)):
+                        for each in (*kind.names(), f"{kind.base}/{kind.kind}"):
+                            kinds.setdefault(each, kind)
+                self._kinds = kinds
+        return self._kinds.get(name)
 
 
 def events(chunks: Iterable[bytes]) -> Iterator[Document]:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster import build, components, node, pki, residue
-from tests.cluster.api import Api
 from tests.cluster.build import Built
+from tests.cluster.direct import direct
 from tests.cluster.layout import (
     BASE_IMAGE,
     HOST_ADDRESS,
@@ -129,17 +129,17 @@ def _bring_up(layout: Layout, built: Built, say: Say) -> None:
         load_image(layout, built.images / f"{archive}.tar")
         say(f"image {name}")
     wait_ready(layout)
-    api = Api(layout.kubeconfig)
+    api = direct(layout.kubeconfig)
     say("API server")
     start(*components.control_plane(layout, built), *components.node_agents(layout, built))
     _apply(layout, built, *sorted((built.programs / "crds").glob("*.yaml")))
     crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-    wait("the snapshot kinds", lambda: all(_condition(each, "Established") for each in api.get(crds)["items"]))
+    wait("the snapshot kinds", lambda: all(_condition(each, "Established") for each in api.read(crds)["items"]))
     _apply(layout, built, *sorted((SOURCES / "manifests").glob("*.yaml")))
     say("storage classes")
-    wait("the node", lambda: _condition(api.get(f"/api/v1/nodes/{NODE}"), "Ready"))
-    wait("the CSI driver", lambda: bool(api.get(f"/apis/storage.k8s.io/v1/csinodes/{NODE}")["spec"]["drivers"]))
-    wait("the default service account", lambda: bool(api.get("/api/v1/namespaces/default/serviceaccounts/default")))
+    wait("the node", lambda: _condition(api.read(f"/api/v1/nodes/{NODE}"), "Ready"))
+    wait("the CSI driver", lambda: bool(api.read(f"/apis/storage.k8s.io/v1/csinodes/{NODE}")["spec"]["drivers"]))
+    wait("the default service account", lambda: bool(api.read("/api/v1/namespaces/default/serviceaccounts/default")))
     wait("DNS", lambda: "coredns" in status(layout) and _dns_ready())
     (layout.node / "up").write_text(built.key)
 
@@ -192,8 +192,8 @@ def wait(what: str, ready: Callable[[], bool], patience: float = _PATIENCE) -> N
 
 def wait_ready(layout: Layout, patience: float = _PATIENCE) -> None:
     """Until the API server answers.  Raises ClusterError after `patience` seconds."""
-    api = Api(layout.kubeconfig)
-    wait("the API server", lambda: api.get("/readyz") == "ok", patience)
+    api = direct(layout.kubeconfig)
+    wait("the API server", lambda: api.read("/readyz") == "ok", patience)
 
 
 def _condition(document: dict[str, Any], kind: str) -> bool:

@@ -205,7 +205,10 @@ def test_a_volume_grows(namespace, storage, script, mode):
     namespace.merge("pvc", "data", {"spec": {"resources": {"requests": {"storage": "96Mi"}}}})
     volume = namespace.get("pvc", "data")["spec"]["volumeName"]
     namespace.wait("pv", volume, "grown", lambda each: each["spec"]["capacity"]["storage"] == "96Mi", SLOW)
-    assert int(script("measure", SIZE[mode], data=mode)) > 70 * MIB
+    # Where the kernel does not let a mounted file system grow, it does when it is mounted the next time: the node needs a
+    # moment without a pod that uses it.
+    sizes = (time.sleep(2) or int(script(f"measure-{number}", SIZE[mode], data=mode)) for number in range(10))
+    assert any(size > 70 * MIB for size in sizes)
     namespace.wait("pvc", "data", "grown", lambda each: each["status"]["capacity"]["storage"] == "96Mi", SLOW)
     assert script("reader", READ[mode], data=mode) == "small"
 
