@@ -533,8 +533,8 @@ def test_a_worker_with_too_little_memory_is_named_as_such(cluster, scene) -> Non
 
 
 def slow_image(scene: Scene) -> tuple[bytes, Fault]:
-    """So large that it can be met on its way, at about a MiB a second for each connection."""
-    return scene.content * 2, Fault(drip=(1 << 16, 0.06))
+    """So large that it can be met on its way: a kubelet takes its time to end."""
+    return scene.content * 2, Fault(drip=(1 << 16, 0.2))
 
 
 def until_under_way(scene: Scene, server: FaultServer, path: str, name: str) -> str:

@@ -37,14 +37,30 @@ func (d *Driver) Serve(socket, kubelet string) error {
 	}
 	ended := make(chan error, 2)
 	go func() { ended <- server.Serve(listener) }()
-	registrar := grpc.NewServer()
-	registration.RegisterRegistrationServer(registrar, &plugin{driver: d, socket: socket})
-	registry, err := listen(filepath.Join(kubelet, "plugins_registry", d.Name+"-reg.sock"))
-	if err != nil {
-		return err
-	}
-	go func() { ended <- registrar.Serve(registry) }()
+	go func() { ended <- d.register(filepath.Join(kubelet, "plugins_registry", d.Name+"-reg.sock"), socket) }()
 	return <-ended
+}
+
+// register offers the driver to the kubelet at path.  A kubelet that could not register it, such as one that began while the
+// API server was away, does not look at the same socket again: it is offered a new one.
+func (d *Driver) register(path, socket string) error {
+	for {
+		registry, err := listen(path)
+		if err != nil {
+			return err
+		}
+		registrar, refused := grpc.NewServer(), make(chan struct{}, 1)
+		registration.RegisterRegistrationServer(registrar, &plugin{driver: d, socket: socket, refused: refused})
+		served := make(chan error, 1)
+		go func() { served <- registrar.Serve(registry) }()
+		select {
+		case err := <-served:
+			return err
+		case <-refused:
+			registrar.GracefulStop()
+		}
+		time.Sleep(time.Second)
+	}
 }
 
 func listen(path string) (net.Listener, error) {
@@ -73,8 +89,9 @@ func logged(ctx context.Context, request any, call *grpc.UnaryServerInfo, handle
 // plugin is the kubelet's view of the driver: its plugin registration, version 1.
 type plugin struct {
 	registration.UnimplementedRegistrationServer
-	driver *Driver
-	socket string
+	driver  *Driver
+	socket  string
+	refused chan<- struct{}
 }
 
 func (p *plugin) GetInfo(context.Context, *registration.InfoRequest) (*registration.PluginInfo, error) {
@@ -85,6 +102,10 @@ func (p *plugin) GetInfo(context.Context, *registration.InfoRequest) (*registrat
 func (p *plugin) NotifyRegistrationStatus(_ context.Context, status *registration.RegistrationStatus) (*registration.RegistrationStatusResponse, error) {
 	if !status.GetPluginRegistered() {
 		log.Printf("the kubelet did not register the driver: %s", status.GetError())
+		select {
+		case p.refused <- struct{}{}:
+		default: // it is being offered anew already
+		}
 	}
 	return &registration.RegistrationStatusResponse{}, nil
 }
