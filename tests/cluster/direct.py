@@ -27,6 +27,8 @@ _MERGE: Final = "application/merge-patch+json"
 _APPLY: Final = "application/apply-patch+yaml"
 _SILENCE = 30.0
 """Seconds without a word after which a watch is begun anew."""
+_RETRIES = urllib3.Retry(total=10, connect=0, read=0, redirect=False, other=0, allowed_methods=None, raise_on_status=False)
+"""An answer that says when to come again is followed, as kubectl does."""
 
 
 class RequestError(OSError):
@@ -182,7 +184,7 @@ class Direct:
                 headers=headers if path not in ("/api", "/apis") else {**headers, "Accept": _DISCOVERY},
                 body=None if body is None else json.dumps(body).encode(),
                 preload_content=streamed is None,
-                retries=False,
+                retries=_RETRIES,
                 timeout=urllib3.Timeout(connect=10.0, read=silence),
             )
         except urllib3.exceptions.HTTPError as error:
