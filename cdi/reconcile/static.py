@@ -21,6 +21,13 @@ from cdi.reconcile.filling import there_already
 from cdi.reconcile.origin import Wait
 from cdi.reconcile.world import Claim, Volume, World
 
+_FREE = ("", "Pending", "Available")
+"""Phases of a volume that no claim has yet.
+
+One that was made a moment ago is Pending until Kubernetes has looked at it, which then binds it to the claim that it
+names, whatever source that claim has.
+"""
+
 
 def static_claim(world: World, body: Mapping[str, Any]) -> dict[str, Any] | None:
     """The claim `body` as it is to be bound to a volume that is there; None where there is none, or nobody asks."""
@@ -61,7 +68,8 @@ def _satisfies(volume: Volume, spec: Mapping[str, Any]) -> bool:
     """Whether Kubernetes would bind a claim to a volume that is kept for it."""
     asked = Quantity.parse(str(spec["resources"]["requests"]["storage"])).bytes
     return (
-        volume.phase == "Available"
+        volume.phase in _FREE
+        and not volume.claim_uid
         and not volume.deleting
         and volume.capacity is not None
         and volume.capacity >= asked

@@ -436,12 +436,15 @@ class Cluster:
         volume["spec"]["claimRef"]["uid"] = uid
         volume["status"]["phase"] = "Bound"
 
-    def static_volume(self, name, *, size="2Gi", storage_class="csi", phase="Available", content=COMPLETE):
-        """One that an administrator made for the claim."""
+    def static_volume(self, name, *, size="2Gi", storage_class="csi", phase="Available", content=COMPLETE, uid=""):
+        """One that an administrator made for the claim; with a `uid`, for another of its name."""
         self.objects[VOLUMES, "", name] = {
             "kind": "PersistentVolume",
             "metadata": {"name": name, "uid": f"uid-{name}"},
-            "spec": {"claimRef": {"namespace": NS, "name": "a"}, "storageClassName": storage_class},
+            "spec": {
+                "claimRef": {"namespace": NS, "name": "a", **({"uid": uid} if uid else {})},
+                "storageClassName": storage_class,
+            },
             "status": {"phase": phase},
             "content": content,
             "size": size,

@@ -45,6 +45,25 @@ def test_one_that_does_not_fit_is_left_alone(volume) -> None:
     assert cluster.attempts == 1
 
 
+@pytest.mark.parametrize("phase", ["", "Pending"])
+def test_one_that_kubernetes_has_not_looked_at_yet_counts(phase) -> None:
+    """Or the claim would be bound to it although it names a source, and fail."""
+    cluster = Cluster(dv("csi", annotations=STATIC))
+    cluster.overlooked = True
+    cluster.static_volume("restored", phase=phase)
+    until(cluster, lambda: cluster.get(CLAIMS, "a") is not None)
+    assert json.loads(cluster.annotations["storage.persistentVolumeList"]) == ["restored"]
+    assert "dataSourceRef" not in cluster.get(CLAIMS, "a")["spec"]
+
+
+def test_one_that_was_made_for_a_claim_of_the_same_name_is_not_it() -> None:
+    """A provisioner has made it, and Kubernetes has not looked at it yet."""
+    cluster = Cluster(dv("csi", annotations=STATIC))
+    cluster.static_volume("other", phase="Pending", uid="of-an-earlier-claim")
+    cluster.step()
+    assert "dataSourceRef" in cluster.get(CLAIMS, "a")["spec"]
+
+
 def test_nobody_looks_for_one_who_is_not_asked_to() -> None:
     cluster = Cluster(dv("csi"))
     cluster.static_volume("restored")
