@@ -1,13 +1,12 @@
 """What a watch says is taken apart however it is cut up, kinds have all the names that kubectl knows them by, and a
 server that says when it will be ready is asked again then."""
 
-import http.server
 import json
-import threading
 
 import pytest
 
 from tests.cluster.direct import Direct, Kind, RequestError, _discovered, events
+from tests.faults.server import Fault
 
 EVENTS = [{"type": "ADDED", "object": {"name": "ü" * count, "more": {"n": count}}} for count in (1, 300, 0)]
 TEXT = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in EVENTS).encode()
@@ -57,45 +56,25 @@ def test_a_kind_goes_by_all_its_names():
 
 
 @pytest.fixture
-def busy(tmp_path):
-    """A server's address in a kubeconfig, and what it answers to each request in turn."""
-    answers = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            status, headers = answers.pop(0)
-            self.send_response(status)
-            for name, text in {**headers, "Content-Length": "2"}.items():
-                self.send_header(name, text)
-            self.end_headers()
-            self.wfile.write(b"ok")
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        config = {
-            "apiVersion": "v1", "kind": "Config", "current-context": "it",
-            "clusters": [{"name": "it", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
-            "users": [{"name": "it", "user": {}}],
-            "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
-        }  # fmt: skip
-        path = tmp_path / "kubeconfig"
-        path.write_text(json.dumps(config))
-        yield Direct(path), answers
-        server.shutdown()
+def api(tmp_path, fault_server):
+    config = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "it",
+        "clusters": [{"name": "it", "cluster": {"server": fault_server.url("")}}],
+        "users": [{"name": "it", "user": {}}],
+        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+    }  # fmt: skip
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(config))
+    return Direct(path)
 
 
-def test_a_server_that_says_when_it_is_ready_is_asked_again(busy):
-    api, answers = busy
-    answers += [(429, {"Retry-After": "0"}), (503, {"Retry-After": "0"}), (200, {})]
+def test_a_server_that_says_when_it_is_ready_is_asked_again(api, fault_server):
+    fault_server.put("/readyz", b"ok", faults=[Fault(status=status, retry_after="0") for status in (429, 503)])
     assert api.read("/readyz") == "ok"
 
 
-def test_a_refusal_is_told(busy):
-    api, answers = busy
-    answers += [(429, {}), (200, {})]
+def test_a_refusal_is_told(api, fault_server):
+    fault_server.put("/readyz", b"ok", faults=[Fault(status=429)])
     with pytest.raises(RequestError):
         api.read("/readyz")
-    assert len(answers) == 1
+    assert len(fault_server.asked("/readyz")) == 1
