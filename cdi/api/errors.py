@@ -15,7 +15,7 @@ on what is wrong, where, and what to do about it.  Foreign exceptions are mapped
     ├── UploadError     exit 11  an upload was refused before its content was looked at
     └── Interrupted     exit 130 somebody asked it to stop; it can go on later
 
-`docs/errors.md` is generated from this module.
+`docs/reference/errors.md` is generated from this module.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class CdiError(Exception):
 
     `what` is one sentence without a full stop; `where` names the thing that it happened to (a URL without its
     credentials, a path, a field); `remedy` overrides the class's own.  The class docstring is the text of
-    `docs/errors.md`.
+    `docs/reference/errors.md`.
     """
 
     retry: ClassVar[Retry] = Retry.NEVER
@@ -690,7 +690,7 @@ class UploadError(CdiError):
 class UploadMalformed(UploadError):
     """The request is not one that the upload protocol knows (400 and other 4xx)."""
 
-    default_remedy = "docs/upload.md shows the requests; cdi upload makes them"
+    default_remedy = "docs/reference/upload.md shows the requests; cdi upload makes them"
 
     def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None, status: int = 400) -> None:
         super().__init__(what, where=where, remedy=remedy)

@@ -16,7 +16,7 @@ _RETRY = {
 
 
 def errors_page() -> str:
-    """``docs/errors.md``."""
+    """``docs/reference/errors.md``."""
     lines = [
         "# Errors",
         "",
@@ -37,7 +37,7 @@ def errors_page() -> str:
 
 
 def api_page() -> str:
-    """``docs/api.md``."""
+    """``docs/reference/api.md``."""
     own = [kind for kind in KINDS if kind.group]
     lines = ["# API reference", ""]
     lines += [f"- [{kind.name}](#{kind.singular})" for kind in own]

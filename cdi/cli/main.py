@@ -1,7 +1,7 @@
 """The ``cdi`` command: what there is, and how it ends.
 
 A command's module is imported when the command is run, so that ``cdi get`` does not wait for what ``cdi boot-check``
-needs.  Every failure is one line on standard error and an exit status (docs/cli.md); a traceback is shown only with
+needs.  Every failure is one line on standard error and an exit status (docs/reference/cli.md); a traceback is shown only with
 ``--debug``.
 """
 

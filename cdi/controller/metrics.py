@@ -2,7 +2,7 @@
 
 What can be counted from the watch caches is counted when it is asked for, and so never contradicts them; only what
 happens and is gone (a reconcile, an attempt's end) is counted as it happens.  Names that begin with ``kubevirt_cdi_``
-are those of KubeVirt's CDI, for its alerts and dashboards.  ``docs/metrics.md`` explains all of them.
+are those of KubeVirt's CDI, for its alerts and dashboards.  ``docs/reference/metrics.md`` explains all of them.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ NO_EFFECT: Mapping[str, str] = {
     "spec.priorityClass": "the chart's value infra.priorityClassName says it",
     "spec.config.dataVolumeTTLSeconds": "DataVolumes are not deleted after their completion",
 }
-"""Fields of the CDI object that are accepted and change nothing, and why (`docs/support.md`)."""
+"""Fields of the CDI object that are accepted and change nothing, and why (`docs/reference/support.md`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

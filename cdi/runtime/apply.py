@@ -121,7 +121,7 @@ def _checked(
         raise InvalidManifest(
             "; ".join(f"{path}: unknown field" for path in unknown[:MAX_PROBLEMS]),
             where=describe(model),
-            remedy="correct their names; docs/api.md has all fields",
+            remedy="correct their names; docs/reference/api.md has all fields",
         )
     if kind in _ELSEWHERE and not in_cluster:
         raise InvalidManifest(f"{kind} has an effect in a cluster only", where="kind", remedy=_ELSEWHERE[kind])

@@ -212,7 +212,7 @@ class Cloner:
 
 
 def main(arguments: list[str]) -> int:
-    """Gives the exit status, that of the failure (docs/errors.md)."""
+    """Gives the exit status, that of the failure (docs/reference/errors.md)."""
     if len(arguments) != 4 or arguments[0] != "run" or arguments[2] != "--status-dir":
         sys.stderr.write("usage: python -m cdi.runtime.clone run JOB.json --status-dir DIR\n")
         return InvalidManifest.exit_status

@@ -7,7 +7,7 @@
     :8443                      ``/progress``, ``/metrics``, ``/healthz`` over HTTPS, from the second second on
 
 SIGTERM stops the transfer where it is; what was done is kept for the next attempt.  The exit status is 0, or that of
-the failure (docs/errors.md).
+the failure (docs/reference/errors.md).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
     DIR/outcome.json    `Outcome`, written once at the end
 
 SIGTERM and SIGINT stop the transfer where it is; what was done is kept for the next attempt.  The exit status is 0, or
-that of the failure (docs/errors.md).
+that of the failure (docs/reference/errors.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""scripts/bench: measure, print the table of goals, write docs/benchmarks.md."""
+"""scripts/bench: measure, print the table of goals, write docs/reference/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def main() -> int:
     parser.add_argument(
         "--quick", action="store_true", help="small images, one run: does it work at all? Writes nothing"
     )
-    parser.add_argument("--no-write", action="store_true", help="leave docs/benchmarks.md as it is")
-    parser.add_argument("--report", action="store_true", help="measure nothing; write docs/benchmarks.md from what was")
+    parser.add_argument("--no-write", action="store_true", help="leave docs/reference/benchmarks.md as it is")
+    parser.add_argument("--report", action="store_true", help="measure nothing; write docs/reference/benchmarks.md from what was")
     parser.add_argument("--images", action="store_true", help="make the images and measure nothing")
     parser.add_argument("--list", action="store_true", help="name the cases and their goals")
     arguments = parser.parse_args()
@@ -58,7 +58,7 @@ def main() -> int:
         if arguments.quick:
             return 0 if all(result.complete for result in measured) else 1
     if not arguments.no_write:
-        page = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+        page = Path(__file__).parents[2] / "docs" / "reference" / "benchmarks.md"
         page.write_text(report.page(store.load(CASES)))
         print(f"written: {page.relative_to(Path(__file__).parents[2])}")
     return 0

@@ -88,7 +88,7 @@ def goals_table(measured: Sequence[CaseResult]) -> str:
 
 
 def page(measured: Sequence[CaseResult]) -> str:
-    """docs/benchmarks.md."""
+    """docs/reference/benchmarks.md."""
     if not measured:
         return "# Benchmarks\n\nNothing was measured yet: `scripts/bench`.\n"
     latest = max(measured, key=lambda result: result.when)

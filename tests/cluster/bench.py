@@ -373,7 +373,7 @@ def main() -> int:
     parser.add_argument("--clones", type=int, default=20, help="clones of one golden image at once")
     parser.add_argument("--idle", type=int, default=1000, help="DataVolumes that are Succeeded")
     parser.add_argument("--case", action="append", choices=CASES)
-    parser.add_argument("--no-write", action="store_true", help="leave docs/benchmarks-cluster.md as it is")
+    parser.add_argument("--no-write", action="store_true", help="leave docs/reference/benchmarks-cluster.md as it is")
     arguments = parser.parse_args()
     chosen = arguments.case or CASES
     layout = Layout.default()
@@ -414,7 +414,7 @@ def main() -> int:
     page = _page(bench.rows, arguments.n)
     print(page)
     if not arguments.no_write:
-        (ROOT / "docs/benchmarks-cluster.md").write_text(page)
+        (ROOT / "docs/reference/benchmarks-cluster.md").write_text(page)
     return 0 if all(row.reached for row in bench.rows) else 1
 
 

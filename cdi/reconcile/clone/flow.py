@@ -55,7 +55,7 @@ def made(world: World, claim: Claim, ledger: Ledger) -> Ledger:
     """Done, once the storage has made what is asked for, as large as the target is to be.
 
     It is there as soon as there is a PersistentVolume.  That the stand-in is bound to it says nothing more, and where
-    many volumes are made at once it takes longer than all else (docs/performance.md).
+    many volumes are made at once it takes longer than all else (docs/explanation/performance.md).
     """
     record, prime, wanted = by_storage(claim), world.prime, claim.requested or 0
     if ledger.done or record is None or prime is None:

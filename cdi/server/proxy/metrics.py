@@ -1,4 +1,4 @@
-"""What the upload proxy tells Prometheus; ``docs/metrics.md`` explains it.
+"""What the upload proxy tells Prometheus; ``docs/reference/metrics.md`` explains it.
 
 It is told at a port of its own, since clients from anywhere reach the other one.
 """

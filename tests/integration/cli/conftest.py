@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -13,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cdi import durable
-from cdi.runtime.embedded import Embedded
-from cdi.runtime.launcher import Launcher
+from tests.integration.embedded import end_embedded
+
 
 PATIENCE = 110
 
@@ -69,19 +67,4 @@ class Cdi:
 def cdi(tmp_path):
     made = Cdi(tmp_path / "home", tmp_path)
     yield made
-    if not made.home.exists():
-        return
-    embedded = Embedded(made.home)
-    # A supervisor ends when there is nothing left that may still come true.
-    for body in embedded.list("dv"):
-        embedded.delete("dv", body["metadata"]["namespace"], body["metadata"]["name"])
-    home, launcher = embedded.home, Launcher(embedded.home)
-    deadline = time.monotonic() + 60
-    # Whatever a test left running would write into its directory while that is removed.
-    while time.monotonic() < deadline:
-        for uid in launcher.known():
-            with contextlib.suppress(Exception):
-                launcher.stop(uid, grace=0)
-        if not durable.held(home.supervisor_lock) and not any(launcher.alive(uid) for uid in launcher.known()):
-            break
-        time.sleep(0.1)
+    end_embedded(made.home)

@@ -1,4 +1,4 @@
-"""docs/cli.md names every command, status and knob that there is, and none besides."""
+"""docs/reference/cli.md names every command, status and knob that there is, and none besides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cdi.api.errors import all_errors
 from cdi.cli.main import SECTIONS
 from cdi.reconcile import policy
 
-TEXT = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
+TEXT = (Path(__file__).parents[3] / "docs" / "reference" / "cli.md").read_text()
 
 
 def rows(heading):
@@ -30,5 +30,5 @@ def test_every_exit_status():
 
 
 def test_every_knob():
-    told = {name for row in rows("Knobs") for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    told = {name for row in rows("Policy annotations") for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     assert told == set(policy._KNOBS)

@@ -382,7 +382,7 @@ def of_servers() -> set[str]:
 
 
 def test_the_page_names_every_metric_and_every_alert():
-    page = (ROOT / "docs/metrics.md").read_text()
+    page = (ROOT / "docs/reference/metrics.md").read_text()
     families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in everything() if not name.startswith("process_")}
     families |= {name for name in of_servers() if not name.startswith("process_")}
     for name in families | recorded() | OF_WORKERS | ALERTS:

@@ -1,4 +1,4 @@
-"""docs/storage.md shows the table of provisioners as it is."""
+"""docs/reference/storage-classes.md shows the table of provisioners as it is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cdi.reconcile.capabilities_table import PROVISIONERS
 from cdi.reconcile.storageclass import StorageClass
 from cdi.reconcile.storageprofile import profile_patch, volume_sets
 
-PAGE = Path(__file__).parents[3] / "docs" / "storage.md"
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "storage-classes.md"
 MODES = {"ReadWriteMany": "RWX", "ReadWriteOnce": "RWO", "ReadOnlyMany": "ROX"}
 
 

@@ -1,4 +1,4 @@
-"""docs/support.md speaks of every field and annotation, and of none that there is not."""
+"""docs/reference/support.md speaks of every field and annotation, and of none that there is not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cdi.api.model import Model, wire_name
 from cdi.api.storageprofile import StorageProfile
 from cdi.reconcile.configuration import NO_EFFECT
 
-PAGE = Path(__file__).parents[3] / "docs" / "support.md"
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "support.md"
 PACKAGE = Path(__file__).parents[3] / "cdi"
 STATES = {"done", "no effect", "refused"}
 WRITTEN_BY_PROGRAMS = {

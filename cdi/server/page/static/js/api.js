@@ -1,6 +1,6 @@
 // What the page asks its server.  Whether it may is decided by the token, never here.
 
-/** A refusal: a code of docs/errors.md, the HTTP status, a message with its remedy. */
+/** A refusal: a code of docs/reference/errors.md, the HTTP status, a message with its remedy. */
 export class Refusal extends Error {
   constructor(status, code, message) {
     super(message);

@@ -1,0 +1,107 @@
+"""Every shell block of the documentation is executed by a test or says why not, and every page that is named exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.doc_blocks import EXECUTED, NOT_EXECUTED, ROOT, SHELL, Block, blocks, pages, steps, unmatched
+
+BLOCKS = [block for page in pages() for block in blocks(page)]
+PAGES = pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def functions(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def test_there_are_blocks_that_are_executed():
+    assert sum(block.executed_by is not None for block in BLOCKS) >= 20
+
+
+@PAGES
+def test_every_block_names_its_language(page):
+    assert [str(block) for block in blocks(page) if not block.language] == []
+
+
+@PAGES
+def test_every_shell_block_is_executed_or_says_why_not(page):
+    assert [str(block) for block in blocks(page) if block.language in SHELL and not (block.executed_by or block.reason)] == []
+
+
+@PAGES
+def test_a_block_that_is_not_executed_has_a_reason(page):
+    reasons = {str(block): block.reason for block in blocks(page) if block.reason is not None}
+    assert {where: reason for where, reason in reasons.items() if len(reason.split()) < 3} == {}
+
+
+@PAGES
+def test_every_marker_stands_right_above_a_block(page):
+    lines = page.read_text().splitlines()
+    stray = [
+        number
+        for number, line in enumerate(lines, 1)
+        if line.strip().startswith(("<!-- executed", "<!-- not executed"))
+        and not (
+            (EXECUTED.fullmatch(line.strip()) or NOT_EXECUTED.fullmatch(line.strip()))
+            and number < len(lines)
+            and lines[number].strip().startswith("```")
+        )
+    ]
+    assert stray == []
+
+
+@PAGES
+def test_no_command_hides_in_an_indented_block(page):
+    text = re.sub(r"^( *)```.*?^\1```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert re.findall(r"\n\n(    (?:\$|cdi|kubectl|helm|curl|scripts/).*)", text) == []
+
+
+@pytest.mark.parametrize("test", sorted({block.executed_by for block in BLOCKS if block.executed_by}))
+def test_the_test_that_a_block_names_executes_it(test):
+    path, _, name = test.partition("::")
+    assert (ROOT / path).is_file()
+    assert name in functions(ROOT / path)
+    assert "tests.doc_blocks" in (ROOT / path).read_text()
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language in SHELL], ids=str)
+def test_a_shell_block_parses(block):
+    for step in steps(block):
+        done = subprocess.run(["bash", "-n", "-c", step.command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{step.where}: {done.stderr}"
+
+
+def test_every_page_that_a_file_names_exists():
+    named = subprocess.run(
+        ["git", "grep", "-hoE", r"(^|[^/[:alnum:]])docs/[a-z/-]+\.(md|svg)", "--", "cdi", "charts", "scripts", "tests",
+         "examples", "crds", "Containerfile", "*.md"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    paths = set(re.findall(r"docs/[a-z/-]+\.(?:md|svg)", named))
+    assert len(paths) > 10
+    assert sorted(path for path in paths if not (ROOT / path).is_file()) == []
+
+
+def test_a_marker_without_a_reason_is_found():
+    (block,) = (Block(page="p", line=1, language="sh", text="", executed_by=None, reason=match[1].strip())
+                for match in [NOT_EXECUTED.fullmatch("<!-- not executed: -->")])  # fmt: skip
+    assert block.reason == ""
+
+
+def test_output_is_compared_line_by_line_in_order():
+    assert unmatched(("golden  Succeeded  …", "…", "done"), "NAME\ngolden Succeeded 100.0%\nx\ndone\n") is None
+    assert unmatched(("b", "a"), "a\nb\n") == "a"
+    assert unmatched(("golden Failed",), "golden Succeeded\n") == "golden Failed"
+
+
+def test_a_command_continues_over_backslashes_and_here_documents():
+    text = "$ a \\\n  b\nout\n$ cat <<END\n$ x\nEND\n$ c\n"
+    found = list(steps(Block(page="p", line=1, language="console", text=text, executed_by=None, reason=None)))
+    assert [step.command for step in found] == ["a \\\n  b", "cat <<END\n$ x\nEND", "c"]
+    assert [step.output for step in found] == [("out",), (), ()]
