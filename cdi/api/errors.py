@@ -690,7 +690,7 @@ class UploadError(CdiError):
 class UploadMalformed(UploadError):
     """The request is not one that the upload protocol knows (400 and other 4xx)."""
 
-    default_remedy = "docs/reference/upload.md shows the requests; cdi upload makes them"
+    default_remedy = "docs/how-to/upload.md shows the requests; cdi upload makes them"
 
     def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None, status: int = 400) -> None:
         super().__init__(what, where=where, remedy=remedy)

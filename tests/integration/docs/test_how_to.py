@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import socket
+import subprocess
 import tarfile
 from base64 import b64encode
 from pathlib import Path
@@ -21,6 +22,11 @@ POLICY = {"default": [{"type": "insecureAcceptAnything"}]}
 
 def volume(page: DocShell, name: str) -> Path:
     return Path(page.environment["HOME"]) / ".local/share/cdi/volumes/default" / name
+
+
+def run(page: DocShell, command: str) -> None:
+    """Run what a page takes for granted."""
+    subprocess.run(["bash", "-c", command], cwd=page.directory, env=page.environment, check=True)
 
 
 def holds_the_disk(path: Path) -> bool:
@@ -139,3 +145,45 @@ def test_private_registry(page, registries, oci_layout, guest):
     shell.run()
     for name in ("from-registry", "from-insecure"):
         assert holds_the_disk(volume(shell, name) / "disk.img")
+
+
+def test_clone(page, guest):
+    shell = page()
+    (shell.directory / "guest.qcow2").write_bytes(guest)
+    run(shell, "cdi import guest.qcow2 --name golden")
+    shell.run()
+    for name in ("machine-1", "machine-2"):
+        assert holds_the_disk(volume(shell, name) / "disk.img")
+    assert (volume(shell, "machine-2") / "disk.img").stat().st_size == 2 << 30
+
+
+def test_golden_images(page, nginx, guest):
+    for name in ("debian", "appliance"):
+        nginx.put(f"{name}.qcow2", guest)
+    shell = page(replacements={"https://images.example.org": nginx.url("").rstrip("/")})
+    shell.run()
+    assert sorted(json.loads((shell.directory / "cdi.lock").read_text())["images"]) == ["appliance", "debian"]
+
+
+def test_golden_images_update(page, nginx, guest):
+    shell = page()
+    (shell.directory / "images.yaml").write_text(f"images: [{{name: debian, url: '{nginx.url('changing.qcow2')}'}}]")
+    nginx.put("changing.qcow2", guest)
+    run(shell, "cdi batch images.yaml")
+    replaced = DISK[::-1]
+    nginx.put("changing.qcow2", replaced)
+    shell.run()
+    assert (volume(shell, "debian") / "disk.img").read_bytes() == replaced
+
+
+def test_troubleshooting(page, nginx):
+    shell = page(replacements={"https://images.example.org": nginx.url("").rstrip("/")})
+    shell.run()
+
+
+def test_uninstall(page, guest):
+    shell = page()
+    (shell.directory / "guest.qcow2").write_bytes(guest)
+    run(shell, "cdi import guest.qcow2 --name golden")
+    shell.run()
+    assert not (Path(shell.environment["HOME"]) / ".local/share/cdi").exists()

@@ -69,7 +69,7 @@ class Case:
         self.importing.check(outcome, self.ran, self.volume, image or self.image)
 
     def failed(self, outcome: Outcome, code: str, retry: str, *, touched: bool = True) -> None:
-        """It ended with `code`, and the volume is as it may be then: see `docs/explanation/architecture.md`, "Retries"."""
+        """It ended with `code`, and the volume is as it may be then: see `docs/explanation/resume-and-verification.md`."""
         import os
 
         assert outcome.failure is not None
