@@ -1,6 +1,7 @@
 """The drawings of the documentation, as SVG; scripts/generate writes them.
 
-Colours follow the reader's colour scheme, and each drawing has a background of its own, so that it is readable on any page.
+Colours follow the reader's colour scheme, and each drawing has a background of its own, so that it is readable
+on any page.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from pathlib import Path
 
 NOTE = "<!-- Made by scripts/generate (scripts/diagrams.py); do not edit. -->"
 STYLE = """\
-  svg { --paper: #ffffff; --ink: #1f2933; --quiet: #52606d; --line: #7b8794; --control: #e6f0fb; --data: #e9f6ec; --box: #ffffff; }
+  svg { --paper: #ffffff; --ink: #1f2933; --quiet: #52606d; --line: #7b8794; }
+  svg { --control: #e6f0fb; --data: #e9f6ec; --box: #ffffff; }
   @media (prefers-color-scheme: dark) {
-    svg { --paper: #1b1f24; --ink: #e4e7eb; --quiet: #9aa5b1; --line: #7b8794; --control: #1f2e40; --data: #1f3527; --box: #272d34; }
+    svg { --paper: #1b1f24; --ink: #e4e7eb; --quiet: #9aa5b1; --line: #7b8794; }
+    svg { --control: #1f2e40; --data: #1f3527; --box: #272d34; }
   }
   .paper { fill: var(--paper); }
   .control { fill: var(--control); }
@@ -28,6 +31,11 @@ STYLE = """\
   .small { font-size: 12px; fill: var(--quiet); }
   .start { text-anchor: start; }
   .end { text-anchor: end; }"""
+
+ARROW_HEAD = (
+    '<defs><marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" '
+    'orient="auto-start-reverse"><path class="head" d="M0 0 L10 5 L0 10 z"/></marker></defs>'
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +88,7 @@ def drawing(width: int, height: int, title: str, description: str, parts: Iterab
             f'<title id="t">{escape(title)}</title>',
             f'<desc id="d">{escape(description)}</desc>',
             f"<style>\n{STYLE}\n</style>",
-            '<defs><marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" '
-            'orient="auto-start-reverse"><path class="head" d="M0 0 L10 5 L0 10 z"/></marker></defs>',
+            ARROW_HEAD,
             f'<rect class="paper" width="{width}" height="{height}" rx="12"/>',
             *parts,
             "</svg>\n",
@@ -95,7 +102,7 @@ def architecture() -> str:
     store = Box(x=250, y=80, width=180, height=92, name="Objects", lines=("API server, or", "a directory"))
     pure = Box(x=490, y=80, width=190, height=92, name="Reconcilers", lines=("pure: observed", "facts → plan"))
     applier = Box(x=740, y=80, width=180, height=92, name="Executor", lines=("applies the plan,", "starts workers"))
-    source = Box(x=40, y=350, width=170, height=92, name="Source", lines=("HTTP, S3, GCS, registry,", "file, upload, clone"))
+    source = Box(x=40, y=350, width=170, height=92, name="Source", lines=("HTTP, S3, GCS, registry,", "file, upload"))
     codec = Box(x=270, y=350, width=150, height=92, name="Codec", lines=("gz, xz, zst, tar", "bounded output"))
     image = Box(x=480, y=350, width=190, height=92, name="Image", lines=("qcow2, raw; others", "by QEMU, sandboxed"))
     target = Box(x=730, y=350, width=190, height=92, name="Target", lines=("disk file, block device,", "directory"))
@@ -125,8 +132,8 @@ def architecture() -> str:
     ]
     return drawing(
         960, 550, "Control plane and data plane of cdi",
-        "Manifests become objects; pure reconcilers turn observed facts into a plan; the executor applies it and starts "
-        "workers with a Job. In a worker, bytes go from source through codec and image to the target and are verified. "
+        "Manifests become objects; pure reconcilers turn observed facts into a plan; the executor applies it and "
+        "starts workers with a Job. In a worker, bytes go from source through codec and image to the target and are verified. "
         "Progress and one Outcome go back.",
         parts,
     )  # fmt: skip

@@ -1,10 +1,11 @@
 """MkDocs hooks: check and include what pages link to outside of docs/.
 
-The pages are read in the repository as well as on the site, so they link to files such as THREAT_MODEL.md by their path in
-the repository. MkDocs knows only docs/. These hooks add each such file to the site, below ``repository/``, and rewrite
-links to it; a link to a file that does not exist stays as it is, and MkDocs reports it.
+The pages are read in the repository as well as on the site, so they link to files such as THREAT_MODEL.md by their
+path in the repository.  MkDocs knows only docs/.  These hooks add each such file to the site, below ``repository/``,
+and rewrite links to it; a link to a file that does not exist stays as it is, and MkDocs reports it.
 
-The Markdown files at the top of the repository are always included, so that their links are checked too.
+A link to a directory leads to a list of its files.  The Markdown files at the top of the repository are always
+included, so that their links are checked too.
 """
 
 from __future__ import annotations
@@ -53,6 +54,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in sorted(wanted):
         if (ROOT / path).is_file() and path.endswith(".md"):
             wanted |= targets((ROOT / path).read_text(encoding="utf-8"), path)
+    listed = {path for path in wanted if (ROOT / path).is_dir() and not f"{path}/".startswith(DOCS)}
+    for path in sorted(listed):
+        names = sorted(each.name for each in (ROOT / path).iterdir() if each.is_file())
+        wanted |= {f"{path}/{name}" for name in names}
+        text = f"# {path}\n\n" + "".join(f"- [{name}]({name})\n" for name in names)
+        files.append(File.generated(config, f"{REPOSITORY}{path}/index.md", content=text))
     for path in sorted(wanted):
         place = site_path(path)
         if (ROOT / path).is_file() and place.startswith(REPOSITORY):
@@ -67,6 +74,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     def rewritten(match: re.Match[str]) -> str:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), match[2]))
         target = site_path(path)
+        if (ROOT / path).is_dir():
+            target += "/index.md"
         if not files.get_file_from_path(target):
             return match[0]
         return match[1] + posixpath.relpath(target, posixpath.dirname(place) or ".") + match[3]

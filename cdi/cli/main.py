@@ -1,8 +1,8 @@
 """The ``cdi`` command: what there is, and how it ends.
 
 A command's module is imported when the command is run, so that ``cdi get`` does not wait for what ``cdi boot-check``
-needs.  Every failure is one line on standard error and an exit status (docs/reference/cli.md); a traceback is shown only with
-``--debug``.
+needs.  Every failure is one line on standard error and an exit status (docs/reference/cli.md); a traceback is shown
+only with ``--debug``.
 """
 
 from __future__ import annotations

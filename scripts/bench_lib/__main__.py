@@ -34,7 +34,7 @@ def main() -> int:
         "--quick", action="store_true", help="small images, one run: does it work at all? Writes nothing"
     )
     parser.add_argument("--no-write", action="store_true", help="leave docs/reference/benchmarks.md as it is")
-    parser.add_argument("--report", action="store_true", help="measure nothing; write docs/reference/benchmarks.md from what was")
+    parser.add_argument("--report", action="store_true", help="measure nothing; write the page from earlier results")
     parser.add_argument("--images", action="store_true", help="make the images and measure nothing")
     parser.add_argument("--list", action="store_true", help="name the cases and their goals")
     arguments = parser.parse_args()

@@ -1,19 +1,19 @@
-"""The README's examples run, in their order, in one shell's worth of state.
+"""The README's examples run, in their order, in one shell.
 
-A ```yaml block that begins with ``# NAME.yaml`` is written to that file.  In a ```console block every line that begins
-with ``$ `` is a command; it has to succeed.  ``scripts/…`` are stages of their own in scripts/test, so here they only have
-to exist.  The images named in the README are small ones that boot, served where the README says.
+``scripts/…`` are stages of their own in scripts/test, so here they only have to exist.  The images named in the README
+are small ones that boot, served where the README says.
 """
 
 import os
-import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.doc_blocks import README, blocks_of, shell, steps
+from tests.integration.embedded import end_embedded
 
 ROOT = Path(__file__).parents[2]
 SERVER = "http://127.0.0.1:8089/"
@@ -22,17 +22,12 @@ SERVER = "http://127.0.0.1:8089/"
 BOOT_SECTOR = bytes.fromhex("31c08ed8fcbaf803be267cac84c0741288c383c205ec83ea05a82074f588d8eeebe9f4ebfd")
 
 
-def blocks():
-    return re.findall(r"^```(yaml|console)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-
-
 def commands():
     return [
-        line.removeprefix("$ ")
-        for kind, text in blocks()
-        if kind == "console"
-        for line in text.splitlines()
-        if line.startswith("$ ")
+        step.command
+        for block in blocks_of(README["console"])
+        if block.language == "console"
+        for step in steps(block)
     ]
 
 
@@ -51,9 +46,9 @@ def test_a_script_exists(command):
 
 
 @pytest.mark.timeout(600)
-def test_the_examples_work(tmp_path, nginx):
-    work = tmp_path / "work"
-    work.mkdir()
+def test_the_examples_work(tmp_path, nginx, request):
+    readme = shell(request.node.nodeid, tmp_path, CDI_HOME=str(tmp_path / "home"))
+    work = readme.directory
     (work / "guest.raw").write_bytes(guest())
     subprocess.run(
         ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", "guest.raw", "guest.qcow2"], cwd=work, check=True
@@ -64,34 +59,13 @@ def test_the_examples_work(tmp_path, nginx):
         f"images:\n  - {{name: first, url: {url}, size: 16Mi}}\n  - {{name: second, url: {url}, size: 16Mi}}\n"
     )
     shutil.copytree(ROOT / "examples", work / "examples")
-    environment = {
-        "CDI_HOME": str(tmp_path / "home"),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HOME": str(tmp_path),
-        "LANG": "C.UTF-8",
-    }
-    for kind, text in blocks():
-        if kind == "yaml":
-            name = re.match(r"# (\S+\.yaml)\n", text)
-            if name:
-                (work / name[1]).write_text(text.replace(f"{SERVER}guest.qcow2", url))
-            continue
-        for line in text.splitlines():
-            if not line.startswith("$ ") or line.startswith("$ scripts/"):
-                continue
-            command = line.removeprefix("$ ").replace(f"{SERVER}guest.qcow2", url)
-            done = subprocess.run(
-                ["bash", "-c", command],
-                cwd=work,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=300,
-            )
-            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-            assert "Traceback" not in done.stderr
-    # The volume the README's manifest makes stands where the README says.
-    golden = tmp_path / "home" / "volumes" / "default" / "golden" / "disk.img"
-    with golden.open("rb") as file:
-        assert file.read(1 << 20) == (work / "guest.raw").read_bytes()[: 1 << 20]
+    readme.replacements = {f"{SERVER}guest.qcow2": url}
+    readme.skipped = ("scripts/",)
+    try:
+        readme.run(timeout=500)
+        # The volume the README's manifest makes is where the README says.
+        golden = tmp_path / "home" / "volumes" / "default" / "golden" / "disk.img"
+        with golden.open("rb") as file:
+            assert file.read(1 << 20) == (work / "guest.raw").read_bytes()[: 1 << 20]
+    finally:
+        end_embedded(tmp_path / "home")

@@ -6,14 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from tests.integration.embedded import end_embedded
-
 
 PATIENCE = 110
 
