@@ -1,9 +1,10 @@
-"""scripts/bench: measure, print the table of goals, write docs/reference/benchmarks.md."""
+"""scripts/bench: measure, print the table of goals, write docs/reference/benchmarks.md with its plots."""
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
+import json
 import os
 import shutil
 import sys
@@ -12,7 +13,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench_lib import machine, report, results
+from bench_lib import machine, plots, report, results
 from bench_lib.cases import CASES, Case, Contender, Line
 from bench_lib.images import Images
 from bench_lib.measure import Measurement, RunFailed, measure, settle, warm
@@ -58,10 +59,21 @@ def main() -> int:
         if arguments.quick:
             return 0 if all(result.complete for result in measured) else 1
     if not arguments.no_write:
-        page = Path(__file__).parents[2] / "docs" / "reference" / "benchmarks.md"
-        page.write_text(report.page(store.load(CASES)))
-        print(f"written: {page.relative_to(Path(__file__).parents[2])}")
+        write(store.load(CASES), Path(__file__).parents[2] / "docs" / "reference")
     return 0
+
+
+def write(measured: list[CaseResult], directory: Path) -> None:
+    """Write the page, its numbers and its plots."""
+    numbers = plots.numbers(measured)
+    files = {
+        "benchmarks.md": report.page(measured),
+        "benchmarks.json": json.dumps(numbers, indent=1, ensure_ascii=False) + "\n",
+        **plots.plots(numbers),
+    }
+    for name, text in files.items():
+        (directory / name).write_text(text)
+        print(f"written: {directory / name}")
 
 
 class Bench:

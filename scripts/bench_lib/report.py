@@ -101,9 +101,11 @@ def page(measured: Sequence[CaseResult]) -> str:
     medians = f"medians of {runs} or more runs, the contenders taking turns."
     parts = [
         "# Benchmarks",
-        "Written by `scripts/bench`; what counts is the ratios, each of one run on one machine.",
+        _INTRODUCTION,
         f"**{reached} of {len(verdicts)} goals reached.** Measured {measured_on}, {medians}",
         "\n".join(f"- {name}: {value}" for name, value in latest.machine.items()),
+        "## Plots",
+        _PLOTS,
         "## Goals",
         goals_table(measured),
         "## How it is measured",
@@ -114,17 +116,28 @@ def page(measured: Sequence[CaseResult]) -> str:
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
+_INTRODUCTION = """\
+Written by `scripts/bench`. The ratios matter, not the seconds: all are from one run on one machine.
+[Performance](../explanation/performance.md) explains the goals that are missed."""
+
+_PLOTS = """\
+![Time of an import](benchmarks-wall.svg)
+
+![Processor time of an import](benchmarks-cpu.svg)
+
+![Bytes written by an import](benchmarks-written.svg)"""
+
 _METHOD = """\
-- The images hold this machine's own files below /usr in an ext4 file system: real data, as compressible as it is.
-- nginx serves them with ranges. The slow line and the long one are said at their cases.
-- Every way ends with the disk on stable storage (`fsync`), as ours does, and each way's result was compared with the
-  disk that the image was made from, once.
+- The images contain this machine's own files below /usr in an ext4 file system: real data with real compressibility.
+- nginx serves them with byte ranges. The slow line and the one with latency are described at their cases.
+- Every contender ends with the disk on stable storage (`fsync`), as ours does, and the result of each was compared once
+  with the disk that the image was made from.
 - *old path* is what the existing importer does, as commands: `curl` to a scratch file, `qemu-img convert -t writeback
   -O raw`, `qemu-img resize`.
 - *nbdkit* is `nbdkit curl URL --run 'qemu-img convert -W -m 16 …'`; *local convert* is `qemu-img convert -W -m 16
   -t none` of the file on local disk, no download.
-- The sha256 check is off unless a case says otherwise, as no other way computes one.
-- Wall: from fork to exit. CPU: of the whole process tree (control group, or the wait status), not of the servers.
+- The sha256 check is off unless a case says otherwise, because no other contender computes one.
+- Wall: from fork to exit. CPU: of the whole process tree (control group, or the wait status), without the servers.
 - Peak memory of the whole process tree: {memory}.
 - Bytes written: `write_bytes` of the process tree (pages made dirty and direct writes), deleted scratch files included.
   Bytes fetched: nginx's log."""

@@ -6,6 +6,7 @@ bare pod and ``cp --sparse=always`` between two such volumes.  And many clones o
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import statistics
@@ -58,7 +59,7 @@ def _by_storage(bench: Bench, source: str, size: str) -> None:
         )
         bench.add(
             f"{strategy} of a volume of {size}", "≤ 1.5 x the same by hand", f"{ours:.2f} s",
-            f"{by_hand:.2f} s ({ours / by_hand:.2f} x)", reached=ours <= 1.5 * by_hand,
+            f"{by_hand:.2f} s ({ours / by_hand:.2f} x)", share=ours / (1.5 * by_hand),
         )  # fmt: skip
 
 
@@ -70,9 +71,9 @@ def _many(bench: Bench, many: int) -> None:
     case = f"{many} clones of one golden image at once"
     bench.add(
         case, "≤ 3 x one clone", f"{took:.2f} s",
-        f"{one:.2f} s ({took / one:.2f} x); by hand, of a snapshot that is there, {hand:.2f} s", reached=took <= 3 * one,
+        f"{one:.2f} s ({took / one:.2f} x); by hand, of a snapshot that is there, {hand:.2f} s", share=took / (3 * one),
     )  # fmt: skip
-    bench.add(case, "one snapshot", str(len(snapshots)), "", reached=len(snapshots) == 1)
+    bench.add(case, "one snapshot", str(len(snapshots)), "", share=len(snapshots) or math.inf)
 
 
 def _by_copy(bench: Bench) -> None:
@@ -86,7 +87,7 @@ def _by_copy(bench: Bench) -> None:
     goal = 3 * bare + cp
     bench.add(
         "copy of a 2 GiB disk with 1.2 GB of data, from pod to pod", "≤ 3 x bare pod + cp --sparse=always",
-        f"{ours:.2f} s", f"3 x {bare:.2f} s + {cp:.2f} s = {goal:.2f} s", reached=ours <= goal,
+        f"{ours:.2f} s", f"3 x {bare:.2f} s + {cp:.2f} s = {goal:.2f} s", share=ours / goal,
     )  # fmt: skip
 
 
