@@ -20,7 +20,7 @@ def free_port() -> int:
 @pytest.mark.timeout(2400)
 def test_the_lesson_on_one_machine(tmp_path, page):
     if os.geteuid() != 0:
-        pytest.skip("the guest image is built as root")
+        pytest.skip("needs root")
     # The guest is built from packages once, as for scripts/quickstart, and kept in the cache.
     cache = os.environ.get("CDI_CACHE") or os.path.expanduser("~/.cache/cdi")
     here = {"8089": str(free_port()), "scripts/": f"{ROOT}/scripts/"}
