@@ -58,7 +58,7 @@ def test_the_site_has_the_files_that_pages_link_to(checkout, tmp_path):
         ("docs/index.md", "[x](../NO_SUCH_FILE.md)", "NO_SUCH_FILE.md"),
         ("docs/index.md", "[x](/absolute.md)", "/absolute.md"),
         ("docs/index.md", "![x](no-such-picture.svg)", "no-such-picture.svg"),
-        ("docs/how-to/forgotten.md", "# Forgotten", "forgotten.md"),
+        ("docs/FORGOTTEN.md", "# Forgotten", "FORGOTTEN.md"),
         ("THREAT_MODEL.md", "[x](docs/how-to/install.md#no-such-heading)", "no-such-heading"),
     ],
     ids=["page", "anchor", "file", "absolute", "picture", "not in the navigation", "outside of docs"],

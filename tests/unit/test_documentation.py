@@ -41,6 +41,12 @@ def test_a_block_that_is_not_executed_has_a_reason(page):
 
 
 @PAGES
+def test_a_reason_that_names_a_test_names_one_that_exists(page):
+    named = [path for block in blocks(page) for path in re.findall(r"tests/[\w/]+(?:\.py)?", block.reason or "")]
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@PAGES
 def test_every_marker_stands_right_above_a_block(page):
     lines = page.read_text().splitlines()
     stray = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import socket
@@ -91,10 +92,32 @@ def test_import(page, nginx, guest, archive, s3_endpoint, images_bucket, registr
     assert volume(shell, "empty").joinpath("disk.img").stat().st_size == 1 << 30
 
 
-def test_checksum(page, nginx, guest):
+def sign(directory: Path, content: bytes) -> tuple[bytes, bytes]:
+    """Return the public key of a new pair, and its signature of the content."""
+    home = directory / "gnupg"
+    home.mkdir(mode=0o700)
+    gpg = ["gpg", "--homedir", home, "--batch", "--yes", "--pinentry-mode", "loopback", "--passphrase", ""]
+    try:
+        key = [*gpg, "--quick-gen-key", "images@example.org", "ed25519", "sign", "0"]
+        subprocess.run(key, check=True, capture_output=True)
+        public = subprocess.run([*gpg, "--export"], check=True, capture_output=True).stdout
+        signed = subprocess.run([*gpg, "--detach-sign", "-o", "-"], input=content, check=True, capture_output=True)
+    finally:
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
+    return public, signed.stdout
+
+
+def test_checksum(page, nginx, guest, tmp_path):
     nginx.put("guest.qcow2", guest)
+    nginx.put("signed/guest.qcow2", guest)
+    sums = f"{hashlib.sha256(guest).hexdigest()}  guest.qcow2\n".encode()
+    keys, signature = sign(tmp_path, sums)
+    nginx.put("signed/SHA256SUMS", sums)
+    nginx.put("signed/SHA256SUMS.gpg", signature)
     shell = page(replacements={"https://images.example.org": nginx.url("").rstrip("/")})
+    (shell.directory / "keys.gpg").write_bytes(keys)
     shell.run()
+    assert holds_the_disk(volume(shell, "signed") / "disk.img")
     assert holds_the_disk(volume(shell, "checked") / "disk.img")
     assert not (volume(shell, "refused") / "disk.img").exists()
 
