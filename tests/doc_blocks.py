@@ -8,7 +8,7 @@ Right above a fenced shell block stands a comment that says what becomes of it:
 A test executes the blocks that name it, in their order, in one shell: `DocShell.run`. In a ``console`` block each line that
 begins with ``$ `` is a command, which must succeed; a backslash or a here-document continues it. Other lines are its output:
 each must appear, in this order, where ``…`` stands for any text. A ``sh`` block is a script without output. A block of
-another language that names a test and begins with ``# NAME`` is written to the file NAME first.
+another language that names a test and begins with ``# NAME`` is written to the file NAME before the first command.
 """
 
 from __future__ import annotations

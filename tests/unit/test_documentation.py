@@ -5,11 +5,25 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.doc_blocks import EXECUTED, NOT_EXECUTED, ROOT, SHELL, Block, blocks, pages, steps, unmatched
+from tests.doc_blocks import (
+    EXECUTED,
+    NOT_EXECUTED,
+    ROOT,
+    SHELL,
+    Block,
+    DocShell,
+    Step,
+    blocks,
+    environment,
+    pages,
+    steps,
+    unmatched,
+)
 
 BLOCKS = [block for page in pages() for block in blocks(page)]
 PAGES = pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
@@ -38,6 +52,12 @@ def test_every_shell_block_is_executed_or_says_why_not(page):
 def test_a_block_that_is_not_executed_has_a_reason(page):
     reasons = {str(block): block.reason for block in blocks(page) if block.reason is not None}
     assert {where: reason for where, reason in reasons.items() if len(reason.split()) < 3} == {}
+
+
+@PAGES
+def test_an_executed_block_is_a_shell_block_or_a_file(page):
+    executed = [block for block in blocks(page) if block.executed_by and page.name != "README.md"]
+    assert [str(block) for block in executed if block.language not in SHELL and block.file is None] == []
 
 
 @PAGES
@@ -111,3 +131,44 @@ def test_a_command_continues_over_backslashes_and_here_documents():
     found = list(steps(Block(page="p", line=1, language="console", text=text, executed_by=None, reason=None)))
     assert [step.command for step in found] == ["a \\\n  b", "cat <<END\n$ x\nEND", "c"]
     assert [step.output for step in found] == [("out",), (), ()]
+
+
+class TestTheShell:
+    @pytest.fixture
+    def shell(self, tmp_path):
+        (tmp_path / "work").mkdir()
+        return DocShell(
+            test="none", directory=tmp_path / "work", environment=environment(tmp_path), replacements={"8089": "1234"}
+        )
+
+    def execute(self, shell, *commands):
+        """Run commands; each is a command, or a command and what it prints."""
+        parts = [each if isinstance(each, tuple) else (each, ()) for each in commands]
+        found = [Step(where=f"page:{n}", command=command, output=tuple(told)) for n, (command, told) in enumerate(parts)]
+        return shell._execute(found, 60.0)
+
+    def test_commands_share_one_shell(self, shell):
+        self.execute(shell, "x=1", "mkdir d && cd d", ('echo "$x $(basename $PWD)"', ["1 d"]))
+
+    def test_what_stands_on_the_page_is_replaced_in_commands_and_output(self, shell):
+        self.execute(shell, ("echo port 8089", ["port 8089"]), ("test 8089 = 1234", []))
+
+    def test_a_command_that_fails_is_named(self, shell):
+        with pytest.raises(AssertionError, match="page:1: status 3"):
+            self.execute(shell, "true", "exit 3", "true")
+
+    def test_output_that_is_not_printed_is_named(self, shell):
+        with pytest.raises(AssertionError, match="page:1: not printed: 'two'"):
+            self.execute(shell, ("echo two", ["two"]), ("echo one", ["one", "two"]))
+
+    def test_a_traceback_fails(self, shell):
+        with pytest.raises(AssertionError, match="Traceback"):
+            self.execute(shell, "echo 'Traceback (most recent call last)'")
+
+    def test_what_runs_in_the_background_ends_with_the_page(self, shell):
+        self.execute(shell, "(trap 'touch ended; exit' TERM; touch begun; while :; do sleep 0.1; done) &",
+                     "until [ -e begun ]; do sleep 0.1; done")  # fmt: skip
+        deadline = time.monotonic() + 60
+        while not (shell.directory / "ended").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
