@@ -103,6 +103,11 @@ class Inspector:
             self._error = error
 
 
+def name_format(head: bytes) -> str | None:
+    """Return the name of the image format that `head` begins, None where there is none, or it is a raw image."""
+    return next((claim.name for claim in _claims(head)), None)
+
+
 @dataclass(frozen=True, slots=True)
 class _Claim:
     """A format that recognises the content's start."""
@@ -127,7 +132,7 @@ def _inspect(content: Content) -> Inspection:
         return (yield from claims[0].inspect(content))
     foreign = recognise_foreign(head)
     if foreign is not None:
-        raise FormatUnsupported(f"it is {foreign}")
+        raise FormatUnsupported(f"it is {foreign.name}", remedy=foreign.remedy)
     return (yield from _inspect_raw(content))
 
 

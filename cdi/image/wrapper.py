@@ -7,6 +7,7 @@ gzip: RFC 1952.  xz: The .xz File Format 1.1.0.  zstd: RFC 8878, skippable frame
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Final, Literal
 
 Wrapper = Literal["gz", "xz", "zst", "tar"]
@@ -17,37 +18,60 @@ _SKIPPABLE: Final = b"\x2a\x4d\x18"
 _SKIPPABLE_FRAMES: Final = 16
 """Looked past, in search of the first frame that says what it is."""
 
-_FOREIGN: Final[tuple[tuple[int, bytes, str], ...]] = (
-    (0, b"PK\x03\x04", "a zip archive"),
-    (0, b"PK\x05\x06", "a zip archive"),
-    (0, b"PK\x07\x08", "a zip archive"),
-    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
-    (0, b"Rar!\x1a\x07", "a RAR archive"),
-    (0, b"\x02\x21\x4c\x18", "an lz4 stream"),
-    (0, b"\x89LZO\x00\r\n\x1a\n", "an lzop stream"),
-    (0, b"LZIP", "an lzip stream"),
-    (0, b"LRZI", "an lrzip stream"),
-    (0, b"MSCF\0\0\0\0", "a cabinet archive"),
-    (0, b"!<arch>\n", "an ar archive or Debian package"),
-    (0, b"\xed\xab\xee\xdb", "an RPM package"),
-    (0, b"070701", "a cpio archive"),
-    (0, b"070702", "a cpio archive"),
-    (0, b"070707", "a cpio archive"),
-    (0, b"MSWIM\0\0\0", "a Windows imaging (WIM) file"),
-    (0, b"\x3a\xff\x26\xed", "an Android sparse image"),
-    (0, b"EVF\x09\x0d\x0a\xff\0", "an EnCase image"),
-    (0, b"sprs", "an Apple sparse image"),
-    (0, b"xar!", "a xar archive"),
-    (0, b"QED\0", "a QED image"),
-    (0, b"WithoutFreeSpace", "a Parallels image"),
-    (0, b"WithouFreSpacExt", "a Parallels image"),
-    (0, b"Bochs Virtual HD Image", "a Bochs image"),
-    (0, b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop", "a cloop image"),
-    (0, b"%PDF-", "a PDF document"),
+_UNPACK: Final = "unpack it and publish the image itself, or wrapped in gz, xz or zst"
+_CONVERT: Final = "convert it: qemu-img convert -O qcow2 IMAGE disk.qcow2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreign:
+    """Something that is known and not accepted."""
+
+    name: str
+    """With its article."""
+    remedy: str
+
+
+def _archive(magic: bytes, name: str) -> tuple[bytes, Foreign]:
+    return magic, Foreign(name=name, remedy=_UNPACK)
+
+
+def _image(magic: bytes, name: str, remedy: str = _CONVERT) -> tuple[bytes, Foreign]:
+    return magic, Foreign(name=name, remedy=remedy)
+
+
+_FOREIGN: Final = (
+    _archive(b"PK\x03\x04", "a zip archive"),
+    _archive(b"PK\x05\x06", "a zip archive"),
+    _archive(b"PK\x07\x08", "a zip archive"),
+    _archive(b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+    _archive(b"Rar!\x1a\x07", "a RAR archive"),
+    _archive(b"\x02\x21\x4c\x18", "an lz4 stream"),
+    _archive(b"\x89LZO\x00\r\n\x1a\n", "an lzop stream"),
+    _archive(b"LZIP", "an lzip stream"),
+    _archive(b"LRZI", "an lrzip stream"),
+    _archive(b"MSCF\0\0\0\0", "a cabinet archive"),
+    _archive(b"!<arch>\n", "an ar archive or Debian package"),
+    _archive(b"\xed\xab\xee\xdb", "an RPM package"),
+    _archive(b"070701", "a cpio archive"),
+    _archive(b"070702", "a cpio archive"),
+    _archive(b"070707", "a cpio archive"),
+    _archive(b"MSWIM\0\0\0", "a Windows imaging (WIM) file"),
+    _archive(b"xar!", "a xar archive"),
+    _image(b"QED\0", "a QED image"),
+    _image(b"WithoutFreeSpace", "a Parallels image"),
+    _image(b"WithouFreSpacExt", "a Parallels image"),
+    _image(b"Bochs Virtual HD Image", "a Bochs image"),
+    _image(b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop", "a cloop image"),
+    _image(b"\x3a\xff\x26\xed", "an Android sparse image", "expand it: simg2img IMAGE disk.raw"),
+    _image(b"EVF\x09\x0d\x0a\xff\0", "an EnCase image", "export it as a raw image: ewfexport -f raw IMAGE"),
+    _image(b"sprs", "an Apple sparse image", "convert it on macOS: hdiutil convert IMAGE -format UDTO -o disk"),
+    _image(b"%PDF-", "a PDF document", "give the place of the image itself"),
 )
 _BZIP2: Final = re.compile(rb"BZh[1-9](?:\x31\x41\x59\x26\x53\x59|\x17\x72\x45\x38\x50\x90)")
 
 _TAR_TYPES: Final = b"\0" + b"01234567" + b"DKLMNSVXgx"
+_TAR_ABOUT_ARCHIVE: Final = b"MV"
+"""GNU tar's headers of a continued volume and of a volume's label, which have no mark and leave most fields blank."""
 
 
 def recognise_wrapper(head: bytes) -> Wrapper | None:
@@ -66,19 +90,19 @@ def recognise_wrapper(head: bytes) -> Wrapper | None:
     return None
 
 
-def recognise_foreign(head: bytes) -> str | None:
-    """The name, with its article, of a wrapper or image format that is known and not accepted."""
-    for offset, magic, name in _FOREIGN:
-        if head.startswith(magic, offset):
-            return name
+def recognise_foreign(head: bytes) -> Foreign | None:
+    """The wrapper or image format that is known and not accepted, where `head` begins with one."""
+    for magic, foreign in _FOREIGN:
+        if head.startswith(magic):
+            return foreign
     if head.startswith(b"\x1f\x9d") and len(head) > 2 and head[2] & 0x60 == 0 and 9 <= head[2] & 0x1F <= 16:
-        return "a compress (.Z) stream"
+        return Foreign(name="a compress (.Z) stream", remedy=_UNPACK)
     if _frame(head) == _LZ4:
-        return "an lz4 stream"
+        return Foreign(name="an lz4 stream", remedy=_UNPACK)
     if _BZIP2.match(head):
-        return "a bzip2 stream"
+        return Foreign(name="a bzip2 stream", remedy=_UNPACK)
     if _is_lzma_alone(head):
-        return "an lzma stream (the old .lzma, not xz)"
+        return Foreign(name="an lzma stream (the old .lzma, not xz)", remedy=_UNPACK)
     return None
 
 
@@ -112,7 +136,7 @@ def _is_tar(header: bytes) -> bool:
     # Some old writers summed signed bytes.
     if said not in (sum(rest), sum(rest) - 256 * sum(byte > 127 for byte in rest)):
         return False
-    if header[257:262] == b"ustar":
+    if header[257:262] == b"ustar" or header[156] in _TAR_ABOUT_ARCHIVE:
         return True
     fields = (header[100:108], header[124:136], header[136:148])
     return header[156] in _TAR_TYPES and all(_octal(field) is not None for field in fields)

@@ -5,8 +5,9 @@ What a transfer would refuse is kept as the error that it would be, together wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cdi.api.digest import Digest
@@ -39,20 +40,23 @@ from cdi.transfer.expect import Expectation, expectation
 from cdi.transfer.fetch import Fetcher, StreamBroken
 from cdi.transfer.intake import Intake
 from cdi.transfer.patience import Patience
-from cdi.transfer.peel import NoDisk, Peeled, in_disk_directory, peel_ranged, peel_stream
+from cdi.transfer.peel import NoDisk, NoDiskInLayer, Peeled, peel_ranged, peel_stream
 from cdi.transfer.qcow2_ranged import load_map
 from cdi.transfer.reach import reach_of_source
 from cdi.transfer.result import Result
 from cdi.verify.hashing import ResumableHash
 
 if TYPE_CHECKING:
-    from cdi.codec.tar import Member
-    from cdi.source.registry.open import RegistryImage
+    from cdi.source.registry.open import Layer, RegistryImage
+    from cdi.transfer.disk_search import LayerReading
 
 _CONNECTIONS = 4
 _LONGEST = 64 << 40
 """A disk longer than this is no disk."""
 _TAIL = 512
+_READ_ALL = 64 << 20
+"""Container images of so many bytes, compressed as they are, are read to their end: that there is only one disk in them
+is then known, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,26 +171,43 @@ def _subject(error: ImageError | SourceError, *, reached: bool) -> str:
 
 def _look_at_container(job: Job, spec: RegistrySourceSpec, control: Control, ask: Ask, found: Findings) -> None:
     from cdi.source.registry.open import open_registry
+    from cdi.transfer.disk_search import DiskSearch
+    from cdi.transfer.layers import survey_layer
 
     if job.content_type == "archive":
         raise FormatUnsupported("a container image cannot be imported as an archive", remedy="use contentType kubevirt")
     patience = Patience(policy=job.policy, meter=control.meter, cancelled=control.cancelled)
     with open_registry(spec, job.policy.stall_timeout, patience.pause) as image:
         _describe(image, found)
-        if job.checksum is not None and Digest.parse(job.checksum) != image.digest:
-            found.refuse(
-                ChecksumMismatch(
-                    f"the image's digest is {image.digest}, and checksum says {job.checksum}", where=image.location
+        if job.checksum is not None:
+            if Digest.parse(job.checksum) != image.digest:
+                found.refuse(
+                    ChecksumMismatch(
+                        f"the image's digest is {image.digest}, and checksum says {job.checksum}", where=image.location
+                    )
                 )
-            )
-        for number, layer in enumerate(image.layers):
-            try:
-                _look(job, layer.source, control, ask, found, in_disk_directory)
-            except NoDisk:
-                continue
-            found.layer = len(image.layers) - number
-            return
-        raise DiskNotInImage(f"none of the {len(image.layers)} layers holds a file below /disk", where=image.location)
+            elif ask.expected:
+                found.result.verified("checksum")
+            # It was compared with the manifest, which vouches for the layers.
+            job = replace(job, checksum=None)
+        search = DiskSearch(image, partial(survey_layer, job, control, Result(job.id)))
+
+        def take(layer: Layer, reading: LayerReading) -> None:
+            below = search.bytes_below
+            # What an earlier reading took for the disk is none.
+            found.image, found.virtual_size, found.wrappers = None, None, ()
+            _look(job, layer.source, control, ask, found, reading, to_end=layer.size + below <= _READ_ALL)
+            if found.image is None:
+                return
+            unread = below + (0 if reading.ended else layer.size)
+            if reading.ended and (ask.digest or unread <= _READ_ALL):
+                reading.confirm()
+                told = "the only file below /disk"
+            else:
+                told = f"the first file below /disk; {human(unread)} of layers were not searched for another"
+            found.checks.append(Check(name="disk", passed=True, detail=told))
+
+        found.layer = search.find(take)
 
 
 def _describe(image: RegistryImage, found: Findings) -> None:
@@ -209,8 +230,11 @@ def _look(
     control: Control,
     ask: Ask,
     found: Findings,
-    choose: Callable[[Member], bool] | None = None,
+    reading: LayerReading | None = None,
+    *,
+    to_end: bool = False,
 ) -> None:
+    """Look at one source, a layer where there is a `reading`; with `to_end` all of it is read and compared."""
     fetcher = Fetcher(
         source, policy=job.policy, meter=control.meter, throttle=control.throttle, cancelled=control.cancelled
     )
@@ -225,10 +249,9 @@ def _look(
     if ask.expected:
         _expect(job, source, facts, found, control)
     archive = job.content_type == "archive"
-    digest = ResumableHash("sha256") if ask.digest else None
     peeled: Peeled | None = None
     refused = False
-    if facts.ranges and facts.length is not None:
+    if facts.ranges and facts.length is not None and reading is None:
         try:
             peeled = peel_ranged(fetcher, facts, archive=archive)
         except ImageError as error:
@@ -238,15 +261,9 @@ def _look(
             _take(peeled, facts, found)
             if ask.allocation:
                 _measure(fetcher, peeled, found)
-    if (peeled is None and not refused) or digest is not None:
-        _read(job, fetcher, control, ask, digest, found, choose, known=peeled is not None or refused)
-    if digest is not None:
-        computed = found.digest = digest.digest()
-        for promised in facts.digests:
-            if promised.algorithm == computed.algorithm and promised != computed:
-                found.refuse(
-                    ChecksumMismatch(f"the content's digest is {computed}, not {promised}", where=facts.location)
-                )
+    known = peeled is not None or refused
+    if not known or ask.digest:
+        _read(job, fetcher, control, ask, found, reading, known=known, to_end=to_end)
 
 
 def _reached(facts: SourceFacts) -> str:
@@ -256,12 +273,6 @@ def _reached(facts: SourceFacts) -> str:
 
 def _expect(job: Job, source: Source, facts: SourceFacts, found: Findings, control: Control) -> None:
     """What is promised; a promise that is broken already does not keep the rest from being looked at."""
-    if isinstance(job.source, RegistrySourceSpec) and job.checksum is not None:
-        # It was compared with the manifest, which vouches for the layers.
-        found.result.verified("checksum")
-        from dataclasses import replace
-
-        job = replace(job, checksum=None)
     try:
         found.expected = expectation(job, source, facts, found.result, control)
     except Interrupted:
@@ -275,34 +286,56 @@ def _read(
     fetcher: Fetcher,
     control: Control,
     ask: Ask,
-    digest: ResumableHash | None,
     found: Findings,
-    choose: Callable[[Member], bool] | None,
+    reading: LayerReading | None,
     *,
     known: bool,
+    to_end: bool,
 ) -> None:
     """From the front: as far as the image shows itself, or to the end."""
     facts = fetcher.facts
-    to_end = ask.digest or ask.whole
-    connections = job.policy.connections or (_CONNECTIONS if to_end else 1)
-    intake = Intake(fetcher, digest, control.meter, connections)
+    far = to_end or ask.digest or ask.whole
+    promised = None if reading is None else next((digest.algorithm for digest in facts.digests), None)
+    algorithm = "sha256" if ask.digest else promised
+    digest = None if algorithm is None else ResumableHash(algorithm)
+    intake = Intake(fetcher, digest, control.meter, job.policy.connections or (_CONNECTIONS if far else 1))
     pieces: Iterator[memoryview] = intake.pieces()
     control.meter.phase = "transferring"
+    none: NoDiskInLayer | None = None
     try:
         if not known:
             try:
-                peeled = peel_stream(pieces, facts, archive=job.content_type == "archive", choose=choose)
+                layer = None if reading is None else reading.content
+                peeled = peel_stream(pieces, facts, archive=job.content_type == "archive", layer=layer)
                 _take(peeled, facts, found)
-                if to_end and peeled.stream is not None:
-                    _decode(peeled, found)
+                if far and peeled.stream is not None:
+                    _decode(peeled, found, to_end=to_end or ask.digest)
             except ImageError as error:
                 found.refuse(error)
-        if digest is not None:
+            except NoDiskInLayer as error:
+                # That is only believed of the true content.
+                none = error
+            except NoDisk:
+                found.refuse(DiskNotInImage("the archive holds no file that could be the disk", where=facts.location))
+        if ask.digest or to_end or none is not None:
             for _ in pieces:
                 pass
+            if digest is not None:
+                _compare(digest.digest(), facts, found, ask)
     finally:
         intake.close()
         control.meter.phase = "done"
+    if none is not None:
+        raise none
+
+
+def _compare(computed: Digest, facts: SourceFacts, found: Findings, ask: Ask) -> None:
+    """Refuse a content that is not what its source promises."""
+    if ask.digest:
+        found.digest = computed
+    for promised in facts.digests:
+        if promised.algorithm == computed.algorithm and promised != computed:
+            found.refuse(ChecksumMismatch(f"the content's digest is {computed}, not {promised}", where=facts.location))
 
 
 def _take(peeled: Peeled, facts: SourceFacts, found: Findings) -> None:
@@ -320,19 +353,24 @@ def _take(peeled: Peeled, facts: SourceFacts, found: Findings) -> None:
         found.virtual_size = facts.length
 
 
-def _decode(peeled: Peeled, found: Findings) -> None:
-    """To the end of what is decoded: that a compressed stream is whole, and how long raw content is."""
+def _decode(peeled: Peeled, found: Findings, *, to_end: bool) -> None:
+    """Decode to the end where that tells how long raw content is, or with `to_end`: that all of it can be decoded."""
     assert peeled.stream is not None
-    if peeled.image is None or found.virtual_size is not None or peeled.image.format != "raw":
+    if peeled.image is None:
+        return
+    counted = peeled.image.format == "raw" and found.virtual_size is None
+    if not counted and not to_end:
         return
     size, tail = 0, b""
     for piece in peeled.stream:
         size += len(piece)
-        tail = (tail + bytes(piece[-_TAIL:]))[-_TAIL:]
+        if counted:
+            tail = (tail + bytes(piece[-_TAIL:]))[-_TAIL:]
         if size > _LONGEST:
             raise DecoderLimit(f"the content decodes to more than {human(_LONGEST)}")
-    payload = fixed_payload(tail, size)
-    found.virtual_size = size if payload is None else payload
+    if counted:
+        payload = fixed_payload(tail, size)
+        found.virtual_size = size if payload is None else payload
 
 
 def _measure(fetcher: Fetcher, peeled: Peeled, found: Findings) -> None:

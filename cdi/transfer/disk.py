@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from cdi.api.digest import Digest
@@ -25,7 +25,7 @@ from cdi.transfer.expect import Expectation, expectation
 from cdi.transfer.fetch import Fetcher
 from cdi.transfer.intake import Intake
 from cdi.transfer.journal import forget, mark, marked
-from cdi.transfer.peel import NoDisk, Peeled, peel_ranged, peel_stream
+from cdi.transfer.peel import NoDisk, NoDiskInLayer, Peeled, peel_ranged, peel_stream
 from cdi.transfer.planning import plan_input
 from cdi.transfer.qcow2_ranged import load_map, qcow2_ranged
 from cdi.transfer.qcow2_stream import Qcow2Stream
@@ -37,7 +37,7 @@ from cdi.transfer.watermark import Watermark
 from cdi.verify.hashing import ResumableHash
 
 if TYPE_CHECKING:
-    from cdi.codec.tar import Member
+    from cdi.transfer.disk_search import LayerReading
 
 _STREAM_LIMIT = 64 << 40
 _TAIL = 512
@@ -48,8 +48,8 @@ _RAW = ImageInfo(format="raw", virtual_size=None)
 class DiskTransfer:
     """`source` to the disk of ``job.target``.
 
-    `choose` picks the disk's member where the source is a tar (a registry layer).  After a failure that may
-    pass the unfinished disk stays (`cdi.transfer.abandon` ends what nobody tries again); after any other nothing stays.
+    With `layer` the source is a registry's layer, and this finds the disk in it.  After a failure that may pass the
+    unfinished disk stays (`cdi.transfer.abandon` ends what nobody tries again); after any other nothing stays.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class DiskTransfer:
         source: Source,
         control: Control,
         result: Result,
-        choose: Callable[[Member], bool] | None = None,
+        layer: LayerReading | None = None,
     ) -> None:
         self.job = job
         self.source = source
         self.control = control
         self.result = result
-        self.choose = choose
+        self.layer = layer
         self.meter = control.meter
 
     def run(self) -> None:
@@ -110,7 +110,8 @@ class DiskTransfer:
         self.meter.total = facts.length if facts.length is not None else facts.announced
         wanted = expectation(self.job, self.source, facts, self.result, self.control)
         digest = None if wanted.algorithm is None else ResumableHash(wanted.algorithm)
-        peeled = peel_ranged(fetcher, facts, archive=False) if facts.ranges and facts.length is not None else None
+        anywhere = facts.ranges and facts.length is not None and self.layer is None
+        peeled = peel_ranged(fetcher, facts, archive=False) if anywhere else None
         if peeled is not None:
             self._ranged(fetcher, target, peeled, wanted, digest)
         else:
@@ -243,9 +244,10 @@ class DiskTransfer:
     ) -> tuple[Plan, int | None]:
         """Begin at the first byte; how it was done, and the size of the disk."""
         try:
-            peeled = peel_stream(pieces, fetcher.facts, archive=False, choose=self.choose)
-        except NoDisk:
-            self._no_disk(pieces, fetcher, wanted, digest)
+            layer = None if self.layer is None else self.layer.content
+            peeled = peel_stream(pieces, fetcher.facts, archive=False, layer=layer)
+        except NoDisk as none:
+            self._no_disk(none, pieces, fetcher, wanted, digest)
         plan, image = self._plan(fetcher, target, peeled, wanted), peeled.image
         assert image is not None
         assert peeled.stream is not None
@@ -268,16 +270,21 @@ class DiskTransfer:
         return plan, self._raw_stream(peeled.stream, fetcher, target, plan, wanted, whole)
 
     def _no_disk(
-        self, pieces: Iterator[memoryview], fetcher: Fetcher, wanted: Expectation, digest: ResumableHash | None
+        self,
+        none: NoDisk,
+        pieces: Iterator[memoryview],
+        fetcher: Fetcher,
+        wanted: Expectation,
+        digest: ResumableHash | None,
     ) -> NoReturn:
         """That there is no disk is only believed of the true content."""
         for _ in pieces:
             pass
         if digest is not None:
             wanted.check(digest.digest(), fetcher.facts.location, self.result)
-        if self.choose is None:
-            raise DiskNotInImage("the archive holds no file that could be the disk", where=fetcher.facts.location)
-        raise NoDisk
+        if isinstance(none, NoDiskInLayer):
+            raise none
+        raise DiskNotInImage("the archive holds no file that could be the disk", where=fetcher.facts.location)
 
     def _qcow2_stream(self, stream: Iterator[bytes | memoryview], target: Target) -> None:
         held = bytearray()
@@ -392,6 +399,9 @@ class DiskTransfer:
             self.result.digest = str(found)
             wanted.check(found, facts.location, self.result)
         fetcher.check()
+        if self.layer is not None:
+            # The disk has no name yet: a lower layer may show that it is not the only one.
+            self.layer.confirm()
         disk_size = disk_size or plan.disk_size
         if self.job.policy.preallocation and not self.result.preallocated:
             target.preallocate()

@@ -7,44 +7,80 @@ from dataclasses import replace
 from functools import partial
 
 from cdi.api.digest import Digest
-from cdi.api.errors import ChecksumMismatch, DiskNotInImage, FormatUnsupported
+from cdi.api.errors import ChecksumMismatch, FormatUnsupported, InternalError
 from cdi.api.job import Job, RegistrySourceSpec
 from cdi.source.base import Source
-from cdi.source.registry.open import RegistryImage, open_registry
+from cdi.source.registry.open import Layer, RegistryImage, open_registry
 from cdi.transfer.control import Control
 from cdi.transfer.disk import DiskTransfer
+from cdi.transfer.disk_search import DiskSearch, LayerReading
+from cdi.transfer.expect import expectation
+from cdi.transfer.fetch import Fetcher
+from cdi.transfer.intake import Intake
 from cdi.transfer.patience import Patience
-from cdi.transfer.peel import NoDisk, in_disk_directory
+from cdi.transfer.peel import NoDisk, peel_stream
 from cdi.transfer.persist import persist
 from cdi.transfer.result import Result
+from cdi.verify.hashing import ResumableHash
 
 
 def import_registry(job: Job, spec: RegistrySourceSpec, control: Control, result: Result) -> None:
-    """Look through the layers from the top one down, and import the disk of the first that has one.
+    """Import the one file that a container of the image sees below /disk.
 
     Every layer that is read is compared with its digest, the ones without a disk too.
     """
     if job.content_type == "archive":
         raise FormatUnsupported("a container image cannot be imported as an archive", remedy="use contentType kubevirt")
-
-    def attempt(source: Source) -> None:
-        DiskTransfer(job, source, control, result, choose=in_disk_directory).run()
-
     patience = Patience(policy=job.policy, meter=control.meter, cancelled=control.cancelled)
     resolve = partial(open_registry, spec, job.policy.stall_timeout, patience.pause)
     with patience.aside(resolve, RegistryImage.close) as image:
         control.meter.note = ""
-        job = _checked(job, image, result)
+        layers_job = _checked(job, image, result)
         result.labels = dict(image.labels)
-        for layer in image.layers:
-            source = layer.source
+
+        def take(layer: Layer, reading: LayerReading) -> None:
+            def attempt(source: Source) -> None:
+                DiskTransfer(layers_job, source, control, result, reading).run()
+
+            persist(layers_job, control, result, lambda: nullcontext(layer.source), attempt)
+
+        DiskSearch(image, partial(survey_layer, layers_job, control, result)).find(take)
+        result.validator = str(image.digest)
+
+
+def survey_layer(job: Job, control: Control, result: Result, layer: Layer, reading: LayerReading) -> None:
+    """Read a layer to its end for `reading`, which is given no disk in it, and compare it with its digest.
+
+    Raises what ``reading.content`` raises, and the source's own errors once the policy's budget is spent.
+    """
+
+    def attempt(source: Source) -> None:
+        fetcher = Fetcher(
+            source, policy=job.policy, meter=control.meter, throttle=control.throttle, cancelled=control.cancelled
+        )
+        control.on_cancel(fetcher.abort)
+        facts = fetcher.facts
+        wanted = expectation(job, source, facts, result, control)
+        digest = None if wanted.algorithm is None else ResumableHash(wanted.algorithm)
+        control.meter.total = facts.length
+        control.meter.restart(f"looking for another disk in layer {reading.number}")
+        intake = Intake(fetcher, digest, control.meter, job.policy.connections or (4 if facts.ranges else 1))
+        pieces = intake.pieces()
+        try:
             try:
-                persist(job, control, result, lambda source=source: nullcontext(source), attempt)  # type: ignore[misc]
-            except NoDisk:
-                continue
-            result.validator = str(image.digest)
-            return
-        raise DiskNotInImage(f"none of the {len(image.layers)} layers holds a file below /disk", where=image.location)
+                peel_stream(pieces, facts, archive=False, layer=reading.content)
+            except NoDisk as none:
+                for _ in pieces:
+                    pass
+                if digest is not None:
+                    wanted.check(digest.digest(), facts.location, result)
+                raise none from None
+            raise InternalError("a layer gave a disk that was not asked for", where=facts.location)
+        finally:
+            intake.close()
+
+    control.meter.phase = "verifying"
+    persist(job, control, result, lambda: nullcontext(layer.source), attempt)
 
 
 def _checked(job: Job, image: RegistryImage, result: Result) -> Job:

@@ -11,7 +11,7 @@ from cdi.codec.base import Buffer
 from cdi.codec.open import decoder
 from cdi.image.document import recognise_document
 from cdi.image.info import ImageInfo
-from cdi.image.inspect import Inspector
+from cdi.image.inspect import Inspector, name_format
 from cdi.image.wrapper import recognise_foreign, recognise_wrapper
 from cdi.source.base import SourceFacts
 from cdi.transfer.fetch import Fetcher
@@ -28,8 +28,23 @@ DEPTH = 4
 Wrapper = Literal["gz", "xz", "zst", "tar"]
 
 
+LayerContent = Callable[["Iterator[Member]"], Iterator[Buffer]]
+"""Gives the disk's bytes out of the members of a registry layer; raises `NoDisk` where the layer has no disk."""
+
+_WRAPPER_NAMES: dict[Wrapper, str] = {
+    "gz": "a gzip stream",
+    "xz": "an xz stream",
+    "zst": "a zstd stream",
+    "tar": "a tar archive",
+}
+
+
 class NoDisk(Exception):
-    """The tar was read to its end and no member of it is the disk; another layer may have it."""
+    """The tar was read to its end and no member of it is the disk."""
+
+
+class NoDiskInLayer(NoDisk):
+    """The disk is not in this layer of a container image; another may have it."""
 
 
 @dataclass(slots=True)
@@ -68,14 +83,17 @@ def peel_stream(
     facts: SourceFacts,
     *,
     archive: bool,
-    choose: Callable[[Member], bool] | None = None,
+    layer: LayerContent | None = None,
 ) -> Peeled:
     """Look into a one-way stream, unwrapping as it goes.
 
-    `choose` tells which member of a tar is the disk; None takes the only file there is.  Raises what the decoders and
-    inspectors raise, `SourceNotAnImage`, `NestedTooDeep`, `DiskNotInImage`.
+    With `layer` the stream is a registry's layer, which has to be a tar; without, the only file of a tar is the disk.
+    Raises what the decoders, the inspectors and `layer` raise, `SourceNotAnImage`, `NestedTooDeep`, `DiskNotInImage`,
+    `NoDisk`.
     """
     wrappers: list[Wrapper] = []
+    if layer is not None:
+        pieces = _disk_of_layer(pieces, facts, wrappers, layer)
     while True:
         head, pieces = look(pieces, HEAD)
         if not wrappers:
@@ -88,11 +106,7 @@ def peel_stream(
         wrappers.append(wrapper)
         if len(wrappers) > DEPTH:
             raise NestedTooDeep(f"the content is wrapped more than {DEPTH} times: {' in '.join(reversed(wrappers))}")
-        if wrapper == "tar":
-            # Within what was chosen, a tar is one more wrapper.
-            pieces, choose = _only_disk(pieces, choose), None
-        else:
-            pieces = decoder(wrapper).decode(pieces)
+        pieces = _only_disk(pieces) if wrapper == "tar" else decoder(wrapper).decode(pieces)
     if archive:
         raise FormatUnsupported(
             "the content is no tar archive", where=facts.location, remedy="use contentType kubevirt for disk images"
@@ -120,9 +134,7 @@ def refuse_strangers(head: bytes, facts: SourceFacts, *, content_type: str | Non
     foreign = recognise_foreign(head)
     if foreign is not None:
         raise FormatUnsupported(
-            f"the content is {foreign}, which is not supported",
-            where=facts.location,
-            remedy="unpack it and publish the image itself, or wrapped in gz, xz or zst",
+            f"the content is {foreign.name}, which is not supported", where=facts.location, remedy=foreign.remedy
         )
 
 
@@ -140,13 +152,52 @@ def _chain(held: bytearray, rest: Iterator[Buffer]) -> Iterator[Buffer]:
     yield from rest
 
 
-def _only_disk(pieces: Iterator[Buffer], choose: Callable[[Member], bool] | None) -> Iterator[Buffer]:
-    """The bytes of the one file in a tar that is the disk; what follows it is read to the end."""
+def _disk_of_layer(
+    pieces: Iterator[Buffer], facts: SourceFacts, wrappers: list[Wrapper], layer: LayerContent
+) -> Iterator[Buffer]:
+    """The bytes of the disk in a registry layer, which is a tar, compressed once at most; adds to `wrappers`."""
+    from cdi.codec.tar import members
+
+    head, pieces = look(pieces, HEAD)
+    wrapper = recognise_wrapper(head)
+    if wrapper is not None and wrapper != "tar":
+        wrappers.append(wrapper)
+        head, pieces = look(decoder(wrapper).decode(pieces), HEAD)
+        wrapper = recognise_wrapper(head)
+    if wrapper == "tar":
+        wrappers.append("tar")
+        return layer(members(pieces))
+    # A tar without members is its end mark, zeros, and the layer of a build step that changed nothing.
+    first = next((piece for piece in pieces if bytes(piece).strip(b"\0")), None)
+    if first is None:
+        return layer(iter(()))
+    name = f"{_WRAPPER_NAMES[wrapper]} once more" if wrapper is not None else _name(head)
+    inside = f"{_WRAPPER_NAMES[wrappers[0]]} around " if wrappers else ""
+    raise FormatUnsupported(
+        f"the layer is {inside}{name}, and no tar archive",
+        where=facts.location,
+        remedy="build a container image that has the disk as a file below /disk: FROM scratch, ADD disk.qcow2 /disk/",
+    )
+
+
+def _name(head: bytes) -> str:
+    """What the content is that `head` begins, with its article."""
+    if document := recognise_document(head, None):
+        return document
+    if foreign := recognise_foreign(head):
+        return foreign.name
+    if (image := name_format(head)) is not None:
+        return f"a {image} image"
+    return "something unknown"
+
+
+def _only_disk(pieces: Iterator[Buffer]) -> Iterator[Buffer]:
+    """The bytes of the only file in a tar; what follows it is read to the end."""
     from cdi.codec.tar import members
 
     found: str | None = None
     for member in members(pieces):
-        if member.kind != "file" or not (choose is None or choose(member)):
+        if member.kind != "file":
             continue
         if found is not None:
             raise DiskNotInImage(
@@ -157,9 +208,3 @@ def _only_disk(pieces: Iterator[Buffer], choose: Callable[[Member], bool] | None
         yield from member.read()
     if found is None:
         raise NoDisk
-
-
-def in_disk_directory(member: Member) -> bool:
-    """A containerDisk keeps its disk as a file right below /disk."""
-    parts = [part for part in member.name.split("/") if part not in ("", ".")]
-    return len(parts) == 2 and parts[0] == "disk" and not parts[1].startswith(".wh.")

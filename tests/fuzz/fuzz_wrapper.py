@@ -33,6 +33,7 @@ def target(data: bytes) -> None:
         assert document is None or len(document) < 400
     if wrapper in ("gz", "xz", "zst"):
         assert foreign is None
+    assert foreign is None or (foreign.name.isprintable() and foreign.remedy)
 
 
 def seeds() -> list[bytes]:

@@ -57,9 +57,9 @@ class OciLayout:
         (self.path / "blobs/sha256" / digest).write_bytes(content)
         return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content), **more}
 
-    def layer(self, files: dict[str, bytes], compression: str = "gzip") -> dict[str, Any]:
-        """A layer with these files; compression is gzip, zstd or none."""
-        content = tar_of(files)
+    def layer(self, files: dict[str, bytes] | bytes, compression: str = "gzip") -> dict[str, Any]:
+        """A layer with these files, or of this content; compression is gzip, zstd or none."""
+        content = files if isinstance(files, bytes) else tar_of(files)
         kind = "application/vnd.oci.image.layer.v1.tar"
         if compression == "gzip":
             return self.blob(gzip.compress(content, mtime=0), f"{kind}+gzip")

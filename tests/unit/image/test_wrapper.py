@@ -115,7 +115,8 @@ def test_foreign_wrappers_are_named(head: bytes, name: str) -> None:
     assert recognise_wrapper(head) is None
     found = recognise_foreign(head)
     assert found is not None
-    assert name in found
+    assert name in found.name
+    assert "unpack it" in found.remedy
 
 
 @pytest.mark.parametrize(
@@ -178,5 +179,6 @@ def test_documents(head: bytes, content_type: str | None, found: str | None) -> 
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_are_looked_at_without_harm(head: bytes, content_type: str | None) -> None:
     assert recognise_wrapper(head) in (None, "gz", "xz", "zst", "tar")
-    for found in (recognise_foreign(head), recognise_document(head, content_type)):
-        assert found is None or found.isprintable()
+    foreign, document = recognise_foreign(head), recognise_document(head, content_type)
+    assert foreign is None or foreign.name.isprintable()
+    assert document is None or document.isprintable()

@@ -20,7 +20,7 @@ from cdi.api.errors import (
     SourceNotAnImage,
 )
 from cdi.source.base import SourceFacts
-from cdi.transfer.peel import DEPTH, NoDisk, in_disk_directory, look, peel_ranged, peel_stream
+from cdi.transfer.peel import DEPTH, NoDisk, NoDiskInLayer, look, peel_ranged, peel_stream
 from tests.memory import MemorySource
 from tests.qcow2_writer import Layout, write
 from tests.unit.transfer.test_fetch import fetcher_of
@@ -128,13 +128,65 @@ def test_a_tar_without_a_file_has_no_disk():
         rest(peel(out.getvalue()))
 
 
-def test_the_disk_of_a_layer_is_the_file_that_is_chosen():
-    data = tar(("etc/passwd", b"x"), ("disk/.wh.old", b""), ("./disk/vm.qcow2", QCOW2), ("disk/sub/other", b"y"))
-    peeled = peel(data, choose=in_disk_directory)
-    assert (peeled.wrappers, peeled.image.format) == (("tar",), "qcow2")
-    assert rest(peeled) == QCOW2
-    with pytest.raises(NoDisk):
-        rest(peel(tar(("etc/passwd", b"x")), choose=in_disk_directory))
+def named(name):
+    """A layer whose disk is the member of that name."""
+
+    def layer(members):
+        found = False
+        for member in members:
+            if member.name == name:
+                found = True
+                yield from member.read()
+        if not found:
+            raise NoDiskInLayer
+
+    return layer
+
+
+class TestLayers:
+    @pytest.mark.parametrize("wrapper", [None, "gz", "zst"])
+    def test_a_layer_is_a_tar_compressed_or_not(self, wrapper):
+        data = tar(("etc/passwd", b"x"), ("disk/vm.qcow2", QCOW2), ("etc/group", b"y"))
+        peeled = peel(data if wrapper is None else WRAP[wrapper](data), layer=named("disk/vm.qcow2"))
+        assert (peeled.wrappers, peeled.image.format) == ((*((wrapper,) if wrapper else ()), "tar"), "qcow2")
+        assert rest(peeled) == QCOW2
+
+    def test_within_the_layer_any_wrapper_is_one_of_the_disk(self):
+        data = tar(("disk/vm.tar.gz", WRAP["gz"](WRAP["tar"](QCOW2))))
+        peeled = peel(data, layer=named("disk/vm.tar.gz"))
+        assert peeled.wrappers == ("tar", "gz", "tar")
+        assert rest(peeled) == QCOW2
+
+    def test_a_tar_without_the_disk(self):
+        with pytest.raises(NoDiskInLayer):
+            rest(peel(tar(("etc/passwd", b"x")), layer=named("disk/x")))
+
+    @pytest.mark.parametrize("wrap", [bytes, gzip.compress, zstd.compress])
+    @pytest.mark.parametrize("size", [0, 1024, 10240, 3 << 20])
+    def test_zeros_are_a_tar_without_members(self, size, wrap):
+        with pytest.raises(NoDiskInLayer):
+            peel(wrap(bytes(size)), layer=named("disk/x"))
+
+    @pytest.mark.parametrize("wrap", [bytes, gzip.compress, zstd.compress])
+    @pytest.mark.parametrize(
+        ("content", "name"),
+        [
+            (QCOW2, "a qcow2 image"),
+            (RAW, "something unknown"),
+            (bytes(1024) + b"x", "something unknown"),
+            (bytes(3 << 20) + b"x", "something unknown"),
+            (b'{"a": 1}' + b" " * 600, "a JSON document"),
+            (b"BZh91AY&SY" + bytes(600), "a bzip2 stream"),
+        ],
+    )
+    def test_what_is_no_tar_is_refused_by_name(self, content, name, wrap):
+        with pytest.raises(FormatUnsupported, match="and no tar archive") as caught:
+            peel(wrap(content), layer=named("disk/x"))
+        assert name in caught.value.what
+
+    def test_a_layer_is_compressed_once(self):
+        with pytest.raises(FormatUnsupported, match="a gzip stream around a zstd stream once more"):
+            peel(gzip.compress(zstd.compress(tar(("disk/x", RAW)))), layer=named("disk/x"))
 
 
 @pytest.mark.parametrize("kind", ["gz", "xz", "zst"])

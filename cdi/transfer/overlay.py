@@ -1,0 +1,344 @@
+"""What a container of an image sees below /disk, derived from the headers of the layers' tars alone.
+
+Follows the OCI image specification 1.1, "Image Layer Filesystem Changeset" (layer.md).  Layers are merged from the
+topmost down, so that reading can stop at the first layer that hides everything below it.
+
+Symbolic links are never followed.  Where what a container sees depends on following one (/disk is a link, or a layer
+writes through a link below /disk), the image is refused instead.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Literal
+
+from cdi.api.errors import DiskNotInImage, ImageUnsafe
+
+MAX_ENTRIES = 1000
+"""Names right below /disk in one layer, and in all of them together."""
+MAX_NAME = 255
+"""Bytes of a file's name, as Linux has it."""
+MAX_TARGET = 4096
+"""Bytes of a link's target, as Linux has it."""
+MAX_LINKABLE = 1 << 20
+"""Members of one layer that a hard link may refer to; 8 bytes each."""
+
+_DIRECTORY = "disk"
+_WHITEOUT = ".wh."
+_OPAQUE = ".wh..wh..opq"
+_SHOWN = 5
+
+EntryKind = Literal["file", "hardlink", "symlink", "directory", "special", "removed"]
+
+_KIND_NAMES: dict[EntryKind, str] = {
+    "file": "a file",
+    "hardlink": "a hard link",
+    "symlink": "a symbolic link",
+    "directory": "a directory",
+    "special": "a special file",
+    "removed": "deleted",
+}
+
+
+def split_name(name: str) -> list[str]:
+    """Split a member's name into its components from the root, with ``.`` and ``..`` resolved as text."""
+    parts: list[str] = []
+    for part in name.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return parts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A name below /disk, or /disk itself, and what it stands for."""
+
+    kind: EntryKind
+    layer: int
+    """1 is the lowest."""
+    position: int = -1
+    """Of its member in the layer's tar, counted from 0."""
+    link: str = ""
+    final: bool = False
+    """Nothing of a lower layer shows through."""
+
+    @property
+    def is_file(self) -> bool:
+        return self.kind in ("file", "hardlink")
+
+    def describe(self) -> str:
+        target = f" to {self.link[:200]!r}" if self.link else ""
+        return f"{_KIND_NAMES[self.kind]}{target} in layer {self.layer}"
+
+
+class Changeset:
+    """What one layer changes below /disk, collected from its tar's members in their order.
+
+    As extracting the tar would have it: a later member replaces an earlier one of the same name, and whiteouts apply to
+    lower layers only, wherever in the tar they stand.
+    """
+
+    def __init__(self, layer: int) -> None:
+        self.layer = layer
+        self.entries: dict[str, Entry] = {}
+        self.whiteouts: set[str] = set()
+        self.mentioned: set[str] = set()
+        """Names below /disk that the layer has something to say of."""
+        self.implicit: set[str] = set()
+        """Those of them that have content before any member makes the directory: lower layers say what they are."""
+        self.opaque = False
+        """What lower layers have below /disk is hidden."""
+        self.hides_disk = False
+        """What lower layers have at /disk is hidden, whatever it is."""
+        self.disk: Entry | None = None
+        """/disk, where it is not a directory."""
+        self.mentions_disk = False
+        self.disk_implicit = False
+        """As `implicit`, of /disk itself."""
+        self._linkable = _Linkable()
+        self._position = -1
+
+    def add(self, name: str, kind: str, link: str = "") -> None:
+        """Take the tar's next member in; `kind` as `cdi.codec.tar.Kind` has it.
+
+        Raises `DiskNotInImage` for members that no container can be made of, and `ImageUnsafe` for too many of them.
+        """
+        self._position += 1
+        parts = split_name(name)
+        hidden = parts[-1].removeprefix(_WHITEOUT) if parts and parts[-1].startswith(_WHITEOUT) else None
+        self._linkable.add([] if hidden is not None else parts, kind)
+        if hidden is not None:
+            self._hide(parts[:-1], parts[-1], hidden)
+        elif parts == [_DIRECTORY]:
+            self._set_disk(self._entry(kind, link))
+        elif parts[:1] == [_DIRECTORY]:
+            self._enter()
+            self._set(parts[1], self._entry(kind, link) if len(parts) == 2 else None)
+
+    def link_target(self, entry: Entry) -> int | None:
+        """Return the position of the regular file that a hard link of this layer refers to, None where it has none."""
+        return self._linkable.find(split_name(entry.link), entry.position)
+
+    def _entry(self, kind: str, link: str) -> Entry:
+        known: EntryKind = "special"
+        match kind:
+            case "file" | "hardlink" | "symlink" | "directory":
+                known = kind
+            case _:
+                pass
+        link = link if known in ("hardlink", "symlink") else ""
+        return Entry(kind=known, layer=self.layer, position=self._position, link=link[:MAX_TARGET])
+
+    def _hide(self, parents: list[str], whiteout: str, hidden: str) -> None:
+        if parents not in ([], [_DIRECTORY]):
+            if parents[0] == _DIRECTORY:
+                self._enter()
+                self._set(parents[1], None)
+            return
+        if hidden in ("", ".", ".."):
+            raise DiskNotInImage(f"layer {self.layer} has a whiteout without a name, {whiteout!r}")
+        if not parents:
+            if whiteout == _OPAQUE or hidden == _DIRECTORY:
+                self.hides_disk = self.mentions_disk = True
+            return
+        self._enter()
+        if whiteout == _OPAQUE:
+            self.opaque = True
+        else:
+            self.whiteouts.add(hidden)
+            self._mention(hidden)
+
+    def _enter(self) -> None:
+        """Note that something lies below /disk."""
+        if self.disk is not None:
+            raise DiskNotInImage(f"layer {self.layer} has files below /disk, which is {self.disk.describe()}")
+        self.disk_implicit |= not self.mentions_disk
+        self.mentions_disk = True
+
+    def _set_disk(self, entry: Entry) -> None:
+        self.mentions_disk = True
+        if entry.kind != "directory":
+            self.entries.clear()
+            self.disk, self.disk_implicit, self.hides_disk = entry, False, True
+        else:
+            self.disk = None
+
+    def _set(self, name: str, entry: Entry | None) -> None:
+        """Set a name below /disk; without an entry it is a directory that something lies in."""
+        before = self.entries.get(name)
+        if before is not None and before.kind == "directory" and (entry is None or entry.kind == "directory"):
+            return
+        if entry is None:
+            if before is not None:
+                raise DiskNotInImage(f"layer {self.layer} has files below {_shown(name)}, which is {before.describe()}")
+            entry = Entry(kind="directory", layer=self.layer, position=self._position)
+            if name not in self.mentioned:
+                self.implicit.add(name)
+        elif entry.kind != "directory" or before is not None:
+            # The member, or the one that it replaces, took the place of whatever the lower layers have.
+            entry = replace(entry, final=True)
+        self.entries[name] = entry
+        self._mention(name)
+
+    def _mention(self, name: str) -> None:
+        self.mentioned.add(name)
+        if len(name.encode("utf-8", "surrogateescape")) > MAX_NAME:
+            raise ImageUnsafe(
+                f"layer {self.layer} has a name of more than {MAX_NAME} bytes below /disk",
+                remedy="build a containerDisk: exactly one file below /disk",
+            )
+        if len(self.mentioned) > MAX_ENTRIES:
+            raise ImageUnsafe(
+                f"layer {self.layer} has more than {MAX_ENTRIES} names below /disk",
+                remedy="build a containerDisk: exactly one file below /disk",
+            )
+
+
+class _Linkable:
+    """What hard links of a layer may refer to: a hash of each member's name, and whether it is a regular file.
+
+    Hashes keep this small.  They are keyed anew in each process, so nobody can arrange for two names to have the same.
+    """
+
+    _OTHER, _FILE, _DIRECTORY = 0, 1, 2
+    _KIND_BITS = 3
+
+    def __init__(self) -> None:
+        self._members: array[int] = array("q")
+
+    def add(self, parts: list[str], kind: str) -> None:
+        """Add the next member; no parts stand for one that is no file or directory of a container."""
+        if len(self._members) < MAX_LINKABLE:
+            code = {"file": self._FILE, "directory": self._DIRECTORY}.get(kind, self._OTHER)
+            self._members.append(self._hashed(parts) | (code if parts else self._DIRECTORY))
+
+    def find(self, parts: list[str], before: int) -> int | None:
+        """Return the position of the regular file of that name that is there when the member `before` is extracted."""
+        if not parts or before >= len(self._members):
+            return None
+        wanted = self._hashed(parts)
+        if self._members[before] & ~self._KIND_BITS == wanted:
+            # What the link replaces is removed first.
+            return None
+        parents = {self._hashed(parts[:count]) for count in range(1, len(parts))}
+        for position in range(before - 1, -1, -1):
+            hashed, code = self._members[position] & ~self._KIND_BITS, self._members[position] & self._KIND_BITS
+            if hashed == wanted:
+                return position if code == self._FILE else None
+            if hashed in parents and code != self._DIRECTORY:
+                # It took the place of the directory that the file was in.
+                return None
+        return None
+
+    def _hashed(self, parts: list[str]) -> int:
+        return hash("/".join(parts)) & ~self._KIND_BITS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlay:
+    """Some layers, from the topmost down, merged into what a container sees below /disk."""
+
+    entries: Mapping[str, Entry] = field(default_factory=lambda: MappingProxyType({}))
+    """By name; deleted ones are among them, so that they stay deleted."""
+    disk: Entry | None = None
+    """/disk, where it is not a directory."""
+    complete: bool = False
+    """Lower layers cannot change anything any more."""
+    hidden_by: int | None = None
+    """The layer that hides what lower layers have in /disk."""
+    _mentions_disk: bool = False
+    _disk_implicit: bool = False
+    """The lowest of these layers that mentions /disk counts on a lower one to have made it."""
+    _implicit: frozenset[str] = frozenset()
+    """Directories below /disk of which the same is true."""
+
+    def over(self, lower: Changeset) -> Overlay:
+        """Return these layers laid over one more; raises `DiskNotInImage` where no container can be made of them."""
+        if lower.disk is not None:
+            if self._disk_implicit:
+                raise DiskNotInImage(f"upper layers have files below /disk, which is {lower.disk.describe()}")
+            # A directory of an upper layer has taken its place.
+            return replace(self, disk=None if self._mentions_disk else lower.disk, complete=True)
+        entries, implicit = dict(self.entries), self._implicit
+        if self.hidden_by is None:
+            for name, entry in lower.entries.items():
+                if name in implicit and entry.kind != "directory":
+                    raise DiskNotInImage(f"upper layers have files below {_shown(name)}, which is {entry.describe()}")
+                entries[name] = _merged(entries.get(name), entry)
+            for name in lower.whiteouts:
+                upper = entries.get(name, Entry(kind="removed", layer=lower.layer))
+                entries[name] = replace(upper, final=True)
+            implicit = implicit - lower.mentioned | lower.implicit
+        if max(len(entries), len(implicit)) > MAX_ENTRIES:
+            raise ImageUnsafe(
+                f"the layers have more than {MAX_ENTRIES} names below /disk",
+                remedy="build a containerDisk: exactly one file below /disk",
+            )
+        disk_implicit = lower.disk_implicit if lower.mentions_disk else self._disk_implicit
+        hides = lower.opaque or lower.hides_disk
+        hidden_by = lower.layer if hides and self.hidden_by is None else self.hidden_by
+        return Overlay(
+            entries=MappingProxyType(entries),
+            # A layer that counts on lower ones to have made /disk would write through a link there.
+            complete=hidden_by is not None and not disk_implicit,
+            hidden_by=hidden_by,
+            _mentions_disk=self._mentions_disk or lower.mentions_disk,
+            _disk_implicit=disk_implicit,
+            _implicit=implicit,
+        )
+
+    def shows(self, name: str) -> bool:
+        """Whether a file of that name in the next lower layer would be seen."""
+        return not self.complete and self.hidden_by is None and name not in self.entries
+
+    def file(self) -> tuple[str, Entry] | None:
+        """Return the one file below /disk, None where there is none yet; raises `DiskNotInImage` for two."""
+        files = [(name, entry) for name, entry in self.entries.items() if entry.is_file]
+        if len(files) > 1:
+            files.sort(key=lambda file: (file[1].layer, file[1].position))
+            named = [f"{_shown(name)} (layer {entry.layer})" for name, entry in files[:_SHOWN]]
+            more = f", and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
+            raise DiskNotInImage(
+                f"a container of the image sees {len(files)} files below /disk, and only one can be the disk: "
+                f"{', '.join(named)}{more}"
+            )
+        return files[0] if files else None
+
+    def missing(self, layers: int) -> DiskNotInImage:
+        """Return the error for an image without a file below /disk, of so many layers."""
+        if self.disk is not None:
+            return DiskNotInImage(
+                f"/disk is {self.disk.describe()}, not a directory",
+                remedy="build a containerDisk: exactly one file below /disk, which is a directory and no link",
+            )
+        for name, entry in self.entries.items():
+            if entry.kind == "symlink":
+                return DiskNotInImage(
+                    f"{_shown(name)} is {entry.describe()}, which is not followed",
+                    remedy="build a containerDisk with the file itself below /disk",
+                )
+        deleted = [(name, entry) for name, entry in self.entries.items() if entry.kind == "removed"]
+        reason = ""
+        if self.hidden_by is not None:
+            reason = f"; layer {self.hidden_by} hides whatever lower layers have there"
+        elif deleted:
+            reason = f"; layer {deleted[0][1].layer} deletes {_shown(deleted[0][0])}"
+        return DiskNotInImage(f"none of the {layers} layers has a file below /disk that a container sees{reason}")
+
+
+def _merged(upper: Entry | None, lower: Entry) -> Entry:
+    """Return what is seen of a name in a layer and those above it."""
+    if upper is None:
+        return lower
+    if upper.final or upper.kind != "directory":
+        return upper
+    return replace(upper, final=lower.final or lower.kind != "directory")
+
+
+def _shown(name: str) -> str:
+    return repr(f"/disk/{name}")
