@@ -587,6 +587,10 @@ SAMPLES: tuple[Sample, ...] = (
     _good("vhd-dynamic", "vpc", vhd_dynamic),
     _good("vhd-fixed", "vpc", vhd_fixed),
     _good("vhd-fixed-partitioned", "vpc", lambda: vhd_fixed(disk=with_mbr(bytes(64 << 10)))),
+    _good("vhd-fixed-short-footer", "vpc", lambda: vhd_fixed()[:-1]),
+    _good("raw-short-footer-without-checksum", "raw", lambda: bytes(4096) + vhd_footer(sealed=False)[:-1]),
+    _good("raw-footer-cut-short", "raw", lambda: vhd_fixed()[:-2]),
+    _bad("vhd-fixed-short-footer-too-short", ImageCorrupt, lambda: vhd_fixed(size=1 << 30)[:-1]),
     _bad("vhd-differencing", BackingFileRefused, lambda: vhd_dynamic(kind=4)),
     _bad("vhd-fixed-in-front", FormatUnsupported, lambda: vhd_dynamic(kind=2)),
     _bad("vhd-type-77", FormatUnsupported, lambda: vhd_dynamic(kind=77)),
@@ -670,5 +674,7 @@ SAMPLES: tuple[Sample, ...] = (
     _bad("foreign-bzip2", FormatUnsupported, lambda: b"BZh91AY&SY" + bytes(600), "bzip2"),
     _bad("foreign-dmg", FormatUnsupported, lambda: bytes(4096) + b"koly".ljust(512, b"\0"), "Apple"),
     _bad("foreign-qed", FormatUnsupported, lambda: b"QED\0" + bytes(600), "QED"),
+    _bad("foreign-parallels", FormatUnsupported, lambda: b"WithoutFreeSpace" + bytes(600), "Parallels"),
+    _bad("foreign-bochs", FormatUnsupported, lambda: b"Bochs Virtual HD Image".ljust(600, b"\0"), "Bochs"),
     _bad("foreign-android-sparse", FormatUnsupported, lambda: b"\x3a\xff\x26\xed" + bytes(600), "Android"),
 )

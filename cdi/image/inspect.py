@@ -196,7 +196,8 @@ def _inspect_qcow2(content: Content) -> Inspection:
 
 def _inspect_raw(content: Content) -> Inspection:
     length = content.length
-    if content.seekable and length is not None and length >= _NO_TAIL and length % SECTOR == 0:
+    whole = length is not None and length % SECTOR in (0, vpc.SHORT_FOOTER)
+    if content.seekable and length is not None and length >= _NO_TAIL and whole:
         tail = yield from content.read(length - SECTOR, SECTOR)
         fixed = vpc.inspect_fixed(content, tail)
         if fixed is not None:

@@ -108,6 +108,13 @@ KINDS: dict[str, Kind] = {
     "vdi-static": Kind(format="vdi", options=("static=on",)),
     "vhd-dynamic": Kind(format="vpc", options=("subformat=dynamic", "force_size=on")),
     "vhd-fixed": Kind(format="vpc", options=("subformat=fixed", "force_size=on"), engine="raw"),
+    # As Virtual PC 2004 wrote it.
+    "vhd-fixed-511": Kind(
+        format="vpc",
+        options=("subformat=fixed", "force_size=on"),
+        after=(("truncate", "--size=-1", "{}"),),
+        engine="raw",
+    ),
     "vhdx": Kind(format="vhdx", options=("block_size=1M",)),
     "vhdx-fixed": Kind(format="vhdx", options=("subformat=fixed", "block_size=1M")),
 }

@@ -14,6 +14,8 @@ from cdi.image.sizes import SECTOR
 
 COOKIE: Final = b"conectix"
 FOOTER: Final = 512
+SHORT_FOOTER: Final = 511
+"""Of Virtual PC before 2007, which leaves out the footer's last byte; it is reserved and zero."""
 _DYNAMIC_COOKIE: Final = b"cxsparse"
 _DYNAMIC_HEADER: Final = 1024
 
@@ -68,28 +70,40 @@ def parse_footer(data: bytes) -> Footer | None:
 
 
 def fixed_payload(tail: bytes, length: int) -> int | None:
-    """The size of the disk, where `tail`, the last 512 of `length` bytes, is a fixed VHD's footer.
+    """The size of the disk, where `tail`, the last 512 of `length` bytes, ends with a fixed VHD's footer.
 
     Serves streams too, whose end is seen only when the rest was written: bytes past this size are no disk's.
     """
-    footer = parse_footer(tail)
-    if footer is None or footer.kind != _FIXED or not footer.checksum_holds:
-        return None
-    return min(footer.virtual_size, length - FOOTER)
+    footer = _fixed_footer(tail, length)
+    return None if footer is None else min(footer.virtual_size, length - footer_size(length))
 
 
-def inspect_fixed(content: Content, tail: bytes) -> ImageInfo | None:
-    """Raw content with a footer behind it; None where `tail`, the last 512 bytes, is none.
+def footer_size(length: int) -> int:
+    """The bytes of the footer in a fixed VHD of `length` bytes: before it are whole sectors."""
+    return SHORT_FOOTER if length % SECTOR == SHORT_FOOTER else FOOTER
+
+
+def _fixed_footer(tail: bytes, length: int) -> Footer | None:
+    """The footer of a fixed VHD, None where the content of `length` bytes ends with something else.
 
     A disk that merely ends in something like a footer is not taken for one: the checksum must hold.
     """
-    footer = parse_footer(tail)
-    if footer is None or content.length is None or not footer.checksum_holds or footer.kind != _FIXED:
+    size = footer_size(length)
+    footer = parse_footer(tail[-size:].ljust(FOOTER, b"\0")) if len(tail) >= size else None
+    if footer is None or footer.kind != _FIXED or not footer.checksum_holds:
+        return None
+    return footer
+
+
+def inspect_fixed(content: Content, tail: bytes) -> ImageInfo | None:
+    """Raw content with a footer behind it; None where `tail`, the last 512 bytes of the content, has none."""
+    footer = None if content.length is None else _fixed_footer(tail, content.length)
+    if footer is None or content.length is None:
         return None
     checks = Checklist("vhd")
     size = footer.virtual_size
     sized = checks.expect_size(size, MAX_SECTORS * SECTOR)
-    room = content.length - FOOTER
+    room = content.length - footer_size(content.length)
     if sized:
         checks.expect(size <= room, "disk within the file", f"a disk of {size} bytes in {room} bytes")
     passed = checks.settle()

@@ -104,6 +104,16 @@ def test_fixed_payload_of_a_stream_is_told_from_its_last_sector() -> None:
     assert vpc.fixed_payload(footer[:100], 8 * MIB) is None
 
 
+def test_vhd_fixed_may_lack_the_last_byte_of_its_footer() -> None:
+    whole = vhd_fixed(disk=bytes(3 * MIB))
+    info = info_of(whole[:-1])
+    assert (info.format, info.variant, info.virtual_size, info.payload) == ("vpc", "fixed", 3 * MIB, (0, 3 * MIB))
+    assert vpc.fixed_payload(whole[-513:-1], 3 * MIB + 511) == 3 * MIB
+    # One byte less still, or before whole sectors, is no footer.
+    assert vpc.fixed_payload(whole[-514:-2], 3 * MIB + 510) is None
+    assert vpc.fixed_payload(whole[-513:-1], 3 * MIB + 512) is None
+
+
 def test_vhdx_kinds() -> None:
     info = info_of(vhdx())
     assert (info.variant, info.virtual_size, info.cluster_size) == ("dynamic", 10 * MIB, 8 * MIB)
