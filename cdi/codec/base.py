@@ -9,10 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+from cdi.api.errors import DecoderFailed
+
 PIECE = 1 << 20
 """The most that a decoder gives at once, bytes."""
 
 Buffer = bytes | memoryview
+
+
+def trailing_data(stream: str, head: bytes) -> DecoderFailed:
+    """Return the error for content behind the end of a compressed stream that begins no other one."""
+    return DecoderFailed(
+        f"data follows the end of the {stream}, beginning with {head[:8].hex(' ')}",
+        remedy="cut off what was appended to the compressed file, or compress the image again, and publish that",
+    )
 
 
 class Decoder(Protocol):

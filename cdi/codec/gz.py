@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from isal import igzip_lib
 
 from cdi.api.errors import DecoderFailed
-from cdi.codec.base import Buffer
+from cdi.codec.base import Buffer, trailing_data
 from cdi.codec.feed import Feed
 from cdi.codec.members import MemberDecoder, decode_members
 
+_MAGIC = b"\x1f\x8b\x08"
 _FHCRC, _FEXTRA, _FNAME, _FCOMMENT = 0x02, 0x04, 0x08, 0x10
 _RESERVED = 0xE0
 _TEXT_MOST = 64 << 10
@@ -28,20 +29,30 @@ class GzDecoder:
     """Satisfies `cdi.codec.base.Decoder`."""
 
     def decode(self, pieces: Iterator[Buffer]) -> Iterator[Buffer]:
-        return decode_members(Feed(pieces, "gzip stream"), _start, _FAILURES)
+        return decode_members(Feed(pieces, "gzip stream"), _Members().start, _FAILURES)
 
 
-def _start(feed: Feed) -> MemberDecoder:
-    _read_header(feed)
-    decoder: MemberDecoder = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP_NO_HDR_VER)
-    return decoder
+class _Members:
+    """The members of one file; what begins a later one wrongly is no member, but follows the last."""
+
+    def __init__(self) -> None:
+        self._first = True
+
+    def start(self, feed: Feed) -> MemberDecoder:
+        magic = feed.peek(len(_MAGIC))
+        # Where it ends within the magic, it is a member that was cut off.
+        if not _MAGIC.startswith(magic):
+            if not self._first:
+                raise trailing_data(feed.name, feed.peek(8))
+            raise DecoderFailed(f"no gzip member begins with {magic.hex(' ')}")
+        self._first = False
+        _read_header(feed)
+        decoder: MemberDecoder = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP_NO_HDR_VER)
+        return decoder
 
 
 def _read_header(feed: Feed) -> None:
     """RFC 1952 section 2.3; raises `DecoderFailed` and `ContentTruncated`."""
-    magic = feed.peek(3)
-    if not b"\x1f\x8b\x08".startswith(magic):
-        raise DecoderFailed(f"no gzip member begins with {magic.hex(' ')}")
     head = feed.take(10)
     flags = head[3]
     if flags & _RESERVED:

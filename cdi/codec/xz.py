@@ -24,10 +24,11 @@ from types import TracebackType
 from typing import Self
 
 from cdi.api.errors import CdiError, ImageError
-from cdi.codec.base import PIECE, Buffer
+from cdi.codec.base import PIECE, Buffer, trailing_data
 from cdi.codec.feed import Feed
 from cdi.codec.xzformat import (
     HEADER_SIZE,
+    STREAM_MAGIC,
     BlockHeader,
     StreamHeader,
     damaged,
@@ -77,6 +78,10 @@ def _streams(feed: Feed, pool: _Pool) -> Iterator[Buffer]:
         if not feed.window(1) or feed.skip_form_end():
             # Padding is a multiple of four between streams; at the end it may come from a device's sectors.
             return
+        head = feed.peek(len(STREAM_MAGIC))
+        # Where it ends within the magic, it is a stream that was cut off.
+        if not STREAM_MAGIC.startswith(head):
+            raise trailing_data(feed.name, head)
         if padding % 4:
             raise damaged("the padding between two streams is no multiple of four bytes")
 

@@ -14,13 +14,15 @@ else:
     from backports import zstd
 
 from cdi.api.errors import DecoderFailed, DecoderLimit
-from cdi.codec.base import Buffer
+from cdi.codec.base import Buffer, trailing_data
 from cdi.codec.feed import Feed
 from cdi.codec.members import MemberDecoder, decode_members
 
 WINDOW_LOG = 27
 """The largest window is 2 to this power: 128 MiB, what ``zstd --long`` makes unless told otherwise."""
 
+_SKIPPABLE = b"\x2a\x4d\x18"
+"""How skippable frames go on, whose first byte is 0x50 to 0x5f (RFC 8878 section 3.1.2)."""
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _HEADER_MOST = 14
 _CONTENT_SIZE_BYTES = (0, 2, 4, 8)
@@ -31,14 +33,28 @@ class ZstDecoder:
     """Satisfies `cdi.codec.base.Decoder`."""
 
     def decode(self, pieces: Iterator[Buffer]) -> Iterator[Buffer]:
-        return decode_members(Feed(pieces, "zstd stream"), _start, (zstd.ZstdError,))
+        return decode_members(Feed(pieces, "zstd stream"), _Frames().start, (zstd.ZstdError,))
 
 
-def _start(feed: Feed) -> MemberDecoder:
-    head = feed.peek(4 + _HEADER_MOST)
-    if head[:4] == _MAGIC:
-        _check_frame(head[4:])
-    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: WINDOW_LOG})
+class _Frames:
+    """The frames of one file; what begins a later one wrongly is no frame, but follows the last."""
+
+    def __init__(self) -> None:
+        self._first = True
+
+    def start(self, feed: Feed) -> MemberDecoder:
+        head = feed.peek(4 + _HEADER_MOST)
+        if head[:4] == _MAGIC:
+            _check_frame(head[4:])
+        elif not self._first and not _begins_frame(head[:4]):
+            raise trailing_data(feed.name, head)
+        self._first = False
+        return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: WINDOW_LOG})
+
+
+def _begins_frame(head: bytes) -> bool:
+    """Whether these bytes, four or those up to the content's end, may begin a frame."""
+    return _MAGIC.startswith(head) or (head[0] & 0xF0 == 0x50 and _SKIPPABLE.startswith(head[1:]))
 
 
 def _check_frame(head: bytes) -> None:
