@@ -19,6 +19,7 @@ from cdi.codec.tarformat import (
     check_sparse,
     corrupt,
     decimal,
+    later_volume,
     length,
     number,
     parse_header,
@@ -104,7 +105,8 @@ def _zeros(count: int) -> Iterator[Buffer]:
 def members(pieces: Iterator[Buffer]) -> Iterator[Member]:
     """The members of an archive in their order; what follows its end mark is read and dropped.
 
-    Raises `ContentTruncated`, `ImageCorrupt`, and `ImageUnsafe` for extended headers that are too large.
+    Raises `ContentTruncated`, `ImageCorrupt`, `FormatUnsupported` for a later volume of several, and `ImageUnsafe` for
+    extended headers that are too large.
     """
     return _Archive(pieces).members()
 
@@ -137,6 +139,12 @@ class _Extended:
             if key in self.values:
                 return text(self.values[key])
         return None
+
+
+def _refuse_volume(key: str, value: bytes) -> None:
+    """Refuse what GNU tar says in pax archives at the start of each volume but the first."""
+    if key == "GNU.volume.filename":
+        raise later_volume(text(value))
 
 
 class _Archive:
@@ -192,9 +200,11 @@ class _Archive:
             match header.type:
                 case b"x" | b"X":
                     for key, value in parse_pax(self._payload(header)):
+                        _refuse_volume(key, value)
                         extended.add(key, value)
                 case b"g":
                     for key, value in parse_pax(self._payload(header)):
+                        _refuse_volume(key, value)
                         self._shared[key] = value
                     if sum(len(key) + len(value) for key, value in self._shared.items()) > EXTENDED_MOST:
                         raise ImageUnsafe("the archive's global headers are too large")
@@ -206,6 +216,8 @@ class _Archive:
                 case b"V":
                     # A volume's label: it names the archive, not a member.
                     self._payload(header)
+                case b"M":
+                    raise later_volume(header.name)
                 case _:
                     return self._member(header, extended)
         raise corrupt("extended headers follow one another without a member")

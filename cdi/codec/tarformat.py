@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cdi.api.errors import ImageCorrupt
+from cdi.api.errors import FormatUnsupported, ImageCorrupt
 
 BLOCK = 512
 SPARSE_MOST = 1 << 18
@@ -17,6 +17,14 @@ _SIZE_MOST = (1 << 63) - 1
 
 def corrupt(what: str) -> ImageCorrupt:
     return ImageCorrupt(f"the tar archive is damaged: {what}", remedy=_REMEDY)
+
+
+def later_volume(name: str) -> FormatUnsupported:
+    """Return the error for an archive that goes on with a member which an earlier volume began."""
+    return FormatUnsupported(
+        f"the tar archive is a later volume of several, and goes on with {name[:200]!r}",
+        remedy="extract all volumes together (tar -x -M -f FIRST -f SECOND ...) and publish the image in one file",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdi.api.errors import CdiError, ContentTruncated, ImageCorrupt, ImageUnsafe
+from cdi.api.errors import CdiError, ContentTruncated, FormatUnsupported, ImageCorrupt, ImageUnsafe
 from cdi.codec.base import PIECE
 from cdi.codec.tar import EXTENDED_MOST, members
 
@@ -304,3 +304,21 @@ def test_any_damage_ends_in_members_or_an_error(data):
         read(bytes(packed), 333)
     except CdiError:
         pass
+
+
+class TestVolumes:
+    def test_a_label_is_no_member(self):
+        packed = header(b"label", b"V") + archive(entry("a", b"content"))
+        assert read(packed, 511) == [("a", "file", b"content")]
+
+    def test_a_later_volume_is_refused_by_what_it_goes_on_with(self):
+        packed = header(b"big.raw", b"M", 600, _369=b"00000453000\0") + padded(bytes(600)) + END
+        with pytest.raises(FormatUnsupported, match="a later volume of several, and goes on with 'big.raw'"):
+            read(packed)
+
+    def test_a_later_volume_in_the_pax_format(self):
+        fields = {"GNU.volume.filename": "big.raw", "GNU.volume.size": "600", "GNU.volume.offset": "300"}
+        with pytest.raises(FormatUnsupported, match="goes on with 'big.raw'"):
+            read(archive(entry("big.raw", bytes(300)), pax=fields))
+        with pytest.raises(FormatUnsupported, match="goes on with 'big.raw'"):
+            read(archive(entry("big.raw", bytes(300), pax_headers=fields)))

@@ -81,6 +81,19 @@ def test_tar_with_a_wrong_checksum_is_none() -> None:
     assert recognise_wrapper(bytes(head)) is None
 
 
+@pytest.mark.parametrize("kind", [b"V", b"M"])
+def test_tar_that_begins_with_what_concerns_the_archive_is_one(kind: bytes) -> None:
+    # GNU tar writes no mark there, and leaves most fields blank.
+    head = bytearray(b"label".ljust(512, b"\0"))
+    head[156:157] = kind
+    head[148:156] = b" " * 8
+    assert recognise_wrapper(bytes(head)) is None
+    head[148:156] = b"%06o\0 " % sum(head)
+    assert recognise_wrapper(bytes(head)) == "tar"
+    head[200] ^= 1
+    assert recognise_wrapper(bytes(head)) is None
+
+
 def test_tar_whose_sum_is_of_signed_bytes_is_one() -> None:
     head = bytearray(tar(tarfile.USTAR_FORMAT, "ü.img"))
     head[148:156] = b" " * 8
@@ -117,6 +130,26 @@ def test_foreign_wrappers_are_named(head: bytes, name: str) -> None:
     assert found is not None
     assert name in found.name
     assert "unpack it" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("head", "name", "remedy"),
+    [
+        (b"QED\0", "QED", "qemu-img convert -O qcow2"),
+        (b"WithoutFreeSpace", "Parallels", "qemu-img convert -O qcow2"),
+        (b"WithouFreSpacExt", "Parallels", "qemu-img convert -O qcow2"),
+        (b"Bochs Virtual HD Image", "Bochs", "qemu-img convert -O qcow2"),
+        (b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop", "cloop", "qemu-img convert -O qcow2"),
+        (b"\x3a\xff\x26\xed", "Android", "simg2img"),
+        (b"EVF\x09\x0d\x0a\xff\0", "EnCase", "ewfexport"),
+    ],
+)
+def test_foreign_image_formats_are_to_be_converted(head: bytes, name: str, remedy: str) -> None:
+    found = recognise_foreign(head.ljust(600, b"\0"))
+    assert found is not None
+    assert name in found.name
+    assert remedy in found.remedy
+    assert "unpack" not in found.remedy
 
 
 @pytest.mark.parametrize(
