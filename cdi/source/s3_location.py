@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from typing import Literal, Self
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote
 
 from cdi.api.errors import SourceUrlInvalid
 from cdi.source.http_url import Url
@@ -194,4 +194,5 @@ def _version(query: str, where: str) -> str | None:
 
 
 def _shown(url: str) -> str:
-    return urlsplit(url)._replace(query="", fragment="").geturl()[:400] if url.isprintable() else "s3 url"
+    # Taken apart and put together again it would not be what was written: s3:///x would become s3:/x.
+    return url.partition("#")[0].partition("?")[0][:400] if url.isprintable() else "s3 url"

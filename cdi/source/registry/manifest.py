@@ -67,6 +67,8 @@ class Manifest:
     config: Descriptor
     layers: tuple[Descriptor, ...]
     """Lowest first, those left out that a registry does not give away."""
+    withheld: int = 0
+    """How many were left out."""
     artifact_type: str = ""
 
 
@@ -104,10 +106,12 @@ def parse_manifest(body: bytes, content_type: str | None, where: str) -> Index |
             raise EncryptionRefused(
                 "a layer of the image is encrypted", where=where, remedy="push the image without encryption"
             )
+    held = tuple(layer for layer in layers if not any(word in layer.media_type for word in _FOREIGN))
     artifact_type = document.get("artifactType")
     return Manifest(
         config=_descriptor(document.get("config"), "config", where),
-        layers=tuple(layer for layer in layers if not any(word in layer.media_type for word in _FOREIGN)),
+        layers=held,
+        withheld=len(layers) - len(held),
         artifact_type=artifact_type if isinstance(artifact_type, str) else "",
     )
 

@@ -159,6 +159,12 @@ class _Search:
     def _image(
         self, digest: Digest, manifest: Manifest, *, checked: bool, alone: bool
     ) -> Generator[Wanted, bytes, _Found | None]:
+        if not manifest.layers and manifest.withheld:
+            raise DiskNotInImage(
+                f"all {manifest.withheld} layers of the image are non-distributable: registries do not hold them",
+                where=self.where,
+                remedy="build the image from scratch, or on a base whose layers may be distributed",
+            )
         if not manifest.layers:
             raise DiskNotInImage("the image has no layers", where=self.where)
         config = parse_config((yield from self._read(manifest.config, manifest=False)), self.where)

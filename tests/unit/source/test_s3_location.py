@@ -72,6 +72,13 @@ def test_what_names_no_object_is_refused(url):
     assert "Signature=abc" not in str(raised.value)
 
 
+@pytest.mark.parametrize("url", ["s3:///k", "s3://", "s3:////k", "S3:///k", "ftp://host/images/k"])
+def test_what_is_refused_is_shown_as_it_was_written(url):
+    with pytest.raises(SourceUrlInvalid) as raised:
+        S3Location.parse(url + "?secret#more")
+    assert raised.value.where == url
+
+
 def test_a_sibling_has_the_same_prefix():
     beside = S3Location.parse("https://host/images/dir/disk.img?versionId=1").beside("SHA256SUMS")
     assert beside.url("r", "auto") == "https://host/images/dir/SHA256SUMS"

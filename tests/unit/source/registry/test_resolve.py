@@ -152,6 +152,14 @@ class TestArtifacts:
         own = {"mediaType": LAYER, "digest": "sha256:" + "3" * 64, "size": 1, "urls": ["https://evil"]}
         assert [str(d.digest) for d in store.run(store.image("amd64", layers=[foreign, own])).layers] == [own["digest"]]
 
+    def test_an_image_of_such_layers_alone_says_so(self, store):
+        kinds = ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "application/vnd.oci.image.layer.nondistributable.v1.tar")  # fmt: skip
+        layers = [{"mediaType": kind, "digest": "sha256:" + "2" * 64, "size": 1} for kind in kinds]
+        with pytest.raises(DiskNotInImage, match="all 2 layers of the image are non-distributable"):
+            store.run(store.image("amd64", layers=layers))
+        with pytest.raises(DiskNotInImage, match="the image has no layers"):
+            store.run(store.image("amd64", layers=[]))
+
 
 class TestHostile:
     def test_documents_must_be_what_was_promised(self, store):
