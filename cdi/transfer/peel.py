@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from cdi.api.errors import DiskNotInImage, FormatUnsupported, NestedTooDeep, SourceNotAnImage
@@ -37,6 +39,13 @@ _WRAPPER_NAMES: dict[Wrapper, str] = {
     "zst": "a zstd stream",
     "tar": "a tar archive",
 }
+
+
+_OVF = ".ovf"
+_OVA_EXTRAS = (".ovf", ".mf", ".cert", ".xml", ".nvram", ".iso")
+"""Files of an OVA beside its disks: descriptor, manifest, certificate, messages, firmware's variables, CD images."""
+_OVA_MEMBERS = 16
+_OVA_BYTES = 16 << 20
 
 
 class NoDisk(Exception):
@@ -106,7 +115,7 @@ def peel_stream(
         wrappers.append(wrapper)
         if len(wrappers) > DEPTH:
             raise NestedTooDeep(f"the content is wrapped more than {DEPTH} times: {' in '.join(reversed(wrappers))}")
-        pieces = _only_disk(pieces) if wrapper == "tar" else decoder(wrapper).decode(pieces)
+        pieces = _only_disk(pieces, facts) if wrapper == "tar" else decoder(wrapper).decode(pieces)
     if archive:
         raise FormatUnsupported(
             "the content is no tar archive", where=facts.location, remedy="use contentType kubevirt for disk images"
@@ -191,20 +200,47 @@ def _name(head: bytes) -> str:
     return "something unknown"
 
 
-def _only_disk(pieces: Iterator[Buffer]) -> Iterator[Buffer]:
+def _only_disk(pieces: Iterator[Buffer], facts: SourceFacts) -> Iterator[Buffer]:
     """The bytes of the only file in a tar; what follows it is read to the end."""
     from cdi.codec.tar import members
 
     found: str | None = None
-    for member in members(pieces):
+    archive = members(pieces)
+    for member in archive:
         if member.kind != "file":
             continue
+        if member.name.lower().endswith(_OVF):
+            raise _ova(member.name, found or _disk_of_ova(archive), facts)
         if found is not None:
             raise DiskNotInImage(
                 f"the archive holds both {found!r} and {member.name!r}, and only one can be the disk",
+                where=facts.location,
                 remedy="put one disk alone into the archive, or use contentType archive",
             )
         found = member.name
         yield from member.read()
     if found is None:
         raise NoDisk
+
+
+def _disk_of_ova(archive: Iterator[Member]) -> str | None:
+    """The name of the first disk behind the descriptor of an OVA, unless much else lies between."""
+    passed = 0
+    for member in islice(archive, _OVA_MEMBERS):
+        if member.kind == "file" and not member.name.lower().endswith(_OVA_EXTRAS):
+            return member.name
+        passed += member.stored
+        if passed > _OVA_BYTES:
+            break
+    return None
+
+
+def _ova(descriptor: str, disk: str | None, facts: SourceFacts) -> FormatUnsupported:
+    """Open Virtualization Format (DSP0243): the package's first file is its descriptor."""
+    extract = "its disk" if disk is None else f"{disk!r}"
+    command = "tar -xf FILE.ova" if disk is None else f"tar -xf FILE.ova {shlex.quote(disk)}"
+    return FormatUnsupported(
+        f"the content is an OVA, the package of a whole virtual machine that {descriptor!r} describes",
+        where=facts.location,
+        remedy=f"extract {extract} from it and import that: {command}",
+    )

@@ -1,0 +1,159 @@
+"""Files that are no image, or an unusual one, as real programs write them: imported and inspected, with what to do about it."""
+
+import gzip
+import lzma
+import os
+import random
+import subprocess
+
+import pytest
+from backports import zstd
+
+from cdi.api.job import FileSourceSpec, FileTargetSpec, Job
+from cdi.runtime.examine import Ask, examine
+from cdi.transfer.control import Control
+from cdi.transfer.run import transfer
+
+MIB = 1 << 20
+DISK = random.Random(8).randbytes(MIB) + bytes(MIB)
+
+
+def run(*command, cwd):
+    subprocess.run(command, cwd=cwd, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A directory with a disk in several formats."""
+    directory = tmp_path / "made"
+    directory.mkdir()
+    (directory / "disk.raw").write_bytes(DISK)
+    for kind, options in {"qcow2": [], "qed": [], "parallels": [], "vmdk": ["-o", "subformat=streamOptimized"]}.items():
+        run("qemu-img", "convert", "-f", "raw", "-O", kind, *options, "disk.raw", f"disk.{kind}", cwd=directory)
+    return directory
+
+
+class Import:
+    def __init__(self, path, tmp_path):
+        for name in ("volume", "scratch"):
+            (tmp_path / name).mkdir(exist_ok=True)
+        self.disk = tmp_path / "volume/disk.img"
+        self.job = Job(
+            id="x",
+            source=FileSourceSpec(path=str(path)),
+            target=FileTargetSpec(path=str(self.disk)),
+            scratch=str(tmp_path / "scratch"),
+        )
+
+    def gives(self, *wrappers, kind="qcow2"):
+        outcome = transfer(self.job, Control(self.job))
+        assert outcome.failure is None, outcome.failure
+        assert (outcome.format, outcome.wrappers) == (kind, wrappers)
+        assert self.disk.read_bytes() == DISK
+        found = examine(self.job, Control(self.job), Ask(digest=True))
+        assert (found.refusal, found.wrappers) == (None, wrappers)
+
+    def refuses(self, code, *says):
+        failure = transfer(self.job, Control(self.job)).failure
+        assert failure is not None and failure.code == code, failure
+        for words in says:
+            assert words in failure.message
+        assert os.listdir(self.disk.parent) == []
+        refusal = examine(self.job, Control(self.job), Ask(digest=True, whole=True)).refusal
+        assert refusal is not None and refusal.message == failure.message
+        return failure
+
+
+class TestTars:
+    @pytest.mark.parametrize("form", ["gnu", "oldgnu", "posix"])
+    def test_with_a_label(self, made, tmp_path, form):
+        run("tar", "-c", f"--format={form}", "--label=backup of the disk", "-f", "l.tar", "disk.qcow2", cwd=made)
+        Import(made / "l.tar", tmp_path).gives("tar")
+
+    @pytest.mark.parametrize("form", ["gnu", "oldgnu", "posix"])
+    @pytest.mark.parametrize("label", [[], ["--label=v"]])
+    def test_of_several_volumes(self, made, tmp_path, form, label):
+        volumes = [f"--file=v{n}.tar" for n in range(6)]
+        run("tar", "-c", "-M", "-L", "300", f"--format={form}", *label, *volumes, "disk.qcow2", cwd=made)
+        Import(made / "v0.tar", tmp_path).refuses("ContentTruncated", "ends before its end mark")
+        Import(made / "v1.tar", tmp_path).refuses(
+            "FormatUnsupported", "a later volume of several, and goes on with 'disk.qcow2'", "extract all volumes"
+        )
+
+    @pytest.mark.parametrize("wrap", [bytes, gzip.compress])
+    @pytest.mark.parametrize(
+        ("members", "names"),
+        [
+            (["vm.ovf", "vm.mf", "vm disk.vmdk"], "'vm disk.vmdk'"),
+            (["vm.ovf", "vm.mf", "other.iso", "vm disk.vmdk", "second.vmdk"], "'vm disk.vmdk'"),
+            (["vm disk.vmdk", "vm.ovf"], "'vm disk.vmdk'"),
+            (["vm.OVF"], "its disk"),
+        ],
+    )
+    def test_an_ova(self, made, tmp_path, wrap, members, names):
+        for name in ("vm.ovf", "vm.mf", "vm.OVF", "other.iso"):
+            (made / name).write_text("<?xml version='1.0'?><Envelope/>\n" if name.lower().endswith("ovf") else "x")
+        (made / "vm disk.vmdk").write_bytes((made / "disk.vmdk").read_bytes())
+        (made / "second.vmdk").write_bytes((made / "disk.vmdk").read_bytes())
+        run("tar", "-c", "--format=ustar", "-f", "vm.ova", *members, cwd=made)
+        (made / "vm.ova").write_bytes(wrap((made / "vm.ova").read_bytes()))
+        failure = Import(made / "vm.ova", tmp_path).refuses("FormatUnsupported", "an OVA", f"extract {names} from it")
+        assert failure.exit_status == 4
+        if names != "its disk":
+            # The remedy is what a shell can run.
+            command = failure.message.rpartition(": ")[2].replace("FILE.ova", "vm.ova")
+            (made / "vm disk.vmdk").unlink()
+            if wrap is not bytes:
+                command = command.replace("-xf", "-xzf")
+            subprocess.run(["sh", "-c", command], cwd=made, check=True)
+            assert (made / "vm disk.vmdk").read_bytes() == (made / "disk.vmdk").read_bytes()
+
+    def test_two_files(self, made, tmp_path):
+        run("tar", "-c", "-f", "t.tar", "disk.qcow2", "disk.raw", cwd=made)
+        Import(made / "t.tar", tmp_path).refuses("DiskNotInImage", "'disk.qcow2' and 'disk.raw'", "t.tar")
+
+    def test_no_file(self, made, tmp_path):
+        (made / "empty").mkdir()
+        run("tar", "-c", "-f", "t.tar", "empty", cwd=made)
+        Import(made / "t.tar", tmp_path).refuses("DiskNotInImage", "no file that could be the disk")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("qed", "QED"), ("parallels", "Parallels")])
+@pytest.mark.parametrize("wrap", [bytes, gzip.compress])
+def test_other_image_formats_are_to_be_converted(made, tmp_path, kind, name, wrap):
+    path = made / "packed"
+    path.write_bytes(wrap((made / f"disk.{kind}").read_bytes()))
+    failure = Import(path, tmp_path).refuses("FormatUnsupported", name, "qemu-img convert -O qcow2")
+    assert "unpack" not in failure.message
+    run("qemu-img", "convert", "-O", "qcow2", f"disk.{kind}", "converted.qcow2", cwd=made)
+    Import(made / "converted.qcow2", tmp_path).gives()
+
+
+def test_other_archives_are_to_be_unpacked(made, tmp_path):
+    (made / "x.7z").write_bytes(b"7z\xbc\xaf\x27\x1c\0\4" + bytes(600))
+    Import(made / "x.7z", tmp_path).refuses("FormatUnsupported", "a 7-Zip archive", "unpack it")
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "pack"), [("gz", gzip.compress), ("xz", lzma.compress), ("zst", zstd.compress)], ids=["gz", "xz", "zst"]
+)
+@pytest.mark.parametrize("junk", [b"\n", b"junk", b"x" * 5000])
+def test_what_follows_a_compressed_stream_is_named(made, tmp_path, wrapper, pack, junk):
+    path = made / "packed"
+    packed = pack((made / "disk.qcow2").read_bytes())
+    path.write_bytes(packed + junk)
+    failure = Import(path, tmp_path).refuses(
+        "DecoderFailed", "data follows the end of the", "cut off what was appended"
+    )
+    assert "incomplete" not in failure.message
+    path.write_bytes(packed)
+    Import(path, tmp_path).gives(wrapper)
+
+
+@pytest.mark.parametrize("wrap", [bytes, gzip.compress])
+def test_a_fixed_vhd_whose_footer_is_a_byte_short(made, tmp_path, wrap):
+    options = ["-o", "subformat=fixed,force_size=on"]
+    run("qemu-img", "convert", "-f", "raw", "-O", "vpc", *options, "disk.raw", "disk.vhd", cwd=made)
+    path = made / "packed"
+    path.write_bytes(wrap((made / "disk.vhd").read_bytes()[:-1]))
+    Import(path, tmp_path).gives(*(("gz",) if wrap is gzip.compress else ()), kind="vpc")
