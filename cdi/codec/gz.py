@@ -33,7 +33,7 @@ class GzDecoder:
 
 
 class _Members:
-    """The members of one file; what begins a later one wrongly is no member, but follows the last."""
+    """The members of one file: the first one has to be one, a later one may turn out to be data behind the last."""
 
     def __init__(self) -> None:
         self._first = True

@@ -37,7 +37,7 @@ class ZstDecoder:
 
 
 class _Frames:
-    """The frames of one file; what begins a later one wrongly is no frame, but follows the last."""
+    """The frames of one file: the first one has to be one, a later one may turn out to be data behind the last."""
 
     def __init__(self) -> None:
         self._first = True

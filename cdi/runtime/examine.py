@@ -55,8 +55,8 @@ _LONGEST = 64 << 40
 """A disk longer than this is no disk."""
 _TAIL = 512
 _READ_ALL = 64 << 20
-"""Container images of so many bytes, compressed as they are, are read to their end: that there is only one disk in them
-is then known, too."""
+"""Layers of so many bytes, compressed as they are, are read to their end, and so are all below it that show through
+where they are no more: it is then known that the image has no other disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,19 +193,18 @@ def _look_at_container(job: Job, spec: RegistrySourceSpec, control: Control, ask
         search = DiskSearch(image, partial(survey_layer, job, control, Result(job.id)))
 
         def take(layer: Layer, reading: LayerReading) -> None:
-            below = search.bytes_below
-            # What an earlier reading took for the disk is none.
+            # An earlier reading may have begun with a file that is not the disk.
             found.image, found.virtual_size, found.wrappers = None, None, ()
-            _look(job, layer.source, control, ask, found, reading, to_end=layer.size + below <= _READ_ALL)
+            _look(job, layer.source, control, ask, found, reading, to_end=layer.size <= _READ_ALL)
             if found.image is None:
                 return
-            unread = below + (0 if reading.ended else layer.size)
+            unread = (0 if reading.ended else layer.size) + (0 if reading.overlay.complete else search.bytes_below)
             if reading.ended and (ask.digest or unread <= _READ_ALL):
                 reading.confirm()
-                told = "the only file below /disk"
+                detail = "the only file below /disk"
             else:
-                told = f"the first file below /disk; {human(unread)} of layers were not searched for another"
-            found.checks.append(Check(name="disk", passed=True, detail=told))
+                detail = f"the first file below /disk; {human(unread)} of layers were not searched for another"
+            found.checks.append(Check(name="disk", passed=True, detail=detail))
 
         found.layer = search.find(take)
 
@@ -301,7 +300,7 @@ def _read(
     intake = Intake(fetcher, digest, control.meter, job.policy.connections or (_CONNECTIONS if far else 1))
     pieces: Iterator[memoryview] = intake.pieces()
     control.meter.phase = "transferring"
-    none: NoDiskInLayer | None = None
+    no_disk: NoDiskInLayer | None = None
     try:
         if not known:
             try:
@@ -313,11 +312,11 @@ def _read(
             except ImageError as error:
                 found.refuse(error)
             except NoDiskInLayer as error:
-                # That is only believed of the true content.
-                none = error
+                # That is only believed of the true content, so the digest comes first.
+                no_disk = error
             except NoDisk:
                 found.refuse(DiskNotInImage("the archive holds no file that could be the disk", where=facts.location))
-        if ask.digest or to_end or none is not None:
+        if ask.digest or to_end or no_disk is not None:
             for _ in pieces:
                 pass
             if digest is not None:
@@ -325,8 +324,8 @@ def _read(
     finally:
         intake.close()
         control.meter.phase = "done"
-    if none is not None:
-        raise none
+    if no_disk is not None:
+        raise no_disk
 
 
 def _compare(computed: Digest, facts: SourceFacts, found: Findings, ask: Ask) -> None:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from cdi.api.errors import DiskNotInImage, ImageUnsafe, SourceChanged
+from cdi.api.errors import DiskNotInImage, SourceChanged
 from cdi.codec.base import Buffer
 from cdi.transfer.overlay import Changeset, Overlay, split_name
 from cdi.transfer.peel import NoDiskInLayer
@@ -31,7 +31,7 @@ _READINGS = 3
 
 
 class OtherMember(Exception):
-    """What was given is not the disk: `position` is that of the disk in the layer, None where this layer has none."""
+    """Another member is the disk: `position` is its place in the layer, None where the layer has no disk."""
 
     def __init__(self, position: int | None) -> None:
         super().__init__(position)
@@ -62,24 +62,24 @@ class LayerReading:
         """
         self.ended = False
         changes = Changeset(self.number)
-        given: int | None = None
+        candidate: int | None = None
         for position, member in enumerate(members):
             changes.add(member.name, member.kind, member.link)
-            if given is None and member.kind == "file" and self._is_wanted(position, member, changes):
-                given = position
+            if candidate is None and member.kind == "file" and self._is_candidate(position, member, changes):
+                candidate = position
                 yield from member.read()
         self.overlay, self.ended = self._above.over(changes), True
         disk = self._disk(changes)
-        if given != disk:
+        if candidate != disk:
             raise OtherMember(disk)
-        if given is None:
+        if candidate is None:
             raise NoDiskInLayer
 
     def confirm(self) -> None:
         """Read the lower layers that show through; raises `DiskNotInImage` where one of them has another disk."""
         self._confirm(self.overlay)
 
-    def _is_wanted(self, position: int, member: Member, changes: Changeset) -> bool:
+    def _is_candidate(self, position: int, member: Member, changes: Changeset) -> bool:
         if self._wanted != _FIRST:
             return position == self._wanted
         parts = split_name(member.name)
@@ -89,10 +89,10 @@ class LayerReading:
         return entry is not None and entry.position == position and self._above.shows(parts[1])
 
     def _disk(self, changes: Changeset) -> int | None:
-        found = self.overlay.file()
-        if found is None or found[1].layer != self.number:
+        visible = self.overlay.file()
+        if visible is None or visible[1].layer != self.number:
             return None
-        name, entry = found
+        name, entry = visible
         if entry.kind == "file":
             return entry.position
         position = changes.link_target(entry)
@@ -130,11 +130,11 @@ class DiskSearch:
         try:
             while self._below and not overlay.complete:
                 number, layer = self._below.popleft()
-                overlay, taken = self._read(overlay, number, layer, take, _FIRST)
-                if taken:
+                overlay, has_disk = self._read(overlay, number, layer, take, _FIRST)
+                if has_disk:
                     return number
             raise overlay.missing(len(self._image.layers))
-        except (DiskNotInImage, ImageUnsafe) as error:
+        except DiskNotInImage as error:
             error.where = error.where or self._image.location
             raise
 

@@ -18,7 +18,7 @@ from cdi.transfer.expect import expectation
 from cdi.transfer.fetch import Fetcher
 from cdi.transfer.intake import Intake
 from cdi.transfer.patience import Patience
-from cdi.transfer.peel import NoDisk, peel_stream
+from cdi.transfer.peel import NoDiskInLayer, peel_stream
 from cdi.transfer.persist import persist
 from cdi.transfer.result import Result
 from cdi.verify.hashing import ResumableHash
@@ -49,7 +49,7 @@ def import_registry(job: Job, spec: RegistrySourceSpec, control: Control, result
 
 
 def survey_layer(job: Job, control: Control, result: Result, layer: Layer, reading: LayerReading) -> None:
-    """Read a layer to its end for `reading`, which is given no disk in it, and compare it with its digest.
+    """Read a layer to its end for `reading`, which takes no disk from it, and compare it with its digest.
 
     Raises what ``reading.content`` raises, and the source's own errors once the policy's budget is spent.
     """
@@ -69,18 +69,24 @@ def survey_layer(job: Job, control: Control, result: Result, layer: Layer, readi
         try:
             try:
                 peel_stream(pieces, facts, archive=False, layer=reading.content)
-            except NoDisk as none:
+            except NoDiskInLayer:
+                # What the layer has is only believed of the true content.
                 for _ in pieces:
                     pass
                 if digest is not None:
                     wanted.check(digest.digest(), facts.location, result)
-                raise none from None
-            raise InternalError("a layer gave a disk that was not asked for", where=facts.location)
+                raise
+            raise InternalError(
+                "a layer that is only surveyed was taken for the one with the disk", where=facts.location
+            )
         finally:
             intake.close()
 
     control.meter.phase = "verifying"
-    persist(job, control, result, lambda: nullcontext(layer.source), attempt)
+    try:
+        persist(job, control, result, lambda: nullcontext(layer.source), attempt)
+    finally:
+        control.meter.note = ""
 
 
 def _checked(job: Job, image: RegistryImage, result: Result) -> Job:

@@ -21,8 +21,8 @@ MAX_ENTRIES = 1000
 """Names right below /disk in one layer, and in all of them together."""
 MAX_NAME = 255
 """Bytes of a file's name, as Linux has it."""
-MAX_TARGET = 4096
-"""Bytes of a link's target, as Linux has it."""
+MAX_PATH = 4096
+"""Characters of a member's name or of a link's target; Linux has no longer paths."""
 MAX_LINKABLE = 1 << 20
 """Members of one layer that a hard link may refer to; 8 bytes each."""
 
@@ -30,6 +30,7 @@ _DIRECTORY = "disk"
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 _SHOWN = 5
+_REMEDY = "build a containerDisk: exactly one file below /disk"
 
 EntryKind = Literal["file", "hardlink", "symlink", "directory", "special", "removed"]
 
@@ -88,7 +89,7 @@ class Changeset:
         self.entries: dict[str, Entry] = {}
         self.whiteouts: set[str] = set()
         self.mentioned: set[str] = set()
-        """Names below /disk that the layer has something to say of."""
+        """Names below /disk that the layer sets or hides."""
         self.implicit: set[str] = set()
         """Those of them that have content before any member makes the directory: lower layers say what they are."""
         self.opaque = False
@@ -106,9 +107,12 @@ class Changeset:
     def add(self, name: str, kind: str, link: str = "") -> None:
         """Take the tar's next member in; `kind` as `cdi.codec.tar.Kind` has it.
 
-        Raises `DiskNotInImage` for members that no container can be made of, and `ImageUnsafe` for too many of them.
+        Raises `DiskNotInImage` for members that no container can be made of, and `ImageUnsafe` for too many of them or
+        too long names.
         """
         self._position += 1
+        if max(len(name), len(link)) > MAX_PATH:
+            raise ImageUnsafe(f"layer {self.layer} has a path of more than {MAX_PATH} characters", remedy=_REMEDY)
         parts = split_name(name)
         hidden = parts[-1].removeprefix(_WHITEOUT) if parts and parts[-1].startswith(_WHITEOUT) else None
         self._linkable.add([] if hidden is not None else parts, kind)
@@ -125,14 +129,14 @@ class Changeset:
         return self._linkable.find(split_name(entry.link), entry.position)
 
     def _entry(self, kind: str, link: str) -> Entry:
-        known: EntryKind = "special"
+        entry_kind: EntryKind = "special"
         match kind:
             case "file" | "hardlink" | "symlink" | "directory":
-                known = kind
+                entry_kind = kind
             case _:
                 pass
-        link = link if known in ("hardlink", "symlink") else ""
-        return Entry(kind=known, layer=self.layer, position=self._position, link=link[:MAX_TARGET])
+        link = link if entry_kind in ("hardlink", "symlink") else ""
+        return Entry(kind=entry_kind, layer=self.layer, position=self._position, link=link)
 
     def _hide(self, parents: list[str], whiteout: str, hidden: str) -> None:
         if parents not in ([], [_DIRECTORY]):
@@ -189,14 +193,10 @@ class Changeset:
         self.mentioned.add(name)
         if len(name.encode("utf-8", "surrogateescape")) > MAX_NAME:
             raise ImageUnsafe(
-                f"layer {self.layer} has a name of more than {MAX_NAME} bytes below /disk",
-                remedy="build a containerDisk: exactly one file below /disk",
+                f"layer {self.layer} has a name of more than {MAX_NAME} bytes below /disk", remedy=_REMEDY
             )
         if len(self.mentioned) > MAX_ENTRIES:
-            raise ImageUnsafe(
-                f"layer {self.layer} has more than {MAX_ENTRIES} names below /disk",
-                remedy="build a containerDisk: exactly one file below /disk",
-            )
+            raise ImageUnsafe(f"layer {self.layer} has more than {MAX_ENTRIES} names below /disk", remedy=_REMEDY)
 
 
 class _Linkable:
@@ -275,10 +275,7 @@ class Overlay:
                 entries[name] = replace(upper, final=True)
             implicit = implicit - lower.mentioned | lower.implicit
         if max(len(entries), len(implicit)) > MAX_ENTRIES:
-            raise ImageUnsafe(
-                f"the layers have more than {MAX_ENTRIES} names below /disk",
-                remedy="build a containerDisk: exactly one file below /disk",
-            )
+            raise ImageUnsafe(f"the layers have more than {MAX_ENTRIES} names below /disk", remedy=_REMEDY)
         disk_implicit = lower.disk_implicit if lower.mentions_disk else self._disk_implicit
         hides = lower.opaque or lower.hides_disk
         hidden_by = lower.layer if hides and self.hidden_by is None else self.hidden_by
@@ -301,11 +298,11 @@ class Overlay:
         files = [(name, entry) for name, entry in self.entries.items() if entry.is_file]
         if len(files) > 1:
             files.sort(key=lambda file: (file[1].layer, file[1].position))
-            named = [f"{_shown(name)} (layer {entry.layer})" for name, entry in files[:_SHOWN]]
+            names = [f"{_shown(name)} (layer {entry.layer})" for name, entry in files[:_SHOWN]]
             more = f", and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
             raise DiskNotInImage(
                 f"a container of the image sees {len(files)} files below /disk, and only one can be the disk: "
-                f"{', '.join(named)}{more}"
+                f"{', '.join(names)}{more}"
             )
         return files[0] if files else None
 

@@ -164,7 +164,7 @@ def _chain(held: bytearray, rest: Iterator[Buffer]) -> Iterator[Buffer]:
 def _disk_of_layer(
     pieces: Iterator[Buffer], facts: SourceFacts, wrappers: list[Wrapper], layer: LayerContent
 ) -> Iterator[Buffer]:
-    """The bytes of the disk in a registry layer, which is a tar, compressed once at most; adds to `wrappers`."""
+    """Give the bytes of the disk in a registry layer, a tar that is compressed once at most; adds to `wrappers`."""
     from cdi.codec.tar import members
 
     head, pieces = look(pieces, HEAD)
@@ -190,7 +190,7 @@ def _disk_of_layer(
 
 
 def _name(head: bytes) -> str:
-    """What the content is that `head` begins, with its article."""
+    """Name what `head` begins, with its article."""
     if document := recognise_document(head, None):
         return document
     if foreign := recognise_foreign(head):
@@ -201,7 +201,7 @@ def _name(head: bytes) -> str:
 
 
 def _only_disk(pieces: Iterator[Buffer], facts: SourceFacts) -> Iterator[Buffer]:
-    """The bytes of the only file in a tar; what follows it is read to the end."""
+    """Give the bytes of the only file in a tar; what follows it is read to the end."""
     from cdi.codec.tar import members
 
     found: str | None = None
@@ -224,19 +224,19 @@ def _only_disk(pieces: Iterator[Buffer], facts: SourceFacts) -> Iterator[Buffer]
 
 
 def _disk_of_ova(archive: Iterator[Member]) -> str | None:
-    """The name of the first disk behind the descriptor of an OVA, unless much else lies between."""
-    passed = 0
+    """Return the name of the first disk behind the descriptor of an OVA, None where much else lies between."""
+    skipped = 0
     for member in islice(archive, _OVA_MEMBERS):
         if member.kind == "file" and not member.name.lower().endswith(_OVA_EXTRAS):
             return member.name
-        passed += member.stored
-        if passed > _OVA_BYTES:
+        skipped += member.stored
+        if skipped > _OVA_BYTES:
             break
     return None
 
 
 def _ova(descriptor: str, disk: str | None, facts: SourceFacts) -> FormatUnsupported:
-    """Open Virtualization Format (DSP0243): the package's first file is its descriptor."""
+    """Return the error for an OVA, the package of the Open Virtualization Format (DSP0243)."""
     extract = "its disk" if disk is None else f"{disk!r}"
     command = "tar -xf FILE.ova" if disk is None else f"tar -xf FILE.ova {shlex.quote(disk)}"
     return FormatUnsupported(

@@ -79,12 +79,12 @@ def fixed_payload(tail: bytes, length: int) -> int | None:
 
 
 def footer_size(length: int) -> int:
-    """The bytes of the footer in a fixed VHD of `length` bytes: before it are whole sectors."""
+    """Return the bytes of the footer in a fixed VHD of `length` bytes: what precedes it are whole sectors."""
     return SHORT_FOOTER if length % SECTOR == SHORT_FOOTER else FOOTER
 
 
 def _fixed_footer(tail: bytes, length: int) -> Footer | None:
-    """The footer of a fixed VHD, None where the content of `length` bytes ends with something else.
+    """Return the footer of a fixed VHD, None where the content of `length` bytes ends with something else.
 
     A disk that merely ends in something like a footer is not taken for one: the checksum must hold.
     """

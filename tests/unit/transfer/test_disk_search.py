@@ -255,6 +255,10 @@ class TestNames:
                     changes.add(f"disk/.wh.{number}-{name}", "file")
                 overlay = overlay.over(changes)
 
+    def test_longer_than_any_path(self):
+        with pytest.raises(ImageUnsafe, match="a path of more than 4096 characters"):
+            search(layer(file("disk/a", OLD), file("x/" * 2048 + "y")))
+
     def test_of_any_bytes_can_be_printed(self):
         said = refused(layer(file("disk/\udcff\n", OLD), file("disk/\x1b[2J", NEW)))
         assert said.isprintable()
