@@ -55,8 +55,8 @@ _LONGEST = 64 << 40
 """A disk longer than this is no disk."""
 _TAIL = 512
 _READ_ALL = 64 << 20
-"""Layers of so many bytes, compressed as they are, are read to their end, and so are all below it that show through
-where they are no more: it is then known that the image has no other disk."""
+"""A layer of so many bytes, compressed as it is, is read to its end, and so are those below it that show through where
+they have no more together: then it is certain that the image has no other disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
