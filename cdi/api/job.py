@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal, Self
 
 from cdi.api.decode import DecodeError, Range, decode
-from cdi.api.errors import InvalidManifest, Retry
+from cdi.api.errors import CdiError, InvalidManifest, Retry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +230,22 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A `CdiError`, as it crosses from worker to controller."""
+
+    code: str
+    message: str
+    """What, where and remedy, rendered."""
+    retry: Retry
+    exit_status: int = 1
+
+    @classmethod
+    def of(cls, error: CdiError) -> Self:
+        """Return the failure that `error` is."""
+        return cls(code=error.code, message=error.message, retry=error.retry, exit_status=error.exit_status)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """A moment of a transfer.  Counters only grow, except when the work starts over."""
 
@@ -247,6 +263,8 @@ class Progress:
     """Seconds to go."""
     note: str = ""
     """What is out of the ordinary, e.g. that it resumed or waits for a server."""
+    failure: Failure | None = None
+    """Why the last try failed, while the worker waits before the next one; None while bytes flow."""
 
     @property
     def fraction(self) -> float | None:
@@ -262,17 +280,6 @@ class Progress:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """A `CdiError`, as it crosses from worker to controller."""
-
-    code: str
-    message: str
-    """What, where and remedy, rendered."""
-    retry: Retry
-    exit_status: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

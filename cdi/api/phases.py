@@ -127,6 +127,12 @@ class Reason(enum.StrEnum):
     UP_TO_DATE = "UpToDate"
 
 
+FAILING = frozenset({Reason.ERROR, Reason.CHECKSUM_ERROR, Reason.IMAGE_PULL_FAILED})
+"""Reasons of the condition Running, with the status False, that tell of a failure and not of a step on the way."""
+PULL_FAILED = "failed to pull image"
+"""What a message says that has the reason `Reason.IMAGE_PULL_FAILED`, letter for letter that of KubeVirt's CDI."""
+
+
 class EventReason(enum.StrEnum):
     """Of an event about a DataVolume or claim."""
 

@@ -90,10 +90,19 @@ class Executor:
                 return refusal_of(action, error)
         for fact in plan.events:
             await tell(self._client, about, fact, now)
+        if plan.claim_events:
+            await self._tell_claim(plan, about, now)
         if plan.status is not None:
             with contextlib.suppress(NotFound):
                 await self.write_status(about, plan.status)
         return None
+
+    async def _tell_claim(self, plan: Plan, about: Object, now: float) -> None:
+        """Tell the plan's events about the claim, which has the DataVolume's name, if it exists."""
+        claim = self._watches.get(CLAIMS, about["metadata"]["namespace"], about["metadata"]["name"])
+        if claim is not None:
+            for fact in plan.claim_events:
+                await tell(self._client, claim, fact, now)
 
     async def write_status(self, about: Object, status: Mapping[str, Any]) -> None:
         """Make the whole status so.  Raises `Conflict` where the object is not any more what it was."""

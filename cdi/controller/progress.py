@@ -204,12 +204,19 @@ def read(body: bytes) -> Report:
     if journal is not None and not 0 < len(journal) <= _LONGEST_JOURNAL:
         journal = None
     upload = report.upload
-    if upload is not None and upload.failure is not None:
-        # What a stranger's image had a hand in: a word, and a sentence.
-        code = "".join(c for c in upload.failure.code[:64] if c.isascii() and c.isalnum()) or "Unknown"
-        message = _printable(upload.failure.message, _LONGEST_MESSAGE)
-        upload = replace(upload, failure=replace(upload.failure, code=code, message=message))
-    return Report(progress=replace(told, note=note), journal=journal, upload=upload)
+    if upload is not None:
+        upload = replace(upload, failure=_sanitized(upload.failure))
+    return Report(
+        progress=replace(told, note=note, failure=_sanitized(told.failure)), journal=journal, upload=upload
+    )
+
+
+def _sanitized(failure: Failure | None) -> Failure | None:
+    """Bound a failure whose text a server or an image had a hand in: one word as its code, one line as its message."""
+    if failure is None:
+        return None
+    code = "".join(c for c in failure.code[:64] if c.isascii() and c.isalnum()) or "Unknown"
+    return replace(failure, code=code, message=_printable(failure.message, _LONGEST_MESSAGE))
 
 
 def _printable(text: str, longest: int) -> str:

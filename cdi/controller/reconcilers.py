@@ -61,7 +61,7 @@ from cdi.reconcile.storageprofile import ProfileFacts, reconcile_orphan, reconci
 from cdi.reconcile.transfer.flow import reconcile_transfer
 from cdi.reconcile.transfer.world import TransferWorld
 from cdi.reconcile.unreadable import complain
-from cdi.reconcile.world import Platform, Refusal, Retries, World
+from cdi.reconcile.world import CLUSTER_RETRIES, Platform, Refusal, Retries, World
 
 PLATFORM = Platform(cluster=True)
 _READS = 3
@@ -110,7 +110,7 @@ class Reconcilers:
         self._uploads = uploads
         self._scope = scope
         self._parts = parts
-        self._retries = retries or Retries()
+        self._retries = retries or CLUSTER_RETRIES
         self._pacing = Pacing(now)
         self._temporaries = Temporaries(watches, observed, clones, scope=scope, now=now)
         self.now = now

@@ -294,6 +294,8 @@ class Plan:
 
     actions: tuple[Action, ...] = ()
     events: tuple[EventFact, ...] = ()
+    claim_events: tuple[EventFact, ...] = ()
+    """Told of the claim beside what is told of the DataVolume; in a cluster only."""
     status: Mapping[str, Any] | None = None
     """The whole status as it shall stand; None where it stands so already."""
     requeue_after: float | None = None

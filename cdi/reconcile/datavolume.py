@@ -36,6 +36,7 @@ from cdi.reconcile.decision import (
     bound_aspect,
     claim_lost,
     failed,
+    failing,
     held_up,
     is_settled,
     operation_of,
@@ -46,7 +47,7 @@ from cdi.reconcile.decision import (
     succeeded,
     upload_ready,
 )
-from cdi.reconcile.events import told
+from cdi.reconcile.events import Events, told
 from cdi.reconcile.failure import as_failure
 from cdi.reconcile.filling import (
     before_filling,
@@ -68,6 +69,7 @@ from cdi.reconcile.origin import Clone, Refuse, Upload, Wait, examine_clone, fin
 from cdi.reconcile.population import Gone, Rebinding, cleared, released, seal, settle, stopped
 from cdi.reconcile.record import claim_patches
 from cdi.reconcile.refusal import refused
+from cdi.reconcile.retrying import ended, paused, shown_failure
 from cdi.reconcile.static import until_static
 from cdi.reconcile.status import State, no, render
 from cdi.reconcile.upload import UploadRequest
@@ -96,9 +98,12 @@ def reconcile(world: World) -> Plan:
         actions = (*first, *actions, *later)
         labels = None if world.synthetic else _inherited_labels(dv, claim)
         actions = (*actions, labels) if labels is not None else actions
+    events = told(dv, operation_of(dv), decision.state, decision.events) if changed else Events()
     return Plan(
         actions=actions,
-        events=told(dv, operation_of(dv), decision.state, decision.events) if changed else (),
+        # There is but the claim to tell anything of where the DataVolume is made up.
+        events=(*events.steps, *events.claim) if world.synthetic else (*events.steps, *events.failure),
+        claim_events=() if world.synthetic else events.claim,
         status=status if changed and not world.synthetic else None,
         requeue_after=decision.requeue_after,
         wants_worker=decision.wants_worker,
@@ -215,7 +220,7 @@ def _follow(
             return replace(rebinding(world, claim, settled.actions), outcome=outcome)
         return succeeded(claim, ledger, "", outcome)
     if worker is not None and worker.running and worker.attempt > ledger.attempt:
-        at_it = running(world, claim, worker)
+        at_it = running(world, claim, worker, shown_failure(world, ledger))
         reading, message = _reading(world, claim, worker)
         actions = (*relimited(world, worker), *_superseded(world, claim, worker), *reading)
         actions = (*actions, *service_kept(world, filled_claim(world, claim)))
@@ -274,39 +279,22 @@ def _superseded(world: World, claim: Claim, worker: Worker) -> tuple[Action, ...
 
 def _after_failure(world: World, claim: Claim, ledger: Ledger, failure: Failure, *, news: bool) -> Decision | None:
     """None where it is time for another attempt.  What is news is told first, however late it was seen."""
-    dv, retries = world.datavolume, world.retries
-    spent = ledger.spent(retries) if failure.retry is Retry.BACKOFF else None
-    if failure.retry is Retry.NEVER or spent is not None:
-        return failed(claim, spent or failure)
-    if operation_of(dv) == "Upload" and not world.platform.cluster:
+    end = ended(world, claim, ledger, failure)
+    if end is not None:
+        return end
+    if operation_of(world.datavolume) == "Upload" and not world.platform.cluster:
         request = _request(world, claim)
         if request is None or request.path is None:
             return upload_ready(claim, failure)
     scratch = scratch_first(world, claim, ledger)
     if scratch is not None:
         return scratch
-    if failure.retry is Retry.BACKOFF:
-        due = ledger.ended + ledger.pause(claim.uid, retries)
-    else:
-        due = ledger.ended + retries.patience
+    if failure.retry is Retry.ON_CHANGE:
         prepared = _prepared(world, claim)
         if isinstance(prepared, Prepared) and prepared.fingerprint != ledger.fingerprint:
             return None
-    left = max(0.0, due - world.now)
-    if not left and not news:
-        return None
-    state = State(
-        # Nobody takes an upload until the next pod is there.
-        phase=phase_of(dv, Phase.IMPORT_IN_PROGRESS, Phase.CLONE_IN_PROGRESS, Phase.UPLOAD_SCHEDULED),
-        bound=bound_aspect(claim),
-        running=no(Reason.ERROR, failure.message),
-        ready=no(failure.code, failure.message),
-        claim_name=claim.name,
-        progress=progress_of(world.worker),
-    )
-    # A clock that was set back must not make a pause longer than the longest.
-    longest = max(retries.longest * 1.25, retries.patience)
-    return Decision(state=state, requeue_after=min(left, longest), pod="Running")
+    pause = paused(world, claim, ledger, failure)
+    return pause if pause.requeue_after or news else None
 
 
 def _prepared(world: World, claim: Claim) -> Prepared | Wait | Refuse | None:
@@ -364,19 +352,23 @@ def _next_attempt(world: World, claim: Claim, ledger: Ledger, request: UploadReq
             actions = _start(world, claim, for_attempt(prepared, number), number, upload)
         except InvalidManifest as error:
             return failed(claim, as_failure(error))
-    state = State(
-        phase=phase_of(dv, Phase.IMPORT_SCHEDULED, Phase.CLONE_SCHEDULED, Phase.UPLOAD_SCHEDULED),
-        bound=bound_aspect(claim),
-        running=no(reason, message),
-        ready=no(reason, message),
-        claim_name=claim.name,
-        progress=progress_of(world.worker),
-    )
-    return Decision(
-        state=state,
+    last = shown_failure(world, ledger)
+    if last is not None and world.admitted:
+        decision = failing(world, claim, last, world.worker)
+    else:
+        state = State(
+            phase=phase_of(dv, Phase.IMPORT_SCHEDULED, Phase.CLONE_SCHEDULED, Phase.UPLOAD_SCHEDULED),
+            bound=bound_aspect(claim),
+            running=no(reason, message),
+            ready=no(reason, message),
+            claim_name=claim.name,
+            progress=progress_of(world.worker),
+        )
+        decision = Decision(state=state, pod="Pending")
+    return replace(
+        decision,
         actions=actions,
         wants_worker=not world.admitted,
-        pod="Pending",
         # A pod of that name that is in the way makes no sound.
         requeue_after=world.retries.patience if world.platform.cluster else None,
     )

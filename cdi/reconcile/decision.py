@@ -9,10 +9,11 @@ from typing import assert_never
 from cdi.api.conditions import find_condition
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import ClaimLost
-from cdi.api.job import Failure, Outcome
+from cdi.api.job import Failure, Outcome, Progress
 from cdi.api.names import GROUP
 from cdi.api.phases import PROGRESS_DONE, PROGRESS_UNKNOWN, ConditionType, Phase, Reason, progress
 from cdi.reconcile.actions import Action, EventFact
+from cdi.reconcile.importer_errors import not_running
 from cdi.reconcile.ledger import Ledger
 from cdi.reconcile.origin import Wait
 from cdi.reconcile.status import Aspect, State, no, yes
@@ -22,6 +23,8 @@ from cdi.reconcile.world import Claim, Hold, Operation, Pod, Worker, World
 _MESSAGE = 1024
 RUNS = "Pod is running"
 """The reason of the Running condition, letter for letter that of KubeVirt's CDI."""
+ON_THE_WAY = (Reason.PENDING, Reason.CONTAINER_CREATING)
+"""What every pod goes through before it runs, as reasons of `cdi.reconcile.world.Hold`."""
 IMAGE = f"{GROUP}/image."
 """What is known of a finished import, as annotations of its claim: ``image.digest`` and so on."""
 VERIFIED_BY = f"{IMAGE}verifiedBy"
@@ -60,17 +63,47 @@ def operation_of(dv: DataVolume) -> Operation:
     return "Upload" if uploads else "Import"
 
 
-def running(world: World, claim: Claim, worker: Worker) -> Decision:
-    """A worker is at it, or its pod is on the way."""
+def running(world: World, claim: Claim, worker: Worker, last: Failure | None) -> Decision:
+    """Return what a worker that has not ended shows; `last` is how the attempt before it failed."""
     pod = worker.pod
     if pod is not None and (not pod.started or pod.hold is not None):
-        return _held(world, claim, worker, pod)
-    note = worker.progress.note if worker.progress is not None else ""
+        usual = pod.hold is None or pod.hold.reason in ON_THE_WAY
+        return failing(world, claim, last, worker) if last is not None and usual else _held(world, claim, worker, pod)
+    progress = worker.progress
+    failure = progress.failure if progress is not None else None
+    if failure is None and not _has_moved(progress):
+        failure = last
+    if failure is not None:
+        return failing(world, claim, failure, worker)
+    note = progress.note if progress is not None else ""
     state = State(
         phase=phase_of(world.datavolume, Phase.IMPORT_IN_PROGRESS, Phase.CLONE_IN_PROGRESS, Phase.UPLOAD_READY),
         bound=bound_aspect(claim),
         running=yes(RUNS, note[:_MESSAGE]),
         ready=no(Reason.TRANSFER_RUNNING, note[:_MESSAGE]),
+        claim_name=claim.name,
+        progress=progress_of(worker),
+    )
+    return Decision(state=state, pod="Running")
+
+
+def _has_moved(progress: Progress | None) -> bool:
+    """Whether an attempt has come further than asking for its source."""
+    if progress is None:
+        return False
+    return progress.fetched > 0 or progress.written > 0 or progress.phase not in ("preparing", "transferring")
+
+
+def failing(world: World, claim: Claim, failure: Failure, worker: Worker | None) -> Decision:
+    """Return what is shown from a failed try until bytes flow again, whether `worker` waits itself or is yet to begin.
+
+    KubeVirt's CDI shows the same while its importer's container waits to be restarted.
+    """
+    state = State(
+        phase=phase_of(world.datavolume, Phase.IMPORT_IN_PROGRESS, Phase.CLONE_IN_PROGRESS, Phase.UPLOAD_READY),
+        bound=bound_aspect(claim),
+        running=not_running(world, failure),
+        ready=no(failure.code, failure.message),
         claim_name=claim.name,
         progress=progress_of(worker),
     )
@@ -109,13 +142,12 @@ def succeeded(claim: Claim, ledger: Ledger, message: str, outcome: Outcome | Non
     return Decision(state=state, pod="Succeeded" if ledger.done else None, outcome=outcome)
 
 
-def failed(claim: Claim | None, failure: Failure) -> Decision:
-    """It ends here, without a claim of its own where None."""
-    reason = Reason.CHECKSUM_ERROR if failure.code == "ChecksumMismatch" else Reason.ERROR
+def failed(claim: Claim | None, failure: Failure, running: Aspect | None = None) -> Decision:
+    """It ends here, without a claim of its own where None; `running` is the condition where its message is another."""
     state = State(
         phase=Phase.FAILED,
         bound=bound_aspect(claim) if claim is not None else no(Reason.NOT_FOUND, "No PVC found"),
-        running=no(reason, failure.message),
+        running=running or no(Reason.ERROR, failure.message),
         ready=no(failure.code, failure.message),
         claim_name=claim.name if claim is not None else None,
     )

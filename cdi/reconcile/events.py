@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
 from cdi.api.conditions import find_condition
 from cdi.api.datavolume import DataVolume
-from cdi.api.phases import ConditionType, EventReason, Phase, Reason
+from cdi.api.phases import FAILING, ConditionStatus, ConditionType, EventReason, Phase, Reason
 from cdi.reconcile.actions import EventFact
 from cdi.reconcile.status import State
 from cdi.reconcile.world import Operation
@@ -27,14 +30,36 @@ _STEPS = {
 }
 
 
-def told(dv: DataVolume, operation: Operation, state: State, others: tuple[EventFact, ...]) -> tuple[EventFact, ...]:
-    """The events of the step from the DataVolume's present status to `state`; `others` only if they are news."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Events:
+    """What there is to tell of one step."""
+
+    steps: tuple[EventFact, ...] = ()
+    """Of the DataVolume's course."""
+    failure: tuple[EventFact, ...] = ()
+    """Of a failed attempt, with the reason of the condition Running: about the DataVolume."""
+    claim: tuple[EventFact, ...] = ()
+    """Of a failed attempt: about the claim."""
+
+
+EVENT_OF_CLAIM: Mapping[Operation, EventReason] = {
+    "Import": EventReason.ERR_IMPORT_FAILED,
+    "Upload": EventReason.UPLOAD_FAILED,
+    "Clone": EventReason.CLONE_FAILED,
+}
+"""What a claim's event about a failed attempt is called."""
+
+
+def told(dv: DataVolume, operation: Operation, state: State, others: tuple[EventFact, ...]) -> Events:
+    """The events of the step from the DataVolume's present status to `state`; `others` only if they are news.
+
+    A failed attempt is told twice, as KubeVirt's CDI does.
+    """
     before = (dv.status.phase if dv.status else None) or ""
     known = dv.status.conditions if dv.status else None
     running, ready = find_condition(known, ConditionType.RUNNING), find_condition(known, ConditionType.READY)
     events: list[EventFact] = []
     name = dv.metadata.name
-    failing = state.running.reason in (Reason.ERROR, Reason.CHECKSUM_ERROR)
     if state.phase != before:
         match state.phase:
             case Phase.SUCCEEDED:
@@ -50,13 +75,20 @@ def told(dv: DataVolume, operation: Operation, state: State, others: tuple[Event
                 )
             case _:
                 pass
+    failing = state.running.status is ConditionStatus.FALSE and state.running.reason in FAILING
     news = running is None or (running.reason, running.message) != (state.running.reason, state.running.message)
-    if failing and news and state.phase is not Phase.FAILED:
-        reason = "ErrImportFailed" if operation == "Import" else f"{operation}Failed"
-        events.append(EventFact(type="Warning", reason=reason, message=_coded(state)))
     if ready is None or ready.message != state.ready.message:
         events.extend(others)
-    return tuple(events)
+    if not (failing and news):
+        return Events(steps=tuple(events))
+    failure = EventFact(type="Warning", reason=state.running.reason, message=_coded(state))
+    of_claim = EVENT_OF_CLAIM[operation]
+    return Events(
+        steps=tuple(events),
+        # An end has an event of its own.
+        failure=() if state.phase is Phase.FAILED else (failure,),
+        claim=(replace(failure, reason=of_claim),),
+    )
 
 
 def _failure_reason(operation: Operation, state: State) -> str:
@@ -72,4 +104,4 @@ def _failure_reason(operation: Operation, state: State) -> str:
 
 
 def _coded(state: State) -> str:
-    return f"[{state.ready.reason}] {state.ready.message}"
+    return f"[{state.ready.reason}] {state.running.message or state.ready.message}"

@@ -8,4 +8,4 @@ from cdi.api.job import Failure
 
 def as_failure(error: CdiError) -> Failure:
     """An error as it stands in an outcome and in status."""
-    return Failure(code=error.code, message=error.message, retry=error.retry, exit_status=error.exit_status)
+    return Failure.of(error)

@@ -37,12 +37,11 @@ from cdi.reconcile.pod import ANN_LIMITS, ANN_SPEC, Attempt, build_pod, copies, 
 from cdi.reconcile.pod_facts import NODE_LOST
 from cdi.reconcile.policy import read_knobs
 from cdi.reconcile.population import replaced, stopped
+from cdi.reconcile.retrying import SCRATCH_NEEDED
 from cdi.reconcile.status import State, no
 from cdi.reconcile.synthesis import ANN_STATUS
 from cdi.reconcile.uploading import before_server, server_pod, takes_upload, upload_marks
 from cdi.reconcile.world import Claim, Pod, Worker, World
-
-SCRATCH_NEEDED = "ScratchNeeded"
 
 
 def before_filling(world: World, claim: Claim) -> Decision | None:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Self
 
 from cdi.api.decode import DecodeError, decode
-from cdi.api.errors import RetryBudgetSpent, WorkerLost
+from cdi.api.errors import Retry, RetryBudgetSpent, WorkerLost
 from cdi.api.job import Failure
 from cdi.api.names import GROUP
 from cdi.reconcile.failure import as_failure
@@ -100,16 +100,22 @@ class Ledger:
         return replace(self, starts=self.starts + 1)
 
     def pause(self, uid: str, retries: Retries) -> float:
-        """Seconds to wait after the last failure: doubled each time, and spread by a quarter either way so that a
-        thousand volumes do not come back at once.  The same uid and attempt always wait as long.
+        """Return the seconds to wait after the last failure.
+
+        They double each time, and are spread by a quarter either way so that a thousand volumes do not come back at
+        once.  The same uid and attempt always wait as long.
         """
+        passing = self.failure is None or self.failure.retry is Retry.BACKOFF
+        base, longest = (
+            (retries.base, retries.longest) if passing else (retries.base_on_change, retries.longest_on_change)
+        )
         spread = int.from_bytes(hashlib.sha256(f"{uid}/{self.attempt}".encode()).digest()[:4], "big") / 0xFFFFFFFF
         exponent = min(max(self.failures - 1, 0), 32)
-        return float(min(retries.base * 2**exponent, retries.longest) * (0.75 + spread / 2))
+        return float(min(base * 2**exponent, longest) * (0.75 + spread / 2))
 
     def spent(self, retries: Retries) -> Failure | None:
         """The failure that ends it all once the budget is used up."""
-        if self.failure is None or self.failures < retries.budget:
+        if self.failure is None or retries.budget is None or self.failures < retries.budget:
             return None
         return as_failure(
             RetryBudgetSpent(

@@ -14,7 +14,7 @@ from typing import Any
 from cdi.api.errors import CdiError, ResourceLimit, WorkerEvicted, WorkerLost
 from cdi.api.job import Failure, Outcome, Progress
 from cdi.api.names import COMPONENT_IMPORTER, COMPONENT_UPLOAD_SERVER, LABEL_COMPONENT
-from cdi.api.phases import Reason
+from cdi.api.phases import PULL_FAILED, Reason
 from cdi.reconcile.failure import as_failure
 from cdi.reconcile.pod import ANN_ATTEMPT, ANN_FINGERPRINT, ANN_LIMITS, ANN_SPEC, ANN_UPLOAD, CONTAINER
 from cdi.reconcile.world import Hold, Pod, Worker
@@ -178,7 +178,7 @@ def _hold(pod: Mapping[str, Any], container: Mapping[str, Any], *, node_lost: bo
     if reason in _IMAGE_TROUBLE:
         image = (spec.get("containers") or [{}])[0].get("image")
         text = (
-            f"the worker's image {image} cannot be pulled ({reason}{': ' if message else ''}{message}). "
+            f"{PULL_FAILED}: {image}, the worker's own ({reason}{': ' if message else ''}{message}). "
             "Try: check the controller's --image, and imagePullSecrets of CDIConfig"
         )
         return Hold(reason=Reason.IMAGE_PULL_FAILED, message=text)

@@ -20,7 +20,7 @@ from cdi.api.names import (
     is_label,
     propagates,
 )
-from cdi.api.phases import Phase
+from cdi.api.phases import ConditionStatus, Phase
 from cdi.reconcile.actions import Action, DeleteObject, PatchObject, Rebind
 from cdi.reconcile.decision import DISK_SIZE, IMAGE, VERIFIED_BY, Decision
 from cdi.reconcile.ledger import ANNOTATION
@@ -109,7 +109,9 @@ def _is_ready(state: State, worker: Worker | None) -> bool:
     pod = worker.pod if worker is not None else None
     if worker is None or pod is None:
         return state.phase is Phase.UPLOAD_READY
-    return worker.running and pod.started and not pod.deleting and (pod.ready or not pod.serves)
+    if not worker.running or not pod.started or pod.deleting:
+        return False
+    return pod.ready if pod.serves else state.running.status is ConditionStatus.TRUE
 
 
 def _image(outcome: Outcome) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
@@ -242,16 +242,24 @@ class Profile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
-    """How passing failures are met."""
+    """When a failed attempt is followed by another.  Pauses are spread by a quarter either way."""
 
-    budget: int = 10
-    """Attempts in a row without progress."""
+    budget: int | None = 10
+    """How often in a row a passing fault may come without progress; None for any number of times."""
     base: float = 1.0
-    """Seconds before the second attempt; each further one waits twice as long."""
+    """Seconds before the second attempt after a passing fault; each further one waits twice as long."""
     longest: float = 120.0
-    """The longest pause, seconds."""
+    """Seconds, the longest of these pauses."""
+    base_on_change: float = 10.0
+    """Seconds before the second attempt at what only somebody else can mend; each further one waits twice as long."""
+    longest_on_change: float = 60.0
+    """Seconds, the longest of these pauses."""
     patience: float = 60.0
-    """Seconds between looks at what only a person can change."""
+    """Seconds between looks at what tells nobody that it has changed."""
+
+
+CLUSTER_RETRIES: Final = Retries(budget=None, longest=240.0, longest_on_change=240.0)
+"""As KubeVirt's CDI does it: any number of times, with pauses that grow to five minutes.  Nobody sits and waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,11 +6,10 @@ from cdi.api.conditions import find_condition
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import CdiError, Retry, by_code
 from cdi.api.job import Failure
-from cdi.api.phases import ConditionType, Phase, Reason
+from cdi.api.phases import FAILING, ConditionType, Phase
 from cdi.api.validation import parse
 from cdi.store.base import Object
 
-_FAILING = (Reason.ERROR, Reason.CHECKSUM_ERROR)
 _STANDING = frozenset(
     {Phase.PENDING, Phase.WAIT_FOR_FIRST_CONSUMER, Phase.PENDING_POPULATION, Phase.IMPORT_SCHEDULED, Phase.PAUSED}
 )
@@ -26,7 +25,7 @@ def failure_of(body: Object) -> Failure | None:
     phase = dv.status.phase
     if ready is None or running is None or phase == Phase.SUCCEEDED:
         return None
-    if phase != Phase.FAILED and running.reason not in _FAILING:
+    if phase != Phase.FAILED and running.reason not in FAILING:
         return None
     kind = by_code(ready.reason or "")
     return Failure(

@@ -127,7 +127,7 @@ class Fetcher:
                 failures = 1 if got > before else failures + 1
                 self.pause(failure, failures)
             else:
-                self._meter.note = ""
+                self._meter.clear_failure()
 
     def read(self, offset: int, length: int) -> bytes:
         """A small range, clipped to the content."""

@@ -34,7 +34,7 @@ def import_registry(job: Job, spec: RegistrySourceSpec, control: Control, result
     patience = Patience(policy=job.policy, meter=control.meter, cancelled=control.cancelled)
     resolve = partial(open_registry, spec, job.policy.stall_timeout, patience.pause)
     with patience.aside(resolve, RegistryImage.close) as image:
-        control.meter.note = ""
+        control.meter.clear_failure()
         layers_job = _checked(job, image, result)
         result.labels = dict(image.labels)
 

@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
-from cdi.api.job import Progress
+from cdi.api.errors import CdiError
+from cdi.api.job import Failure, Progress
 
 Phase = Literal["preparing", "transferring", "converting", "verifying", "flushing", "done"]
 
@@ -28,20 +29,46 @@ class Meter:
         self.done = 0
         self.fetched = 0
         self.note = ""
+        self._failure: Failure | None = None
+        self._fetched_before_failure = 0
+        """`fetched` at the time of the last failed try."""
 
     def add_fetched(self, size: int) -> None:
         with self._lock:
             self.fetched += size
+            if size:
+                self._failure = None
+
+    def record_failure(self, error: CdiError, note: str) -> None:
+        """Count a failed try, after which the transfer waits.
+
+        A connection that breaks while bytes flow is mended in place and is no failure of the transfer: it becomes one
+        when the next try gives no byte either, or when none had come before.
+        """
+        with self._lock:
+            self.note = note
+            if self.fetched == self._fetched_before_failure:
+                self._failure = Failure.of(error)
+            self._fetched_before_failure = self.fetched
+
+    def clear_failure(self) -> None:
+        """Forget the last failed try and its note: the source answered again."""
+        with self._lock:
+            self.note = ""
+            self._failure = None
 
     def advance(self, done: int) -> None:
         """The watermark; never backwards unless `restart` was called."""
         with self._lock:
             self.done = max(self.done, done)
 
-    def restart(self, note: str, done: int = 0) -> None:
+    def restart(self, note: str, done: int = 0, *, failure: CdiError | None = None) -> None:
+        """Begin again at `done`; `failure` is what ended the try before, if one did."""
         with self._lock:
             self.done = done
             self.note = note
+            self._failure = None if failure is None else Failure.of(failure)
+            self._fetched_before_failure = self.fetched
             self._samples.clear()
             self._samples.append((self._clock(), done))
 
@@ -64,4 +91,5 @@ class Meter:
                 rate=round(max(rate, 0.0), 1),
                 eta=None if eta is None else round(eta, 1),
                 note=self.note,
+                failure=self._failure,
             )

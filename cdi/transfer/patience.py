@@ -1,4 +1,7 @@
-"""How long passing faults are waited out, the same for opening a source and for reading it."""
+"""How long passing faults are waited out, the same for opening a source and for reading it.
+
+What is waited for is reported with the progress (`cdi.api.job.Progress.failure`), so that whoever looks sees a failure.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,7 @@ class Patience:
         seconds = _PAUSES[min(failures, len(_PAUSES)) - 1] * (0.5 + self._jitter())
         if isinstance(failure, SourceUnavailable) and failure.retry_after is not None:
             seconds = max(seconds, failure.retry_after)
-        self._meter.note = f"waiting {seconds:.0f} s: {failure.code}: {failure.what}"
+        self._meter.record_failure(failure, f"waiting {seconds:.0f} s: {failure.code}: {failure.what}")
         if self._cancelled.wait(seconds):
             raise Interrupted("the transfer was stopped")
 
@@ -71,7 +74,7 @@ class Patience:
                 self.pause(failure, failures)
             else:
                 if failures:
-                    self._meter.note = ""
+                    self._meter.clear_failure()
                 return found
 
     def aside(self, act: Callable[[], _T], late: Callable[[_T], object] = _let_go) -> _T:

@@ -70,7 +70,7 @@ def persist(
             raise cause
         note = f"{cause.what}; started over"
         result.warn(note)
-        control.meter.restart(note)
+        control.meter.restart(note, failure=cause)
         pause = min(0.1 * 2**failures, 30.0)
         if isinstance(cause, SourceUnavailable) and cause.retry_after is not None:
             pause = max(pause, cause.retry_after)

@@ -53,7 +53,7 @@ def _abandoned(job: Job, error: CdiError, result: Result) -> CdiError:
 
 
 def failure_of(error: CdiError) -> Failure:
-    return Failure(code=error.code, message=error.message, retry=error.retry, exit_status=error.exit_status)
+    return Failure.of(error)
 
 
 def _dispatch(job: Job, control: Control, result: Result, given: Source | None) -> None:

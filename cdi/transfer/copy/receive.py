@@ -148,7 +148,7 @@ class _Host:
                 if refused > self._job.policy.retries or not self._may_pass(error):
                     raise error from None
                 self._result.warn(f"{error.code}: {error.what}")
-                self._control.meter.note = f"waiting for the source: {error.what}"
+                self._control.meter.record_failure(error, f"waiting for the source: {error.what}")
             finally:
                 line.close()
 
@@ -172,7 +172,7 @@ class _Host:
                 listener.line.send(frames.document(words))
                 told = True
 
-        self._control.meter.note = ""
+        self._control.meter.clear_failure()
         with KeepAlive(listener, lambda: self._volume.safe if told else 0):
             digest = self._volume.fill(listener, hello, welcome)
         self._result.digest = written(digest)

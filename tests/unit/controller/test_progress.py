@@ -63,6 +63,20 @@ def test_a_note_is_cut_and_cannot_steer_a_terminal() -> None:
     assert note.startswith("?[31m")
 
 
+def test_the_failure_of_a_try_is_one_word_and_one_line() -> None:
+    failure = {"code": "Source\nUnreachable" + "x" * 100, "message": "a\nb\x1b[31m" + "x" * 5000, "retry": "backoff"}
+    told = read(answer(failure=failure)).progress.failure
+    assert told is not None
+    assert told.code.startswith("SourceUnreachable") and len(told.code) <= 64
+    assert told.message.startswith("a?b?[31m") and len(told.message) == 1024
+
+
+@pytest.mark.parametrize("failure", [{}, "x", {"code": "X", "message": "x", "retry": "perhaps"}])
+def test_a_failure_that_is_none_is_refused(failure: object) -> None:
+    with pytest.raises(ValueError):
+        read(answer(failure=failure))
+
+
 def test_a_journal_that_no_annotation_holds_is_not_taken() -> None:
     body = json.dumps({"progress": {"phase": "done", "done": 1, "total": 1}, "journal": "x" * 70_000}).encode()
     assert read(body).journal is None

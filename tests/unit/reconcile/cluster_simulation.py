@@ -34,6 +34,7 @@ from cdi.reconcile.refusal import refusal_of
 from cdi.reconcile.sizing import Offer, overhead_of
 from cdi.reconcile.storageclass import StorageClass
 from cdi.reconcile.world import (
+    CLUSTER_RETRIES,
     Claim,
     Config,
     DataRef,
@@ -41,7 +42,6 @@ from cdi.reconcile.world import (
     Platform,
     Pods,
     Profile,
-    Retries,
     Service,
     Volume,
 )
@@ -77,13 +77,15 @@ class Cluster:
         self.objects = {}
         self.inputs = {}
         self.script = list(script)
-        self.retries = retries or Retries()
+        self.retries = retries or CLUSTER_RETRIES
+        self.progress = None
+        """What the pods that run say of themselves."""
         self.config = config
         self.default = default
         self.now = 1_767_225_600.0
         self.counter = 0
         self.attempts = 0
-        self.events, self.phases, self.log = [], [], []
+        self.events, self.claim_events, self.phases, self.log = [], [], [], []
         self.refuse = {}
         self.reclaimed = []
         self.consumer = False
@@ -252,7 +254,7 @@ class Cluster:
 
     def worker(self, namespace, pod):
         body = self._see(PODS, pod, namespace)
-        return None if body is None else observe_pod(body)
+        return None if body is None else observe_pod(body, progress=self.progress)
 
     def add_input(self, kind, name, *keys, namespace=NS):
         self.inputs[InputRef(kind=kind, namespace=namespace, name=name)] = Input(version="1", keys=frozenset(keys))
@@ -287,6 +289,7 @@ class Cluster:
                 self.act(each)
         if kept is None or kept > len(plan.actions):
             self.events.extend(plan.events)
+            self.claim_events.extend(plan.claim_events)
             body = self.get(DVS, self.key[1])
             if plan.status is not None and body is not None:
                 body["status"] = copy.deepcopy(dict(plan.status))

@@ -60,7 +60,7 @@ ENDS = st.sampled_from(
         failing(),
         failing(done=50),
         failing("ScratchNeeded", Retry.ON_CHANGE),
-        failing("SourceNotFound", Retry.NEVER),
+        failing("ImageCorrupt", Retry.NEVER),
         End(labels={"instancetype.kubevirt.io/default-preference": "fedora"}),
         End(),
     ]

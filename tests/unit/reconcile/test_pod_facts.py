@@ -63,7 +63,7 @@ def test_a_success():
 
 
 def test_a_failure_is_the_workers_own():
-    failure = Failure(code="SourceNotFound", message="gone", retry=Retry.NEVER, exit_status=3)
+    failure = Failure(code="SourceNotFound", message="gone", retry=Retry.ON_CHANGE, exit_status=3)
     worker = observe_pod(ended(3, words(Outcome(id=CLAIM, failure=failure)), "Error"))
     assert worker.outcome.failure == failure
 

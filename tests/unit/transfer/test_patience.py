@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 
 from cdi.api.errors import CdiError, Interrupted, SourceChanged, SourceNotFound, SourceUnavailable, SourceUnreachable
-from cdi.api.job import BlankSourceSpec, FileTargetSpec, Job, Policy
+from cdi.api.job import BlankSourceSpec, Failure, FileTargetSpec, Job, Policy
 from cdi.transfer.control import Control
 from cdi.transfer.meter import Meter
 from cdi.transfer.patience import Patience
@@ -77,6 +77,44 @@ def test_what_waiting_does_not_mend_is_raised_at_once(failure: CdiError) -> None
     with pytest.raises(type(failure)):
         one.insist(Flaky(failure))
     assert event.waited == []
+
+
+def test_a_failed_try_is_reported_until_bytes_flow() -> None:
+    one, _, meter = patience()
+    assert meter.snapshot(0).failure is None
+    failure = SourceUnreachable("no connection", where="http://s/i")
+    one.pause(failure, 1)
+    assert meter.snapshot(0).failure == Failure.of(failure)
+    meter.add_fetched(0)
+    assert meter.snapshot(0).failure is not None
+    meter.add_fetched(1)
+    assert meter.snapshot(0).failure is None
+
+
+def test_a_source_that_answers_again_is_no_failure() -> None:
+    one, _, meter = patience()
+    assert one.insist(Flaky(SourceUnreachable("a"))) == "done"
+    assert meter.snapshot(0).failure is None
+
+
+def test_a_connection_that_breaks_while_bytes_flow_is_a_failure_once_the_next_try_gives_none() -> None:
+    one, _, meter = patience()
+    for _ in range(3):
+        meter.add_fetched(1000)
+        one.pause(SourceUnreachable("reset"), 1)
+        assert meter.snapshot(0).failure is None
+    one.pause(SourceUnreachable("refused"), 2)
+    told = meter.snapshot(0).failure
+    assert told is not None and told.message.startswith("refused.")
+
+
+def test_a_stream_that_begins_again_reports_why_until_bytes_flow() -> None:
+    meter = Meter()
+    meter.add_fetched(1000)
+    meter.restart("started over", failure=SourceUnreachable("reset"))
+    assert meter.snapshot(0).failure is not None
+    meter.add_fetched(1)
+    assert meter.snapshot(0).failure is None
 
 
 def test_cancelling_ends_the_waiting() -> None:

@@ -54,7 +54,7 @@ def ended(message):
 
 
 def test_a_pod_says_how_it_ended():
-    failure = Failure(code="SourceNotFound", message="gone", retry=Retry.NEVER, exit_status=3)
+    failure = Failure(code="SourceNotFound", message="gone", retry=Retry.ON_CHANGE, exit_status=3)
     outcome = Outcome(id="1", failure=failure)
     message = json.dumps({"message": "gone", "outcome": json.loads(outcome.to_json())})
     assert outcome_of(Filling(pod=ended(message))) == outcome

@@ -1,0 +1,90 @@
+"""Failed imports as KubeVirt's importer reports them: its reasons and its words first, then ours.
+
+Other programs compare the reason of the condition Running and search its message.  virt-controller, for one, shows a
+virtual machine as DataVolumeError where Running is False with the reason ``Error`` or ``ImagePullFailed``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cdi.api.errors import (
+    ChecksumMismatch,
+    DiskNotInImage,
+    ImageError,
+    PlatformNotFound,
+    SourceCredentialsInvalid,
+    SourceError,
+    SourceForbidden,
+    SourceNotFound,
+    SourceNotSupported,
+    SourceRefused,
+    SourceTlsUntrusted,
+    SourceTooManyRedirects,
+    SourceUnauthorized,
+    SourceUnavailable,
+    SourceUnreachable,
+    SourceUrlInvalid,
+    TargetFull,
+    TargetTooSmall,
+    VerifyError,
+    by_code,
+)
+from cdi.api.job import Failure
+from cdi.api.phases import PULL_FAILED, Reason
+from cdi.api.sources import SourceKind
+from cdi.reconcile.origin import Import, find_origin
+from cdi.reconcile.status import Aspect, no
+from cdi.reconcile.world import World
+
+_NO_CONNECTION: Final = (
+    SourceCredentialsInvalid,
+    SourceForbidden,
+    SourceNotFound,
+    SourceRefused,
+    SourceTlsUntrusted,
+    SourceTooManyRedirects,
+    SourceUnauthorized,
+    SourceUnavailable,
+    SourceUnreachable,
+)
+"""What KubeVirt's importer meets while it opens a source."""
+_NOT_OF_THE_REGISTRY: Final = (DiskNotInImage, PlatformNotFound, SourceNotSupported, SourceUrlInvalid)
+"""Source errors of a container image that the registry has nothing to do with."""
+
+
+def not_running(world: World, failure: Failure) -> Aspect:
+    """Return the condition Running of a DataVolume whose last attempt failed."""
+    origin = find_origin(world)
+    kind = origin.kind if isinstance(origin, Import) else None
+    words = _words(failure, kind)
+    return no(_reason(failure, kind), f"{words}: {failure.message}" if words else failure.message)
+
+
+def _reason(failure: Failure, kind: SourceKind | None) -> Reason:
+    error = by_code(failure.code)
+    if issubclass(error, ChecksumMismatch):
+        return Reason.CHECKSUM_ERROR
+    return Reason.IMAGE_PULL_FAILED if _is_pull(error, kind) else Reason.ERROR
+
+
+def _words(failure: Failure, kind: SourceKind | None) -> str:
+    """What KubeVirt's importer says of such a failure; empty where it has no such failure."""
+    error = by_code(failure.code)
+    if kind is None:
+        return ""
+    if issubclass(error, TargetTooSmall | TargetFull):
+        return "DataVolume too small to contain image"
+    if issubclass(error, ChecksumMismatch):
+        return "Unable to process data: checksum validation failed"
+    if _is_pull(error, kind):
+        return f"Unable to process data: {PULL_FAILED}"
+    if issubclass(error, _NO_CONNECTION) and kind is not SourceKind.REGISTRY:
+        return f"Unable to connect to {kind} data source"
+    return "Unable to process data" if issubclass(error, SourceError | ImageError | VerifyError) else ""
+
+
+def _is_pull(error: type[Exception], kind: SourceKind | None) -> bool:
+    if kind is not SourceKind.REGISTRY or not issubclass(error, SourceError):
+        return False
+    return not issubclass(error, _NOT_OF_THE_REGISTRY)
