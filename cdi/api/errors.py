@@ -32,7 +32,8 @@ class Retry(enum.StrEnum):
     BACKOFF = "backoff"
     """A passing fault: try again, with growing pauses and within a budget."""
     ON_CHANGE = "on-change"
-    """It succeeds only after something else changes (a secret, a quota): look again then, or now and then."""
+    """It succeeds only after something else changes (a secret, a quota, what a server holds): try again then, and with
+    growing pauses without end.  Whoever waits for it is told at once."""
 
 
 class CdiError(Exception):
@@ -153,6 +154,7 @@ class SourceUrlInvalid(SourceError):
 class SourceNotFound(SourceError):
     """The server says that there is nothing at this place (404, 410, NoSuchKey, MANIFEST_UNKNOWN)."""
 
+    retry = Retry.ON_CHANGE
     default_remedy = "check the URL, the object's key or the tag"
 
 
@@ -178,16 +180,24 @@ class SourceCredentialsInvalid(SourceError):
 
 
 class SourceRefused(SourceError):
-    """The server answered with a status that trying again will not change (other 4xx)."""
+    """The server does not accept the request (other 4xx)."""
 
+    retry = Retry.ON_CHANGE
     default_remedy = "read the server's answer; the request itself is not accepted"
 
 
 class SourceUnreachable(SourceError):
-    """No connection: name not known, refused, reset, timed out."""
+    """No connection: refused, reset, timed out, or the name servers do not answer."""
 
     retry = Retry.BACKOFF
     default_remedy = "check the host name, the network and the proxy settings"
+
+
+class SourceHostUnknown(SourceUnreachable):
+    """The name servers know no host of this name."""
+
+    retry = Retry.ON_CHANGE
+    default_remedy = "correct the host's name in the URL, or have it made known to the name servers"
 
 
 class SourceUnavailable(SourceError):
@@ -253,6 +263,7 @@ class SourceTlsUntrusted(SourceError):
 class SourceTooManyRedirects(SourceError):
     """The server sends from place to place."""
 
+    retry = Retry.ON_CHANGE
     default_remedy = "use the final URL"
 
 

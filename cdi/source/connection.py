@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Hashable, Iterator
 
-from cdi.api.errors import Interrupted, SourceStalled, SourceUnreachable, SourceUrlInvalid
+from cdi.api.errors import Interrupted, SourceHostUnknown, SourceStalled, SourceUnreachable, SourceUrlInvalid
 
 CONNECT_TIMEOUT = 30.0
 """Seconds for each address of a host, and for a TLS handshake."""
@@ -23,6 +23,8 @@ MAX_IDLE = 64
 """Connections kept for use again."""
 MAX_IDLE_SECONDS = 50.0
 """Servers close idle connections after 60 s or more (nginx 75, Apache 5: those are seen to be closed)."""
+_NO_SUCH_HOST = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
+"""What the resolver says of a name that the name servers answer for, and that has no address."""
 _BUFFER = 16 << 10
 _TLS_BATCH = 256 << 10
 _TLS_BATCH_SECONDS = 0.1
@@ -82,7 +84,7 @@ class Dialer:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
-            raise SourceUnreachable(f"the name {host} cannot be resolved: {error.strerror}", where=where) from error
+            raise resolution_error(host, error, where=where) from error
         except (UnicodeError, ValueError) as error:
             raise SourceUrlInvalid(f"{host!r} is not a host name", where=where) from error
         good = self._good.get((host, port))
@@ -118,6 +120,13 @@ class Dialer:
             raise SourceUnreachable(f"{host}:{port} did not answer within {CONNECT_TIMEOUT:.0f} s", where=where)
         reason = "it has no address" if problem is None else problem.strerror or type(problem).__name__
         raise SourceUnreachable(f"no connection to {host}:{port}: {reason}", where=where) from problem
+
+
+def resolution_error(host: str, error: OSError, *, where: str) -> SourceUnreachable:
+    """Return the error for a name that cannot be resolved: either there is no such host, or nobody answered."""
+    what = f"the name {host} cannot be resolved: {error.strerror}"
+    kind = SourceHostUnknown if error.errno in _NO_SUCH_HOST else SourceUnreachable
+    return kind(what, where=where)
 
 
 class ConnectionLost(Exception):

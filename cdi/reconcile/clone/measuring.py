@@ -70,7 +70,7 @@ def disk_of(world: World, found: Found) -> int | Decision | None:
         message = f"{message}; {pod.message}" if pod.message else message
     elif pod.outcome.failure is None:
         actions = (_note(world.datavolume, found, str(pod.outcome.disk_size or 0)),)
-    elif pod.outcome.failure.retry is Retry.NEVER:
+    elif pod.outcome.failure.retry is not Retry.BACKOFF:
         actions = (_note(world.datavolume, found, "unknown"),)
     else:
         message = f"{message}; the last one failed: {pod.outcome.failure.message}"

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from cdi.api.digest import Digest
-from cdi.api.errors import CdiError, InvalidManifest, NotFound
+from cdi.api.errors import CdiError, InvalidManifest, NotFound, Retry, SourceError, by_code
 from cdi.api.phases import Phase
 from cdi.api.rules.update import check_update
 from cdi.api.validation import parse
@@ -18,7 +18,7 @@ from cdi.runtime.batch.load import adopts
 from cdi.runtime.batch.probe import Offer
 from cdi.runtime.embedded import Embedded
 from cdi.runtime.lockfile import Entry
-from cdi.runtime.view import phase_of
+from cdi.runtime.view import failure_of, phase_of
 from cdi.store.base import Object
 
 
@@ -108,7 +108,7 @@ def decide(
         return Begin()
     if differs(item, standing.datavolume):
         return Replace(why="it was made of another source, or in another way")
-    if standing.phase is Phase.FAILED:
+    if standing.phase is Phase.FAILED or _is_without_source(standing.datavolume):
         return Replace(why="its last import failed")
     if standing.phase is not Phase.SUCCEEDED:
         return Join()
@@ -127,7 +127,7 @@ def clash(item: Item, standing: Standing, *, update: bool) -> str | None:
     if dv is not None and "deletionTimestamp" in dv["metadata"]:
         return f"{item.key} is being deleted; wait until it is gone"
     if dv is not None:
-        if update or standing.phase is Phase.FAILED or not differs(item, dv):
+        if update or standing.phase is Phase.FAILED or _is_without_source(dv) or not differs(item, dv):
             return None
         return (
             f"{item.key} exists and was made of another source or in another way; "
@@ -138,6 +138,12 @@ def clash(item: Item, standing: Standing, *, update: bool) -> str | None:
     if standing.occupied:
         return f"there are files where the volume {item.namespace}/{item.name} would be; remove them"
     return None
+
+
+def _is_without_source(dv: Object) -> bool:
+    """Whether its source cannot be had until somebody does something, which who runs the batch again has done."""
+    failure = failure_of(dv)
+    return failure is not None and failure.retry is Retry.ON_CHANGE and issubclass(by_code(failure.code), SourceError)
 
 
 def differs(item: Item, dv: Object) -> bool:

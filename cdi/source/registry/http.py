@@ -24,6 +24,7 @@ from cdi.api.errors import (
     SourceUnreachable,
 )
 from cdi.api.job import Proxy, Tls
+from cdi.source.connection import resolution_error
 from cdi.source.headers import content_codings
 from cdi.source.http_url import Url
 from cdi.source.proxy import ProxyChoice
@@ -215,6 +216,8 @@ def _mapped(error: Exception, url: Url, stall: float) -> CdiError:
         )
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         return SourceUnreachable("the proxy cannot be reached", where=where, remedy="check the proxy's settings")
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return resolution_error(error.host, error.os_error, where=where)
     if isinstance(error, aiohttp.ClientConnectorError):
         return SourceUnreachable(f"no connection: {error.strerror or error.os_error}", where=where)
     if isinstance(error, TimeoutError):

@@ -111,7 +111,7 @@ def test_the_error_of_a_worker_is_the_error_of_wait(embedded, nginx, image):
         ]
     )
     with pytest.raises(SourceNotFound):
-        embedded.wait("dv", None, "a", timeout=60)
+        embedded.wait("dv", None, "a", timeout=60, patient=False)
     with pytest.raises(ChecksumMismatch):
         embedded.wait("dv", None, "b", timeout=60)
     with pytest.raises(TargetTooSmall, match=f"{4 * MIB}"):

@@ -62,7 +62,7 @@ def test_an_attempt_is_begun_once(home, launcher, until):
 def test_a_failure_comes_through(home, launcher, until):
     launcher.start(action(home, "fail-SourceNotFound"), nothing)
     failure = until(lambda: ended(launcher)).outcome.failure
-    assert (failure.code, failure.retry) == ("SourceNotFound", Retry.NEVER)
+    assert (failure.code, failure.retry) == ("SourceNotFound", Retry.ON_CHANGE)
 
 
 def test_a_killed_worker_is_lost_once_and_its_last_words_are_kept(home, launcher, until):

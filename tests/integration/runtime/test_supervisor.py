@@ -41,7 +41,7 @@ class Bench:
     def restart(self):
         if self.supervisor is not None:
             self.supervisor.close()
-        setting = Setting(retries=Retries(base=0.05, patience=0.3))
+        setting = Setting(retries=Retries(base=0.05, base_on_change=0.05, longest_on_change=0.3, patience=0.3))
         self.supervisor = Supervisor(self.home, launcher=self.launcher, setting=setting, linger=0.2)
 
     def apply(self, *manifests):
@@ -82,11 +82,11 @@ def bench(home, launcher):
 
 
 def test_it_serves_until_nothing_is_left_and_then_goes(bench, until):
-    bench.apply(data_volume("a"), data_volume("b", "die-once"), data_volume("c", "fail-SourceNotFound"))
+    bench.apply(data_volume("a"), data_volume("b", "die-once"), data_volume("c", "fail-ImageCorrupt"))
     assert bench.supervisor.run()
     assert [bench.phase(name) for name in "abc"] == ["Succeeded", "Succeeded", "Failed"]
     assert bench.get("b")["status"]["restartCount"] == 1
-    assert bench.ready("c")["reason"] == "SourceNotFound"
+    assert bench.ready("c")["reason"] == "ImageCorrupt"
     assert bench.home.disk("default", "a").stat().st_size == 1 << 20
 
 
@@ -162,7 +162,7 @@ def test_a_new_life_of_a_name_begins_empty(bench, until):
     bench.phases(until, a="Succeeded")
     first = bench.get("a", "persistentvolumeclaims")["metadata"]["uid"]
     bench.store.delete(Key("datavolumes", "default", "a"))
-    bench.apply(data_volume("a", "fail-SourceNotFound"))
+    bench.apply(data_volume("a", "fail-ImageCorrupt"))
     bench.phases(until, a="Failed")
     assert bench.get("a", "persistentvolumeclaims")["metadata"]["uid"] != first
     assert not bench.home.disk("default", "a").exists()

@@ -120,8 +120,8 @@ LASTING = {
     "truncated": (lambda request: Fault(drop_after=0), "SourceTruncated", "backoff"),
     "403": (lambda request: Fault(status=403), "SourceForbidden", "on-change"),
     "401": (lambda request: Fault(status=401), "SourceUnauthorized", "on-change"),
-    "404": (lambda request: Fault(status=404), "SourceNotFound", "never"),
-    "418": (lambda request: Fault(status=418), "SourceRefused", "never"),
+    "404": (lambda request: Fault(status=404), "SourceNotFound", "on-change"),
+    "418": (lambda request: Fault(status=418), "SourceRefused", "on-change"),
     "another range": (lambda request: Fault(shift=4096), "SourceProtocolError", "never"),
     "a lying Content-Range": (lambda request: Fault(lie=4096), "SourceProtocolError", "never"),
     "another ETag each time": (lambda request: Fault(etag=f'"{request.number}"'), "SourceChanged", "backoff"),
@@ -202,7 +202,7 @@ def test_nothing_at_all_touches_nothing(case):
     case.failed(case.run(), "FormatUnrecognised", "never", touched=False)
 
 
-@pytest.mark.parametrize("status", [(404, "SourceNotFound", "never"), (403, "SourceForbidden", "on-change")])
+@pytest.mark.parametrize("status", [(404, "SourceNotFound", "on-change"), (403, "SourceForbidden", "on-change")])
 def test_a_refusal_at_first_touches_nothing(case, status):
     number, code, retry = status
     case.serve(Fault(status=number))

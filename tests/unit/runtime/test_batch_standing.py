@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cdi.api.digest import Digest
@@ -47,12 +49,26 @@ def standing(phase, wanted=None, *, claim=True, **metadata):
     return Standing(datavolume=body, claim={"metadata": {"name": "a"}} if claim else None)
 
 
+def waiting(code, wanted=None):
+    """One that failed for what somebody has to mend, and is tried again in the background."""
+    there = standing("ImportInProgress", wanted)
+    conditions = [
+        {"type": "Running", "status": "False", "reason": "Error", "message": "x"},
+        {"type": "Ready", "status": "False", "reason": code, "message": "x"},
+    ]
+    status = {"phase": "ImportInProgress", "conditions": conditions}
+    return replace(there, datavolume={**there.datavolume, "status": status})
+
+
 @pytest.mark.parametrize(
     ("there", "offer", "update", "expected"),
     [
         (Standing(), None, False, Begin),
         (standing("Failed"), None, False, Replace),
         (standing("ImportInProgress"), None, False, Join),
+        (waiting("SourceNotFound"), None, False, Replace),
+        (waiting("SourceUnreachable"), None, False, Join),
+        (waiting("TargetFull"), None, False, Join),
         (standing(""), None, True, Join),
         (standing("Succeeded"), OFFER, True, Keep),
         (standing("Succeeded"), None, True, Keep),
@@ -86,6 +102,7 @@ def test_a_volume_that_is_not_what_is_pinned_is_replaced():
         (standing("Succeeded", item(size="5Mi")), False, "--update replaces it"),
         (standing("Succeeded", item(size="5Mi")), True, None),
         (standing("Failed", item(size="5Mi")), False, None),
+        (waiting("SourceNotFound", item(size="5Mi")), False, None),
         (standing("Succeeded", deletionTimestamp="x"), True, "is being deleted"),
         (Standing(claim={"metadata": {}}), True, "belongs to something else"),
         (Standing(claim={"metadata": {"deletionTimestamp": "x"}}), False, None),

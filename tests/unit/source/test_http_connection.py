@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from cdi.api.errors import Interrupted, SourceUnreachable, SourceUrlInvalid
+from cdi.api.errors import Interrupted, SourceHostUnknown, SourceUnreachable, SourceUrlInvalid
 from cdi.source.connection import Canceller, Connection, Dialer, Pool
 
 
@@ -35,6 +35,21 @@ def test_an_address_that_is_dead_is_passed_over(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers(port, "127.0.0.9"))
         with pytest.raises(SourceUnreachable, match="refused"):
             Dialer().dial("mirror", port, Canceller(), where="x")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(socket.EAI_NONAME, SourceHostUnknown), (socket.EAI_AGAIN, SourceUnreachable)]
+)
+def test_a_host_that_there_is_not_is_told_from_name_servers_that_are_away(
+    monkeypatch: pytest.MonkeyPatch, number: int, kind: type[SourceUnreachable]
+) -> None:
+    def unresolved(*_: object, **__: object) -> None:
+        raise socket.gaierror(number, "no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unresolved)
+    with pytest.raises(SourceUnreachable, match="the name mirror cannot be resolved: no answer") as caught:
+        Dialer().dial("mirror", 80, Canceller(), where="x")
+    assert type(caught.value) is kind
 
 
 def test_names_that_are_none_are_refused() -> None:

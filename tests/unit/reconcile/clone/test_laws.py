@@ -382,7 +382,7 @@ def test_nobody_looks_where_the_import_noted_it_and_the_volume_has_not_grown_sin
 
 
 def test_where_nobody_can_tell_the_sources_volume_is_the_bound():
-    cluster = cloning(size=None, mode="Block")(disk=failing("SourceNotFound", Retry.NEVER).failure)
+    cluster = cloning(size=None, mode="Block")(disk=failing("SourceNotFound", Retry.ON_CHANGE).failure)
     cluster.run()
     assert asked(cluster) == 1024 * MIB
     assert cluster.measured == 1
