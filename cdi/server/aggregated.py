@@ -119,6 +119,7 @@ class Aggregated:
             web.get("/openapi/v3", _document(documents.openapi_v3_index)),
             web.get(f"/openapi/v3{documents.VERSION_PATH}", _document(documents.openapi_v3)),
             web.post(documents.COLLECTION, self._create),
+            web.route("*", f"{documents.COLLECTION}/{{name}}", _not_found),
             web.route("*", f"{GROUP_PATH}/{{rest:.*}}", _nothing_else),
         ]
 
@@ -302,6 +303,13 @@ def _document(make: Callable[[], dict[str, Any]]) -> Callable[[web.Request], Any
         return web.Response(body=body, content_type="application/json")
 
     return handle
+
+
+async def _not_found(request: web.Request) -> web.Response:
+    """Answer 404 whatever is asked of a named request: none is ever stored, and clients look before they create one."""
+    name = shown(request.match_info["name"])
+    refusal = _Refusal(HTTPStatus.NOT_FOUND, f'{KIND.plural}.{KIND.group} "{name}" not found', name=name)
+    return _json(refusal.body, refusal.status)
 
 
 async def _nothing_else(request: web.Request) -> web.Response:

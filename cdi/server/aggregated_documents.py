@@ -183,7 +183,7 @@ def _operation() -> Document:
 
 
 def _refused(parameters: list[Document]) -> Document:
-    """To change a request, which answers 405.
+    """To change a request, which answers 404.
 
     It is listed because kubectl looks at PATCH, and nowhere else, for whether a server checks fields by itself; where
     there is none it lists all CustomResourceDefinitions, which most users may not.
@@ -194,7 +194,7 @@ def _refused(parameters: list[Document]) -> Document:
         "description": "nothing is stored, so nothing can be changed",
         "x-kubernetes-action": "patch",
         "parameters": parameters,
-        "responses": {"405": {"description": "Method Not Allowed"}},
+        "responses": {"404": {"description": "Not Found"}},
     }
 
 

@@ -92,6 +92,15 @@ def test_kubectl_says_what_it_made(api, target):
     assert said == "uploadtokenrequest.upload.cdi.kubevirt.io/token-for-virtctl created\n"
 
 
+def test_a_named_request_is_not_found_whoever_looks_before_it_creates_one(api, target):
+    with pytest.raises(KubectlError, match=r'NotFound.*uploadtokenrequests.upload.cdi.kubevirt.io "looked-for" not found'):
+        api.kubectl.run("get", "uploadtokenrequest", "looked-for")
+    with pytest.raises(KubectlError, match="NotFound"):
+        api.kubectl.run("delete", "uploadtokenrequest", "looked-for")
+    said = api.kubectl.run("apply", "--filename=-", given=json.dumps(request(target, "looked-for")))
+    assert said == "uploadtokenrequest.upload.cdi.kubevirt.io/looked-for created\n"
+
+
 def test_kubectl_knows_short_names_and_fields(api):
     listed = api.kubectl.run("api-resources", "--api-group=upload.cdi.kubevirt.io", "--verbs=create")
     assert "utr,utrs" in listed

@@ -108,7 +108,7 @@ async def served(tmp_path):
         async with ClientSession(connector=TCPConnector(ssl=context)) as session:
             url = f"https://localhost:{port}{path}"
             async with session.request(method, url, data=sent if method == "POST" else None, headers=wanted) as answer:
-                return answer.status, answer.headers, json.loads(await answer.read())
+                return answer.status, answer.headers, json.loads(await answer.read() or b"null")
 
     ask.kubernetes, ask.made = kubernetes, made
     yield ask
@@ -305,7 +305,7 @@ async def test_a_table_is_given_where_one_is_wanted(served):
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", PATH, 405), ("DELETE", PATH, 405), ("GET", f"{PATH}/x", 405), ("PATCH", f"{PATH}/x", 405),
+        ("GET", PATH, 405), ("DELETE", PATH, 405), ("GET", f"{PATH}/x/status", 405),
         ("GET", "/apis/upload.cdi.kubevirt.io/v1beta1/uploadtokenrequests", 405),
         ("GET", "/apis/upload.cdi.kubevirt.io/v1alpha1", 404),
         ("GET", "/apis/upload.cdi.kubevirt.io/v1beta1/namespaces/ns/secrets", 404),
@@ -314,6 +314,26 @@ async def test_a_table_is_given_where_one_is_wanted(served):
 async def test_nothing_else_can_be_done(served, method, path, status):
     got, _, document = await served(method=method, path=path, pair=PROXY)
     assert (got, document["kind"], document["code"]) == (status, "Status", status)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE"])
+async def test_no_named_request_is_ever_found(served, method):
+    status, headers, document = await served(method=method, path=f"{PATH}/token-for-virtctl", pair=PROXY)
+    assert status == 404
+    if method == "HEAD":
+        return
+    assert headers["Content-Type"] == "application/json"
+    assert (document["kind"], document["status"], document["reason"]) == ("Status", "Failure", "NotFound")
+    assert document["message"] == 'uploadtokenrequests.upload.cdi.kubevirt.io "token-for-virtctl" not found'
+    assert document["details"] == {
+        "name": "token-for-virtctl", "group": "upload.cdi.kubevirt.io", "kind": "uploadtokenrequests"
+    }  # fmt: skip
+
+
+async def test_a_name_that_is_asked_for_is_repeated_in_bounds(served):
+    _, _, document = await served(method="GET", path=f"{PATH}/{'x' * 4000}%1B[31m", pair=PROXY)
+    assert document["reason"] == "NotFound"
+    assert len(document["message"]) < 500 and "\x1b" not in document["message"]
 
 
 # --- documents ----------------------------------------------------------------------------------------------------
