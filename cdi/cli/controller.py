@@ -43,7 +43,9 @@ def _parts(texts: Iterable[str]) -> tuple[Part, ...]:
 
 
 @subcommand("controller")
-@click.option("--image", envvar="CDI_IMAGE", required=True, help="The container image of worker pods; or CDI_IMAGE.")
+@click.option(
+    "--image", envvar="IMPORTER_IMAGE", required=True, help="The container image of worker pods; or IMPORTER_IMAGE."
+)
 @click.option(
     "--pull-policy",
     type=click.Choice(["Always", "IfNotPresent", "Never"]),

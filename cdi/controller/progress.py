@@ -206,9 +206,7 @@ def read(body: bytes) -> Report:
     upload = report.upload
     if upload is not None:
         upload = replace(upload, failure=_sanitized(upload.failure))
-    return Report(
-        progress=replace(told, note=note, failure=_sanitized(told.failure)), journal=journal, upload=upload
-    )
+    return Report(progress=replace(told, note=note, failure=_sanitized(told.failure)), journal=journal, upload=upload)
 
 
 def _sanitized(failure: Failure | None) -> Failure | None:

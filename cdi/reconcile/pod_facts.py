@@ -179,7 +179,7 @@ def _hold(pod: Mapping[str, Any], container: Mapping[str, Any], *, node_lost: bo
         image = (spec.get("containers") or [{}])[0].get("image")
         text = (
             f"{PULL_FAILED}: {image}, the worker's own ({reason}{': ' if message else ''}{message}). "
-            "Try: check the controller's --image, and imagePullSecrets of CDIConfig"
+            "Try: check the controller's IMPORTER_IMAGE, and imagePullSecrets of CDIConfig"
         )
         return Hold(reason=Reason.IMAGE_PULL_FAILED, message=text)
     if reason in _CREATING:

@@ -48,7 +48,7 @@ class Controller:
 
     def begin(self) -> None:
         """Returns at once."""
-        environment = {name: text for name, text in os.environ.items() if name not in ("CDI_HOME", "CDI_IMAGE")}
+        environment = {name: text for name, text in os.environ.items() if name not in ("CDI_HOME", "IMPORTER_IMAGE")}
         self._process = subprocess.Popen(
             self._command, cwd=_ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
         )

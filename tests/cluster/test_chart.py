@@ -302,10 +302,55 @@ def test_an_ingress_leads_to_the_upload_proxy(render):
 def test_workers_get_the_image_that_the_controller_has(render):
     controller = find(render(EVERYTHING), "Deployment", "cdi-deployment")["spec"]["template"]["spec"]
     (container,) = controller["containers"]
-    assert f"--image={container['image']}" in container["args"]
+    assert {"name": "IMPORTER_IMAGE", "value": container["image"]} in container["env"]
+    assert {"name": "TZ", "value": "UTC"} in container["env"]
+    assert not [each for each in container["args"] if each.startswith("--image")], "one place says which it is"
     assert f"--pull-policy={container['imagePullPolicy']}" in container["args"]
     assert "--workers=8" in container["args"]
     assert controller["imagePullSecrets"] == [{"name": "pull"}]
+
+
+def labels_of(documents):
+    """Of the pods, by Deployment."""
+    made = [each for each in documents if each["kind"] == "Deployment"]
+    return {each["metadata"]["name"]: each["spec"]["template"]["metadata"]["labels"] for each in made}
+
+
+def test_pods_of_the_control_plane_have_the_labels_that_tools_select_by(render):
+    found = labels_of(render())
+    assert found.keys() == COMPONENTS.keys()
+    for name, labels in found.items():
+        assert labels["app"] == "containerized-data-importer"
+        assert labels["cdi.kubevirt.io"] == name
+
+
+def test_what_is_for_worker_pods_does_not_select_the_control_plane(render):
+    """Although it may be in a namespace where there are volumes too."""
+    values = {"networkPolicy": {"workers": {"namespaces": ["system"]}}, **PROMETHEUS}
+    documents = render(values)
+    policies = [each for each in documents if each["kind"] == "NetworkPolicy"]
+    about_workers = {each["metadata"]["name"]: each["spec"]["podSelector"] for each in policies}
+    selectors = [about_workers[name] for name in ("cdi-workers", "cdi-receivers", "cdi-clone-sources")]
+    selectors.append(find(documents, "PodMonitor", "cdi-workers")["spec"]["selector"])
+    for labels in labels_of(documents).values():
+        assert not [selector for selector in selectors if selects(selector, labels)]
+    for component in ("importer", "cdi-upload-server", "cdi-clone-source"):
+        worker = {
+            "app": "containerized-data-importer",
+            "cdi.kubevirt.io": component,
+            "prometheus.cdi.kubevirt.io": "true",
+        }
+        assert [selector for selector in selectors if selects(selector, worker)]
+
+
+def selects(selector, labels):
+    """A label selector, as far as the chart uses it."""
+    assert selector.keys() <= {"matchLabels", "matchExpressions"}, selector
+    expressions = selector.get("matchExpressions", [])
+    assert all(each["operator"] == "In" for each in expressions)
+    return selector.get("matchLabels", {}).items() <= labels.items() and all(
+        labels.get(each["key"]) in each["values"] for each in expressions
+    )
 
 
 def test_the_config_becomes_the_cdi_object(render):
@@ -547,6 +592,24 @@ def test_beside_another_in_its_namespace_it_takes_up_nothing_of_it(render, value
     for program in ("deployment", "apiserver"):
         (container,) = find(documents, "Deployment", f"second-{program}")["spec"]["template"]["spec"]["containers"]
         assert "--prefix=second" in container["args"]
+
+
+OTHERS = (
+    {"app": "containerized-data-importer"},
+    {"cdi.kubevirt.io": "cdi-apiserver"},
+    {"cdi.kubevirt.io": "cdi-uploadproxy"},
+    {"prometheus.cdi.kubevirt.io": "true"},
+)
+"""What Services, monitors and Deployments of KubeVirt's CDI select by."""
+
+
+@pytest.mark.parametrize("values", [beside("a", "b"), beside(who="us")], ids=["namespaces", "selector"])
+def test_beside_another_the_others_services_lead_to_none_of_its_pods(render, values):
+    documents = render(values, release="second")
+    labelled = [*labels_of(documents).values()]
+    labelled += [each["metadata"]["labels"] for each in documents if each["kind"] == "Service"]
+    for labels in labelled:
+        assert not [selector for selector in OTHERS if selector.items() <= labels.items()]
 
 
 def test_beside_another_it_has_rights_where_it_serves_only(render):
@@ -1008,6 +1071,10 @@ def test_with_its_default_values_it_serves_the_whole_cluster(cluster, helm, defi
             release.install(values, "--take-ownership")  # of the definitions that other tests have made
             config = cluster.kubectl.get("cdi", "cdi")["spec"]["config"]
             assert config["podResourceRequirements"]["limits"]["cpu"] == "2"
+            found = system.run("get", "pods", "--selector=app=containerized-data-importer", "--output=name")
+            assert {name.removeprefix("pod/").rsplit("-", 2)[0] for name in found.split()} == COMPONENTS.keys()
+            path = "{.spec.template.spec.containers[0].env[?(@.name=='IMPORTER_IMAGE')].value}"
+            assert system.run("get", "deployment", "cdi-deployment", f"--output=jsonpath={path}") == image
             work.create(data_volume("empty", {"blank": {}}))
             work.wait("datavolume", "empty", "imported", is_phase("Succeeded"), SLOW)
             release.upgrade({**values, "config": {"preallocation": True}})

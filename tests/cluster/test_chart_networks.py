@@ -20,7 +20,7 @@ from cdi.api.names import (
 )
 from cdi.api.upload_protocol import SERVER_PORT
 from cdi.controller.life import PROGRESS_PORT
-from tests.cluster.test_chart import find, helm, render  # noqa: F401  fixtures
+from tests.cluster.test_chart import find, helm, render, selects  # noqa: F401  fixtures
 
 SERVED = {"networkPolicy": {"workers": {"namespaces": ["golden", "machines"]}}}
 MONITORED = {
@@ -53,16 +53,6 @@ NEIGHBOUR = Pod("machines", {"app": "web"})
 STRANGER = Pod("elsewhere", {"app": "web"})
 PROMETHEUS = Pod("monitoring", {"app": "prometheus"})
 NAMES = Pod("kube-system", {"k8s-app": "kube-dns"})
-
-
-def selects(selector, labels):
-    """A label selector, as far as the chart uses it."""
-    assert selector.keys() <= {"matchLabels", "matchExpressions"}, selector
-    expressions = selector.get("matchExpressions", [])
-    assert all(each["operator"] == "In" for each in expressions)
-    return selector.get("matchLabels", {}).items() <= labels.items() and all(
-        labels.get(each["key"]) in each["values"] for each in expressions
-    )
 
 
 def is_peer(peer, pod, namespace):

@@ -440,7 +440,7 @@ def test_an_image_of_the_worker_that_cannot_be_pulled(cluster, scene) -> None:
             found = conditions(said)
             assert said["status"]["phase"] == "ImportScheduled"
             assert NOT_THERE in found["Running"]["message"]
-            assert "Try: check the controller's --image" in found["Running"]["message"]
+            assert "Try: check the controller's IMPORTER_IMAGE" in found["Running"]["message"]
         # The option is corrected, and nothing else done.
         with controller(cluster, place, "--no-leader-election"):
             chronicle.wait_phase("pull", "Succeeded", patience=PATIENCE)

@@ -93,7 +93,9 @@ def test_kubectl_says_what_it_made(api, target):
 
 
 def test_a_named_request_is_not_found_whoever_looks_before_it_creates_one(api, target):
-    with pytest.raises(KubectlError, match=r'NotFound.*uploadtokenrequests.upload.cdi.kubevirt.io "looked-for" not found'):
+    with pytest.raises(
+        KubectlError, match=r'NotFound.*uploadtokenrequests.upload.cdi.kubevirt.io "looked-for" not found'
+    ):
         api.kubectl.run("get", "uploadtokenrequest", "looked-for")
     with pytest.raises(KubectlError, match="NotFound"):
         api.kubectl.run("delete", "uploadtokenrequest", "looked-for")

@@ -61,14 +61,28 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
+{{/* Selects worker pods whose progress can be read, and no pod of the control plane. */}}
+{{- define "cdi.workerSelector" -}}
+matchLabels:
+  app: containerized-data-importer
+  prometheus.cdi.kubevirt.io: "true"
+matchExpressions:
+  - {key: cdi.kubevirt.io, operator: In, values: [importer, cdi-upload-server, cdi-clone-source]}
+{{- end }}
+
 {{/* A Deployment's pod, but for what is the component's own: (dict "root" $ "component" NAME "name" LABEL "account" NAME "annotations" DICT). */}}
 {{- define "cdi.pod" -}}
 {{- $values := get .root.Values .component -}}
 metadata:
   labels:
     {{- include "cdi.selector" . | nindent 4 }}
+    {{- if not (include "cdi.alongside" .root) }}
+    {{- /* By these, people and tools find the pods of the cluster's CDI, and so do the Services and monitors of KubeVirt's
+    CDI: beside another CDI, in its namespace too, they are for the other's pods. */}}
+    app: containerized-data-importer
     cdi.kubevirt.io: {{ .name }}
     prometheus.cdi.kubevirt.io: "true"
+    {{- end }}
     {{- with .root.Values.commonLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
