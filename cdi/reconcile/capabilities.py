@@ -5,7 +5,7 @@ The facts are in `cdi.reconcile.capabilities_table`; this is how they are looked
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cdi.api.claims import AccessMode, VolumeMode
@@ -13,16 +13,19 @@ from cdi.api.storageprofile import MAX_CLAIM_PROPERTY_SETS, CloneStrategy, CronS
 from cdi.reconcile.storageclass import NO_PROVISIONER, StorageClass
 
 _PREFERENCE = (
-    # A machine can move to another node, then: a device is quicker than a file.
-    (AccessMode.READ_WRITE_MANY, VolumeMode.BLOCK),
+    # A file system takes every content, and is what a claim is that says nothing.  With a volume that several nodes can
+    # use, a machine can move.
     (AccessMode.READ_WRITE_MANY, VolumeMode.FILESYSTEM),
-    (AccessMode.READ_WRITE_ONCE, VolumeMode.BLOCK),
     (AccessMode.READ_WRITE_ONCE, VolumeMode.FILESYSTEM),
-    (AccessMode.READ_WRITE_ONCE_POD, VolumeMode.BLOCK),
     (AccessMode.READ_WRITE_ONCE_POD, VolumeMode.FILESYSTEM),
-    (AccessMode.READ_ONLY_MANY, VolumeMode.BLOCK),
+    (AccessMode.READ_WRITE_MANY, VolumeMode.BLOCK),
+    (AccessMode.READ_WRITE_ONCE, VolumeMode.BLOCK),
+    (AccessMode.READ_WRITE_ONCE_POD, VolumeMode.BLOCK),
     (AccessMode.READ_ONLY_MANY, VolumeMode.FILESYSTEM),
+    (AccessMode.READ_ONLY_MANY, VolumeMode.BLOCK),
 )
+"""Of what is learned at the same time, the first is preferred."""
+_LONGEST_LEARNED = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,11 +119,16 @@ class Evidence:
     """Available, Bound, Released, Failed or Pending."""
 
 
-def learned(storage_class: StorageClass, volumes: Iterable[Evidence]) -> Capabilities | None:
-    """What the class can do by the evidence of the volumes that it has; None where they tell nothing.
+def learned(
+    storage_class: StorageClass, volumes: Iterable[Evidence], before: Sequence[PropertySet] = ()
+) -> Capabilities | None:
+    """Return what the class can do by the evidence of the volumes that it has; None where they tell nothing.
+
+    What was learned `before` keeps its place, and what is new comes after it: a volume that somebody makes must not
+    change what a claim becomes that worked until then.  It also stays once no such volume is left.
 
     Only volumes that are bound count, since one that never was bound proves nothing.  Of a class without a provisioner
-    every volume counts: there are no others than those that somebody made.
+    every volume counts, and only those that are there: there are no others than those that somebody made.
     """
     by_hand = storage_class.provisioner == NO_PROVISIONER
     seen = {
@@ -129,10 +137,23 @@ def learned(storage_class: StorageClass, volumes: Iterable[Evidence]) -> Capabil
         if volume.phase == "Bound" or (by_hand and volume.phase == "Available")
         for mode in volume.access_modes
     }
+    old = [(one.access_modes[0], one.volume_mode) for one in before]
+    kept = [one for one in old if one in seen or not by_hand]
+    ways = [*kept, *(one for one in _PREFERENCE if one in seen and one not in kept)]
     # A volume that can only be read cannot be filled: that alone is nothing to go by.
-    if not any(mode != AccessMode.READ_ONLY_MANY for mode, _ in seen):
+    if all(mode == AccessMode.READ_ONLY_MANY for mode, _ in ways):
         return None
-    sets = tuple(
-        PropertySet(access_modes=(mode,), volume_mode=form) for mode, form in _PREFERENCE if (mode, form) in seen
-    )
-    return Capabilities(sets=sets[:MAX_CLAIM_PROPERTY_SETS]) if sets else None
+    sets = tuple(PropertySet(access_modes=(mode,), volume_mode=form) for mode, form in ways)
+    return Capabilities(sets=sets[:MAX_CLAIM_PROPERTY_SETS])
+
+
+def write_learned(sets: Iterable[PropertySet]) -> str:
+    """Return learned sets as they are kept in an annotation: ``ReadWriteOnce Filesystem, ReadWriteMany Block``."""
+    return ", ".join(f"{one.access_modes[0]} {one.volume_mode}" for one in sets)
+
+
+def read_learned(text: str | None) -> tuple[PropertySet, ...]:
+    """Return what `write_learned` wrote, in the same order, without whatever else somebody may have written there."""
+    words = [tuple(part.split()) for part in (text or "")[:_LONGEST_LEARNED].split(",")]
+    found = dict.fromkeys(one for one in words if one in _PREFERENCE)
+    return tuple(PropertySet(access_modes=(mode,), volume_mode=form) for mode, form in found)

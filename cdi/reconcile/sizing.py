@@ -22,7 +22,7 @@ from cdi.api.quantity import MIB, Quantity
 from cdi.api.storageprofile import StorageProfile
 from cdi.reconcile.capabilities import Evidence, PropertySet
 from cdi.reconcile.storageclass import NO_PROVISIONER, StorageClass
-from cdi.reconcile.storageprofile import minimum_size, profile_patch, volume_sets
+from cdi.reconcile.storageprofile import is_learned, minimum_size, profile_patch, volume_sets
 from cdi.reconcile.world import Config
 
 LEAST = MIB
@@ -39,6 +39,8 @@ class Offer:
     """There is such a StorageClass; a class without one can still be the name of volumes that were made by hand."""
     sets: tuple[PropertySet, ...] = ()
     """What its volumes can be, the best first."""
+    learned: bool = False
+    """Nobody says so: its volumes have shown it, and others may show more later."""
     overhead: Fraction = DEFAULT_OVERHEAD
     """Of its file systems."""
     minimum: int = 0
@@ -66,6 +68,7 @@ def offer(
     return Offer(
         storage_class=storage_class.name,
         sets=volume_sets(storage_class, profile, volumes),
+        learned=is_learned(storage_class, profile),
         overhead=overhead_of(storage_class.name, config),
         minimum=minimum_size(profile),
     )
@@ -135,12 +138,15 @@ def complete_claim(
 def complete_modes(access_modes: Sequence[str], volume_mode: str | None, given: Offer) -> tuple[tuple[str, ...], str]:
     """Both modes, the missing ones from the first set that goes with what is there.
 
+    Without access modes a claim would be refused, so whatever is learned helps it.  With them it is a file system where
+    nobody says otherwise, as Kubernetes makes it, and stays one whatever others have in use.
+
     Raises `StorageClassMissing`, `StorageProfileIncomplete`.
     """
     if access_modes:
         if volume_mode is None:
-            fits = (one.volume_mode for one in given.sets if set(one.access_modes) & set(access_modes))
-            # Kubernetes' own default where the class has nothing to say.
+            told = () if given.learned else given.sets
+            fits = (one.volume_mode for one in told if set(one.access_modes) & set(access_modes))
             volume_mode = next(fits, VolumeMode.FILESYSTEM.value)
         return tuple(access_modes), volume_mode
     for one in given.sets:

@@ -13,14 +13,20 @@ from typing import Any
 from cdi.api.claims import AccessMode
 from cdi.api.conditions import set_condition
 from cdi.api.errors import InvalidManifest, render
-from cdi.api.names import ANN_CLONE_STRATEGY, ANN_MINIMUM_PVC_SIZE, COMMON_LABELS, LABEL_COMPONENT
+from cdi.api.names import (
+    ANN_CLONE_STRATEGY,
+    ANN_LEARNED_SETS,
+    ANN_MINIMUM_PVC_SIZE,
+    COMMON_LABELS,
+    LABEL_COMPONENT,
+)
 from cdi.api.phases import ConditionStatus, ConditionType
 from cdi.api.quantity import Quantity
 from cdi.api.rules.configuration import check_storage_profile
 from cdi.api.rules.problems import shown
 from cdi.api.storageprofile import CloneStrategy, CronSourceFormat, StorageProfile
 from cdi.reconcile.actions import Action, CreateObject, DeleteObject, PatchObject, Plan
-from cdi.reconcile.capabilities import Capabilities, Evidence, PropertySet, learned
+from cdi.reconcile.capabilities import Capabilities, Evidence, PropertySet, learned, read_learned, write_learned
 from cdi.reconcile.capabilities_table import NOT_FOR_DISKS, PROVISIONERS
 from cdi.reconcile.storageclass import NO_PROVISIONER, StorageClass
 
@@ -70,14 +76,14 @@ def reconcile_storage_profile(
     administrator's.
     """
     known = _known(storage_class)
-    minimum = known.minimum if known is not None else None
+    annotations = _annotations(storage_class, profile, known, facts.volumes)
     if profile is None:
-        return Plan(actions=(CreateObject(body=_body(storage_class, minimum, facts.owner)),))
+        return Plan(actions=(CreateObject(body=_body(storage_class, annotations, facts.owner)),))
     if profile.metadata.deletion_timestamp is not None:
         return Plan()
     status = _status(storage_class, profile, known, facts, now)
     before = profile.status.to_dict() if profile.status is not None else None
-    return Plan(actions=_upkeep(profile, minimum, facts.owner), status=None if status == before else status)
+    return Plan(actions=_upkeep(profile, annotations, facts.owner), status=None if status == before else status)
 
 
 def reconcile_orphan(profile: StorageProfile) -> Plan:
@@ -103,8 +109,16 @@ def volume_sets(
     given = _specified(profile)
     if given or storage_class is None:
         return given
-    capabilities = _known(storage_class) or learned(storage_class, volumes)
+    capabilities = _known(storage_class) or _learned(storage_class, profile, volumes)
     return capabilities.sets if capabilities is not None else ()
+
+
+def is_learned(storage_class: StorageClass, profile: StorageProfile | None) -> bool:
+    """Whether nobody says what a provisioner can make, so that `volume_sets` are what its volumes have shown.
+
+    Volumes that were made by hand say it themselves: there are no others.
+    """
+    return storage_class.provisioner != NO_PROVISIONER and not _specified(profile) and _known(storage_class) is None
 
 
 def minimum_size(profile: StorageProfile | None) -> int:
@@ -160,6 +174,13 @@ def clones_fast(
 def _known(storage_class: StorageClass) -> Capabilities | None:
     provisioner = PROVISIONERS.get(storage_class.provisioner)
     return provisioner.of(storage_class) if provisioner is not None else None
+
+
+def _learned(
+    storage_class: StorageClass, profile: StorageProfile | None, volumes: Iterable[Evidence]
+) -> Capabilities | None:
+    annotations = (profile.metadata.annotations if profile is not None else None) or {}
+    return learned(storage_class, volumes, read_learned(annotations.get(ANN_LEARNED_SETS)))
 
 
 def _specified(profile: StorageProfile | None) -> tuple[PropertySet, ...]:
@@ -230,10 +251,26 @@ def _cron_format(profile: StorageProfile, known: Capabilities | None, snapshot_c
 # --- what is written --------------------------------------------------------------------------------------------
 
 
-def _body(storage_class: StorageClass, minimum: str | None, owner: Mapping[str, Any] | None) -> dict[str, Any]:
+def _annotations(
+    storage_class: StorageClass,
+    profile: StorageProfile | None,
+    known: Capabilities | None,
+    volumes: Iterable[Evidence],
+) -> dict[str, str]:
+    """The annotations that the profile is to have, without a least size that an administrator wrote."""
+    there = (profile.metadata.annotations if profile is not None else None) or {}
+    if known is not None:
+        return {ANN_MINIMUM_PVC_SIZE: known.minimum} if known.minimum and ANN_MINIMUM_PVC_SIZE not in there else {}
+    shows = _learned(storage_class, profile, volumes)
+    return {ANN_LEARNED_SETS: write_learned(shows.sets)} if shows is not None else {}
+
+
+def _body(
+    storage_class: StorageClass, annotations: Mapping[str, str], owner: Mapping[str, Any] | None
+) -> dict[str, Any]:
     metadata: dict[str, Any] = {"name": storage_class.name, "labels": {**COMMON_LABELS, LABEL_COMPONENT: ""}}
-    if minimum:
-        metadata["annotations"] = {ANN_MINIMUM_PVC_SIZE: minimum}
+    if annotations:
+        metadata["annotations"] = dict(annotations)
     if owner is not None:
         metadata["ownerReferences"] = [dict(owner)]
     return {
@@ -244,13 +281,13 @@ def _body(storage_class: StorageClass, minimum: str | None, owner: Mapping[str, 
     }
 
 
-def _upkeep(profile: StorageProfile, minimum: str | None, owner: Mapping[str, Any] | None) -> tuple[Action, ...]:
+def _upkeep(
+    profile: StorageProfile, annotations: Mapping[str, str], owner: Mapping[str, Any] | None
+) -> tuple[Action, ...]:
     metadata = profile.metadata
     wanted = {**COMMON_LABELS, LABEL_COMPONENT: ""}
     labels = {name: text for name, text in wanted.items() if (metadata.labels or {}).get(name) != text}
-    # What an administrator wrote there stays.
-    missing = bool(minimum) and ANN_MINIMUM_PVC_SIZE not in (metadata.annotations or {})
-    annotations = {ANN_MINIMUM_PVC_SIZE: minimum} if missing else {}
+    annotations = {name: text for name, text in annotations.items() if (metadata.annotations or {}).get(name) != text}
     orphan = owner is not None and not metadata.owner_references
     if not labels and not annotations and not orphan:
         return ()
@@ -320,7 +357,7 @@ def _recognition(
     if sets:
         # Recognized is about the provisioner: it stays False, and the message says what is gone by instead.
         found = ", ".join(f"{one.access_modes[0]} {one.volume_mode}" for one in sets)
-        return ConditionStatus.FALSE, reason, f"{_capital(what)}; its volumes that are in use show: {found}."
+        return ConditionStatus.FALSE, reason, f"{_capital(what)}; volumes of it that were in use have shown: {found}."
     example = PropertySet(access_modes=(AccessMode.READ_WRITE_ONCE.value,), volume_mode="Filesystem")
     text = render(
         f"{_capital(what)}, and no volume of StorageClass {name} is bound from which it could be learned",

@@ -137,30 +137,58 @@ def test_the_command_of_an_unknown_provisioner_works_as_it_is_told(kubectl: Kube
     assert profile["status"]["claimPropertySets"] == [{"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem"}]
 
 
-def test_an_unknown_provisioner_is_learned_from_a_volume_that_is_bound(kubectl: Kubectl, namespace: Kubectl, name: str):
-    kubectl.create(storage_class(name, UNKNOWN))
-    assert "claimPropertySets" not in settle(kubectl, name)["status"]
+def use(namespace: Kubectl, storage_class: str, volume: str, access_mode: str, volume_mode: str) -> None:
+    """A volume of the class that a claim is bound to."""
     namespace.create(
         {
-            "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
+            "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": volume},
             "spec": {
-                "accessModes": ["ReadWriteMany"], "volumeMode": "Block", "capacity": {"storage": "1Gi"},
-                "storageClassName": name, "persistentVolumeReclaimPolicy": "Retain",
-                "csi": {"driver": UNKNOWN, "volumeHandle": name},
+                "accessModes": [access_mode], "volumeMode": volume_mode, "capacity": {"storage": "1Gi"},
+                "storageClassName": storage_class, "persistentVolumeReclaimPolicy": "Retain",
+                "csi": {"driver": UNKNOWN, "volumeHandle": volume},
             },
         },
         {
-            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "c"},
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": volume},
             "spec": {
-                "accessModes": ["ReadWriteMany"], "volumeMode": "Block", "storageClassName": name, "volumeName": name,
-                "resources": {"requests": {"storage": "1Gi"}},
+                "accessModes": [access_mode], "volumeMode": volume_mode, "storageClassName": storage_class,
+                "volumeName": volume, "resources": {"requests": {"storage": "1Gi"}},
             },
         },
     )  # fmt: skip
-    kubectl.wait("persistentvolume", name, "bound", lambda body: body.get("status", {}).get("phase") == "Bound")
+    namespace.wait("persistentvolume", volume, "bound", lambda body: body.get("status", {}).get("phase") == "Bound")
+
+
+def test_an_unknown_provisioner_is_learned_from_a_volume_that_is_bound(kubectl: Kubectl, namespace: Kubectl, name: str):
+    kubectl.create(storage_class(name, UNKNOWN))
+    assert "claimPropertySets" not in settle(kubectl, name)["status"]
+    use(namespace, name, name, "ReadWriteMany", "Block")
     profile = settle(kubectl, name)
     assert profile["status"]["claimPropertySets"] == [{"accessModes": ["ReadWriteMany"], "volumeMode": "Block"}]
     assert "ReadWriteMany Block" in recognized(profile)[2]
+
+
+def test_what_is_learned_later_does_not_change_what_a_disk_becomes(kubectl: Kubectl, namespace: Kubectl, name: str):
+    kubectl.create(storage_class(name, UNKNOWN))
+    settle(kubectl, name)
+    file = {"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem"}
+    device = {"accessModes": ["ReadWriteOnce"], "volumeMode": "Block"}
+    use(namespace, name, name, "ReadWriteOnce", "Filesystem")
+    assert settle(kubectl, name)["status"]["claimPropertySets"] == [file]
+    other = f"{name}-2"
+    try:
+        use(namespace, name, other, "ReadWriteOnce", "Block")
+        assert settle(kubectl, name)["status"]["claimPropertySets"] == [file, device]
+        kubectl.delete("persistentvolume", name, wait=False)
+        namespace.delete("persistentvolumeclaim", name)
+        kubectl.run("wait", "--for=delete", f"persistentvolume/{name}", "--timeout=150s")
+        profile = settle(kubectl, name)
+    finally:
+        kubectl.delete("persistentvolume", other, wait=False)
+    assert profile["status"]["claimPropertySets"] == [file, device]
+    learned = "{.metadata.annotations['cdi\\.kubevirt\\.io/learnedClaimPropertySets']}"
+    shown = kubectl.run("get", "storageprofile", name, f"--output=jsonpath={learned}")
+    assert shown == "ReadWriteOnce Filesystem, ReadWriteOnce Block"
 
 
 def test_a_class_with_snapshots_is_cloned_by_them(kubectl: Kubectl, cluster):

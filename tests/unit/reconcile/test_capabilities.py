@@ -7,7 +7,7 @@ import pytest
 from cdi.api.claims import AccessMode, VolumeMode
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import MAX_CLAIM_PROPERTY_SETS
-from cdi.reconcile.capabilities import Evidence, learned
+from cdi.reconcile.capabilities import Evidence, learned, read_learned, write_learned
 from cdi.reconcile.capabilities_table import NOT_FOR_DISKS, PROVISIONERS
 from cdi.reconcile.storageclass import NO_PROVISIONER, StorageClass
 
@@ -102,7 +102,48 @@ def test_what_is_bound_shows_what_is_possible():
         ],
     )
     assert found is not None
-    assert short(found.sets) == ["RWM Block", "RWO Filesystem"]
+    assert short(found.sets) == ["RWO Filesystem", "RWM Block"]
+
+
+def test_what_was_learned_keeps_its_place_and_what_is_new_comes_after_it():
+    before = read_learned("ReadWriteOnce Block")
+    found = learned(UNKNOWN, [evidence("ReadWriteMany", "Filesystem"), evidence("ReadWriteOnce", "Block")], before)
+    assert found is not None
+    assert short(found.sets) == ["RWO Block", "RWM Filesystem"]
+
+
+def test_what_was_learned_stays_where_no_such_volume_is_left():
+    found = learned(UNKNOWN, [], read_learned("ReadWriteOnce Filesystem"))
+    assert found is not None
+    assert short(found.sets) == ["RWO Filesystem"]
+
+
+def test_of_volumes_made_by_hand_only_those_that_are_there_count():
+    by_hand = StorageClass(name="c", provisioner=NO_PROVISIONER)
+    before = read_learned("ReadWriteOnce Filesystem, ReadWriteOnce Block")
+    found = learned(by_hand, [evidence("ReadWriteOnce", "Block", "Available")], before)
+    assert found is not None
+    assert short(found.sets) == ["RWO Block"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, []),
+        ("", []),
+        ("ReadWriteOnce Block, ReadWriteMany Filesystem", ["RWO Block", "RWM Filesystem"]),
+        ("ReadWriteOnce Block,ReadWriteOnce  Block", ["RWO Block"]),
+        ("Sometimes Block, ReadWriteOnce, Block ReadWriteOnce, ReadWriteOnce Block x, \x1b, ROX Block", []),
+        ("ReadWriteOnce Block," * 10_000, ["RWO Block"]),
+    ],
+)
+def test_an_annotation_with_what_was_learned_is_read_as_far_as_it_is_one(text, expected):
+    assert short(read_learned(text)) == expected
+
+
+def test_what_was_learned_is_read_as_it_was_written():
+    sets = read_learned("ReadWriteOnce Block, ReadWriteMany Filesystem")
+    assert read_learned(write_learned(sets)) == sets
 
 
 def test_several_access_modes_of_a_volume_are_several_ways_to_use_it():

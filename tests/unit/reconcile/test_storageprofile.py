@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
+from typing import Any
 
 import pytest
 
+from cdi.api.errors import StorageProfileIncomplete
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.validation import parse, validate
 from cdi.reconcile.actions import CreateObject, DeleteObject, PatchObject
 from cdi.reconcile.capabilities import Evidence, PropertySet
+from cdi.reconcile.configuration import resolve_config
+from cdi.reconcile.sizing import complete_claim, offer
 from cdi.reconcile.storageclass import StorageClass
 from cdi.reconcile.storageprofile import (
     ProfileFacts,
@@ -244,6 +248,63 @@ def test_an_unknown_provisioner_is_learned_from_its_volumes():
     assert "kubectl" not in message
     assert sets(profile) == [(["ReadWriteMany"], "Block")]
     assert complete(profile)
+
+
+FILE = Evidence(access_modes=("ReadWriteOnce",), volume_mode="Filesystem", phase="Bound")
+DEVICE = Evidence(access_modes=("ReadWriteOnce",), volume_mode="Block", phase="Bound")
+DISK = {"resources": {"requests": {"storage": "1Gi"}}}
+
+
+def after(profile: StorageProfile, volumes: tuple[Evidence, ...]) -> StorageProfile:
+    """The profile once these are the volumes of its class."""
+    body = profile.to_dict()
+    plan = reconcile_storage_profile(klass("who.example"), profile, ProfileFacts(volumes=volumes), NOW)
+    for action in plan.actions:
+        assert isinstance(action, PatchObject)
+        body["metadata"]["annotations"] = {**(profile.metadata.annotations or {}), **action.annotations}
+    return stored(body | {"status": plan.status} if plan.status is not None else body)
+
+
+def mode(profile: StorageProfile, volumes: tuple[Evidence, ...], **more: Any) -> str:
+    """Of the volume that a disk becomes."""
+    given = offer("fast", klass("who.example"), profile, resolve_config(None, None), volumes)
+    return str(complete_claim({**DISK, **more}, given)["volumeMode"])
+
+
+@pytest.mark.parametrize(
+    ("course", "expected"),
+    [
+        ([(FILE,), (FILE, DEVICE), (DEVICE,), ()], "Filesystem"),
+        ([(DEVICE,), (FILE, DEVICE), (FILE,), ()], "Block"),
+        ([(DEVICE, FILE), (DEVICE,)], "Filesystem"),
+    ],
+)
+def test_the_same_disk_stays_the_same_whatever_volumes_come_and_go(
+    course: list[tuple[Evidence, ...]], expected: str
+) -> None:
+    profile = settled(klass("who.example"))
+    with pytest.raises(StorageProfileIncomplete):
+        mode(profile, ())
+    for volumes in course:
+        assert mode(profile, volumes) == expected
+        profile = after(profile, volumes)
+        assert sets(profile)[0] == (["ReadWriteOnce"], expected)
+
+
+def test_with_access_modes_a_disk_is_on_a_file_system_also_where_devices_are_in_use() -> None:
+    profile = settled(klass("who.example"))
+    assert mode(profile, (), accessModes=["ReadWriteOnce"]) == "Filesystem"
+    profile = after(profile, (DEVICE,))
+    assert mode(profile, (DEVICE,), accessModes=["ReadWriteOnce"]) == "Filesystem"
+    assert mode(profile, (DEVICE,)) == "Block"
+
+
+def test_what_was_learned_is_forgotten_when_its_annotation_is_removed() -> None:
+    profile = after(settled(klass("who.example")), (DEVICE,))
+    assert profile.metadata.annotations == {"cdi.kubevirt.io/learnedClaimPropertySets": "ReadWriteOnce Block"}
+    body = profile.to_dict()
+    del body["metadata"]["annotations"]
+    assert sets(after(stored(body), (FILE, DEVICE)))[0] == (["ReadWriteOnce"], "Filesystem")
 
 
 def test_what_the_table_knows_goes_before_what_volumes_show():
