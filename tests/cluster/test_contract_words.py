@@ -52,7 +52,7 @@ PHASES = {
     "ImportScheduled": "slow-csi",
     "ImportInProgress": "slow-csi",
     "Succeeded": "slow-csi",
-    "Failed": "not-found",
+    "Failed": "checksum",
 }
 BOUND = {
     "Pending": "slow-csi",
@@ -74,7 +74,8 @@ EVENTS = {
     "ImportScheduled": "slow-csi",
     "ImportInProgress": "slow-csi",
     "ImportSucceeded": "slow-csi",
-    "ImportFailed": "not-found",
+    "ImportFailed": "checksum",
+    "Error": "not-found",
     "ImportTargetInUse": "in-use",
     "ErrImportFailed": "unauthorized",
     "ErrResourceExists": "exists",
@@ -86,6 +87,8 @@ EVENTS = {
     "ErrCreatingPVCPrime": "no-prime",
     "ClaimMisbound": "misbound",
 }
+OF_CLAIMS = {("in-use", "ImportTargetInUse"), ("unauthorized", "ErrImportFailed")}
+"""Events that are told of the claim and not of a DataVolume."""
 WRITTEN = {  # annotations of claims: who has them, and values that they go through
     "storage.pod.phase": ("slow-csi", ["Pending", "Running", "Succeeded"]),
     "storage.pod.ready": ("slow-csi", ["false", "true", "false"]),
@@ -326,7 +329,7 @@ def go_on(play: Play, image: str) -> None:
     chronicle.wait("pods", "user", "running", is_phase("Running"), PATIENCE)
     place.create(secret("comes-late", accessKeyId="u", secretKey="p"))
     chronicle.until(
-        "the password is refused", lambda: "ErrImportFailed" in chronicle.event_reasons("unauthorized"), PATIENCE
+        "the password is refused", lambda: "Error" in chronicle.event_reasons("unauthorized"), PATIENCE
     )
     place.apply(secret("wrong", accessKeyId="u", secretKey="p"))
     chronicle.wait_phase("lost", "Succeeded", patience=PATIENCE)
@@ -406,10 +409,8 @@ def test_an_event_is_told(play, reason, name) -> None:
         return any(reason in chronicle.event_reasons(name, kind) for kind in kinds)
 
     chronicle.until(f"{name} has an event {reason}", there, PATIENCE)
-    if name in ("in-use", "named"):
-        assert reason in chronicle.event_reasons(name, "PersistentVolumeClaim"), "there is no DataVolume"
-    else:
-        assert reason in chronicle.event_reasons(name)
+    kind = "PersistentVolumeClaim" if (name, reason) in OF_CLAIMS else "DataVolume"
+    assert reason in chronicle.event_reasons(name, kind)
 
 
 def test_ready_is_true_of_what_succeeded_and_of_nothing_else(play) -> None:

@@ -106,14 +106,12 @@ def test_a_waiting_class_is_bound_at_once_where_that_is_asked_for(cluster, place
         assert digest(cluster, place, name, "Filesystem", len(content)) == sha256(content)
 
 
-def test_what_is_not_there_fails_at_once_and_says_so(place, server) -> None:
-    url = server.put("/missing", b"", always=Fault(status=404))
-    place.create(data_volume("missing", {"http": {"url": url}}, "csi"))
-    failed = wait_phase(place, "missing", "Failed")
-    ready = conditions(failed)["Ready"]
-    assert ready["reason"] == "SourceNotFound"
-    assert "404" in ready["message"]
-    assert any(event["reason"] == "ImportFailed" for event in place.events("DataVolume", "missing"))
+def test_what_is_damaged_fails_at_once_and_says_so(place, server, image) -> None:
+    url = server.put("/damaged.qcow2", image[:4096])
+    place.create(data_volume("damaged", {"http": {"url": url}}, "csi"))
+    failed = wait_phase(place, "damaged", "Failed")
+    assert conditions(failed)["Running"]["message"].startswith("Unable to process data: ")
+    assert any(event["reason"] == "ImportFailed" for event in place.events("DataVolume", "damaged"))
 
 
 def test_a_secret_that_is_missing_is_waited_for(cluster, place, server, image, content) -> None:

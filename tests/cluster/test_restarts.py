@@ -230,7 +230,7 @@ def test_a_worker_that_is_killed_is_gone_on_with(cluster, place, server, content
     assert last["restartCount"] == 1
     assert any(
         "[WorkerLost] " in event["message"] and "killed (signal 9)" in event["message"]
-        for event in chronicle.events(name) if event["reason"] == "ErrImportFailed"
+        for event in chronicle.events(name) if event["reason"] == "Error"
     )  # fmt: skip
     assert "WorkerLost" in chronicle.reasons(name, "Ready")
     later = [
@@ -291,7 +291,7 @@ MOMENTS = (
     Moment(name="ended", there=lambda c, n, u: phase(pod_of(c, n, u)) == "Succeeded", source="quick"),
     Moment(name="bound", there=lambda c, n, u: phase(claim_of(c, n)) == "Bound", source="quick", storage_class="csi"),
     Moment(name="succeeded", there=lambda c, n, u: "Succeeded" in c.phases(n), source="quick"),
-    Moment(name="failed", there=lambda c, n, u: "Failed" in c.phases(n), source="missing"),
+    Moment(name="failed", there=lambda c, n, u: "Failed" in c.phases(n), source="damaged"),
     Moment(name="scratch", there=lambda c, n, u: "CreatingScratchSpace" in c.reasons(n, "Bound"), source="once"),
     Moment(name="secret", there=lambda c, n, u: "NotFound" in c.reasons(n, "Ready"), source="secret"),
     Moment(name="again", there=lambda c, n, u: "SourceUnauthorized" in c.reasons(n, "Ready"), source="private"),
@@ -307,7 +307,7 @@ def test_a_datavolume_that_is_deleted_at_any_step_takes_everything_with_it(
     urls = {
         "slow": server.put("/deleted.raw", content * 2, always=SLOWLY),
         "quick": server.put("/quick.qcow2", image),
-        "missing": server.url("/missing"),
+        "damaged": server.put("/damaged.qcow2", image[:4096]),
         "once": server.put("/once.vmdk", vmdk(content, tmp_path), ranges=False),
         "secret": server.url("/quick.qcow2"),
         "private": server.put("/private.qcow2", image, authorization="Basic nobody"),
