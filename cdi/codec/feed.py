@@ -10,6 +10,7 @@ from cdi.codec.base import Buffer
 FORM_END = b"\r\n--"
 """How the closing line of a multipart form begins (RFC 2046 section 5.1.1)."""
 _FORM_END_MOST = 1024
+_MAX_ZERO_WINDOW = 64 << 10
 
 _NOTHING = memoryview(b"")
 
@@ -90,14 +91,19 @@ class Feed:
         return view
 
     def skip_zeros(self) -> int:
-        """Consume zeros; gives their number."""
-        skipped = 0
-        while view := self.window(1 << 20):
+        """Consume zeros; return how many there were.
+
+        The window grows with the zeros that are found, so that a call that meets other content looks at one byte of
+        it: decoders call this after every member, and a file may consist of millions of them.
+        """
+        skipped, size = 0, 1
+        while view := self.window(size):
             kept = len(bytes(view).lstrip(b"\0"))
             skipped += len(view) - kept
             self._at += len(view) - kept
             if kept:
                 break
+            size = min(8 * size, _MAX_ZERO_WINDOW)
         return skipped
 
     def skip_form_end(self) -> bool:
@@ -105,6 +111,8 @@ class Feed:
 
         Some clients send it after the image when they upload.
         """
+        if bytes(self.window(1)) != FORM_END[:1]:
+            return False
         tail = self.peek(_FORM_END_MOST + 1)
         if not tail.startswith(FORM_END) or len(tail) > _FORM_END_MOST:
             return False

@@ -14,10 +14,11 @@ from cdi.api.errors import ContentTruncated, DecoderFailed
 from cdi.codec.base import PIECE, Buffer
 from cdi.codec.feed import Feed
 
-_FIRST = 4 << 10
-_MOST = 256 << 10
-# A decoder copies the input that it has not used yet, so it is given little at a time; and the less, the shorter the
-# members are, or a file of empty ones would be copied over and over.
+_MIN_INPUT = 4 << 10
+_MAX_INPUT = 256 << 10
+_MIN_OUTPUT = 64 << 10
+# A decoder copies the input that it has not used yet, and allocates the output that it may give. Both begin small with
+# each member and double, or a file of millions of short members would be copied, and memory mapped, over and over.
 
 
 class MemberDecoder(Protocol):
@@ -53,7 +54,7 @@ def decode_members(
 
 
 def _member(feed: Feed, decoder: MemberDecoder, failures: tuple[type[Exception], ...]) -> Iterator[Buffer]:
-    step = _FIRST
+    step, room = _MIN_INPUT, _MIN_OUTPUT
     while not decoder.eof:
         hungry = decoder.needs_input
         taken: Buffer = b""
@@ -62,11 +63,12 @@ def _member(feed: Feed, decoder: MemberDecoder, failures: tuple[type[Exception],
             if not taken:
                 raise ContentTruncated(f"the {feed.name} ends before its end mark")
             feed.advance(len(taken))
-            step = min(2 * step, _MOST)
+            step = min(2 * step, _MAX_INPUT)
         try:
-            output = decoder.decompress(taken, PIECE)
+            output = decoder.decompress(taken, room)
         except failures as error:
             raise DecoderFailed(f"the {feed.name} is damaged: {error}") from error
+        room = min(2 * room, PIECE)
         if output:
             yield output
         elif not (hungry or decoder.needs_input or decoder.eof):

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from cdi.api.errors import ContentTruncated, DecoderFailed, DecoderLimit
 from cdi.codec.base import PIECE
+from cdi.codec.feed import Feed
+from cdi.codec.members import decode_members
 from cdi.codec.open import decoder
 from cdi.codec.xz import XzDecoder
 
@@ -159,6 +161,54 @@ def test_a_bomb_is_given_in_pieces_on_demand(kind):
 def test_many_empty_gzip_members_end_soon():
     packed = gzip.compress(b"") * 20000
     assert unpack("gz", packed) == b""
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst"])
+def test_short_members_cost_no_more_than_their_own_bytes(kind, monkeypatch):
+    """A file of millions of them: after each one, only a few bytes of what follows are looked at."""
+    windows = []
+    window = Feed.window
+
+    def counting(feed, most):
+        view = window(feed, most)
+        windows.append(len(view))
+        return view
+
+    monkeypatch.setattr(Feed, "window", counting)
+    count = 5000
+    packed = pack(kind, b"x") * count
+    assert unpack(kind, packed, [len(packed)]) == b"x" * count
+    assert sum(windows) < count * (8 << 10)
+
+
+def test_a_decoder_is_asked_for_little_output_at_first():
+    """It allocates that much for each member, however short the member is."""
+    rooms = []
+
+    class Recording:
+        def __init__(self):
+            self.eof, self.needs_input, self.unused_data = False, True, b""
+            self.left = 8
+
+        def decompress(self, data, /, max_length):
+            rooms.append(max_length)
+            self.left -= 1
+            self.needs_input, self.eof = False, not self.left
+            return b"x"
+
+    assert list(decode_members(Feed(iter([b"input"]), "test stream"), lambda _feed: Recording(), ())) == [b"x"] * 8
+    assert rooms[0] <= 64 << 10
+    assert rooms == sorted(rooms)
+    assert rooms[-1] == PIECE
+
+
+@pytest.mark.parametrize("zeros", [0, 1, 7, 8, 9, 100_000, 1 << 20])
+@pytest.mark.parametrize("size", [1, 1000, 2 << 20])
+def test_zeros_are_counted_to_the_last_one(zeros, size):
+    packed = bytes(zeros) + b"x"
+    feed = Feed(iter([packed[at : at + size] for at in range(0, len(packed), size)]), "test stream")
+    assert feed.skip_zeros() == zeros
+    assert feed.take(1) == b"x"
 
 
 def test_every_part_of_a_gzip_header_is_understood():
