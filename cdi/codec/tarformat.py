@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cdi.api.errors import FormatUnsupported, ImageCorrupt
+from cdi.image.sizes import require_size
 
 BLOCK = 512
 SPARSE_MOST = 1 << 18
 """The most parts that a sparse member may have."""
 
 _REMEDY = "build the archive again and publish it"
-_SIZE_MOST = (1 << 63) - 1
 
 
 def corrupt(what: str) -> ImageCorrupt:
@@ -60,10 +60,10 @@ def number(raw: bytes) -> int:
 
 
 def length(value: int) -> int:
-    """A size or offset, checked; raises `ImageCorrupt`."""
-    if not 0 <= value <= _SIZE_MOST:
+    """Return `value` if it can be a size or an offset; raise `ImageCorrupt` or `FormatUnsupported`."""
+    if value < 0:
         raise corrupt(f"{value} is no size")
-    return value
+    return require_size(value, "a member of the tar archive has")
 
 
 def decimal(raw: bytes) -> int:

@@ -22,7 +22,7 @@ from cdi.api.errors import CdiError, FormatUnrecognised, FormatUnsupported
 from cdi.image.formats import qcow2, raw, vdi, vhdx, vmdk, vmdk_descriptor, vpc
 from cdi.image.formats.content import HEAD, Content, Inspection, Want
 from cdi.image.info import ImageInfo
-from cdi.image.sizes import MAX_DISK, SECTOR, human
+from cdi.image.sizes import SECTOR, require_size
 from cdi.image.wrapper import recognise_foreign
 
 _NO_TAIL: Final = 2 * SECTOR
@@ -205,8 +205,8 @@ def _inspect_raw(content: Content) -> Inspection:
         if tail.startswith(b"koly"):
             raise FormatUnsupported("it is an Apple disk image (UDIF)", where="dmg")
         length = content.length
-    if length is not None and length > MAX_DISK:
-        raise FormatUnsupported(f"a disk of {length} bytes is more than {human(MAX_DISK)}", where="raw")
+    if length is not None:
+        require_size(length, "the image has", where="raw")
     return ImageInfo(
         format="raw",
         virtual_size=length,

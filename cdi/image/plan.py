@@ -15,7 +15,7 @@ from cdi.api.errors import (
     TargetUnsuitable,
 )
 from cdi.image.info import ImageInfo
-from cdi.image.sizes import MEBI, SECTOR, human, request, round_up
+from cdi.image.sizes import MAX_OFFSET, MEBI, SECTOR, human, request, round_up
 
 Path = Literal[
     "raw-ranged", "raw-stream", "qcow2-ranged", "qcow2-stream", "qemu-bridge", "qemu-spool", "archive", "blank"
@@ -223,6 +223,11 @@ def _disk_size(facts: PlanInput, virtual: int | None) -> int | None:
             remedy=f"give it a volume of {_exact(facts.size)} or more",
         )
     if facts.size is not None:
+        if round_up(facts.size, SECTOR) > MAX_OFFSET:
+            raise TargetUnsuitable(
+                f"a disk of {_exact(facts.size)} was asked for, which no file or device can hold",
+                remedy="request a size that storage can provide",
+            )
         return round_up(facts.size, SECTOR)
     if facts.target == "block" and facts.capacity is not None:
         return facts.capacity

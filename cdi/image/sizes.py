@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
+from cdi.api.errors import FormatUnsupported
+
 SECTOR: Final = 512
 MEBI: Final = 1 << 20
 MAX_DISK: Final = 64 << 40
 """The largest virtual disk that is accepted; also the most that a VHDX can have."""
+MAX_OFFSET: Final = (1 << 63) - 1
+"""The last byte that the kernel can address in a file."""
 
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -19,6 +23,21 @@ def round_up(size: int, to: int) -> int:
 
 def round_down(size: int, to: int) -> int:
     return size // to * to
+
+
+def require_size(size: int, what: str, *, where: str | None = None) -> int:
+    """Return `size`, a length in bytes that a server, an archive or an image states, if an image can have it.
+
+    `what` is subject and verb of the refusal, "the server announces" for example, and `where` its place.  Raises
+    `FormatUnsupported` where it is more than `MAX_DISK`; much larger numbers do not even fit the kernel's offsets.
+    """
+    if size > MAX_DISK:
+        raise FormatUnsupported(
+            f"{what} {size} bytes ({human(size)}), and at most {human(MAX_DISK)} are supported",
+            where=where,
+            remedy="check whether the length is right; a disk image of that size cannot be imported",
+        )
+    return size
 
 
 def human(size: int) -> str:

@@ -31,7 +31,7 @@ from cdi.image.formats.vpc import fixed_payload
 from cdi.image.info import ImageInfo
 from cdi.image.qcow2map import MapTooLarge
 from cdi.image.reach import within
-from cdi.image.sizes import human
+from cdi.image.sizes import MAX_DISK, human
 from cdi.source.base import Source, SourceFacts
 from cdi.source.http import HttpSource
 from cdi.source.open import open_source
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from cdi.transfer.disk_search import LayerReading
 
 _CONNECTIONS = 4
-_LONGEST = 64 << 40
-"""A disk longer than this is no disk."""
 _TAIL = 512
 _READ_ALL = 64 << 20
 """A layer of so many bytes, compressed as it is, is read to its end, and so are those below it that show through where
@@ -365,8 +363,8 @@ def _decode(peeled: Peeled, found: Findings, *, to_end: bool) -> None:
         size += len(piece)
         if counted:
             tail = (tail + bytes(piece[-_TAIL:]))[-_TAIL:]
-        if size > _LONGEST:
-            raise DecoderLimit(f"the content decodes to more than {human(_LONGEST)}")
+        if size > MAX_DISK:
+            raise DecoderLimit(f"the content decodes to more than {human(MAX_DISK)}")
     if counted:
         payload = fixed_payload(tail, size)
         found.virtual_size = size if payload is None else payload

@@ -27,6 +27,8 @@ _OURS = frozenset(
 )  # fmt: skip
 _CONTENT_RANGE = re.compile(r"bytes[ =]\s*(?:(\d{1,19})\s*-\s*(\d{1,19})|\*)\s*/\s*(\d{1,19}|\*)", re.IGNORECASE)
 _ETAG = re.compile(r'(W/)?("[^"\x00-\x1f\x7f]{0,512}")')
+_MAX_LENGTH_DIGITS = 19
+"""Those of the largest 64-bit number. The engine refuses what is too large for an image, and names both sizes."""
 MAX_RETRY_AFTER = 300.0
 """Seconds; a server that asks for more is asked again sooner."""
 MAX_SECRET_FILE = 64 << 10
@@ -120,8 +122,11 @@ def content_length(headers: HTTPMessage, *, where: str) -> int | None:
     if len(values) > 1:
         raise SourceProtocolError("the server announced several different lengths", where=where)
     text = values.pop()
-    if not re.fullmatch(r"[0-9]{1,19}", text):
+    if not re.fullmatch(r"[0-9]+", text):
         raise SourceProtocolError("the server announced a length that is no number", where=where)
+    text = text.lstrip("0") or "0"
+    if len(text) > _MAX_LENGTH_DIGITS:
+        raise SourceProtocolError(f"the server announced a length of {len(text)} digits", where=where)
     return int(text)
 
 

@@ -15,7 +15,7 @@ from cdi.image.info import ImageInfo
 from cdi.image.plan import Plan
 from cdi.image.plan import plan as plan_for
 from cdi.image.qcow2map import MapTooLarge, Qcow2Map
-from cdi.image.sizes import human
+from cdi.image.sizes import MAX_DISK, human
 from cdi.source.base import Source
 from cdi.target.base import Target
 from cdi.target.failure import mapped
@@ -39,7 +39,6 @@ from cdi.verify.hashing import ResumableHash
 if TYPE_CHECKING:
     from cdi.transfer.disk_search import LayerReading
 
-_STREAM_LIMIT = 64 << 40
 _TAIL = 512
 _MOST_TRAILING = 128
 _RAW = ImageInfo(format="raw", virtual_size=None)
@@ -251,6 +250,7 @@ class DiskTransfer:
         plan, image = self._plan(fetcher, target, peeled, wanted), peeled.image
         assert image is not None
         assert peeled.stream is not None
+        stream = intake.interruptible(peeled.stream)
         if plan.path == "qemu-spool":
             from cdi.transfer.through_qemu import convert_spooled
 
@@ -259,15 +259,15 @@ class DiskTransfer:
                 plan = self._plan(fetcher, target, Peeled(peeled.wrappers, image), wanted)
                 self._begin(target, plan, image)
 
-            convert_spooled(self.job, peeled.stream, target, begin, self.control, self.result)
+            convert_spooled(self.job, stream, target, begin, self.control, self.result)
             return plan, plan.disk_size
         self._begin(target, plan, image)
         self.meter.phase = "transferring"
         if plan.path == "qcow2-stream":
-            self._qcow2_stream(peeled.stream, target)
+            self._qcow2_stream(stream, target)
             return plan, plan.disk_size
         whole = None if peeled.wrappers else intake
-        return plan, self._raw_stream(peeled.stream, fetcher, target, plan, wanted, whole)
+        return plan, self._raw_stream(stream, fetcher, target, plan, wanted, whole)
 
     def _no_disk(
         self,
@@ -320,7 +320,7 @@ class DiskTransfer:
         if disk_size is not None:
             limit, grow = disk_size, None
         else:
-            limit, grow = target.capacity or _STREAM_LIMIT, target.resize
+            limit, grow = target.capacity or MAX_DISK, target.resize
         footed, trailing = False, facts.announced is not None and intake is not None
         if trailing and (facts.announced or 0) - _MOST_TRAILING > limit:
             raise TargetTooSmall(f"the image has {facts.announced} bytes and the disk may have {limit}")

@@ -20,6 +20,7 @@ from cdi.api.errors import (
     SourceTruncated,
 )
 from cdi.api.job import Policy
+from cdi.image.sizes import require_size
 from cdi.source.base import Reader, Source, SourceFacts
 from cdi.target.buffer import aligned_buffer
 from cdi.transfer.meter import Meter
@@ -38,6 +39,14 @@ class StreamBroken(Exception):
     def __init__(self, cause: CdiError) -> None:
         super().__init__(str(cause))
         self.cause = cause
+
+
+def _bounded(facts: SourceFacts) -> SourceFacts:
+    """Return `facts`; raise `FormatUnsupported` where the source states a length that no image has."""
+    for stated in (facts.length, facts.announced):
+        if stated is not None:
+            require_size(stated, "the source announces", where=facts.location)
+    return facts
 
 
 class Fetcher:
@@ -64,7 +73,7 @@ class Fetcher:
         self._readers: set[Reader] = set()
         self._lock = threading.Lock()
         self._patience = Patience(policy=policy, meter=meter, cancelled=cancelled, jitter=jitter)
-        self.facts: SourceFacts = self._patience.insist(source.probe)
+        self.facts: SourceFacts = _bounded(self._patience.insist(source.probe))
 
     # --- cancellation -------------------------------------------------------------------------------------------
 

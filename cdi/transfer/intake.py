@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from cdi.codec.base import Buffer
 from cdi.transfer.fetch import Fetcher
 from cdi.transfer.meter import Meter
 from cdi.transfer.watermark import Hash
@@ -16,6 +17,7 @@ class Intake:
 
     def __init__(self, fetcher: Fetcher, digest: Hash | None, meter: Meter, connections: int, start: int = 0) -> None:
         """`start` is where a source that `resumes` goes on, bytes."""
+        self._fetcher = fetcher
         self._digest = digest
         self._meter = meter
         self._stream: Generator[memoryview, None, None] = fetcher.stream(connections, start)
@@ -41,6 +43,19 @@ class Intake:
             self._meter.advance(self.total)
             if self.remembers:
                 self._states.append((self.total, None if self._digest is None else self._digest.save()))
+
+    def interruptible(self, decoded: Iterator[Buffer]) -> Iterator[Buffer]:
+        """Yield from what `pieces` decode to; raise `Interrupted` once the transfer is cancelled and no piece is used.
+
+        A sparse member of a tar archive decodes to terabytes of zeros without another byte of the source. What was
+        received before a cancellation is still given, so that a watermark covers it.
+        """
+        used = None
+        for piece in decoded:
+            if self.total == used:
+                self._fetcher.check()
+            used = self.total
+            yield piece
 
     def passed(self, offset: int) -> tuple[int, bytes | None] | None:
         """The last end of a piece that is not beyond `offset`, and the digest's state there.
