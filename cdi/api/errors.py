@@ -159,7 +159,7 @@ class SourceNotFound(SourceError):
 
 
 class SourceUnauthorized(SourceError):
-    """The server wants other credentials (401)."""
+    """The server or a proxy wants credentials, or other ones (401, 407)."""
 
     retry = Retry.ON_CHANGE
     default_remedy = "check the secret named by secretRef"

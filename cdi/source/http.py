@@ -23,7 +23,7 @@ from cdi.source.connection import Canceller
 from cdi.source.endpoint import Endpoint
 from cdi.source.http_ask import Asker
 from cdi.source.http_endpoint import HttpEndpoint
-from cdi.source.http_message import Response
+from cdi.source.http_message import WHOLE, Response
 from cdi.source.http_reader import HttpReader
 from cdi.source.http_transport import Transport
 from cdi.source.validator import Validator
@@ -136,7 +136,7 @@ class HttpSource:
                 return self._learn(response, length=total, ranges=True)
         elif response.status == 416:
             self.transport.finish(response)
-        if response.status != 200:
+        if response.status not in WHOLE:
             # An empty file, a server that dislikes so short a range, an unknown total, another range than asked for:
             # without a Range there is nothing to misunderstand.
             response = self._asker.ask(self._cancel)
@@ -182,7 +182,7 @@ class HttpSource:
             response = self._asker.ask(self._cancel, ("Range", "bytes=1-1"))
         except SourceError:
             return False
-        body = b"" if response.status == 200 else response.beginning(2)
+        body = b"" if response.status in WHOLE else response.beginning(2)
         agrees = Validator.of(response).agrees(Validator.of(whole))
         self.transport.finish(response)
         return agrees and checks.single_byte(response, body, 1) == length
@@ -221,7 +221,7 @@ class HttpSource:
         if not self._if_range or self._seen.strong is None:
             return self._asker.ask(cancel, wanted)
         response = self._asker.ask(cancel, wanted, ("If-Range", self._seen.strong))
-        if response.status == 200 and checks.same(response, self._seen, facts):
+        if response.status in WHOLE and checks.same(response, self._seen, facts):
             # Some servers take any If-Range for a reason to send everything.
             self.transport.abandon(response)
             response = self._asker.ask(cancel, wanted)

@@ -19,7 +19,7 @@ from cdi.api.errors import (
 from cdi.source import http_status
 from cdi.source.connection import Canceller
 from cdi.source.endpoint import Endpoint, Headers, HttpRequest
-from cdi.source.http_message import Response
+from cdi.source.http_message import WHOLE, Response
 from cdi.source.http_transport import USER_AGENT, Transport
 from cdi.source.http_url import Url
 
@@ -27,7 +27,7 @@ MAX_REDIRECTS = 10
 _FORGET_AFTER = 3
 """Failures in a row until a remembered redirect is asked for anew: another mirror may live."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_ANSWERS = frozenset({200, 206, 416})
+_ANSWERS = WHOLE | {206, 416}
 _RENEWABLE = frozenset({301, 307, 400, 401, 403})
 """Where another signature, token or region may help: S3 says 400 and 301 for some of that."""
 
@@ -61,7 +61,7 @@ class Asker:
     def ask(self, cancel: Canceller, *extra: tuple[str, str]) -> Response:
         """A GET with redirects followed and credentials renewed.
 
-        Gives an answer of status 200, 206 or 416; raises for any other.
+        Gives an answer with the whole content (200, 203), a part of it (206), or 416; raises for any other.
         """
         renewed = False
         request = self._endpoint.request()
@@ -72,7 +72,7 @@ class Asker:
             except (SourceUnreachable, SourceStalled, SourceTruncated):
                 self._count_failure(final)
                 raise
-            if response.status in {200, 206, 416}:
+            if response.status in _ANSWERS:
                 self._final_failures = 0
                 return response
             body = response.beginning(http_status.MAX_BODY)
@@ -84,14 +84,18 @@ class Asker:
                 continue
             self._count_failure(final)
             problem = self._endpoint.explain(response.status, http_status.lower(response), body)
-            if not crossed and not renewed and response.status in {301, 307, 400, 401, 403}:
+            if not crossed and not renewed and response.status in _RENEWABLE:
                 renewed = True
                 if self._endpoint.refused(response.status):
                     request = self._endpoint.request()
                     continue
             if problem is None:
-                dropped = crossed and bool(request.secret_headers)
-                problem = http_status.failure(response, body, credentials_dropped=dropped)
+                problem = http_status.failure(
+                    response,
+                    body,
+                    sent=None if crossed else _authorization(request),
+                    credentials_dropped=crossed and bool(request.secret_headers),
+                )
             raise problem
 
     def _follow(
@@ -99,12 +103,14 @@ class Asker:
     ) -> tuple[Response, bool]:
         """The answer at the end of the redirects, and whether another origin gave it."""
         url, crossed = (Url.parse(request.url), False) if final is None else (final.url, final.crossed)
+        cookies = False
         for _ in range(MAX_REDIRECTS + 1):
             response = self._transport.get(url, self._headers(request, extra, crossed=crossed), cancel)
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or location is None:
                 break
             self._transport.finish(response)
+            cookies = cookies or "Set-Cookie" in response.headers
             following = url.redirected(location)
             if url.scheme == "https" and following.scheme == "http":
                 raise SourceProtocolError(
@@ -116,8 +122,8 @@ class Asker:
             crossed = crossed or following.origin != url.origin
             url = following
         else:
-            raise SourceTooManyRedirects(f"more than {MAX_REDIRECTS} redirects", where=self._endpoint.location)
-        if final is None and url.text != Url.parse(request.url).text and response.status in {200, 206, 416}:
+            raise _too_many_redirects(self._endpoint.location, cookies=cookies)
+        if final is None and url.text != Url.parse(request.url).text and response.status in _ANSWERS:
             with self._lock:
                 self._final = _Final(request.url, url, crossed)
         return response, crossed
@@ -145,3 +151,20 @@ class Asker:
             if self._final_failures >= _FORGET_AFTER:
                 self._final = None
                 self._final_failures = 0
+
+
+def _authorization(request: HttpRequest) -> str | None:
+    """Return the value of the request's Authorization field."""
+    given = (*request.secret_headers, *request.headers)
+    return next((value for name, value in given if name.lower() == "authorization"), None)
+
+
+def _too_many_redirects(where: str, *, cookies: bool) -> SourceTooManyRedirects:
+    if not cookies:
+        return SourceTooManyRedirects(f"more than {MAX_REDIRECTS} redirects", where=where)
+    return SourceTooManyRedirects(
+        f"more than {MAX_REDIRECTS} redirects, and the server sets cookies with them, which are not sent back",
+        where=where,
+        remedy="the server wants a browser that keeps cookies: use a direct link, or give the log-in's cookie as a "
+        "secret header (Cookie: NAME=VALUE)",
+    )

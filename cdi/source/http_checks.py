@@ -8,7 +8,7 @@ from __future__ import annotations
 from cdi.api.errors import SourceChanged, SourceNotAnImage, SourceProtocolError, SourceUnavailable
 from cdi.source import headers as fields
 from cdi.source.base import SourceFacts
-from cdi.source.http_message import Response
+from cdi.source.http_message import WHOLE, Response
 from cdi.source.http_url import Url
 from cdi.source.validator import Validator
 
@@ -34,7 +34,7 @@ def single_byte(response: Response, body: bytes, at: int) -> int | None:
 
 
 def same(response: Response, seen: Validator, facts: SourceFacts) -> bool:
-    """An answer with everything (200) speaks of the content that was seen first."""
+    """An answer with everything speaks of the content that was seen first."""
     length = response.body.length
     return Validator.of(response).agrees(seen) and (length is None or facts.length in {None, length})
 
@@ -59,7 +59,7 @@ def part(response: Response, seen: Validator, facts: SourceFacts, start: int, en
         if got is not None and got.total not in {None, facts.length}:
             raise SourceChanged(f"the content has {got.total} bytes now, not {facts.length}", where=where)
         raise SourceProtocolError("the server refuses a range that is within the file (416)", where=where)
-    if response.status == 200:
+    if response.status in WHOLE:
         if not same(response, seen, facts):
             raise SourceChanged("the content was replaced while it was being fetched", where=where)
         if start:
@@ -87,7 +87,7 @@ def part(response: Response, seen: Validator, facts: SourceFacts, start: int, en
 
 def refuse_status(response: Response) -> None:
     """Raises `SourceProtocolError` when everything was asked for and something else is sent."""
-    if response.status != 200:
+    if response.status not in WHOLE:
         raise SourceProtocolError(
             f"the server answers {response.status} to a request for everything", where=response.url.location
         )

@@ -7,8 +7,8 @@ copy, end exactly where they were announced to, and be told apart from bodies th
 from __future__ import annotations
 
 import contextlib
+import email.parser
 import enum
-import http.client
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,6 +20,11 @@ from cdi.source.connection import Connection, ConnectionLost
 from cdi.source.http_url import Url
 
 MAX_HEAD = 128 << 10
+"""Bytes of an answer's status line and header fields."""
+MAX_FIELD = 64 << 10
+"""Bytes of one line of a header field; this and the next are the limits of `http.client`."""
+MAX_FIELDS = 100
+"""Lines of header fields in an answer."""
 MAX_INTERIM = 8
 """1xx answers before the real one."""
 MAX_DRAIN = 64 << 10
@@ -108,7 +113,7 @@ class Body:
             if not line:  # the content is whole; only the connection is not
                 self.reusable = False
                 return False
-        raise self._broken("the answer has too many trailers")
+        raise self._broken(f"the answer has more than {_MAX_TRAILERS} trailer fields")
 
     def _line(self, limit: int) -> bytes:
         line = self._connection.readline(limit)
@@ -122,6 +127,10 @@ class Body:
     def _broken(self, what: str) -> SourceProtocolError:
         self.reusable = False
         return SourceProtocolError(what, where=self._connection.where)
+
+
+WHOLE = frozenset({200, 203})
+"""Success with the whole content; 203 is that of a proxy which transformed it (RFC 9110 section 15.3.4)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,18 +181,33 @@ def request_bytes(method: str, target: str, host: str, headers: Iterable[tuple[s
 
 
 class _Lines:
-    """What `http.client.parse_headers` reads from, with a limit on the whole head."""
+    """The lines of a head, with limits on each of them, on their number, and on the whole."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._left = MAX_HEAD
 
-    def readline(self, limit: int = -1, /) -> bytes:
+    def readline(self, limit: int) -> bytes:
         if self._left <= 0:
-            raise SourceProtocolError("the answer's head is too long", where=self._connection.where)
-        line = self._connection.readline(self._left if limit < 0 else min(limit, self._left))
+            raise self._too_much(f"the answer's head has more than {MAX_HEAD} bytes")
+        line = self._connection.readline(min(limit, self._left))
         self._left -= len(line)
         return line
+
+    def fields(self) -> HTTPMessage:
+        """Return the header fields up to the empty line, or to the end of the stream."""
+        text = ""
+        for _ in range(MAX_FIELDS + 1):
+            line = self.readline(MAX_FIELD + 1)
+            if len(line) > MAX_FIELD:
+                raise self._too_much(f"the answer has a header field of more than {MAX_FIELD} bytes")
+            text += line.decode("iso-8859-1")
+            if line in {b"\r\n", b"\n", b""}:
+                return email.parser.Parser(_class=HTTPMessage).parsestr(text)
+        raise self._too_much(f"the answer has more than {MAX_FIELDS} header fields")
+
+    def _too_much(self, what: str) -> SourceProtocolError:
+        return SourceProtocolError(what, where=self._connection.where)
 
 
 def read_response(connection: Connection, url: Url, *, method: str = "GET") -> Response:
@@ -196,12 +220,7 @@ def read_response(connection: Connection, url: Url, *, method: str = "GET") -> R
     with connection.deadline():
         for _ in range(MAX_INTERIM):
             minor, status = _status(lines, connection)
-            try:
-                headers = http.client.parse_headers(lines)
-            except http.client.HTTPException as error:
-                raise SourceProtocolError(
-                    "the answer's header fields cannot be read", where=connection.where
-                ) from error
+            headers = lines.fields()
             if status >= 200:
                 break
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from cdi.api.errors import (
@@ -11,16 +12,18 @@ from cdi.api.errors import (
     SourceNotFound,
     SourceProtocolError,
     SourceRefused,
-    SourceUnauthorized,
     SourceUnavailable,
 )
 from cdi.source import headers as fields
+from cdi.source.http_credentials import proxy_unauthorized, unauthorized
 from cdi.source.http_message import Response
 
 MAX_BODY = 16 << 10
 """As much of an error's text is read, bytes."""
 PASSING = frozenset({408, 421, 423, 425, 429, 500, 502, 503, 504})
-_TEXTUAL = ("text/", "application/json", "application/problem+json", "application/xml")
+_TEXTUAL = ("text/", "application/json", "application/problem+json", "application/xml", "application/problem+xml")
+_MESSAGE = re.compile(rb"<Message>([^<]{1,2000})</Message>")
+_SNIFFED = 1 << 10
 
 
 def passing(status: int) -> bool:
@@ -36,24 +39,20 @@ def lower(response: Response) -> Mapping[str, str]:
     return found
 
 
-def failure(response: Response, body: bytes, *, credentials_dropped: bool) -> CdiError:
-    """The error for a status that is neither success nor a redirect."""
+def failure(response: Response, body: bytes, *, sent: str | None, credentials_dropped: bool) -> CdiError:
+    """Return the error for a status that is neither success nor a redirect.
+
+    `sent` is the value of the Authorization field that the server was given; it is used for its scheme only.
+    """
     status = response.status
     where = response.url.location
     said = _said(response, body)
     if status == 401:
-        remedy = None
-        if credentials_dropped:
-            remedy = "credentials are not sent on to another host that the server redirects to; use the final URL"
-        return SourceUnauthorized(f"the server wants other credentials (401){said}", where=where, remedy=remedy)
+        return unauthorized(response.headers, said, where=where, sent=sent, dropped=credentials_dropped)
     if status == 403:
         return SourceForbidden(f"the server does not allow this (403){said}", where=where)
     if status == 407:
-        return SourceUnauthorized(
-            "the proxy wants other credentials (407)",
-            where=where,
-            remedy="put the user and password into the proxy's URL",
-        )
+        return proxy_unauthorized(response.headers, "the proxy", where=where)
     if status in {404, 410}:
         return SourceNotFound(f"there is nothing at this place ({status})", where=where)
     if status == 412:
@@ -72,8 +71,20 @@ def failure(response: Response, body: bytes, *, credentials_dropped: bool) -> Cd
 
 
 def _said(response: Response, body: bytes) -> str:
-    kind = fields.media_type(response.headers) or ""
-    if not kind.startswith(_TEXTUAL) or b"\0" in body:
+    """Return what the body says, bounded and on one line, to follow a message; empty where it is no text."""
+    kind = fields.media_type(response.headers)
+    if b"\0" in body or not (_is_text(body) if kind is None else kind.startswith(_TEXTUAL)):
         return ""
-    text = fields.excerpt(body)
+    # Services that speak S3 put one sentence for people into a document of many elements.
+    message = _MESSAGE.search(body)
+    text = fields.excerpt(body if message is None else message[1])
     return f": {text}" if text else ""
+
+
+def _is_text(body: bytes) -> bool:
+    """Return whether a body without a Content-Type reads as text; its last character may be cut off."""
+    try:
+        body[:_SNIFFED].decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.reason == "unexpected end of data"
+    return True

@@ -19,7 +19,6 @@ from cdi.api.errors import (
     SourceProtocolError,
     SourceRefused,
     SourceTruncated,
-    SourceUnauthorized,
     SourceUnavailable,
     SourceUnreachable,
 )
@@ -27,6 +26,7 @@ from cdi.api.job import Proxy, Tls
 from cdi.source import tls as trust
 from cdi.source.connection import CONNECT_TIMEOUT, Canceller, Connection, ConnectionLost, Dialer, Pool
 from cdi.source.endpoint import Headers
+from cdi.source.http_credentials import proxy_unauthorized
 from cdi.source.http_message import Response, read_response, request_bytes
 from cdi.source.http_url import Url
 from cdi.source.proxy import ProxyChoice, ProxyServer
@@ -234,19 +234,16 @@ class Transport:
                 f"{proxy.label} does not answer like a proxy: {error.what}", where=url.location, remedy=_PROXY_REMEDY
             ) from error
         if not 200 <= response.status < 300:
-            raise _proxy_refusal(response.status, proxy, where=url.location)
+            raise _proxy_refusal(response, proxy, where=url.location)
         if not connection.quiet():
             # TLS begins with us: a byte from the other side before that was put there by somebody else.
             raise SourceProtocolError("the proxy sends data of its own into the tunnel", where=url.location)
 
 
-def _proxy_refusal(status: int, proxy: ProxyServer, *, where: str) -> SourceError:
+def _proxy_refusal(response: Response, proxy: ProxyServer, *, where: str) -> SourceError:
+    status = response.status
     if status == 407:
-        return SourceUnauthorized(
-            f"the proxy {proxy.label} wants other credentials (407)",
-            where=where,
-            remedy="put the user and password into the proxy's URL",
-        )
+        return proxy_unauthorized(response.headers, f"the proxy {proxy.label}", where=where)
     if status in {401, 403}:
         return SourceForbidden(
             f"the proxy {proxy.label} does not allow this host ({status})",

@@ -36,6 +36,7 @@ from cdi.source import headers as fields
 from cdi.source.base import SourceFacts
 from cdi.source.endpoint import Headers, HttpRequest
 from cdi.source.http import HttpSource
+from cdi.source.http_message import WHOLE
 from cdi.source.http_transport import Transport
 from cdi.source.http_url import Url
 from cdi.source.s3_credentials import Identity, identity_for
@@ -244,7 +245,7 @@ class S3Source(HttpSource):
             return ()
         headers = {name.lower(): value for name, value in response.headers.items()}
         self.transport.abandon(response)
-        return promised(headers) if response.status == 200 else ()
+        return promised(headers) if response.status in WHOLE else ()
 
 
 def promised(headers: Mapping[str, str]) -> tuple[Digest, ...]:

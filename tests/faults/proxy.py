@@ -17,7 +17,15 @@ from typing import Self
 class ForwardProxy:
     """`status` answers every request with that instead of serving it; `greeting` is sent into each tunnel."""
 
-    def __init__(self, *, authorization: str | None = None, status: int | None = None, greeting: bytes = b"") -> None:
+    def __init__(
+        self,
+        *,
+        authorization: str | None = None,
+        status: int | None = None,
+        greeting: bytes = b"",
+        offers: str = "Basic",
+    ) -> None:
+        self._offers = offers
         self._authorization = authorization
         self._status = status
         self._greeting = greeting
@@ -72,7 +80,8 @@ class ForwardProxy:
                 client.sendall(f"HTTP/1.1 {self._status} No\r\nContent-Length: 0\r\n\r\n".encode())
                 return
             if self._authorization and f"Proxy-Authorization: {self._authorization}\r\n" not in text:
-                client.sendall(b"HTTP/1.1 407 Auth\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n")
+                offers = f"Proxy-Authenticate: {self._offers}\r\n"
+                client.sendall(f"HTTP/1.1 407 Auth\r\n{offers}Content-Length: 0\r\n\r\n".encode())
                 return
             method, target, _ = self.requests[-1].split(" ")
             if method == "CONNECT":
