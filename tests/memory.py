@@ -4,7 +4,23 @@ import random
 import threading
 
 from cdi.api.errors import Interrupted, SourceTruncated
+from cdi.api.job import BlankSourceSpec, FileTargetSpec, Job, Limits, Policy
 from cdi.source.base import SourceFacts
+from cdi.transfer.control import Control
+from cdi.transfer.retry import RetryBudget
+from cdi.transfer.throttle import Throttle
+
+
+def control_of(*, cancelled=None, limits=None, jitter=0.5, **policy):
+    """What the parts of a transfer share, with an event of the test's own for its cancellation."""
+    job = Job(id="x", source=BlankSourceSpec(), target=FileTargetSpec(path="x"), policy=Policy(**policy))
+    control = Control(job)
+    control.cancelled = threading.Event() if cancelled is None else cancelled
+    control.throttle = Throttle(limits or Limits(), control.cancelled)
+    control.retries = RetryBudget(
+        job.policy.retries, meter=control.meter, cancelled=control.cancelled, jitter=lambda: jitter
+    )
+    return control
 
 
 class MemoryTarget:

@@ -37,13 +37,13 @@ from cdi.source.http import HttpSource
 from cdi.source.open import open_source
 from cdi.transfer.control import Control
 from cdi.transfer.expect import Expectation, expectation
-from cdi.transfer.fetch import Fetcher, StreamBroken
+from cdi.transfer.fetch import Fetcher
 from cdi.transfer.intake import Intake
-from cdi.transfer.patience import Patience
 from cdi.transfer.peel import NoDisk, NoDiskInLayer, Peeled, peel_ranged, peel_stream
 from cdi.transfer.qcow2_ranged import load_map
 from cdi.transfer.reach import reach_of_source
 from cdi.transfer.result import Result
+from cdi.transfer.retry import RestartRequired
 from cdi.verify.hashing import ResumableHash
 
 if TYPE_CHECKING:
@@ -133,12 +133,11 @@ def examine(job: Job, control: Control, ask: Ask) -> Findings:
         if isinstance(job.source, RegistrySourceSpec):
             _look_at_container(job, job.source, control, ask, found)
         else:
-            patience = Patience(policy=job.policy, meter=control.meter, cancelled=control.cancelled)
-            with patience.insist(lambda: open_source(job.source, job.policy)) as source:
+            with control.retries.call(lambda: open_source(job.source, job.policy)) as source:
                 _look(job, source, control, ask, found)
     except Interrupted:
         raise
-    except StreamBroken as broken:
+    except RestartRequired as broken:
         found.refuse(broken.cause)
     except CdiError as error:
         found.refuse(error)
@@ -174,8 +173,7 @@ def _look_at_container(job: Job, spec: RegistrySourceSpec, control: Control, ask
 
     if job.content_type == "archive":
         raise FormatUnsupported("a container image cannot be imported as an archive", remedy="use contentType kubevirt")
-    patience = Patience(policy=job.policy, meter=control.meter, cancelled=control.cancelled)
-    with open_registry(spec, job.policy.stall_timeout, patience.pause) as image:
+    with open_registry(spec, job.policy.stall_timeout, control.retries.backoff) as image:
         _describe(image, found)
         if job.checksum is not None:
             if Digest.parse(job.checksum) != image.digest:
@@ -232,9 +230,7 @@ def _look(
     to_end: bool = False,
 ) -> None:
     """Look at one source, a layer where there is a `reading`; with `to_end` all of it is read and compared."""
-    fetcher = Fetcher(
-        source, policy=job.policy, meter=control.meter, throttle=control.throttle, cancelled=control.cancelled
-    )
+    fetcher = Fetcher(source, control)
     control.on_cancel(fetcher.abort)
     facts = found.facts = fetcher.facts
     control.meter.total = facts.length

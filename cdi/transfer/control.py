@@ -1,4 +1,4 @@
-"""What is shared by all parts of one running transfer: cancellation, limits, counters."""
+"""What is shared by all parts of one running transfer: cancellation, limits, counters, retries."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cdi.api.job import Limits, Progress
 from cdi.transfer.meter import Meter
+from cdi.transfer.retry import RetryBudget
 from cdi.transfer.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class Control:
     def __init__(self, job: AnyJob) -> None:
         self.cancelled = threading.Event()
         self.meter = Meter()
+        self.retries = RetryBudget(job.policy.retries, meter=self.meter, cancelled=self.cancelled)
         self.throttle = Throttle(Limits(bandwidth=job.policy.bandwidth), self.cancelled)
         self.written: Callable[[], int] = int
         """Bytes that the target took so far."""

@@ -67,14 +67,8 @@ class DiskTransfer:
         self.meter = control.meter
 
     def run(self) -> None:
-        """Raises `CdiError`, and `StreamBroken` where the caller may begin again."""
-        fetcher = Fetcher(
-            self.source,
-            policy=self.job.policy,
-            meter=self.meter,
-            throttle=self.control.throttle,
-            cancelled=self.control.cancelled,
-        )
+        """Raises `CdiError`, and `RestartRequired` where the caller may begin again."""
+        fetcher = Fetcher(self.source, self.control)
         self.control.on_cancel(fetcher.abort)
         target = open_target(self.job.target)
         earlier = self.result.written

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cdi.api.digest import Digest
 from cdi.api.errors import (
@@ -19,13 +19,12 @@ from cdi.api.job import Job, Policy
 from cdi.source.base import Source, SourceFacts
 from cdi.source.small import read_small
 from cdi.transfer.control import Control
-from cdi.transfer.patience import Patience
 from cdi.transfer.result import Result
 
 _STRENGTH = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
 _SUMS_MOST = 1 << 20
-_TRIES = 2
-"""More, for a file that need not be there."""
+_OPTIONAL_RETRIES = 2
+"""For files that need not be there."""
 _DISCOVERED_KINDS = frozenset({"http", "s3", "gcs", "file"})
 
 
@@ -102,10 +101,7 @@ class _Discovery:
         self._control = control
         self._required = policy.require_checksum or policy.signature == "require"
         # A server may answer every name that it does not have with a failure that looks as if it would pass.
-        retries = policy.retries if self._required else min(policy.retries, _TRIES)
-        self._patience = Patience(
-            policy=replace(policy, retries=retries), meter=control.meter, cancelled=control.cancelled
-        )
+        self._retries = control.retries if self._required else control.retries.limited(_OPTIONAL_RETRIES)
 
     def promises(self) -> list[Promise]:
         from cdi.verify.sums import checksum_files, find_digest
@@ -174,7 +170,7 @@ class _Discovery:
     def _small(self, name: str) -> bytes | CdiError | None:
         """A file beside the image; None where there is none, the failure where nobody can tell whether there is."""
         try:
-            return self._patience.insist(lambda: self._read(name))
+            return self._retries.call(lambda: self._read(name))
         except Interrupted:
             raise
         except CdiError as error:

@@ -1,12 +1,11 @@
 """Bytes from a source that is sometimes away: retries, limits, counting, read-ahead.
 
 A lost connection goes on in place: the next request begins at the byte where the last one broke off, guarded by the
-source against a changed content.  Only failures in a row without a single byte of progress use the budget up.
+source against a changed content.  What that costs is the transfer's budget of retries (`cdi.transfer.retry`).
 """
 
 from __future__ import annotations
 
-import random
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
@@ -19,26 +18,16 @@ from cdi.api.errors import (
     SourceTooLong,
     SourceTruncated,
 )
-from cdi.api.job import Policy
 from cdi.image.sizes import require_size
 from cdi.source.base import Reader, Source, SourceFacts
 from cdi.target.buffer import aligned_buffer
-from cdi.transfer.meter import Meter
-from cdi.transfer.patience import Patience
-from cdi.transfer.throttle import Throttle
+from cdi.transfer.control import Control
+from cdi.transfer.retry import RestartRequired
 
 STREAM_CHUNK = 2 << 20
 _STREAM_MEMORY = 6 * STREAM_CHUNK
 """The most that is read ahead, bytes: a decoder may need 128 MiB beside it."""
 _PAGE = 4096
-
-
-class StreamBroken(Exception):
-    """A stream that cannot be mended in place broke with `cause`."""
-
-    def __init__(self, cause: CdiError) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
 
 
 def _bounded(facts: SourceFacts) -> SourceFacts:
@@ -56,24 +45,15 @@ class Fetcher:
     and `Interrupted` when cancelled.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        *,
-        policy: Policy,
-        meter: Meter,
-        throttle: Throttle,
-        cancelled: threading.Event,
-        jitter: Callable[[], float] = random.random,
-    ) -> None:
+    def __init__(self, source: Source, control: Control) -> None:
         self.source = source
-        self._meter = meter
-        self._throttle = throttle
-        self._cancelled = cancelled
+        self._meter = control.meter
+        self._throttle = control.throttle
+        self._cancelled = control.cancelled
+        self._retries = control.retries
         self._readers: set[Reader] = set()
         self._lock = threading.Lock()
-        self._patience = Patience(policy=policy, meter=meter, cancelled=cancelled, jitter=jitter)
-        self.facts: SourceFacts = _bounded(self._patience.insist(source.probe))
+        self.facts: SourceFacts = _bounded(self._retries.call(source.probe))
 
     # --- cancellation -------------------------------------------------------------------------------------------
 
@@ -85,7 +65,7 @@ class Fetcher:
             reader.abort()
 
     def check(self) -> None:
-        self._patience.check()
+        self._retries.check()
 
     def _open(self, offset: int, length: int | None) -> Reader:
         reader = self.source.open(offset, length)
@@ -104,18 +84,14 @@ class Fetcher:
         """How many are wanted now: what a limit says, or else those that were `planned`."""
         return self._throttle.connections or planned
 
-    def pause(self, failure: CdiError, failures: int) -> None:
-        """Wait before the next try, or raise `failure` where there is none."""
-        self._patience.pause(failure, failures)
-
     # --- reading ------------------------------------------------------------------------------------------------
 
     def fill(self, offset: int, view: memoryview) -> None:
         """Read exactly ``len(view)`` bytes from `offset`.  Needs ranges."""
-        got, failures = 0, 0
+        got = 0
         ticket = self._throttle.ticket()
         while got < len(view):
-            before = got
+            attempt = self._retries.attempt()
             try:
                 with self._throttle.slot(ticket):
                     reader = self._open(offset + got, len(view) - got)
@@ -133,8 +109,7 @@ class Fetcher:
                     finally:
                         self._close(reader)
             except CdiError as failure:
-                failures = 1 if got > before else failures + 1
-                self.pause(failure, failures)
+                self._retries.backoff(failure, attempt)
             else:
                 self._meter.clear_failure()
 
@@ -151,7 +126,7 @@ class Fetcher:
         """The whole content in order, from `start` where the source `resumes`.
 
         A view is good until the next one is asked for.  With ranges several connections read ahead, and a break is
-        mended in place.  Without, there is one connection, and a break is `StreamBroken`: the caller starts over.
+        mended in place.  Without, there is one connection, and a break is `RestartRequired`: the caller starts over.
         """
         if self.facts.ranges and self.facts.length is not None:
             return self._ahead(self.facts.length, max(1, connections))
@@ -200,7 +175,7 @@ class Fetcher:
                 if item is None:
                     return
                 if isinstance(item, CdiError) and item.retry is Retry.BACKOFF and not self._cancelled.is_set():
-                    raise item if isinstance(item, SourceChanged) else StreamBroken(item)
+                    raise item if isinstance(item, SourceChanged) else RestartRequired(item)
                 if isinstance(item, BaseException):
                     raise item
                 buffer, filled = item

@@ -17,10 +17,9 @@ from cdi.transfer.disk_search import DiskSearch, LayerReading
 from cdi.transfer.expect import expectation
 from cdi.transfer.fetch import Fetcher
 from cdi.transfer.intake import Intake
-from cdi.transfer.patience import Patience
 from cdi.transfer.peel import NoDiskInLayer, peel_stream
-from cdi.transfer.persist import persist
 from cdi.transfer.result import Result
+from cdi.transfer.retry import run_with_restarts
 from cdi.verify.hashing import ResumableHash
 
 
@@ -31,9 +30,8 @@ def import_registry(job: Job, spec: RegistrySourceSpec, control: Control, result
     """
     if job.content_type == "archive":
         raise FormatUnsupported("a container image cannot be imported as an archive", remedy="use contentType kubevirt")
-    patience = Patience(policy=job.policy, meter=control.meter, cancelled=control.cancelled)
-    resolve = partial(open_registry, spec, job.policy.stall_timeout, patience.pause)
-    with patience.aside(resolve, RegistryImage.close) as image:
+    resolve = partial(open_registry, spec, job.policy.stall_timeout, control.retries.backoff)
+    with control.retries.run_abandonable(resolve, RegistryImage.close) as image:
         control.meter.clear_failure()
         layers_job = _checked(job, image, result)
         result.labels = dict(image.labels)
@@ -42,7 +40,7 @@ def import_registry(job: Job, spec: RegistrySourceSpec, control: Control, result
             def attempt(source: Source) -> None:
                 DiskTransfer(layers_job, source, control, result, reading).run()
 
-            persist(layers_job, control, result, lambda: nullcontext(layer.source), attempt)
+            run_with_restarts(layers_job, control, result, lambda: nullcontext(layer.source), attempt)
 
         DiskSearch(image, partial(survey_layer, layers_job, control, result)).find(take)
         result.validator = str(image.digest)
@@ -55,9 +53,7 @@ def survey_layer(job: Job, control: Control, result: Result, layer: Layer, readi
     """
 
     def attempt(source: Source) -> None:
-        fetcher = Fetcher(
-            source, policy=job.policy, meter=control.meter, throttle=control.throttle, cancelled=control.cancelled
-        )
+        fetcher = Fetcher(source, control)
         control.on_cancel(fetcher.abort)
         facts = fetcher.facts
         wanted = expectation(job, source, facts, result, control)
@@ -84,7 +80,7 @@ def survey_layer(job: Job, control: Control, result: Result, layer: Layer, readi
 
     control.meter.phase = "verifying"
     try:
-        persist(job, control, result, lambda: nullcontext(layer.source), attempt)
+        run_with_restarts(job, control, result, lambda: nullcontext(layer.source), attempt)
     finally:
         control.meter.note = ""
 

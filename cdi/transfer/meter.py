@@ -39,15 +39,15 @@ class Meter:
             if size:
                 self._failure = None
 
-    def record_failure(self, error: CdiError, note: str) -> None:
-        """Count a failed try, after which the transfer waits.
+    def record_failure(self, error: CdiError, note: str, *, from_start: bool = False) -> None:
+        """Count a failed try, after which the transfer waits; with `from_start` it then begins again at its first byte.
 
         A connection that breaks while bytes flow is mended in place and is no failure of the transfer: it becomes one
         when the next try gives no byte either, or when none had come before.
         """
         with self._lock:
             self.note = note
-            if self.fetched == self._fetched_before_failure:
+            if from_start or self.fetched == self._fetched_before_failure:
                 self._failure = Failure.of(error)
             self._fetched_before_failure = self.fetched
 

@@ -67,11 +67,11 @@ def _dispatch(job: Job, control: Control, result: Result, given: Source | None) 
     else:
         # An empty disk is made in less time than it takes to load these.
         from cdi.source.open import open_source
-        from cdi.transfer.persist import persist
+        from cdi.transfer.retry import run_with_restarts
 
         carry = _import_archive if job.content_type == "archive" else _import_disk
         opened = partial(open_source, source, job.policy) if given is None else lambda: given
-        persist(job, control, result, opened, partial(carry, job, control, result))
+        run_with_restarts(job, control, result, opened, partial(carry, job, control, result))
 
 
 def _import_disk(job: Job, control: Control, result: Result, source: Source) -> None:

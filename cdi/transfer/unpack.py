@@ -21,13 +21,11 @@ from cdi.verify.hashing import ResumableHash
 def unpack_archive(job: Job, source: Source, control: Control, result: Result) -> None:
     """Unpack `source` into the directory of ``job.target``; it appears there whole, once it is verified.
 
-    Raises `CdiError`, and `StreamBroken` where the caller may begin again; either way the directory is as it was.
+    Raises `CdiError`, and `RestartRequired` where the caller may begin again; either way the directory is as it was.
     """
     if not isinstance(job.target, DirectoryTargetSpec):
         raise TargetUnsuitable("an archive is unpacked into a directory, not onto a disk", where=job.target.path)
-    fetcher = Fetcher(
-        source, policy=job.policy, meter=control.meter, throttle=control.throttle, cancelled=control.cancelled
-    )
+    fetcher = Fetcher(source, control)
     control.on_cancel(fetcher.abort)
     facts = fetcher.facts
     result.validator = facts.validator

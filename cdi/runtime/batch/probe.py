@@ -28,7 +28,6 @@ from cdi.runtime.view import error_of
 from cdi.source.open import open_source
 from cdi.store.base import Store
 from cdi.transfer.control import Control
-from cdi.transfer.patience import Patience
 
 _RETRIES = 3
 _STALL = 30.0
@@ -101,14 +100,13 @@ class Prober:
             if job is None or isinstance(job.source, BlankSourceSpec):
                 return None
             with self._control(job) as control:
-                patience = Patience(policy=job.policy, meter=control.meter, cancelled=control.cancelled)
                 if isinstance(job.source, RegistrySourceSpec):
                     from cdi.source.registry.open import open_registry
 
-                    with open_registry(job.source, job.policy.stall_timeout, patience.pause) as image:
+                    with open_registry(job.source, job.policy.stall_timeout, control.retries.backoff) as image:
                         return Offer(validator=str(image.digest))
-                with patience.insist(lambda: open_source(job.source, job.policy)) as source:
-                    facts = patience.insist(source.probe)
+                with control.retries.call(lambda: open_source(job.source, job.policy)) as source:
+                    facts = control.retries.call(source.probe)
                     return Offer(validator=facts.validator, length=facts.length, digests=facts.digests)
 
     def size(self, item: Item, watch: Callable[[Callable[[], Progress]], None]) -> int | None:

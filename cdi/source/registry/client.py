@@ -28,9 +28,9 @@ from cdi.source.registry.refusal import refusal
 from cdi.source.registry.resolve import Document, ResolvedImage, Wanted, check_digest, resolve
 
 _PING_LIMIT = 1 << 20
-Pause = Callable[[CdiError, int], None]
-"""Called with a failure and how many there were in a row: returns, perhaps after a while, when the request is to be
-made again, and raises when not.  May block; called in a thread of its own."""
+Pause = Callable[[CdiError], None]
+"""Called with a failure: returns, perhaps after a while, when the request is to be made again, and raises when not.
+May block; called in a thread of its own."""
 _STATED = frozenset({"sha256", "sha384", "sha512"})
 
 
@@ -120,16 +120,14 @@ class RegistryClient:
         return (await self._get(reference, f"{kind}/{wanted.descriptor.digest}", accept)).body
 
     async def _get(self, reference: Reference, path: str, accept: str) -> Answer:
-        failures = 0
         while True:
             try:
                 return await self._get_once(reference, path, accept)
             except CdiError as failure:
                 if self._pause is None:
                     raise
-                failures += 1
                 # What was found out before (scheme, token) is kept, so each try begins where the last one failed.
-                await asyncio.to_thread(self._pause, failure, failures)
+                await asyncio.to_thread(self._pause, failure)
 
     async def _get_once(self, reference: Reference, path: str, accept: str) -> Answer:
         access = await self.reach(reference)

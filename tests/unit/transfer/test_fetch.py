@@ -17,12 +17,10 @@ from cdi.api.errors import (
     SourceUnavailable,
     SourceUnreachable,
 )
-from cdi.api.job import Limits, Policy
 from cdi.transfer import fetch as module
-from cdi.transfer.fetch import Fetcher, StreamBroken
-from cdi.transfer.meter import Meter
-from cdi.transfer.throttle import Throttle
-from tests.memory import MemorySource
+from cdi.transfer.fetch import Fetcher
+from cdi.transfer.retry import RestartRequired
+from tests.memory import MemorySource, control_of
 
 DATA = random.Random(5).randbytes(300_000)
 
@@ -41,14 +39,7 @@ class Pauses(threading.Event):
 
 def fetcher_of(source, *, cancelled=None, limits=None, **policy):
     cancelled = Pauses() if cancelled is None else cancelled
-    fetcher = Fetcher(
-        source,
-        policy=Policy(**policy),
-        meter=Meter(),
-        throttle=Throttle(limits or Limits(), cancelled),
-        cancelled=cancelled,
-        jitter=lambda: 0.5,
-    )
+    fetcher = Fetcher(source, control_of(cancelled=cancelled, limits=limits, **policy))
     fetcher.cancelled = cancelled
     return fetcher
 
@@ -245,7 +236,7 @@ def test_without_a_length_the_stream_ends_where_the_source_ends():
 
 def test_a_broken_stream_without_ranges_is_for_the_caller_to_begin_again():
     source = MemorySource(DATA, ranges=False, faults=[once_at(1000, SourceStalled("stalled"))], most=500)
-    with pytest.raises(StreamBroken) as caught:
+    with pytest.raises(RestartRequired) as caught:
         list(fetcher_of(source).stream(1))
     assert isinstance(caught.value.cause, SourceStalled)
     assert len(source.opened) == 1
@@ -254,7 +245,7 @@ def test_a_broken_stream_without_ranges_is_for_the_caller_to_begin_again():
 def test_a_stream_that_ends_early_is_broken_and_one_that_goes_on_too_long_refused():
     short = MemorySource(DATA, ranges=False)
     short.facts = MemorySource(DATA + b"x").facts.__class__(location="m", length=len(DATA) + 1, ranges=False)
-    with pytest.raises(StreamBroken) as caught:
+    with pytest.raises(RestartRequired) as caught:
         list(fetcher_of(short).stream(1))
     assert isinstance(caught.value.cause, SourceTruncated)
     short.facts = short.facts.__class__(location="m", length=len(DATA) - 1, ranges=False)

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdi.api.errors import CdiError, ContentTruncated, ImageCorrupt, ScratchNeeded
-from cdi.api.job import Limits, Policy
 from cdi.image.formats.qcow2 import parse_header
 from cdi.image.qcow2map import EXTENT_LIMIT, MapTooLarge, Qcow2Map, pieces
 from cdi.transfer import qcow2_stream as streaming
@@ -16,9 +15,8 @@ from cdi.transfer.fetch import Fetcher
 from cdi.transfer.meter import Meter
 from cdi.transfer.qcow2_ranged import load_map, qcow2_ranged
 from cdi.transfer.qcow2_stream import Qcow2Stream
-from cdi.transfer.throttle import Throttle
 from cdi.transfer.watermark import Watermark
-from tests.memory import MemorySource, MemoryTarget
+from tests.memory import MemorySource, MemoryTarget, control_of
 from tests.qcow2_writer import Layout, disk_of, write
 
 
@@ -55,16 +53,7 @@ def layouts(draw):
 
 
 def fetcher_of(source, **policy):
-    cancelled = threading.Event()
-    policy = Policy(**policy)
-    return Fetcher(
-        source,
-        policy=policy,
-        meter=Meter(),
-        throttle=Throttle(Limits(), cancelled),
-        cancelled=cancelled,
-        jitter=lambda: 0,
-    )
+    return Fetcher(source, control_of(jitter=0, **policy))
 
 
 def import_ranged(data, target, *, whole, begin=0, connections=2):

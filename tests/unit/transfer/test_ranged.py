@@ -8,16 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdi.api.errors import SourceNotFound
-from cdi.api.job import Limits, Policy
+from cdi.api.job import Limits
 from cdi.image.qcow2map import Piece
 from cdi.transfer import ranged
 from cdi.transfer.fetch import Fetcher
-from cdi.transfer.meter import Meter
 from cdi.transfer.ranged import MEMORY, PIECE_SIZE, SMALLEST, share
-from cdi.transfer.throttle import Throttle
 from cdi.transfer.watermark import Watermark
 from cdi.verify.hashing import ResumableHash
-from tests.memory import MemorySource
+from tests.memory import MemorySource, control_of
 
 MIB = 1 << 20
 BLOCK = 4096
@@ -44,14 +42,11 @@ class Running:
 
     def __init__(self, count, connections, *, digest=None):
         self.data = bytes(range(256)) * 16 * count
-        self.cancelled = threading.Event()
-        self.throttle = Throttle(Limits(), self.cancelled)
-        meter = Meter()
+        control = control_of()
+        self.cancelled, self.throttle = control.cancelled, control.throttle
         self.source = MemorySource(self.data)
-        self.fetcher = Fetcher(
-            self.source, policy=Policy(), meter=meter, throttle=self.throttle, cancelled=self.cancelled
-        )
-        self.watermark = Watermark(0, digest, meter, self.cancelled, None)
+        self.fetcher = Fetcher(self.source, control)
+        self.watermark = Watermark(0, digest, control.meter, self.cancelled, None)
         self.held, self.cuts, self.handled = 0, [], []
         self.gate = threading.Semaphore(0)
         self.lock = threading.Lock()
@@ -186,15 +181,9 @@ def test_readers_that_are_opened_after_a_failure_end_as_well():
             super().abort()
             first.set()
 
-    cancelled, meter = threading.Event(), Meter()
-    fetcher = Telling(
-        Source(bytes(8 * BLOCK)),
-        policy=Policy(retries=0),
-        meter=meter,
-        throttle=Throttle(Limits(), cancelled),
-        cancelled=cancelled,
-    )
-    watermark = Watermark(0, None, meter, cancelled, None)
+    control = control_of(retries=0)
+    fetcher = Telling(Source(bytes(8 * BLOCK)), control)
+    watermark = Watermark(0, None, control.meter, control.cancelled, None)
 
     def cut(begin, size):
         return iter([Piece(at, at + BLOCK, at + BLOCK, 0, 0) for at in (0, BLOCK)])

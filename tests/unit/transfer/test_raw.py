@@ -9,16 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdi.api.errors import Interrupted, SourceNotFound, TargetFull, TargetTooSmall
-from cdi.api.job import Limits, Policy
 from cdi.transfer import ranged
 from cdi.transfer import raw as module
 from cdi.transfer.fetch import Fetcher
 from cdi.transfer.meter import Meter
 from cdi.transfer.raw import raw_ranged, raw_stream
-from cdi.transfer.throttle import Throttle
 from cdi.transfer.watermark import Watermark
 from cdi.verify.hashing import ResumableHash
-from tests.memory import MemorySource, MemoryTarget
+from tests.memory import MemorySource, MemoryTarget, control_of
 
 MIB = 1 << 20
 
@@ -131,13 +129,10 @@ def test_a_source_that_fails_ends_a_stream_with_its_own_error():
 
 
 def ranged_import(data, target, *, begin=0, connections=3, digest=None, payload=None, faults=(), cancelled=None):
-    cancelled = threading.Event() if cancelled is None else cancelled
-    meter = Meter()
+    control = control_of(cancelled=cancelled, retries=0)
     source = MemorySource(data, faults=faults, most=100_000)
-    fetcher = Fetcher(
-        source, policy=Policy(retries=0), meter=meter, throttle=Throttle(Limits(), cancelled), cancelled=cancelled
-    )
-    watermark = Watermark(begin, digest, meter, cancelled, None)
+    fetcher = Fetcher(source, control)
+    watermark = Watermark(begin, digest, control.meter, control.cancelled, None)
     payload = len(data) if payload is None else payload
     raw_ranged(fetcher, target, watermark, length=len(data), payload=payload, connections=connections)
     return source, watermark
@@ -196,11 +191,9 @@ def test_a_cancelled_transfer_is_interrupted():
 
 def test_a_defect_of_a_handler_ends_the_others():
     data = bytes(64 * 4096)
-    cancelled = threading.Event()
-    meter = Meter()
-    fetcher = Fetcher(
-        MemorySource(data), policy=Policy(), meter=meter, throttle=Throttle(Limits(), cancelled), cancelled=cancelled
-    )
+    control = control_of()
+    cancelled, meter = control.cancelled, control.meter
+    fetcher = Fetcher(MemorySource(data), control)
 
     def handlers():
         def handle(piece, view):
@@ -226,10 +219,8 @@ def test_memory_is_aligned_like_the_file():
     from cdi.target.base import ALIGNMENT
 
     data = content(100_000)
-    cancelled = threading.Event()
-    fetcher = Fetcher(
-        MemorySource(data), policy=Policy(), meter=Meter(), throttle=Throttle(Limits(), cancelled), cancelled=cancelled
-    )
+    control = control_of()
+    fetcher = Fetcher(MemorySource(data), control)
     seen = []
 
     def address(view):
@@ -245,6 +236,6 @@ def test_memory_is_aligned_like_the_file():
         return handle
 
     cut = [module.Piece(at, at + 700, min(len(data), at + 900), 0, 0) for at in range(0, 90_000, 700)]
-    watermark = Watermark(0, None, Meter(), cancelled, None)
+    watermark = Watermark(0, None, Meter(), control.cancelled, None)
     ranged.run_ranged(fetcher, lambda begin, size: iter(cut), watermark, handlers, connections=2, beside=0)
     assert len(seen) == len(cut) and all(seen)

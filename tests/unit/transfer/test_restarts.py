@@ -9,9 +9,8 @@ import pytest
 from cdi.api.errors import ChecksumMismatch, InternalError, Interrupted, SourceChanged, SourceStalled, SourceUnavailable
 from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job, Policy, StreamSourceSpec
 from cdi.transfer.control import Control
-from cdi.transfer.fetch import StreamBroken
-from cdi.transfer.persist import persist
 from cdi.transfer.result import Result
+from cdi.transfer.retry import RestartRequired, RetryBudget, run_with_restarts
 from tests.memory import MemorySource
 
 MIB = 1 << 20
@@ -40,10 +39,11 @@ class Run:
         )
         self.control = Control(job)
         self.control.cancelled = self.pauses = Pauses()
+        self.control.retries = RetryBudget(retries, meter=self.control.meter, cancelled=self.pauses, jitter=lambda: 0.5)
         self.result = Result("x")
         self.script = list(script)
         self.attempts, self.open, self.opened, self.starts = 0, 0, 0, []
-        persist(job, self.control, self.result, self.reopen, self.attempt)
+        run_with_restarts(job, self.control, self.result, self.reopen, self.attempt)
 
     @contextmanager
     def reopen(self):
@@ -68,7 +68,7 @@ class Run:
 
 
 def broken():
-    return StreamBroken(SourceStalled("stalled"))
+    return RestartRequired(SourceStalled("stalled"))
 
 
 def test_a_broken_stream_and_a_changed_content_are_begun_again():
@@ -122,7 +122,7 @@ def test_a_stream_that_was_handed_over_cannot_be_begun_again():
 
 
 def test_the_server_is_given_the_time_that_it_asks_for():
-    run = Run([StreamBroken(SourceUnavailable("busy", retry_after=55.0))])
+    run = Run([RestartRequired(SourceUnavailable("busy", retry_after=55.0))])
     assert max(run.pauses.slept) >= 55
 
 

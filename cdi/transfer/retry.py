@@ -1,0 +1,288 @@
+"""Retries of one transfer: one budget and one backoff schedule for everything that it asks of its source.
+
+Opening a source, probing and reading it, beginning it again, and the requests to a registry all spend the same budget:
+``policy.retries`` failures in a row, after which the error is raised.  Content that comes further than any before it
+refills the budget; a successful request alone does not, or a server that answers every probe and breaks off every
+download at its first byte would be asked for ever.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from cdi.api.errors import CdiError, InternalError, Interrupted, Retry, SourceChanged, SourceUnavailable
+from cdi.transfer.journal import forget
+from cdi.transfer.meter import Meter
+
+if TYPE_CHECKING:
+    from cdi.api.job import Job
+    from cdi.source.base import Source
+    from cdi.transfer.control import Control
+    from cdi.transfer.result import Result
+
+_BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
+"""Seconds before each retry in a row; the last holds for all that follow."""
+_MIN_RESTART_PROGRESS = 16 << 20
+"""Bytes that a restarted attempt must come beyond the furthest attempt before it to refill the budget.  Otherwise a
+server that gives one byte more each time would be asked for the whole content once for each of its bytes."""
+_CANCEL_INTERVAL = 0.1
+"""Seconds until `RetryBudget.run_abandonable` notices a cancellation, at most."""
+_REMOTE = ("http", "s3", "gcs", "registry")
+"""Sources that may be waiting for an answer, and whose closing interrupts that."""
+_T = TypeVar("_T")
+
+
+class RestartRequired(Exception):
+    """A stream that cannot be continued where it broke with `cause`: it has to be read again from its first byte."""
+
+    def __init__(self, cause: CdiError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def _noop(found: object) -> None:
+    """Ignore a result that needs no closing."""
+
+
+class RetryBudget:
+    """The retries that one transfer has left, and the exponential backoff with jitter between them.  Thread-safe."""
+
+    def __init__(
+        self,
+        retries: int,
+        *,
+        meter: Meter,
+        cancelled: threading.Event,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """`retries` failures in a row are waited out.
+
+        The content that `meter` counts as fetched is the progress that refills the budget.  `jitter` returns 0 to 1, so
+        that many workers do not come back at the same moment.
+        """
+        self._retries = retries
+        self._meter = meter
+        self._cancelled = cancelled
+        self._jitter = jitter
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._attempt = 0
+        self._resume_at = 0.0
+        """When the latest backoff ends, by `time.monotonic`."""
+        self._base = 0
+        """`Meter.fetched` when the content was begun, or begun again."""
+        self._furthest = 0
+        """Bytes that the furthest of the earlier attempts at the content had fetched."""
+        self._reached = 0
+        """Bytes beyond which this attempt makes progress."""
+
+    def check(self) -> None:
+        """Raise `Interrupted` once the transfer was cancelled."""
+        if self._cancelled.is_set():
+            raise Interrupted("the transfer was stopped")
+
+    def attempt(self) -> int:
+        """Return the number of the attempt that begins now, for `backoff`."""
+        with self._lock:
+            return self._attempt
+
+    def backoff(self, error: CdiError, attempt: int | None = None) -> None:
+        """Wait before the next try after `error`, at least for the server's Retry-After.
+
+        Connections of one transfer usually fail together: of all that began in the same `attempt`, one failure counts
+        and the others share its pause.
+
+        Raises `error` if trying again cannot help or the budget is spent, and `Interrupted` when cancelled.
+        """
+        self.check()
+        if error.retry is not Retry.BACKOFF or isinstance(error, Interrupted | SourceChanged):
+            raise error
+        with self._lock:
+            if attempt is not None and attempt != self._attempt:
+                seconds = max(self._resume_at - time.monotonic(), _retry_after(error))
+            else:
+                fetched = self._meter.fetched - self._base
+                if fetched > self._reached:
+                    self._failures, self._reached = 0, fetched
+                seconds = self._count(error)
+        self._wait(error, seconds)
+
+    def begin_content(self) -> None:
+        """Begin with another content, for which the budget is full: a layer of a container image, for example."""
+        with self._lock:
+            self._failures, self._base = 0, self._meter.fetched
+            self._furthest = self._reached = 0
+
+    def restart(self, error: CdiError) -> None:
+        """Wait before the content is read again from its first byte, because of `error`.
+
+        Raises `error` if the budget is spent, and `Interrupted` when cancelled.
+        """
+        self.check()
+        with self._lock:
+            fetched = self._meter.fetched - self._base
+            if fetched > self._furthest + _MIN_RESTART_PROGRESS:
+                self._failures = 0
+            self._furthest = max(self._furthest, fetched)
+            self._base = self._meter.fetched
+            self._reached = self._furthest + _MIN_RESTART_PROGRESS
+            seconds = self._count(error)
+        self._wait(error, seconds, from_start=True)
+
+    def limited(self, retries: int) -> RetryBudget:
+        """Return a budget apart from this one, of `retries` at most, for files that the transfer can do without."""
+        return RetryBudget(
+            min(retries, self._retries), meter=self._meter, cancelled=self._cancelled, jitter=self._jitter
+        )
+
+    def call(self, act: Callable[[], _T], late: Callable[[_T], object] = _noop) -> _T:
+        """Return what `act` returns, called again after passing faults until the budget is spent.
+
+        `late` is that of `run_abandonable`, which calls it.
+        """
+        failed = False
+        while True:
+            attempt = self.attempt()
+            try:
+                found = self.run_abandonable(act, late)
+            except CdiError as error:
+                failed = True
+                self.backoff(error, attempt)
+            else:
+                if failed:
+                    self._meter.clear_failure()
+                return found
+
+    def run_abandonable(self, act: Callable[[], _T], late: Callable[[_T], object] = _noop) -> _T:
+        """Return what `act` returns, called in a thread that is abandoned when the transfer is cancelled.
+
+        For calls that cannot be interrupted: name resolution, and libraries that ask for credentials.  `late` is called
+        with a result that comes after that.  Raises what `act` raises, and `Interrupted` when cancelled.
+        """
+        self.check()
+        call = _AbandonableCall(act, late)
+        threading.Thread(target=call.run, name="abandonable", daemon=True).start()
+        try:
+            while not call.done.wait(_CANCEL_INTERVAL):
+                self.check()
+        except BaseException:
+            call.abandon()
+            raise
+        return call.result()
+
+    def _count(self, error: CdiError) -> float:
+        """Count a failure and return the seconds to wait; raise `error` if it was the last one.  Under the lock."""
+        self._failures += 1
+        if self._failures > self._retries:
+            raise error
+        self._attempt += 1
+        seconds = _BACKOFF[min(self._failures, len(_BACKOFF)) - 1] * (0.5 + self._jitter())
+        seconds = max(seconds, _retry_after(error))
+        self._resume_at = time.monotonic() + seconds
+        return seconds
+
+    def _wait(self, error: CdiError, seconds: float, *, from_start: bool = False) -> None:
+        if seconds <= 0:
+            return
+        self._meter.record_failure(
+            error, f"waiting {seconds:.0f} s: {error.code}: {error.what}", from_start=from_start
+        )
+        if self._cancelled.wait(seconds):
+            raise Interrupted("the transfer was stopped")
+
+
+def _retry_after(error: CdiError) -> float:
+    """Return the seconds that the server asked to wait."""
+    return (error.retry_after or 0.0) if isinstance(error, SourceUnavailable) else 0.0
+
+
+class _AbandonableCall(Generic[_T]):
+    """One call in a thread, for another thread that may stop waiting for it."""
+
+    def __init__(self, act: Callable[[], _T], late: Callable[[_T], object]) -> None:
+        self.done = threading.Event()
+        self._act = act
+        self._late = late
+        self._found: list[_T] = []
+        self._failure: BaseException | None = None
+        self._abandoned = False
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        try:
+            self._found.append(self._act())
+        except BaseException as failure:  # noqa: BLE001 - raised again in the thread that waits
+            self._failure = failure
+        with self._lock:
+            self.done.set()
+            abandoned = self._abandoned
+        if abandoned:
+            self._close()
+
+    def abandon(self) -> None:
+        """Have the result closed, now or when it comes."""
+        with self._lock:
+            self._abandoned = True
+            done = self.done.is_set()
+        if done:
+            self._close()
+
+    def _close(self) -> None:
+        for found in self._found:
+            self._late(found)
+
+    def result(self) -> _T:
+        if self._failure is not None:
+            raise self._failure
+        return self._found[0]
+
+
+def _close(opened: AbstractContextManager[Source]) -> None:
+    with opened:
+        pass
+
+
+def run_with_restarts(
+    job: Job,
+    control: Control,
+    result: Result,
+    reopen: Callable[[], AbstractContextManager[Source]],
+    attempt: Callable[[Source], None],
+) -> None:
+    """Call `attempt` with an open source until it ends; call it again where it has to begin from the first byte.
+
+    That is after `RestartRequired` and `SourceChanged`, as long as ``control.retries`` allows.  Every other failure is
+    raised at once: it has spent the budget where trying again made sense.
+    """
+    budget = control.retries
+    budget.begin_content()
+    while True:
+        cause: CdiError
+        try:
+            # Opening asks too, for credentials and the like.
+            with budget.call(reopen, _close) as source:
+                if job.source.kind in _REMOTE:
+                    control.on_cancel(source.close)
+                attempt(source)
+            return
+        except InternalError as error:
+            if control.cancelled.is_set():
+                # The source was closed under the attempt.
+                raise Interrupted("the transfer was stopped") from error
+            raise
+        except SourceChanged as changed:
+            forget(job.journal)
+            cause = changed
+        except RestartRequired as broken:
+            if job.source.kind == "stream":
+                raise broken.cause from broken
+            cause = broken.cause
+        budget.restart(cause)
+        note = f"{cause.what}; started over"
+        result.warn(note)
+        control.meter.restart(note, failure=cause)

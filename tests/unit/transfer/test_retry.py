@@ -1,0 +1,224 @@
+"""Passing faults are waited out within the budget, others are not."""
+
+import threading
+from contextlib import nullcontext
+
+import pytest
+
+from cdi.api.errors import CdiError, Interrupted, SourceChanged, SourceNotFound, SourceUnavailable, SourceUnreachable
+from cdi.api.job import BlankSourceSpec, FileTargetSpec, Job, Policy
+from cdi.transfer.control import Control
+from cdi.transfer.meter import Meter
+from cdi.transfer.result import Result
+from cdi.transfer.retry import RetryBudget, run_with_restarts
+
+MIB = 1 << 20
+
+
+class Event(threading.Event):
+    """Time passes at once, and is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.waited.append(timeout)
+        return self.is_set()
+
+
+def budget_of(retries: int = 3) -> tuple[RetryBudget, Event, Meter]:
+    event, meter = Event(), Meter()
+    return RetryBudget(retries, meter=meter, cancelled=event, jitter=lambda: 0.5), event, meter
+
+
+class Flaky:
+    def __init__(self, *failures: CdiError) -> None:
+        self.failures = list(failures)
+        self.calls = 0
+
+    def __call__(self) -> str:
+        self.calls += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        return "done"
+
+
+def test_passing_faults_are_tried_again_after_ever_longer_pauses() -> None:
+    budget, event, meter = budget_of()
+    act = Flaky(SourceUnreachable("a"), SourceUnavailable("b"), SourceUnreachable("c"))
+    assert budget.call(act) == "done"
+    assert event.waited == sorted(event.waited)
+    assert len(event.waited) == 3
+    assert meter.note == ""
+
+
+def test_the_budget_ends_with_the_last_failure() -> None:
+    budget, event, _ = budget_of(retries=2)
+    act = Flaky(*(SourceUnreachable(str(number)) for number in range(9)))
+    with pytest.raises(SourceUnreachable, match="2"):
+        budget.call(act)
+    assert act.calls == 3
+    assert len(event.waited) == 2
+
+
+def test_a_server_is_not_asked_before_it_said() -> None:
+    budget, event, meter = budget_of()
+    budget.backoff(SourceUnavailable("busy", retry_after=77.0))
+    assert event.waited == [77.0]
+    assert meter.note.startswith("waiting 77 s: SourceUnavailable")
+    budget.backoff(SourceUnavailable("busy", retry_after=0.0))
+    assert 0 < event.waited[-1] < 1
+
+
+@pytest.mark.parametrize("failure", [SourceNotFound("x"), SourceChanged("x"), Interrupted("x")])
+def test_what_waiting_does_not_mend_is_raised_at_once(failure: CdiError) -> None:
+    budget, event, _ = budget_of()
+    with pytest.raises(type(failure)):
+        budget.call(Flaky(failure))
+    assert event.waited == []
+
+
+def test_a_failure_of_every_kind_of_request_spends_the_same_budget() -> None:
+    budget, event, _ = budget_of(retries=3)
+    budget.backoff(SourceUnreachable("opening"))
+    budget.restart(SourceUnreachable("reading"))
+    with pytest.raises(SourceUnreachable, match="probing"):
+        budget.call(Flaky(*[SourceUnreachable("probing")] * 9))
+    assert event.waited == sorted(event.waited)
+    assert len(event.waited) == 3
+
+
+def test_a_success_without_content_refills_nothing() -> None:
+    budget, _, _ = budget_of(retries=2)
+    budget.backoff(SourceUnreachable("a"))
+    assert budget.call(Flaky()) == "done"
+    budget.backoff(SourceUnreachable("b"))
+    with pytest.raises(SourceUnreachable, match="c"):
+        budget.backoff(SourceUnreachable("c"))
+
+
+def test_every_byte_of_progress_refills_the_budget_in_place() -> None:
+    budget, _, meter = budget_of(retries=1)
+    for _ in range(20):
+        meter.add_fetched(1)
+        budget.backoff(SourceUnreachable("again"))
+    with pytest.raises(SourceUnreachable):
+        budget.backoff(SourceUnreachable("no byte came"))
+
+
+def test_after_a_restart_only_content_well_beyond_the_furthest_refills_the_budget() -> None:
+    budget, _, meter = budget_of(retries=1)
+    meter.add_fetched(100 * MIB)
+    budget.restart(SourceChanged("another"))
+    meter.add_fetched(116 * MIB)
+    with pytest.raises(SourceUnreachable):
+        budget.backoff(SourceUnreachable("hardly further than before"))
+
+    budget, _, meter = budget_of(retries=1)
+    meter.add_fetched(100 * MIB)
+    budget.restart(SourceChanged("another"))
+    meter.add_fetched(116 * MIB + 1)
+    budget.backoff(SourceUnreachable("further"))
+    meter.add_fetched(1)
+    budget.backoff(SourceUnreachable("and a byte further"))
+    budget.restart(SourceChanged("another once more, after all that"))
+    with pytest.raises(SourceChanged):
+        budget.restart(SourceChanged("and at once again"))
+
+
+def test_connections_that_fail_together_spend_one_retry() -> None:
+    budget, event, _ = budget_of(retries=2)
+    for turn in range(2):
+        attempt = budget.attempt()
+        for connection in range(8):
+            budget.backoff(SourceUnreachable(f"{turn} {connection}"), attempt)
+    attempt = budget.attempt()
+    for connection in range(8):
+        with pytest.raises(SourceUnreachable):
+            budget.backoff(SourceUnreachable(f"2 {connection}"), attempt)
+    # They also come back together: each waits for what is left of the first one's pause.
+    assert len(event.waited) == 16
+    assert max(event.waited[1:8]) <= event.waited[0]
+
+
+def test_a_connection_that_joins_a_pause_still_respects_its_own_retry_after() -> None:
+    budget, event, _ = budget_of()
+    attempt = budget.attempt()
+    budget.backoff(SourceUnreachable("a"), attempt)
+    budget.backoff(SourceUnavailable("busy", retry_after=44.0), attempt)
+    assert event.waited[1] == 44.0
+
+
+def test_another_content_has_a_full_budget() -> None:
+    budget, _, meter = budget_of(retries=1)
+    meter.add_fetched(100 * MIB)
+    budget.restart(SourceUnreachable("a"))
+    budget.begin_content()
+    budget.backoff(SourceUnreachable("b"))
+    meter.add_fetched(1)
+    budget.backoff(SourceUnreachable("c"))
+
+
+def test_a_limited_budget_is_apart_and_no_larger() -> None:
+    budget, _, _ = budget_of(retries=1)
+    with pytest.raises(SourceUnreachable):
+        budget.limited(5).call(act := Flaky(*[SourceUnreachable("x")] * 9))
+    assert act.calls == 2
+    budget.backoff(SourceUnreachable("the transfer's own"))
+
+
+def test_cancelling_ends_the_waiting() -> None:
+    budget, event, _ = budget_of()
+    event.set()
+    with pytest.raises(Interrupted):
+        budget.call(Flaky(SourceUnreachable("x")))
+
+
+def test_a_source_that_cannot_be_opened_for_a_moment_is_opened_later() -> None:
+    """The credential chains of S3 ask services of their own when a source is opened."""
+    job = Job(id="x", source=BlankSourceSpec(), target=FileTargetSpec(path="x"), policy=Policy(retries=2))
+    attempts = []
+    act = Flaky(SourceUnreachable("the metadata service"))
+    run_with_restarts(job, Control(job), Result("x"), lambda: nullcontext(act()), attempts.append)  # type: ignore[arg-type]
+    assert attempts == ["done"]
+    assert act.calls == 2
+
+
+def test_an_abandonable_call_returns_or_raises():
+    budget, _, _ = budget_of()
+    assert budget.run_abandonable(lambda: threading.current_thread().name) == "abandonable"
+    with pytest.raises(ZeroDivisionError):
+        budget.run_abandonable(lambda: 1 // 0)
+
+
+def test_a_call_is_abandoned_when_the_transfer_is_cancelled():
+    """And what comes of it later is closed."""
+    budget, cancelled, _ = budget_of()
+    go, closed, seen = threading.Event(), threading.Event(), []
+
+    def act():
+        cancelled.set()
+        assert go.wait(20)
+        return "found"
+
+    def late(found):
+        seen.append(found)
+        closed.set()
+
+    with pytest.raises(Interrupted):
+        budget.run_abandonable(act, late)
+    assert not seen
+    go.set()
+    assert closed.wait(20)
+    assert seen == ["found"]
+
+
+def test_no_call_is_begun_once_it_is_cancelled():
+    budget, cancelled, _ = budget_of()
+    begun = []
+    cancelled.set()
+    with pytest.raises(Interrupted):
+        budget.run_abandonable(lambda: begun.append(1))
+    assert begun == []
