@@ -227,6 +227,19 @@ class SourceTruncated(SourceError):
     retry = Retry.BACKOFF
     default_remedy = "the import goes on from where it ended; if it does not end, the file on the server is short"
 
+    def __init__(
+        self, what: str, *, where: str | None = None, remedy: str | None = None, unclean_eof: bool = False
+    ) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.unclean_eof = unclean_eof
+        """TLS ended without its closing alert where only that ends the content, which may be whole nevertheless."""
+
+
+class SourceLengthUnknown(SourceError):
+    """The server announces no length, and nothing else would show that the content was cut off."""
+
+    default_remedy = "give a checksum, or use a server that sends Content-Length"
+
 
 class SourceTooLong(SourceError):
     """More bytes came than were announced."""

@@ -102,13 +102,14 @@ def _zeros(count: int) -> Iterator[Buffer]:
         yield view[: min(PIECE, count - at)]
 
 
-def members(pieces: Iterator[Buffer]) -> Iterator[Member]:
+def members(pieces: Iterator[Buffer], *, require_end_mark: bool = False) -> Iterator[Member]:
     """The members of an archive in their order; what follows its end mark is read and dropped.
 
-    Raises `ContentTruncated`, `ImageCorrupt`, `FormatUnsupported` for a later volume of several, and `ImageUnsafe` for
-    extended headers that are too large.
+    Some writers leave that mark out, which is accepted unless `require_end_mark`.  Raises `ContentTruncated`,
+    `ImageCorrupt`, `FormatUnsupported` for a later volume of several, and `ImageUnsafe` for extended headers that are too
+    large.
     """
-    return _Archive(pieces).members()
+    return _Archive(pieces, require_end_mark=require_end_mark).members()
 
 
 class _Extended:
@@ -148,8 +149,9 @@ def _refuse_volume(key: str, value: bytes) -> None:
 
 
 class _Archive:
-    def __init__(self, pieces: Iterator[Buffer]) -> None:
+    def __init__(self, pieces: Iterator[Buffer], *, require_end_mark: bool) -> None:
         self._feed = Feed(pieces, "tar archive")
+        self._require_end_mark = require_end_mark
         self._at = 0
         self._shared: dict[str, bytes] = {}
 
@@ -175,6 +177,8 @@ class _Archive:
     def _header(self) -> Header | None:
         """None at the end: a block of zeros, or the end of the content where a header should be."""
         if not self._feed.window(1):
+            if self._require_end_mark:
+                raise ContentTruncated("the tar archive ends before its end mark")
             return None
         raw = self._take(BLOCK)
         return parse_header(raw) if any(raw) else None

@@ -11,6 +11,7 @@ from typing import Final, Literal, assert_never
 from cdi.api.errors import (
     FormatUnsupported,
     ScratchNeeded,
+    SourceLengthUnknown,
     TargetTooSmall,
     TargetUnsuitable,
 )
@@ -36,6 +37,13 @@ class PlanInput:
     length: int | None
     """Of the source's content, wrapped as it is."""
     ranges: bool
+    """It may be read in ranges."""
+    unversioned: bool = False
+    """It is served in ranges, which are not used: nothing would tell pieces of two versions apart."""
+    close_delimited: bool = False
+    """No length is announced, and only the connection's closing ends it."""
+    location: str | None = None
+    """Of the source, for messages."""
     wrappers: tuple[str, ...] = ()
     """Around the image, outermost first."""
     image: ImageInfo | None
@@ -54,6 +62,8 @@ class PlanInput:
     """As the policy has them; 0 chooses."""
     digest_wanted: bool = False
     """The source's bytes are to be hashed, which needs all of them and in order."""
+    digest_promised: bool = False
+    """Their digest is known beforehand, and compared."""
     scratch: bool = False
     """There is scratch space."""
 
@@ -90,7 +100,7 @@ def plan(facts: PlanInput) -> Plan:
     """Choose.
 
     Raises `TargetTooSmall`, naming both sizes and one that fits, `TargetUnsuitable`, `ScratchNeeded`,
-    `FormatUnsupported`.
+    `FormatUnsupported`, `SourceLengthUnknown`.
     """
     if facts.content_type == "archive":
         return _archive(facts)
@@ -102,12 +112,16 @@ def plan(facts: PlanInput) -> Plan:
     if facts.image is None:
         return _blank(facts)
     image = facts.image
+    _require_provable_end(facts, image)
     disk_size = _disk_size(facts, image.virtual_size)
     path, why = _choose(facts, image)
     ranged = path in ("raw-ranged", "qcow2-ranged", "qemu-bridge")
     connections, told = _connections(facts, ranged=ranged)
     if path == "qemu-bridge" and facts.digest_wanted:
         why += "; its digest is taken in order from what QEMU reads, and from the rest after that"
+    if facts.close_delimited:
+        proof = "its digest" if facts.digest_promised else end_mark(facts.wrappers, image.format)
+        why += f"; the server announces no length, so {proof} shows that all of it has come"
     return Plan(
         path=path,
         why=f"{why}; {told}",
@@ -119,6 +133,36 @@ def plan(facts: PlanInput) -> Plan:
         disk_size=disk_size,
         rereads=path == "qemu-bridge",
     )
+
+
+def _require_provable_end(facts: PlanInput, image: ImageInfo) -> None:
+    """Raise `SourceLengthUnknown` where content that was cut off could not be told from the whole.
+
+    Without a length and chunks, a connection that was cut off looks like the end of the content. A digest tells them
+    apart, and so do compressed streams, archives and image formats, which say themselves where they end; of a raw image
+    any part is a raw image.
+    """
+    if facts.close_delimited and not facts.digest_promised and end_mark(facts.wrappers, image.format) is None:
+        raise length_unknown(facts.location)
+
+
+def length_unknown(location: str | None) -> SourceLengthUnknown:
+    """Return the refusal of a raw image that is ended by the connection's closing only."""
+    return SourceLengthUnknown(
+        "the server announces neither a length nor chunks, and the end of a raw image cannot be told from a connection "
+        "that was cut off",
+        where=location,
+    )
+
+
+def end_mark(wrappers: tuple[str, ...], image_format: str | None) -> str | None:
+    """Return what in a content shows where it ends, None where nothing does.
+
+    `wrappers` are those around the image, whose format is `image_format`.
+    """
+    if wrappers:
+        return f"the {wrappers[0]} stream" if wrappers[0] != "tar" else "the tar archive"
+    return None if image_format in (None, "raw") else f"the {image_format} image"
 
 
 def _choose(facts: PlanInput, image: ImageInfo) -> tuple[Path, str]:
@@ -154,6 +198,11 @@ def _choose(facts: PlanInput, image: ImageInfo) -> tuple[Path, str]:
 def _no_ranges(facts: PlanInput) -> str:
     if facts.wrappers:
         return f"it is wrapped in {', '.join(facts.wrappers)}"
+    if facts.unversioned:
+        return (
+            "its source names no version (neither ETag nor Last-Modified) that ranges could be compared by; a checksum "
+            "would allow them"
+        )
     return "its source gives no byte ranges"
 
 
@@ -178,16 +227,14 @@ def _resumable(facts: PlanInput, path: Path) -> str:
     match path:
         case "raw-ranged" | "qcow2-ranged":
             return WATERMARK
-        case "raw-stream" | "qcow2-stream" | "archive":
+        case "raw-stream" | "qcow2-stream" | "archive" | "qemu-spool":
             if facts.wrappers:
                 return f"from the start: {facts.wrappers[0]} cannot be entered midway"
+            if facts.unversioned:
+                return "from the start: the source does not tell whether its content is still the same"
             return "from the start: the source gives no byte ranges"
         case "qemu-bridge":
             return "from the start: QEMU converts in one run"
-        case "qemu-spool":
-            if facts.wrappers:
-                return f"from the start: {facts.wrappers[0]} cannot be entered midway"
-            return "from the start: the source gives no byte ranges"
         case "blank":
             return "from the start: there is nothing to fetch"
     assert_never(path)

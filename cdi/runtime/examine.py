@@ -29,6 +29,7 @@ from cdi.image.checks import Check, checks_of
 from cdi.image.formats.qcow2 import parse_header
 from cdi.image.formats.vpc import fixed_payload
 from cdi.image.info import ImageInfo
+from cdi.image.plan import end_mark, length_unknown
 from cdi.image.qcow2map import MapTooLarge
 from cdi.image.reach import within
 from cdi.image.sizes import MAX_DISK, human
@@ -257,6 +258,19 @@ def _look(
     known = peeled is not None or refused
     if not known or ask.digest:
         _read(job, fetcher, control, ask, found, reading, known=known, to_end=to_end)
+    _see_end(job, source, fetcher, found, control)
+
+
+def _see_end(job: Job, source: Source, fetcher: Fetcher, found: Findings, control: Control) -> None:
+    """Refuse what an import would: content of which nothing shows that all of it came."""
+    facts, image = fetcher.facts, found.image
+    if image is None or not fetcher.may_be_cut or end_mark(found.wrappers, image.format) is not None:
+        return
+    if found.expected is None:
+        _expect(job, source, facts, found, control)
+    if found.expected is not None and found.expected.promises:
+        return
+    found.refuse(fetcher.unclean_end or length_unknown(facts.location))
 
 
 def _reached(facts: SourceFacts) -> str:

@@ -205,6 +205,7 @@ def plan_image(job: Job, found: Findings, told: Explanation) -> None:
     if found.virtual_size is not None:
         told.required = required(found.virtual_size)
     digest = found.expected is not None and found.expected.algorithm is not None
+    promised = found.expected is not None and bool(found.expected.promises)
     try:
         told.plan = plan_for(
             plan_input(
@@ -215,6 +216,7 @@ def plan_image(job: Job, found: Findings, told: Explanation) -> None:
                 capacity=None,
                 reads_zero=True,
                 digest_wanted=digest,
+                digest_promised=promised,
                 engine="qemu" if found.many_extents else None,
             )
         )

@@ -5,10 +5,24 @@ All calls block and are made from threads; a `Reader` is used by one thread, exc
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import Protocol, Self
 
 from cdi.api.digest import Digest
+
+
+class Ending(enum.Enum):
+    """How the end of a content is told from a transfer that was cut off."""
+
+    FRAMED = enum.auto()
+    """By its framing: an announced length, chunks, the boundary of a form."""
+    TLS_CLOSE = enum.auto()
+    """By the closing alert of TLS, which not every server sends."""
+    CLOSE = enum.auto()
+    """Not at all: the connection closes, and so does one that is cut off (RFC 9112 section 8)."""
+    PIPE = enum.auto()
+    """By the end of a pipe.  Whether its writer failed is known to whoever started it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +39,10 @@ class SourceFacts:
     """Comes once, but may be opened where an earlier attempt was stopped."""
     announced: int | None = None
     """Bytes that will be sent, where a few of the last ones may not belong to the content (`length` is None then)."""
+    ending: Ending = Ending.FRAMED
     validator: str | None = None
-    """Changes whenever the content does (a strong ETag, a generation, mtime and inode); kept in journals."""
+    """Changes whenever the content does (an ETag, Last-Modified, a generation, mtime and inode); kept in journals.
+    None where the source has nothing of that kind: two reads of it may be of different contents."""
     digests: tuple[Digest, ...] = ()
     """Of the whole content, as promised by the source itself (registry, S3, GCS)."""
     content_type: str | None = None
@@ -64,7 +80,8 @@ class Source(Protocol):
         """Read `length` bytes from `offset` (to the end where None).
 
         A length needs `ranges`, an offset those or `resumes`.  The content is that which `probe` saw, or
-        `SourceChanged` is raised.
+        `SourceChanged` is raised.  Where the source has no validator that can only be held to within one run: the whole
+        content is then read in one answer.
         """
         ...
 

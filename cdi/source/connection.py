@@ -163,6 +163,10 @@ class Connection:
         self.idle_since = 0.0
         sock.settimeout(stall_timeout)
 
+    @property
+    def is_encrypted(self) -> bool:
+        return self._tls is not None
+
     def lend(self, cancel: Canceller, *, where: str) -> None:
         """To the thread that uses it from now on."""
         self.where = where

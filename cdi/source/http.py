@@ -18,7 +18,7 @@ from cdi.api.errors import InternalError, Interrupted, SourceError
 from cdi.api.job import HttpSourceSpec, Proxy, Tls
 from cdi.source import headers as fields
 from cdi.source import http_checks as checks
-from cdi.source.base import SourceFacts
+from cdi.source.base import Ending, SourceFacts
 from cdi.source.connection import Canceller
 from cdi.source.endpoint import Endpoint
 from cdi.source.http_ask import Asker
@@ -158,14 +158,14 @@ class HttpSource:
         length = response.body.length
         if checks.says_html(response):
             checks.refuse_html(response.beginning(checks.PEEK), response.url)
-            facts = self._learn(response, length=length, ranges=False)
+            facts = self._learn(response, length=length, ranges=False, ending=checks.ending(response))
             self.transport.abandon(response)
             return facts
         if self._has_ranges_after_all(response, length):
             facts = self._learn(response, length=length, ranges=True)
             self.transport.abandon(response)
             return facts
-        facts = self._learn(response, length=length, ranges=False)
+        facts = self._learn(response, length=length, ranges=False, ending=checks.ending(response))
         response.connection.release()
         with self._lock:
             if self._closed:
@@ -187,13 +187,16 @@ class HttpSource:
         self.transport.finish(response)
         return agrees and checks.single_byte(response, body, 1) == length
 
-    def _learn(self, response: Response, *, length: int | None, ranges: bool) -> SourceFacts:
+    def _learn(
+        self, response: Response, *, length: int | None, ranges: bool, ending: Ending = Ending.FRAMED
+    ) -> SourceFacts:
         self._codings = checks.codings_of(response)
         self._seen = Validator.of(response)
         return SourceFacts(
             location=self.endpoint.location,
             length=length,
             ranges=ranges,
+            ending=ending,
             validator=self._seen.text(length),
             digests=self.endpoint.digests,
             content_type=fields.media_type(response.headers),
@@ -204,7 +207,9 @@ class HttpSource:
 
     def fetch(self, start: int, end: int | None, cancel: Canceller) -> tuple[Response, int | None]:
         facts = self.probe()
-        if not facts.ranges:
+        # Pieces of one content, asked for one by one, could be of two versions where nothing tells those apart.
+        at_once = self._seen.is_empty and start == 0 and end == facts.length
+        if not facts.ranges or at_once:
             with self._lock:
                 held, self._held = self._held, None
             if held is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from cdi.api.errors import SourceChanged, SourceNotAnImage, SourceProtocolError, SourceUnavailable
 from cdi.source import headers as fields
-from cdi.source.base import SourceFacts
+from cdi.source.base import Ending, SourceFacts
 from cdi.source.http_message import WHOLE, Response
 from cdi.source.http_url import Url
 from cdi.source.validator import Validator
@@ -39,9 +39,20 @@ def same(response: Response, seen: Validator, facts: SourceFacts) -> bool:
     return Validator.of(response).agrees(seen) and (length is None or facts.length in {None, length})
 
 
+def ending(response: Response) -> Ending:
+    """Return how the end of an answer with everything is told from a connection that was cut off."""
+    if not response.body.endless:
+        return Ending.FRAMED
+    return Ending.TLS_CLOSE if response.connection.is_encrypted else Ending.CLOSE
+
+
 def whole(response: Response, seen: Validator, facts: SourceFacts) -> int | None:
     """Where the answer to a request for everything ends; raises `SourceChanged`, `SourceProtocolError`."""
     refuse_status(response)
+    if facts.length is None and ending(response) is not facts.ending:
+        raise SourceChanged(
+            "the server marks the end of the content otherwise than before", where=response.url.location
+        )
     if not same(response, seen, facts):
         raise SourceChanged("the content was replaced since it was first looked at", where=response.url.location)
     return facts.length

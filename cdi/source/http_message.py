@@ -82,7 +82,12 @@ class Body:
         if not bounded:
             if not count:
                 if self._connection.ragged:
-                    raise self._truncated("the TLS connection was cut off, and no length was announced")
+                    raise SourceTruncated(
+                        "the TLS connection ended without its closing alert, and no length was announced",
+                        where=self._connection.where,
+                        remedy="give a checksum, or have the server send Content-Length",
+                        unclean_eof=True,
+                    )
                 self.ended = True
             return count
         if not count:

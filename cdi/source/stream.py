@@ -19,7 +19,7 @@ from cdi.api.errors import (
     SourceTruncated,
     SourceUnreachable,
 )
-from cdi.source.base import SourceFacts
+from cdi.source.base import Ending, SourceFacts
 
 
 class StreamSource:
@@ -56,7 +56,7 @@ class StreamSource:
             raise SourceNotSupported(
                 "this is a directory", where=self._location, remedy="give a file or pipe as standard input"
             )
-        return SourceFacts(location=self._location, length=self._length, ranges=False)
+        return SourceFacts(location=self._location, length=self._length, ranges=False, ending=Ending.PIPE)
 
     def open(self, offset: int = 0, length: int | None = None) -> StreamReader:
         """Raises `SourceUnreachable` the second time: what was read is gone."""

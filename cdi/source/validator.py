@@ -29,6 +29,11 @@ class Validator:
         """For If-Range."""
         return self.tag if self.is_strong else None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing in the answer would tell another content from this one."""
+        return self.tag is None and self.modified is None
+
     def agrees(self, other: Self) -> bool:
         """Nothing that both of them say differs.
 

@@ -6,13 +6,21 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, NoReturn
 
-from cdi.api.digest import Digest
-from cdi.api.errors import CdiError, DiskNotInImage, FormatUnsupported, Retry, TargetFull, TargetTooSmall
+from cdi.api.errors import (
+    CdiError,
+    ContentTruncated,
+    DiskNotInImage,
+    FormatUnsupported,
+    ImageError,
+    Retry,
+    TargetFull,
+    TargetTooSmall,
+)
 from cdi.api.job import FileTargetSpec, Job
 from cdi.image.formats.qcow2 import parse_header
 from cdi.image.formats.vpc import fixed_payload
 from cdi.image.info import ImageInfo
-from cdi.image.plan import Plan
+from cdi.image.plan import Plan, end_mark
 from cdi.image.plan import plan as plan_for
 from cdi.image.qcow2map import MapTooLarge, Qcow2Map
 from cdi.image.sizes import MAX_DISK, human
@@ -33,6 +41,7 @@ from cdi.transfer.raw import raw_ranged, raw_stream
 from cdi.transfer.reach import reach_of_source
 from cdi.transfer.result import Result
 from cdi.transfer.resume import checkpoints, has_watermark, keep_watermark, resume
+from cdi.transfer.retry import RestartRequired
 from cdi.transfer.watermark import Watermark
 from cdi.verify.hashing import ResumableHash
 
@@ -102,9 +111,9 @@ class DiskTransfer:
         self.result.validator = facts.validator
         self.meter.total = facts.length if facts.length is not None else facts.announced
         wanted = expectation(self.job, self.source, facts, self.result, self.control)
+        fetcher.digest_promised = bool(wanted.promises)
         digest = None if wanted.algorithm is None else ResumableHash(wanted.algorithm)
-        anywhere = facts.ranges and facts.length is not None and self.layer is None
-        peeled = peel_ranged(fetcher, facts, archive=False) if anywhere else None
+        peeled = peel_ranged(fetcher, facts, archive=False) if fetcher.ranged and self.layer is None else None
         if peeled is not None:
             self._ranged(fetcher, target, peeled, wanted, digest)
         else:
@@ -128,6 +137,7 @@ class DiskTransfer:
                 capacity=target.capacity,
                 reads_zero=target.reads_zero,
                 digest_wanted=wanted.algorithm is not None,
+                digest_promised=bool(wanted.promises),
                 engine=engine,
             )
         )
@@ -208,7 +218,7 @@ class DiskTransfer:
             plan = self._plan(fetcher, target, Peeled((), _RAW), wanted)
             found, digest = resume(self.job, facts, target, plan, wanted, digest, self.result)
             start, plan = (0, None) if found is None else (found, plan)
-        connections = self.job.policy.connections or (4 if facts.ranges else 1)
+        connections = self.job.policy.connections or (4 if fetcher.ranged else 1)
         intake = Intake(fetcher, digest, self.meter, connections, start)
         pieces: Iterator[memoryview] = intake.pieces()
         try:
@@ -222,6 +232,10 @@ class DiskTransfer:
             # Whatever follows the image belongs to the content: its length and digest are not known before its end.
             for _ in pieces:
                 pass
+        except ImageError as error:
+            if isinstance(error, ContentTruncated) or intake.is_empty:
+                raise fetcher.truncated(error) from error
+            raise
         finally:
             intake.close()
         self._finish(fetcher, target, plan, wanted, digest, disk_size=disk_size)
@@ -275,7 +289,8 @@ class DiskTransfer:
         for _ in pieces:
             pass
         if digest is not None:
-            wanted.check(digest.digest(), fetcher.facts.location, self.result)
+            location = fetcher.facts.location
+            wanted.check(digest.digest(), location, self.result, may_be_cut=fetcher.may_be_cut)
         if isinstance(none, NoDiskInLayer):
             raise none
         raise DiskNotInImage("the archive holds no file that could be the disk", where=fetcher.facts.location)
@@ -386,12 +401,13 @@ class DiskTransfer:
         """Verified, flushed, named: in that order."""
         facts = fetcher.facts
         self.meter.phase = "verifying"
-        if facts.length is not None:
-            self.result.verified("length")
+        proof = fetcher.proof_of_end(end_marked=end_mark(self.result.wrappers, self.result.format) is not None)
+        if proof is not None:
+            self.result.verified(proof)
+        elif fetcher.unclean_end is not None and not wanted.promises:
+            raise RestartRequired(fetcher.unclean_end)
         if digest is not None:
-            found: Digest = digest.digest()
-            self.result.digest = str(found)
-            wanted.check(found, facts.location, self.result)
+            wanted.check(digest.digest(), facts.location, self.result, may_be_cut=fetcher.may_be_cut)
         fetcher.check()
         if self.layer is not None:
             # The disk has no name yet: a lower layer may show that it is not the only one.

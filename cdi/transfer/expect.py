@@ -20,6 +20,7 @@ from cdi.source.base import Source, SourceFacts
 from cdi.source.small import read_small
 from cdi.transfer.control import Control
 from cdi.transfer.result import Result
+from cdi.transfer.retry import RestartRequired
 
 _STRENGTH = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
 _SUMS_MOST = 1 << 20
@@ -43,13 +44,21 @@ class Expectation:
     algorithm: str | None
     promises: tuple[Promise, ...] = ()
 
-    def check(self, found: Digest, location: str, result: Result) -> None:
-        """Raises `ChecksumMismatch`."""
+    def check(self, found: Digest, location: str, result: Result, *, may_be_cut: bool = False) -> None:
+        """Compare the digest that was found with those that are promised, and record it.
+
+        Raises `ChecksumMismatch`.  Of content that `may_be_cut` without a sign of it, that is only believed of the same
+        content twice: the first time, and whenever it differs from the attempt before, raises `RestartRequired`.
+        """
+        before, result.digest = result.digest, str(found)
         for promise in self.promises:
             if promise.digest != found:
-                raise ChecksumMismatch(
+                error = ChecksumMismatch(
                     f"the content's digest is {found}, and {promise.by} says {promise.digest}", where=location
                 )
+                if may_be_cut and before != result.digest:
+                    raise RestartRequired(error)
+                raise error
             result.verified(promise.by)
 
 

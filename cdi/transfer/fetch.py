@@ -13,15 +13,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from cdi.api.errors import (
     CdiError,
+    ContentTruncated,
+    ImageError,
     Retry,
     SourceChanged,
     SourceTooLong,
     SourceTruncated,
 )
 from cdi.image.sizes import require_size
-from cdi.source.base import Reader, Source, SourceFacts
+from cdi.source.base import Ending, Reader, Source, SourceFacts
 from cdi.target.buffer import aligned_buffer
 from cdi.transfer.control import Control
+from cdi.transfer.planning import may_use_ranges
 from cdi.transfer.retry import RestartRequired
 
 STREAM_CHUNK = 2 << 20
@@ -54,6 +57,49 @@ class Fetcher:
         self._readers: set[Reader] = set()
         self._lock = threading.Lock()
         self.facts: SourceFacts = _bounded(self._retries.call(source.probe))
+        self.digest_promised = False
+        """A digest is known that the content will be compared with."""
+        self.unclean_end: SourceTruncated | None = None
+        """The stream ended with this, which does not tell whether all of it has come."""
+
+    @property
+    def ranged(self) -> bool:
+        """Whether the content is read in ranges."""
+        return may_use_ranges(self.facts, digest_promised=self.digest_promised)
+
+    # --- the end of the content -------------------------------------------------------------------------------------
+
+    @property
+    def may_be_cut(self) -> bool:
+        """Whether the stream could have been cut off without a sign of it."""
+        facts = self.facts
+        return facts.length is None and (facts.ending is Ending.CLOSE or self.unclean_end is not None)
+
+    def proof_of_end(self, *, end_marked: bool) -> str | None:
+        """Return what has shown that all of the content came, None where nothing did.
+
+        `end_marked` says that the content was decoded to an end mark of its own.
+        """
+        if self.facts.length is not None:
+            return "length"
+        if not self.may_be_cut and self.facts.ending is not Ending.PIPE:
+            return "transfer framing"
+        return "content structure" if end_marked else None
+
+    def truncated(self, error: ImageError) -> Exception:
+        """Return what to raise for content that was found to be empty, or to end early.
+
+        That is `RestartRequired` where the connection may have been cut off, and `error` where the transfer was
+        complete, so that the file itself is short.
+        """
+        if not self.may_be_cut:
+            return error
+        remedy = "use a server that sends Content-Length; if this happens each time, the file itself is incomplete"
+        cut = ContentTruncated(
+            f"{error.what}, and the server announced no length", where=error.where or self.facts.location, remedy=remedy
+        )
+        cut.checks = error.checks
+        return RestartRequired(cut)
 
     # --- cancellation -------------------------------------------------------------------------------------------
 
@@ -127,8 +173,9 @@ class Fetcher:
 
         A view is good until the next one is asked for.  With ranges several connections read ahead, and a break is
         mended in place.  Without, there is one connection, and a break is `RestartRequired`: the caller starts over.
+        An end that proves nothing is an end, and noted in `unclean_end`.
         """
-        if self.facts.ranges and self.facts.length is not None:
+        if self.ranged and self.facts.length is not None:
             return self._ahead(self.facts.length, max(1, connections))
         return self._once(start)
 
@@ -206,7 +253,7 @@ class Fetcher:
                 return
             filled = 0
             while filled < len(buffer):
-                count = reader.readinto(buffer[filled : filled + self._throttle.grain(len(buffer) - filled)])
+                count = self._read_once(reader, buffer[filled : filled + self._throttle.grain(len(buffer) - filled)])
                 if count == 0:
                     break
                 filled += count
@@ -221,6 +268,15 @@ class Fetcher:
                 if length is not None and total < length:
                     raise SourceTruncated(f"the content ended at byte {total} of {length}", where=self.facts.location)
                 return
+
+    def _read_once(self, reader: Reader, view: memoryview) -> int:
+        try:
+            return reader.readinto(view)
+        except SourceTruncated as error:
+            if not error.unclean_eof or self.facts.length is not None:
+                raise
+            self.unclean_end = error
+            return 0
 
     def _ahead(self, end: int, connections: int) -> Generator[memoryview, None, None]:
         waiting: deque[tuple[Future[None], memoryview]] = deque()

@@ -25,6 +25,8 @@ class Intake:
         self.start = start
         self.total = start
         """Bytes that have come, those before `start` included."""
+        self.is_empty = True
+        """No byte has come yet."""
         self.remembers = False
         """Keep the digest's state after every piece, for `passed`."""
         self._states: deque[tuple[int, bytes | None]] = deque()
@@ -32,6 +34,7 @@ class Intake:
     def pieces(self) -> Iterator[memoryview]:
         """From the first byte to the last; a view is good until the next one is asked for."""
         for view in self._stream:
+            self.is_empty = False
             # The digest is taken beside the decoder, which works on the same bytes.
             hashing = None if self._digest is None else self._pool.submit(self._digest.update, view)
             try:

@@ -57,6 +57,7 @@ def survey_layer(job: Job, control: Control, result: Result, layer: Layer, readi
         control.on_cancel(fetcher.abort)
         facts = fetcher.facts
         wanted = expectation(job, source, facts, result, control)
+        fetcher.digest_promised = bool(wanted.promises)
         digest = None if wanted.algorithm is None else ResumableHash(wanted.algorithm)
         control.meter.total = facts.length
         control.meter.restart(f"looking for another disk in layer {reading.number}")
@@ -70,7 +71,7 @@ def survey_layer(job: Job, control: Control, result: Result, layer: Layer, readi
                 for _ in pieces:
                     pass
                 if digest is not None:
-                    wanted.check(digest.digest(), facts.location, result)
+                    wanted.check(digest.digest(), facts.location, result, may_be_cut=fetcher.may_be_cut)
                 raise
             raise InternalError(
                 "a layer that is only surveyed was taken for the one with the disk", where=facts.location

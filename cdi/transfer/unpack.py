@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cdi.api.errors import CdiError, TargetUnsuitable
+from cdi.api.errors import CdiError, ContentTruncated, ImageError, TargetUnsuitable
 from cdi.api.job import DirectoryTargetSpec, Job
 from cdi.codec.tar import members
 from cdi.image.plan import plan
-from cdi.source.base import Source
+from cdi.source.base import Ending, Source
 from cdi.target.directory import DirectoryTarget
 from cdi.transfer.control import Control
 from cdi.transfer.expect import Expectation, expectation
@@ -40,7 +40,10 @@ def _unpack(
 ) -> None:
     facts = fetcher.facts
     digest = None if wanted.algorithm is None else ResumableHash(wanted.algorithm)
-    connections = job.policy.connections or (4 if facts.ranges else 1)
+    fetcher.digest_promised = bool(wanted.promises)
+    connections = job.policy.connections or (4 if fetcher.ranged else 1)
+    # Archives without an end mark are read, unless only that mark would show that the connection was not cut off.
+    marked = facts.length is None and facts.ending in (Ending.CLOSE, Ending.TLS_CLOSE) and not wanted.promises
     intake = Intake(fetcher, digest, control.meter, connections)
     pieces = intake.pieces()
     written = 0
@@ -62,28 +65,30 @@ def _unpack(
                 capacity=None,
                 reads_zero=True,
                 digest_wanted=digest is not None,
+                digest_promised=bool(wanted.promises),
             )
         )
         result.format, result.wrappers, result.path = "archive", peeled.wrappers, found.path
         control.meter.phase = "transferring"
         assert peeled.stream is not None
-        directory.unpack(members(peeled.stream), progress)
+        directory.unpack(members(peeled.stream, require_end_mark=marked), progress)
         # What follows the archive's end belongs to the content and to its digest.
         for _ in peeled.stream:
             pass
         for _ in pieces:
             pass
         control.meter.phase = "verifying"
-        if facts.length is not None:
-            result.verified("length")
+        proof = fetcher.proof_of_end(end_marked=marked)
+        if proof is not None:
+            result.verified(proof)
         if digest is not None:
-            computed = digest.digest()
-            result.digest = str(computed)
-            wanted.check(computed, facts.location, result)
+            wanted.check(digest.digest(), facts.location, result, may_be_cut=fetcher.may_be_cut)
         control.meter.phase = "flushing"
         directory.commit()
-    except CdiError:
+    except CdiError as error:
         directory.wipe()
+        if isinstance(error, ContentTruncated) or (isinstance(error, ImageError) and intake.is_empty):
+            raise fetcher.truncated(error) from error
         raise
     finally:
         result.written += written

@@ -99,6 +99,8 @@ class Fault:
     """Another content than the file's own."""
     framing: Literal["length", "chunked", "close"] = "length"
     chunk: int = 1000
+    close_notify: bool = False
+    """Over TLS, end the connection with the closing alert, which is left out otherwise."""
     version: str = "HTTP/1.1"
     close: bool = False
     """Say Connection: close, and do it."""
@@ -344,6 +346,9 @@ class FaultServer:
         if fault.stall_after is not None:
             while not self._stopping.is_set() and not self._gone(sock):
                 time.sleep(0.01)
+        if fault.close_notify and isinstance(sock, ssl.SSLSocket):
+            with contextlib.suppress(OSError):
+                sock.unwrap()
         if fault.reset_after is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         return not stops

@@ -10,6 +10,7 @@
         nginx.url("disk.qcow2", "slow")               # 1 MiB/s
         nginx.url("disk.qcow2", "gzipped")            # compressed on the fly, whoever asks
         nginx.url("disk.qcow2", "chunked")            # no length, no ranges
+        nginx.url("disk.qcow2", "closed")             # no length, no ranges, no chunks
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ http {{
         location /gzipped/ {{ alias {root}/; gunzip off; gzip on; gzip_types *; gzip_min_length 0;
                               gzip_http_version 1.0; gzip_proxied any; }}
         location /chunked/ {{ proxy_pass http://{host}:{port}/raw-chunked/; proxy_set_header Range ""; }}
+        location /closed/ {{ proxy_pass http://{host}:{port}/raw-chunked/; proxy_set_header Range "";
+                             chunked_transfer_encoding off; }}
         location /raw-chunked/ {{ alias {root}/; max_ranges 0; ssi on; ssi_types *; ssi_last_modified on; }}
     }}
 }}

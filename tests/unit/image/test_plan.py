@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdi.api.errors import CdiError, FormatUnsupported, ScratchNeeded, TargetError, TargetTooSmall, TargetUnsuitable
+from cdi.api.errors import (
+    CdiError,
+    FormatUnsupported,
+    ScratchNeeded,
+    SourceLengthUnknown,
+    TargetError,
+    TargetTooSmall,
+    TargetUnsuitable,
+)
 from cdi.api.overhead import usable
 from cdi.api.quantity import Quantity
 from cdi.image.info import ImageInfo
@@ -56,12 +64,38 @@ def test_path(image, more, path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("image", "more", "proof"),
+    [
+        (RAW, {"digest_promised": True}, "its digest"),
+        (RAW, {"wrappers": ("gz",)}, "the gz stream"),
+        (RAW, {"wrappers": ("tar",)}, "the tar archive"),
+        (QCOW2, {}, "the qcow2 image"),
+        (VMDK, {"scratch": True}, "the vmdk image"),
+    ],
+)
+def test_a_content_that_only_a_close_ends_needs_another_proof_that_all_of_it_came(image, more, proof) -> None:
+    found = plan(facts(image, length=None, ranges=False, close_delimited=True, **more))
+    assert f"announces no length, so {proof} shows that all of it has come" in found.why
+
+
+@pytest.mark.parametrize(("image", "path"), [(RAW, "raw-stream"), (QCOW2, "qcow2-stream"), (VMDK, "qemu-spool")])
+def test_ranges_that_cannot_be_told_to_be_of_one_version_are_not_used(image, path) -> None:
+    found = plan(facts(image, ranges=False, unversioned=True, scratch=True))
+    assert (found.path, found.connections) == (path, 1)
+    assert "neither ETag nor Last-Modified" in found.why
+    assert "still the same" in found.resumable
+
+
+@pytest.mark.parametrize(
     ("image", "more", "error", "says"),
     [
         (VMDK, {"ranges": False}, ScratchNeeded, "gives no byte ranges"),
         (VMDK, {"wrappers": ("gz",)}, ScratchNeeded, "wrapped in gz"),
         (SUBCLUSTERS, {"wrappers": ("gz",)}, ScratchNeeded, "extended L2"),
         (QCOW2, {"engine": "qemu", "ranges": False}, ScratchNeeded, "policy"),
+        (RAW, {"ranges": False, "length": None, "close_delimited": True}, SourceLengthUnknown, "cut off"),
+        (RAW, {"engine": "qemu", "ranges": False, "close_delimited": True}, SourceLengthUnknown, "cut off"),
+        (RAW, {"size": (1 << 63) - 1}, TargetUnsuitable, "no file or device"),
         (RAW, {"target": "directory"}, TargetUnsuitable, "directory"),
         (None, {"content_type": "archive", "wrappers": ("tar",)}, TargetUnsuitable, "directory"),
         (None, {"content_type": "archive", "wrappers": ("tar",), "target": "block"}, TargetUnsuitable, "directory"),

@@ -1,0 +1,161 @@
+"""Pieces of two versions of a content never make one disk: what tells them apart, and what is done where nothing does."""
+
+from __future__ import annotations
+
+import random
+import threading
+from dataclasses import replace
+
+import pytest
+
+from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job, Policy
+from cdi.image.plan import plan, render
+from cdi.runtime.examine import Ask, examine
+from cdi.transfer.control import Control
+from cdi.transfer.planning import plan_input
+from cdi.transfer.run import transfer
+from tests.faults.server import Fault, FaultServer, Request
+
+MIB = 1 << 20
+OLD = random.Random(1).randbytes(24 * MIB)
+NEW = random.Random(2).randbytes(24 * MIB)
+NOTHING = {"etag": None, "modified": None}
+QUICK = Policy(discover_checksum=False, retries=2, stall_timeout=20)
+
+
+@pytest.fixture
+def job(fault_server: FaultServer, tmp_path) -> Job:
+    return Job(
+        id="x",
+        source=HttpSourceSpec(url=fault_server.url("/disk")),
+        target=FileTargetSpec(path=str(tmp_path / "disk.img")),
+        policy=QUICK,
+        journal=str(tmp_path / "journal"),
+        scratch=str(tmp_path),
+    )
+
+
+def is_data(request: Request) -> bool:
+    """A request for more than a look at the beginning or the end."""
+    begin, end = request.range or (0, None)
+    return end is None or end - begin >= MIB
+
+
+def test_a_content_that_is_replaced_midway_is_one_or_the_other(fault_server: FaultServer, job: Job, tmp_path) -> None:
+    """The second request for data finds another content of the same length, and no answer says which one it has."""
+    replaced = threading.Event()
+
+    def behave(request: Request) -> Fault | None:
+        if is_data(request) and sum(is_data(one) for one in fault_server.asked("/disk")) > 1 and not replaced.is_set():
+            replaced.set()
+            fault_server.file("/disk").data = NEW
+        return None
+
+    fault_server.put("/disk", OLD, always=behave, **NOTHING)
+    outcome = transfer(job, Control(job))
+    assert outcome.failure is None, outcome.failure
+    assert (tmp_path / "disk.img").read_bytes() in (OLD, NEW)
+    assert outcome.path == "raw-stream"
+    assert [request.range for request in fault_server.asked("/disk") if is_data(request)] == [None]
+
+
+def test_a_break_begins_again_instead_of_going_on_in_what_may_be_another_content(
+    fault_server: FaultServer, job: Job, tmp_path
+) -> None:
+    def behave(request: Request) -> Fault | None:
+        if not is_data(request) or fault_server.file("/disk").data == NEW:
+            return None
+        fault_server.file("/disk").data = NEW
+        return Fault(data=OLD, drop_after=10 * MIB)
+
+    fault_server.put("/disk", OLD, always=behave, **NOTHING)
+    outcome = transfer(job, Control(job))
+    assert outcome.failure is None, outcome.failure
+    assert (tmp_path / "disk.img").read_bytes() == NEW
+    assert any("started over" in warning for warning in outcome.warnings)
+
+
+def test_a_worker_that_is_stopped_leaves_nothing_to_go_on_from(fault_server: FaultServer, job: Job, tmp_path) -> None:
+    fault_server.put(
+        "/disk", OLD, always=lambda request: Fault(drop_after=20 * MIB) if is_data(request) else None, **NOTHING
+    )
+    stopped = transfer(replace(job, policy=replace(QUICK, retries=0)), Control(job))
+    assert stopped.failure is not None
+    assert not (tmp_path / "journal").exists()
+    fault_server.put("/disk", NEW, **NOTHING)
+    outcome = transfer(job, Control(job))
+    assert outcome.failure is None, outcome.failure
+    assert outcome.resumed_at == 0
+    assert (tmp_path / "disk.img").read_bytes() == NEW
+
+
+def test_a_checksum_allows_ranges_and_going_on(fault_server: FaultServer, job: Job, tmp_path) -> None:
+    import hashlib
+
+    fault_server.put("/disk", OLD, **NOTHING)
+    outcome = transfer(replace(job, checksum=f"sha256:{hashlib.sha256(OLD).hexdigest()}"), Control(job))
+    assert outcome.failure is None, outcome.failure
+    assert outcome.path == "raw-ranged"
+    assert outcome.verified_by == ("length", "checksum")
+
+
+@pytest.mark.parametrize(
+    "validators",
+    [
+        {"etag": None},
+        {"etag": 'W/"weak"', "modified": None},
+        {"etag": '"strong"', "modified": None},
+    ],
+    ids=["Last-Modified", "weak ETag", "strong ETag"],
+)
+def test_every_validator_allows_ranges(fault_server: FaultServer, job: Job, validators: dict[str, str | None]) -> None:
+    fault_server.put("/disk", OLD, **validators)
+    outcome = transfer(job, Control(job))
+    assert outcome.failure is None, outcome.failure
+    assert outcome.path == "raw-ranged"
+
+
+@pytest.mark.parametrize("name", ["qcow2-zlib", "vmdk-sparse"])
+def test_other_formats_are_read_in_one_answer_too(images, fault_server: FaultServer, job: Job, name: str) -> None:
+    fault_server.put("/disk", images.get(name).content, **NOTHING)
+    outcome = transfer(job, Control(job))
+    assert outcome.failure is None, outcome.failure
+    assert outcome.path == ("qcow2-stream" if name == "qcow2-zlib" else "qemu-spool")
+    asked = fault_server.asked("/disk")
+    assert [request.range for request in asked] == [(0, 0), None]
+
+
+def test_what_is_wrapped_is_read_in_one_answer_too(images, fault_server: FaultServer, job: Job) -> None:
+    fault_server.put("/disk", images.get("raw", "gz").content, **NOTHING)
+    outcome = transfer(replace(job, policy=replace(QUICK, connections=4)), Control(job))
+    assert outcome.failure is None, outcome.failure
+    assert [request.range for request in fault_server.asked("/disk")] == [(0, 0), None]
+
+
+def test_a_digest_that_is_computed_for_a_look_is_of_one_answer(fault_server: FaultServer, job: Job) -> None:
+    fault_server.put("/disk", OLD, **NOTHING)
+    found = examine(job, Control(job), Ask(digest=True))
+    assert found.refusal is None
+    assert [request.range for request in fault_server.asked("/disk") if is_data(request)] == [None]
+
+
+def test_the_plan_says_why_no_ranges_are_used(fault_server: FaultServer, job: Job) -> None:
+    fault_server.put("/disk", OLD, **NOTHING)
+    found = examine(job, Control(job), Ask(expected=True, allocation=True))
+    assert found.facts is not None
+    chosen = plan(
+        plan_input(
+            job,
+            found.facts,
+            image=found.image,
+            wrappers=found.wrappers,
+            capacity=None,
+            reads_zero=True,
+            digest_wanted=False,
+            digest_promised=False,
+        )
+    )
+    text = render(chosen)
+    assert "neither ETag nor Last-Modified" in text and "a checksum would allow them" in text
+    assert (chosen.path, chosen.connections) == ("raw-stream", 1)
+    assert chosen.resumable.startswith("from the start: ")
