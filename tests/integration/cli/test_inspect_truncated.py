@@ -1,4 +1,4 @@
-"""What ``cdi inspect`` and ``cdi explain`` say of an image that is cut short where it lies."""
+"""What ``cdi inspect`` and ``cdi explain`` say of an image that is cut short where it lies, or may be on its way."""
 
 import json
 
@@ -30,3 +30,24 @@ def test_the_check_says_where_the_image_ends(cdi, images, tmp_path, name):
 def test_an_image_that_is_read_without_qemu_has_the_check_as_well(cdi, images):
     checks = told(cdi, "inspect", images.get("qcow2-zlib").path, status=0)["checks"]
     assert [check["passed"] for check in checks if check["name"] == NAME] == [True]
+
+
+def test_a_raw_image_whose_end_nothing_would_show_is_refused_as_by_the_import(cdi, nginx):
+    nginx.put("endless.raw", b"x" * 100_000)
+    url = nginx.url("endless.raw", "closed")
+    for command in ("inspect", "explain"):
+        refusal = told(cdi, command, url, status=3)["refusal"]
+        assert refusal["code"] == "SourceLengthUnknown"
+        assert "Content-Length" in refusal["message"]
+    told(cdi, "explain", url, "--checksum", f"sha256:{'0' * 64}", status=0)
+    failed = cdi("import", url, "--name", "endless", status=3)
+    assert "error[SourceLengthUnknown]" in failed.stderr
+
+
+def test_the_plan_says_why_a_server_without_validators_is_read_over_one_connection(cdi, fault_server):
+    url = fault_server.put("/disk.raw", b"x" * 100_000, etag=None, modified=None)
+    plan = told(cdi, "explain", url, status=0)["plan"]
+    assert (plan["path"], plan["connections"]) == ("raw-stream", 1)
+    assert "neither ETag nor Last-Modified" in plan["why"]
+    checked = told(cdi, "explain", url, "--checksum", f"sha256:{'0' * 64}", status=0)["plan"]
+    assert checked["path"] == "raw-ranged"
