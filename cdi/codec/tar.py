@@ -106,8 +106,8 @@ def members(pieces: Iterator[Buffer], *, require_end_mark: bool = False) -> Iter
     """The members of an archive in their order; what follows its end mark is read and dropped.
 
     Some writers leave that mark out, which is accepted unless `require_end_mark`.  Raises `ContentTruncated`,
-    `ImageCorrupt`, `FormatUnsupported` for a later volume of several, and `ImageUnsafe` for extended headers that are too
-    large.
+    `ImageCorrupt`, `FormatUnsupported` for a later volume of several, and `ImageUnsafe` for extended headers that are
+    too large.
     """
     return _Archive(pieces, require_end_mark=require_end_mark).members()
 

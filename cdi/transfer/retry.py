@@ -189,9 +189,7 @@ class RetryBudget:
     def _wait(self, error: CdiError, seconds: float, *, from_start: bool = False) -> None:
         if seconds <= 0:
             return
-        self._meter.record_failure(
-            error, f"waiting {seconds:.0f} s: {error.code}: {error.what}", from_start=from_start
-        )
+        self._meter.record_failure(error, f"waiting {seconds:.0f} s: {error.code}: {error.what}", from_start=from_start)
         if self._cancelled.wait(seconds):
             raise Interrupted("the transfer was stopped")
 

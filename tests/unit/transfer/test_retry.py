@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 
 from cdi.api.errors import CdiError, Interrupted, SourceChanged, SourceNotFound, SourceUnavailable, SourceUnreachable
-from cdi.api.job import BlankSourceSpec, FileTargetSpec, Job, Policy
+from cdi.api.job import BlankSourceSpec, Failure, FileTargetSpec, Job, Policy
 from cdi.transfer.control import Control
 from cdi.transfer.meter import Meter
 from cdi.transfer.result import Result
@@ -167,6 +167,46 @@ def test_a_limited_budget_is_apart_and_no_larger() -> None:
         budget.limited(5).call(act := Flaky(*[SourceUnreachable("x")] * 9))
     assert act.calls == 2
     budget.backoff(SourceUnreachable("the transfer's own"))
+
+
+def test_a_failed_try_is_reported_until_bytes_flow() -> None:
+    budget, _, meter = budget_of()
+    assert meter.snapshot(0).failure is None
+    failure = SourceUnreachable("no connection", where="http://s/i")
+    budget.backoff(failure)
+    assert meter.snapshot(0).failure == Failure.of(failure)
+    meter.add_fetched(0)
+    assert meter.snapshot(0).failure is not None
+    meter.add_fetched(1)
+    assert meter.snapshot(0).failure is None
+
+
+def test_a_source_that_responds_again_is_no_failure() -> None:
+    budget, _, meter = budget_of()
+    assert budget.call(Flaky(SourceUnreachable("a"))) == "done"
+    assert meter.snapshot(0).failure is None
+
+
+def test_a_connection_that_breaks_while_bytes_flow_is_a_failure_once_the_next_try_gives_none() -> None:
+    budget, _, meter = budget_of()
+    for _ in range(3):
+        meter.add_fetched(1000)
+        budget.backoff(SourceUnreachable("reset"))
+        assert meter.snapshot(0).failure is None
+    budget.backoff(SourceUnreachable("refused"))
+    failure = meter.snapshot(0).failure
+    assert failure is not None and failure.message.startswith("refused.")
+
+
+def test_a_stream_that_starts_over_reports_why_until_bytes_flow() -> None:
+    budget, _, meter = budget_of()
+    meter.add_fetched(1000)
+    budget.restart(SourceUnreachable("reset"))
+    assert meter.snapshot(0).failure is not None
+    meter.restart("started over", failure=SourceUnreachable("reset"))
+    assert meter.snapshot(0).failure is not None
+    meter.add_fetched(1)
+    assert meter.snapshot(0).failure is None
 
 
 def test_cancelling_ends_the_waiting() -> None:
