@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from cdi.api.errors import SourceNotFound, SourceUnauthorized, SourceUnreachable
+from cdi.api.errors import SourceNotAnImage, SourceUnauthorized, SourceUnreachable
 from cdi.api.job import BlockTargetSpec, HttpSourceSpec, Job, Policy
 from cdi.transfer.control import Control
 from cdi.transfer.run import transfer
@@ -53,7 +53,7 @@ def attempt(monkeypatch, tmp_path, source, *, continued):
     return transfer(job, Control(job))
 
 
-@pytest.mark.parametrize("source", [SourceNotFound("gone"), MemorySource(ENCRYPTED_QCOW2)], ids=["source", "image"])
+@pytest.mark.parametrize("source", [SourceNotAnImage("a page"), MemorySource(ENCRYPTED_QCOW2)], ids=["source", "image"])
 @pytest.mark.parametrize("continued", [False, True])
 def test_what_an_earlier_attempt_wrote_is_wiped_once_nothing_comes_after(
     device, monkeypatch, tmp_path, source, continued
