@@ -11,6 +11,7 @@ import click
 
 from cdi.api.errors import NotFound, TargetUnsuitable, UsageError
 from cdi.api.quantity import Quantity
+from cdi.cli.elapsed import Elapsed
 from cdi.cli.options import duration, quantity
 from cdi.cli.session import Session, subcommand
 from cdi.cli.show import paint, printable
@@ -19,7 +20,11 @@ from cdi.runtime.boot import BootReport, boot_check
 
 @subcommand("boot-check")
 @click.argument("volume")
-@click.option("--timeout", type=duration, default="5m", show_default=True, help="How long the guest may take.")
+@click.option(
+    "--timeout",
+    type=duration,
+    help="How long the guest may take, e.g. 90s; unless given, 5m with KVM and 20m under emulation.",
+)
 @click.option("--memory", type=quantity, default="1Gi", show_default=True, help="Of the guest.")
 @click.option("--firmware", type=click.Choice(["auto", "bios", "uefi"]), default="auto", show_default=True)
 @click.option("--uefi", is_flag=True, help="The same as --firmware uefi.")
@@ -36,7 +41,7 @@ def command(
     session: Session,
     *,
     volume: str,
-    timeout: float,
+    timeout: float | None,
     memory: str,
     firmware: str,
     uefi: bool,
@@ -48,8 +53,8 @@ def command(
 ) -> None:
     """Boot VOLUME (the name of a volume, or the path of a raw disk) and tell whether it comes up.
 
-    The guest writes to a throw-away overlay; the volume is only read.  It is watched over QMP and its serial console.
-    Exits 0 if it booted, 9 if not.
+    The guest writes to a throw-away overlay; the volume is only read.  It is watched over QMP and its serial console,
+    whose last line is shown with the elapsed seconds on standard error.  Exits 0 if it booted, 9 if not.
     """
     session.here("cdi boot-check", "start a virtual machine from the volume")
     path = _disk(session, volume)
@@ -58,15 +63,17 @@ def command(
         raise UsageError("--uefi and --firmware bios are both given", remedy="leave one out")
     session.after_interrupt = "nothing, the guest and its overlay are gone; the volume was only read"
     try:
-        report = boot_check(
-            str(path),
-            memory=Quantity.parse(memory).bytes,
-            timeout=timeout,
-            firmware="uefi" if uefi else firmware,  # type: ignore[arg-type]  # click's choice is one of them
-            seed=files,
-            expect=expect,
-            tcg=tcg,
-        )
+        with Elapsed(f"{printable(volume)}: booting") as elapsed:
+            report = boot_check(
+                str(path),
+                memory=Quantity.parse(memory).bytes,
+                timeout=timeout,
+                firmware="uefi" if uefi else firmware,  # type: ignore[arg-type]  # click's choice is one of them
+                seed=files,
+                expect=expect,
+                tcg=tcg,
+                on_line=elapsed.note,
+            )
     except ValueError as error:
         raise UsageError(str(error), remedy="cdi boot-check --help") from error
     if as_json or output == "json":

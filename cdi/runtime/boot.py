@@ -15,7 +15,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,7 @@ from cdi.api.errors import BootFailed, CdiError, Interrupted, QemuFailed, Target
 from cdi.runtime.boot_console import Console, Kind
 from cdi.runtime.boot_machine import (
     FIRMWARE_PLACES,
+    Accelerator,
     Firmware,
     Machine,
     accelerators,
@@ -53,6 +54,8 @@ TAIL = 4096
 """Characters of the console in a report."""
 POLL = 0.1
 """Seconds between looks at the clock and at cancel."""
+DEFAULT_TIMEOUTS: Mapping[Accelerator, float] = {"kvm": 300.0, "tcg": 1200.0}
+"""Seconds for a guest to come up.  A small Debian takes six minutes under emulation on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,20 +87,22 @@ def boot_check(
     disk: str,
     *,
     memory: int = 1 << 30,
-    timeout: float = 300.0,
+    timeout: float | None = None,
     firmware: Literal["bios", "uefi", "auto"] = "auto",
     seed: Mapping[str, str] | None = None,
     expect: str | None = None,
     tcg: bool = True,
     cancelled: threading.Event | None = None,
     workdir: str | None = None,
+    on_line: Callable[[str], None] | None = None,
 ) -> BootReport:
     """Boot a raw disk (a file or a block device), which is only read, and watch it for at most `timeout` seconds.
 
-    `memory` is the guest's, bytes.  `seed` are files of a NoCloud seed that win over ours.  `expect` is a regular
-    expression: then only a line of the console that matches it proves the boot.  `tcg` allows emulation where there
-    is no KVM.  The overlay is made in a directory below `workdir`, or the system's place for temporary files, and
-    removed.
+    Without a `timeout` it is the one that `DEFAULT_TIMEOUTS` has for the accelerator.  `memory` is the guest's, bytes.
+    `seed` are files of a NoCloud seed that win over ours.  `expect` is a regular expression: then only a line of the
+    console that matches it proves the boot.  `tcg` allows emulation where there is no KVM.  The overlay is made in a
+    directory below `workdir`, or the system's place for temporary files, and removed.  `on_line` is called with the
+    last line of the console, printable, whenever the guest prints something.
 
     Raises `QemuMissing`, `QemuFailed` and `ResourceLimit` where QEMU itself fails, `BootFailed` where nothing may run
     the guest, `TargetIo`, `TargetPermission` where the disk cannot be read, `Interrupted`; `ValueError` for an
@@ -133,9 +138,10 @@ def boot_check(
             watch = Watch(
                 console=Console(marker=marker, expect=pattern),
                 machine=machine,
-                timeout=left,
+                timeout=DEFAULT_TIMEOUTS[accelerator] if left is None else left,
                 patience=NESTED_PATIENCE if accelerator != usable[-1] and is_nested() else None,
                 cancelled=cancelled or threading.Event(),
+                on_line=on_line,
             )
             try:
                 return watch.run(directory)
@@ -143,7 +149,8 @@ def boot_check(
                 # KVM is there and cannot run this machine: nested in another one, as a rule.
                 if accelerator == usable[-1]:
                     raise failed.cause from failed
-                left -= failed.seconds
+                if left is not None:
+                    left -= failed.seconds
     raise AssertionError  # there is at least one accelerator, and the last one returns or raises
 
 
@@ -201,6 +208,7 @@ class Watch:
         timeout: float,
         patience: float | None,
         cancelled: threading.Event,
+        on_line: Callable[[str], None] | None,
     ) -> None:
         """`patience` seconds are given to the accelerator to bring the guest past its boot loader, None: all."""
         self.console = console
@@ -208,6 +216,7 @@ class Watch:
         self.timeout = timeout
         self.patience = patience
         self.cancelled = cancelled
+        self.on_line = on_line
         self.resets = 0
         self.why_not: str | None = None
         self.seen = False
@@ -306,6 +315,8 @@ class Watch:
             if self.console.feed(data) is not None and not self.decided.is_set():
                 self.seen = True
                 self.decided.set()
+            if self.on_line is not None and (line := self.console.last_line):
+                self.on_line(sandbox.printable(line, 200))
 
     async def _watch(self, client: QMPClient) -> None:
         names = ("STOP", "SHUTDOWN", "RESET", "GUEST_PANICKED", "BLOCK_IO_ERROR")
@@ -385,13 +396,12 @@ class Watch:
     def _silence(self, seconds: float) -> str:
         """Nothing decided until the time was up."""
         read = f"the guest read {self.disk_read >> 10} KiB of its disk"
-        lines = [line.strip() for line in self.console.tail.splitlines() if line.strip()]
         if self.console.awaits_text:
             return f"the expected text did not appear within {seconds:.0f} seconds; {read}"
-        if not lines:
+        if not self.console.last_line:
             return (
                 f"nothing on the serial console within {seconds:.0f} seconds; {read}"
                 " (does the image's kernel use console=ttyS0?)"
             )
-        last = sandbox.printable(lines[-1], 200)
+        last = sandbox.printable(self.console.last_line, 200)
         return f"no sign of a running system within {seconds:.0f} seconds; {read}; last line: {last}"

@@ -144,6 +144,11 @@ class Console:
         return self._tail
 
     @property
+    def last_line(self) -> str:
+        """The last line that is not blank, as far as it has been printed; empty where there is none."""
+        return self._tail.rstrip().rpartition("\n")[2].strip()
+
+    @property
     def awaits_text(self) -> bool:
         """Only what the caller expects proves a boot."""
         return self._expect is not None

@@ -113,6 +113,20 @@ def test_nested_kvm_that_does_not_get_to_a_kernel_is_followed_by_emulation(disk,
     assert not report.booted
 
 
+def test_without_a_timeout_emulation_gets_its_own(disk, tmp_path, monkeypatch):
+    monkeypatch.setattr(boot, "accelerators", lambda tcg: ("tcg",))
+    monkeypatch.setattr(boot, "DEFAULT_TIMEOUTS", {"kvm": 0.0, "tcg": 2.0})
+    report = check(disk(boot_sector(b"", HALT)), tmp_path, timeout=None)
+    assert not report.booted
+    assert "within 2 seconds" in report.why_not
+
+
+def test_the_consoles_last_line_is_reported_while_the_guest_runs(disk, tmp_path):
+    lines = []
+    check(disk(boot_sector(b"first\r\n\r\n\x1b[1mgolden login: ", HALT)), tmp_path, on_line=lines.append)
+    assert lines[-1] == "golden login:"
+
+
 def test_uefi_finds_nothing_on_a_blank_disk(disk, tmp_path):
     report = check(disk(), tmp_path, firmware="uefi", memory=256 << 20)
     assert not report.booted

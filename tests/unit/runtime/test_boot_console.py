@@ -160,3 +160,12 @@ def test_any_pieces_of_the_same_console_give_the_same_verdict(parts, cuts):
 @given(st.binary(max_size=2000))
 def test_no_bytes_break_it(data):
     verdict(data)
+
+
+def test_the_last_line_is_the_last_one_that_is_not_blank():
+    console = Console()
+    assert console.last_line == ""
+    console.feed(b"one\r\ntwo \x1b[0m\r\n \r\n\r\n")
+    assert console.last_line == "two"
+    console.feed(b"thr")
+    assert console.last_line == "thr"
