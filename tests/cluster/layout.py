@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +50,11 @@ class Layout:
         return cls(base=Path(cache).resolve() / "cluster")
 
     @property
+    def toolchain(self) -> Path:
+        """The Go that scripts/setup installs where the machine has none; shared with nothing that `purge` removes."""
+        return self.base.parent / "go"
+
+    @property
     def go(self) -> Path:
         """Go's caches of modules and compiled packages."""
         return self.base / "go"
@@ -89,8 +96,28 @@ class Layout:
 
     @property
     def identity(self) -> str:
-        """Eight letters that mark what this cluster makes outside its directory, and outlive that directory."""
+        """Eight hexadecimal digits that mark what this cluster makes outside its directory.
+
+        Without `make_identity` they are those of the path, as earlier versions of this module marked a cluster.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            return self._identity.read_text().strip()
         return hashlib.sha256(str(self.base).encode()).hexdigest()[:8]
+
+    def make_identity(self) -> None:
+        """Choose the mark at random, once for each directory.
+
+        A path would not do: another root of this machine may have a cluster at the same one, and loop devices and
+        control groups are visible from both.
+        """
+        if not self._identity.exists():
+            unfinished = self._identity.with_suffix(".new")
+            unfinished.write_text(f"{secrets.token_hex(4)}\n")
+            unfinished.replace(self._identity)
+
+    @property
+    def _identity(self) -> Path:
+        return self.base / "identity"
 
     @property
     def link(self) -> str:

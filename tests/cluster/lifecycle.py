@@ -94,6 +94,7 @@ def up(layout: Layout, say: Say) -> bool:
         if layout.node.exists():
             say("taking down what was there")
         residue.remove(layout)
+        layout.make_identity()
         try:
             _bring_up(layout, built, say)
         except (ClusterError, OSError, subprocess.CalledProcessError) as error:

@@ -29,7 +29,7 @@ def test_another_process_of_that_number_is_not_the_node(layout, content):
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes a loop device")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_loop_devices_of_others_are_not_touched(layout, tmp_path):
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(1 << 20))
@@ -43,6 +43,19 @@ def test_loop_devices_of_others_are_not_touched(layout, tmp_path):
         assert residue._loop(device) is not None
     finally:
         subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def test_two_clusters_at_the_same_path_of_two_roots_have_different_marks(tmp_path):
+    here, there = Layout(base=tmp_path), Layout(base=tmp_path)
+    here.make_identity()
+    first = here.loop_tag
+    here.make_identity()
+    assert here.loop_tag == first
+    # As another root has it: the same path, another directory.
+    (tmp_path / "identity").unlink()
+    there.make_identity()
+    assert there.loop_tag != first
+    assert first.rpartition("-")[0] == "cdi-cluster"
 
 
 def test_nothing_to_remove_is_no_error(layout):
