@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cdi.cli.elapsed import Elapsed
 from tests.cluster import images
 from tests.cluster.layout import BASE_IMAGE, PAUSE_IMAGE, SOURCES, ClusterError, Layout
+from tests.cluster.toolchain import find_go
 
 KUBERNETES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet")
 """Names of the one program that is all of them."""
@@ -154,19 +156,18 @@ def go_environment(layout: Layout) -> dict[str, str]:
 
 
 def _go(layout: Layout, module: Path, *arguments: str) -> str:
-    go = shutil.which("go", path=f"{os.environ.get('PATH', os.defpath)}:/usr/local/go/bin")
-    if go is None:
-        raise ClusterError("missing: Go 1.24 or later, to build Kubernetes with")
+    go = find_go(layout)
     layout.go.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        [go, *arguments],
-        cwd=module,
-        env=go_environment(layout),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with Elapsed(f"cluster: go {arguments[0]} in {module.name}"):
+        done = subprocess.run(
+            [go, *arguments],
+            cwd=module,
+            env=go_environment(layout),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if done.returncode:
         print(done.stderr, file=sys.stderr, end="")
         lines = [line for line in done.stderr.splitlines() if line.strip()]

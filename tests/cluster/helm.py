@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cdi.cli.elapsed import Elapsed
 from tests.cluster.build import go_environment
 from tests.cluster.layout import ClusterError, Layout
+from tests.cluster.toolchain import find_go
 
 VERSION = "v3.22.0"
 CHART = Path(__file__).resolve().parents[2] / "charts" / "cdi"
@@ -59,20 +61,19 @@ def build(layout: Layout) -> Path:
 
 
 def _install(layout: Layout, directory: Path) -> None:
-    go = shutil.which("go", path=f"{os.environ.get('PATH', os.defpath)}:/usr/local/go/bin")
-    if go is None:
-        raise ClusterError("missing: Go 1.26 or later, to build Helm with")
+    go = find_go(layout)
     directory.mkdir()
     layout.go.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        [go, "install", "-trimpath", "-ldflags", _LINKER, f"helm.sh/helm/v3/cmd/helm@{VERSION}"],
-        env={**go_environment(layout), "GOBIN": str(directory)},
-        cwd=directory,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with Elapsed(f"cluster: building Helm {VERSION}"):
+        done = subprocess.run(
+            [go, "install", "-trimpath", "-ldflags", _LINKER, f"helm.sh/helm/v3/cmd/helm@{VERSION}"],
+            env={**go_environment(layout), "GOBIN": str(directory)},
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise ClusterError(f"Helm {VERSION} cannot be built: {lines[-1] if lines else done.returncode}")

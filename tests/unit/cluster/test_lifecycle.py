@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.cluster import build, components, lifecycle
+from tests.cluster import components, lifecycle
 from tests.cluster.layout import ClusterError, Layout
 
 
@@ -33,11 +33,6 @@ def test_missing_programs_are_named_by_their_packages(monkeypatch):
 def test_missing_cni_plugins_are_said(monkeypatch, tmp_path):
     monkeypatch.setattr(components, "CNI_DIRECTORIES", (tmp_path,))
     assert "containernetworking-plugins" in refused(components.cni_directory)
-
-
-def test_without_go_it_says_that_go_is_missing(monkeypatch, tmp_path):
-    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
-    assert "missing: Go 1.24" in refused(build._go, Layout(base=tmp_path), build._CSI, "version")
 
 
 def test_no_cluster_is_no_place_to_run_something(tmp_path):
