@@ -12,6 +12,7 @@ settings.register_profile("cdi", deadline=None)
 settings.load_profile("cdi")
 
 pytest_plugins = [
+    "tests.tally",
     "tests.integration.fixtures_http",
     "tests.faults.plugin",
     "tests.integration.fixtures_registry",

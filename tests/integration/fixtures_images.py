@@ -294,7 +294,7 @@ def loop(backing: Path, size: int, sector: int) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def loop_devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, str]]:
     if os.geteuid() != 0 or not os.path.exists("/dev/loop-control"):
-        pytest.skip("loop devices need root")
+        pytest.skip("needs root")
     base = tmp_path_factory.mktemp("loops")
     with loop(base / "512", DEVICE, 512) as small, loop(base / "4096", DEVICE, 4096) as large:
         yield {512: small, 4096: large}

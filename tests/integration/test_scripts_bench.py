@@ -90,8 +90,8 @@ def test_memory_is_told_without_control_groups_too(tmp_path, monkeypatch):
 def test_a_limit_is_a_limit(tmp_path):
     try:
         accounting(64 << 20).close()
-    except SystemExit as error:
-        pytest.skip(str(error))
+    except SystemExit:
+        pytest.skip("there is no memory controller")
     with pytest.raises(RunFailed):
         python(tmp_path, ALLOCATE, memory_limit=64 << 20)
     assert python(tmp_path, "pass", memory_limit=64 << 20).memory < 64 << 20
@@ -125,8 +125,8 @@ def test_a_line_carries_every_byte_and_counts_them(tmp_path, line):
     with ExitStack() as stack:
         try:
             server = stack.enter_context(Server(root, tmp_path, line))
-        except Unavailable as error:
-            pytest.skip(str(error))
+        except Unavailable:
+            pytest.skip("the kernel shapes no network links here")
         server.traffic()
         url = server.url(root / "data")
         run(tmp_path, "curl", "-sSf", "-o", str(tmp_path / "got"), url)

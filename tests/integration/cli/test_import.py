@@ -237,7 +237,7 @@ class TestToAFile:
     @pytest.mark.root
     def test_a_block_device(self, cdi, image, tmp_path):
         if os.geteuid() != 0:
-            pytest.skip("needs root for a loop device")
+            pytest.skip("needs root")
         backing = tmp_path / "backing"
         backing.write_bytes(b"\xff" * (10 * MIB))
         device = subprocess.run(

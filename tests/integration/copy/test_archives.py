@@ -139,7 +139,7 @@ def test_an_archive_wants_a_directory(tmp_path, certificates, source):
 
 def test_a_volume_that_is_full(tmp_path, certificates, source):
     if os.geteuid() != 0:
-        pytest.skip("mounts need root")
+        pytest.skip("needs root")
     place = tmp_path / "small"
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], check=True)

@@ -86,7 +86,7 @@ def test_a_disk_file(tmp_path, certificates):
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="loop devices need root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_from_device_to_device(tmp_path, certificates):
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")

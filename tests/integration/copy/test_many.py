@@ -282,7 +282,7 @@ def test_the_block_target_is_the_same(tmp_path, certificates, source):
     with open(tmp_path / "device", "wb") as file:
         file.truncate(os.stat(source).st_size)
     if not os.path.exists("/dev/loop-control") or os.geteuid() != 0:
-        pytest.skip("loop devices need root")
+        pytest.skip("needs root")
     from tests.integration.target.test_devices import loop
 
     with loop(tmp_path / "dirty", os.stat(source).st_size, 512) as device:

@@ -185,7 +185,7 @@ def test_a_disk_that_ends_between_blocks_of_the_volume(name, tmp_path):
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="loop devices need root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 @pytest.mark.parametrize("offloads", [True, False])
 @pytest.mark.parametrize("name", ["vmdk", "vhdx", "qcow2", "raw"])
 def test_a_used_block_device_reads_as_the_image_and_not_beyond(name, offloads, images, tmp_path, monkeypatch):
@@ -307,7 +307,7 @@ def test_too_little_memory_is_said_so(images, tmp_path):
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_a_full_file_system_is_said_so(images, tmp_path):
     kind, image, oracle = images["raw"]
     size = oracle.stat().st_size

@@ -394,7 +394,7 @@ def test_a_broken_connection_is_mended_or_begun_again(ranges, wrapper, tree, vol
 
 def test_a_full_volume_is_left_as_it_was(tree, tmp_path, nginx):
     if os.geteuid() != 0:
-        pytest.skip("only root mounts")
+        pytest.skip("needs root")
     nginx.put("archive", archive_of(tree, "ustar"))
     volume = tmp_path / "volume"
     volume.mkdir()

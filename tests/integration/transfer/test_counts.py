@@ -73,7 +73,7 @@ def test_only_the_data_is_written_to_a_file(vhdx: bytes, tmp_path: Path) -> None
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="loop devices need root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 @pytest.mark.skipif(not os.path.exists("/dev/loop-control"), reason="this kernel has no loop devices")
 def test_only_the_data_is_written_to_a_device(vhdx: bytes, tmp_path: Path) -> None:
     with open(tmp_path / "backing", "wb") as file:

@@ -347,7 +347,7 @@ def small_volume(tmp_path):
     from tests.integration.fixtures_images import loop, run
 
     if os.geteuid() != 0:
-        pytest.skip("only root mounts")
+        pytest.skip("needs root")
     place = tmp_path / "mounted"
     place.mkdir()
     with loop(tmp_path / "fs", 12 * MIB, 512) as device:
