@@ -7,6 +7,12 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from cdi.cli.elapsed import Elapsed
+
+__all__ = ["Elapsed", "apt_settings", "bootstrap", "run", "sources"]
+
 DEFAULT_SUITE = "bookworm"
 
 # Documentation and translations are half of a small system.
@@ -20,7 +26,8 @@ DPKG_OPTIONS = (
 
 def run(*command: str, stdin: str | None = None) -> str:
     """The command's output; SystemExit with the end of its complaint where it fails."""
-    done = subprocess.run(command, check=False, input=stdin or "", capture_output=True, text=True)
+    with Elapsed(Path(command[0]).name):
+        done = subprocess.run(command, check=False, input=stdin or "", capture_output=True, text=True)
     if done.returncode != 0:
         tail = "\n".join((done.stderr or done.stdout).splitlines()[-15:])
         name = Path(sys.argv[0]).name
@@ -28,11 +35,11 @@ def run(*command: str, stdin: str | None = None) -> str:
     return done.stdout
 
 
-def sources() -> tuple[str, list[str]]:
+def sources(suite: str | None = None) -> tuple[str, list[str]]:
     """The suite, and apt source lines for Debian's own archives as this machine's apt is configured.
 
-    Third-party archives of this machine are left out.  No lines where this is no Debian: mmdebstrap's own default
-    serves then.
+    Where a `suite` other than this machine's is named, the lines are for that one.  Third-party archives are left out.
+    No lines where this is no Debian: mmdebstrap's own default serves then.
     """
     wanted = "$(ORIGIN)|$(CODENAME)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(SIGNED_BY)"
     rows: list[list[str]] = []
@@ -44,33 +51,40 @@ def sources() -> tuple[str, list[str]]:
             break
         run("apt-get", "-qq", "update")  # an image of a container comes without lists, and so without origins
     codenames = [row[1] for row in rows]
-    suite = next((name for name in codenames if name.isalpha()), None)
-    if suite is None:
-        return DEFAULT_SUITE, []
+    own = next((name for name in codenames if name.isalpha()), None)
+    if own is None:
+        return suite or DEFAULT_SUITE, []
+    suite = suite or own
     lines = []
     for _, _, uri, release, component, signed_by in rows:
         key = signed_by if signed_by.startswith("/") else ""
-        line = f"deb {f'[signed-by={key}] ' if key else ''}{uri} {release} {component}"
+        line = f"deb {f'[signed-by={key}] ' if key else ''}{uri} {release.replace(own, suite)} {component}"
         if line not in lines:
             lines.append(line)
     return suite, lines
 
 
-def apt_options() -> list[str]:
-    """How this machine's apt reaches its archives (proxy, certificates, retries); not left in what is made."""
+APT_SETTINGS = ("Acquire::http", "Acquire::https", "Acquire::Retries", "Acquire::Check-")
+
+
+def apt_settings() -> list[str]:
+    """How this machine's apt reaches its archives (proxy, certificates, retries, dates), in the form of apt.conf."""
     kept = []
     for line in run("apt-config", "dump").splitlines():
         name = line.split(" ", 1)[0]
-        if name.startswith(("Acquire::http", "Acquire::https", "Acquire::Retries")) and not name.endswith("::"):
-            kept.append(f"--aptopt={line}")
+        if name.startswith(APT_SETTINGS) and not name.endswith("::"):
+            kept.append(line)
     return kept
 
 
-def bootstrap(target: Path, packages: Iterable[str], *, kind: str) -> None:
-    """A system with these packages, and what they depend on, in a directory or a tar (`kind`).  Needs root."""
-    suite, lines = sources()
+def bootstrap(target: Path, packages: Iterable[str], *, kind: str, suite: str | None = None) -> None:
+    """A system with these packages, and what they depend on, in a directory or a tar (`kind`).
+
+    It is of this machine's own suite unless another is named; nothing of `apt_settings` is left in it.  Needs root.
+    """
+    suite, lines = sources(suite)
     command = ["mmdebstrap", "--mode=root", "--variant=apt", f"--format={kind}", "--skip=output/dev"]
-    command += [f"--include={','.join(packages)}", *apt_options()]
+    command += [f"--include={','.join(packages)}", *(f"--aptopt={setting}" for setting in apt_settings())]
     command += [f"--dpkgopt={option}" for option in DPKG_OPTIONS]
     command += [suite, str(target)]
     if lines:

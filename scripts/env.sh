@@ -1,8 +1,18 @@
-# Sourced by the other scripts: where things are.  Sets CDI_ROOT, CDI_CACHE, CDI_PYTHON, CDI_VENV.
+# Sourced by the other scripts: where things are.  Sets HOME where it is unset, and CDI_ROOT, CDI_CACHE, CDI_PYTHON, CDI_VENV.
 # Everything that is built lives under CDI_CACHE, outside the checkout, so that the checkout stays clean.
 
 CDI_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-CDI_CACHE=${CDI_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/cdi}
+# Services and containers may run without HOME; the shell then takes ~ from the user database.
+if [ -z "${HOME:-}" ]; then
+    unset HOME
+    HOME=~
+    export HOME
+fi
+CDI_CACHE=${CDI_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cdi}
+case $CDI_CACHE in
+    /*) ;;
+    *) CDI_CACHE=$PWD/$CDI_CACHE ;;
+esac
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 export CDI_CACHE PATH
 
@@ -10,7 +20,7 @@ export CDI_CACHE PATH
 # Within a virtual environment it is the one that this was made with, or there would be environments of environments.
 find_python() {
     local candidate
-    for candidate in ${CDI_PYTHON:-} python3.11 python3.12 python3.13 python3 /usr/bin/python3; do
+    for candidate in ${CDI_PYTHON:+"$CDI_PYTHON"} python3.11 python3.12 python3.13 python3.14 python3 /usr/bin/python3; do
         if "$candidate" -c 'import sys, ensurepip, venv
 if sys.version_info < (3, 11): sys.exit(1)
 print(sys._base_executable)' 2>/dev/null; then
