@@ -57,8 +57,16 @@ TUS_MISMATCH = 460
 TUS_START = "/v1beta1/tus/"
 """What the paths of resumable uploads begin with."""
 
+KEPT_FIELD = "cdi-body-kept"
+"""A field of requests from the proxy to an upload server: bytes at the start of the body that the proxy keeps.
+
+A server that knows the field repeats it in ``100 Continue``.  The proxy then sends no more than these bytes before the
+server says ``102 Processing``, which the server does once it reads on.  If the server refuses the upload before, or is
+lost, the proxy can send the whole request to the server that takes its place.
+"""
+
 _LARGEST = 1 << 60
-_NUMBER = re.compile(r"[0-9]{1,19}")
+_NUMBER = re.compile(r"[0-9]{1,30}")
 _UPLOAD_ID = re.compile(r"([0-9a-f]{32})-([0-9]{1,19})(?:-([a-z0-9]{3,6})-([0-9a-f]{32,128}))?")
 _RFC_NAMES = {"sha-256": "sha256", "sha-512": "sha512", "sha": "sha1", "sha-1": "sha1", "md5": "md5"}
 _DIGEST_FIELDS = ("content-digest", "repr-digest", "digest", "content-md5")
@@ -145,11 +153,11 @@ class UploadId:
 
 
 def number(headers: Mapping[str, str], name: str) -> int | None:
-    """A length or offset, None where it is not given.  Raises `UploadMalformed`."""
+    """Return a length or offset in bytes, None where it is not given.  Raises `UploadMalformed`."""
     text = headers.get(name.lower())
     if text is None:
         return None
-    if not _NUMBER.fullmatch(text) or int(text) > _LARGEST:
+    if not _NUMBER.fullmatch(text):
         raise UploadMalformed(f"{name} is no number of bytes")
     return int(text)
 

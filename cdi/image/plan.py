@@ -195,6 +195,14 @@ def _choose(facts: PlanInput, image: ImageInfo) -> tuple[Path, str]:
     return "qemu-spool", f"{reason} and {access}, so it goes through scratch space"
 
 
+def needs_scratch(image_format: str) -> bool:
+    """Return whether an image of this format that comes but once goes through scratch space, whatever is in it.
+
+    Of a VHD that shows only further in, as it may be fixed, and of qcow2 as well, which QEMU has to read now and then.
+    """
+    return image_format in {"vmdk", "vdi", "vhdx"}
+
+
 def _no_ranges(facts: PlanInput) -> str:
     if facts.wrappers:
         return f"it is wrapped in {', '.join(facts.wrappers)}"

@@ -40,6 +40,16 @@ def require_size(size: int, what: str, *, where: str | None = None) -> int:
     return size
 
 
+def largest_file(disk: int) -> int:
+    """Return the most bytes that the file of an image may have whose disk has `disk` bytes.
+
+    Tables take less than a sixteenth, and so does the compression of what cannot be compressed.  A VHDX adds the most:
+    8 MiB in front, and its last block is whole, which has 32 MiB as a rule.  A file that is still larger holds mostly
+    what its disk no longer uses, and ``qemu-img convert`` makes it shorter.
+    """
+    return disk + disk // 16 + 40 * MEBI
+
+
 def human(size: int) -> str:
     """``10 GiB``, ``1.5 GiB``, ``700 B``: three significant digits, binary units."""
     value, unit = float(size), 0

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from cdi.api.job import Outcome
 from cdi.api.names import (
+    ANN_IMAGE_VALIDATOR,
     ANN_IMPORT_POD,
     ANN_POD_PHASE,
     ANN_POD_READY,
@@ -122,7 +123,7 @@ def _image(outcome: Outcome) -> dict[str, str]:
         f"{IMAGE}virtualSize": None if outcome.virtual_size is None else str(outcome.virtual_size),
         DISK_SIZE: None if outcome.disk_size is None else str(outcome.disk_size),
         VERIFIED_BY: ", ".join(outcome.verified_by),
-        f"{IMAGE}validator": outcome.validator,
+        ANN_IMAGE_VALIDATOR: outcome.validator,
         f"{IMAGE}path": outcome.path,
         ANN_PREALLOCATION_APPLIED: "true" if outcome.preallocated else None,
     }

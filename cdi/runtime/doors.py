@@ -21,9 +21,11 @@ from cdi.api.errors import (
     UploadNotReady,
     UploadUnderWay,
     UsageError,
+    WaitTimeout,
 )
+from cdi.api.names import ANN_IMAGE_VALIDATOR
 from cdi.runtime.embedded import Embedded
-from cdi.store.base import Key
+from cdi.store.base import Key, Object
 
 _BACKLOG = 128
 
@@ -35,20 +37,18 @@ class Doors:
         self._embedded = embedded
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
-    def open(self, namespace: str, name: str) -> str:
-        """The address of the worker that takes uploads into a volume, which is started where there is none.
+    def open(self, namespace: str, name: str) -> str | None:
+        """Return the address of the worker that takes uploads into a volume, which is started where there is none.
 
-        Raises `UploadNotReady`, `UploadUnderWay`, `AlreadyUploaded`.
+        None where the volume is not made yet, or does not take an upload yet.  Raises `UploadNotReady` where it never
+        will, `UploadUnderWay`, `AlreadyUploaded`, and the failure of a DataVolume that has failed.
         """
         where = f"{namespace}/{name}"
-        try:
-            claim = self._embedded.store.get(Key.of("pvc", namespace, name))
-        except NotFound:
-            claim = None
+        claim = self._claim(namespace, name)
         try:
             if claim is None:
                 self._embedded.get("dv", namespace, name)
-                raise UploadNotReady("the volume is not made yet", where=where)
+                return None
             address = f"\0cdi-upload-{os.geteuid()}-{claim['metadata']['uid']}"
             if not _answers(address):
                 with self._locks[address]:
@@ -62,7 +62,21 @@ class Doors:
             raise UploadUnderWay("another upload is under way", where=where) from error
         except UsageError as error:
             raise UploadNotReady(error.what, where=error.where or where, remedy=error.remedy) from error
+        except WaitTimeout:
+            return None
         return address
+
+    def filled_by(self, namespace: str, name: str) -> str | None:
+        """Return the name of the resumable upload that filled a volume; None where it was something else."""
+        claim = self._claim(namespace, name)
+        annotations = (claim["metadata"].get("annotations") or {}) if claim is not None else {}
+        return annotations.get(ANN_IMAGE_VALIDATOR)
+
+    def _claim(self, namespace: str, name: str) -> Object | None:
+        try:
+            return self._embedded.store.get(Key.of("pvc", namespace, name))
+        except NotFound:
+            return None
 
     def _start(self, namespace: str, name: str, address: str) -> None:
         with socket.socket(socket.AF_UNIX) as listener:

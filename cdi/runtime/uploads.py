@@ -70,6 +70,9 @@ class Uploads:
                 claim = observed.claim(key.namespace, key.name)
                 if dv is None or body is None or claim is None:
                     raise NotFound(f"there is no {key}")
+                if Ledger.read(claim.annotations.get(ANNOTATION)).done:
+                    # The upload before this one had ended well already; it was only not written down yet.
+                    raise _has_image(key)
                 worker = self._launcher.observe(claim.uid)
                 if worker is not None and worker.upload == request.id:
                     self._supervised(key, before)
@@ -110,7 +113,7 @@ class Uploads:
         def ask(body: Object) -> None:
             annotations = dict(body["metadata"].get("annotations") or {})
             if Ledger.read(annotations.get(ANNOTATION)).done:
-                raise AlreadyExists(f"{key} has its image already")
+                raise _has_image(key)
             if self._launcher.alive(uid):
                 raise Conflict(f"an upload to {key} is under way", remedy="wait until it ends")
             annotations[uploads.ANNOTATION] = request.write()
@@ -130,3 +133,7 @@ class Uploads:
                 raise WaitTimeout(f"{key} is {standing(body)}")
             ensure_supervisor(self._home)
             time.sleep(_LOOK)
+
+
+def _has_image(key: Key) -> AlreadyExists:
+    return AlreadyExists(f"{key} has its image already")

@@ -10,14 +10,14 @@ import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from cdi.api.errors import TokenInvalid, TokenMisused, UsageError
+from cdi.api.errors import AlreadyUploaded, TokenInvalid, TokenMisused, UsageError
 from cdi.runtime.doors import Doors
 from cdi.runtime.embedded import Embedded
 from cdi.server.page.machine import MachineDesks
 from cdi.server.page.service import Page
 from cdi.server.proxy.run import server_context
 from cdi.server.proxy.service import Proxy, Right
-from cdi.server.proxy.volumes import Destination
+from cdi.server.proxy.volumes import Destination, Filled, Pending, VolumeState
 from cdi.source.inbound.certificates import FileContext
 from cdi.source.inbound.plain import PlainContext
 from cdi.source.inbound.reception import Reception
@@ -72,8 +72,14 @@ class _MachineVolumes:
     def __init__(self, doors: Doors) -> None:
         self._doors = doors
 
-    def look(self, namespace: str, name: str) -> Destination:
-        return Destination(host="localhost", local=self._doors.open(namespace, name))
+    def look(self, namespace: str, name: str) -> VolumeState:
+        try:
+            address = self._doors.open(namespace, name)
+        except AlreadyUploaded:
+            return Filled(upload=self._doors.filled_by(namespace, name))
+        if address is None:
+            return Pending(why="the volume is not made yet")
+        return Destination(host="localhost", local=address)
 
 
 class Server:
@@ -82,7 +88,13 @@ class Server:
     def __init__(self, embedded: Embedded, options: Options) -> None:
         """Raises `UsageError` for the port, `InvalidManifest` for the certificate."""
         page = Page(MachineDesks(embedded, options.token))
-        proxy = Proxy(_MachineVolumes(Doors(embedded)), _Rights(options.token), _no_context, pages=page.serve)
+        proxy = Proxy(
+            _MachineVolumes(Doors(embedded)),
+            _Rights(options.token),
+            _no_context,
+            pages=page.serve,
+            max_waiting=_MOST_REQUESTS // 2,
+        )
 
         context: Callable[[], ssl.SSLContext | PlainContext] = PlainContext
         if options.certificate is not None and options.key is not None:

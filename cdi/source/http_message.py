@@ -118,7 +118,7 @@ class Body:
             if not line:  # the content is whole; only the connection is not
                 self.reusable = False
                 return False
-        raise self._broken(f"the answer has more than {_MAX_TRAILERS} trailer fields")
+        raise self._broken(f"more than {_MAX_TRAILERS} trailer fields follow the last chunk")
 
     def _line(self, limit: int) -> bytes:
         line = self._connection.readline(limit)
@@ -126,10 +126,10 @@ class Body:
             raise self._broken("a line between two chunks does not end as it should")
         return line
 
-    def _truncated(self, what: str) -> SourceTruncated:
+    def _truncated(self, what: str) -> CdiError:
         return SourceTruncated(what, where=self._connection.where)
 
-    def _broken(self, what: str) -> SourceProtocolError:
+    def _broken(self, what: str) -> CdiError:
         self.reusable = False
         return SourceProtocolError(what, where=self._connection.where)
 

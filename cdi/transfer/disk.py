@@ -13,6 +13,7 @@ from cdi.api.errors import (
     FormatUnsupported,
     ImageError,
     Retry,
+    ScratchNeeded,
     TargetFull,
     TargetTooSmall,
 )
@@ -20,7 +21,7 @@ from cdi.api.job import FileTargetSpec, Job
 from cdi.image.formats.qcow2 import parse_header
 from cdi.image.formats.vpc import fixed_payload
 from cdi.image.info import ImageInfo
-from cdi.image.plan import Plan, end_mark
+from cdi.image.plan import Plan, end_mark, needs_scratch
 from cdi.image.plan import plan as plan_for
 from cdi.image.qcow2map import MapTooLarge, Qcow2Map
 from cdi.image.sizes import MAX_DISK, human
@@ -252,7 +253,9 @@ class DiskTransfer:
         """Begin at the first byte; how it was done, and the size of the disk."""
         try:
             layer = None if self.layer is None else self.layer.content
-            peeled = peel_stream(pieces, fetcher.facts, archive=False, layer=layer)
+            peeled = peel_stream(
+                pieces, fetcher.facts, archive=False, layer=layer, on_format=self._require_scratch
+            )
         except NoDisk as none:
             self._no_disk(none, pieces, fetcher, wanted, digest)
         plan, image = self._plan(fetcher, target, peeled, wanted), peeled.image
@@ -276,6 +279,11 @@ class DiskTransfer:
             return plan, plan.disk_size
         whole = None if peeled.wrappers else intake
         return plan, self._raw_stream(stream, fetcher, target, plan, wanted, whole)
+
+    def _require_scratch(self, image_format: str) -> None:
+        """Raise `ScratchNeeded` as soon as the format shows it: what was read of an upload can then be sent again."""
+        if self.job.scratch is None and needs_scratch(image_format):
+            raise ScratchNeeded(f"no scratch space is given, and {image_format} that comes but once is kept there")
 
     def _no_disk(
         self,

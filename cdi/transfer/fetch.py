@@ -30,6 +30,10 @@ from cdi.transfer.retry import RestartRequired
 STREAM_CHUNK = 2 << 20
 _STREAM_MEMORY = 6 * STREAM_CHUNK
 """The most that is read ahead, bytes: a decoder may need 128 MiB beside it."""
+_FIRST = 256 << 10
+"""Up to here, in bytes, what comes but once is read in small pieces and not ahead: most images are recognised, and
+refused, before more of them was taken from whoever sends them."""
+_FIRST_PIECE = 64 << 10
 _PAGE = 4096
 
 
@@ -182,7 +186,8 @@ class Fetcher:
     def _once(self, start: int) -> Generator[memoryview, None, None]:
         """One connection, read by a thread of its own so that decoding and receiving overlap."""
         ready: deque[tuple[memoryview, int] | BaseException | None] = deque()
-        free = deque(aligned_buffer(STREAM_CHUNK) for _ in range(3))
+        free = deque([aligned_buffer(STREAM_CHUNK)])
+        more = [aligned_buffer(STREAM_CHUNK) for _ in range(2)]
         turn = threading.Condition()
         ended = False
 
@@ -213,6 +218,7 @@ class Fetcher:
 
         thread = threading.Thread(target=receive, name="receive", daemon=True)
         thread.start()
+        given = 0
         try:
             while True:
                 with turn:
@@ -227,8 +233,12 @@ class Fetcher:
                     raise item
                 buffer, filled = item
                 yield buffer[:filled]
+                given += filled
                 with turn:
                     free.append(buffer)
+                    if given >= _FIRST:
+                        free.extend(more)
+                        more.clear()
                     turn.notify_all()
         finally:
             with turn:
@@ -251,9 +261,10 @@ class Fetcher:
             buffer = take()
             if buffer is None:
                 return
+            size = len(buffer) if total - start >= _FIRST else min(len(buffer), _FIRST_PIECE)
             filled = 0
-            while filled < len(buffer):
-                count = self._read_once(reader, buffer[filled : filled + self._throttle.grain(len(buffer) - filled)])
+            while filled < size:
+                count = self._read_once(reader, buffer[filled : filled + self._throttle.grain(size - filled)])
                 if count == 0:
                     break
                 filled += count
@@ -264,7 +275,7 @@ class Fetcher:
                     raise SourceTooLong(f"more than the announced {length} bytes came", where=self.facts.location)
             if filled:
                 put((buffer, filled))
-            if filled < len(buffer):
+            if filled < size:
                 if length is not None and total < length:
                     raise SourceTruncated(f"the content ended at byte {total} of {length}", where=self.facts.location)
                 return

@@ -93,12 +93,14 @@ def peel_stream(
     *,
     archive: bool,
     layer: LayerContent | None = None,
+    on_format: Callable[[str], None] = lambda _: None,
 ) -> Peeled:
     """Look into a one-way stream, unwrapping as it goes.
 
     With `layer` the stream is a registry's layer, which has to be a tar; without, the only file of a tar is the disk.
-    Raises what the decoders, the inspectors and `layer` raise, `SourceNotAnImage`, `NestedTooDeep`, `DiskNotInImage`,
-    `NoDisk`.
+    `on_format` is called with the image's format where more than `HEAD` bytes have to be read to check it, and may
+    refuse it by raising.  Raises what the decoders, the inspectors and `layer` raise, `SourceNotAnImage`,
+    `NestedTooDeep`, `DiskNotInImage`, `NoDisk`.
     """
     wrappers: list[Wrapper] = []
     if layer is not None:
@@ -126,6 +128,8 @@ def peel_stream(
     held = bytearray()
     while (wanted := inspector.wants()) is not None:
         offset, size = wanted
+        if offset + size > HEAD and (claimed := name_format(head)) is not None:
+            on_format(claimed)
         while len(held) < offset + size and (piece := next(pieces, None)) is not None:
             held += piece
         inspector.feed(offset, bytes(held[offset : offset + size]))

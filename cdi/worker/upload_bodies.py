@@ -6,7 +6,10 @@ import hashlib
 from collections import deque
 
 from cdi.api.digest import Digest
+from cdi.api.errors import SourceUnreachable
+from cdi.api.upload_protocol import KEPT_FIELD, number
 from cdi.codec.multipart import FormFile
+from cdi.source.connection import ConnectionLost
 from cdi.source.inbound.visit import Visit
 
 _BUFFER = 256 << 10
@@ -14,12 +17,41 @@ MOST_HELD = 16 << 20
 """Bytes of a piece with a checksum that are held until it is known to be right; a larger one is written as it comes."""
 
 
+class IncomingBody:
+    """A request's body, of which the proxy may keep the start (`KEPT_FIELD`) until this server reads beyond it."""
+
+    def __init__(self, visit: Visit) -> None:
+        """Have the client send the body.  Raises `ConnectionLost`, `UploadMalformed`."""
+        self._visit = visit
+        self._kept = number(visit.head.headers, KEPT_FIELD) if visit.head.expects else None
+        if self._kept is not None:
+            visit.inform(100, {KEPT_FIELD: str(self._kept)})
+        self._body = visit.body
+
+    @property
+    def ended(self) -> bool:
+        return self._body.ended
+
+    def readinto(self, view: memoryview) -> int:
+        """Read some bytes; 0 at the end.  Raises what the body raises."""
+        if self._kept == 0:
+            self._kept = None
+            try:
+                self._visit.inform(102)
+            except ConnectionLost as error:
+                raise SourceUnreachable(f"the connection broke: {error}", where="the client", remedy="") from error
+        count = self._body.readinto(view if self._kept is None else view[: self._kept])
+        if self._kept is not None:
+            self._kept -= count
+        return count
+
+
 class WholeBody:
     """A request's body as it is."""
 
     def __init__(self, visit: Visit) -> None:
         self._visit = visit
-        self._body = visit.body
+        self._body = IncomingBody(visit)
 
     def readinto(self, view: memoryview) -> int:
         return self._body.readinto(view)
@@ -78,7 +110,7 @@ class FormBody:
 
     def __init__(self, visit: Visit, form: FormFile) -> None:
         self._visit = visit
-        self._body = visit.body
+        self._body = IncomingBody(visit)
         self._form = form
         self._buffer = memoryview(bytearray(_BUFFER))
         self._ready: deque[memoryview] = deque()

@@ -11,6 +11,7 @@ from cdi.api.errors import (
     CdiError,
     ChecksumMismatch,
     SourceTruncated,
+    TargetTooSmall,
     TokenInvalid,
     UploadMalformed,
     UploadNotReady,
@@ -95,6 +96,8 @@ class UploadServer:
             raise UploadMalformed(
                 "the volume is for a disk and not for an archive", remedy="send it to /v1beta1/upload"
             )
+        if visit.head.length is not None:
+            self._session.check_room(visit.head.length)
         self._session.check_free()
         digests = content_digests(visit.head.headers)
         form: FormBody | None = None
@@ -161,6 +164,10 @@ class UploadServer:
         length = number(headers, "Upload-Length")
         if length is None or "upload-defer-length" in headers:
             raise UploadMalformed("Upload-Length has to be known when an upload is begun")
+        try:
+            self._session.check_room(length)
+        except TargetTooSmall as error:
+            raise _Refusal(error, 413) from error
         upload = self._session.begin_resumable(length, declared_digest(headers))
         location = {"Location": tus_path(where.namespace, where.claim, str(upload))}
         if visit.head.length == 0 or headers.get("content-type") != TUS_CONTENT:
@@ -219,7 +226,9 @@ class UploadServer:
     def _bring(self, attempt: Attempt, body: Brought) -> None:
         if not attempt.source.bring(body, last=False):
             failure = attempt.wait()
-            raise _Refusal(failure) if failure is not None else SourceTruncated("the upload ended")
+            if failure is not None:
+                raise _Refusal(failure)
+            raise SourceTruncated("the upload ended", remedy="send it again")
 
     def _bring_checked(self, visit: Visit, attempt: Attempt, checksum: Digest, length: int) -> None:
         """What has another checksum is thrown away: the piece, or where it is large the upload up to it."""

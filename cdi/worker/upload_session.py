@@ -6,6 +6,7 @@ cut off) makes room for the next; any other failure, and success, end the sessio
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 from collections.abc import Callable
@@ -17,13 +18,24 @@ from cdi.api.errors import (
     CdiError,
     Interrupted,
     ScratchNeeded,
+    TargetTooSmall,
     UploadNotReady,
     UploadUnderWay,
     UploadUnknown,
     by_code,
 )
-from cdi.api.job import Failure, Job, Limits, Outcome, Progress, StreamSourceSpec
+from cdi.api.job import (
+    BlockTargetSpec,
+    DirectoryTargetSpec,
+    Failure,
+    Job,
+    Limits,
+    Outcome,
+    Progress,
+    StreamSourceSpec,
+)
 from cdi.api.upload_protocol import UploadId, is_of_the_upload
+from cdi.image.sizes import MAX_DISK, human, largest_file
 from cdi.source.fed import FedSource
 from cdi.transfer.abandon import abandon
 from cdi.transfer.control import Control
@@ -151,6 +163,33 @@ class Session(Control):
             if current.upload is None or current.source.complete or current.source.idle < GIVES_WAY:
                 raise UploadUnderWay("another upload is under way")
             self._drop(current, "another upload was begun")
+
+    def check_room(self, length: int) -> None:
+        """Raise `TargetTooSmall` where no image in a file of `length` bytes fits the volume.
+
+        What the file holds is not known yet: a compressed image is shorter than its disk, others are a little longer.
+        """
+        disk = min(self._room(), MAX_DISK)
+        if length > largest_file(disk):
+            raise TargetTooSmall(
+                f"the upload has {length} bytes ({human(length)}) and the disk may have {disk} ({human(disk)})",
+                remedy="make a larger volume; an image file much larger than its disk is shortened by qemu-img convert",
+            )
+
+    def _room(self) -> int:
+        """Return how many bytes the volume holds at most; what cannot be found out is found out by the transfer."""
+        target = self.job.target
+        if self.job.size is not None:
+            return self.job.size
+        try:
+            if isinstance(target, BlockTargetSpec):
+                with open(target.path, "rb", buffering=0) as device:
+                    return device.seek(0, os.SEEK_END)
+            directory = target.path if isinstance(target, DirectoryTargetSpec) else os.path.dirname(target.path)
+            found = os.statvfs(directory or ".")
+        except OSError:
+            return MAX_DISK
+        return found.f_blocks * found.f_frsize
 
     def begin(self, *, length: int | None, announced: int | None, digests: tuple[Digest, ...]) -> Attempt:
         """An upload in one request; raises as `check_free`."""

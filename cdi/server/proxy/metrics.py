@@ -40,6 +40,11 @@ class Metrics:
             "Uploads that are being passed on",
             registry=self.registry,
         )
+        self._waiting = Gauge(
+            "cdi_uploadproxy_waiting",
+            "Requests that wait for the upload server of their volume",
+            registry=self.registry,
+        )
         ProcessCollector(registry=self.registry)
 
     def ended(self, visit: Visit) -> None:
@@ -50,6 +55,12 @@ class Metrics:
     def uploading(self) -> Iterator[None]:
         """A body is passed on for as long as the context lasts."""
         with self._uploads.track_inprogress():
+            yield
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count a request that waits for an upload server for as long as the context lasts."""
+        with self._waiting.track_inprogress():
             yield
 
     def received(self, size: int) -> None:

@@ -3,18 +3,24 @@
 A body goes through one buffer, as fast as the slower side takes it.  The upload server is asked first whether it wants
 the body, so a refusal costs nobody an upload, and it may end one that is under way by answering early: that is told at
 once, whatever the client is doing.
+
+The start of a body stays in the buffer until the upload server has taken the upload (`KEPT_FIELD`), so that another
+server can be sent the same where this one ends before: because it lacks scratch space, or because its pod is replaced.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from cdi.api.errors import CdiError, UploadNotReady
+from cdi.api.errors import CdiError, Retry, UploadNotReady, by_code
+from cdi.api.job import Failure
+from cdi.api.upload_protocol import KEPT_FIELD
 from cdi.server.proxy.volumes import Destination
 from cdi.source.connection import Connection, ConnectionLost, Overheard
 from cdi.source.http_message import read_response
@@ -22,15 +28,19 @@ from cdi.source.http_url import Url
 from cdi.source.inbound.plain import peer_uid
 from cdi.source.inbound.visit import Visit
 
-_BUFFER = 256 << 10
-_CONNECTING = 10.0
+KEPT = 256 << 10
+"""Bytes at the start of a body that can be sent again: more than it takes to recognise an image in its wrappers."""
+CONNECT_TIMEOUT = 5.0
+"""Seconds; the address of a pod that is gone may lead nowhere for a while."""
 _ANSWERING = 12 * 3600.0
 """Seconds that a volume may take for what it was given; a server that is gone is noticed by the kernel much earlier."""
 _GONE = 60
 """Seconds without a sign of life of the other machine."""
 _MOST_ANSWER = 64 << 10
+_MAX_INFORMATIONAL_FIELDS = 20
+_CONTINUE, _PROCESSING = 100, 102
 _REQUEST_FIELDS = (
-    "accept", "content-type", "content-digest", "repr-digest", "digest", "content-md5", "tus-resumable",
+    "content-type", "content-digest", "repr-digest", "digest", "content-md5", "tus-resumable",
     "upload-length", "upload-offset", "upload-metadata", "upload-checksum", "upload-defer-length",
     "x-http-method-override",
 )  # fmt: skip
@@ -40,6 +50,14 @@ _ANSWER_FIELDS = (
 )  # fmt: skip
 
 
+class ServerLost(Exception):
+    """The upload server cannot be reached, or ended without an answer; `error` says how."""
+
+    def __init__(self, error: UploadNotReady) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relayed:
     """What the upload server said."""
@@ -47,26 +65,63 @@ class Relayed:
     status: int
     headers: Mapping[str, str]
     body: bytes
+    failure: Failure | None = None
+    """The refusal that the body describes, which is for the proxy to put into words that its client reads."""
 
 
-def relay(visit: Visit, destination: Destination, context: ssl.SSLContext, received: Callable[[int], None]) -> Relayed:
-    """Pass the request of `visit` on; `received` is told of the bytes of its body as they go.
+class BodyStart:
+    """The start of one request's body, and the buffer that carries the rest.  Used by one thread."""
 
-    Raises `UploadNotReady` where the server cannot be reached or is lost, and what reading the client's body raises.
+    def __init__(self) -> None:
+        self._buffer: memoryview | None = None
+        self.size = 0
+        """Bytes of the body that are kept."""
+        self.complete = False
+        """They are the whole body."""
+        self.dropped = False
+        """An upload server has taken the upload: what follows is sent once."""
+        self.sent = False
+        """An upload server was sent some of it."""
+
+    @property
+    def buffer(self) -> memoryview:
+        if self._buffer is None:
+            self._buffer = memoryview(bytearray(KEPT))
+        return self._buffer
+
+
+def relay(
+    visit: Visit,
+    destination: Destination,
+    context: ssl.SSLContext,
+    start: BodyStart,
+    wanted: Callable[[], None],
+    received: Callable[[int], None],
+) -> Relayed:
+    """Pass the request of `visit` on.
+
+    `start` is what earlier calls for the same request have read of its body.  `wanted` is called when the server wants
+    the body, `received` with the bytes that have come of it.  Raises `ServerLost`, and what reading the client's body
+    raises: `ConnectionLost` where the client is gone.
     """
     where = "the worker" if destination.local else f"{destination.host}:{destination.port}"
     connection, sock = _connect(destination, context, where)
     try:
-        upstream = _Upstream(visit, connection, sock, destination, received)
-        try:
-            upstream.ask()
-            return upstream.answer()
-        except (ConnectionLost, CdiError) as error:
-            if upstream.of_client is error:
-                raise
-            raise UploadNotReady("the upload server was lost", where=where, remedy="try again") from error
+        return _Upstream(visit, connection, sock, destination, start, wanted, received).exchange()
+    except _ClientFailed as failed:
+        raise failed.error from None
+    except (ConnectionLost, CdiError) as error:
+        raise _lost("the upload server was lost", where) from error
     finally:
         connection.close()
+
+
+class _ClientFailed(Exception):
+    """Not the upload server is the one that failed."""
+
+    def __init__(self, error: CdiError | ConnectionLost) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class _Upstream:
@@ -78,85 +133,165 @@ class _Upstream:
         connection: Connection,
         sock: socket.socket,
         destination: Destination,
+        start: BodyStart,
+        wanted: Callable[[], None],
         received: Callable[[int], None],
     ) -> None:
         self._visit = visit
         self._connection = connection
         self._destination = destination
         self._descriptor = sock.fileno()
+        self._start = start
+        self._wanted = wanted
         self._received = received
-        self.of_client: CdiError | None = None
-        """A failure that came from the other side."""
+        self._chunked = visit.head.length is None
+        self._holds = False
+        """The server says when it has taken the upload."""
 
-    def ask(self) -> None:
-        """Send the request, as far as it is wanted."""
+    def exchange(self) -> Relayed:
+        self._send_head()
+        if self._visit.head.length != 0 and self._is_wanted():
+            self._wanted()
+            # Where the server ends meanwhile it has mostly said why.
+            with contextlib.suppress(ConnectionLost):
+                try:
+                    self._pass_on()
+                finally:
+                    self._visit.heed(None)
+        return self._answer()
+
+    def _send_head(self) -> None:
         head = self._visit.head
         fields = {name: head.headers[name] for name in _REQUEST_FIELDS if name in head.headers}
-        if head.length is None:
+        # A refusal that programs can read: whether it passes, and words for the client, are the proxy's affair.
+        fields["accept"] = "application/json"
+        if self._chunked:
             fields["transfer-encoding"] = "chunked"
         elif head.length or head.method in {"POST", "PUT", "PATCH"}:
             fields["content-length"] = str(head.length)
-        has_body = head.length != 0
-        if has_body:
+        if head.length != 0:
             fields["expect"] = "100-continue"
+            fields[KEPT_FIELD] = str(KEPT)
         lines = [f"{head.method} {head.path} HTTP/1.1", f"Host: {self._destination.host}", "Connection: close"]
         lines += [f"{name}: {value}" for name, value in fields.items()]
         self._connection.send("\r\n".join((*lines, "", "")).encode("latin-1"))
-        if not has_body or not self._wanted():
-            return
-        # Where it is lost meanwhile it has mostly said why.
-        with contextlib.suppress(ConnectionLost):
-            try:
-                self._pass_on(chunked=head.length is None)
-            finally:
-                self._visit.heed(None)
 
-    def _wanted(self) -> bool:
-        line = self._connection.readline()
-        if line.startswith(b"HTTP/1.1 100 "):
-            self._connection.readline()
-            return True
-        self._connection.unread(line + self._connection.held())
-        return False
+    def _is_wanted(self) -> bool:
+        fields = self._informational(_CONTINUE)
+        self._holds = fields is not None and KEPT_FIELD in fields
+        return fields is not None
 
-    def _pass_on(self, *, chunked: bool) -> None:
-        buffer = memoryview(bytearray(_BUFFER))
+    def _informational(self, status: int) -> dict[str, str] | None:
+        """Read an informational response of this status, and give its fields; None where the answer itself comes."""
         connection = self._connection
+        line = connection.readline()
+        if not line.startswith(f"HTTP/1.1 {status} ".encode()):
+            connection.unread(line + connection.held())
+            return None
+        fields: dict[str, str] = {}
+        for _ in range(_MAX_INFORMATIONAL_FIELDS):
+            line = connection.readline()
+            if line in {b"\r\n", b""}:
+                break
+            name, _, value = line.decode("latin-1").partition(":")
+            fields[name.lower()] = value.strip()
+        return fields
+
+    # --- the body ---------------------------------------------------------------------------------------------------
+
+    def _pass_on(self) -> None:
+        """Send the body until it ends or the server answers.  Raises `ConnectionLost` and `_ClientFailed`."""
+        start, at = self._start, 0
         try:
-            body = self._visit.body
+            self._visit.body  # noqa: B018  the client is told to send it
         except ConnectionLost as error:
-            raise self._mark(UploadNotReady("the client is gone")) from error
+            raise _ClientFailed(error) from error
         self._visit.heed(self._descriptor)
-        while True:
-            try:
-                count = body.readinto(buffer)
-            except Overheard:
-                return  # it has an answer
-            except ConnectionLost as error:
-                raise self._mark(UploadNotReady("the client is gone")) from error
-            except CdiError as error:
-                raise self._mark(error) from None
-            if chunked:
-                connection.send(b"%x\r\n" % count)
-            if count:
-                connection.send(buffer[:count])
-                self._received(count)
-            if chunked:
-                connection.send(b"\r\n")
-            if not count or (not chunked and body.ended):
+        while not start.dropped:
+            if at < start.size:
+                start.sent = True
+                self._send(start.buffer[at : start.size])
+                at = start.size
+            if start.complete:
+                self._end()
                 return
+            if not self._extend_start():
+                return
+        answered = self._connection.held()
+        self._connection.unread(answered)
+        if not answered:
+            self._pass_on_rest()
 
-    def _mark(self, error: CdiError) -> CdiError:
-        self.of_client = error
-        return error
+    def _extend_start(self) -> bool:
+        """Read more of what is kept, or drop it where the server has taken the upload; False where it has answered."""
+        start = self._start
+        if start.size < KEPT:
+            count = self._read(start.buffer[start.size :])
+            if count is not None:
+                start.size += count
+                return True
+        elif not self._holds:
+            start.dropped = True
+            return True
+        start.dropped = self._informational(_PROCESSING) is not None
+        return start.dropped
 
-    def answer(self) -> Relayed:
+    def _pass_on_rest(self) -> None:
+        buffer = self._start.buffer
+        while not self._start.complete:
+            count = self._read(buffer)
+            if count is None:
+                return
+            self._send(buffer[:count])
+        self._end()
+
+    def _read(self, room: memoryview) -> int | None:
+        """Bytes from the client; None where the server has an answer."""
+        body = self._visit.body
+        try:
+            count = body.readinto(room)
+        except Overheard:
+            return None
+        except (ConnectionLost, CdiError) as error:
+            raise _ClientFailed(error) from error
+        self._start.complete = not count or body.ended
+        self._received(count)
+        return count
+
+    def _send(self, data: memoryview) -> None:
+        if data and self._chunked:
+            self._connection.send(b"%x\r\n" % len(data))
+        if data:
+            self._connection.send(data)
+        if data and self._chunked:
+            self._connection.send(b"\r\n")
+
+    def _end(self) -> None:
+        if self._chunked:
+            self._connection.send(b"0\r\n\r\n")
+
+    # --- the answer -------------------------------------------------------------------------------------------------
+
+    def _answer(self) -> Relayed:
         method = self._visit.head.method
         url = Url.parse(f"https://{_bracketed(self._destination.host)}/")
         response = read_response(self._connection, url, method=method)
         body = b"" if method == "HEAD" else response.beginning(_MOST_ANSWER)
         headers = {name: value for name in _ANSWER_FIELDS if (value := response.headers.get(name)) is not None}
-        return Relayed(status=response.status, headers=headers, body=body)
+        failure = _failure_in(body) if response.status >= 400 else None
+        if failure is not None:
+            headers.pop("Content-Type", None)
+        return Relayed(status=response.status, headers=headers, body=body, failure=failure)
+
+
+def _failure_in(body: bytes) -> Failure | None:
+    """The refusal that the body of an answer describes (`Visit.refuse`); None where it is something else."""
+    try:
+        document = json.loads(body)
+        code, message, retry = str(document["code"]), str(document["message"]), Retry(document["retry"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return Failure(code=code, message=message, retry=retry, exit_status=by_code(code).exit_status)
 
 
 def _connect(destination: Destination, context: ssl.SSLContext, where: str) -> tuple[Connection, socket.socket]:
@@ -164,7 +299,7 @@ def _connect(destination: Destination, context: ssl.SSLContext, where: str) -> t
         own = _connect_locally(destination.local, where)
         return Connection(own, None, stall_timeout=_ANSWERING, where=where), own
     try:
-        plain = socket.create_connection((destination.host, destination.port), _CONNECTING)
+        plain = socket.create_connection((destination.host, destination.port), CONNECT_TIMEOUT)
     except OSError as error:
         raise _unreachable(where, error) from error
     try:
@@ -184,7 +319,7 @@ def _connect(destination: Destination, context: ssl.SSLContext, where: str) -> t
 def _connect_locally(name: str, where: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     try:
-        sock.settimeout(_CONNECTING)
+        sock.settimeout(CONNECT_TIMEOUT)
         sock.connect(name)
         # Such a name is anybody's who takes it first.
         if peer_uid(sock) != os.geteuid():
@@ -195,14 +330,16 @@ def _connect_locally(name: str, where: str) -> socket.socket:
     return sock
 
 
-def _unreachable(where: str, error: OSError) -> UploadNotReady:
+def _unreachable(where: str, error: OSError) -> ServerLost:
     if isinstance(error, ssl.SSLCertVerificationError):
         reason: str | None = f"its certificate is not good: {error.verify_message}"
     else:
         reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-    return UploadNotReady(
-        f"the upload server cannot be reached: {reason or type(error).__name__}", where=where, remedy="try again"
-    )
+    return _lost(f"the upload server cannot be reached: {reason or type(error).__name__}", where)
+
+
+def _lost(what: str, where: str) -> ServerLost:
+    return ServerLost(UploadNotReady(what, where=where, remedy="send it again"))
 
 
 def _bracketed(host: str) -> str:

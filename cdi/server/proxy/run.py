@@ -10,12 +10,13 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cdi.api.errors import ClusterConfigInvalid, UsageError
 from cdi.controller.logs import fields
 from cdi.kube.tokens import Claims, VerifyingKey
 from cdi.server import tokens
+from cdi.server.proxy.forward import Patience
 from cdi.server.proxy.metrics import Metrics
 from cdi.server.proxy.service import ALWAYS, Proxy
 from cdi.server.proxy.volumes import Volumes
@@ -51,6 +52,7 @@ class Options:
     """Seconds that uploads under way may still take when it was told to end."""
     stall_timeout: float = 60.0
     """Seconds without a byte from a client."""
+    patience: Patience = field(default_factory=Patience)
 
 
 def server_context(certificate: str, key: str) -> ssl.SSLContext:
@@ -146,7 +148,14 @@ def serve(
     clients = Front(options.tls, policy)
     clients()
     metrics = Metrics()
-    proxy = Proxy(volumes, TokenKey(options.token_key), upload_servers, pages=pages, metrics=metrics)
+    proxy = Proxy(
+        volumes,
+        TokenKey(options.token_key),
+        upload_servers,
+        pages=pages,
+        patience=options.patience,
+        metrics=metrics,
+    )
     with contextlib.ExitStack() as stack:
         if options.metrics_port is not None:
             told = Reception(

@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import ssl
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, assert_never
 
-from cdi.api.errors import CdiError, InternalError, TokenInvalid, UploadMalformed, UploadUnderWay
+from cdi.api.errors import (
+    AlreadyUploaded,
+    CdiError,
+    InternalError,
+    TokenInvalid,
+    UploadMalformed,
+    UploadUnderWay,
+)
 from cdi.api.upload_protocol import (
     TUS_ALGORITHMS,
     TUS_EXTENSIONS,
     TUS_VERSION,
     PlainUpload,
     TusUpload,
+    UploadId,
     route,
     status_of,
 )
 from cdi.controller.logs import fields
+from cdi.server.proxy.forward import Forwarder, Patience
 from cdi.server.proxy.metrics import Metrics
-from cdi.server.proxy.relay import relay
-from cdi.server.proxy.volumes import PATIENCE, Volumes, await_ready
+from cdi.server.proxy.relay import Relayed
+from cdi.server.proxy.turns import Turns
+from cdi.server.proxy.volumes import Filled, Volumes
 from cdi.source.connection import ConnectionLost
 from cdi.source.inbound.visit import Visit
 
 LOG = logging.getLogger(__name__)
 MOST_OF_A_VOLUME = 16
-"""Requests for one volume at a time: whoever has one token is not to have all the turns that there are."""
+"""Requests for one volume at a time, with those that wait: whoever has one token is not to have all the turns."""
+MAX_WAITING = 100
+"""Requests that wait for their upload servers at a time: half of those that are served, so that uploads have turns."""
 ALWAYS = ("/healthz",)
 """Answered even where there is no turn: a proxy that has much to do is no sick one."""
+_RETRY_AFTER = "5"
+"""Seconds."""
 _EXPOSED = (
     "Location, Upload-Offset, Upload-Length, Upload-Expires, Tus-Resumable, Tus-Version, Tus-Extension, "
     "Tus-Checksum-Algorithm, Retry-After"
@@ -74,21 +85,22 @@ class Proxy:
         context: Callable[[], ssl.SSLContext],
         *,
         pages: Callable[[Visit], bool | None] = lambda _: None,
-        patience: float = PATIENCE,
+        patience: Patience | None = None,
+        max_waiting: int = MAX_WAITING,
         metrics: Metrics | None = None,
     ) -> None:
         """`verify` raises `TokenInvalid`; `context` is the one by which upload servers are spoken to.
 
         `pages` answers other paths: whether the connection may carry another request, None for one that it does not
-        know.  `patience`: seconds that a request waits for its volume.
+        know.  `max_waiting` requests wait for their upload servers at a time, as long as `patience` says.
         """
         self._volumes = volumes
         self._verify = verify
-        self._context = context
         self._pages = pages
-        self._patience = patience
-        self._metrics = metrics or Metrics()
-        self._turns = Turns(MOST_OF_A_VOLUME)
+        self._turns = Turns(MOST_OF_A_VOLUME, "there are too many requests for this volume")
+        self._forwarder = Forwarder(
+            volumes, context, metrics or Metrics(), patience=patience or Patience(), max_waiting=max_waiting
+        )
 
     def serve(self, visit: Visit) -> bool:
         """Answer; whether the connection may carry another request."""
@@ -120,7 +132,7 @@ class Proxy:
             return False
         headers = {**_CORS, **({"Tus-Resumable": TUS_VERSION} if tus else {})}
         if status == 503:
-            headers["Retry-After"] = "5"
+            headers["Retry-After"] = _RETRY_AFTER
         elif status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return visit.refuse(error, status, headers=headers)
@@ -134,47 +146,56 @@ class Proxy:
         if isinstance(found, PlainUpload) and head.method not in _methods(found):
             raise UploadMalformed("an image is sent with POST", status=405)
         with self._turns.take((right.namespace, right.name)):
-            destination = await_ready(self._volumes, right.namespace, right.name, seconds=self._patience)
             if head.method == "HEAD" and isinstance(found, PlainUpload):
-                # A program asks whether this path is known here.
-                return visit.answer(200, headers=_CORS)
-            with self._metrics.uploading() if head.length != 0 else contextlib.nullcontext():
-                relayed = relay(visit, destination, self._context(), self._metrics.received)
+                return self._probe(visit, right)
+            answer = self._forwarder.forward(visit, right.namespace, right.name)
+        match answer:
+            case Filled():
+                return _answer_filled(visit, found, answer, f"{right.namespace}/{right.name}")
+            case Relayed():
+                pass
+            case _:
+                assert_never(answer)
         LOG.info(
             "passed on",
             extra=fields(
                 claim=f"{right.namespace}/{right.name}",
                 method=head.method,
                 path=head.path,
-                status=relayed.status,
+                status=answer.status,
                 seconds=round(time.monotonic() - began, 3),
             ),
         )
-        return visit.answer(relayed.status, relayed.body, headers={**_CORS, **relayed.headers})
+        headers = {**_CORS, **({"Retry-After": _RETRY_AFTER} if answer.status == 503 else {}), **answer.headers}
+        if answer.failure is not None:
+            return visit.refuse(answer.failure, answer.status, headers=headers)
+        return visit.answer(answer.status, answer.body, headers=headers)
 
-
-class Turns:
-    """So many at a time for each; any thread."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._lock = threading.Lock()
-        self._taken: Counter[Hashable] = Counter()
-
-    @contextlib.contextmanager
-    def take(self, whose: Hashable) -> Iterator[None]:
-        """Raises `UploadUnderWay`."""
-        with self._lock:
-            if self._taken[whose] >= self._most:
-                raise UploadUnderWay("there are too many requests for this volume")
-            self._taken[whose] += 1
+    def _probe(self, visit: Visit, right: Right) -> bool:
+        """Tell a program that asks whether the path is known; the upload itself waits for its server."""
         try:
-            yield
-        finally:
-            with self._lock:
-                self._taken[whose] -= 1
-                if not self._taken[whose]:
-                    del self._taken[whose]
+            state = self._volumes.look(right.namespace, right.name)
+        except UploadUnderWay:
+            state = None
+        if isinstance(state, Filled):
+            raise _already_uploaded(f"{right.namespace}/{right.name}")
+        return visit.answer(200, headers=_CORS)
+
+
+def _answer_filled(visit: Visit, found: PlainUpload | TusUpload, volume: Filled, where: str) -> bool:
+    """Tell the client of the resumable upload that filled the volume so, whose last answer it may have lost."""
+    head = visit.head
+    method = head.headers.get("x-http-method-override", head.method)
+    mine = isinstance(found, TusUpload) and found.id is not None and found.id == volume.upload
+    if not mine or method != "HEAD" or head.headers.get("tus-resumable") != TUS_VERSION:
+        raise _already_uploaded(where)
+    length = str(UploadId.parse(volume.upload or "").length)
+    offsets = {"Upload-Offset": length, "Upload-Length": length}
+    return visit.answer(200, headers={**_CORS, "Tus-Resumable": TUS_VERSION, "Cache-Control": "no-store", **offsets})
+
+
+def _already_uploaded(where: str) -> AlreadyUploaded:
+    return AlreadyUploaded("the volume has been filled", where=where)
 
 
 def _nothing() -> CdiError:

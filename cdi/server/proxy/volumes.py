@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cdi.api.errors import AlreadyUploaded, NotFound, UploadNotReady
+from cdi.api.errors import NotFound, UploadNotReady
 from cdi.api.names import (
+    ANN_BOUND_CONDITION_MESSAGE,
+    ANN_IMAGE_VALIDATOR,
     ANN_POD_PHASE,
     ANN_POD_READY,
     ANN_PVC_PRIME,
+    ANN_RUNNING_CONDITION_MESSAGE,
     ANN_USE_POPULATOR,
     means_true,
     upload_service,
@@ -20,10 +22,6 @@ from cdi.api.upload_protocol import SERVER_PORT
 from cdi.kube.blocking import Blocking
 from cdi.kube.resources import CLAIMS
 from cdi.reconcile.upload_target import is_upload_target
-
-PATIENCE = 10.0
-"""Seconds that a request waits for its volume."""
-_LOOKS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,37 +37,35 @@ class Destination:
     """The abstract Unix socket of a worker of this user, without TLS, instead of all that."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """The upload server is not ready, and will be without anybody's help."""
+
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filled:
+    """The volume has its image."""
+
+    upload: str | None = None
+    """The name of the resumable upload that brought it."""
+
+
+VolumeState = Destination | Pending | Filled
+
+
 class Volumes(Protocol):
     """Asked from several threads at once."""
 
-    def look(self, namespace: str, name: str) -> Destination | None:
-        """Where the upload server of a claim is; None where it is not ready yet.
+    def look(self, namespace: str, name: str) -> VolumeState:
+        """Return how a claim is.
 
-        Raises `UploadNotReady` where no waiting helps, `AlreadyUploaded`, and a `ClusterError`.
+        Raises `UploadNotReady` where no upload server will ever be there: the claim does not exist, takes no upload, is
+        being deleted, or has failed for good.  Raises `UploadUnderWay` where another client has the volume, and a
+        `ClusterError`.
         """
         ...
-
-
-def await_ready(
-    volumes: Volumes,
-    namespace: str,
-    name: str,
-    *,
-    seconds: float = PATIENCE,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Destination:
-    """Look now and then until it is ready; raises as `Volumes.look`, and `UploadNotReady` after `seconds`."""
-    until = clock() + seconds
-    while True:
-        found = volumes.look(namespace, name)
-        if found is not None:
-            return found
-        if clock() >= until:
-            raise UploadNotReady(
-                f"the volume did not become ready for an upload within {seconds:.0f} s", where=f"{namespace}/{name}"
-            )
-        sleep(_LOOKS)
 
 
 class ClusterVolumes:
@@ -78,7 +74,7 @@ class ClusterVolumes:
     def __init__(self, client: Blocking) -> None:
         self._client = client
 
-    def look(self, namespace: str, name: str) -> Destination | None:
+    def look(self, namespace: str, name: str) -> VolumeState:
         where = f"{namespace}/{name}"
         claim = self._claim(namespace, name)
         if claim is None:
@@ -96,10 +92,21 @@ class ClusterVolumes:
             prime = self._claim(namespace, filled) if filled else None
             told = {} if prime is None else _annotations(prime)
             annotations = {**annotations, **{key: told[key] for key in (ANN_POD_PHASE, ANN_POD_READY) if key in told}}
-        if annotations.get(ANN_POD_PHASE) == "Succeeded":
-            raise AlreadyUploaded("the volume has been filled", where=where)
+        if claim["metadata"].get("deletionTimestamp") is not None:
+            raise UploadNotReady("the PersistentVolumeClaim is being deleted", where=where, remedy="make another one")
+        phase = annotations.get(ANN_POD_PHASE)
+        if phase == "Succeeded":
+            return Filled(upload=annotations.get(ANN_IMAGE_VALIDATOR))
+        if phase == "Failed":
+            why = annotations.get(ANN_RUNNING_CONDITION_MESSAGE, "").rstrip(".")
+            raise UploadNotReady(
+                f"the volume takes no upload any more: {why or 'it has failed'}",
+                where=where,
+                remedy="remove the cause, then delete the DataVolume or claim and make it again",
+            )
         if not filled or not means_true(annotations.get(ANN_POD_READY)):
-            return None
+            messages = (ANN_RUNNING_CONDITION_MESSAGE, ANN_BOUND_CONDITION_MESSAGE)
+            return Pending(why=next(filter(None, map(annotations.get, messages)), ""))
         return Destination(host=f"{upload_service(filled)}.{namespace}.svc")
 
     def _claim(self, namespace: str, name: str) -> Mapping[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import socket
 import ssl
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from cdi.api.errors import CdiError, InternalError
 from cdi.api.job import Failure
 from cdi.source.connection import Connection, ConnectionLost
 from cdi.source.http_message import Body, Framing
+from cdi.source.inbound.body import RequestBody
 from cdi.source.inbound.head import Head
 
 _REASONS = {460: "Checksum Mismatch"}
@@ -34,6 +36,9 @@ class Visit:
         self._connection = Connection(sock, None, stall_timeout=stall_timeout, where=where)
         self._connection.unread(beginning)
         self._body: Body | None = None
+        self._continued = False
+        self.interrupted = False
+        """Whoever serves is to come to an end; an answer can still be sent."""
 
     @property
     def answered(self) -> bool:
@@ -52,10 +57,28 @@ class Visit:
         if self._body is None:
             head = self.head
             framing = Framing.CHUNKED if head.length is None else Framing.LENGTH
-            self._body = Body(self._connection, framing, head.length, reusable=head.keep_alive, strict=True)
-            if head.expects and not self._body.ended:
-                self._connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._body = RequestBody(self._connection, framing, head.length, reusable=head.keep_alive, strict=True)
+            if head.expects and not self._body.ended and not self._continued:
+                self.inform(100)
         return self._body
+
+    def inform(self, status: int, headers: Mapping[str, str] | None = None) -> None:
+        """Send an informational response (RFC 9110, section 15.2), by the thread that reads the body.
+
+        Raises `ConnectionLost` where the client is gone.
+        """
+        self._continued |= status == 100
+        fields = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        self._connection.send(f"HTTP/1.1 {status} {_reason(status)}\r\n{fields}\r\n".encode("latin-1"))
+
+    def is_gone(self, seconds: float) -> bool:
+        """Whether the client hangs up within so many seconds; what it has sent stays unread.
+
+        A client that only ends its own side (``shutdown``, section 9.6 of RFC 9112) counts as gone, too.
+        """
+        poller = select.poll()
+        poller.register(self._sock, select.POLLRDHUP)
+        return bool(poller.poll(seconds * 1000)) and not self.interrupted
 
     def heed(self, other: int | None) -> None:
         """From now on reading the body raises `Overheard` where there is something to read at this descriptor."""
@@ -66,6 +89,7 @@ class Visit:
 
     def interrupt(self) -> None:
         """From any thread: a read of the body fails; an answer can still be sent."""
+        self.interrupted = True
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self._sock, socket.SHUT_RD)
 

@@ -1,33 +1,39 @@
-"""The upload proxy as a process, over volumes that a file tells of: ``{"namespace/name": port | "waiting" | …}``."""
+"""The upload proxy as a process, over volumes that a file tells of.
+
+{"namespace/name": PORT | "waiting" | "done" | ["done", UPLOAD] | "missing"}
+"""
 
 import json
 import sys
 from pathlib import Path
 
-from cdi.api.errors import AlreadyUploaded, UploadNotReady
+from cdi.api.errors import UploadNotReady
 from cdi.controller.logs import configure
+from cdi.server.proxy.forward import Patience
 from cdi.server.proxy.run import Options, serve
-from cdi.server.proxy.volumes import Destination
+from cdi.server.proxy.volumes import Destination, Filled, Pending, VolumeState
 
 
 class FileVolumes:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def look(self, namespace: str, name: str) -> Destination | None:
+    def look(self, namespace: str, name: str) -> VolumeState:
         found = json.loads(self.path.read_text()).get(f"{namespace}/{name}", "missing")
         match found:
             case int():
                 return Destination(host="localhost", port=found)
             case "waiting":
-                return None
+                return Pending(why="its scratch space is being made")
             case "done":
-                raise AlreadyUploaded("the volume has been filled")
+                return Filled()
+            case ["done", upload]:
+                return Filled(upload=upload)
             case _:
                 raise UploadNotReady("there is no such PersistentVolumeClaim", where=f"{namespace}/{name}")
 
 
-def main(home: str, port: str, stall: str) -> None:
+def main(home: str, port: str, stall: str, replacement: str, contention: str) -> None:
     base = Path(home)
     configure(1)
     options = Options(
@@ -38,6 +44,7 @@ def main(home: str, port: str, stall: str) -> None:
         port=int(port),
         drain=20.0,
         stall_timeout=float(stall),
+        patience=Patience(replacement=float(replacement), contention=float(contention)),
         metrics_port=0,
     )
     serve(

@@ -123,11 +123,12 @@ class Stand:
 
     # --- processes ----------------------------------------------------------------------------------------------
 
-    def start_proxy(self, stall: float = 30.0) -> None:
+    def start_proxy(self, stall: float = 30.0, replacement: float = 50.0, contention: float = 10.0) -> None:
+        """Seconds: without a byte of a client, and for an upload server or the end of another upload."""
         command = [sys.executable, "-m", "tests.integration.upload.proxy_process"]
         with open(self.home / "proxy.log", "a") as log:
             self.proxy = subprocess.Popen(
-                [*command, str(self.home), str(self.port), str(stall)],
+                [*command, str(self.home), *map(str, (self.port, stall, replacement, contention))],
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -194,7 +195,7 @@ class Stand:
         return server
 
     def show(self, name: str, state: object) -> None:
-        """What the proxy sees of a volume: a port, "waiting", "done"."""
+        """What the proxy sees of a volume (`proxy_process`)."""
         with self._telling:
             self.volumes[f"ns/{name}"] = state
             self._tell()

@@ -30,7 +30,7 @@ def test_who_has_no_token(stand):
     ("first", "code"), [(b"", b"TargetTooSmall"), (b"<!DOCTYPE html>", b"SourceNotAnImage")], ids=["large", "no-image"]
 )
 def test_who_is_refused_by_the_upload_server(stand, first, code):
-    server = stand.start_server(size=DISK)
+    server = stand.start_server(size=DISK if code == b"TargetTooSmall" else 256 * MIB)
     answer = send_all(stand, 200 * MIB, stand.token(), first=first)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"error[" + code + b"]: " in answer

@@ -1,17 +1,22 @@
 import http.client
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 
-from cdi.api.errors import AlreadyUploaded, TokenInvalid
+from cdi.api.errors import ClusterForbidden, ClusterUnavailable, TokenInvalid, UploadUnderWay
+from cdi.server.proxy.forward import Patience
 from cdi.server.proxy.metrics import Metrics
 from cdi.server.proxy.service import ALWAYS, MOST_OF_A_VOLUME, Proxy
+from cdi.server.proxy.volumes import Filled, Pending
 from cdi.source.inbound.plain import PlainContext
 from cdi.source.inbound.reception import Reception
+
+UPLOAD = f"{'0' * 32}-1000"
 
 
 @dataclass
@@ -28,17 +33,21 @@ def verify(text):
 
 
 class Volumes:
-    """Where ``slow`` is not known before it is told; all others are filled."""
+    """Where ``slow`` is not known before it is told; all others are filled, but for those of `states`."""
 
     def __init__(self):
         self.release = threading.Event()
         self.waiting = threading.Semaphore(0)
+        self.states = {}
 
     def look(self, namespace, name):
         if name == "slow":
             self.waiting.release()
             assert self.release.wait(60)
-        raise AlreadyUploaded("the volume has been filled")
+        state = self.states.get(name, Filled(upload=UPLOAD))
+        if isinstance(state, Exception):
+            raise state
+        return state
 
 
 @pytest.fixture
@@ -52,19 +61,20 @@ def metrics():
 
 
 @contextmanager
-def served(volumes, metrics, most):
-    proxy = Proxy(volumes, verify, lambda: None, metrics=metrics)
+def served(volumes, metrics, most, **limits):
+    proxy = Proxy(volumes, verify, lambda: None, metrics=metrics, **limits)
     reception = Reception(
         socket.create_server(("127.0.0.1", 0)), PlainContext, proxy.serve, most=most, always=ALWAYS, ended=metrics.ended
     )
 
-    def ask(token=None, path="/v1beta1/upload", method="POST"):
+    def ask(token=None, path="/v1beta1/upload", method="POST", headers=None):
         connection = http.client.HTTPConnection("127.0.0.1", reception.port, timeout=60)
-        fields = {"Connection": "close", **({"Authorization": f"Bearer {token}"} if token else {})}
+        fields = {"Connection": "close", **({"Authorization": f"Bearer {token}"} if token else {}), **(headers or {})}
         connection.request(method, path, b"x" if method == "POST" else None, fields)
         with connection.getresponse() as answer:
             body = answer.read().decode()
         connection.close()
+        ask.headers = answer.headers
         return answer.status, body.partition("[")[2].partition("]")[0]
 
     try:
@@ -140,3 +150,117 @@ def test_one_that_was_lost_is_counted_too(volumes, metrics):
     assert done.wait(60)
     reception.close()
     assert counted(metrics, "/v1beta1/upload", "lost") == 1
+
+
+# --- waiting --------------------------------------------------------------------------------------------------------
+
+
+def waiting(metrics):
+    return metrics.registry.get_sample_value("cdi_uploadproxy_waiting")
+
+
+def wait_until(what):
+    until = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_those_who_wait_leave_turns_to_others(volumes, metrics):
+    names = [f"v{number}" for number in range(3)]
+    volumes.states = dict.fromkeys(names, Pending())
+    with served(volumes, metrics, most=100, max_waiting=2) as ask, ThreadPoolExecutor(2) as pool:
+        held = [pool.submit(ask, f"ns~{name}") for name in names[:2]]
+        wait_until(lambda: waiting(metrics) == 2)
+        assert ask("ns~v2") == (503, "UploadUnderWay")
+        assert ask("ns~other") == (409, "AlreadyUploaded")
+        volumes.states.clear()
+        assert {one.result() for one in held} == {(409, "AlreadyUploaded")}
+        assert waiting(metrics) == 0
+        volumes.states = {"v2": Pending()}
+        held = [pool.submit(ask, "ns~v2")]
+        wait_until(lambda: waiting(metrics) == 1)
+        volumes.states.clear()
+        assert held[0].result() == (409, "AlreadyUploaded")
+
+
+def test_those_who_wait_for_one_volume_do_not_take_its_neighbours_turns(volumes, metrics):
+    volumes.states = {"away": Pending()}
+    with served(volumes, metrics, most=100) as ask, ThreadPoolExecutor(MOST_OF_A_VOLUME) as pool:
+        held = [pool.submit(ask, "ns~away") for _ in range(MOST_OF_A_VOLUME)]
+        wait_until(lambda: waiting(metrics) == MOST_OF_A_VOLUME)
+        assert ask("ns~away") == (503, "UploadUnderWay")
+        assert ask("ns~other") == (409, "AlreadyUploaded")
+        volumes.states.clear()
+        assert {one.result() for one in held} == {(409, "AlreadyUploaded")}
+
+
+@pytest.mark.parametrize("obstacle", [ClusterUnavailable("it starts"), UploadUnderWay("another one"), Pending()])
+def test_what_passes_is_waited_for(volumes, metrics, obstacle):
+    volumes.states = {"vm": obstacle}
+    with served(volumes, metrics, most=10) as ask, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask, "ns~vm")
+        wait_until(lambda: waiting(metrics) == 1)
+        volumes.states.clear()
+        assert asked.result() == (409, "AlreadyUploaded")
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "code"),
+    [
+        (ClusterUnavailable("it starts"), "UploadNotReady"),
+        (UploadUnderWay("another one"), "UploadUnderWay"),
+        (Pending(why="x"), "UploadNotReady"),
+    ],
+)
+def test_what_does_not_pass_is_told_when_the_time_is_over(volumes, metrics, obstacle, code):
+    volumes.states = {"vm": obstacle}
+    with served(volumes, metrics, most=10, patience=Patience(replacement=0, contention=0)) as ask:
+        assert ask("ns~vm") == (503, code)
+        assert ask.headers["Retry-After"]
+
+
+def test_what_no_waiting_helps_is_told_at_once(volumes, metrics):
+    volumes.states = {"vm": ClusterForbidden("no right to get claims")}
+    with served(volumes, metrics, most=10) as ask:
+        assert ask("ns~vm") == (500, "ClusterForbidden")
+    assert waiting(metrics) == 0
+
+
+def test_the_path_is_known_before_there_is_a_server(volumes, metrics):
+    """Whoever asks sends the image next, and that waits."""
+    volumes.states = {"vm": Pending(), "busy": UploadUnderWay("another one")}
+    with served(volumes, metrics, most=10) as ask:
+        for name in volumes.states:
+            assert ask(f"ns~{name}", path="/v1beta1/upload-async", method="HEAD")[0] == 200
+        assert ask("ns~filled", path="/v1beta1/upload-async", method="HEAD")[0] == 409
+
+
+# --- the upload that filled the volume ------------------------------------------------------------------------------
+
+TUS = {"Tus-Resumable": "1.0.0"}
+
+
+def test_who_filled_the_volume_is_told_that_all_of_it_arrived(volumes, metrics):
+    with served(volumes, metrics, most=10) as ask:
+        assert ask("ns~vm", path=f"/v1beta1/tus/ns/vm/{UPLOAD}", method="HEAD", headers=TUS)[0] == 200
+        told = ask.headers
+        assert (told["Upload-Offset"], told["Upload-Length"], told["Tus-Resumable"]) == ("1000", "1000", "1.0.0")
+        assert told["Cache-Control"] == "no-store"
+        override = {**TUS, "X-HTTP-Method-Override": "HEAD"}
+        assert ask("ns~vm", path=f"/v1beta1/tus/ns/vm/{UPLOAD}", headers=override)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "headers"),
+    [
+        (f"/v1beta1/tus/ns/vm/{'1' * 32}-1000", "HEAD", TUS),
+        (f"/v1beta1/tus/ns/vm/{'0' * 32}-1001", "HEAD", TUS),
+        (f"/v1beta1/tus/ns/vm/{UPLOAD}", "DELETE", TUS),
+        (f"/v1beta1/tus/ns/vm/{UPLOAD}", "HEAD", {}),
+        ("/v1beta1/tus/ns/vm", "POST", TUS),
+    ],
+)
+def test_nobody_else_is(volumes, metrics, path, method, headers):
+    with served(volumes, metrics, most=10) as ask:
+        assert ask("ns~vm", path=path, method=method, headers=headers)[0] == 409

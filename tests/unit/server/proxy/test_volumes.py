@@ -1,9 +1,7 @@
-from contextlib import contextmanager
-
 import pytest
 
-from cdi.api.errors import AlreadyUploaded, NotFound, UploadNotReady
-from cdi.server.proxy.volumes import ClusterVolumes, Destination, await_ready
+from cdi.api.errors import NotFound, UploadNotReady
+from cdi.server.proxy.volumes import ClusterVolumes, Destination, Filled, Pending
 
 GROUP = "cdi.kubevirt.io"
 
@@ -25,12 +23,6 @@ class Cluster:
         return found
 
 
-@contextmanager
-def refused(kind):
-    with pytest.raises(kind):
-        yield
-
-
 def claim(reference=None, **annotations):
     spec = {} if reference is None else {"dataSourceRef": {"apiGroup": GROUP, "kind": reference}}
     return {"metadata": {"annotations": {f"{GROUP}/{key}": value for key, value in annotations.items()}}, "spec": spec}
@@ -43,58 +35,63 @@ def storage(**values):
 TARGET = storage(upload_target="")
 
 
+PRIME = {**TARGET, **storage(usePopulator="true"), "storage.populator.pvcPrime": "prime-1"}
+
+
+def deleted(claim):
+    claim["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    return claim
+
+
 @pytest.mark.parametrize(
     ("claims", "found"),
     [
-        ({}, UploadNotReady),
-        ({"vm": claim()}, UploadNotReady),
-        ({"vm": {"metadata": {}, "spec": {}}}, UploadNotReady),
-        ({"vm": claim(**TARGET)}, None),
-        ({"vm": claim(**TARGET, **storage(pod_ready="false", pod_phase="Pending"))}, None),
+        ({"vm": claim(**TARGET)}, Pending()),
+        ({"vm": claim(**TARGET, **storage(pod_ready="false", pod_phase="Pending"))}, Pending()),
+        (
+            {"vm": claim(**TARGET, **storage(pod_ready="false", **{"condition.running.message": "no image"}))},
+            Pending(why="no image"),
+        ),
+        (
+            {
+                "vm": claim(
+                    **TARGET, **storage(**{"condition.bound.message": "no space", "condition.running.message": ""})
+                )
+            },
+            Pending(why="no space"),
+        ),
         ({"vm": claim(**TARGET, **storage(pod_ready="true", pod_phase="Running"))}, "cdi-upload-vm.ns.svc"),
-        ({"vm": claim(**TARGET, **storage(pod_ready="false", pod_phase="Succeeded"))}, AlreadyUploaded),
+        ({"vm": claim(**TARGET, **storage(pod_ready="false", pod_phase="Succeeded"))}, Filled()),
+        (
+            {"vm": claim(**TARGET, **storage(pod_phase="Succeeded"), **{"image.validator": "upload-5"})},
+            Filled(upload="upload-5"),
+        ),
         ({"vm": claim("VolumeUploadSource", **storage(pod_ready="true"))}, "cdi-upload-vm.ns.svc"),
-        ({"vm": claim("VolumeImportSource", **storage(pod_ready="true"))}, UploadNotReady),
-        ({"vm": claim(**TARGET, **storage(pod_ready="true", usePopulator="true"))}, None),
-        (
-            {
-                "vm": claim(**TARGET, **storage(usePopulator="true"), **{"storage.populator.pvcPrime": "prime-1"}),
-                "prime-1": claim(**storage(pod_ready="true")),
-            },
-            "cdi-upload-prime-1.ns.svc",
-        ),
-        (
-            {
-                "vm": claim(**TARGET, **storage(usePopulator="true"), **{"storage.populator.pvcPrime": "prime-1"}),
-                "prime-1": claim(**storage(pod_phase="Succeeded")),
-            },
-            AlreadyUploaded,
-        ),
+        ({"vm": claim(**TARGET, **storage(pod_ready="true", usePopulator="true"))}, Pending()),
+        ({"vm": claim(**PRIME), "prime-1": claim(**storage(pod_ready="true"))}, "cdi-upload-prime-1.ns.svc"),
+        ({"vm": claim(**PRIME), "prime-1": claim(**storage(pod_phase="Succeeded"))}, Filled()),
     ],
 )
 def test_what_annotations_say(claims, found):
-    volumes = ClusterVolumes(Cluster(**claims))
-    if isinstance(found, type):
-        with refused(found):
-            volumes.look("ns", "vm")
-    else:
-        assert volumes.look("ns", "vm") == (None if found is None else Destination(host=found))
+    state = ClusterVolumes(Cluster(**claims)).look("ns", "vm")
+    assert state == (Destination(host=found) if isinstance(found, str) else found)
 
 
-class Later:
-    def __init__(self, looks):
-        self.looks = looks
-
-    def look(self, namespace, name):
-        self.looks -= 1
-        return None if self.looks else Destination(host="there")
-
-
-def test_a_request_waits_for_its_volume():
-    slept = []
-    assert await_ready(Later(4), "ns", "vm", clock=lambda: sum(slept), sleep=slept.append).host == "there"
-    assert sum(slept) == 1.5
-    slept.clear()
-    with pytest.raises(UploadNotReady, match="within 10 s"):
-        await_ready(Later(1000), "ns", "vm", clock=lambda: sum(slept), sleep=slept.append)
-    assert sum(slept) == 10
+@pytest.mark.parametrize(
+    ("claims", "why"),
+    [
+        ({}, "there is no such PersistentVolumeClaim"),
+        ({"vm": claim()}, "does not wait for an upload"),
+        ({"vm": {"metadata": {}, "spec": {}}}, "does not wait for an upload"),
+        ({"vm": claim("VolumeImportSource", **storage(pod_ready="true"))}, "does not wait for an upload"),
+        ({"vm": deleted(claim(**TARGET, **storage(pod_ready="true")))}, "is being deleted"),
+        (
+            {"vm": claim(**TARGET, **storage(pod_phase="Failed", **{"condition.running.message": "gave up."}))},
+            "takes no upload any more: gave up",
+        ),
+        ({"vm": claim(**TARGET, **storage(pod_phase="Failed"))}, "takes no upload any more: it has failed"),
+    ],
+)
+def test_where_no_waiting_helps_it_is_refused_at_once(claims, why):
+    with pytest.raises(UploadNotReady, match=why):
+        ClusterVolumes(Cluster(**claims)).look("ns", "vm")

@@ -1,0 +1,208 @@
+"""Forward a request to its volume's upload server, and wait while that is being replaced.
+
+An upload server is a pod: it ends where it lacks scratch space, it is killed or evicted, and the next one takes
+seconds to come.  Meanwhile the request stays here.  Its body is not read and ``Expect: 100-continue`` is not answered;
+where the body had been begun, its start is kept and sent to the next server (`cdi.server.proxy.relay`).  The client
+sees nothing of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self, assert_never
+
+from cdi.api.errors import (
+    CdiError,
+    ClusterError,
+    Interrupted,
+    Retry,
+    ScratchNeeded,
+    TargetBusy,
+    UploadNotReady,
+    UploadUnderWay,
+    by_code,
+)
+from cdi.controller.logs import fields
+from cdi.server.proxy.metrics import Metrics
+from cdi.server.proxy.relay import BodyStart, Relayed, ServerLost, relay
+from cdi.server.proxy.turns import Turns
+from cdi.server.proxy.volumes import Destination, Filled, Pending, Volumes
+from cdi.source.connection import ConnectionLost
+from cdi.source.inbound.visit import Visit
+
+LOG = logging.getLogger(__name__)
+_MAX_REPLACEMENTS = 3
+"""Upload servers that are sent the start of one body, after the first."""
+_FIRST_INTERVAL, _LONGEST_INTERVAL, _INTERVAL_GROWTH = 0.25, 2.0, 1.5
+"""Seconds between two looks at the volume, and what each is multiplied with for the next."""
+_PASSING = (Interrupted, ScratchNeeded, TargetBusy, UploadNotReady, UploadUnderWay)
+"""Refusals of an upload server after which it, or the one that replaces it, may take the same request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a request waits, in seconds."""
+
+    replacement: float = 50.0
+    """For an upload server.  Load balancers and Ingresses commonly give up after 60 seconds without an answer, as does
+    ``cdi upload``; the refusal with its cause has to come before that."""
+    contention: float = 10.0
+    """For the end of another upload, which may just have been refused and is being cleared away."""
+
+
+class Forwarder:
+    """Forwards requests, each in the thread of its caller."""
+
+    def __init__(
+        self,
+        volumes: Volumes,
+        context: Callable[[], ssl.SSLContext],
+        metrics: Metrics,
+        *,
+        patience: Patience,
+        max_waiting: int,
+    ) -> None:
+        """`context` is the one by which upload servers are spoken to; `max_waiting` requests wait at a time."""
+        self._volumes = volumes
+        self._context = context
+        self._metrics = metrics
+        self._patience = patience
+        self._waiting = Turns(max_waiting, "too many requests wait for their volumes")
+
+    def forward(self, visit: Visit, namespace: str, name: str) -> Relayed | Filled:
+        """Return the upload server's answer, or that the volume has its image already.
+
+        Raises what `Volumes.look` raises where no waiting helps; `UploadNotReady` and `UploadUnderWay` where it has not
+        helped; what reading the client's body raises; and `ConnectionLost` where the client is gone.
+        """
+        start = BodyStart()
+        with _Wait(visit, self._patience, self._waiting, self._metrics, f"{namespace}/{name}") as wait:
+            while True:
+                found = self._attempt(visit, namespace, name, start, wait)
+                if not isinstance(found, CdiError):
+                    return found
+                wait.pause(found)
+
+    def _attempt(
+        self, visit: Visit, namespace: str, name: str, start: BodyStart, wait: _Wait
+    ) -> Relayed | Filled | CdiError:
+        """Try once.  An error that is returned passes, one that is raised does not."""
+        try:
+            state = self._volumes.look(namespace, name)
+        except UploadUnderWay as error:
+            return error
+        except ClusterError as error:
+            if error.retry is not Retry.BACKOFF:
+                raise
+            return error
+        match state:
+            case Filled():
+                return state
+            case Pending(why=why):
+                return UploadNotReady(f"the upload server is not ready{': ' if why else ''}{why.rstrip('.')}")
+            case Destination():
+                return self._relay(visit, state, start, wait)
+            case _:
+                assert_never(state)
+
+    def _relay(self, visit: Visit, destination: Destination, start: BodyStart, wait: _Wait) -> Relayed | CdiError:
+        start.sent = False
+        uploading = self._metrics.uploading() if visit.head.length != 0 else contextlib.nullcontext()
+        obstacle: CdiError
+        try:
+            with uploading:
+                relayed = relay(visit, destination, self._context(), start, wait.end, self._metrics.received)
+        except ServerLost as lost:
+            if start.dropped:
+                raise lost.error from lost
+            obstacle = lost.error
+        else:
+            passing = _obstacle(relayed)
+            if passing is None or start.dropped:
+                return relayed
+            obstacle = passing
+        if start.sent:
+            wait.count_replacement(obstacle)
+        return obstacle
+
+
+def _obstacle(relayed: Relayed) -> CdiError | None:
+    """Return what keeps the upload server from taking the request now; None where the answer is final."""
+    if relayed.status != 503:
+        return None
+    if relayed.failure is None:
+        # The answer to HEAD has no body that could say more.
+        return UploadNotReady("the upload server is not ready")
+    kind = by_code(relayed.failure.code)
+    return kind(relayed.failure.message.rstrip("."), remedy="") if issubclass(kind, _PASSING) else None
+
+
+class _Wait:
+    """The waiting of one request, which ends with the upload server, the client or the time."""
+
+    def __init__(self, visit: Visit, patience: Patience, waiting: Turns, metrics: Metrics, claim: str) -> None:
+        self._visit = visit
+        self._patience = patience
+        self._waiting = waiting
+        self._metrics = metrics
+        self._claim = claim
+        self._held = contextlib.ExitStack()
+        self._replacements = 0
+        self._began: float | None = None
+        self._contended: float | None = None
+        self._interval = _FIRST_INTERVAL
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.end()
+
+    def pause(self, obstacle: CdiError) -> None:
+        """Wait until the next try.
+
+        Raises `UploadUnderWay` and `UploadNotReady` where the time is over or the proxy is about to end, and
+        `ConnectionLost` where the client is gone.
+        """
+        now = time.monotonic()
+        if self._began is None:
+            self._held.enter_context(self._waiting.take(""))
+            self._held.enter_context(self._metrics.waiting())
+            self._began = now
+            LOG.info("waiting for the upload server", extra=fields(claim=self._claim, reason=obstacle.what))
+        if isinstance(obstacle, UploadUnderWay):
+            self._contended = now if self._contended is None else self._contended
+            if now - self._contended >= self._patience.contention:
+                raise obstacle
+        if now - self._began >= self._patience.replacement:
+            raise UploadNotReady(
+                f"the upload server did not become ready within {self._patience.replacement:.0f} s: {obstacle.what}",
+                where=self._claim,
+            )
+        if self._visit.is_gone(self._interval):
+            raise ConnectionLost("the client is gone")
+        if self._visit.interrupted:
+            raise UploadNotReady("the upload proxy is about to end", remedy="send it again in a few seconds")
+        self._interval = min(_LONGEST_INTERVAL, self._interval * _INTERVAL_GROWTH)
+
+    def end(self) -> None:
+        """The upload server is there."""
+        self._held.close()
+        self._began = self._contended = None
+        self._interval = _FIRST_INTERVAL
+
+    def count_replacement(self, obstacle: CdiError) -> None:
+        """An upload server ended after it was sent some of the body.  Raises `UploadNotReady` after too many."""
+        self._replacements += 1
+        if self._replacements > _MAX_REPLACEMENTS:
+            raise UploadNotReady(
+                f"{self._replacements} upload servers ended while they took the upload, the last one because: "
+                f"{obstacle.what}",
+                where=self._claim,
+                remedy="look at the conditions and events of the DataVolume",
+            )
