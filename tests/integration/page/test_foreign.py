@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import time
 import urllib.error
@@ -14,6 +16,7 @@ import pytest
 
 from cdi.api.errors import AlreadyUploaded, TokenInvalid
 from cdi.runtime.doors import Doors
+from cdi.runtime.launcher import Launcher
 from cdi.runtime.sending import Patience, Proxy, Sender, Volume
 from tests.integration.page.conftest import MIB, TOKEN
 
@@ -32,20 +35,6 @@ def tus(machine, name, method, path="", headers=None, data=None):
     request = urllib.request.Request(url, data=data, headers=fields, method=method)
     with urllib.request.urlopen(request) as answer:
         return answer.headers
-
-
-def patiently(ask):
-    """Again where the server says that it is not ready yet, as every client does."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            return ask()
-        except urllib.error.HTTPError as refused:
-            with refused:
-                said = refused.read().decode()
-            assert refused.code == 503, said
-            assert time.monotonic() < deadline, said
-            time.sleep(0.2)
 
 
 def begin(machine, name, length):
@@ -151,16 +140,89 @@ class TestWhatIsKilled:
         path = begin(machine, volume, len(content))
         go_on(machine, volume, path, 0, content[: 12 * MIB])
         machine.kill_worker(volume)
-
-        def rest():
+        status = 409
+        while status == 409:
+            # It may end between the two, and the next one goes on at what was written: the client asks again.
             offset = int(tus(machine, volume, "HEAD", path)["Upload-Offset"])
-            assert offset <= 12 * MIB
-            go_on(machine, volume, path, offset, content[offset:])
-            return offset
-
-        assert patiently(rest) > 0
+            assert 0 < offset <= 12 * MIB
+            try:
+                go_on(machine, volume, path, offset, content[offset:])
+                status = 204
+            except urllib.error.HTTPError as refused:
+                with refused:
+                    status = refused.code
+        assert status == 204
         machine.await_phase(volume, "Succeeded")
         assert machine.disk(volume).read_bytes() == content
+
+
+@contextlib.contextmanager
+def nobody_writes_down(machine):
+    """What becomes of volumes: the supervisor stands still."""
+    home = str(machine.embedded.home.root).encode()
+    found = [
+        int(directory.name)
+        for directory in Path("/proc").iterdir()
+        if directory.name.isdigit() and {b"cdi.runtime.supervisor", home} <= set(command_line(directory))
+    ]
+    assert found
+    for pid in found:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in found:
+            os.kill(pid, signal.SIGCONT)
+
+
+def command_line(directory):
+    try:
+        return (directory / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+class TestCompleted:
+    """All of a resumable upload has arrived, and its client asks whether it has."""
+
+    def told(self, machine, path):
+        found = tus(machine, "vm", "HEAD", path)
+        return found["Upload-Offset"], found["Upload-Length"]
+
+    def test_it_is_told_so_until_the_volume_is_done_and_after(self, machine, volume, images):
+        content = (images / "disk.raw").read_bytes()
+        path, done = begin(machine, volume, len(content)), False
+        go_on(machine, volume, path, 0, content)
+        while True:
+            assert self.told(machine, path) == (str(len(content)), str(len(content)))
+            if done:
+                break
+            done = machine.embedded.get("dv", "default", volume)["status"]["phase"] == "Succeeded"
+
+    def test_it_is_told_so_before_anybody_has_written_down_that_the_volume_is_done(self, machine, volume, images):
+        content = (images / "disk.raw").read_bytes()
+        path = begin(machine, volume, len(content))
+        go_on(machine, volume, path, 0, content[:-MIB])
+        with nobody_writes_down(machine):
+            go_on(machine, volume, path, len(content) - MIB, content[-MIB:])
+            launcher, deadline = Launcher(machine.embedded.home), time.monotonic() + 60
+            while launcher.alive(machine.worker(volume)):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert self.told(machine, path) == (str(len(content)), str(len(content)))
+        machine.await_phase(volume, "Succeeded")
+        assert machine.disk(volume).read_bytes() == content
+
+    def test_others_are_told_that_the_volume_is_filled(self, machine, volume, images):
+        content = (images / "disk.raw").read_bytes()
+        path = begin(machine, volume, len(content))
+        go_on(machine, volume, path, 0, content)
+        machine.await_phase(volume, "Succeeded")
+        for method, where in (("HEAD", path.replace("/vm/", "/vm/0")[: len(path)]), ("POST", "")):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                tus(machine, volume, method, where, {"Upload-Length": "5"})
+            assert refused.value.code in {404, 409}
+            refused.value.close()
 
 
 class TestRefusals:

@@ -218,6 +218,55 @@ def test_requests_that_are_none(stand, text, status):
         assert said(sock).startswith(f"HTTP/1.1 {status} ".encode())
 
 
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"zz\r\nxx\r\n", "a chunk has no readable size"),
+        (b"2\r\nxxxxx\r\n", "a chunk does not end where it should"),
+        (b"2\nxx\r\n", "a line between two chunks does not end as it should"),
+        (b"2\r\nxx\r\n0\r\n" + b"A: b\r\n" * 101, "more than 100 trailer fields follow the last chunk"),
+    ],
+)
+def test_chunks_that_cannot_be_read_are_told_in_words_for_a_client(stand, body, why):
+    stand.start_server(size=DISK)
+    with connected(stand) as sock:
+        head = f"POST /v1beta1/upload HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {stand.token()}\r\n"
+        sock.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + body)
+        answer = said(sock).decode()
+    assert answer.startswith("HTTP/1.1 400 ")
+    assert f"error[UploadMalformed]: {why} (the client). Try: send Content-Length" in answer
+
+
+def test_what_breaks_off_is_told_in_words_for_a_client(stand):
+    server = stand.start_server(size=DISK)
+    with connected(stand) as sock:
+        sock.sendall(request(stand, MIB) + b"x" * 1000)
+        wait_until(lambda: progress(server)["upload"]["state"] == "receiving")
+    wait_until(lambda: progress(server)["upload"]["failure"])
+    message = progress(server)["upload"]["failure"]["message"]
+    assert message.endswith("Try: send it again"), message
+
+
+def test_what_stalls_is_told_in_words_for_a_client(stand):
+    stand.start_server(size=DISK, policy=Policy(stall_timeout=1.0))
+    with connected(stand) as sock:
+        sock.sendall(request(stand, MIB) + b"x" * 1000)
+        answer = said(sock)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"Try: send it again, over a connection that does not pause as long" in answer
+
+
+def test_an_image_that_no_volume_of_this_size_can_hold_is_refused_before_its_body(stand):
+    """The client is never told to send it."""
+    server = stand.start_server(size=DISK)
+    with connected(stand) as sock:
+        sock.sendall(request(stand, 1 << 40, extra="Expect: 100-continue\r\nConnection: close\r\n"))
+        answer = said(sock)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"error[TargetTooSmall]: " in answer
+    assert progress(server)["upload"] == {"state": "waiting", "failure": None}
+
+
 def test_a_body_that_is_shorter_than_it_said(stand, images):
     image = images.get("raw")
     server = stand.start_server(size=DISK)

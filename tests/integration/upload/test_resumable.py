@@ -5,6 +5,7 @@ import hashlib
 import io
 import random
 import signal
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 import pytest
@@ -111,6 +112,48 @@ def test_begun_with_the_first_piece(stand, images, tmp_path):
 def test_beginnings_that_are_none(stand, arguments, status):
     stand.start_server(size=DISK)
     assert stand.curl(START, *arguments).status == status
+
+
+@pytest.mark.parametrize("length", [DISK * 8, 1 << 59, 1 << 62, 10**25])
+def test_one_that_is_too_long_for_the_volume_is_refused_at_once_and_does_not_take_it(stand, images, length):
+    server = stand.start_server(size=DISK)
+    answer = stand.curl(START, "-X", "POST", *_TUS, "-H", f"Upload-Length: {length}")
+    assert (answer.status, answer.body.startswith("error[TargetTooSmall]: ")) == (413, True)
+    assert str(length) in answer.body
+    assert str(DISK) in answer.body
+    assert progress(server)["upload"]["state"] == "waiting"
+    image = images.get("raw")
+    assert stand.curl("/v1beta1/upload", "-X", "POST", "-T", str(image.path)).status == 200
+
+
+def test_one_whose_image_is_longer_than_its_disk_is_taken(stand, images):
+    """Every format has tables, and what is compressed may grow."""
+    image = images.get("vhdx-fixed")
+    server = stand.start_server(size=len(image.disk), scratch=True)
+    assert len(image.content) > len(image.disk)
+    assert patch(stand, begin(stand, len(image.content)), 0, image.path).status == 204
+    assert server.outcome().failure is None
+    same(server.disk, image.path, "vhdx")
+
+
+def test_an_upload_that_is_complete_is_told_so_for_ever(stand, images):
+    """For whoever lost the last answer: while the volume is finished, when its server has ended, and afterwards."""
+    image = images.get("qcow2-v3")
+    server = stand.start_server(size=DISK)
+    size = str(len(image.content))
+    where = begin(stand, len(image.content))
+    assert patch(stand, where, 0, image.path).status == 204
+    asked = []
+    with ThreadPoolExecutor(1) as pool:
+        while server.process.poll() is None or not asked:
+            asked.append(pool.submit(stand.curl, where, "-I", *_TUS))
+            wait([asked[-1]], timeout=0.2)
+        stand.show("vm", ["done", server.outcome().validator])
+        asked.append(pool.submit(stand.curl, where, "-I", *_TUS))
+    for answer in (each.result() for each in asked):
+        assert (answer.status, answer.headers["upload-offset"], answer.headers["upload-length"]) == (200, size, size)
+    assert stand.curl(where.replace("/ns/vm/", "/ns/vm/0")[: len(where)], "-I", *_TUS).status in {404, 409}
+    same(server.disk, image.path, "qcow2")
 
 
 def test_pieces_that_do_not_fit(stand, tmp_path):
