@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -84,6 +85,47 @@ def find(layout: Layout) -> Built:
     parts = [f"{part} {part.stat().st_size} {part.stat().st_mtime_ns}" for part in images.base_parts()]
     key = _key([SOURCES / "images.py"], csi.name, *parts)
     return Built(programs=programs, csi=csi, images=layout.built / f"images-{key}")
+
+
+def keep_program(layout: Layout, name: str, inputs: object, install: Callable[[Path], None]) -> Path:
+    """Return the path of a program, after `install` has put it into a directory if these inputs had not made it yet.
+
+    Programs of other inputs are removed.  Raises what `install` raises.
+    """
+    directory = layout.built / f"{name}-{hashlib.sha256(repr(inputs).encode()).hexdigest()[:12]}"
+    layout.built.mkdir(parents=True, exist_ok=True)
+    with (layout.built / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (directory / name).exists():
+            with _place(directory) as unfinished:
+                install(unfinished)
+            for old in layout.built.glob(f"{name}-*"):
+                if old != directory:
+                    shutil.rmtree(old, ignore_errors=True)
+    return directory / name
+
+
+def keep_go_program(layout: Layout, module: Path) -> Path:
+    """Return the path of the program that is built from a Go module of this directory and has its name.
+
+    Raises `ClusterError`.
+    """
+    inputs = [(path.name, path.read_bytes()) for path in _sources(module)]
+
+    def install(directory: Path) -> None:
+        _go(
+            layout,
+            module,
+            "build",
+            "-trimpath",
+            "-buildvcs=false",
+            "-ldflags=-s -w",
+            "-o",
+            f"{directory}/{module.name}",
+            ".",
+        )
+
+    return keep_program(layout, module.name, inputs, install)
 
 
 def _sources(module: Path) -> list[Path]:

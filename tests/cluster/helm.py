@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cdi.cli.elapsed import Elapsed
-from tests.cluster.build import go_environment
+from tests.cluster.build import go_environment, keep_program
 from tests.cluster.layout import ClusterError, Layout
 from tests.cluster.toolchain import find_go
 
@@ -42,27 +40,11 @@ class HelmError(Exception):
 
 def build(layout: Layout) -> Path:
     """The program, built if it is not there yet.  Raises ClusterError where that cannot be done."""
-    key = hashlib.sha256(repr((VERSION, _LINKER)).encode()).hexdigest()[:12]
-    directory = layout.built / f"helm-{key}"
-    program = directory / "helm"
-    layout.built.mkdir(parents=True, exist_ok=True)
-    with (layout.built / "helm.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not program.exists():
-            unfinished = directory.with_name(directory.name + ".new")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            _install(layout, unfinished)
-            shutil.rmtree(directory, ignore_errors=True)
-            unfinished.rename(directory)
-            for old in layout.built.glob("helm-*"):
-                if old != directory:
-                    shutil.rmtree(old, ignore_errors=True)
-    return program
+    return keep_program(layout, "helm", (VERSION, _LINKER), partial(_install, layout))
 
 
 def _install(layout: Layout, directory: Path) -> None:
     go = find_go(layout)
-    directory.mkdir()
     layout.go.mkdir(parents=True, exist_ok=True)
     with Elapsed(f"cluster: building Helm {VERSION}"):
         done = subprocess.run(

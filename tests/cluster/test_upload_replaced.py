@@ -1,0 +1,142 @@
+"""What ``virtctl image-upload``, built from KubeVirt's Go module, says while upload pods are replaced under it."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.blows import kill_inside, take_away
+from tests.cluster.build import keep_go_program
+from tests.cluster.layout import SOURCES, Layout
+from tests.cluster.test_apiserver import until
+from tests.cluster.upload_api import PATIENCE
+from tests.cluster.upload_release import UPLOAD, annotations, installed, server_pod
+from tests.cluster.volumes import MIB, SLOW, data_volume, disk
+
+pytestmark = pytest.mark.timeout(PATIENCE)
+FORMATS = {"vmdk": ("vmdk",), "vdi": ("vdi",), "vhd": ("vpc", "-o", "force_size=on"), "vhdx": ("vhdx",)}
+WRAPPERS = {
+    "": lambda data: data,
+    ".gz": lambda data: gzip.compress(data, 1),
+    ".xz": lambda data: lzma.compress(data, preset=0),
+}
+SLOWLY = {"cdi.kubevirt.io/policy.bandwidth": "2Mi"}
+"""An upload of 24 MiB takes a while."""
+
+
+class Virtctl:
+    """The program, and a cluster to upload into."""
+
+    def __init__(self, program: Path, uploads):
+        self._program = program
+        self._uploads = uploads
+
+    def upload(self, name, image, *more):
+        command = [
+            self._program, "image-upload", "dv", name, f"--image-path={image}", "--insecure",
+            f"--uploadproxy-url=https://{self._uploads.address}", f"--namespace={self._uploads.work.namespace}", *more,
+        ]  # fmt: skip
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self._uploads.directory),
+            "KUBECONFIG": str(self._uploads.work.kubeconfig),
+        }
+        return subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )  # fmt: skip
+
+
+def succeeded(process):
+    out, _ = process.communicate(timeout=2 * SLOW)
+    assert process.returncode == 0, out
+    assert "503" not in out, out
+    assert "unexpected return value" not in out, out
+
+
+@pytest.fixture(scope="module")
+def uploads(cluster, tmp_path_factory):
+    with installed(cluster, tmp_path_factory.mktemp("uploads")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def virtctl(uploads):
+    return Virtctl(keep_go_program(Layout.default(), SOURCES / "virtctl"), uploads)
+
+
+@pytest.fixture(scope="module")
+def content():
+    return disk(24 * MIB)
+
+
+@pytest.fixture(scope="module")
+def raw(content, tmp_path_factory):
+    path = tmp_path_factory.mktemp("image") / "disk.raw"
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_an_image_that_needs_scratch_space_is_uploaded_at_the_first_try(
+    uploads, virtctl, content, raw, tmp_path, image_format, wrapper
+):
+    plain = tmp_path / "image"
+    driver, *options = FORMATS[image_format]
+    subprocess.run(["qemu-img", "convert", "-f", "raw", raw, "-O", driver, *options, plain], check=True)
+    image = tmp_path / f"disk.{image_format}{wrapper}"
+    image.write_bytes(WRAPPERS[wrapper](plain.read_bytes()))
+    name = f"{image_format}{wrapper.replace('.', '-')}"
+    # One try, where it has five: the second would find the next pod as well.
+    storage_class = "csi" if image_format in {"vmdk", "vhdx"} else "local"
+    mode = "Block" if wrapper else "Filesystem"
+    claim = (
+        "--size=32Mi",
+        "--access-mode=ReadWriteOnce",
+        f"--storage-class={storage_class}",
+        f"--volume-mode={mode.lower()}",
+    )
+    succeeded(virtctl.upload(name, image, *claim, "--retry=1"))
+    uploads.hold({name: mode}, content)
+    assert int(annotations(uploads.work, name)["storage.pod.restarts"]) == 1
+
+
+def begun(uploads, virtctl, raw, name, kind):
+    """A slow upload of which more has arrived than can be sent again."""
+    uploads.work.create(data_volume(name, UPLOAD, kind, size="64Mi", annotations=SLOWLY))
+    uploads.ready(name)
+    process = virtctl.upload(name, raw, "--no-create")
+    until("some of it is there", lambda: uploads.received(name) > 2 * MIB)
+    return process
+
+
+@pytest.mark.parametrize("kind", ["csi", "local"])
+@pytest.mark.parametrize("blow", ["killed", "evicted", "taken away"])
+def test_an_upload_pod_that_ends_is_no_end_of_the_upload(uploads, virtctl, content, raw, kind, blow):
+    name = f"{blow.replace(' ', '-')}-{kind}"
+    process = begun(uploads, virtctl, raw, name, kind)
+    pod = server_pod(uploads.work, name)
+    match blow:
+        case "killed":
+            kill_inside(uploads.cluster, pod)
+        case "evicted":
+            uploads.work.run("delete", "pod", pod["metadata"]["name"], "--wait=false")
+        case _:
+            take_away(uploads.work, pod["metadata"]["name"])
+    succeeded(process)
+    uploads.hold({name: "Filesystem"}, content)
+
+
+def test_an_upload_that_comes_while_its_pod_is_replaced_waits(uploads, virtctl, content, raw):
+    name = "waits"
+    uploads.volume(name, "local", size="64Mi")
+    uploads.ready(name)
+    kill_inside(uploads.cluster, server_pod(uploads.work, name))
+    process = virtctl.upload(name, raw, "--no-create", "--retry=1")
+    succeeded(process)
+    uploads.hold({name: "Filesystem"}, content)
