@@ -253,9 +253,7 @@ class DiskTransfer:
         """Begin at the first byte; how it was done, and the size of the disk."""
         try:
             layer = None if self.layer is None else self.layer.content
-            peeled = peel_stream(
-                pieces, fetcher.facts, archive=False, layer=layer, on_format=self._require_scratch
-            )
+            peeled = peel_stream(pieces, fetcher.facts, archive=False, layer=layer, on_format=self._require_scratch)
         except NoDisk as none:
             self._no_disk(none, pieces, fetcher, wanted, digest)
         plan, image = self._plan(fetcher, target, peeled, wanted), peeled.image
