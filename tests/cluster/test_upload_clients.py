@@ -19,7 +19,7 @@ from cdi.kube.tokens import PUBLIC, SIGNING_KEY
 from cdi.server.page.cluster import ClusterDesks
 from cdi.server.page.service import Page
 from cdi.server.proxy.run import Options, serve
-from cdi.server.proxy.volumes import ClusterVolumes
+from cdi.server.proxy.volumes import ClusterVolumes, Destination
 from tests.cluster.cdi import controller
 from tests.cluster.test_apiserver import Server, free_port, until
 from tests.cluster.test_upload_control import secret
@@ -40,8 +40,8 @@ class Reached:
 
     def look(self, namespace, name):
         found = self._volumes.look(namespace, name)
-        if found is None:
-            return None
+        if not isinstance(found, Destination):
+            return found
         pod = self._kubectl.within(namespace).get("pod", found.host.partition(".")[0])
         return dataclasses.replace(found, host=pod["status"]["podIP"], name=found.host)
 
