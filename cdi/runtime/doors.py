@@ -24,10 +24,15 @@ from cdi.api.errors import (
     WaitTimeout,
 )
 from cdi.api.names import ANN_IMAGE_VALIDATOR
+from cdi.api.phases import Phase
 from cdi.runtime.embedded import Embedded
+from cdi.runtime.supervisor import ensure_supervisor
+from cdi.runtime.view import phase_of
 from cdi.store.base import Key, Object
 
 _BACKLOG = 128
+_NOT_YET = frozenset({Phase.UNSET, Phase.UNKNOWN, Phase.PENDING, Phase.PVC_BOUND})
+"""Phases before anybody can upload: whoever asks waits without a thread that waits here."""
 
 
 class Doors:
@@ -46,8 +51,8 @@ class Doors:
         where = f"{namespace}/{name}"
         claim = self._claim(namespace, name)
         try:
-            if claim is None:
-                self._embedded.get("dv", namespace, name)
+            if phase_of(self._embedded.get("dv", namespace, name)) in _NOT_YET or claim is None:
+                ensure_supervisor(self._embedded.home)
                 return None
             address = f"\0cdi-upload-{os.geteuid()}-{claim['metadata']['uid']}"
             if not _answers(address):

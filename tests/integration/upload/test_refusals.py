@@ -7,7 +7,9 @@ import subprocess
 import pytest
 
 from cdi.api.job import Policy
+from cdi.image.sizes import largest_file
 from cdi.kube.tokens import Operation
+from tests.integration.fixtures_images import KINDS
 from tests.integration.upload.stand import MIB, connected, progress, said, same, wait_until
 
 DISK = 12 * MIB
@@ -254,6 +256,13 @@ def test_what_stalls_is_told_in_words_for_a_client(stand):
         answer = said(sock)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"Try: send it again, over a connection that does not pause as long" in answer
+
+
+@pytest.mark.parametrize("wrapper", ["plain", "gz"])
+def test_no_image_is_longer_than_the_longest_that_is_taken(images, wrapper):
+    for name in KINDS:
+        image = images.get(name, wrapper)
+        assert len(image.content) <= largest_file(len(image.disk)), name
 
 
 def test_an_image_that_no_volume_of_this_size_can_hold_is_refused_before_its_body(stand):

@@ -279,3 +279,17 @@ def test_a_stream_is_not_read_further_ahead_than_it_has_buffers(monkeypatch):
     next(stream)
     assert fetcher._meter.fetched <= 5 * 4096
     stream.close()
+
+
+def test_the_first_bytes_of_what_comes_once_are_not_read_ahead():
+    """What they decide is decided before more is taken of what an upload's client could send again."""
+    data = DATA * 10
+    fetcher = fetcher_of(MemorySource(data, ranges=False), cancelled=threading.Event())
+    stream, given = fetcher.stream(1), 0
+    while given < 256 << 10:
+        piece = next(stream)
+        given += len(piece)
+        assert len(piece) <= 64 << 10
+        assert fetcher._meter.fetched == given
+    assert len(next(stream)) == 2 << 20
+    stream.close()

@@ -1,14 +1,33 @@
 """The life of uploads at one volume, fed from memory."""
 
+import os
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from cdi.api.digest import Digest
-from cdi.api.errors import AlreadyUploaded, SourceTruncated, TargetIo, UploadNotReady, UploadUnderWay, UploadUnknown
-from cdi.api.job import FileTargetSpec, Job, Limits, Policy, StreamSourceSpec
+from cdi.api.errors import (
+    AlreadyUploaded,
+    SourceTruncated,
+    TargetIo,
+    TargetTooSmall,
+    UploadNotReady,
+    UploadUnderWay,
+    UploadUnknown,
+)
+from cdi.api.job import (
+    BlockTargetSpec,
+    DirectoryTargetSpec,
+    FileTargetSpec,
+    Job,
+    Limits,
+    Policy,
+    StreamSourceSpec,
+)
 from cdi.api.upload_protocol import UploadId
+from cdi.image.sizes import MAX_DISK, largest_file
 from cdi.transfer.run import transfer
 from cdi.worker import upload_session
 from cdi.worker.upload_bodies import HeldBody
@@ -219,6 +238,43 @@ def test_progress_is_that_of_the_upload_under_way(session):
     attempt = session.begin(length=None, announced=DISK, digests=())
     attempt.source.wait_open(30)
     assert session.progress().total == DISK
+
+
+@pytest.mark.parametrize(
+    ("target", "size"),
+    [
+        (FileTargetSpec(path="/nowhere/disk.img"), DISK),
+        (BlockTargetSpec(path="{}/device"), None),
+        (BlockTargetSpec(path="{}/device"), DISK),
+    ],
+)
+def test_a_file_that_is_too_long_for_any_image_of_the_volume_is_refused(tmp_path, target, size):
+    with open(tmp_path / "device", "wb") as device:
+        device.truncate(DISK)
+    target = replace(target, path=target.path.format(tmp_path))
+    session = Session(Job(id="uid", source=StreamSourceSpec(), target=target, size=size))
+    session.check_room(largest_file(DISK))
+    with pytest.raises(TargetTooSmall, match=str(DISK)):
+        session.check_room(largest_file(DISK) + 1)
+
+
+@pytest.mark.parametrize("target", [FileTargetSpec(path="{}/disk.img"), DirectoryTargetSpec(path="{}")])
+def test_without_a_size_the_file_system_is_the_limit(tmp_path, target):
+    found = os.statvfs(tmp_path)
+    total = found.f_blocks * found.f_frsize
+    session = Session(
+        Job(id="uid", source=StreamSourceSpec(), target=replace(target, path=target.path.format(tmp_path)))
+    )
+    session.check_room(min(total, MAX_DISK))
+    with pytest.raises(TargetTooSmall):
+        session.check_room(1 << 59)
+
+
+def test_what_cannot_be_found_out_of_a_volume_is_left_to_the_transfer(tmp_path):
+    session = Session(Job(id="uid", source=StreamSourceSpec(), target=BlockTargetSpec(path=str(tmp_path / "gone"))))
+    session.check_room(MAX_DISK)
+    with pytest.raises(TargetTooSmall):
+        session.check_room(1 << 59)
 
 
 def test_a_pod_that_is_stopped_says_so(session):
