@@ -238,6 +238,7 @@ class SourceTruncated(SourceError):
 class SourceLengthUnknown(SourceError):
     """The server announces no length, and nothing else would show that the content was cut off."""
 
+    retry = Retry.ON_CHANGE
     default_remedy = "give a checksum, or use a server that sends Content-Length"
 
 

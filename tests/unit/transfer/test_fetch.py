@@ -2,12 +2,14 @@
 
 import random
 import threading
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdi.api.errors import (
+    FormatUnsupported,
     Interrupted,
     SourceChanged,
     SourceNotFound,
@@ -17,6 +19,7 @@ from cdi.api.errors import (
     SourceUnavailable,
     SourceUnreachable,
 )
+from cdi.image.sizes import MAX_DISK
 from cdi.transfer import fetch as module
 from cdi.transfer.fetch import Fetcher
 from cdi.transfer.retry import RestartRequired
@@ -131,6 +134,18 @@ def test_a_run_that_ends_early_is_truncated_not_endless():
     with pytest.raises(SourceTruncated) as caught:
         fetcher_of(Ends(DATA), retries=2).fill(7, memoryview(bytearray(10)))
     assert "byte 7" in str(caught.value) and "17" in str(caught.value)
+
+
+@pytest.mark.parametrize("stated", ["length", "announced"])
+def test_what_any_source_states_of_its_length_is_bounded(stated):
+    source = MemorySource(DATA, ranges=False, length=False)
+    for size, fits in ((MAX_DISK, True), (MAX_DISK + 1, False), ((1 << 63) - 1, False)):
+        source.facts = replace(source.facts, **{stated: size})
+        if fits:
+            assert getattr(fetcher_of(source).facts, stated) == size
+        else:
+            with pytest.raises(FormatUnsupported, match=str(size)):
+                fetcher_of(source)
 
 
 def test_small_reads_are_clipped_to_the_content():
