@@ -9,7 +9,7 @@ from cdi.api.job import Failure, Progress
 from cdi.reconcile.actions import StartWorker
 from cdi.reconcile.ledger import Ledger
 from cdi.reconcile.world import CLUSTER_RETRIES, Retries
-from tests.unit.reconcile.cluster_simulation import PODS, Cluster, dv
+from tests.unit.reconcile.cluster_simulation import PODS, Cluster, dv, pvc
 from tests.unit.reconcile.simulation import Simulation, failing
 
 UNREACHABLE = Failure(code="SourceUnreachable", message="no connection to s:80. Try: look", retry=Retry.BACKOFF)
@@ -225,3 +225,19 @@ def test_pauses_grow_to_five_minutes_in_a_cluster(retry: Retry) -> None:
     pauses = [Ledger(attempt=n, failure=failure, failures=n).pause("uid", CLUSTER_RETRIES) for n in range(1, 30)]
     assert pauses[0] < pauses[4] < 300
     assert all(180 <= pause <= 300 for pause in pauses[10:])
+
+
+def test_of_a_claim_without_a_datavolume_a_failed_try_is_told_once() -> None:
+    by_hand = {"cdi.kubevirt.io/storage.import.endpoint": "http://s/i"}
+    cluster = Cluster(claim=pvc("local", annotations=by_hand))
+    for _ in range(60):
+        if [pod for pod in cluster.all(PODS) if pod["status"]["phase"] == "Running"]:
+            break
+        cluster.step()
+        cluster.nature()
+    cluster.progress = asking(UNREACHABLE)
+    for _ in range(3):
+        cluster.step()
+    warnings = [event.reason for event in cluster.events if event.type == "Warning"]
+    assert (warnings, cluster.claim_events) == (["ErrImportFailed"], [])
+    assert cluster.annotations["storage.condition.running.reason"] == "Error"
