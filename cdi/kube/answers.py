@@ -1,9 +1,9 @@
-"""What an API server answers: failures as errors of this project, and JSON that may be large.
+"""Map failures of the API server to errors of this project, and decode JSON that may be large.
 
-The rules are those of the API conventions' section *Response Status Kind*: what went wrong stands in the fields of a
-``Status``, its message is for people.  The exceptions are a quota, a webhook and an admission policy, which Kubernetes
-tells by its message only: the last two answer with the code that whoever wrote them chose, mostly that of invalid
-objects.
+The mapping follows the API conventions, section *Response Status Kind*: a ``Status`` describes the failure in its
+fields, and its message is for people. Three cases are exceptions, because Kubernetes reports them in the message only:
+quotas, webhooks and admission policies. Webhooks and policies respond with a code that their author chose, usually the
+one of invalid objects.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from json.decoder import scanstring  # type: ignore[attr-defined]  # documented nowhere, there since Python 3.0
+from json.decoder import scanstring  # type: ignore[attr-defined]  # undocumented, exists since Python 3.0
 from typing import Any
 
 from cdi.api.errors import (
@@ -35,11 +35,11 @@ from cdi.api.names import GROUP
 from cdi.kube.resources import Object
 
 MAX_MESSAGE = 2000
-"""Characters of a server's message that are kept."""
+"""Maximum length of a server's message, in characters; the rest is cut."""
 MAX_PAUSE = 120.0
-"""Seconds of a Retry-After that are believed."""
+"""Upper bound of an honoured Retry-After, in seconds."""
 _SLICE = 1 << 18
-"""Characters that are decoded before others get their turn: about a millisecond."""
+"""Characters that are decoded before the event loop gets control: about a millisecond."""
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 _QUOTA = ("exceeded quota: ", "failed quota: ", "insufficient quota ")
@@ -48,7 +48,7 @@ _POLICY = "ValidatingAdmissionPolicy '"
 
 
 def failure(status: int, body: Any, headers: Mapping[str, str], where: str) -> CdiError:
-    """The error of an answer with HTTP status `status` (300 and more); `where` says what was asked."""
+    """Return the error for a response with HTTP status `status` (300 or above); `where` names the request."""
     answer: dict[str, Any] = body if isinstance(body, dict) and body.get("kind") == "Status" else {}
     reason = str(answer.get("reason") or "")
     message = " ".join(str(answer.get("message") or f"HTTP status {status}").split())[:MAX_MESSAGE].rstrip(".")
@@ -56,12 +56,12 @@ def failure(status: int, body: Any, headers: Mapping[str, str], where: str) -> C
         return AdmissionDenied(message, where=_fields(answer) or where)
     match status:
         case 401:
-            return ClusterUnauthorized(f"the API server does not accept the credentials: {message}", where=where)
+            return ClusterUnauthorized(f"the API server rejected the credentials: {message}", where=where)
         case 403:
             return _forbidden(answer, message, where)
         case 404 if not reason:
-            # The server's outermost handler answers for paths that no API of it has, in plain text.
-            return KindNotServed("the API server does not know this kind of object", where=where)
+            # Paths that no API serves get plain text from the server's outermost handler.
+            return KindNotServed("the API server does not serve this kind of object", where=where)
         case 404:
             return NotFound(message, where=where)
         case 409:
@@ -77,11 +77,11 @@ def failure(status: int, body: Any, headers: Mapping[str, str], where: str) -> C
         case _ if status >= 400:
             return ClusterRefused(message, where=where)
         case _:
-            return ClusterProtocolError(f"no API server answers with HTTP status {status}", where=where)
+            return ClusterProtocolError(f"unexpected HTTP status {status} from the API server", where=where)
 
 
 def _forbidden(answer: Mapping[str, Any], message: str, where: str) -> CdiError:
-    """A quota's refusal is told from others by how the admission plug-in begins its sentence."""
+    """Return the error of a 403; a quota's is recognised by the prefix that its admission plug-in writes."""
     _, found, why = message.partition(" is forbidden: ")
     if found and answer.get("reason") == "Forbidden" and why.startswith(_QUOTA):
         return QuotaExceeded(message, where=where)
@@ -91,7 +91,7 @@ def _forbidden(answer: Mapping[str, Any], message: str, where: str) -> CdiError:
 
 
 def _denied(message: str) -> bool:
-    """An admission plug-in was asked and said no.  The webhooks of our own group say what is wrong with a manifest."""
+    """Return whether an admission plug-in denied the request, webhooks of our own group (invalid input) excepted."""
     webhook = _WEBHOOK.match(message)
     if webhook is not None:
         return not webhook[1].endswith(f".{GROUP}")
@@ -110,7 +110,7 @@ def _fields(answer: Mapping[str, Any]) -> str:
 
 
 def retry_after(answer: Mapping[str, Any], headers: Mapping[str, str]) -> float | None:
-    """Seconds that the server asks to wait, by header or Status; a date, which no API server sends, is not read."""
+    """Return the seconds that the header or the Status asks to wait; dates, which no API server sends, are ignored."""
     details = answer.get("details")
     stated = details.get("retryAfterSeconds") if isinstance(details, dict) else None
     for text in (headers.get("Retry-After"), stated):
@@ -124,18 +124,21 @@ def retry_after(answer: Mapping[str, Any], headers: Mapping[str, str]) -> float 
 
 
 def parsed(data: bytes, where: str) -> Any:
-    """Raises `ClusterProtocolError` for what is no JSON."""
+    """Decode JSON, or raise `ClusterProtocolError`."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ClusterProtocolError("the answer is no JSON", where=where) from error
+        raise ClusterProtocolError("the response is not valid JSON", where=where) from error
 
 
 async def parsed_list(data: bytes, where: str, each: Callable[[Object], Object]) -> tuple[list[Object], Object]:
-    """The items, each through `each` as soon as it is read, and the metadata of a list.
+    """Return the items of a list, each passed through `each` as soon as it is decoded, and the list's metadata.
 
-    Decoding C code holds the interpreter lock, so a thread would not help: the items are decoded one after the other,
-    with a turn for others in between.  Raises `ClusterProtocolError`.
+    The C decoder holds the interpreter lock, so a thread would not help: items are decoded one at a time, and the event
+    loop gets control in between.
+
+    Raises:
+        ClusterProtocolError: the response is not a list in JSON.
     """
     items: list[Object] = []
     metadata: Object = {}
@@ -149,12 +152,12 @@ async def parsed_list(data: bytes, where: str, each: Callable[[Object], Object])
                     metadata = value
             return items, metadata
     except (ValueError, RecursionError, IndexError, StopIteration) as error:
-        raise ClusterProtocolError("the answer is no JSON", where=where) from error
-    raise ClusterProtocolError("the answer is no list", where=where)
+        raise ClusterProtocolError("the response is not valid JSON", where=where) from error
+    raise ClusterProtocolError("the response is not a list", where=where)
 
 
 async def _members(text: str) -> AsyncIterator[tuple[str, Any]]:
-    """The members of the outermost object; of ``items`` each element by itself."""
+    """Yield the members of the outermost object, and each element of ``items`` separately."""
     at, turn = _after_space(text, 1), 0
     while text[at] != "}":
         name, at = scanstring(text, at + 1, True) if text[at] == '"' else _malformed()
@@ -187,7 +190,7 @@ def _past(text: str, at: int, mark: str) -> int:
 
 
 def _next(text: str, at: int, end: str) -> int:
-    """Where the next element begins, or where `end` stands."""
+    """Return the offset of the next element, or of `end`."""
     at = _after_space(text, at)
     return at if text[at] == end else _after_space(text, _past(text, at, ","))
 

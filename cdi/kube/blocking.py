@@ -1,4 +1,4 @@
-"""A client for those who block: it lives in an event loop of its own, in a thread of its own."""
+"""Synchronous access to a client that runs in an event loop on its own thread."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 class Blocking:
-    """Methods may be called from any thread but the loop's own."""
+    """Synchronous client; its methods may be called from any thread except that of the loop."""
 
     def __init__(self, client: Client) -> None:
-        """Enters `client`; raises what that raises."""
+        """Start the loop and enter `client`; raise what entering raises."""
         self.client = client
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="kube", daemon=True)
@@ -30,7 +30,7 @@ class Blocking:
             raise
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """What it gives or raises; it is cancelled where this thread is interrupted."""
+        """Return or raise the result of `work`; cancel it if this thread is interrupted."""
         future = self.start(work)
         try:
             return future.result()
@@ -39,11 +39,11 @@ class Blocking:
             raise
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run it in the background; cancelling what is returned cancels it."""
+        """Run `work` in the background; cancelling the returned future cancels it."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
-        """Cancels whatever still runs.  May be called twice."""
+        """Cancel all running work and stop the loop; may be called twice."""
         if self._loop.is_closed():
             return
         with contextlib.suppress(Exception):

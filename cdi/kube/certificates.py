@@ -1,14 +1,15 @@
-"""Authorities and certificates that are kept in Secrets, with what trusts them in ConfigMaps, and are renewed in time.
+"""Certificate authorities and certificates in Secrets, with CA bundles in ConfigMaps, renewed before they expire.
 
-    Secret ``…-signer``            the authority, with its key; and the one before it, as ``previous.crt`` and ``.key``
-    ConfigMap ``…-signer-bundle``  every authority that is still good: what clients trust
+    Secret ``…-signer``            the authority with its key; its predecessor as ``previous.crt`` and ``.key``
+    ConfigMap ``…-signer-bundle``  every authority that is still valid: the trust anchors of clients
     Secret ``…-cert``              a certificate that the authority signed, with its key
 
-Several replicas do this at once (`cdi.kube.kept`).  An authority is in the bundle before anything that it signed is
-shown, and stays there until its end, so that a connection finds somebody it trusts at every moment.  A bundle takes its
-time to those who read it as a file of their pod: until then the authority before it signs, new certificates too.
+Several replicas may do this concurrently (`cdi.kube.kept`). An authority is added to the bundle before a certificate
+that it signed is served, and stays there until it expires, so that a client can verify the server at every moment. Pods
+that mount a bundle as a file see a change with a delay: until then the previous authority signs, new certificates
+included.
 
-A certificate that somebody else put into the Secret is used for as long as it is good.
+A certificate that a user or another tool stored in the Secret is used for as long as it is valid.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from cdi.kube.resources import CONFIG_MAPS, SECRETS, Object
 
 BUNDLE_KEY = "ca-bundle.crt"
 ENTRY_KEPT = dt.timedelta(hours=1)
-"""Who asked for a certificate is named among those who need one by then."""
+"""Grace period for the client that requested an entry to be listed among those that need one."""
 SETTLED = dt.timedelta(minutes=1)
-"""By then everybody who trusts the bundle has seen a new authority in it."""
+"""Time after which every client that trusts the bundle has read a new authority from it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthorityPlace:
-    """Where an authority is kept."""
+    """Location of an authority."""
 
     namespace: str
     secret: str
@@ -49,82 +50,87 @@ class AuthorityPlace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificatePlace:
-    """Where a certificate is kept, and whom it names."""
+    """Location and subject of a certificate."""
 
     namespace: str
     secret: str
     name: str
-    """Whom it is for; of a client, the name that servers know it by."""
+    """Common name; for a client, the name under which servers know it."""
     hosts: tuple[str, ...] = ()
-    """A server's DNS names and addresses."""
+    """DNS names and addresses of a server."""
     usage: Literal["server", "client"] = "server"
     trusts: str = ""
-    """PEM of whom its holder is to believe; kept beside it, as ``ca.crt``."""
+    """PEM of the CAs that the holder trusts; stored with the certificate as ``ca.crt``."""
     owner: Mapping[str, Any] | None = None
-    """An owner reference to what the Secret goes with."""
+    """Owner reference to the object with which the Secret is deleted."""
     entry: str = ""
-    """Of a Secret that holds several: the files are ``<entry>.crt`` and ``<entry>.key``."""
+    """Name of the entry in a Secret with several: the files are ``<entry>.crt`` and ``<entry>.key``."""
     beside: tuple[str, ...] = ()
-    """Entries that are needed; what is older than `ENTRY_KEPT` and not among them goes when another one comes."""
+    """Other entries in use; adding an entry removes unlisted ones that are older than `ENTRY_KEPT`."""
     labels: Mapping[str, str] = field(default_factory=dict)
     exclusive: bool = False
-    """A Secret of this name that somebody else made is in the way (`AlreadyExists`), and not a certificate to use."""
+    """Whether an unmanaged Secret of this name is a conflict (`AlreadyExists`) instead of a certificate to use."""
     settled: dt.timedelta = SETTLED
-    """How long it takes until all who are shown the certificate have heard of a new authority."""
+    """Time after which every peer of the certificate trusts a new authority."""
     patience: dt.timedelta = dt.timedelta(0)
-    """How long there is rather no certificate than one of an authority that came out of nothing: its predecessor's key
-    was lost, and those who are shown the certificate have not heard of it yet."""
+    """Delay before a certificate of an authority without predecessor is issued.
+
+    It applies where the predecessor's key was lost, so that peers may not trust the new authority yet.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authority:
-    """An authority that can sign."""
+    """Authority that can sign."""
 
     pair: Pair
     certificate: x509.Certificate
     trusted: tuple[x509.Certificate, ...]
-    """It and those before it that are still good."""
+    """This authority and its predecessors that are still valid."""
     bundle: str
-    """The same as PEM."""
+    """`trusted` as PEM."""
     lifetime: Lifetime
     previous: Pair | None = None
-    """The one before it, where that can still sign."""
+    """Its predecessor, if that can still sign."""
 
     def settled(self, by: dt.timedelta, now: dt.datetime) -> bool:
-        """Whether everybody has heard of it: at once where there is no other one that they could know instead.
+        """Return whether every peer trusts this authority, `by` after it was issued at the latest.
 
-        Of a short life it is not given more than its predecessor has left, nor more than it takes to its own successor.
+        This is immediate if there is no other authority that they could trust instead. For short lifetimes the delay is
+        at most the time its predecessor has left, and at most the time until its own successor is issued.
         """
         lifetime = self.lifetime
         longest = min(by, lifetime.renew_before / 2, lifetime.duration - lifetime.renew_before)
         return len(self.trusted) < 2 or now >= pki.made(self.certificate) + longest
 
     def signer(self, by: dt.timedelta, now: dt.datetime) -> Pair | None:
-        """Whose signature is believed everywhere at this time; None where nobody's is who can sign."""
+        """Return the pair whose signature every peer trusts at `now`; None if no pair that can sign is."""
         return self.pair if self.settled(by, now) else self.previous
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """A certificate to show."""
+    """Certificate to serve."""
 
     pair: Pair
     expires: dt.datetime
     authorities: str = ""
-    """PEM of whom else one has to trust to believe it, where somebody else made it."""
+    """PEM of the CAs that peers must trust as well, if the certificate is not managed here."""
     ours: bool = True
-    """The authority's own; False where somebody else made it."""
+    """Whether our authority issued it; False for one that a user or another tool stored."""
 
 
 def service_hosts(service: str, namespace: str) -> tuple[str, ...]:
-    """The names that a Service of the cluster is reached by."""
+    """Return the names under which a Service is reachable in the cluster."""
     return (f"{service}.{namespace}.svc", service, f"{service}.{namespace}", f"{service}.{namespace}.svc.cluster.local")
 
 
 async def ensure_authority(client: Client, place: AuthorityPlace, lifetime: Lifetime, now: dt.datetime) -> Authority:
-    """The authority, made or renewed where it is time, and in its bundle.
+    """Return the authority, created or renewed if needed, and add it to its bundle.
 
-    Raises `Conflict` where others write all the time, and whatever the API server answers.
+    Raises:
+        Conflict: other writers win every attempt.
+        CdiError: the API server returned an error.
     """
 
     async def signer() -> tuple[Pair, Pair | None]:
@@ -164,9 +170,12 @@ async def ensure_authority(client: Client, place: AuthorityPlace, lifetime: Life
 async def ensure_certificate(
     client: Client, place: CertificatePlace, authority: Authority, lifetime: Lifetime, now: dt.datetime
 ) -> Held:
-    """The certificate, made or renewed where it is time.
+    """Return the certificate, created or renewed if needed.
 
-    Raises as `ensure_authority` does, and `UploadNotReady` for the time of `CertificatePlace.patience`.
+    Raises:
+        UploadNotReady: `CertificatePlace.patience` has not passed yet.
+        AlreadyExists: an unmanaged Secret occupies the name of an exclusive certificate.
+        CdiError: see `ensure_authority`.
     """
 
     async def held() -> Held:
@@ -176,8 +185,8 @@ async def ensure_certificate(
         ours = kept.is_ours(secret)
         if secret is not None and place.exclusive and not ours:
             raise AlreadyExists(
-                f"Secret {place.namespace}/{place.secret} is somebody else's",
-                remedy="delete it, or give it another name",
+                f"Secret {place.namespace}/{place.secret} exists and is not managed by CDI",
+                remedy="delete or rename it",
             )
         keep = certificate is not None and _keep(certificate, place, authority, lifetime, now, ours=ours)
         if pair is not None and certificate is not None and keep:
@@ -189,9 +198,9 @@ async def ensure_certificate(
         signer = authority.signer(place.settled, now)
         if signer is None and not authority.settled(place.patience, now):
             raise UploadNotReady(
-                "a new authority is not known everywhere yet",
+                "the new certificate authority has not reached all clients yet",
                 where=f"Secret {place.namespace}/{place.secret}",
-                remedy="wait a moment",
+                remedy="wait a minute and retry",
             )
         pair = pki.new_certificate(
             signer or authority.pair, place.name, hosts=place.hosts, usage=place.usage, lifetime=lifetime, now=now
@@ -213,7 +222,7 @@ def _keep(
     *,
     ours: bool,
 ) -> bool:
-    """Whether a certificate can be shown for longer."""
+    """Return whether a certificate can be served further."""
     if not pki.good(certificate, now):
         return False
     if not ours:
@@ -244,7 +253,7 @@ def _secret(place: AuthorityPlace | CertificatePlace, pair: Pair, *, previous: P
 
 
 def _beside(secret: Object | None, place: CertificatePlace, body: Object, now: dt.datetime) -> Object:
-    """The Secret with one entry more, where it holds several."""
+    """Return the Secret with the entry added, if it holds several."""
     if not place.entry:
         return body
     own = body["data"]
@@ -273,6 +282,6 @@ def _pair(secret: Object | None, name: str = "tls") -> Pair | None:
 
 
 def _signs(pair: Pair | None, now: dt.datetime) -> Pair | None:
-    """It, where it is an authority that is good."""
+    """Return `pair` if it is a valid authority."""
     certificate = pki.signs(pair) if pair is not None else None
     return pair if certificate is not None and pki.good(certificate, now) else None

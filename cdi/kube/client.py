@@ -1,8 +1,8 @@
-"""The Kubernetes API as plain dictionaries, over one session.
+"""Kubernetes API client that works with plain dictionaries over one session.
 
-Every failure is a `CdiError`.  A call waits out a server that is away, restarting or overloaded for a bounded time
-(`Timing.patience`); a request that changes something is sent again only where the first one surely was not carried out
-(the connection was refused, 429) or where carrying it out twice is the same as once.
+Every failure is a `CdiError`. A call retries for a bounded time (`Timing.patience`) while the server is unreachable,
+restarting or overloaded. A request that modifies state is retried only if the first attempt cannot have been processed
+(connection refused, 429) or if it is idempotent.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """What there is of a resource, and the version to watch from."""
+    """Objects of a resource, and the resource version to watch from."""
 
     items: list[Object]
     version: str
 
 
 class Client:
-    """One connection pool to one API server; an asynchronous context manager.
+    """Connection pool to one API server; an asynchronous context manager.
 
-    Objects that come out belong to the caller.
+    Returned objects belong to the caller.
     """
 
     def __init__(self, credentials: Credentials, *, timing: Timing | None = None, agent: str = "cdi") -> None:
@@ -50,11 +50,11 @@ class Client:
 
     @property
     def namespace(self) -> str:
-        """Of the kubeconfig's context or of the pod; known after entering."""
+        """Namespace of the kubeconfig's context or of the pod; known after entering."""
         return self._transport.credentials.namespace
 
     async def server(self) -> str:
-        """The API server's URL."""
+        """Return the URL of the API server."""
         return (await self._transport.credentials.access()).server
 
     async def __aenter__(self) -> Self:
@@ -69,7 +69,7 @@ class Client:
     # --- objects ------------------------------------------------------------------------------------------------
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
-        """Raises `NotFound`."""
+        """Return the object, or raise `NotFound`."""
         return await self._object("GET", resource.path(namespace, name))
 
     async def list(
@@ -83,16 +83,14 @@ class Client:
         strip: Callable[[Object], Object] | None = None,
         metadata_only: bool = False,
     ) -> Listing:
-        """All of it, `page` objects at a time; each item is given to `strip` before the next is decoded.
+        """Return all objects, requested in pages of `page`; each passes through `strip` before the next is decoded.
 
-        With `metadata_only` the server sends nothing else of each.
+        With `metadata_only` the server sends only the metadata of each.
         """
         for _ in range(_LIST_TRIES):
-            with contextlib.suppress(HistoryExpired):  # it took so long that the server forgot where it began
+            with contextlib.suppress(HistoryExpired):  # the continue token expired before the last page
                 return await self._list(resource, namespace, _selection(labels, fields), page, strip, metadata_only)
-        raise ClusterUnavailable(
-            "the list changes faster than the API server can be asked for its pages", where=str(resource)
-        )
+        raise ClusterUnavailable("the list changes faster than its pages can be fetched", where=str(resource))
 
     async def _list(
         self,
@@ -119,7 +117,7 @@ class Client:
                 )
             except TooLargeError as error:
                 if page == 1:
-                    raise ClusterProtocolError("one object is larger than any can be", where=f"GET {path}") from error
+                    raise ClusterProtocolError("an object exceeds the maximum size", where=f"GET {path}") from error
                 page = max(1, page // 8)
                 continue
             some, metadata = await answers.parsed_list(data, f"GET {path}", each)
@@ -130,16 +128,24 @@ class Client:
             query["continue"] = following
 
     async def create(self, resource: Resource, body: Object) -> Object:
-        """Raises `AlreadyExists`, also where a first try was carried out and its answer got lost.
+        """Create the object.
 
-        An object with a ``generateName`` is not sent again where that might make two.
+        A request for an object with a ``generateName`` is not repeated if that could create two.
+
+        Raises:
+            AlreadyExists: the name is taken, perhaps by an earlier attempt whose response was lost.
         """
         metadata = body.get("metadata") or {}
         path = resource.path(metadata.get("namespace"))
         return await self._object("POST", path, body=body, again=bool(metadata.get("name")))
 
     async def update(self, resource: Resource, body: Object, *, subresource: str = "") -> Object:
-        """Replace it; raises `NotFound`; `Conflict` where it carries a resourceVersion or uid that is not current."""
+        """Replace the object.
+
+        Raises:
+            NotFound: the object does not exist.
+            Conflict: the resourceVersion or uid in `body` is not current.
+        """
         metadata = body["metadata"]
         path = resource.path(metadata.get("namespace"), metadata["name"], subresource)
         return await self._object("PUT", path, body=body, again=True)
@@ -156,10 +162,13 @@ class Client:
         force: bool = True,
         manager: str = "cdi",
     ) -> Object:
-        """Change it; raises `NotFound` (not for ``apply``, which creates), `Conflict`.
+        """Patch the object; ``apply`` creates it if it does not exist.
 
-        `force` takes fields from other managers and matters to ``apply`` only, as does the kind and name of the object,
-        which `body` need not have.
+        For ``apply``, `body` may omit the object's kind and name, and `force` takes over fields of other managers.
+
+        Raises:
+            NotFound: the object does not exist (never for ``apply``).
+            Conflict: a precondition or a field manager conflicts.
         """
         query = {"fieldManager": manager}
         if kind == "apply":
@@ -187,9 +196,13 @@ class Client:
         grace: int | None = None,
         propagation: Literal["Background", "Foreground", "Orphan"] | None = None,
     ) -> Object | None:
-        """None once it is gone, else the object that is being deleted.
+        """Delete the object; return None if it no longer exists, else the object that is being deleted.
 
-        Raises `NotFound`; `Conflict` where `uid` or `version` is not its own.  `grace` is in seconds.
+        `grace` is the grace period in seconds.
+
+        Raises:
+            NotFound: the object does not exist.
+            Conflict: `uid` or `version` does not match.
         """
         options: Object = {"apiVersion": "v1", "kind": "DeleteOptions"}
         preconditions = {"uid": uid, "resourceVersion": version}
@@ -216,13 +229,14 @@ class Client:
         silence: float = 120.0,
         metadata_only: bool = False,
     ) -> AsyncGenerator[Object, None]:
-        """Events after `version` until the server ends it: ADDED, MODIFIED, DELETED, BOOKMARK or ERROR, and an object.
+        """Yield events (ADDED, MODIFIED, DELETED, BOOKMARK, ERROR) after `version` until the server ends the watch.
 
-        It is asked to do so after `lasting` seconds; where None, sooner than `silence` ends, because a resource that
-        nobody changes may have no bookmarks either and is then no server that has fallen silent.
+        The server is asked to end it after `lasting` seconds. The default is shorter than `silence`: an unmodified
+        resource may get no bookmarks either, and must not be mistaken for an unresponsive server.
 
-        Raises `HistoryExpired` where the server forgot that version; `ClusterUnreachable` where nothing, not even a
-        bookmark, came for `silence` seconds, or the connection broke.
+        Raises:
+            HistoryExpired: the server no longer has that version.
+            ClusterUnreachable: no data, bookmarks included, arrived for `silence` seconds, or the connection broke.
         """
         if lasting is None:
             lasting = silence * random.uniform(0.6, 0.8)  # noqa: S311  spreads load
@@ -239,13 +253,13 @@ class Client:
             async for line in lines(pieces, MAX_ANSWER, where):
                 event = answers.parsed(line, where)
                 if not isinstance(event, dict) or not isinstance(event.get("object"), dict):
-                    raise ClusterProtocolError("an event is none", where=where)
+                    raise ClusterProtocolError("malformed watch event", where=where)
                 yield event
 
     async def logs(
         self, namespace: str, pod: str, container: str, *, follow: bool = False, tail: int | None = None
     ) -> AsyncGenerator[bytes, None]:
-        """What a container wrote, in pieces as they come; with `follow` until it ends.  Raises `NotFound`."""
+        """Yield a container's output in chunks as they arrive, with `follow` until it exits; may raise `NotFound`."""
         query = {"container": container}
         if follow:
             query["follow"] = "true"
@@ -267,9 +281,9 @@ class Client:
         content_type: str | None = None,
         again: bool | None = None,
     ) -> Any:
-        """One request; what comes back is decoded where it is JSON, else text.
+        """Send one request and return the decoded JSON of the response, or its text.
 
-        `again` says that carrying it out twice is the same as once; None: of GET only.
+        `again` says whether the request is idempotent; None means that only GET is.
         """
         where = f"{method} {path}"
         if again is None:
@@ -279,7 +293,7 @@ class Client:
                 method, path, body=body, query=query, content_type=content_type, again=again
             )
         except TooLargeError as error:
-            raise ClusterProtocolError(f"the answer has more than {MAX_ANSWER} bytes", where=where) from error
+            raise ClusterProtocolError(f"the response exceeds {MAX_ANSWER} bytes", where=where) from error
         if data[:1] in (b"{", b"["):
             return answers.parsed(data, where)
         return data.decode("utf-8", "replace")
@@ -287,18 +301,19 @@ class Client:
     async def _object(self, method: str, path: str, **wishes: Any) -> Object:
         answer = await self.request(method, path, **wishes)
         if not isinstance(answer, dict):
-            raise ClusterProtocolError("the answer is no object", where=f"{method} {path}")
+            raise ClusterProtocolError("the response is not an object", where=f"{method} {path}")
         return answer
 
 
 def connect(kubeconfig: str | None = None, context: str | None = None) -> Client:
-    """The file named, else KUBECONFIG or ~/.kube/config, else the pod's service account.
+    """Return a client for the named file, else KUBECONFIG or ~/.kube/config, else the pod's service account.
 
-    Raises `ClusterConfigInvalid` where there is none of them; entering the client raises it for a file that is wrong.
+    Raises:
+        ClusterConfigInvalid: none of them exists; entering the client raises it for an invalid file.
     """
     return Client(find(kubeconfig, context))
 
 
 def _selection(labels: str, fields: str) -> dict[str, str]:
-    """Selectors as query parameters."""
+    """Return selectors as query parameters."""
     return {name: text for name, text in (("labelSelector", labels), ("fieldSelector", fields)) if text}

@@ -1,7 +1,6 @@
-"""Where the API server is and who we are: a kubeconfig, or the service account of the pod.
+"""Address and credentials of the API server, from a kubeconfig or the pod's service account.
 
-The files are read by `kubernetes.aio.config`, which is imported when it is first needed: it takes a third of a second
-and 30 MB.
+`kubernetes.aio.config` reads the files. It is imported on first use because that takes a third of a second and 30 MB.
 """
 
 from __future__ import annotations
@@ -23,51 +22,55 @@ from cdi.api.errors import ClusterConfigInvalid, ClusterTlsUntrusted
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _EXPIRES_SOON = 60.0
-"""Seconds before its end at which a token of a plug-in is replaced."""
+"""Seconds before its expiry at which a plug-in's token is replaced."""
 _REFRESH_PAUSE = 5.0
-"""Seconds between two refreshes: a server that knows nobody, or short-lived tokens, start no plug-in per request."""
+"""Minimum seconds between two refreshes.
+
+Without it, a server that rejects every token, or a short-lived token, would start a plug-in for each request.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """Everything that a connection needs."""
+    """Endpoint and credentials that a connection needs."""
 
     server: str
-    """A URL without a slash at its end."""
+    """URL without a trailing slash."""
     context: ssl.SSLContext | None = None
-    """None for plain HTTP."""
+    """TLS context; None for plain HTTP."""
     authorization: str | None = None
-    """The header's value."""
+    """Value of the Authorization header."""
     proxy: str | None = None
     server_name: str | None = None
-    """Whose certificate is wanted, where it is not that of the URL's host."""
+    """Expected name in the server's certificate, if it is not the URL's host."""
 
 
 class Credentials(Protocol):
-    """Gives an `Access` that is valid now."""
+    """Provider of a currently valid `Access`."""
 
     @property
     def namespace(self) -> str:
-        """Of the context, or of the pod."""
+        """Namespace of the context or of the pod."""
         ...
 
     async def access(self) -> Access:
-        """Raises `ClusterConfigInvalid`, `ClusterTlsUntrusted`."""
+        """Return the current access; may raise `ClusterConfigInvalid` or `ClusterTlsUntrusted`."""
         ...
 
     async def refused(self) -> bool:
-        """The server did not accept them (401): renew what can be renewed; whether that was tried."""
+        """Renew credentials that the server rejected (401), if possible; return whether that was tried."""
         ...
 
 
 def find(kubeconfig: str | None, context: str | None) -> Credentials:
-    """The file named, else KUBECONFIG or ~/.kube/config, else the pod's service account.
+    """Return credentials from the named file, else KUBECONFIG or ~/.kube/config, else the pod's service account.
 
-    Raises `ClusterConfigInvalid` where there is none of them.
+    Raises:
+        ClusterConfigInvalid: none of them exists.
     """
     if kubeconfig is not None:
         if not Path(kubeconfig).expanduser().is_file():
-            raise ClusterConfigInvalid("there is no such kubeconfig", where=kubeconfig)
+            raise ClusterConfigInvalid("kubeconfig not found", where=kubeconfig)
         return KubeconfigCredentials(kubeconfig, context)
     named = os.environ.get("KUBECONFIG", "")
     candidates = named.split(os.pathsep) if named else [str(Path.home() / ".kube" / "config")]
@@ -76,11 +79,13 @@ def find(kubeconfig: str | None, context: str | None) -> Credentials:
         return KubeconfigCredentials(os.pathsep.join(found), context)
     if os.environ.get("KUBERNETES_SERVICE_HOST") and context is None:
         return ServiceAccountCredentials()
-    raise ClusterConfigInvalid("there is no kubeconfig, and this is no pod", where=os.pathsep.join(candidates))
+    raise ClusterConfigInvalid(
+        "no kubeconfig found, and this process does not run in a pod", where=os.pathsep.join(candidates)
+    )
 
 
 class FixedCredentials:
-    """An `Access` that never changes."""
+    """Constant `Access`."""
 
     def __init__(self, access: Access, namespace: str = "default") -> None:
         self._access = access
@@ -94,7 +99,7 @@ class FixedCredentials:
 
 
 class ServiceAccountCredentials:
-    """Of the pod; its token is replaced by the kubelet about every hour and read again every minute."""
+    """Service account of the pod; the kubelet rotates its token about hourly, and it is reread every minute."""
 
     def __init__(self, directory: Path = SERVICE_ACCOUNT) -> None:
         self._directory = directory
@@ -120,7 +125,7 @@ class ServiceAccountCredentials:
         )
 
     async def refused(self) -> bool:
-        self._configuration = None  # the token may have been replaced within the minute, and the authority with it
+        self._configuration = None  # the token, and the CA with it, may have been rotated since the last read
         return True
 
     def _load(self) -> None:
@@ -138,7 +143,7 @@ class ServiceAccountCredentials:
 
 
 class KubeconfigCredentials:
-    """Of one context of a kubeconfig: certificates, tokens, name and password, plug-ins."""
+    """Credentials of one kubeconfig context: certificates, tokens, basic authentication, plug-ins."""
 
     def __init__(self, paths: str, context: str | None, *, now: Callable[[], float] = time.time) -> None:
         self._paths = paths
@@ -181,16 +186,16 @@ class KubeconfigCredentials:
             await self._loader.load_and_set(configuration)
             chosen = self._loader.current_context["context"]
             user = _section(merged.value.get("users"), chosen.get("user"), "user")
-        except Exception as error:  # it raises whatever a malformed file leads to
+        except Exception as error:  # a malformed file can raise anything
             raise _unusable(error, self._paths) from error
         self.namespace = chosen.get("namespace") or "default"
         self._renewed = self._now()
         authorization = configuration.api_key.get("BearerToken")
         if "exec" in user and not authorization and not configuration.cert_file:
             raise ClusterConfigInvalid(
-                f"the credential plug-in {user['exec'].get('command')!r} gave no credentials",
+                f"the credential plug-in {user['exec'].get('command')!r} returned no credentials",
                 where=self._paths,
-                remedy="run it by hand and look at what it says",
+                remedy="run the plug-in manually and check its output",
             )
         return Access(
             server=configuration.host,
@@ -219,9 +224,9 @@ class KubeconfigCredentials:
 def tls(
     *, cafile: str | None, certificate: str | None = None, key: str | None = None, verify: bool = True
 ) -> ssl.SSLContext:
-    """A client's context; raises OSError or ssl.SSLError where a file cannot be used."""
+    """Return a client context; raise OSError or ssl.SSLError if a file cannot be used."""
     context = ssl.create_default_context(cafile=cafile)
-    # Clusters' own authorities lack extensions that the strict mode of later Pythons asks for.
+    # Cluster CAs often lack extensions that the strict mode of Python 3.13 requires.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if certificate:
         context.load_cert_chain(certificate, key)
@@ -232,7 +237,7 @@ def tls(
 
 
 def proxy_for(server: str) -> str | None:
-    """The environment's proxy for a URL; NO_PROXY names hosts, domains and, as Go has it, networks."""
+    """Return the environment's proxy for a URL; NO_PROXY may list hosts, domains and, as in Go, networks."""
     parts = urlsplit(server)
     host = parts.hostname or ""
     proxies = urllib.request.getproxies_environment()
@@ -263,7 +268,7 @@ def _section(items: Any, name: Any, what: str) -> dict[str, Any]:
 
 
 def _bearer(text: str | None) -> str | None:
-    """The scheme as everybody writes it, and nothing behind the token."""
+    """Return the header with the scheme capitalised and without trailing whitespace."""
     if text is None:
         return None
     return "Bearer " + text.partition(" ")[2].strip()

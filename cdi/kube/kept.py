@@ -1,7 +1,7 @@
-"""Secrets and ConfigMaps that hold what a program made for itself, so that all its replicas have the same.
+"""Secrets and ConfigMaps that hold generated state, shared by all replicas of a program.
 
-Several replicas do this at once.  Each looks at what there is, and writes with the version that it has looked at;
-whoever comes second looks again and finds it done (`settled`).
+Several replicas may write concurrently. Each reads the current object and writes with the version that it read; the one
+that loses rereads and finds the work done (`settled`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from cdi.kube.client import Client
 from cdi.kube.resources import Object, Resource
 
 ANN_MANAGED = f"{GROUP}/managedCertificate"
-"""On what is written here; what lacks it is somebody else's."""
+"""Annotation of objects that this project manages; objects without it belong to a user or another tool."""
 _TRIES = 6
 T = TypeVar("T")
 
 
 async def settled(step: Callable[[], Awaitable[T]]) -> T:
-    """Repeat a step for which somebody else was quicker.  Raises `Conflict` where somebody always is."""
+    """Repeat a step that lost against a concurrent write; raise `Conflict` if every attempt loses."""
     for _ in range(_TRIES - 1):
         try:
             return await step()
@@ -33,7 +33,7 @@ async def settled(step: Callable[[], Awaitable[T]]) -> T:
 
 
 async def look(client: Client, resource: Resource, namespace: str, name: str) -> Object | None:
-    """None where there is none."""
+    """Return the object, or None if it does not exist."""
     try:
         return await client.get(resource, namespace, name)
     except NotFound:
@@ -41,9 +41,12 @@ async def look(client: Client, resource: Resource, namespace: str, name: str) ->
 
 
 async def put(client: Client, resource: Resource, before: Object | None, body: Object) -> None:
-    """Create it, or replace exactly what was read: raises `AlreadyExists`, `Conflict` or `NotFound` for anything else.
+    """Create the object, or replace exactly the version that was read.
 
-    Labels, annotations and owners that others have given it stay.
+    Labels, annotations and owners that other writers added are kept.
+
+    Raises:
+        AlreadyExists, Conflict, NotFound: the object is no longer what was read.
     """
     if before is None:
         await client.create(resource, body)
@@ -56,7 +59,7 @@ async def put(client: Client, resource: Resource, before: Object | None, body: O
         "annotations": {**(metadata.get("annotations") or {}), **body["metadata"]["annotations"]},
         **({"ownerReferences": owners} if owners else {}),
     }
-    # The type of a Secret cannot be changed.
+    # The type of a Secret is immutable.
     kind = {"type": before["type"]} if before.get("type") else {}
     await client.update(resource, body | {"metadata": merged} | kind)
 
@@ -64,7 +67,7 @@ async def put(client: Client, resource: Resource, before: Object | None, body: O
 def manifest(
     kind: str, namespace: str, name: str, *, labels: Mapping[str, str] | None = None, owner: Object | None = None
 ) -> Object:
-    """The beginning of a Secret or ConfigMap that is ours."""
+    """Return the skeleton of a managed Secret or ConfigMap."""
     return {
         "apiVersion": "v1",
         "kind": kind,
@@ -79,12 +82,12 @@ def manifest(
 
 
 def encoded(fields: Mapping[str, bytes]) -> dict[str, str]:
-    """As a Secret's ``data``."""
+    """Return `fields` as the ``data`` of a Secret."""
     return {name: base64.b64encode(content).decode() for name, content in fields.items()}
 
 
 def field(secret: Object | None, name: str) -> bytes:
-    """One value of a Secret; empty where there is none, or none that can be read."""
+    """Return one value of a Secret; empty if it is missing or cannot be decoded."""
     data: dict[str, Any] = (secret or {}).get("data") or {}
     try:
         return base64.b64decode(data.get(name) or "", validate=True)
@@ -93,6 +96,6 @@ def field(secret: Object | None, name: str) -> bytes:
 
 
 def is_ours(body: Object | None) -> bool:
-    """It was written here, or by a replica."""
+    """Return whether this program or a replica wrote the object."""
     annotations = ((body or {}).get("metadata") or {}).get("annotations") or {}
     return annotations.get(ANN_MANAGED) == "true"

@@ -1,9 +1,9 @@
-"""One leader among several processes, by a Lease of coordination.k8s.io/v1.
+"""Leader election among several processes with a Lease of coordination.k8s.io/v1.
 
-The protocol is that of client-go's ``leaderelection``, so both can share a Lease.  Clocks of machines are not compared:
-a candidate takes a Lease over when it has *seen* it unchanged for the Lease's own duration, by its own monotonic clock,
-and a leader gives up when it could not renew for `deadline` seconds, counted from before the last renewal was sent.
-(`kubernetes.aio.leaderelection` goes by the wall clock, does not bound a renewal that hangs, and releases nothing.)
+The protocol is that of client-go's ``leaderelection``, so both can share a Lease. Clocks of machines are not compared:
+a candidate acquires a Lease once it has *observed* it unchanged for the Lease's own duration by its own monotonic
+clock, and a leader resigns if it could not renew for `deadline` seconds, counted from before the last renewal was sent.
+(`kubernetes.aio.leaderelection` uses the wall clock, does not bound a renewal that hangs, and never releases.)
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from cdi.kube.resources import LEASES, Object, Resource
 
 LOG = logging.getLogger(__name__)
 _RELEASE = 5.0
-"""Seconds that letting the Lease go may take at the end."""
+"""Timeout for releasing the Lease at the end, in seconds."""
 
 
 class Leases(Protocol):
-    """The part of `cdi.kube.client.Client` that is used here."""
+    """Part of `cdi.kube.client.Client` that is used here."""
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Object: ...
 
@@ -38,11 +38,11 @@ class Leases(Protocol):
 
 
 class _LostError(Exception):
-    """The Lease is somebody else's."""
+    """Another candidate holds the Lease."""
 
 
 class Leadership:
-    """A candidate.  One `run` at a time."""
+    """Candidate for leadership; one `run` at a time."""
 
     def __init__(
         self,
@@ -55,36 +55,40 @@ class Leadership:
         deadline: float = 10.0,
         retry: float = 2.0,
     ) -> None:
-        """Seconds: how long a Lease holds, after how long a leader gives up, and the pause between two tries."""
+        """Configure the election; all times are in seconds.
+
+        A Lease is valid for `duration` without renewal. The leader resigns `deadline` after its last successful
+        renewal; `retry` is the interval between two attempts.
+        """
         if not 0 < retry < deadline < duration or duration < 1:
-            raise ValueError("retry < deadline < duration is what keeps two from leading at once")
+            raise ValueError("leader election requires retry < deadline < duration")
         self.identity = identity or f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
         self.leading = False
         self._client = client
         self._namespace, self._name = namespace, name
         self._duration, self._deadline, self._retry = duration, deadline, retry
         self._lease: Object = {}
-        """As it was last seen."""
+        """The Lease as last observed."""
         self._seen = 0.0
-        """When it was first seen so, by the loop's clock."""
+        """Loop time at which this state was first observed."""
         self._renewed = 0.0
-        """When the last renewal that succeeded was sent."""
+        """Loop time at which the last successful renewal was sent."""
 
     async def run(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do `work` while this process leads; returns when it has ended, raises what it raised.
+        """Run `work` while this process leads; return when it ends, raise what it raises.
 
-        When leadership is lost, `work` is cancelled, and begun anew when it is won again.  When this is cancelled,
-        `work` is cancelled too, the Lease is renewed until it has ended, and then let go for the next.
+        When leadership is lost, `work` is cancelled; it restarts when leadership is regained. When this method is
+        cancelled, `work` is cancelled too, and the Lease is renewed until it has ended and then released.
         """
         while True:
             await self._acquire()
-            LOG.info("%s leads", self.identity)
+            LOG.info("%s became leader", self.identity)
             if await self._lead(work):
                 return
-            LOG.warning("%s leads no longer", self.identity)
+            LOG.warning("%s stopped leading", self.identity)
 
     async def _lead(self, work: Callable[[], Awaitable[None]]) -> bool:
-        """Whether `work` ended by itself; False where leadership was lost."""
+        """Return True if `work` ended, False if leadership was lost."""
         self.leading = True
         task = asyncio.ensure_future(work())
         renewal = asyncio.create_task(self._renew())
@@ -107,7 +111,7 @@ class Leadership:
         if ended:
             task.result()
         elif not task.cancelled() and (error := task.exception()) is not None:
-            LOG.error("what was cancelled failed", exc_info=error)
+            LOG.error("the cancelled work failed", exc_info=error)
         return ended
 
     # --- winning ------------------------------------------------------------------------------------------------
@@ -118,17 +122,17 @@ class Leadership:
             try:
                 if await self._try():
                     return
-                text = f"{self._spec('holderIdentity')} leads"
+                text = f"{self._spec('holderIdentity')} is the leader"
             except CdiError as error:
-                text = f"no leader can be elected: {error.message}"
+                text = f"leader election failed, retrying: {error.message}"
             if text != told:
                 LOG.info("%s", text)
                 told = text
-            # Apart by chance, or candidates that began together would meet at every try.
+            # Jitter: candidates that started together would otherwise collide at every attempt.
             await asyncio.sleep(self._retry * random.uniform(1.0, 1.2))  # noqa: S311  spreads load
 
     async def _try(self) -> bool:
-        """One look, and the Lease where it is free.  Raises `CdiError`."""
+        """Observe the Lease once and acquire it if it is free; may raise `CdiError`."""
         now = asyncio.get_running_loop().time()
         try:
             found = await self._client.get(LEASES, self._namespace, self._name)
@@ -150,7 +154,7 @@ class Leadership:
 
     def _see(self, lease: Object) -> None:
         if _state(lease) != _state(self._lease):
-            # When the answer came, not when it was asked for: later is the safe side.
+            # The time of the response, not of the request: later is the safe side.
             self._seen = asyncio.get_running_loop().time()
         self._lease = lease
 
@@ -168,14 +172,14 @@ class Leadership:
         try:
             self._see(await written)
         except (AlreadyExists, Conflict, NotFound):
-            return False  # somebody was faster
+            return False  # another candidate was faster
         self._renewed = now
         return True
 
     # --- keeping ------------------------------------------------------------------------------------------------
 
     async def _renew(self) -> None:
-        """Returns when leadership is lost."""
+        """Renew the Lease periodically; return when leadership is lost."""
         clock = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(min(self._retry, max(0.0, self._renewed + self._deadline - clock())))
@@ -183,21 +187,21 @@ class Leadership:
                 async with asyncio.timeout_at(self._renewed + self._deadline):
                     await self._renew_once()
             except TimeoutError:
-                LOG.warning("the lease could not be renewed in time")
+                LOG.warning("failed to renew the lease in time")
                 return
             except _LostError:
-                LOG.warning("the lease was taken by %s", self._spec("holderIdentity"))
+                LOG.warning("the lease was acquired by %s", self._spec("holderIdentity"))
                 return
             except CdiError as error:
-                LOG.warning("the lease could not be renewed: %s", error.message)
+                LOG.warning("failed to renew the lease, retrying: %s", error.message)
 
     async def _renew_once(self) -> None:
-        """Raises `CdiError` for what may pass, `_LostError` where it is somebody else's."""
+        """Renew the Lease; raise `CdiError` for transient failures, `_LostError` if another candidate holds it."""
         now = asyncio.get_running_loop().time()
         try:
             self._see(await self._client.update(LEASES, self._renewal()))
         except (Conflict, NotFound):
-            # Somebody touched or deleted it, or our own last renewal was carried out and its answer got lost.
+            # It was modified or deleted, or our last renewal succeeded and its response was lost.
             try:
                 self._see(await self._client.get(LEASES, self._namespace, self._name))
             except NotFound as error:
@@ -210,7 +214,7 @@ class Leadership:
     async def _release(self) -> None:
         body = self._renewal()
         body["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
-        with contextlib.suppress(CdiError, TimeoutError):  # it expires by itself
+        with contextlib.suppress(CdiError, TimeoutError):  # it expires anyway
             async with asyncio.timeout(_RELEASE):
                 self._lease = await self._client.update(LEASES, body)
 
@@ -234,7 +238,7 @@ class Leadership:
 
 
 def _state(lease: Object) -> object:
-    """What a holder changes with every renewal."""
+    """Return what a holder changes with every renewal."""
     metadata = lease.get("metadata") or {}
     return metadata.get("uid"), lease.get("spec")
 

@@ -1,4 +1,4 @@
-"""How long certificates live: what the CDI object says, where that makes sense."""
+"""Lifetimes of certificates from the CDI object, where its values are usable."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from cdi.api.rules.durations import parse_duration
 from cdi.kube.pki import AUTHORITY_LIFETIME, CERTIFICATE_LIFETIME, Lifetime
 
 _SHORTEST = dt.timedelta(minutes=10)
-"""Of a certificate's life: less, and clocks and caches would not keep up."""
+"""Minimum lifetime of a certificate: below it, clock skew and caches matter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lifetimes:
-    """Of each kind of certificate."""
+    """Lifetime of each kind of certificate."""
 
     authority: Lifetime = AUTHORITY_LIFETIME
     server: Lifetime = CERTIFICATE_LIFETIME
@@ -24,7 +24,7 @@ class Lifetimes:
 
     @classmethod
     def of(cls, cdi: CDI | None) -> Self:
-        """What ``spec.certConfig`` asks for."""
+        """Return the lifetimes that ``spec.certConfig`` requests."""
         wanted = cdi.spec.cert_config if cdi is not None else None
         if wanted is None:
             return cls()
@@ -36,7 +36,7 @@ class Lifetimes:
 
 
 def _lifetime(wanted: CertConfig | None, usual: Lifetime) -> Lifetime:
-    """What is asked for where it makes sense; a missing half follows the usual proportion."""
+    """Return the requested lifetime if it is usable, else `usual`; a missing renewal time is half the duration."""
     duration = parse_duration(wanted.duration) if wanted is not None and wanted.duration else None
     before = parse_duration(wanted.renew_before) if wanted is not None and wanted.renew_before else None
     length = dt.timedelta(seconds=float(duration)) if duration else usual.duration

@@ -1,4 +1,4 @@
-"""Lines of any length out of pieces of any size."""
+"""Line splitting for streams that arrive in chunks of any size."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from cdi.api.errors import ClusterProtocolError
 
 
 async def lines(pieces: AsyncIterable[bytes], limit: int, where: str) -> AsyncIterator[bytes]:
-    """Each line without its end; empty ones, and one that the end of `pieces` cut, are left out.
+    """Yield each line without its end; skip empty lines and an incomplete last line.
 
-    Raises `ClusterProtocolError` for a line of more than `limit` bytes.
+    Raises:
+        ClusterProtocolError: a line has more than `limit` bytes.
     """
-    pending: list[bytes] = []  # joined once, or a long line would be copied with every piece of it
+    pending: list[bytes] = []  # joined once: concatenation would copy a long line per chunk
     size = 0
     async for piece in pieces:
         parts = piece.split(b"\n")
@@ -20,7 +21,7 @@ async def lines(pieces: AsyncIterable[bytes], limit: int, where: str) -> AsyncIt
             pending.append(part)
             size += len(part)
             if size > limit:
-                raise ClusterProtocolError(f"a line has more than {limit} bytes", where=where)
+                raise ClusterProtocolError(f"a line exceeds {limit} bytes", where=where)
             if number < len(parts):
                 line = b"".join(pending)
                 pending, size = [], 0

@@ -1,4 +1,4 @@
-"""Authorities and certificates as values: made, read, and judged by a clock that is given.  No I/O."""
+"""Authorities and certificates as values: issued, parsed and checked against a given time, without I/O."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _SKEW = dt.timedelta(minutes=5)
-"""Clocks of nodes differ: a certificate is good from a little before it was made."""
+"""Tolerance for clock skew between nodes: a certificate is valid from slightly before it was issued."""
 _MAX_AUTHORITIES = 10
 _SIGNERS = (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lifetime:
-    """How long a certificate lives and how long before its end it is replaced."""
+    """Lifetime of a certificate, and how long before its end it is renewed."""
 
     duration: dt.timedelta
     renew_before: dt.timedelta
@@ -34,14 +34,14 @@ CERTIFICATE_LIFETIME = Lifetime(duration=dt.timedelta(hours=24), renew_before=dt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A certificate and its key, as PEM."""
+    """Certificate and private key, as PEM."""
 
     certificate: bytes
-    """With what leads to its authority after it, where that is needed."""
+    """The certificate, followed by intermediate certificates if there are any."""
     key: bytes
 
     def parsed(self) -> x509.Certificate | None:
-        """The certificate; None where it or the key cannot be read, or they do not belong together."""
+        """Return the certificate; None if it or the key is unreadable, or they do not match."""
         try:
             certificate = x509.load_pem_x509_certificates(self.certificate)[0]
             key = serialization.load_pem_private_key(self.key, password=None)
@@ -53,7 +53,7 @@ class Pair:
 
 
 def signs(pair: Pair) -> x509.Certificate | None:
-    """The certificate of an authority; None where it is none, or its key is of a kind that is not used here."""
+    """Return the certificate of an authority; None if it is not one, or its key type is unsupported."""
     certificate = pair.parsed()
     if certificate is None:
         return None
@@ -66,25 +66,25 @@ def signs(pair: Pair) -> x509.Certificate | None:
 
 
 def made(certificate: x509.Certificate) -> dt.datetime:
-    """When one of our certificates was made."""
+    """Return when one of our certificates was issued."""
     return certificate.not_valid_before_utc + _SKEW
 
 
 def good(certificate: x509.Certificate, now: dt.datetime) -> bool:
-    """It is valid at this time."""
+    """Return whether the certificate is valid at `now`."""
     return certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
 
 
 def due(certificate: x509.Certificate, lifetime: Lifetime, now: dt.datetime) -> bool:
-    """It is time for a new one: by its own end, or by the lifetime that is now wanted."""
+    """Return whether the certificate must be renewed, by its own end or by the lifetime that is configured now."""
     end = min(certificate.not_valid_after_utc, made(certificate) + lifetime.duration)
     return now >= end - lifetime.renew_before
 
 
 def new_authority(name: str, lifetime: Lifetime, now: dt.datetime) -> Pair:
-    """A certificate authority that signs servers' and clients' certificates, and no further authority."""
+    """Return a new authority that may sign server and client certificates, but no further authority."""
     key = ec.generate_private_key(ec.SECP256R1())
-    # The time makes the name unique: verifiers find an issuer by it.
+    # Verifiers look an issuer up by its name, so the timestamp makes it unique.
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name}@{int(now.timestamp())}")])
     certificate = (
         _builder(subject, subject, key.public_key(), now, now + lifetime.duration)
@@ -105,9 +105,9 @@ def new_certificate(
     lifetime: Lifetime,
     now: dt.datetime,
 ) -> Pair:
-    """A certificate for a server with these DNS names and addresses, or for a client called `name`.
+    """Return a certificate for a server with these DNS names and addresses, or for a client called `name`.
 
-    It does not outlive its authority.
+    It expires no later than its authority.
     """
     issuer = x509.load_pem_x509_certificate(authority.certificate)
     signer = serialization.load_pem_private_key(authority.key, password=None)
@@ -129,7 +129,7 @@ def new_certificate(
 
 
 def names_all(certificate: x509.Certificate, hosts: Iterable[str]) -> bool:
-    """It is a certificate for every one of these names and addresses."""
+    """Return whether the certificate covers all of these names and addresses."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
@@ -138,7 +138,7 @@ def names_all(certificate: x509.Certificate, hosts: Iterable[str]) -> bool:
 
 
 def issued_by(certificate: x509.Certificate, authorities: Iterable[x509.Certificate]) -> bool:
-    """One of these has signed it."""
+    """Return whether one of the authorities signed the certificate."""
     for authority in authorities:
         try:
             certificate.verify_directly_issued_by(authority)
@@ -149,7 +149,7 @@ def issued_by(certificate: x509.Certificate, authorities: Iterable[x509.Certific
 
 
 def read_bundle(text: str) -> list[x509.Certificate]:
-    """The certificates in it; none where it cannot be read."""
+    """Return the certificates in a PEM bundle; none if it is unreadable."""
     try:
         return x509.load_pem_x509_certificates(text.encode())
     except ValueError:
@@ -157,7 +157,7 @@ def read_bundle(text: str) -> list[x509.Certificate]:
 
 
 def write_bundle(certificates: Iterable[x509.Certificate], now: dt.datetime) -> str:
-    """Those that are not over, each once, the newest first, as PEM: whoever trusts it trusts old and new ones."""
+    """Return a PEM bundle of the unexpired certificates, without duplicates, newest first and bounded in number."""
     alive = {one.fingerprint(hashes.SHA256()): one for one in certificates if one.not_valid_after_utc > now}
     newest = sorted(alive.values(), key=lambda one: (one.not_valid_after_utc, one.serial_number), reverse=True)
     return "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in newest[:_MAX_AUTHORITIES])

@@ -1,4 +1,4 @@
-"""A cache of one resource, kept like the API server's own state by a list and watches after it."""
+"""Local cache of one resource, kept in sync with the API server by a list and subsequent watches."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ _LASTED = 1.0  # seconds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What happened to one object.  Neither state may be altered: they are the cache's own."""
+    """Change of one object; both states belong to the cache and must not be modified."""
 
     type: Literal["ADDED", "MODIFIED", "DELETED"]
     old: Object | None
-    """None where it was added."""
+    """Previous state; None if the object was added."""
     new: Object | None
-    """None where it was deleted."""
+    """New state; None if the object was deleted."""
 
     @property
     def object(self) -> Object:
-        """The newest state that is known."""
+        """The newest known state."""
         found = self.new if self.new is not None else self.old
         assert found is not None
         return found
 
 
 class Cache:
-    """What a `Reflector` knows.  Objects may not be altered."""
+    """Store of a `Reflector`; its objects must not be modified."""
 
     def __init__(self) -> None:
         self.synced = asyncio.Event()
-        """Set once everything that there was at the start is here."""
+        """Set once the initial list is complete."""
         self._objects: dict[tuple[str, str], Object] = {}
 
     def get(self, namespace: str, name: str) -> Object | None:
-        """`namespace` is empty for what belongs to none."""
+        """Return the object, or None; `namespace` is empty for cluster-scoped resources."""
         return self._objects.get((namespace, name))
 
     def values(self) -> list[Object]:
-        """In no order."""
+        """Return all objects, unordered."""
         return list(self._objects.values())
 
     def __iter__(self) -> Iterator[Object]:
@@ -64,11 +64,11 @@ class Cache:
 
 
 class Reflector:
-    """Lists, then watches, for ever.
+    """List and watch loop that never ends.
 
-    After a list, objects that vanished while nobody watched are told as ``DELETED``; a name that was given to a new
-    object is told as ``DELETED`` and ``ADDED``.  Whatever goes wrong is waited out with growing pauses: `failure` says
-    what it is while it lasts.
+    After a list, objects that were deleted while no watch was open are reported as ``DELETED``; a name that was reused
+    for a new object is reported as ``DELETED`` and ``ADDED``. Failures are retried with growing delays; `failure` holds
+    the current one.
     """
 
     def __init__(
@@ -86,11 +86,12 @@ class Reflector:
         silence: float = 120.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`strip` may alter its argument; managedFields are gone by then.
+        """Configure the loop.
 
-        With `metadata_only` objects have nothing but their metadata, apiVersion and kind apart.
-        `optional` takes a resource that the API server does not know for one without objects.  `silence` is in seconds:
-        a server ends a watch sooner than that (`Client.watch`), so one that says nothing for that long is not there.
+        `strip` is called with each object before it is stored and may modify it; managedFields are removed already.
+        With `metadata_only` each object consists of its metadata, apiVersion and kind. `optional` treats a resource
+        that the API server does not serve as empty. A watch without data for `silence` seconds counts as lost; the
+        server ends a watch sooner than that (`Client.watch`).
         """
         self.cache = Cache()
         self.failure: CdiError | None = None
@@ -105,20 +106,20 @@ class Reflector:
         self._silence = silence
         self._sleep = sleep
         self._noted: set[tuple[str, str]] = set()
-        """What was noted and not told by the watch yet."""
+        """Keys whose recorded write the watch has not delivered yet."""
         self._version: str | None = None
-        """To watch from; None where a list is needed."""
+        """Resource version to watch from; None if a list is needed first."""
         self._pause = _FIRST_PAUSE
 
     async def run(self) -> Never:
-        """Until it is cancelled."""
+        """List and watch until cancelled."""
         while True:
             try:
                 if self._version is None:
                     await self._list()
                 await self._watch()
             except HistoryExpired:
-                LOG.info("%s is listed anew: its history is gone", self._resource)
+                LOG.info("relisting %s: the watched version has expired", self._resource)
                 self._version = None
                 await self._wait()
             except CdiError as error:
@@ -131,7 +132,7 @@ class Reflector:
             self._pause = _LONGEST_PAUSE
         else:
             if self.failure is None or self.failure.code != error.code:
-                LOG.warning("%s cannot be followed: %s", self._resource, error.message)
+                LOG.warning("cannot list or watch %s, retrying: %s", self._resource, error.message)
             self.failure = error
         await self._wait(error.retry_after if isinstance(error, ClusterUnavailable) else None)
 
@@ -142,7 +143,7 @@ class Reflector:
     def _well(self) -> None:
         self._pause = _FIRST_PAUSE
         if self.failure is not None:
-            LOG.info("%s is followed again", self._resource)
+            LOG.info("list and watch of %s recovered", self._resource)
             self.failure = None
 
     async def _list(self) -> None:
@@ -181,9 +182,9 @@ class Reflector:
         if heard:
             return
         if clock() - began >= _LASTED:
-            self._well()  # nothing happened, and it ended when it was to end
+            self._well()  # no changes, and the server ended it on schedule
         else:
-            await self._wait()  # a server that ends every watch at once must not be asked without pause
+            await self._wait()  # back off from a server that ends every watch at once
 
     def _event(self, event: Object) -> None:
         body: Object = event["object"]
@@ -207,12 +208,12 @@ class Reflector:
             self._version = str(version)
 
     def note(self, body: Object) -> None:
-        """What a write of one's own gave back: what is decided next must not rest on an older state.
+        """Record the result of our own write, so that the next reconcile does not act on an older state.
 
-        The watch tells the same later, perhaps much later, and is then ignored.  `body` is not kept.
+        The watch delivers the same state later and is then ignored. `body` is copied.
         """
         if _version(body) <= _number(self._version):
-            return  # the watch has told it already, and perhaps its deletion, after which it must not come back
+            return  # already delivered by the watch, perhaps with its deletion, which must not be undone
         body = self._stripped(copy.deepcopy(body))
         known = self.cache.get(*_key(body))
         if known is None or _version(body) > _version(known):
@@ -227,7 +228,7 @@ class Reflector:
 
     def _replace(self, items: list[Object], version: float) -> None:
         present = {_key(item) for item in items}
-        for key, known in list(self.cache._objects.items()):  # noqa: SLF001  kept here only
+        for key, known in list(self.cache._objects.items()):  # noqa: SLF001  only the reflector writes the cache
             if key not in present and not (key in self._noted and _version(known) > version):
                 self._remove(key)
         for item in items:
@@ -239,7 +240,7 @@ class Reflector:
         old = self.cache._objects.get(key)  # noqa: SLF001  as above
         if old is not None:
             if key in self._noted and _version(body) < _version(old):
-                return  # of before our write, perhaps of a predecessor of the same name
+                return  # older than our write, perhaps a predecessor of the same name
             self._noted.discard(key)
             before, metadata = old["metadata"], body["metadata"]
             if before.get("uid") == metadata.get("uid"):
@@ -253,7 +254,7 @@ class Reflector:
         self._tell(Change(type="ADDED", old=None, new=body))
 
     def _remove(self, key: tuple[str, str], uid: str | None = None) -> None:
-        """The object of this uid, where one is given: that of a new one, which was noted, stays."""
+        """Remove the object; with `uid` only if it matches, so that a recorded successor stays."""
         old = self.cache._objects.get(key)  # noqa: SLF001  as above
         if old is not None and uid in (None, old["metadata"].get("uid")):
             del self.cache._objects[key]  # noqa: SLF001  as above
@@ -264,8 +265,8 @@ class Reflector:
         try:
             self._on_change(change)
         except Exception:
-            # One object that a listener cannot bear must not blind it to all others.
-            LOG.exception("a listener of %s failed", self._resource)
+            # An object that makes the listener fail must not stop the delivery of all others.
+            LOG.exception("event handler for %s failed", self._resource)
 
 
 def _version(body: Object) -> float:
@@ -273,7 +274,7 @@ def _version(body: Object) -> float:
 
 
 def _number(version: str | None) -> float:
-    """Versions of one resource can be compared as numbers (KEP-5504); one that is none is older than any."""
+    """Return a resource version as a comparable number (KEP-5504); an invalid one is older than any."""
     try:
         return int(version or "")
     except ValueError:

@@ -1,4 +1,4 @@
-"""The resources of the Kubernetes API that are used here, and their paths."""
+"""Resources of the Kubernetes API that are used here, and their paths."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from cdi.api import kinds
 from cdi.api.errors import InvalidManifest, NotFound
 
 Object = dict[str, Any]
-"""An object of the API as plain JSON."""
+"""API object as plain JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
-    """One resource, as the API server's discovery lists it."""
+    """One resource, as API discovery lists it."""
 
     group: str
-    """Empty for the core group."""
+    """API group; empty for the core group."""
     version: str
     plural: str
     kind: str
@@ -29,15 +29,15 @@ class Resource:
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, namespace: str | None, name: str | None = None, subresource: str = "") -> str:
-        """The URL's path: of one object, or of the collection where `name` is None.
+        """Return the URL path of one object, or of the collection if `name` is None.
 
-        `namespace` is ignored where the resource has none; None then means the collection over all namespaces.
+        `namespace` is ignored for cluster-scoped resources; None selects the collection across all namespaces.
         """
         parts = [f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"]
         if self.namespaced and namespace is not None:
             parts += ["namespaces", _segment(namespace)]
         elif self.namespaced and name is not None:
-            raise InvalidManifest(f"the {self.kind} {name[:80]!r} needs a namespace", where="metadata.namespace")
+            raise InvalidManifest(f"{self.kind} {name[:80]!r} requires a namespace", where="metadata.namespace")
         parts.append(self.plural)
         if name is not None:
             parts.append(_segment(name))
@@ -50,9 +50,9 @@ class Resource:
 
 
 def _segment(name: str) -> str:
-    """One part of a path, which a hostile name cannot leave."""
+    """Return `name` quoted as a path segment, which hostile names cannot escape."""
     if not name or name in (".", ".."):
-        raise InvalidManifest(f"{name!r} is no name", where="metadata.name")
+        raise InvalidManifest(f"{name!r} is not a valid name", where="metadata.name")
     return quote(name, safe="")
 
 
@@ -130,23 +130,23 @@ OBJECT_TRANSFERS = _ours("ObjectTransfer")
 UPLOAD_TOKEN_REQUESTS = _ours("UploadTokenRequest")
 
 RESOURCES: tuple[Resource, ...] = tuple(each for each in dict(globals()).values() if isinstance(each, Resource))
-"""All of the above."""
+"""All resources above."""
 
 _BY_KIND = {(each.api_version, each.kind): each for each in RESOURCES}
 _BY_PLURAL = {each.plural: each for each in RESOURCES}
 
 
 def resource_of(api_version: str, kind: str) -> Resource:
-    """The resource of a manifest; raises `InvalidManifest` where it is none of `RESOURCES`."""
+    """Return the resource of a manifest, or raise `InvalidManifest` if it is not in `RESOURCES`."""
     found = _BY_KIND.get((api_version, kind))
     if found is None:
-        raise InvalidManifest(f"{kind[:80]!r} of {api_version[:80]!r} is not known here", where="kind")
+        raise InvalidManifest(f"unknown kind {kind[:80]!r} in {api_version[:80]!r}", where="kind")
     return found
 
 
 def resource_named(plural: str) -> Resource:
-    """Raises `NotFound` where it is none of `RESOURCES`."""
+    """Return the resource with this plural name, or raise `NotFound` if it is not in `RESOURCES`."""
     found = _BY_PLURAL.get(plural)
     if found is None:
-        raise NotFound(f"no resource is called {plural[:80]!r}", remedy="")
+        raise NotFound(f"unknown resource {plural[:80]!r}", remedy="")
     return found

@@ -1,8 +1,8 @@
-"""Rights for a few minutes, as JSON Web Tokens, signed with a key that all replicas share.
+"""Short-lived authorization tokens (JSON Web Tokens), signed with a key that all replicas share.
 
-KubeVirt's CDI makes the same tokens: PS256 (RFC 7518, section 3.5), issuer ``cdi-apiserver``, five minutes; the key is
-in a Secret, as ``id_rsa`` and ``id_rsa.pub``.  There is one algorithm and one key: what a token's header says of either
-is compared and never followed, so that no token chooses how it is checked (RFC 8725).
+They are compatible with those of KubeVirt's CDI: PS256 (RFC 7518, section 3.5), issuer ``cdi-apiserver``, valid for
+five minutes; the key is in a Secret, as ``id_rsa`` and ``id_rsa.pub``. There is one algorithm and one key: a token's
+header is only compared with them and never selects either, so no token decides how it is verified (RFC 8725).
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from cdi.kube.resources import SECRETS
 
 ISSUER = "cdi-apiserver"
 LIFETIME = 300
-"""Seconds."""
+"""Default validity in seconds."""
 SIGNING_KEY = "cdi-api-signing-key"
-"""The Secret that the key is in."""
+"""Name of the Secret with the key."""
 PRIVATE, PUBLIC = "id_rsa", "id_rsa.pub"
 _ALGORITHM = "PS256"
 _BITS = 2048
 _SKEW = 60
-"""Seconds by which another replica's clock may be ahead.  A token's end is its end by every clock."""
+"""Seconds that another replica's clock may be ahead; expiry has no such tolerance."""
 _LONGEST = 8192
-"""Characters of a token."""
+"""Maximum length of a token, in characters."""
 _PADDING = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
 
 
 class Operation(enum.StrEnum):
-    """What a token allows."""
+    """Operation that a token authorizes."""
 
     CLONE = "Clone"
     UPLOAD = "Upload"
@@ -50,7 +50,7 @@ class Operation(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A resource of the API, as tokens name it."""
+    """API resource, as tokens name it."""
 
     group: str
     version: str
@@ -62,19 +62,19 @@ CLAIM = Subject(group="", version="v1", resource="persistentvolumeclaims")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """What a token says."""
+    """Claims of a token."""
 
     operation: Operation
     namespace: str
     name: str
     resource: Subject = CLAIM
     params: Mapping[str, str] = field(default_factory=dict)
-    """Of a clone: ``targetNamespace`` and ``targetName``."""
+    """For a clone, ``targetNamespace`` and ``targetName``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Payload:
-    """All of it, as it is signed."""
+    """Complete payload, as it is signed."""
 
     operation: str
     name: str
@@ -88,37 +88,40 @@ class _Payload:
 
 
 class VerifyingKey:
-    """Who can tell a token that was signed here from all others."""
+    """Public key that verifies tokens of this installation."""
 
     def __init__(self, key: rsa.RSAPublicKey) -> None:
         self._key = key
 
     @classmethod
     def read(cls, pem: bytes) -> Self:
-        """Of ``id_rsa.pub``.  Raises `ClusterConfigInvalid`."""
+        """Parse ``id_rsa.pub``, or raise `ClusterConfigInvalid`."""
         try:
             key = serialization.load_pem_public_key(pem)
         except (ValueError, TypeError) as error:
-            raise ClusterConfigInvalid("the public key for tokens cannot be read", where=PUBLIC) from error
+            raise ClusterConfigInvalid("the token verification key cannot be parsed", where=PUBLIC) from error
         if not isinstance(key, rsa.RSAPublicKey) or key.key_size < _BITS:
-            raise ClusterConfigInvalid(f"the public key for tokens is no RSA key of {_BITS} bits", where=PUBLIC)
+            raise ClusterConfigInvalid(
+                f"the token verification key is not an RSA key of at least {_BITS} bits", where=PUBLIC
+            )
         return cls(key)
 
     def verify(self, text: str, operation: Operation, now: float) -> Claims:
-        """What a token allows, if it is one of ours for this operation; `now` in seconds since the epoch.
+        """Return the claims of a token that is valid for `operation` at `now` (seconds since the epoch).
 
-        Raises `TokenInvalid` for one that is malformed, was signed by others, has expired or is not valid yet;
-        `TokenMisused` for a good one that allows something else.
+        Raises:
+            TokenInvalid: the token is malformed, has another issuer or signature, has expired or is not valid yet.
+            TokenMisused: the token is valid and authorizes another operation.
         """
         payload = self._payload(text)
         if payload.iss != ISSUER:
-            raise TokenInvalid("the token was issued by somebody else")
+            raise TokenInvalid("the token has another issuer")
         if not now < payload.exp:
             raise TokenInvalid("the token has expired")
         if max(payload.nbf, payload.iat) > now + _SKEW:
             raise TokenInvalid("the token is not valid yet")
         if payload.operation != operation:
-            raise TokenMisused(f"the token does not allow this ({operation})")
+            raise TokenMisused(f"the token does not authorize {operation}")
         return Claims(
             operation=operation,
             namespace=payload.namespace,
@@ -130,27 +133,27 @@ class VerifyingKey:
     def _payload(self, text: str) -> _Payload:
         parts = text.split(".") if len(text) <= _LONGEST else []
         if len(parts) != 3:
-            raise TokenInvalid("that is no token")
+            raise TokenInvalid("malformed token")
         try:
             header, body, signature = (_decoded(part) for part in parts)
             document: Any = json.loads(header)
         except (ValueError, RecursionError) as error:
-            raise TokenInvalid("that is no token") from error
-        # No extension is known here, so a token that insists on one is none of ours.
+            raise TokenInvalid("malformed token") from error
+        # No extension is supported, so a token with a critical one is not ours.
         if not isinstance(document, dict) or document.get("alg") != _ALGORITHM or "crit" in document:
             raise TokenInvalid(f"the token is not signed with {_ALGORITHM}")
         try:
             self._key.verify(signature, text.rpartition(".")[0].encode("ascii"), _PADDING, hashes.SHA256())
         except InvalidSignature as error:
-            raise TokenInvalid("the token's signature is not this installation's") from error
+            raise TokenInvalid("the token was not signed by this installation") from error
         try:
             return decode(_Payload, body)
         except (DecodeError, RecursionError) as error:
-            raise TokenInvalid(f"the token says something else than tokens do: {error}") from error
+            raise TokenInvalid(f"the token's payload is invalid: {error}") from error
 
 
 class SigningKey(VerifyingKey):
-    """Who can give rights."""
+    """Private key that signs tokens."""
 
     def __init__(self, key: rsa.RSAPrivateKey) -> None:
         super().__init__(key.public_key())
@@ -158,12 +161,12 @@ class SigningKey(VerifyingKey):
 
     @classmethod
     def generate(cls) -> Self:
-        """Another one; it takes a tenth of a second of processor time."""
+        """Generate a new key; takes a tenth of a second of CPU time."""
         return cls(rsa.generate_private_key(public_exponent=65537, key_size=_BITS))
 
     @classmethod
     def load(cls, pem: bytes) -> Self | None:
-        """Of ``id_rsa``; None where it is none that can be used."""
+        """Parse ``id_rsa``; return None if it is not a usable key."""
         try:
             key = serialization.load_pem_private_key(pem, password=None)
         except (ValueError, TypeError):
@@ -172,7 +175,7 @@ class SigningKey(VerifyingKey):
 
     @property
     def pems(self) -> dict[str, bytes]:
-        """By their names in the Secret."""
+        """Both keys as PEM, by their names in the Secret."""
         form = serialization.PrivateFormat.TraditionalOpenSSL
         return {
             PRIVATE: self._private.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()),
@@ -182,7 +185,7 @@ class SigningKey(VerifyingKey):
         }
 
     def sign(self, claims: Claims, now: float, lifetime: int = LIFETIME) -> str:
-        """A token that is good for `lifetime` seconds from `now`, seconds since the epoch."""
+        """Return a token that is valid for `lifetime` seconds from `now` (seconds since the epoch)."""
         moment = int(now)
         payload = {
             **asdict(claims),
@@ -198,9 +201,11 @@ class SigningKey(VerifyingKey):
 
 
 async def ensure_signing_key(client: Client, namespace: str, secret: str = SIGNING_KEY) -> SigningKey:
-    """The key that all replicas sign with, made where there is none.
+    """Return the signing key that all replicas share, generated if it does not exist.
 
-    Raises `Conflict` where others write all the time, and whatever the API server answers.
+    Raises:
+        Conflict: other writers win every attempt.
+        CdiError: the API server returned an error.
     """
 
     async def step() -> SigningKey:
@@ -225,11 +230,11 @@ def _encoded(data: bytes) -> str:
 
 
 def _decoded(text: str) -> bytes:
-    """Of base64url without padding, in its one form.  Raises `ValueError`."""
+    """Decode canonical base64url without padding, or raise `ValueError`."""
     try:
         data = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except binascii.Error as error:
         raise ValueError(str(error)) from error
     if _encoded(data) != text:
-        raise ValueError("another form of the same")
+        raise ValueError("not canonical base64url")
     return data

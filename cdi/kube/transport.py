@@ -1,4 +1,4 @@
-"""Requests to one API server: sent, sent again where that is safe, and their failures named."""
+"""HTTP requests to one API server, with safe retries and mapped errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cdi.kube import answers
 from cdi.kube.credentials import Credentials
 
 MAX_ANSWER = 64 << 20
-"""Bytes of one answer, and of one line of a watch."""
+"""Maximum size of a response, and of a line of a watch, in bytes."""
 _MAX_REFUSAL = 1 << 20
 _CONNECTIONS = 64
 _READ_BUFFER = 1 << 18
@@ -35,34 +35,34 @@ _READ_BUFFER = 1 << 18
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """How long things may take, seconds."""
+    """Timeouts and delays, in seconds."""
 
     connect: float = 10.0
     answer: float = 60.0
-    """Without a byte."""
+    """Maximum time without a byte of the response."""
     patience: float = 30.0
-    """How long one call waits, in pauses, for a server to come back."""
+    """Total delay that one call spends waiting for an unavailable server."""
     first_pause: float = 0.25
     longest_pause: float = 5.0
     sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep)
 
 
 class TooLargeError(Exception):
-    """An answer has more than `MAX_ANSWER` bytes."""
+    """The response exceeds `MAX_ANSWER` bytes."""
 
 
 class _PassingError(Exception):
-    """A fault that may be gone at the next try."""
+    """Failure that a retry may resolve."""
 
     def __init__(self, error: ClusterUnreachable | ClusterUnavailable, *, untouched: bool) -> None:
         super().__init__(str(error))
         self.error = error
         self.untouched = untouched
-        """The request surely was not carried out."""
+        """Whether the server certainly did not process the request."""
 
 
 class Transport:
-    """One connection pool."""
+    """Connection pool with credentials and retries."""
 
     def __init__(self, credentials: Credentials, timing: Timing, agent: str) -> None:
         self.credentials = credentials
@@ -71,7 +71,7 @@ class Transport:
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
-        """Raises what reading the credentials raises."""
+        """Open the session; raise what reading the credentials raises."""
         await self.credentials.access()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=_CONNECTIONS),
@@ -79,14 +79,14 @@ class Transport:
             read_bufsize=_READ_BUFFER,
             headers={"User-Agent": self._agent, "Accept": "application/json"},
         )
-        # It would send a DELETE again by itself, and then take "not found" for the answer; `carry` knows better.
+        # aiohttp would repeat a DELETE and report the second one's "not found"; `carry` handles that case.
         self._session._retry_connection = False  # noqa: SLF001  there is no public name
 
     async def close(self) -> None:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
-            await asyncio.sleep(0)  # transports close one turn later
+            await asyncio.sleep(0)  # transports close in the next loop iteration
 
     async def carry(
         self,
@@ -99,10 +99,10 @@ class Transport:
         accept: str | None = None,
         again: bool = False,
     ) -> bytes:
-        """The answer's bytes.
+        """Return the body of the response.
 
-        `again`: carrying it out twice is the same as once.  A deletion whose first try may have been carried out, and
-        that then finds nothing, has succeeded: the answer is empty.
+        `again` says that the request is idempotent and may be repeated. A DELETE that finds nothing, after an earlier
+        attempt may have succeeded, counts as successful: the result is an empty object.
         """
         left, pause = self.timing.patience, self.timing.first_pause
         uncertain = False
@@ -129,7 +129,7 @@ class Transport:
     async def stream(
         self, path: str, *, query: Mapping[str, str], silence: float | None, accept: str | None = None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """One try: the pieces of an answer as they come; `silence` in seconds ends it."""
+        """Yield the chunks of one response as they arrive, without retries; `silence` seconds without data end it."""
         where = f"GET {path}"
         try:
             with _mapped(where):
@@ -137,7 +137,7 @@ class Transport:
                     try:
                         yield response.content.iter_any()
                     finally:
-                        # Left before its end, TLS would wait for the server's farewell, and outlive the session.
+                        # Otherwise unfinished TLS waits for the server's close_notify, beyond the end of the session.
                         if response.connection is not None and response.connection.transport is not None:
                             response.connection.transport.abort()
         except _PassingError as passing:
@@ -185,11 +185,11 @@ class Transport:
         content_type: str | None = None,
         accept: str | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A response whose status is below 300 and whose body is still to be read.
+        """Yield a response with a status below 300, its body unread.
 
-        After a 401 it is sent once more where credentials can be renewed: nothing was carried out.
+        After a 401 the request is repeated once if credentials can be renewed: the server did not process it.
         """
-        assert self._session is not None, "the client is used outside of its context"
+        assert self._session is not None, "the client is used outside its context"
         headers = {"Content-Type": content_type or "application/json"} if data is not None else {}
         if accept is not None:
             headers["Accept"] = accept
@@ -219,7 +219,7 @@ class Transport:
 
 
 async def _refusal(response: aiohttp.ClientResponse, where: str) -> CdiError:
-    """What the server says, as far as it can be read; the status alone tells what it is."""
+    """Return the error of a failed response; if its body is unreadable, the status alone decides."""
     text = b""
     with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
         while len(text) < _MAX_REFUSAL and (piece := await response.content.readany()):
@@ -227,7 +227,7 @@ async def _refusal(response: aiohttp.ClientResponse, where: str) -> CdiError:
     try:
         body = json.loads(text)
     except (ValueError, RecursionError):
-        # What no API server wrote: a proxy's page, or the plain text of the outermost handlers.
+        # Not a Status: a proxy's page, or the plain text of the server's outermost handlers.
         plain = " ".join(text[:300].decode("utf-8", "replace").split())
         body = {"kind": "Status", "message": f"HTTP status {response.status}: {plain}" if plain else ""}
     return answers.failure(response.status, body, response.headers, where)
@@ -235,27 +235,27 @@ async def _refusal(response: aiohttp.ClientResponse, where: str) -> CdiError:
 
 @contextlib.contextmanager
 def _mapped(where: str) -> Iterator[None]:
-    """Exceptions of aiohttp become this project's at this edge; the passing ones as `_PassingError`."""
+    """Map exceptions of aiohttp to this project's errors, transient ones to `_PassingError`."""
     try:
         yield
     except aiohttp.ClientConnectorCertificateError as error:
         raise ClusterTlsUntrusted(
-            f"the API server's certificate is not accepted: {error.certificate_error}", where=where
+            f"the API server's certificate is not trusted: {error.certificate_error}", where=where
         ) from error
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError) as error:
         raise _PassingError(
-            ClusterUnreachable(f"no connection to the API server: {_said(error)}", where=where), untouched=True
+            ClusterUnreachable(f"cannot connect to the API server: {_said(error)}", where=where), untouched=True
         ) from error
     except TimeoutError as error:
         raise _PassingError(
-            ClusterUnreachable("nothing came from the API server for too long", where=where), untouched=False
+            ClusterUnreachable("timed out waiting for data from the API server", where=where), untouched=False
         ) from error
     except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, OSError) as error:
         raise _PassingError(
-            ClusterUnreachable(f"the connection to the API server broke: {_said(error)}", where=where), untouched=False
+            ClusterUnreachable(f"lost the connection to the API server: {_said(error)}", where=where), untouched=False
         ) from error
     except (aiohttp.ClientError, ValueError) as error:
-        raise ClusterProtocolError(f"what came is no HTTP: {_said(error)}", where=where) from error
+        raise ClusterProtocolError(f"invalid HTTP response: {_said(error)}", where=where) from error
 
 
 def _said(error: BaseException) -> str:

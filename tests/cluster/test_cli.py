@@ -459,5 +459,5 @@ def test_definitions_that_are_not_installed(cdi):
         ("delete", "dv/x", "--ignore-not-found"),
     ):
         done = cdi(*arguments, "--kubeconfig", path, status=10)
-        assert done.stderr.startswith("error[KindNotServed]: the API server does not know this kind of object")
+        assert done.stderr.startswith("error[KindNotServed]: the API server does not serve this kind of object")
         assert "Try: install cdi in the cluster" in done.stderr

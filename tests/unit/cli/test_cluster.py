@@ -70,13 +70,13 @@ def test_options_stand_before_or_after_the_command(cluster_cdi, tmp_path):
     for arguments in (("--kubeconfig", "/nowhere", "get", "dv"), ("get", "dv", "--kubeconfig", "/nowhere")):
         done = cluster_cdi(*arguments)
         assert done.status == 10
-        assert done.err.startswith("error[ClusterConfigInvalid]: there is no such kubeconfig (/nowhere)")
+        assert done.err.startswith("error[ClusterConfigInvalid]: kubeconfig not found (/nowhere)")
 
 
 def test_no_cluster_is_known(cluster_cdi):
     done = cluster_cdi("get", "dv", "--cluster")
     assert done.status == 10
-    assert done.err.startswith("error[ClusterConfigInvalid]: there is no kubeconfig, and this is no pod")
+    assert done.err.startswith("error[ClusterConfigInvalid]: no kubeconfig found, and this process does not run in a pod")
 
 
 def test_a_context_that_the_file_does_not_have(cluster_cdi, kubeconfig):
@@ -91,7 +91,7 @@ def test_a_server_that_is_not_there(cluster_cdi, kubeconfig, monkeypatch, argume
     monkeypatch.setattr("cdi.runtime.cluster.backend.PATIENCE", 0.0)
     done = cluster_cdi(*arguments, "--kubeconfig", str(kubeconfig))
     assert (done.status, done.out) == (10, "")
-    assert done.err.startswith("error[ClusterUnreachable]: no connection to the API server: 127.0.0.1:")
+    assert done.err.startswith("error[ClusterUnreachable]: cannot connect to the API server: 127.0.0.1:")
     assert len(done.err.splitlines()) == 1
 
 

@@ -307,7 +307,7 @@ async def test_where_an_authority_is_lost_a_new_certificate_waits_until_its_succ
     lost = NOW + HOUR
     authority = await ensure_authority(api, SIGNER, AUTHORITY_LIFETIME, lost)
     new = dataclasses.replace(patient, secret="cdi-upload-b")
-    with pytest.raises(UploadNotReady, match="not known everywhere"):
+    with pytest.raises(UploadNotReady, match="has not reached all clients"):
         await ensure_certificate(api, new, authority, CERTIFICATE_LIFETIME, lost + dt.timedelta(seconds=119))
     assert await ensure_certificate(api, patient, authority, CERTIFICATE_LIFETIME, lost) == shown
     held = await ensure_certificate(api, new, authority, CERTIFICATE_LIFETIME, lost + dt.timedelta(minutes=2))

@@ -112,7 +112,7 @@ async def test_a_server_that_stays_away_is_told_as_unreachable(server):
         taken.bind(("127.0.0.1", 0))
         credentials = FixedCredentials(Access(server=f"http://127.0.0.1:{taken.getsockname()[1]}"))
         async with server.client(credentials, patience=3) as client:
-            with pytest.raises(ClusterUnreachable, match="no connection"):
+            with pytest.raises(ClusterUnreachable, match="cannot connect"):
                 await client.get(CONFIG_MAPS, "n", "a")
     assert 0 < sum(server.slept) <= 3
 
@@ -262,7 +262,7 @@ async def test_pages_that_are_too_large_are_asked_for_in_smaller_ones(server, mo
     big = thing("big", data={"x": "y" * 6000})
     server.answer(listing(big, big), listing(thing("a"), following="more"), listing(big), listing(big))
     async with server.client() as client:
-        with pytest.raises(ClusterProtocolError, match="one object"):
+        with pytest.raises(ClusterProtocolError, match="an object"):
             await client.list(CONFIG_MAPS, page=64)
     assert [query["limit"] for _, _, query, *_ in server.requests] == ["64", "8", "8", "1"]
 
@@ -319,7 +319,7 @@ async def test_a_watch_that_fell_silent_is_given_up(server):
     server.answer(watched(event("ADDED", thing()), then=silent))
     async with server.client() as client:
         seen = []
-        with pytest.raises(ClusterUnreachable, match="too long"):
+        with pytest.raises(ClusterUnreachable, match="timed out"):
             async for each in client.watch(CONFIG_MAPS, "n", version="1", silence=0.05):
                 seen.append(each["type"])
     assert seen == ["ADDED"]
