@@ -1,4 +1,4 @@
-"""Named safety checks: what was looked at, what was found, and the one refusal that follows from all of them."""
+"""Named safety checks of an image, and the single error that summarises the failed ones."""
 
 from __future__ import annotations
 
@@ -27,33 +27,35 @@ _PRECEDENCE: Final[tuple[type[ImageError], ...]] = (
     ImageDirty,
     FormatUnsupported,
 )
-"""Which class a refusal takes where checks of several classes failed: what is dangerous before what is broken,
-and either before what is merely unknown."""
+"""Error class of an image that fails checks of several classes, in order of precedence.
+
+Dangerous comes before damaged, and damaged before merely unsupported.
+"""
 
 _SHOWN: Final = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing that was looked at, as ``cdi inspect`` prints it."""
+    """One check, as ``cdi inspect`` prints it."""
 
     name: str
     passed: bool
     detail: str
-    """What was found, whether it passed or not; text out of the image is quoted and cut."""
+    """Finding, whether the check passed or not; text from the image is quoted and truncated."""
 
 
 @dataclass(slots=True)
 class Checklist:
-    """The checks of one image, in the order they were made."""
+    """Checks of one image, in the order in which they were made."""
 
     where: str
-    """The format, e.g. ``qcow2``; a refusal names it."""
+    """Format, e.g. ``qcow2``, which the error names."""
     _checks: list[Check] = field(default_factory=list)
     _refusals: list[type[ImageError]] = field(default_factory=list)
 
     def expect(self, passed: bool, name: str, detail: str, refusal: type[ImageError] = ImageCorrupt) -> bool:
-        """Note a check; `refusal` is the error it becomes where it did not pass.  Returns `passed`."""
+        """Record a check and return `passed`; `refusal` is the error class if it failed."""
         self._checks.append(Check(name=name, passed=passed, detail=detail))
         if not passed:
             self._refusals.append(refusal)
@@ -64,13 +66,13 @@ class Checklist:
         return bool(self._refusals)
 
     def expect_size(self, size: int, limit: int = MAX_DISK) -> bool:
-        """Note whether a disk of `size` bytes is accepted."""
+        """Record whether a disk of `size` bytes is accepted."""
         held = size <= limit
-        detail = f"{size} bytes ({human(size)})" + ("" if held else f", more than {human(limit)}")
+        detail = f"{size} bytes ({human(size)})" + ("" if held else f", more than the limit of {human(limit)}")
         return self.expect(held, "virtual size", detail, FormatUnsupported)
 
     def settle(self) -> tuple[Check, ...]:
-        """All checks, where all passed; else exactly one error, of the gravest class, that lists every failure."""
+        """Return all checks if they passed; else raise one error, of the gravest class, that lists every failure."""
         if self._refusals:
             gravest = min(self._refusals, key=_PRECEDENCE.index)
             failed = (f"{check.name}: {check.detail}" for check in self._checks if not check.passed)
@@ -81,12 +83,12 @@ class Checklist:
 
 
 def checks_of(error: CdiError) -> tuple[Check, ...]:
-    """All checks of the image that `error` refuses, passed ones too; none where it was refused before any was made."""
+    """Return all checks, passed ones included, of the image that `error` rejects; none if it was rejected earlier."""
     made = error.checks if isinstance(error, ImageError) else ()
     return tuple(check for check in made if isinstance(check, Check))
 
 
 def shown(text: bytes) -> str:
-    """Text out of an image, fit for a message: quoted, control characters escaped, cut to 80 bytes."""
+    """Return text from an image, safe for a message: quoted, control characters escaped, truncated to 80 bytes."""
     quoted = ascii(text[:_SHOWN].decode("utf-8", "replace"))
     return f"{quoted}…" if len(text) > _SHOWN else quoted

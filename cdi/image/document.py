@@ -1,4 +1,4 @@
-"""Documents that servers send where an image was promised: log-in pages, error documents, directory listings."""
+"""Detection of documents that servers send instead of an image: log-in pages, errors, directory listings."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _JSON: Final = re.compile(r'(?:\{\s*(?:"|\})|\[\s*(?:["\[{\]]|-?\d|true|false|nu
 
 
 def recognise_document(head: bytes, content_type: str | None) -> str | None:
-    """What document `head` begins, with its article; None where it may be an image.
+    """Return a description, with its article, of the document that `head` begins; None if it may be an image.
 
-    The bytes decide, as servers name everything alike; only for plain text, which a small raw image might look like,
-    must `content_type` say so too.
+    The content decides, because servers label everything alike. Only for plain text, which a small raw image may
+    resemble, `content_type` must agree.
     """
     text = _text(head[:_LOOKED_AT])
     if text is None:
@@ -46,7 +46,7 @@ def _html(text: str) -> str:
 
 
 def _text(head: bytes) -> str | None:
-    """Decoded, where no byte speaks against it being text."""
+    """Return the decoded text, or None if a byte rules out that it is text."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")) and len(head) >= 4:
         try:
             return head[: len(head) & ~1].decode("utf-16")

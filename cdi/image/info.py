@@ -1,4 +1,4 @@
-"""What inspection finds out about an image."""
+"""Result of an inspection."""
 
 from __future__ import annotations
 
@@ -8,32 +8,34 @@ from typing import Literal
 from cdi.image.checks import Check
 
 Format = Literal["raw", "qcow2", "vmdk", "vdi", "vpc", "vhdx"]
-"""Names as QEMU's drivers have them; a VHD is ``vpc``."""
+"""Format names of QEMU's drivers; a VHD is ``vpc``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageInfo:
-    """An image that passed every check.  Sizes and offsets are bytes."""
+    """Image that passed every check; sizes and offsets are in bytes."""
 
     format: Format
     variant: str | None = None
-    """``monolithicSparse``, ``streamOptimized``, ``dynamic``, ``fixed`` … where the format has kinds."""
+    """Subformat: ``monolithicSparse``, ``streamOptimized``, ``dynamic``, ``fixed`` …"""
     virtual_size: int | None
-    """Of the disk as a guest sees it, the same that QEMU would say; of raw content its length.  None where a stream
-    does not tell before it ends."""
+    """Size of the disk as a guest sees it and QEMU reports it; for raw content its length.
+
+    None if a stream does not reveal it before its end.
+    """
     cluster_size: int | None = None
-    """The unit of allocation: cluster, grain or block."""
+    """Unit of allocation: cluster, grain or block."""
     version: int | None = None
     compression: str | None = None
-    """How clusters may be compressed."""
+    """Compression of clusters, if any."""
     needs_qemu: tuple[str, ...] = ()
-    """Why the project's own reader cannot take it; of no meaning for formats that it never takes."""
+    """Why the project's own reader does not support the image; empty for formats that it never reads."""
     payload: tuple[int, int] | None = None
-    """Offset and length, where the disk is one plain run of the content's bytes."""
+    """Offset and length, if the disk is one contiguous range of the content."""
     has_snapshots: bool = False
-    """Internal snapshots, which are left behind: the disk is the active state."""
+    """Whether there are internal snapshots; they are not imported: the disk is the active state."""
     notes: tuple[str, ...] = ()
-    """What is out of the ordinary and accepted."""
+    """Unusual but accepted properties."""
     details: tuple[tuple[str, str], ...] = ()
-    """Name and value, for display."""
+    """Names and values for display."""
     checks: tuple[Check, ...] = ()

@@ -1,15 +1,15 @@
-"""Recognises an image and checks it, without reading anything itself.
+"""Sans-I/O detection and validation of images.
 
-An `Inspector` says which bytes it wants, is fed them, and gives a verdict:
+An `Inspector` requests ranges, is fed the bytes, and returns a result:
 
     inspector = Inspector(length)
     while (want := inspector.wants()) is not None:
         offset, size = want
-        inspector.feed(offset, read(offset, size))      # b"" says that the content ends there
+        inspector.feed(offset, read(offset, size))      # b"" reports the end of the content
     info = inspector.verdict()
 
-Formats are told by content.  Where more than one claims it, it is refused: readers that disagree about what a file is
-are how a harmless image becomes another one.
+Formats are detected by content. Content that matches more than one format is rejected: if readers disagree about the
+format of a file, a harmless image can be read as a malicious one.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from cdi.image.sizes import SECTOR, require_size
 from cdi.image.wrapper import recognise_foreign
 
 _NO_TAIL: Final = 2 * SECTOR
-"""Content shorter than this has no footer behind its disk."""
+"""Content shorter than this has no footer after its disk."""
 
 
 class Inspector:
-    """One inspection.  Whatever the bytes are, and in whatever pieces they come, the verdict is the same.
+    """State of one inspection; the result does not depend on how the bytes are split when they are fed.
 
-    `length` is that of the content, where it is known.  `seekable` says that any part of it can be had; if not (the
-    default where no length is known) wants only go forward, end within the first 4 MiB, and what stands at the end
-    of the content is not seen.  `where` names the image in errors; without it they name the format.
+    `length` is the size of the content in bytes, if known. `seekable` says that any range can be read. Without it (the
+    default if the length is unknown) requests only move forward and end within the first 4 MiB, and structures at the
+    end of the content are not checked. `where` names the image in errors; without it they name the format.
     """
 
     def __init__(self, length: int | None, *, seekable: bool | None = None, where: str | None = None) -> None:
@@ -48,9 +48,10 @@ class Inspector:
         self._advance(None)
 
     def wants(self) -> tuple[int, int] | None:
-        """The offset and length of what is to be fed next; None once the verdict is ready.
+        """Return offset and length of the next range to feed, or None once the result is available.
 
-        The first is the start, 64 KiB or less; all together are at most 4 MiB and lie within the known length.
+        The first range is the beginning, at most 64 KiB; all ranges together are at most 4 MiB and within the known
+        length.
         """
         if self._want is None:
             return None
@@ -58,9 +59,9 @@ class Inspector:
         return offset + len(self._got), size - len(self._got)
 
     def feed(self, offset: int, data: bytes | memoryview) -> None:
-        """Bytes of the content at `offset`: more or fewer than wanted, or others, which are passed over.
+        """Accept bytes at `offset`: more, fewer or others than requested; what was not requested is ignored.
 
-        No bytes, at the wanted offset or before it, say that the content ends there.
+        Empty `data`, at the requested offset or before it, reports the end of the content.
         """
         if not data:
             want = self.wants()
@@ -78,11 +79,12 @@ class Inspector:
                 self._advance(bytes(self._got))
 
     def verdict(self) -> ImageInfo:
-        """What the image is.
+        """Return the properties of the image.
 
-        Raises the `ImageError` that refuses it: `FormatUnrecognised`, `FormatUnsupported`, `BackingFileRefused`,
-        `ExternalDataRefused`, `EncryptionRefused`, `ImageUnsafe`, `ImageCorrupt`, `ImageDirty`.  To ask while
-        something is still wanted is a defect of the caller (`ValueError`).
+        Raises:
+            ImageError: the image is rejected: `FormatUnrecognised`, `FormatUnsupported`, `BackingFileRefused`,
+                `ExternalDataRefused`, `EncryptionRefused`, `ImageUnsafe`, `ImageCorrupt` or `ImageDirty`.
+            ValueError: the inspection still needs data (a defect of the caller).
         """
         if self._error is not None:
             raise self._error
@@ -104,18 +106,18 @@ class Inspector:
 
 
 def name_format(head: bytes) -> str | None:
-    """Return the name of the image format that `head` begins, None where there is none, or it is a raw image."""
+    """Return the name of the image format that `head` begins; None if there is none, or the image is raw."""
     return next((claim.name for claim in _claims(head)), None)
 
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """A format that recognises the content's start."""
+    """Format whose signature matches the beginning of the content."""
 
     name: str
     inspect: Callable[[Content], Inspection]
     owned: int
-    """Bytes at the start that belong to the format alone: nothing of a guest's stands there."""
+    """Bytes at the beginning that hold only the format's own structures, never guest data."""
 
 
 def _inspect(content: Content) -> Inspection:
@@ -127,12 +129,12 @@ def _inspect(content: Content) -> Inspection:
     if claims:
         names += _disk_structures(head[: claims[0].owned])
     if len(names) > 1:
-        raise FormatUnrecognised(f"it is {' and '.join(names)} at the same time")
+        raise FormatUnrecognised(f"the content matches several formats: {' and '.join(names)}")
     if claims:
         return (yield from claims[0].inspect(content))
     foreign = recognise_foreign(head)
     if foreign is not None:
-        raise FormatUnsupported(f"it is {foreign.name}", remedy=foreign.remedy)
+        raise FormatUnsupported(f"the content is {foreign.name}", remedy=foreign.remedy)
     return (yield from _inspect_raw(content))
 
 
@@ -158,7 +160,7 @@ def _claims(head: bytes) -> list[_Claim]:
 
 
 def _disk_structures(head: bytes) -> list[str]:
-    """What only a raw disk has at its start.  Among themselves these agree: a hybrid ISO has them all."""
+    """Return the raw-disk structures at the beginning; they may coexist, as a hybrid ISO has them all."""
     found = []
     if raw.gpt(head) is not None or raw.mbr(head):
         found.append("a partitioned raw disk")
@@ -180,7 +182,7 @@ def _inspect_qcow2(content: Content) -> Inspection:
     header, checks = qcow2.examine(content.head, content.length)
     notes = []
     if header.snapshots:
-        notes.append(f"{header.snapshots} internal snapshots are left behind")
+        notes.append(f"{header.snapshots} internal snapshots are not imported")
     return ImageInfo(
         format="qcow2",
         virtual_size=header.virtual_size,
@@ -203,7 +205,7 @@ def _inspect_raw(content: Content) -> Inspection:
         if fixed is not None:
             return fixed
         if tail.startswith(b"koly"):
-            raise FormatUnsupported("it is an Apple disk image (UDIF)", where="dmg")
+            raise FormatUnsupported("the content is an Apple disk image (UDIF)", where="dmg")
         length = content.length
     if length is not None:
         require_size(length, "the image has", where="raw")

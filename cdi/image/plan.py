@@ -1,6 +1,6 @@
-"""Which pipeline an import takes, why, and what it will cost: facts in, a `Plan` out, nothing done.
+"""Selection of the import pipeline, with its reason and its cost, as a pure function of the facts.
 
-`cdi explain` prints it, conditions quote it, tests assert it.  All sizes are bytes.
+`cdi explain` prints the plan and conditions quote it. All sizes are in bytes.
 """
 
 from __future__ import annotations
@@ -25,88 +25,96 @@ Path = Literal[
 FEW_CONNECTIONS: Final = 4
 MANY_CONNECTIONS: Final = 8
 LARGE: Final = 4 << 30
-"""From here on a source is fetched over many connections."""
+"""Source size from which on many connections are used."""
 SHARE: Final = 8 * MEBI
-"""What makes another connection worth its handshake."""
+"""Bytes per connection that are worth another handshake."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanInput:
-    """Everything that decides."""
+    """Facts on which the plan depends."""
 
     length: int | None
-    """Of the source's content, wrapped as it is."""
+    """Size of the source's content, including its wrappers."""
     ranges: bool
-    """It may be read in ranges."""
+    """Whether ranges can be read."""
     unversioned: bool = False
-    """It is served in ranges, which are not used: nothing would tell pieces of two versions apart."""
+    """Whether ranges are served but unused, because pieces of two versions could not be told apart."""
     close_delimited: bool = False
-    """No length is announced, and only the connection's closing ends it."""
+    """Whether no length is announced, and only closing the connection ends the content."""
     location: str | None = None
-    """Of the source, for messages."""
+    """Location of the source, for messages."""
     wrappers: tuple[str, ...] = ()
-    """Around the image, outermost first."""
+    """Wrappers around the image, outermost first."""
     image: ImageInfo | None
-    """What is in them; None for an archive, and for a blank disk."""
+    """The image within the wrappers; None for an archive and for a blank disk."""
     content_type: Literal["kubevirt", "archive"] = "kubevirt"
     target: Literal["file", "block", "directory"]
     size: int | None = None
-    """The disk that was asked for: a smaller image is grown to it, a larger one refused."""
+    """Requested size of the disk: a smaller image is extended to it, a larger one rejected."""
     capacity: int | None = None
-    """What the volume can hold: a device's size, or a file system's room."""
+    """Capacity of the volume: the size of a device, or the space in a file system."""
     reads_zero: bool = True
-    """What is not written reads as zeros."""
+    """Whether unwritten ranges of the target read as zeros."""
     engine: Literal["auto", "qemu"] = "auto"
     preallocation: bool = False
     connections: int = 0
-    """As the policy has them; 0 chooses."""
+    """Connections that the policy sets; 0 selects automatically."""
     digest_wanted: bool = False
-    """The source's bytes are to be hashed, which needs all of them and in order."""
+    """Whether the source's bytes are hashed, which requires all of them in order."""
     digest_promised: bool = False
-    """Their digest is known beforehand, and compared."""
+    """Whether their digest is known in advance and compared."""
     scratch: bool = False
-    """There is scratch space."""
+    """Whether scratch space is available."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What will be done."""
+    """Pipeline of an import, with upper bounds of its cost."""
 
     path: Path
     why: str
     """One sentence that names what decided."""
     fetch_bytes: int | None
-    """At most, from the source, each byte once; None where nobody knows.  What comes on top is what is fetched again:
-    after a lost connection, and where `rereads`."""
+    """Maximum to fetch from the source, each byte once; None if unknown.
+
+    Bytes that are fetched again, after a lost connection or with `rereads`, come on top.
+    """
     write_bytes: int | None
-    """At most, to the target."""
+    """Maximum to write to the target."""
     scratch_bytes: int | None
-    """At most, to scratch space: 0 none, None where it shows only on the way."""
+    """Maximum to write to scratch space: 0 if none, None if known only during the import."""
     connections: int
     resumable: str
-    """Where a killed import goes on: ``from the watermark``, or ``from the start: `` and the reason."""
+    """Where an interrupted import resumes: ``from the watermark``, or ``from the start: `` and the reason."""
     disk_size: int | None
-    """Of the disk on the volume; None where the image's own size shows only on the way, and for an archive."""
+    """Size of the disk on the volume; None for an archive, or if the image's size is known only during the import."""
     rereads: bool = False
-    """QEMU reads where it likes, through a window of bounded memory: a block that had to make room is fetched again
-    when QEMU, or the digest in its order, comes to it.  `fetch_bytes` is without those, as nobody knows them before;
-    images written from front to back, as the usual tools do, have next to none."""
+    """Whether QEMU reads in any order through a cache of bounded memory.
+
+    An evicted block is fetched again when QEMU, or the digest in its order, needs it. `fetch_bytes` excludes those, as
+    they cannot be predicted; images written sequentially, as the usual tools do, have next to none.
+    """
 
 
 WATERMARK: Final = "from the watermark"
 
 
 def plan(facts: PlanInput) -> Plan:
-    """Choose.
+    """Choose the pipeline.
 
-    Raises `TargetTooSmall`, naming both sizes and one that fits, `TargetUnsuitable`, `ScratchNeeded`,
-    `FormatUnsupported`, `SourceLengthUnknown`.
+    Raises:
+        TargetTooSmall: the disk does not fit; the message names both sizes and one that fits.
+        TargetUnsuitable: the target is of the wrong kind, or a blank disk has no size.
+        ScratchNeeded: the pipeline needs scratch space and there is none.
+        FormatUnsupported: an archive was requested and the source is not one.
+        SourceLengthUnknown: the source's length is unknown, and nothing else would detect a truncated stream.
     """
     if facts.content_type == "archive":
         return _archive(facts)
     if facts.target == "directory":
         raise TargetUnsuitable(
-            "a disk image goes onto a disk file or a block device, not into a directory",
+            "a disk image requires a disk file or a block device, not a directory",
             remedy="set contentType: archive if the source is a tar archive",
         )
     if facts.image is None:
@@ -136,18 +144,18 @@ def plan(facts: PlanInput) -> Plan:
 
 
 def _require_provable_end(facts: PlanInput, image: ImageInfo) -> None:
-    """Raise `SourceLengthUnknown` where content that was cut off could not be told from the whole.
+    """Raise `SourceLengthUnknown` if truncated content could not be detected.
 
-    Without a length and chunks, a connection that was cut off looks like the end of the content. A digest tells them
-    apart, and so do compressed streams, archives and image formats, which say themselves where they end; of a raw image
-    any part is a raw image.
+    Without a length and chunks, a lost connection looks like the end of the content. A digest detects it, and so do
+    compressed streams, archives and image formats, which mark their own end; any prefix of a raw image is a valid raw
+    image.
     """
     if facts.close_delimited and not facts.digest_promised and end_mark(facts.wrappers, image.format) is None:
         raise length_unknown(facts.location)
 
 
 def length_unknown(location: str | None) -> SourceLengthUnknown:
-    """Return the refusal of a raw image that is ended by the connection's closing only."""
+    """Return the error for a raw image that only the closing of the connection ends."""
     return SourceLengthUnknown(
         "the server announces neither a length nor chunks, and the end of a raw image cannot be told from a connection "
         "that was cut off",
@@ -173,17 +181,17 @@ def _choose(facts: PlanInput, image: ImageInfo) -> tuple[Path, str]:
     by_policy = facts.engine == "qemu"
     if image.format == "raw" or (image.payload is not None and not by_policy and plain):
         if by_policy and direct:
-            return "qemu-bridge", f"policy gives {name} to QEMU and {access}"
+            return "qemu-bridge", f"policy assigns {name} to QEMU and {access}"
         if by_policy and plain:
-            _need_scratch(facts, f"policy gives {name} to QEMU and {access}")
-            return "qemu-spool", f"policy gives {name} to QEMU and {access}"
+            _need_scratch(facts, f"policy assigns {name} to QEMU and {access}")
+            return "qemu-spool", f"policy assigns {name} to QEMU and {access}"
         if direct:
             return "raw-ranged", f"{name} needs no decoding and {access}"
         return "raw-stream", f"{name} needs no decoding and {access}"
     if image.format == "qcow2" and not image.needs_qemu and not by_policy:
         return ("qcow2-ranged" if direct else "qcow2-stream"), f"{name} is decoded on the way and {access}"
     reason = (
-        f"policy gives {name} to QEMU"
+        f"policy assigns {name} to QEMU"
         if by_policy
         else f"{name} needs QEMU because {' and '.join(image.needs_qemu)}"
         if image.needs_qemu
@@ -211,12 +219,12 @@ def _no_ranges(facts: PlanInput) -> str:
             "its source names no version (neither ETag nor Last-Modified) that ranges could be compared by; a checksum "
             "would allow them"
         )
-    return "its source gives no byte ranges"
+    return "its source does not support byte ranges"
 
 
 def _need_scratch(facts: PlanInput, why: str) -> None:
     if not facts.scratch:
-        raise ScratchNeeded(f"no scratch space is given, and {why}")
+        raise ScratchNeeded(f"scratch space is required: {why}")
 
 
 def _scratch(facts: PlanInput, path: Path) -> int | None:
@@ -224,7 +232,7 @@ def _scratch(facts: PlanInput, path: Path) -> int | None:
         case "raw-ranged" | "raw-stream" | "qcow2-ranged" | "qemu-bridge" | "archive" | "blank":
             return 0
         case "qcow2-stream":
-            # What arrives before its map is kept in memory first; usual writers put the map in front.
+            # Data before its map is spilled, to memory first; usual writers put the map in front.
             return None if facts.scratch else 0
         case "qemu-spool":
             return None if facts.wrappers else facts.length
@@ -237,10 +245,10 @@ def _resumable(facts: PlanInput, path: Path) -> str:
             return WATERMARK
         case "raw-stream" | "qcow2-stream" | "archive" | "qemu-spool":
             if facts.wrappers:
-                return f"from the start: {facts.wrappers[0]} cannot be entered midway"
+                return f"from the start: {facts.wrappers[0]} cannot be decompressed from the middle"
             if facts.unversioned:
                 return "from the start: the source does not tell whether its content is still the same"
-            return "from the start: the source gives no byte ranges"
+            return "from the start: the source does not support byte ranges"
         case "qemu-bridge":
             return "from the start: QEMU converts in one run"
         case "blank":
@@ -249,7 +257,7 @@ def _resumable(facts: PlanInput, path: Path) -> str:
 
 
 def _connections(facts: PlanInput, *, ranged: bool) -> tuple[int, str]:
-    """How many, and the words for it."""
+    """Return the number of connections and its description."""
     if not ranged:
         return 1, "one connection, as it is read from front to back"
     if facts.connections:
@@ -266,16 +274,16 @@ def _count(number: int) -> str:
 
 
 def _disk_size(facts: PlanInput, virtual: int | None) -> int | None:
-    """Of the disk as it will stand on the volume; raises `TargetTooSmall`."""
+    """Return the size of the disk on the volume, or raise `TargetTooSmall`."""
     if virtual is not None:
         if facts.size is not None and virtual > facts.size:
-            raise _too_small(facts, virtual, f"the disk that was asked for has {_exact(facts.size)}")
+            raise _too_small(facts, virtual, f"the requested disk has {_exact(facts.size)}")
         if facts.capacity is not None and virtual > facts.capacity:
             raise _too_small(facts, virtual, f"the volume holds {_exact(facts.capacity)}")
     if facts.size is not None and facts.capacity is not None and facts.size > facts.capacity:
         raise TargetTooSmall(
-            f"a disk of {_exact(facts.size)} was asked for and the volume holds {_exact(facts.capacity)}",
-            remedy=f"give it a volume of {_exact(facts.size)} or more",
+            f"the requested disk has {_exact(facts.size)} and the volume holds {_exact(facts.capacity)}",
+            remedy=f"request a volume of at least {_exact(facts.size)}",
         )
     if facts.size is not None:
         if round_up(facts.size, SECTOR) > MAX_OFFSET:
@@ -293,7 +301,7 @@ def _too_small(facts: PlanInput, virtual: int, room: str) -> TargetTooSmall:
     fits = request(virtual)
     remedy = f"request storage: {fits}"
     if facts.target == "file":
-        # Only when it is needed: exact fractions cost more to import than the rest of the plan.
+        # Imported on demand: the fractions module costs more than the rest of the plan.
         from cdi.api.overhead import required
 
         remedy += f" (with spec.pvc on a file system: {request(required(virtual))})"
@@ -310,7 +318,7 @@ def _archive(facts: PlanInput) -> Plan:
     if not facts.wrappers or facts.wrappers[-1] != "tar":
         found = "a disk image" if facts.image is not None else "something else"
         raise FormatUnsupported(
-            f"contentType archive wants a tar archive, and the source is {found}",
+            f"contentType archive requires a tar archive, but the source is {found}",
             remedy="set contentType: kubevirt for a disk image",
         )
     return Plan(
@@ -345,7 +353,7 @@ def _blank(facts: PlanInput) -> Plan:
 
 
 def render(chosen: Plan) -> str:
-    """For people: a line for each thing that `chosen` says, names aligned."""
+    """Format a plan for display: one aligned line per property."""
     lines = [
         ("path", chosen.path),
         ("why", chosen.why),
@@ -366,5 +374,5 @@ def _amount(size: int | None, unknown: str) -> str:
 
 def _most(size: int | None) -> str:
     if size is None:
-        return "not known before"
+        return "not known in advance"
     return "nothing" if size == 0 else f"at most {_exact(size)}"

@@ -1,10 +1,10 @@
-"""Where a qcow2 image keeps each piece of the disk: its L1 and L2 tables as extents, sorted by place in the file.
+"""Map of a qcow2 image: the extents that its L1 and L2 tables describe, sorted by offset in the file.
 
-Bytes in, extents out, no I/O: the caller reads the tables that this asks for.  With the map in hand the file can be
-read once from front to back and every cluster put where it belongs.
+Performs no I/O: the caller reads the tables that the map requests. With the complete map the file can be read once,
+sequentially, and every cluster written to its place on the disk.
 
-Follows the QCOW2 specification (QEMU's docs/interop/qcow2.txt), versions 2 and 3, "L1/L2 table entries".  Extended L2
-entries are not read here (`cdi.image.inspect` sends such images to QEMU).
+Follows the QCOW2 specification (QEMU's docs/interop/qcow2.txt), versions 2 and 3, "L1/L2 table entries". Extended L2
+entries are not supported (`cdi.image.inspect` sends such images to QEMU).
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ _COMPRESSED = 1 << 62
 _ZERO = 1
 
 RUN_LIMIT = 1 << 20
-"""Neighbouring clusters are joined up to this many bytes, so that one extent fits into one buffer."""
+"""Adjacent clusters are merged up to this many bytes, so that an extent fits into one buffer."""
 
 EXTENT_LIMIT = 1 << 20
-"""The most extents a map holds (about 25 MB); images with more go to QEMU."""
+"""Maximum number of extents in a map (about 25 MB); larger images are converted by QEMU."""
 
 
 TABLE_LIMIT = 1 << 17
-"""The most L2 tables: 64 TiB with clusters of 64 KiB."""
+"""Maximum number of L2 tables: 64 TiB with 64 KiB clusters."""
 
 
 class MapTooLarge(Exception):
-    """The image has more extents than are kept in memory."""
+    """The image has more extents or tables than a map may hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Bytes of the file that hold a run of the disk.
+    """Run of the disk that is stored contiguously in the file.
 
-    `host` and `size` are the place in the file, `guest` and `length` the place on the disk, all in bytes.  A plain
-    extent has ``size >= length`` only at the disk's end; a compressed one is a single cluster, and `size` counts the
-    whole sectors that it touches, so it may reach a little into its neighbour or past the end of the file.
+    `host` and `size` are its range in the file, `guest` and `length` its range on the disk, all in bytes. A plain
+    extent has ``size >= length`` only at the end of the disk. A compressed one is a single cluster, and `size` counts
+    whole sectors, so it may overlap the next cluster or reach past the end of the file.
     """
 
     host: int
@@ -55,9 +55,9 @@ class Extent:
 
 
 class Qcow2Map:
-    """Built table by table; `seal` sorts it by place in the file.
+    """Map that is built table by table; `seal` sorts it by offset in the file.
 
-    `length` is the file's size in bytes, None where it is not known (a stream); then nothing can be checked against it.
+    `length` is the file's size in bytes, or None for a stream, where offsets cannot be checked against it.
     """
 
     def __init__(self, header: Qcow2Header, length: int | None) -> None:
@@ -79,19 +79,21 @@ class Qcow2Map:
 
     @property
     def l1_range(self) -> tuple[int, int]:
-        """Offset and length of the part of the L1 table that the disk needs."""
+        """Offset and length in bytes of the part of the L1 table that the disk uses."""
         needed = -(-self.header.virtual_size // self.covers)
         if needed > self.header.l1_entries:
             raise ImageCorrupt(
-                f"the L1 table has {self.header.l1_entries} entries and a disk of {self.header.virtual_size} bytes "
+                f"the L1 table has {self.header.l1_entries} entries, but a disk of {self.header.virtual_size} bytes "
                 f"needs {needed}"
             )
         return self.header.l1_offset, needed * 8
 
     def tables(self, l1: bytes | bytearray | memoryview) -> list[tuple[int, int]]:
-        """The L2 tables that exist, as (index, offset in the file), by index.
+        """Return the allocated L2 tables as (index, offset in the file), by index.
 
-        Raises `ImageCorrupt`, and `MapTooLarge` for more than `TABLE_LIMIT` of them.
+        Raises:
+            ImageCorrupt: a table is misaligned, lies outside the file or is used twice.
+            MapTooLarge: there are more than `TABLE_LIMIT`.
         """
         found = []
         seen = set()
@@ -103,7 +105,7 @@ class Qcow2Map:
                 raise ImageCorrupt(f"L2 table {index} at {offset:#x} is not aligned to a cluster")
             if self.length is not None and offset + self.cluster_size > self.length:
                 raise ImageCorrupt(f"L2 table {index} at {offset:#x} lies beyond the file's {self.length} bytes")
-            # One table in two places would let a small file describe an endless disk.
+            # Shared tables would let a small file describe an unbounded amount of data.
             if offset in seen:
                 raise ImageCorrupt(f"L2 table {index} at {offset:#x} is used twice")
             seen.add(offset)
@@ -113,9 +115,11 @@ class Qcow2Map:
         return found
 
     def add_table(self, index: int, table: bytes | bytearray | memoryview) -> range:
-        """Take in one L2 table; gives the positions of its extents (until `seal` sorts them).
+        """Add the extents of one L2 table and return their positions, which are valid until `seal` sorts them.
 
-        Raises `MapTooLarge`, `ImageCorrupt`.
+        Raises:
+            ImageCorrupt: an extent is misaligned or lies outside the file.
+            MapTooLarge: there are more than `EXTENT_LIMIT` extents.
         """
         first = len(self.hosts)
         base = index * self.covers
@@ -146,7 +150,7 @@ class Qcow2Map:
             if host == 0:
                 continue
             if host % cluster:
-                raise ImageCorrupt(f"the data cluster of disk offset {guest:#x} at {host:#x} is not aligned")
+                raise ImageCorrupt(f"the data cluster at {host:#x} (disk offset {guest:#x}) is not aligned")
             self._check(host, min(cluster, disk - guest), guest)
             if run_size and host == run_host + run_size and guest == run_guest + run_size and run_size < RUN_LIMIT:
                 run_size += cluster
@@ -167,17 +171,21 @@ class Qcow2Map:
         self.kinds.append(0)
 
     def _check(self, host: int, needed: int, guest: int) -> None:
-        """QEMU reads zeros past the end of the file; a file cut inside a sector was cut by accident."""
+        """Raise `ImageCorrupt` if the data lies outside the file.
+
+        Writers may end a file within its last cluster, at a sector boundary, and QEMU reads zeros past the end. A file
+        that ends within a sector was truncated.
+        """
         length = self.length
         if length is None or host + needed <= length:
             return
         if host >= length or length % 512:
             raise ImageCorrupt(
-                f"the file ends at {length} bytes and keeps disk offset {guest:#x} at {host:#x}: it is cut short"
+                f"the file is truncated: it ends at {length} bytes, but disk offset {guest:#x} is stored at {host:#x}"
             )
 
     def seal(self) -> None:
-        """Sort by place in the file."""
+        """Sort the extents by offset in the file."""
         hosts = self.hosts
         if all(a <= b for a, b in pairwise(hosts)):
             return
@@ -195,13 +203,13 @@ class Qcow2Map:
         return Extent(self.hosts[position], size, guest, length, compressed)
 
     def data_bytes(self) -> int:
-        """Bytes of the disk that the file holds data for."""
+        """Return the number of bytes of the disk for which the file holds data."""
         compressed = self.kinds.count(1)
         plain = sum(size for size, kind in zip(self.sizes, self.kinds, strict=True) if kind == 0)
         return min(self.header.virtual_size, compressed * self.cluster_size + plain)
 
     def holes(self) -> Iterator[tuple[int, int]]:
-        """The runs of the disk without data, as (offset, length), in order: they read as zeros."""
+        """Yield the unallocated runs of the disk, which read as zeros, as (offset, length) in ascending order."""
         position = 0
         for index in sorted(range(len(self.guests)), key=self.guests.__getitem__):
             extent = self.extent(index)
@@ -214,11 +222,10 @@ class Qcow2Map:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A run of the file that is fetched at once, with the extents that begin in it.
+    """Range of the file that is fetched with one request, and the extents that begin in it.
 
-    ``[start, stop)`` are consecutive over all pieces of a file (with holes left out where that was asked for).
-    ``fetch`` is where the bytes that its extents need end, a little past `stop` when the last one shares a sector
-    with the next.
+    The ranges ``[start, stop)`` of all pieces are consecutive, except for gaps that were left out on request. ``fetch``
+    is the end of the bytes that the extents need: slightly past `stop` if the last one shares a sector with the next.
     """
 
     start: int
@@ -229,11 +236,11 @@ class Piece:
 
 
 def pieces(image: Qcow2Map, length: int, *, begin: int, size: int, whole: bool, gap: int = 1 << 18) -> Iterator[Piece]:
-    """Cut the file of a sealed map into pieces of about `size` bytes, never through an extent.
+    """Split the file of a sealed map into pieces of about `size` bytes without splitting an extent.
 
-    `begin` is the watermark of an earlier attempt (a former piece's `stop`).  `whole`: every byte of the file lies in a
-    piece, as a digest needs; otherwise runs of more than `gap` bytes that hold no data are left out.  A piece is
-    followed only by extents that begin at or after its `stop`, which makes `stop` a watermark.
+    `begin` is the watermark of an earlier attempt (the `stop` of a piece). With `whole` the pieces cover every byte of
+    the file, as a digest requires; otherwise gaps of more than `gap` bytes without data are left out. All extents of
+    later pieces begin at or after the `stop` of a piece, which makes `stop` a watermark.
     """
     hosts, sizes, count = image.hosts, image.sizes, len(image)
     position, start = bisect_left(hosts, begin), begin

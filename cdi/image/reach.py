@@ -1,10 +1,11 @@
-"""Whether a file holds all that its own tables refer to.
+"""Check that a file contains all data that its own tables refer to.
 
-QEMU reads zeros past the end of a file, so an image that was cut at its source would become a disk with holes in it.
-Here the tables are walked once, before anything is written: the furthest byte that they need must be in the file.
+QEMU reads zeros past the end of a file, so an image that was truncated at its source would become a disk with holes.
+The tables are therefore walked once before anything is written: the file must contain the furthest byte that they refer
+to.
 
-No I/O: the caller answers ranges.  Nothing is kept but the piece at hand, and no table is read that could not be in the
-file, so the work is bounded by the file's length and not by what a header claims.
+Performs no I/O: the caller answers ranges. Only the current chunk of a table is held in memory, and no table outside
+the file is read, so the work is bounded by the file's length and not by the header's claims.
 """
 
 from __future__ import annotations
@@ -27,15 +28,18 @@ from cdi.image.sizes import MEBI, SECTOR, round_up
 NAME: Final = "data within the file"
 
 Read = Callable[[Sequence[tuple[int, int]]], Iterable[bytes]]
-"""Answers ranges, (offset, length) in bytes, in their order.  Each is at most 1 MiB and lies within the file; those of
-one call are 4 MiB at most and may be fetched at the same time."""
+"""Function that returns the bytes of ranges, (offset, length) in bytes, in their order.
+
+Each range is at most 1 MiB and within the file; those of one call are at most 4 MiB together and may be fetched
+concurrently.
+"""
 
 _PIECE: Final = 1 << 20
 _AT_ONCE: Final = 4 << 20
 _DIRECTORY_PIECE: Final = 64 << 10
-"""Of a table of tables: each of its entries becomes a tuple for as long as its piece is walked."""
+"""Chunk size in bytes of a table of tables, each entry of which becomes a tuple while its chunk is walked."""
 _GAP: Final = 128 << 10
-"""Reading over so many bytes between two tables is cheaper than another range."""
+"""Gap in bytes between two tables up to which reading across it is cheaper than a second range."""
 _HEAD: Final = 64 << 10
 
 _QCOW2_OFFSET: Final = 0x00FF_FFFF_FFFF_FE00
@@ -46,18 +50,20 @@ _VMDK_ZERO_GRAIN: Final = 1 << 2
 _VHD_UNUSED: Final = 0xFFFF_FFFF
 _VDI_DISCARDED: Final = 0xFFFF_FFFE
 _VHDX_PRESENT: Final = 6
-"""Of payload blocks, 6 is "fully" and 7 "partially"; any other state reads as zeros."""
+"""State of a payload block: 6 is fully and 7 partially present; any other reads as zeros."""
 _VHDX_OFFSET: Final = 0xFFFF_FFFF_FFF0_0000
 _VHDX_SECTORS: Final = 1 << 23
-"""Of the disk, for which one entry of a sector bitmap stands between those of the blocks."""
+"""Sectors of the disk per sector bitmap, whose entry is interleaved with those of the blocks."""
 
 
 def check_reach(image: ImageInfo, length: int, read: Read) -> Check | None:
-    """The check that passed, for an image of `length` bytes; None where the format has no tables.
+    """Return the passed check for an image of `length` bytes; None if its format has no tables.
 
-    Raises `ContentTruncated` where something that the disk needs lies past the end of the file, `ImageCorrupt` where
-    it lies further than any writer would have put it, or where tables lie upon each other.  Of a last block, the part
-    past the disk's end need not be there, except in a VHD.
+    The part of the last block past the end of the disk may be missing, except in a VHD.
+
+    Raises:
+        ContentTruncated: data that the disk needs lies past the end of the file.
+        ImageCorrupt: data lies further than any writer would have put it, or tables overlap.
     """
     if image.payload is not None or image.format == "raw" or image.virtual_size is None:
         return None
@@ -77,53 +83,57 @@ def check_reach(image: ImageInfo, length: int, read: Read) -> Check | None:
 
 
 def within(length: int) -> Check:
-    """That all is in a file of `length` bytes, however that was found out."""
-    return Check(name=NAME, passed=True, detail=f"all that its tables refer to is within its {length} bytes")
+    """Return the passed check for a file of `length` bytes."""
+    return Check(
+        name=NAME, passed=True, detail=f"all data that the tables refer to is within the file's {length} bytes"
+    )
 
 
 @dataclass(slots=True, kw_only=True)
 class _Walk:
-    """The file, and what must hold of every place in it that a table names."""
+    """Walk over the tables of a file, with the checks that apply to every offset in them."""
 
     image: ImageInfo
     size: int
-    """Of the disk."""
+    """Size of the disk in bytes."""
     length: int
-    """Of the file."""
+    """Size of the file in bytes."""
     read: Read
     tables: int = 0
     """Bytes of tables so far."""
     served: int = 0
-    """Bytes read so far, with what lay between tables."""
+    """Bytes read so far, including gaps between tables."""
     last: tuple[int, int, int] = (0, 0, 0)
-    """Of compressed data: place in the file and on the disk of the piece that begins last, with its size between them.
-    One that begins before another ends before it too."""
+    """File offset, size and disk offset of the compressed block that begins last.
+
+    A block that begins before another also ends before it.
+    """
 
     def need(self, what: str, start: int, end: int) -> None:
-        """Have the bytes from `start` to `end` in the file, or raise."""
+        """Raise unless the file contains the bytes from `start` to `end`."""
         if end > self.length:
             self.refuse(what, start, end)
 
     def need_data(self, guest: int, host: int, size: int) -> None:
-        """As `need`, for a block of the disk, whose part past the disk's end does not matter."""
+        """Do what `need` does for a block of the disk, whose part past the end of the disk may be missing."""
         self.need(_at(guest), host, host + min(size, self.size - guest))
 
     def refuse(self, what: str, start: int, end: int) -> NoReturn:
-        said = f"{what} is kept at bytes {start} to {end} of a file of {self.length}"
-        # Every block once and the tables: twice that, and a GiB for small disks, is no writer's.
+        said = f"{what} is stored at bytes {start} to {end} of a file of {self.length} bytes"
+        # A file holds every block once, and the tables; no writer needs twice that, plus 1 GiB for small disks.
         if start > 2 * self.size + (1 << 30):
             raise self._error(ImageCorrupt, said)
-        raise self._error(ContentTruncated, f"{said}: it is cut short")
+        raise self._error(ContentTruncated, f"{said}: the file is truncated")
 
     def corrupt(self, what: str) -> NoReturn:
         raise self._error(ImageCorrupt, what)
 
     def changed(self) -> NoReturn:
-        """For what inspection found a moment ago."""
-        self.corrupt("its headers are not what they were")
+        """Reject a file whose headers no longer match the inspection."""
+        self.corrupt("the headers changed since the inspection")
 
     def block(self) -> int:
-        """Bytes of the unit of allocation."""
+        """Return the unit of allocation in bytes."""
         if not self.image.cluster_size:
             self.changed()
         return self.image.cluster_size
@@ -134,12 +144,12 @@ class _Walk:
         return error
 
     def one(self, offset: int, size: int) -> bytes:
-        """A few bytes; raises where the file ends before them."""
+        """Return a few bytes; raise if the file ends before them."""
         self.need("a header", offset, offset + size)
         return next(iter(self._answers([(offset, size)])))
 
     def run(self, what: str, offset: int, size: int, piece: int = _PIECE) -> Iterator[tuple[int, bytes]]:
-        """A table that is in one place, as (bytes before, bytes)."""
+        """Yield the chunks of a contiguous table as (bytes before, bytes)."""
         self.need(what, offset, offset + size)
         for first in range(0, size, _AT_ONCE):
             starts = range(first, min(size, first + _AT_ONCE), _PIECE)
@@ -149,12 +159,12 @@ class _Walk:
                     yield start + at, data[at : at + piece]
 
     def scattered(self, what: str, tables: list[tuple[int, int, int]]) -> Iterator[tuple[int, bytes]]:
-        """Tables, given as (key, offset, size) of at most a piece each, as (key, bytes); in the order of the file.
+        """Yield tables, given as (key, offset, size) of at most a chunk each, as (key, bytes) in file order.
 
-        A table that stands for several parts of the disk is read once, for one of them.
+        A table that maps several parts of the disk is read once, for one of them.
         """
         tables.sort(key=lambda table: (table[1], -table[2]))
-        # Tables in an order that no writer has could have what lies between them read again and again.
+        # An adversarial order of tables could make the gaps between them be read repeatedly.
         gap = _GAP if self.served < 2 * self.length else 0
         groups: list[list[tuple[int, int, int]]] = []
         ranges: list[tuple[int, int]] = []
@@ -165,10 +175,10 @@ class _Walk:
             if offset == before:
                 continue
             before = offset
-            # Each lies in the file and none upon another, or a small file would describe an endless disk.
+            # Overlapping tables would let a small file describe an unbounded amount of data.
             self.tables += max(size, SECTOR)
             if self.tables > round_up(self.length, SECTOR):
-                self.corrupt(f"its {what}s are more than the file has room for: they lie upon each other")
+                self.corrupt(f"its {what}s overlap: together they exceed the size of the file")
             if ranges:
                 start, extent = ranges[-1]
                 end = max(start + extent, offset + size)
@@ -207,7 +217,7 @@ class _Walk:
 
 
 def _vhd(walk: _Walk) -> None:
-    """VHD 1.0, "Block Allocation Table and Data Blocks": sector numbers, of a bitmap with the block behind it."""
+    """Check a VHD 1.0, "Block Allocation Table and Data Blocks": sector numbers of a bitmap followed by its block."""
     footer = vpc.parse_footer(walk.one(0, vpc.FOOTER))
     block = walk.block()
     if footer is None:
@@ -219,12 +229,12 @@ def _vhd(walk: _Walk) -> None:
     for before, data in walk.run("the block map", table, 4 * blocks):
         for index, entry in enumerate(_big("I", data), before // 4):
             if entry > safe and entry != _VHD_UNUSED:
-                # The last block too is whole, with a footer behind it; QEMU refuses anything else.
+                # The last block is complete too, followed by a footer; QEMU rejects anything else.
                 walk.need(_at(index * block), entry * SECTOR, entry * SECTOR + bitmap + block)
 
 
 def _vdi(walk: _Walk) -> None:
-    """VirtualBox' VDICore.h: block numbers, counted from where the data begins."""
+    """Check a VDI (VirtualBox' VDICore.h): block numbers, relative to the beginning of the data."""
     table, origin = struct.unpack("<II", walk.one(340, 8))
     blocks = -(-walk.size // MEBI)
     safe = (walk.length - origin) // MEBI - 1
@@ -235,7 +245,7 @@ def _vdi(walk: _Walk) -> None:
 
 
 def _vhdx(walk: _Walk) -> None:
-    """[MS-VHDX] 2.5, "Block Allocation Table"; without a parent the sector bitmaps among its entries are not read."""
+    """Check a VHDX ([MS-VHDX] 2.5, "Block Allocation Table"); without a parent, sector bitmaps are unused."""
     block = walk.block()
     place = vhdx.block_table(walk.one(vhdx.REGION_TABLE, _HEAD))
     if place is None:
@@ -257,14 +267,14 @@ def _vhdx(walk: _Walk) -> None:
 
 
 def _vmdk(walk: _Walk) -> None:
-    """Virtual Disk Format 5.0, "Hosted Sparse Extent Metadata": a directory of tables of sector numbers.
+    """Check a VMDK (Virtual Disk Format 5.0, "Hosted Sparse Extent Metadata"): a directory of tables of sector numbers.
 
-    Where grains are compressed, a marker before each says how long it is; only the last one's is read.
+    A compressed grain is preceded by a marker with its length; only that of the last grain is read.
     """
     header = vmdk.Header.parse(walk.one(0, SECTOR))
     placed = header
     if header is not None and header.directory_offset == vmdk.AT_END:
-        # The footer says the same of the disk, and where the directory is.
+        # The footer repeats the header and has the directory's offset.
         placed = vmdk.Header.parse(walk.one(round_up(walk.length, SECTOR) - 2 * SECTOR, SECTOR))
     if header is None or placed is None:
         walk.changed()
@@ -302,7 +312,7 @@ def _vmdk(walk: _Walk) -> None:
 
 
 def _qcow2(walk: _Walk) -> None:
-    """QEMU's docs/interop/qcow2.txt, "L1/L2 table entries", with the extended ones."""
+    """Check a qcow2 image (QEMU's docs/interop/qcow2.txt, "L1/L2 table entries"), extended entries included."""
     header = parse_header(walk.one(0, min(_HEAD, walk.length)), walk.length)
     cluster, width = header.cluster_size, header.l2_entry_size
     clusters = -(-walk.size // cluster)
@@ -317,7 +327,7 @@ def _qcow2(walk: _Walk) -> None:
             walk.need(f"L2 table {index}", place, place + cluster)
             first = index * header.l2_entries
             size = width * min(header.l2_entries, clusters - first)
-            # The largest clusters have tables of more than a piece.
+            # Tables of the largest clusters exceed a chunk.
             tables += [(first + at // width, place + at, min(_PIECE, size - at)) for at in range(0, size, _PIECE)]
         for first, table in walk.scattered("L2 table", tables):
             _l2_table(walk, header, first, table)
@@ -325,7 +335,7 @@ def _qcow2(walk: _Walk) -> None:
 
 
 def _l2_table(walk: _Walk, header: Qcow2Header, first: int, table: bytes) -> None:
-    """`first` is the number of the cluster that its first entry stands for."""
+    """Check one L2 table; `first` is the number of the cluster that its first entry maps."""
     cluster = header.cluster_size
     words = _big("Q", table)
     entries, bitmaps = (words[::2], words[1::2]) if header.extended_l2 else (words, None)
@@ -349,15 +359,16 @@ def _l2_table(walk: _Walk, header: Qcow2Header, first: int, table: bytes) -> Non
             size = (bitmaps[number] & 0xFFFF_FFFF).bit_length() * (cluster // 32)
         elif entry & _QCOW2_ZERO and header.version >= 3:
             continue
-        # As in `cdi.image.qcow2map`: writers end a file within a cluster, between sectors; accidents anywhere.
+        # As in `cdi.image.qcow2map`: writers end a file at a sector boundary; truncation happens anywhere.
         if host and size and host + size > length and (host >= length or length % SECTOR):
             walk.need_data((first + number) * cluster, host, size)
 
 
 def _last_inflates(walk: _Walk, header: Qcow2Header) -> None:
-    """Where the file ends within its last compressed cluster: only whole sectors are counted, so that alone tells.
+    """Decompress the last compressed cluster if the file ends within it: its size is known in whole sectors only.
 
-    With zeros for the rest, as QEMU reads it, a cluster may inflate to its full size and be another.
+    With zeros in place of the missing part, as QEMU reads it, a cluster may decompress to its full size with wrong
+    content.
     """
     host, size, guest = walk.last
     if host + size <= walk.length:
@@ -370,13 +381,13 @@ def _last_inflates(walk: _Walk, header: Qcow2Header) -> None:
             plain = zstd.ZstdDecompressor().decompress(packed, header.cluster_size)
         else:
             plain = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, header.cluster_size)
-    except Exception:  # noqa: BLE001 - each decoder has a class of its own; what is damaged is the reader's to refuse
+    except Exception:  # noqa: BLE001 - each decoder has its own error class; the reader rejects damaged data
         return
     if len(plain) < header.cluster_size:
         walk.refuse(_at(guest), host, host + size)
 
 
-# --- words ----------------------------------------------------------------------------------------------------
+# --- helpers ----------------------------------------------------------------------------------------------------
 
 
 def _at(guest: int) -> str:

@@ -1,4 +1,4 @@
-"""Sizes: rounding, words for people, and what a disk needs of a volume.  Everything is bytes."""
+"""Sizes in bytes: rounding, formatting and limits."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from cdi.api.errors import FormatUnsupported
 SECTOR: Final = 512
 MEBI: Final = 1 << 20
 MAX_DISK: Final = 64 << 40
-"""The largest virtual disk that is accepted; also the most that a VHDX can have."""
+"""Maximum virtual size; also the maximum of the VHDX format."""
 MAX_OFFSET: Final = (1 << 63) - 1
-"""The last byte that the kernel can address in a file."""
+"""Largest offset that the kernel supports in a file."""
 
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 def round_up(size: int, to: int) -> int:
-    """The least multiple of `to` that holds `size`."""
+    """Return the smallest multiple of `to` that is at least `size`."""
     return -(-size // to) * to
 
 
@@ -28,8 +28,11 @@ def round_down(size: int, to: int) -> int:
 def require_size(size: int, what: str, *, where: str | None = None) -> int:
     """Return `size`, a length in bytes that a server, an archive or an image states, if an image can have it.
 
-    `what` is subject and verb of the refusal, "the server announces" for example, and `where` its place.  Raises
-    `FormatUnsupported` where it is more than `MAX_DISK`; much larger numbers do not even fit the kernel's offsets.
+    `what` is subject and verb of the message, "the server announces" for example, and `where` its location. Much larger
+    numbers would not even fit the kernel's offsets.
+
+    Raises:
+        FormatUnsupported: the size exceeds `MAX_DISK`.
     """
     if size > MAX_DISK:
         raise FormatUnsupported(
@@ -41,17 +44,17 @@ def require_size(size: int, what: str, *, where: str | None = None) -> int:
 
 
 def largest_file(disk: int) -> int:
-    """Return the most bytes that the file of an image may have whose disk has `disk` bytes.
+    """Return the maximum size in bytes of the file of an image whose disk has `disk` bytes.
 
-    Tables take less than a sixteenth, and so does the compression of what cannot be compressed.  A VHDX adds the most:
-    8 MiB in front, and its last block is whole, which has 32 MiB as a rule.  A file that is still larger holds mostly
-    what its disk no longer uses, and ``qemu-img convert`` makes it shorter.
+    Tables take less than a sixteenth, and so does the overhead of compressing incompressible data. A VHDX adds the
+    most: 8 MiB in front, and a complete last block, usually of 32 MiB. A file that is still larger holds mostly data
+    that its disk no longer uses, and ``qemu-img convert`` makes it shorter.
     """
     return disk + disk // 16 + 40 * MEBI
 
 
 def human(size: int) -> str:
-    """``10 GiB``, ``1.5 GiB``, ``700 B``: three significant digits, binary units."""
+    """Format a size with three significant digits and a binary unit: ``10 GiB``, ``1.5 GiB``, ``700 B``."""
     value, unit = float(size), 0
     while value >= 1024 and unit < len(_UNITS) - 1:
         value /= 1024
@@ -60,7 +63,7 @@ def human(size: int) -> str:
 
 
 def request(size: int) -> str:
-    """The shortest Kubernetes quantity that is exactly `size`: ``10Gi``, ``1500Mi``, ``10737418241``."""
+    """Return the shortest Kubernetes quantity that equals `size`: ``10Gi``, ``1500Mi``, ``10737418241``."""
     for unit, suffix in ((1 << 40, "Ti"), (1 << 30, "Gi"), (1 << 20, "Mi"), (1 << 10, "Ki")):
         if size and size % unit == 0:
             return f"{size // unit}{suffix}"

@@ -1,10 +1,10 @@
-"""Digests whose state can be saved and continued by another process.
+"""Digests whose state can be saved and resumed by another process.
 
-``hashlib`` cannot save a state.  The low-level functions of OpenSSL's libcrypto (``SHA256_Update`` and so on,
-``openssl/sha.h``, ``openssl/md5.h``) can: their context is a plain structure without pointers.  They are the same
-assembly as behind hashlib, and ``ctypes`` releases the interpreter lock around the call.  Before an algorithm is used
-this way it is tried against hashlib, with a save and a restore in the middle; where that fails (a libcrypto without
-the old functions, another layout) hashlib is used and there is no state to save.
+``hashlib`` cannot save its state. The low-level functions of OpenSSL's libcrypto (``SHA256_Update`` and so on,
+``openssl/sha.h``, ``openssl/md5.h``) can: their context is a plain structure without pointers. They run the same
+assembly as hashlib, and ``ctypes`` releases the interpreter lock around the call. Before first use, an algorithm is
+tested against hashlib, with a save and a restore in the middle; if that fails (a libcrypto without these functions,
+another layout), hashlib is used and no state can be saved.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _MAGIC = b"cdi-hash-1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layout:
-    """A context structure: `words` of the chaining value, the count of bits, one block of input, its fill."""
+    """Context structure: `words` of the chaining value, the bit count, one block of input, its fill level."""
 
     prefix: str
-    """Of the C functions."""
+    """Prefix of the C functions."""
     word: int
-    """Bytes of a word of the chaining value; the bit count takes two of them."""
+    """Bytes per word of the chaining value; the bit count takes two words."""
     words: int
     block: int
-    """Bytes."""
+    """Block size in bytes."""
     has_length: bool
-    """The structure ends with the digest's length (the SHA-2 family)."""
+    """Whether the structure ends with the digest's length (the SHA-2 family)."""
 
     @property
     def count(self) -> int:
@@ -63,7 +63,7 @@ _LAYOUTS = {
 
 
 class _PyBuffer(ctypes.Structure):
-    """``Py_buffer`` of the C API: how the address of read-only memory is had."""
+    """``Py_buffer`` of the C API, which gives the address of read-only memory."""
 
     _fields_ = (
         ("buf", ctypes.c_void_p),
@@ -87,7 +87,7 @@ class _State(Protocol):
 
 
 class _Native:
-    """One context of libcrypto's low-level functions."""
+    """Context of libcrypto's low-level functions."""
 
     def __init__(self, algorithm: str, library: ctypes.CDLL) -> None:
         self._layout = layout = _LAYOUTS[algorithm]
@@ -101,7 +101,7 @@ class _Native:
         init.argtypes = (ctypes.c_void_p,)
         self._update.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
         self._final.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
-        # Twice the size: a libcrypto with a larger structure fails the trial instead of corrupting memory.
+        # Twice the size: a libcrypto with a larger structure fails the test instead of corrupting memory.
         self._context = ctypes.create_string_buffer(2 * layout.size)
         if init(self._context) != 1:
             raise OSError(f"{layout.prefix}_Init failed")
@@ -111,23 +111,23 @@ class _Native:
         ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(view), ctypes.byref(found), 0)
         try:
             if self._update(self._context, found.buf, found.len) != 1:
-                raise OSError("the digest could not be updated")
+                raise OSError("cannot update the digest")
         finally:
             ctypes.pythonapi.PyBuffer_Release(ctypes.byref(found))
 
     def hexdigest(self) -> str:
-        # Final destroys the context; the caller may go on.
+        # Final destroys the context, and the caller may add more data.
         context = ctypes.create_string_buffer(self._context.raw, len(self._context))
         digest = ctypes.create_string_buffer(self._length)
         if self._final(digest, context) != 1:
-            raise OSError("the digest could not be finished")
+            raise OSError("cannot finish the digest")
         return digest.raw.hex()
 
     def save(self) -> bytes:
         return self._context.raw[: self._layout.size]
 
     def load(self, context: bytes) -> bool:
-        """False where `context` cannot be one: libcrypto would trust the fill and write past the block."""
+        """Load a saved context; return False if it is invalid: libcrypto would trust it and overflow the block."""
         layout = self._layout
         if len(context) != layout.size:
             return False
@@ -157,7 +157,7 @@ def _library_names() -> list[str]:
 
 @functools.cache
 def _library() -> tuple[ctypes.CDLL, str] | None:
-    """The libcrypto to use and its major version: the one that hashlib has already loaded where there is one."""
+    """Return the libcrypto to use, preferably the one that hashlib loaded, and its major version."""
     for name in _library_names():
         try:
             library = ctypes.CDLL(name)
@@ -171,7 +171,7 @@ def _library() -> tuple[ctypes.CDLL, str] | None:
 
 @functools.cache
 def _native(algorithm: str) -> tuple[ctypes.CDLL, str] | None:
-    """The library to use for `algorithm`, once it was seen to give hashlib's digests."""
+    """Return the library to use for `algorithm` if its digests match hashlib's."""
     found = _library()
     if found is None:
         return None
@@ -193,12 +193,12 @@ def _tag(algorithm: str, version: str) -> bytes:
 
 
 class ResumableHash:
-    """A digest under way.  Not for several threads at once; `update` releases the interpreter lock."""
+    """Incremental digest; not thread-safe, and `update` releases the interpreter lock."""
 
     def __init__(self, algorithm: str) -> None:
-        """Raises `ChecksumInvalid` for an algorithm that is not in `cdi.api.digest.HEX_LENGTH`."""
+        """Start a digest; raise `ChecksumInvalid` if `algorithm` is not in `cdi.api.digest.HEX_LENGTH`."""
         if algorithm not in _LAYOUTS:
-            raise ChecksumInvalid(f"{algorithm!r} is no known digest algorithm")
+            raise ChecksumInvalid(f"unknown digest algorithm {algorithm!r}")
         self.algorithm = algorithm
         found = _native(algorithm)
         self._native = None if found is None else _Native(algorithm, found[0])
@@ -206,18 +206,18 @@ class ResumableHash:
         self._state: _State = self._native or hashlib.new(algorithm, usedforsecurity=False)
 
     def update(self, view: bytes | memoryview) -> None:
-        """Add bytes (contiguous memory)."""
+        """Add bytes from contiguous memory."""
         self._state.update(view)
 
     def hexdigest(self) -> str:
-        """Of everything so far, lower case; more can be added afterwards."""
+        """Return the digest of the data so far in lower case; more can be added afterwards."""
         return self._state.hexdigest()
 
     def digest(self) -> Digest:
         return Digest(self.algorithm, self.hexdigest())
 
     def save(self) -> bytes | None:
-        """The state, at most 512 bytes; None where this machine's libcrypto cannot give it."""
+        """Return the state, at most 512 bytes; None if this machine's libcrypto cannot export it."""
         if self._native is None:
             return None
         body = b"\n".join((_MAGIC, self._tag, self._native.save()))
@@ -225,10 +225,10 @@ class ResumableHash:
 
     @classmethod
     def restore(cls, algorithm: str, state: bytes) -> Self | None:
-        """The digest that was saved as `state`.
+        """Return the digest that was saved as `state`, or None if it cannot be resumed.
 
-        None where it cannot be continued: another algorithm, libcrypto or machine made it, or it is malformed.  The
-        content must then be read again from its beginning.
+        That is so if another algorithm, libcrypto or machine produced the state, or if it is malformed. The content
+        must then be read again from its beginning.
         """
         made = cls(algorithm)
         body, check = state[:-4], state[-4:]

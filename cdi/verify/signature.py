@@ -1,7 +1,7 @@
-"""OpenPGP signatures, checked by ``gpgv`` against a key ring that the policy names.
+"""Verification of OpenPGP signatures by ``gpgv`` with a key ring that the policy names.
 
-Only gpgv's machine-readable status lines are believed (``doc/DETAILS`` of GnuPG, section "Format of the --status-fd
-output"), and only those about complete signatures by keys that are valid now.
+Only gpgv's machine-readable status lines are trusted (``doc/DETAILS`` of GnuPG, section "Format of the --status-fd
+output"), and only those about complete signatures by keys that are currently valid.
 """
 
 from __future__ import annotations
@@ -19,23 +19,25 @@ from cdi.verify.sums import SIGNED_BEGIN, SUMS_MOST, signed_text
 KEYRING_MOST = 16 << 20
 SIGNATURE_MOST = 1 << 20
 TIMEOUT = 60.0
-"""Seconds that gpgv may take."""
+"""Timeout of gpgv in seconds."""
 
 _STATUS = "[GNUPG:] "
 _BAD = frozenset({"BADSIG", "ERRSIG", "EXPSIG", "EXPKEYSIG", "REVKEYSIG", "FAILURE", "UNEXPECTED", "NO_PUBKEY"})
 _WEAK_HASHES = frozenset({"1", "2", "3"})
-# MD5, SHA-1, RIPEMD-160 (RFC 9580 section 9.5).
+# MD5, SHA-1, RIPEMD-160 (RFC 9580, section 9.5).
 _ARMOUR = b"-----BEGIN PGP "
 
 
 def verify_detached(content: bytes, signature: bytes, keyring: str) -> tuple[str, ...]:
-    """Check a detached signature, binary or armoured, of `content`.
+    """Verify a detached signature of `content`, binary or armoured, and return the fingerprints of its primary keys.
 
-    `keyring` is the path of a file of public keys, binary or armoured.  Gives the fingerprints of the primary keys
-    of all good signatures (40 or 64 hex digits, upper case).  At least one must be good, none may be bad; those by
-    keys that the ring does not hold do not count.
+    At least one signature must be good and none may be bad; those by keys that are not in the ring are ignored. A
+    fingerprint has 40 or 64 upper-case hex digits. `keyring` is the path of a file of public keys, binary or armoured.
 
-    Raises `SignatureInvalid`, `SignatureMissing` (the signature is empty), `ToolMissing` (no gpgv).
+    Raises:
+        SignatureInvalid: the signature or the key ring is not acceptable.
+        SignatureMissing: the signature is empty.
+        ToolMissing: gpgv is not installed.
     """
     if not signature.strip():
         raise SignatureMissing("the signature is empty")
@@ -48,10 +50,10 @@ def verify_detached(content: bytes, signature: bytes, keyring: str) -> tuple[str
 
 
 def verify_clearsigned(content: bytes, keyring: str) -> tuple[str, ...]:
-    """Check a clear-signed message, as `verify_detached` does.
+    """Verify a clear-signed message and return the fingerprints, as `verify_detached` does.
 
-    What is signed is `cdi.verify.sums.signed_text(content)`, and only that may be used: anybody can have written
-    around it.  That gpgv found the same text is part of the check.
+    The signed text is `cdi.verify.sums.signed_text(content)`, and only that may be used: text outside it is not
+    authenticated. Part of the check is that gpgv extracts the same text.
     """
     if len(content) > SUMS_MOST:
         raise SignatureInvalid(f"the signed message is larger than {SUMS_MOST} bytes")
@@ -62,21 +64,22 @@ def verify_clearsigned(content: bytes, keyring: str) -> tuple[str, ...]:
         keys = _gpgv(home, keyring, ["content"], output="signed")
         with open(os.path.join(home, "signed"), "rb") as file:
             signed = file.read(SUMS_MOST + 1)
-    # Two readers of one format may disagree, and a forger would look for where they do.
+    # An attacker could exploit differences between the two parsers.
     if signed_text(signed).rstrip("\n") != signed_text(content).rstrip("\n"):
-        raise SignatureInvalid("the signed text cannot be told from what stands around it")
+        raise SignatureInvalid("ambiguous clear-signed message")
     return keys
 
 
 def is_clearsigned(content: bytes) -> bool:
-    """Whether the text brings its signature with it."""
+    """Return whether the text contains its own signature."""
     return any(line.rstrip(b" \t\r") == SIGNED_BEGIN.encode() for line in content.split(b"\n"))
 
 
 def dearmour(raw: bytes) -> bytes:
-    """Binary keys of a key ring that may be armoured, several blocks after one another included (RFC 9580 section 6).
+    """Return the binary keys of a key ring that may be armoured, in one or several blocks (RFC 9580, section 6).
 
-    Raises `SignatureInvalid`.
+    Raises:
+        SignatureInvalid: the armour is damaged, or contains something else than public keys.
     """
     if _ARMOUR not in raw:
         return raw
@@ -86,11 +89,11 @@ def dearmour(raw: bytes) -> bytes:
     for line in (line.strip() for line in raw.split(b"\n")):
         if line.startswith(_ARMOUR):
             if line != b"-----BEGIN PGP PUBLIC KEY BLOCK-----":
-                raise SignatureInvalid("the key ring holds something else than public keys")
+                raise SignatureInvalid("the key ring contains data other than public keys")
             inside, body = True, []
         elif line.startswith(b"-----END PGP ") and inside:
-            # After an empty line and the content there may be a check sum, "=" and four characters; it is no
-            # protection, and RFC 9580 tells readers to ignore it.
+            # The content follows an empty line. RFC 9580 tells readers to ignore the checksum after it ("=" and
+            # four characters), which protects nothing.
             start = body.index(b"") + 1 if b"" in body else 0
             data = b"".join(line for line in body[start:] if not line.startswith(b"="))
             try:
@@ -101,7 +104,7 @@ def dearmour(raw: bytes) -> bytes:
         elif inside:
             body.append(line)
     if inside or not parts:
-        raise SignatureInvalid("the key ring's armour does not end")
+        raise SignatureInvalid("the key ring's armour has no end line")
     return b"".join(parts)
 
 
@@ -111,7 +114,7 @@ def _read_keyring(path: str) -> bytes:
             raw = file.read(KEYRING_MOST + 1)
     except OSError as error:
         raise SignatureInvalid(
-            f"the key ring cannot be read: {error.strerror}", where=path, remedy="name a readable file of public keys"
+            f"cannot read the key ring: {error.strerror}", where=path, remedy="name a readable file of public keys"
         ) from error
     if len(raw) > KEYRING_MOST:
         raise SignatureInvalid(f"the key ring is larger than {KEYRING_MOST} bytes", where=path)
@@ -128,7 +131,7 @@ def _write(home: str, name: str, content: bytes) -> None:
 def _gpgv(home: str, keyring: str, files: list[str], output: str | None = None) -> tuple[str, ...]:
     program = shutil.which("gpgv")
     if program is None:
-        raise ToolMissing("gpgv is not installed, no signature can be checked", remedy="apt-get install gpgv")
+        raise ToolMissing("gpgv is not installed, so signatures cannot be verified", remedy="apt-get install gpgv")
     _write(home, "keyring", _read_keyring(keyring))
     command = [program, "--homedir", home, "--keyring", os.path.join(home, "keyring"), "--status-fd", "1"]
     try:
@@ -143,16 +146,19 @@ def _gpgv(home: str, keyring: str, files: list[str], output: str | None = None) 
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise SignatureInvalid(f"gpgv did not end within {TIMEOUT:.0f} seconds") from error
+        raise SignatureInvalid(f"gpgv did not finish within {TIMEOUT:.0f} seconds") from error
     return judge(ended.stdout.decode("utf-8", "replace"))
 
 
 def judge(status: str) -> tuple[str, ...]:
-    """The fingerprints of the good signatures in gpgv's status lines; raises `SignatureInvalid`.
+    """Return the fingerprints of the good signatures in gpgv's status lines.
 
-    Each signature begins with NEWSIG.  It is good if it has GOODSIG and VALIDSIG and nothing bad; it does not count
-    if its key is unknown (ERRSIG with reason 9, NO_PUBKEY), as images are often signed by an old and a new key; in
-    every other case it is bad, and so is the whole.
+    Each signature begins with NEWSIG. It is good if it has GOODSIG, VALIDSIG and no bad status. It is ignored if its
+    key is unknown (ERRSIG with reason 9, NO_PUBKEY), as images are often signed by an old and a new key. In every other
+    case it is bad.
+
+    Raises:
+        SignatureInvalid: a signature is bad, or none is good.
     """
     good: list[str] = []
     unknown: list[str] = []
@@ -166,7 +172,7 @@ def judge(status: str) -> tuple[str, ...]:
         elif signatures:
             signatures[-1].append(words)
         elif words[0] in _BAD:
-            raise SignatureInvalid(f"the signature cannot be checked ({words[0]})")
+            raise SignatureInvalid(f"the signature cannot be verified ({words[0]})")
     for words_of in signatures:
         keys = {words[0] for words in words_of}
         missing = [words for words in words_of if words[0] == "ERRSIG" and len(words) > 6 and words[6] == "9"]
@@ -177,12 +183,12 @@ def judge(status: str) -> tuple[str, ...]:
             reason = ", ".join(sorted(keys & _BAD)) or "incomplete"
             raise SignatureInvalid(f"the signature is not good ({reason})")
         elif len(valid[0]) > 8 and valid[0][8] in _WEAK_HASHES:
-            raise SignatureInvalid("the signature is made with a hash that can be forged (MD5 or SHA-1)")
+            raise SignatureInvalid("the signature uses a weak hash (MD5 or SHA-1)")
         else:
-            # The last word is the primary key's fingerprint, the first that of the subkey that signed.
+            # The last field is the primary key's fingerprint, the first that of the signing subkey.
             good.append(valid[0][10] if len(valid[0]) > 10 else valid[0][1])
     if not good:
         if unknown:
-            raise SignatureInvalid(f"the signature was made by a key that is not trusted ({', '.join(unknown)[:200]})")
-        raise SignatureInvalid("there is no signature in the file")
+            raise SignatureInvalid(f"the signing key is not trusted ({', '.join(unknown)[:200]})")
+        raise SignatureInvalid("the file contains no signature")
     return tuple(dict.fromkeys(good))

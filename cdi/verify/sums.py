@@ -1,8 +1,8 @@
-"""Checksum files as distributions publish them beside their images.
+"""Parser of the checksum files that distributions publish with their images.
 
-Read are GNU coreutils' lines (``<hex>  name``, ``<hex> *name``, with a backslash where the name is escaped), BSD's
-(``SHA256 (name) = <hex>``), a bare digest in a file of one line, and any of these inside an OpenPGP clear-signed
-message (RFC 9580 section 7), whose signature is for `cdi.verify.signature` to check.
+Accepted are lines of GNU coreutils (``<hex>  name``, ``<hex> *name``, with a backslash if the name is escaped), lines
+of BSD (``SHA256 (name) = <hex>``), a bare digest in a file of one line, and any of these inside an OpenPGP clear-signed
+message (RFC 9580, section 7), whose signature `cdi.verify.signature` verifies.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from cdi.api.digest import HEX_LENGTH, Digest
 from cdi.api.errors import ChecksumInvalid
 
 SUMS_MOST = 1 << 20
-"""The largest checksum file, bytes."""
+"""Maximum size of a checksum file in bytes."""
 
 _ALGORITHMS = {length: name for name, length in HEX_LENGTH.items()}
 _PREFERENCE = ("sha256", "sha512", "sha384", "sha224", "sha1", "md5")
-# sha256 is as safe as its longer sisters, and three times as fast where the processor knows it.
+# sha256 is as secure as the longer ones, and three times as fast with processor support.
 _LINE_MOST = 8192
 _BSD = re.compile(r"([A-Za-z0-9-]+) ?\((.+)\) ?= ?([0-9A-Fa-f]+)")
 _GNU = re.compile(r"(\\?)([0-9A-Fa-f]{32,128})(?: [ *]|\t+| +)(.+)")
@@ -28,9 +28,9 @@ _SIGNATURE_BEGIN = "-----BEGIN PGP SIGNATURE-----"
 
 
 def checksum_files(name: str) -> tuple[str, ...]:
-    """The names to look for beside an image, most wanted first.
+    """Return the names of checksum files to look for beside an image, in order of preference.
 
-    Files of many images stand before those of one, as only the former are usually signed.
+    Files that cover several images come first, as usually only those are signed.
     """
     return (
         "SHA256SUMS",
@@ -51,16 +51,17 @@ def checksum_files(name: str) -> tuple[str, ...]:
 
 
 def signature_files(name: str) -> tuple[str, ...]:
-    """The names of detached signatures to look for beside a checksum file."""
+    """Return the names of detached signatures to look for beside a checksum file."""
     return (f"{name}.gpg", f"{name}.sign", f"{name}.asc", f"{name}.sig")
 
 
 def find_digest(content: bytes, name: str, *, file_name: str = "") -> Digest | None:
-    """The best digest that `content`, a checksum file, gives for the image `name`; None where it has none.
+    """Return the preferred digest that `content`, a checksum file, lists for the image `name`; None if it lists none.
 
-    `file_name` is that of the checksum file: one that is named after the image alone may hold a bare digest.
-    Raises `ChecksumInvalid`: the file is larger than `SUMS_MOST`, is no text, or gives two digests of one algorithm
-    for the same name.
+    `file_name` is that of the checksum file: one that is named after the image may hold a bare digest.
+
+    Raises:
+        ChecksumInvalid: the file exceeds `SUMS_MOST`, is not text, or lists two digests of one algorithm for `name`.
     """
     where = file_name or None
     found: dict[str, str] = {}
@@ -68,7 +69,7 @@ def find_digest(content: bytes, name: str, *, file_name: str = "") -> Digest | N
         if _plain(listed) != name:
             continue
         if found.setdefault(algorithm, value) != value:
-            raise ChecksumInvalid(f"the checksum file gives two {algorithm} digests for {name[:200]!r}", where=where)
+            raise ChecksumInvalid(f"the checksum file lists two {algorithm} digests for {name[:200]!r}", where=where)
     for algorithm in _PREFERENCE:
         if algorithm in found:
             return Digest(algorithm, found[algorithm])
@@ -76,10 +77,12 @@ def find_digest(content: bytes, name: str, *, file_name: str = "") -> Digest | N
 
 
 def signed_text(content: bytes, where: str | None = None) -> str:
-    """The text of a checksum file; of a clear-signed one only what the signature covers.
+    """Return the text of a checksum file; of a clear-signed one only the part that the signature covers.
 
-    What stands outside of the signed part is dropped: anybody can have put it there.
-    Raises `ChecksumInvalid`.
+    Text outside the signed part is dropped because it is not authenticated.
+
+    Raises:
+        ChecksumInvalid: the file is too large, not text, or ambiguous.
     """
     if len(content) > SUMS_MOST:
         raise ChecksumInvalid(f"the checksum file is larger than {SUMS_MOST} bytes", where=where)
@@ -88,24 +91,24 @@ def signed_text(content: bytes, where: str | None = None) -> str:
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise ChecksumInvalid("the checksum file is no text", where=where) from error
+        raise ChecksumInvalid("the checksum file is not text", where=where) from error
     if "\0" in text:
-        raise ChecksumInvalid("the checksum file is no text", where=where)
+        raise ChecksumInvalid("the checksum file is not text", where=where)
     lines = [line.rstrip(" \t\r") for line in text.split("\n")]
     if SIGNED_BEGIN not in lines:
         return "\n".join(lines)
     if lines.count(SIGNED_BEGIN) != 1 or lines.count(_SIGNATURE_BEGIN) != 1:
-        raise ChecksumInvalid("the checksum file has several signed parts", where=where)
+        raise ChecksumInvalid("the checksum file contains several signed parts", where=where)
     begin, end = lines.index(SIGNED_BEGIN), lines.index(_SIGNATURE_BEGIN)
     body = lines[begin + 1 : end]
     if "" not in body:
-        raise ChecksumInvalid("the checksum file's signed part has no text", where=where)
+        raise ChecksumInvalid("the checksum file's signed part is empty", where=where)
     # Header lines (Hash: …) end with an empty line; a dash at the start of a line is escaped.
     return "\n".join(line.removeprefix("- ") for line in body[body.index("") + 1 :])
 
 
 def _entries(text: str, file_name: str, name: str) -> list[tuple[str, str, str]]:
-    """``(algorithm, hex, name)`` of every line that gives one."""
+    """Return ``(algorithm, hex, name)`` of every line that lists a digest."""
     entries = []
     lines = [line.strip() for line in text.split("\n")]
     lines = [line for line in lines if line and not line.startswith("#") and len(line) <= _LINE_MOST]
@@ -129,7 +132,7 @@ def _entries(text: str, file_name: str, name: str) -> list[tuple[str, str, str]]
 
 
 def _plain(listed: str) -> str:
-    """A listed name without its marks.  One in another directory is left so: it is not the image beside the file."""
+    """Return a listed name without its markers; names in other directories are kept, as they are other files."""
     listed = listed.strip().removeprefix("*")
     while listed.startswith("./"):
         listed = listed[2:]

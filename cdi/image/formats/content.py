@@ -1,6 +1,6 @@
-"""How a format's inspector reads: it is a generator that yields what it wants and is sent the bytes.
+"""Reading for format inspectors: a generator yields the ranges it needs and is sent their bytes.
 
-No I/O happens here; `cdi.image.inspect.Inspector` carries the wants to whoever has the content.
+Performs no I/O: `cdi.image.inspect.Inspector` passes the requests on to its caller.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from cdi.api.errors import ImageUnsafe
 from cdi.image.info import ImageInfo
 
 HEAD: Final = 64 << 10
-"""The first want, bytes: every signature and most headers lie within it."""
+"""Size in bytes of the first request: it contains every signature and most headers."""
 BUDGET: Final = 4 << 20
-"""The most that is read of one image; of a stream also how far into it the inspection goes."""
+"""Maximum bytes read from one image; for a stream also how far into it the inspection goes."""
 
 Want = tuple[int, int]
 _T = TypeVar("_T")
@@ -23,16 +23,16 @@ Inspection = Steps[ImageInfo]
 
 
 class Content:
-    """The content as far as it was read, with what is known about the rest.
+    """Bytes read so far, and what is known about the rest.
 
-    Reads must go forward in a stream: what lies before the furthest byte asked for is gone, except for the head.
+    Reads from a stream must move forward: bytes before the furthest one read, except for the head, are unavailable.
     """
 
     __slots__ = ("_budget", "_furthest", "head", "length", "seekable")
 
     def __init__(self, length: int | None, *, seekable: bool) -> None:
         self.length = length
-        """Bytes, where known; also once the end was met."""
+        """Size in bytes, if known; set when the end is reached."""
         self.seekable = seekable and length is not None
         self.head = b""
         self._furthest = 0
@@ -44,7 +44,7 @@ class Content:
         return self.head
 
     def reachable(self, offset: int, size: int) -> bool:
-        """A read of that range can be answered in full, as far as is known."""
+        """Return whether a read of that range can be answered completely, as far as is known."""
         if offset + size <= len(self.head):
             return True
         if self.seekable:
@@ -53,7 +53,7 @@ class Content:
         return start >= self._furthest and offset + size <= BUDGET
 
     def read(self, offset: int, size: int) -> Steps[bytes]:
-        """The bytes there: fewer where the content ends, none where a stream cannot give them any more."""
+        """Return the bytes there: fewer if the content ends, none if a stream has passed them."""
         known = self.head[offset : offset + size]
         if len(known) == size:
             return known
@@ -70,7 +70,7 @@ class Content:
             return b""
         self._budget -= size
         if self._budget < 0:
-            raise ImageUnsafe(f"its structures are spread over more than {BUDGET} bytes")
+            raise ImageUnsafe(f"its structures span more than {BUDGET} bytes")
         self._furthest = max(self._furthest, offset + size)
         data = yield offset, size
         if len(data) < size:

@@ -1,4 +1,4 @@
-"""The header of qcow2, versions 2 and 3, after QEMU's docs/interop/qcow2.txt; bounds are those of QEMU's own reader."""
+"""Header of qcow2, versions 2 and 3 (QEMU's docs/interop/qcow2.txt); limits are those of QEMU's own reader."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _EXT_FEATURE_NAMES: Final = 0x6803F857
 _EXT_ENCRYPTION: Final = 0x0537BE77
 _EXT_EXTERNAL_DATA: Final = 0x44415441
 _EXT_LIMIT: Final = 64
-"""Extensions in one header; QEMU writes at most six."""
+"""Maximum number of extensions in a header; QEMU writes at most six."""
 
 _V2: Final = struct.Struct(">4sIQIIQIIQQIIQ")
 _V3: Final = struct.Struct(">QQQII")
@@ -50,12 +50,12 @@ COMPRESSIONS: Final = {0: "zlib", 1: "zstd"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Qcow2Header:
-    """What the header says; offsets and sizes in bytes."""
+    """Fields of the header; offsets and sizes are in bytes."""
 
     version: int
     cluster_bits: int
     virtual_size: int
-    """As QEMU shows it: whole sectors."""
+    """Virtual size as QEMU reports it: whole sectors."""
     l1_offset: int
     l1_entries: int
     refcount_table_offset: int
@@ -72,7 +72,7 @@ class Qcow2Header:
     autoclear: int
     header_length: int
     compression_type: int
-    """0 zlib (raw deflate), 1 zstd."""
+    """Compression: 0 is zlib (raw deflate), 1 is zstd."""
 
     @property
     def cluster_size(self) -> int:
@@ -80,7 +80,7 @@ class Qcow2Header:
 
     @property
     def extended_l2(self) -> bool:
-        """L2 entries are 16 bytes and clusters have 32 subclusters."""
+        """Whether L2 entries have 16 bytes and clusters have 32 subclusters."""
         return bool(self.incompatible & EXTENDED_L2)
 
     @property
@@ -89,12 +89,12 @@ class Qcow2Header:
 
     @property
     def l2_entries(self) -> int:
-        """Of one L2 table, which fills a cluster."""
+        """Number of entries of one L2 table, which fills a cluster."""
         return self.cluster_size // self.l2_entry_size
 
     @property
     def l1_needed(self) -> int:
-        """L1 entries that the virtual size takes; more may be there, for a saved machine's state."""
+        """L1 entries that the virtual size needs; there may be more, for a saved VM state."""
         reach = self.cluster_size * self.l2_entries
         return -(-self.virtual_size // reach)
 
@@ -104,28 +104,31 @@ class Qcow2Header:
 
     @property
     def needs_qemu(self) -> tuple[str, ...]:
-        """Why this project's own reader cannot take the image, although QEMU can."""
+        """Why this project's own reader does not support the image, although QEMU does."""
         return ("it has extended L2 entries (subclusters)",) if self.extended_l2 else ()
 
 
 def parse_header(data: bytes, length: int | None) -> Qcow2Header:
-    """The header at the start of `data` (64 KiB, or the whole file), with every safety check passed.
+    """Return the header at the start of `data` (64 KiB, or the whole file) after all safety checks.
 
-    `length` is that of the file where it is known.  Raises the `ImageError` of the gravest check that failed; what
-    comes back has sane geometry, refers to no other file, and its tables lie within the file.
+    `length` is the size of the file in bytes, if known. The result has valid geometry and refers to no other file, and
+    its tables lie within the file.
+
+    Raises:
+        ImageError: a check failed; the class is that of the gravest failure.
     """
     header, _ = examine(data, length)
     return header
 
 
 def header_cluster(head: bytes) -> int:
-    """The size of the cluster that holds the header, as far as `head` can be believed; at least a sector."""
+    """Return the size of the cluster that holds the header, at least a sector; `head` is not validated."""
     bits = int.from_bytes(head[20:24], "big")
     return 1 << bits if MIN_CLUSTER_BITS <= bits <= MAX_CLUSTER_BITS else 512
 
 
 def examine(data: bytes, length: int | None) -> tuple[Qcow2Header, tuple[Check, ...]]:
-    """As `parse_header`, with the checks that were made."""
+    """Do what `parse_header` does and return the checks as well."""
     checks = Checklist("qcow2")
     header = _read(data)
     _check_features(header, data, checks)
@@ -204,7 +207,7 @@ def _check_features(header: Qcow2Header, data: bytes, checks: Checklist) -> None
     checks.expect(
         not unknown,
         "incompatible features",
-        f"it needs features that are not known: {_feature_names(header, data, unknown)}" if unknown else "all known",
+        f"it needs unknown features: {_feature_names(header, data, unknown)}" if unknown else "all known",
         FormatUnsupported,
     )
     if checks.expect(
@@ -212,7 +215,7 @@ def _check_features(header: Qcow2Header, data: bytes, checks: Checklist) -> None
         "compression type",
         f"clusters are compressed with {header.compression}"
         if header.compression_type in COMPRESSIONS
-        else f"compression type {header.compression_type} is not known",
+        else f"unknown compression type {header.compression_type}",
         FormatUnsupported,
     ):
         flagged = bool(header.incompatible & COMPRESSION)
@@ -224,7 +227,7 @@ def _check_features(header: Qcow2Header, data: bytes, checks: Checklist) -> None
 
 
 def _feature_names(header: Qcow2Header, data: bytes, bits: int) -> str:
-    """Names from the image's own feature table where it has one."""
+    """Return feature names, from the image's own feature table if it has one."""
     names: dict[int, str] = {}
     for kind, body in _extensions(header, data)[0]:
         if kind == _EXT_FEATURE_NAMES:
@@ -236,7 +239,7 @@ def _feature_names(header: Qcow2Header, data: bytes, bits: int) -> str:
 
 
 def _check_geometry(header: Qcow2Header, checks: Checklist) -> bool:
-    """What everything else is computed from."""
+    """Check the fields from which all others are computed."""
     bits = header.cluster_bits
     if not checks.expect(
         MIN_CLUSTER_BITS <= bits <= MAX_CLUSTER_BITS,
@@ -270,7 +273,7 @@ def _check_tables(header: Qcow2Header, length: int | None, checks: Checklist) ->
         checks.expect(
             header.l1_entries >= header.l1_needed,
             "L1 table covers the disk",
-            f"the L1 table has {header.l1_entries} entries and the virtual size takes {header.l1_needed}",
+            f"the L1 table has {header.l1_entries} entries and the virtual size needs {header.l1_needed}",
         )
     _check_place(header, checks, "L1 table", offset=header.l1_offset, size=size, length=length)
     clusters = header.refcount_table_clusters
@@ -281,7 +284,7 @@ def _check_tables(header: Qcow2Header, length: int | None, checks: Checklist) ->
             f"the refcount table has {clusters} clusters",
             ImageUnsafe,
         )
-    # Only where it begins: the table is not read, and a file may end before its last cluster does.
+    # Only its beginning: the table is not read, and a file may end within its last cluster.
     _check_place(header, checks, "refcount table", offset=header.refcount_table_offset, size=1, length=length)
     many = header.snapshots > MAX_SNAPSHOTS
     checks.expect(not many, "snapshots", f"it claims {header.snapshots} internal snapshots", ImageUnsafe)
@@ -292,7 +295,7 @@ def _check_tables(header: Qcow2Header, length: int | None, checks: Checklist) ->
 def _check_place(
     header: Qcow2Header, checks: Checklist, what: str, *, offset: int, size: int, length: int | None
 ) -> None:
-    """A table begins at a cluster and lies within the file; one of no bytes is anywhere."""
+    """Check that a table begins at a cluster boundary and lies within the file; an empty one may be anywhere."""
     if size == 0:
         return
     checks.expect(
@@ -329,7 +332,7 @@ def _check_extensions(header: Qcow2Header, data: bytes, checks: Checklist) -> No
 
 
 def _extensions(header: Qcow2Header, data: bytes) -> tuple[list[tuple[int, bytes]], str]:
-    """The header extensions, and what is wrong with them; they end with the first cluster or at the backing name."""
+    """Return the header extensions, which end with the first cluster or at the backing name, and their fault."""
     found: list[tuple[int, bytes]] = []
     end = header.cluster_size if header.cluster_bits <= MAX_CLUSTER_BITS else 0
     if header.backing_offset:
@@ -341,10 +344,10 @@ def _extensions(header: Qcow2Header, data: bytes) -> tuple[list[tuple[int, bytes
         if kind == _EXT_END:
             return found, ""
         if size > min(end, len(data)) - at:
-            return found, f"a header extension of {size} bytes leaves the header"
+            return found, f"a header extension of {size} bytes exceeds the header"
         if len(found) == _EXT_LIMIT:
             return found, f"more than {_EXT_LIMIT} header extensions"
         found.append((kind, bytes(data[at : at + size])))
         at += -(-size // 8) * 8
-    # Without an end marker they end with the cluster, unless more of that exists than was looked at.
-    return found, "header extensions without end" if at + 8 <= end and found else ""
+    # Without an end marker they end with the cluster, unless only part of it was read.
+    return found, "header extensions lack an end marker" if at + 8 <= end and found else ""

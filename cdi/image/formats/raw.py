@@ -1,6 +1,6 @@
-"""Raw content: whatever no other format claims.  What stands in it is only told, never believed.
+"""Raw content: everything that matches no other format. Its structures are reported, never trusted.
 
-MBR and GPT after the UEFI specification 2.10, chapter 5; ISO 9660 after ECMA-119, 8.4.
+MBR and GPT follow the UEFI specification 2.10, chapter 5; ISO 9660 follows ECMA-119, 8.4.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FILE_SYSTEMS: Final[tuple[tuple[int, bytes, str], ...]] = (
 
 
 def gpt(head: bytes) -> int | None:
-    """Where a GUID partition table's header is: the second sector, of 512 or 4096 bytes."""
+    """Return the offset of the GUID partition table's header: the second sector, of 512 or 4096 bytes."""
     for sector in (SECTOR, 4096):
         if head[sector : sector + 8] == b"EFI PART":
             return sector
@@ -33,7 +33,7 @@ def gpt(head: bytes) -> int | None:
 
 
 def mbr(head: bytes) -> bool:
-    """A master boot record with at least one partition; a bare boot sector has its mark and no partitions."""
+    """Return whether there is an MBR with at least one partition; a bare boot sector has the mark and no partition."""
     if head[510:512] != b"\x55\xaa":
         return False
     entries = [head[at : at + 16] for at in range(446, 510, 16)]
@@ -47,7 +47,7 @@ def iso9660(head: bytes) -> bool:
 
 
 def details(head: bytes) -> tuple[tuple[str, str], ...]:
-    """What stands in raw content, for display."""
+    """Return the structures in raw content, for display."""
     found: list[tuple[str, str]] = []
     at = gpt(head)
     if at is not None:
@@ -71,7 +71,7 @@ def details(head: bytes) -> tuple[tuple[str, str], ...]:
 
 
 def _gpt_partitions(head: bytes, header: int, count: int) -> int:
-    """Partitions in use, as far as the entries lie in the head."""
+    """Return the number of used partitions, as far as the head contains the entries."""
     lba, _, size = struct.unpack_from("<QII", head, header + 72)
     if size < 128 or size > 4096:
         return 0

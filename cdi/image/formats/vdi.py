@@ -1,4 +1,4 @@
-"""VirtualBox disk images, version 1.1 (VirtualBox' VDICore.h); bounds are those of QEMU's driver."""
+"""VirtualBox disk images, version 1.1 (VirtualBox' VDICore.h); limits are those of QEMU's driver."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def recognised(head: bytes) -> bool:
 
 
 def inspect(content: Content) -> Inspection:
-    """Everything is in the header.  Raises the `ImageError` of the gravest check that failed."""
+    """Inspect the header, which describes the whole image; raise the `ImageError` of the gravest failed check."""
     head = content.head
     if len(head) < MIN_HEADER:
         raise ImageCorrupt("the file ends within the header", where="vdi")
@@ -37,10 +37,13 @@ def inspect(content: Content) -> Inspection:
     checks.expect(version == 0x0001_0001, "version", f"version {version >> 16}.{version & 0xFFFF}", FormatUnsupported)
     overlay = kind in (3, 4) or any(linked) or any(parent)
     checks.expect(
-        not overlay, "parent image", "it is a difference to another image" if overlay else "none", BackingFileRefused
+        not overlay,
+        "parent image",
+        "it is a differencing image that needs a parent" if overlay else "none",
+        BackingFileRefused,
     )
     variant = _TYPES.get(kind)
-    checks.expect(variant is not None, "image type", variant or f"type {kind} is not known", FormatUnsupported)
+    checks.expect(variant is not None, "image type", variant or f"unknown type {kind}", FormatUnsupported)
     checks.expect(sector_size == SECTOR, "sector size", f"sectors of {sector_size} bytes", FormatUnsupported)
     usual = checks.expect(block_size == MEBI, "block size", f"blocks of {block_size} bytes", FormatUnsupported)
     size = round_up(disk_size, SECTOR)

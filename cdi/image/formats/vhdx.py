@@ -1,4 +1,4 @@
-"""VHDX, after Microsoft's [MS-VHDX]; bounds are those of QEMU's driver where they are tighter."""
+"""VHDX ([MS-VHDX]); limits are those of QEMU's driver where they are tighter."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _REGION_TABLE_SIZE: Final = 64 << 10
 _REGION_LIMIT: Final = 2047
 _METADATA_TABLE_SIZE: Final = 64 << 10
 _METADATA_FIRST: Final = 128 << 10
-"""Table and items, which usual writers put right behind it, in one read."""
+"""Bytes of the first read: the table, and the items that usual writers put right after it."""
 _METADATA_LIMIT: Final = 2047
 _REQUIRED_REGION: Final = 1
 _REQUIRED_ITEM: Final = 4
 
 
 def _guid(text: str) -> bytes:
-    """A GUID as Windows lays it out: the first three fields with their low byte first."""
+    """Return a GUID in Windows byte order: the first three fields are little-endian."""
     first, second, third, *rest = text.split("-")
     swapped = b"".join(bytes.fromhex(field)[::-1] for field in (first, second, third))
     return swapped + bytes.fromhex("".join(rest))
 
 
 def _named(guid: bytes) -> str:
-    """The same for people."""
+    """Return the textual form of a GUID."""
     return "-".join(part.hex() for part in (guid[3::-1], guid[5:3:-1], guid[7:5:-1], guid[8:10], guid[10:]))
 
 
@@ -63,7 +63,7 @@ class _Region:
 
 
 def block_table(regions: bytes) -> int | None:
-    """Where the block table begins, after the first copy of the region table of an image that passed inspection."""
+    """Return the offset of the block table from the first region table of an image that passed inspection."""
     count = min(struct.unpack_from("<I", regions, 8)[0], _REGION_LIMIT)
     for at in range(16, 16 + 32 * count, 32):
         if regions[at : at + 16] == _BAT:
@@ -72,9 +72,9 @@ def block_table(regions: bytes) -> int | None:
 
 
 def inspect(content: Content) -> Inspection:
-    """Raises the `ImageError` of the gravest check that failed.
+    """Inspect a VHDX; raise the `ImageError` of the gravest failed check.
 
-    The metadata may lie further in than a stream is looked at; then `virtual_size` is None.
+    `virtual_size` is None if the metadata lies further in than a stream is inspected.
     """
     checks = Checklist("vhdx")
     start, end = _HEADERS[0], _REGIONS[1] + _REGION_TABLE_SIZE
@@ -88,7 +88,7 @@ def inspect(content: Content) -> Inspection:
         checks.settle()
         raise ImageCorrupt("it has no metadata", where="vhdx")
     if not content.reachable(region.offset, min(region.length, _METADATA_FIRST)) and not content.seekable:
-        note = "its metadata lies too far in to be seen in a stream"
+        note = "the metadata is too far from the start to be inspected in a stream"
         return ImageInfo(
             format="vhdx", virtual_size=None, notes=(note,), details=details, checks=checks.settle(), version=1
         )
@@ -105,7 +105,7 @@ def inspect(content: Content) -> Inspection:
 
 
 def _check_headers(front: bytes, checks: Checklist) -> None:
-    """Of two headers that one counts which holds and has the higher sequence number."""
+    """Check the current header: of two, the intact one with the higher sequence number."""
     current: tuple[int, bytes] | None = None
     for place in _HEADERS:
         header = front[place - _HEADERS[0] :][:_HEADER_SIZE]
@@ -123,7 +123,7 @@ def _check_headers(front: bytes, checks: Checklist) -> None:
     checks.expect(
         clean,
         "log",
-        "empty" if clean else "its log holds changes that were not carried out: it was not closed cleanly",
+        "empty" if clean else "it was not closed cleanly: its log holds changes that are not applied",
         ImageDirty,
     )
     if not clean:
@@ -131,7 +131,7 @@ def _check_headers(front: bytes, checks: Checklist) -> None:
 
 
 def _regions(front: bytes, length: int | None, checks: Checklist) -> dict[bytes, _Region]:
-    """What the region table lists.  QEMU reads the first copy only, so that one must hold."""
+    """Return the listed regions; QEMU reads only the first copy of the table, so that one must be intact."""
     table = front[_REGIONS[0] - _HEADERS[0] :][:_REGION_TABLE_SIZE]
     whole = len(table) == _REGION_TABLE_SIZE and table.startswith(b"regi") and _sealed(table)
     if not checks.expect(whole, "region table", "intact" if whole else "the region table is damaged"):
@@ -171,7 +171,7 @@ def _regions(front: bytes, length: int | None, checks: Checklist) -> dict[bytes,
 def _metadata(
     region: _Region, table: _Region | None, content: Content, checks: Checklist
 ) -> Steps[tuple[str | None, int | None, int | None]]:
-    """Variant, virtual size and block size."""
+    """Return variant, virtual size and block size."""
     nothing = (None, None, None)
     data = yield from content.read(region.offset, min(region.length, _METADATA_FIRST))
     whole = len(data) >= _METADATA_TABLE_SIZE and data.startswith(b"metadata")
@@ -215,14 +215,17 @@ def _metadata(
     sector = int.from_bytes(sectors, "little")
     overlay = bool(flags & _HAS_PARENT) or _PARENT_LOCATOR in items
     checks.expect(
-        not overlay, "parent image", "it is a difference to another image" if overlay else "none", BackingFileRefused
+        not overlay,
+        "parent image",
+        "it is a differencing image that needs a parent" if overlay else "none",
+        BackingFileRefused,
     )
     _check_disk(size, sector, block_size, table, checks)
     return ("fixed" if flags & _LEAVE_ALLOCATED else "dynamic", size, block_size)
 
 
 def _check_disk(size: int, sector: int, block_size: int, table: _Region | None, checks: Checklist) -> None:
-    # QEMU takes a disk of 4096-byte sectors for an eighth of its size: refused, not cut.
+    # QEMU reads a disk with 4096-byte sectors at an eighth of its size: reject it rather than truncate it.
     checks.expect(sector == SECTOR, "logical sector", f"sectors of {sector} bytes", FormatUnsupported)
     if not checks.expect_size(size):
         return
@@ -240,7 +243,7 @@ def _check_disk(size: int, sector: int, block_size: int, table: _Region | None, 
 
 
 def _item(data: bytes, item: tuple[int, int], size: int, checks: Checklist) -> bytes | None:
-    """An item's value, out of the metadata as far as it was read."""
+    """Return the value of an item from the metadata read so far."""
     offset, length = item
     inside = length == size and _METADATA_TABLE_SIZE <= offset <= len(data) - size
     detail = f"an item of {length} bytes at {offset:#x} of the metadata"
@@ -248,7 +251,7 @@ def _item(data: bytes, item: tuple[int, int], size: int, checks: Checklist) -> b
 
 
 def _sealed(block: bytes) -> bool:
-    """Its CRC-32C, made with the field itself as zeros, is right."""
+    """Return whether the CRC-32C, computed with its own field as zeros, is correct."""
     said = int.from_bytes(block[4:8], "little")
     return _crc32c(block[:4] + bytes(4) + block[8:]) == said
 
@@ -265,7 +268,7 @@ def _crc_table() -> tuple[int, ...]:
 
 
 def _crc32c(data: bytes) -> int:
-    """Castagnoli's CRC, as in RFC 3720, appendix B.4."""
+    """Return the CRC-32C (Castagnoli; RFC 3720, appendix B.4)."""
     table = _crc_table()
     crc = 0xFFFF_FFFF
     for byte in data:

@@ -1,4 +1,4 @@
-"""VMDK with everything in one file, after VMware's Virtual Disk Format 5.0; bounds are those of QEMU's driver."""
+"""VMDK in a single file (VMware's Virtual Disk Format 5.0); limits are those of QEMU's driver."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _FLAG_COMPRESSED: Final = 1 << 16
 AT_END: Final = 0xFFFF_FFFF_FFFF_FFFF
 _DEFLATE: Final = 1
 _FOOTER_TAIL: Final = 1536
-"""A marker, the footer and the end-of-stream marker, a sector each."""
+"""Footer marker, footer and end-of-stream marker, one sector each."""
 _FOOTER_MARKER, _END_MARKER = 3, 0
 
 DESCRIPTOR_AT: Final = SECTOR
 DESCRIPTOR_READ: Final = 20 * SECTOR
-"""Where QEMU looks for CID and parent and how far, whatever the header says about the descriptor."""
+"""Bytes from `DESCRIPTOR_AT` in which QEMU looks for CID and parent, whatever the header says."""
 _MAX_GRAIN: Final = 0x20_0000
 _MAX_TABLES: Final = 32 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """The sparse extent's header; sizes and offsets are sectors, as they stand there."""
+    """Header of a sparse extent; sizes and offsets are in sectors, as stored."""
 
     version: int
     flags: int
@@ -88,12 +88,12 @@ class Header:
 
     @property
     def geometry(self) -> tuple[int, ...]:
-        """What header and footer must agree on."""
+        """Fields in which header and footer must agree."""
         return (self.version, self.capacity, self.grain, self.table_entries, self.compression)
 
 
 def inspect(content: Content) -> Inspection:
-    """A sparse extent with an embedded descriptor.  Raises the `ImageError` of the gravest check that failed."""
+    """Inspect a sparse extent with an embedded descriptor; raise the `ImageError` of the gravest failed check."""
     header = Header.parse(content.head)
     if header is None:
         raise ImageCorrupt("the file ends within the header", where="vmdk")
@@ -105,7 +105,7 @@ def inspect(content: Content) -> Inspection:
         if content.seekable:
             yield from _check_footer(header, content, checks)
         else:
-            notes.append("its footer is not seen in a stream")
+            notes.append("the footer cannot be checked in a stream")
     if header.unclean:
         notes.append("it was not closed cleanly by its last writer")
     passed = checks.settle()
@@ -122,18 +122,18 @@ def inspect(content: Content) -> Inspection:
 
 
 def refuse_descriptor() -> ExternalDataRefused:
-    """For a text descriptor that stands alone."""
+    """Return the error for a standalone text descriptor."""
     return ExternalDataRefused("a bare VMDK descriptor: its data is in other files", where="vmdk")
 
 
 def refuse_extent(kind: str) -> FormatUnsupported:
-    """For the extents of ESX, which only a descriptor makes a disk of."""
+    """Return the error for an extent of ESX, which needs a descriptor."""
     return FormatUnsupported(f"a {kind} extent of a VMware host, not a whole disk", where="vmdk")
 
 
 def _check_header(header: Header, length: int | None, checks: Checklist) -> None:
     checks.expect(1 <= header.version <= 3, "version", f"version {header.version}", FormatUnsupported)
-    # QEMU takes an extent of no capacity for a wrapping of the descriptor and opens the files that it names.
+    # QEMU treats an extent without capacity as an envelope of the descriptor and opens the files that it names.
     checks.expect(
         header.capacity > 0,
         "capacity",
@@ -165,7 +165,7 @@ def _check_header(header: Header, length: int | None, checks: Checklist) -> None
 
 
 def _descriptor(header: Header, content: Content, checks: Checklist) -> Steps[str | None]:
-    """The createType, where descriptor and header let the image pass."""
+    """Return the createType if descriptor and header are accepted."""
     if header.descriptor_offset == 0:
         _one_of_many(checks)
         return None
@@ -183,7 +183,7 @@ def _descriptor(header: Header, content: Content, checks: Checklist) -> Steps[st
         return None
     descriptor = vmdk_descriptor.parse(text)
     if descriptor is None:
-        checks.expect(passed=False, name="descriptor text", detail="the embedded descriptor is not one")
+        checks.expect(passed=False, name="descriptor text", detail="the embedded descriptor is invalid")
         return None
     kind = vmdk_descriptor.check(descriptor, text, checks)
     if len(descriptor.extents) == 1:
@@ -197,19 +197,19 @@ def _descriptor(header: Header, content: Content, checks: Checklist) -> Steps[st
 
 
 def _one_of_many(checks: Checklist) -> None:
-    """Of an extent without a descriptor, which another file has."""
-    detail = "it has none: one part of an image of several files"
+    """Reject an extent without a descriptor, which is in another file."""
+    detail = "it has none: the file is one part of a multi-file image"
     checks.expect(passed=False, name="descriptor", detail=detail, refusal=ExternalDataRefused)
 
 
 def _check_footer(header: Header, content: Content, checks: Checklist) -> Steps[None]:
-    """The footer takes the place of the header, so it must say the same of the disk."""
+    """Check the footer: it overrides the header, so both must describe the same disk."""
     assert content.length is not None
     at = round_up(content.length, SECTOR) - _FOOTER_TAIL
     tail = (yield from content.read(at, _FOOTER_TAIL)) if at >= SECTOR else b""
     footer = Header.parse(tail[SECTOR:])
     found = footer is not None and len(tail) == _FOOTER_TAIL and _marks(tail)
-    checks.expect(found, "footer", "found" if found else "the footer is missing: the file is cut short or padded")
+    checks.expect(found, "footer", "found" if found else "the footer is missing: the file is truncated or padded")
     if footer is not None and found:
         same = footer.geometry == header.geometry
         checks.expect(same, "footer agrees", "with the header" if same else "footer and header contradict each other")
@@ -219,5 +219,5 @@ def _check_footer(header: Header, content: Content, checks: Checklist) -> Steps[
 
 def _marks(tail: bytes) -> bool:
     first, last = (struct.unpack_from("<QII", tail, at) for at in (0, _FOOTER_TAIL - SECTOR))
-    # The marker's own count of sectors differs between writers; size and type do not.
+    # Writers differ in the marker's sector count, but not in its size and type.
     return first[1:] == (0, _FOOTER_MARKER) and last == (0, 0, _END_MARKER)

@@ -1,7 +1,7 @@
-"""The text descriptor of a VMDK, after VMware's Virtual Disk Format 5.0, "The Descriptor File".
+"""Text descriptor of a VMDK (VMware's Virtual Disk Format 5.0, "The Descriptor File").
 
-It can name any file of the machine that opens it, so it is read strictly: the first reading of a key is the only one
-allowed, and whatever looks like an extent is one.
+It can name any file of the machine that opens it, so parsing is strict: duplicate keys must not differ, and every line
+that resembles an extent is treated as one.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from cdi.api.errors import BackingFileRefused, EncryptionRefused, ExternalDataRe
 from cdi.image.checks import Checklist, shown
 
 MARK: Final = b"# disk descriptorfile"
-"""How it begins, in lower case."""
+"""First line, in lower case."""
 MAX_SIZE: Final = 64 << 10
 MAX_LINES: Final = 2048
 
 MONOLITHIC: Final = ("monolithicSparse", "streamOptimized")
-"""The kinds that keep everything in one file; of the others the data is elsewhere."""
+"""Types that keep everything in one file; all others store the data elsewhere."""
 _OTHER_FILES: Final = frozenset(
     {
         "monolithicflat",
@@ -50,10 +50,10 @@ _KEY: Final = re.compile(rb'\s*([A-Za-z_][\w.]*)\s*=\s*"?([^"\r]*)"?\s*')
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """One run of the disk."""
+    """One extent line."""
 
     kind: str
-    """``SPARSE``, ``FLAT``, ``VMFS`` …"""
+    """Type: ``SPARSE``, ``FLAT``, ``VMFS`` …"""
     sectors: int
     name: bytes
 
@@ -61,16 +61,16 @@ class Extent:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Descriptor:
     values: dict[str, bytes]
-    """By key in lower case."""
+    """Values by lower-case key."""
     twice: tuple[str, ...]
-    """Keys that stand there with two different values."""
+    """Keys with two different values."""
     extents: tuple[Extent, ...]
     odd: tuple[bytes, ...]
-    """Lines that begin as an extent does and are none."""
+    """Malformed extent lines."""
 
 
 def is_descriptor(head: bytes) -> bool:
-    """`head` begins with a bare text descriptor, as QEMU too would tell it: after comments comes the version."""
+    """Return whether `head` begins with a bare descriptor by QEMU's rule: after comments comes the version."""
     if head[: len(MARK)].lower() == MARK:
         return True
     for line in head[:4096].split(b"\n"):
@@ -81,7 +81,7 @@ def is_descriptor(head: bytes) -> bool:
 
 
 def parse(text: bytes) -> Descriptor | None:
-    """The descriptor in `text`, which ends at its first zero byte; None where it does not begin as one."""
+    """Return the descriptor in `text`, which ends at its first zero byte; None if it is not one."""
     text = text.partition(b"\0")[0]
     if text[: len(MARK)].lower() != MARK:
         return None
@@ -111,12 +111,15 @@ def parse(text: bytes) -> Descriptor | None:
 
 
 def check(descriptor: Descriptor, text: bytes, checks: Checklist) -> str | None:
-    """Add every check of a descriptor, whose bytes are `text`; returns the createType where it is accepted."""
+    """Add all checks of a descriptor, whose bytes are `text`; return the createType if it is accepted."""
     lines = text.partition(b"\0")[0].count(b"\n")
     checks.expect(lines < MAX_LINES, "descriptor length", f"the descriptor has {lines} lines", ImageUnsafe)
     twice = ", ".join(shown(key.encode()) for key in descriptor.twice[:4])
     checks.expect(
-        not twice, "descriptor keys", f"the descriptor says {twice} twice" if twice else "each once", ImageUnsafe
+        not twice,
+        "descriptor keys",
+        f"the descriptor has conflicting values for {twice}" if twice else "each once",
+        ImageUnsafe,
     )
     encrypted = [key for key in descriptor.values if key.startswith("encryption.")]
     checks.expect(not encrypted, "encryption", "it is encrypted" if encrypted else "not encrypted", EncryptionRefused)
@@ -128,7 +131,7 @@ def check(descriptor: Descriptor, text: bytes, checks: Checklist) -> str | None:
 
 def _check_parent(descriptor: Descriptor, text: bytes, checks: Checklist) -> None:
     cid = descriptor.values.get("parentcid", _NO_PARENT).lower()
-    # QEMU looks for the hint's name anywhere in the text, so nothing that could be read as one may stand there.
+    # QEMU searches the whole text for the hint's name, so the name must not occur anywhere.
     hint = b"parentfilenamehint" in text.partition(b"\0")[0].lower()
     if hint:
         detail = f"it is an overlay over {shown(descriptor.values.get('parentfilenamehint', b'another file'))}"
@@ -178,6 +181,6 @@ def _check_extents(descriptor: Descriptor, checks: Checklist) -> None:
         checks.expect(
             sparse and inside,
             "extent is the image itself",
-            f"{extent.kind} extent {shown(extent.name)}" + ("" if sparse and inside else " is outside of the image"),
+            f"{extent.kind} extent {shown(extent.name)}" + ("" if sparse and inside else " is outside the image"),
             ExternalDataRefused,
         )

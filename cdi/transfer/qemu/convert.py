@@ -1,11 +1,12 @@
-"""Images that only QEMU reads, onto the target: a mirror job in a sandboxed `qemu-storage-daemon`.
+"""Conversion of images that only QEMU reads, by a mirror job in a sandboxed `qemu-storage-daemon`.
 
-Measured with QEMU 7.2, a vmdk of a 2 GiB disk with 600 MB in it onto a file: ``blockdev-mirror`` in 1 MiB pieces past
-the page cache 1.5-1.9 s and 1 CPU-s, ``blockdev-backup`` 3.1-7 s (and it gives every block of the file its place),
-``qemu-img convert -n -W -m 8 -t none`` 2.9-3.2 s and 2.6 CPU-s.  A mirror knows progress, speed and cancel too.
+Measured with QEMU 7.2, a vmdk of a 2 GiB disk with 600 MB of data to a file: ``blockdev-mirror`` in 1 MiB chunks with
+O_DIRECT 1.5-1.9 s and 1 CPU-s, ``blockdev-backup`` 3.1-7 s (and it allocates every block of the file), ``qemu-img
+convert -n -W -m 8 -t none`` 2.9-3.2 s and 2.6 CPU-s. A mirror also reports progress, limits its speed and can be
+cancelled.
 
-Every driver is named; nothing is probed, and no node has a backing file.  Should an image's driver want to open
-another file all the same, the sandbox has no right to it.
+Every driver is named explicitly: formats are never probed, and no node has a backing file. If an image's driver tries
+to open another file, the sandbox denies it.
 """
 
 from __future__ import annotations
@@ -35,36 +36,38 @@ if TYPE_CHECKING:
 Format = Literal["raw", "qcow2", "vmdk", "vdi", "vpc", "vhdx"]
 
 PIECE = 1 << 20
-"""What the mirror copies at a time: 64 KiB costs twice the time and three times the processor."""
+"""Chunk size of the mirror: 64 KiB takes twice the time and three times the CPU."""
 BUFFER = 16 << 20
-"""Of all pieces under way together."""
+"""Total size of the chunks in flight."""
 GRACE = 5.0
-"""Seconds for the daemon to end once it was asked to."""
+"""Seconds for the daemon to exit after it was asked to."""
 POLL = 0.1
-"""Seconds between two looks at progress, speed and cancel."""
+"""Seconds between two polls of progress, speed and cancellation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertResult:
-    """What was done."""
+    """Result of a conversion."""
 
     virtual_size: int
-    """Of the disk as QEMU sees it, bytes: a multiple of 512."""
+    """Size of the disk as QEMU sees it, in bytes: a multiple of 512."""
     copied: int
-    """Bytes of the disk that QEMU looked at: those that the image has data for, where its format can say."""
+    """Bytes of the disk that QEMU processed: those that the image has data for, if its format reveals it."""
     written: int
-    """Bytes that the target was given, as the kernel counts them; zeros that it was only asked to make are none.
-    Where the kernel counts nothing for a device, as many as were copied."""
+    """Bytes written to the target, as the kernel counts them, without zeros that were only requested.
+
+    For a device that the kernel does not count, it equals `copied`.
+    """
     direct: bool
-    """Written past the page cache."""
+    """Whether O_DIRECT was used."""
     protections: tuple[str, ...]
-    """The layers of the sandbox that stood."""
+    """Active layers of the sandbox."""
 
 
 def convert(
     *,
     image: socket.socket | str,
-    format: Format,  # noqa: A002 — the name that the rest of the project has for it
+    format: Format,  # noqa: A002 — the name that the rest of the project uses
     virtual_size: int,
     target_path: str,
     target_is_block: bool,
@@ -76,20 +79,31 @@ def convert(
     workdir: str,
     on_written: Callable[[int], None] = lambda _: None,
 ) -> ConvertResult:
-    """Write the disk in `image` over the first `virtual_size` bytes of the target.
+    """Write the disk in `image` to the first `virtual_size` bytes of the target.
 
-    `image` is a local file's path or one end of an `NbdServer` (`attach`), which is closed.  The target exists and is
-    large enough; what lies beyond `virtual_size` is left alone.  Where `target_reads_zero`, places that the image has
-    no data for are left alone too, otherwise they are made zero.  `on_progress` is given the bytes of the disk that
-    were copied and how many there are to copy, from this thread; `on_written` those of `ConvertResult.written` so far,
-    also of a conversion that fails; `bandwidth` says how many bytes of the disk may be copied a second, 0 unlimited,
-    and is asked all the time.  `workdir` is a directory of the caller's.
+    The target exists and is large enough; bytes beyond `virtual_size` are not modified. Ranges without data are skipped
+    with `target_reads_zero`, otherwise zeroed. On return all data has been handed to the kernel; making it durable
+    (fsync) is the target's responsibility.
 
-    Returns when everything is handed to the kernel; making it durable (fsync) is the target's business.
+    Args:
+        image: path of a local file, or one end of an `NbdServer` (`attach`), which is closed.
+        format: format of the image.
+        virtual_size: size of the disk in bytes.
+        target_path: path of the file or device.
+        target_is_block: whether the target is a block device.
+        target_reads_zero: whether unwritten ranges of the target read as zeros.
+        policy: limits of QEMU, and timeouts.
+        on_progress: called in this thread with the bytes of the disk copied so far and the total.
+        bandwidth: returns the limit in bytes of the disk per second, 0 for none; called continuously.
+        cancelled: set to stop the conversion.
+        workdir: a directory of the caller's.
+        on_written: called with `ConvertResult.written` so far, also if the conversion fails later.
 
-    Raises `ImageCorrupt` where QEMU sees another size than `virtual_size` (before anything is written), `TargetFull`,
-    `TargetIo`, `TargetTooSmall`, `TargetPermission`, `QemuFailed`, `QemuMissing`, `ResourceLimit`, `Interrupted`.  The
-    cause of a failed read over NBD is the server's `cause`, to be preferred by the caller (`NbdServer.cause`).
+    Raises:
+        ImageCorrupt: QEMU reports a size other than `virtual_size`; nothing was written.
+        TargetFull, TargetIo, TargetTooSmall, TargetPermission: the target cannot be written.
+        QemuFailed, QemuMissing, ResourceLimit, Interrupted: QEMU failed, is not installed or was stopped. If a read
+            over NBD failed, `NbdServer.cause` is the more precise error, and the caller should raise that.
     """
     copy = Copy(
         image=image,
@@ -104,9 +118,11 @@ def convert(
     )
     try:
         if copy.target.size < virtual_size:
-            raise TargetTooSmall(f"the disk has {virtual_size} bytes, the target {copy.target.size}", where=target_path)
+            raise TargetTooSmall(
+                f"the disk has {virtual_size} bytes, but the target only {copy.target.size}", where=target_path
+            )
         if cancelled.is_set():
-            raise Interrupted("the conversion was stopped", where=target_path)
+            raise Interrupted("the conversion was interrupted", where=target_path)
         daemon, monitor = copy.start(workdir)
         with monitor, daemon:
             return asyncio.run(copy.run(daemon, monitor))
@@ -135,13 +151,14 @@ class Copy:
 
     @property
     def direct(self) -> bool:
-        """Past the page cache, where the target takes it and both the disk and the target end on a block's boundary:
-        the mirror writes its last piece no longer than it is, and QEMU would have to make an odd target longer.
+        """Whether O_DIRECT is used: the target must support it, and disk and target must end at a block boundary.
+
+        The mirror does not pad its last chunk, and QEMU would have to extend a target of odd size.
         """
         return self.target.direct and self.sectors_size % ALIGNMENT == 0 and self.target.size % ALIGNMENT == 0
 
     def bytes_node(self) -> dict[str, Any]:
-        """What the image is stored in."""
+        """Return the node of the image's storage."""
         if isinstance(self.image, str):
             node: dict[str, Any] = {
                 "driver": "host_device" if stat.S_ISBLK(os.stat(self.image).st_mode) else "file",
@@ -153,16 +170,16 @@ class Copy:
         return node | {"node-name": "bytes", "read-only": True, "auto-read-only": False}
 
     def image_node(self) -> dict[str, Any]:
-        """The disk in it."""
+        """Return the node of the disk within the image."""
         node: dict[str, Any] = {"driver": self.format, "node-name": "image", "file": "bytes", "read-only": True}
         if self.format in ("qcow2", "vmdk"):
             node["backing"] = None
         return node
 
     def target_nodes(self) -> list[dict[str, Any]]:
-        """The disk: a window of the image's size at the front of the target."""
-        # With "unmap" the mirror first makes all of the target zero, then copies data: right where that is cheap.
-        # With "ignore" it makes each place zero that needs it, so a device that has to write zeros writes each once.
+        """Return the nodes of the target: a window of the image's size at its beginning."""
+        # With "unmap" the mirror first zeroes the whole target, then copies data: efficient if zeroing is cheap.
+        # With "ignore" it zeroes only the ranges that need it, so a device without offload writes each zero once.
         unmap = self.target.reads_zero or self.target.offloads_zero
         discard = "unmap" if unmap else "ignore"
         cache = {"direct": self.direct, "no-flush": False}
@@ -186,11 +203,11 @@ class Copy:
         return [protocol, disk]
 
     def start(self, workdir: str) -> tuple[sandbox.Confined, socket.socket]:
-        """The daemon, and its monitor; raises `QemuMissing`."""
+        """Start the daemon and return it with its monitor; may raise `QemuMissing`."""
         ours, theirs = socket.socketpair()
         with theirs:
             arguments = ["--chardev", f"socket,id=monitor,fd={theirs.fileno()}", "--monitor", "chardev=monitor"]
-            # Only here may a node take an inherited descriptor by its number.
+            # Only the command line accepts an inherited descriptor by its number.
             arguments += ["--blockdev", json.dumps(self.bytes_node())]
             inherited = [theirs.fileno()]
             readable: tuple[str, ...] = ()
@@ -217,12 +234,12 @@ class Copy:
         return confined, ours
 
     async def run(self, daemon: sandbox.Confined, monitor: socket.socket) -> ConvertResult:
-        """Drive the daemon to the end of the copy."""
-        # Here, not above: only a conversion pays for it.
+        """Control the daemon until the copy ends."""
+        # Imported here so that only a conversion pays for it.
         from qemu.qmp import QMPClient, QMPError
 
         client = QMPClient("convert")
-        client.logger.disabled = True  # it logs what is raised anyway
+        client.logger.disabled = True  # it logs errors that are raised anyway
         watcher = asyncio.create_task(self._stop_when_cancelled(daemon))
         try:
             await client.connect(monitor)
@@ -243,18 +260,18 @@ class Copy:
             watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watcher
-            # Not "quit": a job that hangs would be waited for.
+            # Not "quit", which would wait for a job that hangs.
             daemon.kill()
             with contextlib.suppress(QMPError, EOFError, OSError):
                 await client.disconnect()
             if not self.target.is_block and self.sectors_size > self.target.size:
-                # A size that is no multiple of 512 was rounded up to write the last sector.
+                # A size that is not a multiple of 512 was rounded up to write the last sector.
                 os.truncate(self.target.path, self.target.size)
 
     # --- the job ------------------------------------------------------------------------------------------------
 
     async def _copy(self, client: QMPClient, daemon: int) -> tuple[int, int]:
-        """Gives `ConvertResult.copied` and `written`."""
+        """Return `ConvertResult.copied` and `written`."""
         await self._open_image(client)
         await self._open_target(client)
         before = bytes_given(daemon)
@@ -266,8 +283,7 @@ class Copy:
                     "job-id": "copy",
                     "device": "image",
                     "target": "target",
-                    # The image is its only layer, so "top" is all of it; said this way, places that no layer has data
-                    # for are left as they are.
+                    # The image is the only layer, so "top" covers all of it, and unallocated ranges are skipped.
                     "sync": "top" if self.target.reads_zero else "full",
                     "granularity": PIECE,
                     "buf-size": BUFFER,
@@ -294,8 +310,8 @@ class Copy:
                         raise self._job_error(str(job["error"]), sides[0] if sides else None)
                     return total, written
                 if job["status"] == "ready":
-                    # Not job-complete, which would put the target in the image's place; a cancel of a job that is
-                    # ready ends it with the copy whole.
+                    # Not job-complete, which would replace the image by the target; cancelling a job that is ready
+                    # ends it with a complete copy.
                     await client.execute("block-job-cancel", {"device": "copy"})
                 if (wanted := self._speed()) != speed:
                     speed = wanted
@@ -326,7 +342,7 @@ class Copy:
         (size,) = (node["image"]["virtual-size"] for node in nodes if node["node-name"] == "image")
         if size != self.sectors_size:
             raise ImageCorrupt(
-                f"QEMU sees a {self.format} disk of {size} bytes, its header was read as {self.virtual_size}",
+                f"QEMU reports a {self.format} disk of {size} bytes, but its header says {self.virtual_size}",
                 where=where,
             )
 
@@ -341,32 +357,32 @@ class Copy:
             raise TargetIo(f"QEMU cannot open the target: {said}", where=self.target.path) from error
 
     def _job_error(self, text: str, side: str | None) -> CdiError:
-        """`text` is strerror's, in the C locale; `side` whether reading or writing failed, None where unsaid."""
+        """Return the error for strerror's `text` in the C locale; `side` is the failed operation, None if unknown."""
         number = next((n for n in errno.errorcode if os.strerror(n) == text), None)
         if side == "write" or number in (errno.ENOSPC, errno.EDQUOT):
             return target_error(number, self.target.path)
         where = self.image if isinstance(self.image, str) else None
-        return QemuFailed(f"reading the {self.format} image failed: {sandbox.printable(text)}", where=where)
+        return QemuFailed(f"cannot read the {self.format} image: {sandbox.printable(text)}", where=where)
 
     # --- its end ------------------------------------------------------------------------------------------------
 
     async def _stop_when_cancelled(self, daemon: sandbox.Confined) -> None:
-        """Kill the daemon when asked to: what it wrote is of no use to a later attempt, so nothing is lost."""
-        while not self.cancelled.is_set():  # noqa: ASYNC110 — it is set by a thread that knows no event loop
+        """Kill the daemon on cancellation: a later attempt cannot use what it wrote, so nothing is lost."""
+        while not self.cancelled.is_set():  # noqa: ASYNC110 — set by a thread without event loop
             await asyncio.sleep(POLL)
         daemon.process.kill()
 
     async def _ended(self, daemon: sandbox.Confined, error: Exception) -> CdiError:
-        """Why the daemon does not answer any more."""
+        """Return why the daemon no longer responds."""
         from qemu.qmp import ExecuteError
 
         if self.cancelled.is_set():
-            return Interrupted("the conversion was stopped", where=self.target.path)
+            return Interrupted("the conversion was interrupted", where=self.target.path)
         if isinstance(error, ExecuteError):
-            return QemuFailed(f"qemu-storage-daemon refused: {sandbox.printable(str(error))}")
+            return QemuFailed(f"qemu-storage-daemon rejected a command: {sandbox.printable(str(error))}")
         status = await asyncio.to_thread(self._let_end, daemon)
         if status == 0:
-            return QemuFailed("qemu-storage-daemon ended early")
+            return QemuFailed("qemu-storage-daemon exited early")
         return daemon.failure(where=self.image if isinstance(self.image, str) else None)
 
     def _let_end(self, daemon: sandbox.Confined) -> int:
@@ -377,10 +393,10 @@ class Copy:
 
 
 class Patience:
-    """How long a job may stand still.
+    """Watchdog for a job that makes no progress.
 
-    Longer than a source may take until it gives up, because then its error is the better one; what is left is QEMU
-    itself, which a hostile image may have sent to sleep.
+    Its timeout exceeds the time after which a source gives up, because the source's error is the more precise one. What
+    remains is QEMU itself, which a hostile image may have made hang.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -389,7 +405,7 @@ class Patience:
         self._since = 0.0
 
     def spent(self, done: int, *, throttled: bool) -> bool:
-        """Whether it stood still for so long; a job that is held back on purpose never does."""
+        """Return whether the job has made no progress for that long; a throttled job never expires."""
         now = time.monotonic()
         if done != self._done or throttled:
             self._done, self._since = done, now

@@ -1,4 +1,4 @@
-"""The target of a conversion, as it is before QEMU opens it."""
+"""Target of a conversion, inspected before QEMU opens it."""
 
 from __future__ import annotations
 
@@ -10,27 +10,32 @@ from dataclasses import dataclass
 from cdi.api.errors import CdiError, InternalError, TargetFull, TargetIo, TargetPermission
 
 SECTOR = 512
-"""QEMU counts a disk in these, and rounds up."""
+"""Unit in which QEMU measures a disk; it rounds up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetDisk:
-    """What is known of the target before the daemon opens it."""
+    """Properties of the target before the daemon opens it."""
 
     path: str
     is_block: bool
     reads_zero: bool
     size: int
     direct: bool
-    """It can be opened past the page cache."""
+    """Whether it can be opened with O_DIRECT."""
     offloads_zero: bool
-    """Making a range zero is a request, not a transfer."""
+    """Whether zeroing a range is a request instead of a transfer."""
     allocated: int = 0
-    """Bytes of storage that a file takes up."""
+    """Bytes of storage that a file occupies."""
 
 
 def inspect_target(path: str, *, is_block: bool, reads_zero: bool) -> TargetDisk:
-    """Raises `TargetIo`, `TargetPermission`, `InternalError`."""
+    """Return the properties of the target.
+
+    Raises:
+        TargetIo, TargetPermission: the target cannot be opened for writing.
+        InternalError: it is not of the kind that `is_block` says.
+    """
     try:
         handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -39,7 +44,7 @@ def inspect_target(path: str, *, is_block: bool, reads_zero: bool) -> TargetDisk
         finally:
             os.close(handle)
         if stat.S_ISBLK(status.st_mode) != is_block or not (is_block or stat.S_ISREG(status.st_mode)):
-            raise InternalError("the target is not of the kind that was said", where=path)
+            raise InternalError("target type does not match the job", where=path)
         try:
             os.close(os.open(path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC))
             direct = True
@@ -59,8 +64,9 @@ def inspect_target(path: str, *, is_block: bool, reads_zero: bool) -> TargetDisk
 
 
 def bytes_given(process: int) -> int | None:
-    """Bytes that a process gave to storage so far, written directly or as pages made dirty; None where the kernel does
-    not say (proc(5), ``/proc/PID/io``).  Some file systems in memory do not count.
+    """Return the bytes that a process wrote to storage, directly or as dirty pages; None if the kernel hides it.
+
+    See proc(5), ``/proc/PID/io``. Some file systems in memory do not count.
     """
     try:
         with open(f"/proc/{process}/io", encoding="ascii") as file:
@@ -70,7 +76,7 @@ def bytes_given(process: int) -> int | None:
 
 
 def bytes_grown(target: TargetDisk) -> int:
-    """How much more storage a file takes up now than before QEMU opened it."""
+    """Return by how much a file's allocation has grown since QEMU opened it, in bytes."""
     if target.is_block:
         return 0
     try:
@@ -80,9 +86,9 @@ def bytes_grown(target: TargetDisk) -> int:
 
 
 def device_offloads_zero(device: int) -> bool:
-    """Whether a block device takes "write zeroes" as a request (Documentation/ABI/stable/sysfs-block)."""
+    """Return whether a block device supports "write zeroes" (Documentation/ABI/stable/sysfs-block)."""
     base = f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"
-    for queue in (f"{base}/queue", f"{base}/../queue"):  # a partition has its disk's
+    for queue in (f"{base}/queue", f"{base}/../queue"):  # a partition has the queue of its disk
         try:
             with open(f"{queue}/write_zeroes_max_bytes", encoding="ascii") as file:
                 return int(file.read()) > 0
@@ -92,10 +98,10 @@ def device_offloads_zero(device: int) -> bool:
 
 
 def target_error(number: int | None, path: str) -> CdiError:
-    """An errno of the target's, as the error it stands for."""
+    """Return the error for an errno of the target."""
     if number in (errno.ENOSPC, errno.EDQUOT):
         return TargetFull("the file system has no space left", where=path)
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return TargetPermission(f"the target cannot be opened for writing: {os.strerror(number)}", where=path)
+        return TargetPermission(f"cannot open the target for writing: {os.strerror(number)}", where=path)
     text = os.strerror(number) if number is not None else "input/output error"
-    return TargetIo(f"the target cannot be written: {text}", where=path)
+    return TargetIo(f"cannot write to the target: {text}", where=path)

@@ -1,6 +1,6 @@
-"""What QEMU itself says of an image: `qemu-img info` and `qemu-img check`, shut in like every other QEMU program.
+"""`qemu-img info` and `qemu-img check`, sandboxed like every other QEMU program.
 
-Only for local files, as a second opinion: whether an image is accepted is decided by `cdi.image`.
+They provide a second opinion on local files; `cdi.image` decides whether an image is accepted.
 """
 
 from __future__ import annotations
@@ -22,48 +22,52 @@ CHECK_UNSUPPORTED = 63
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageInfo:
-    """The header, as QEMU reads it."""
+    """Header of an image, as QEMU reads it."""
 
     format: str
     virtual_size: int
-    """Bytes, rounded up to 512."""
+    """Virtual size in bytes, rounded up to 512."""
     actual_size: int | None
     """Bytes that the file occupies."""
     cluster_size: int | None
     backing_file: str | None
-    """As written in the header; never opened."""
+    """Name in the header; never opened."""
     encrypted: bool
     dirty: bool
     details: dict[str, Any]
-    """What is special to the format; foreign, for showing only."""
+    """Format-specific properties; untrusted, for display only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckReport:
-    """What a consistency check found."""
+    """Result of a consistency check."""
 
     supported: bool
-    """The format has a check at all."""
+    """Whether QEMU can check the format at all."""
     corruptions: int
     leaks: int
     errors: int
-    """Places that could not be checked."""
+    """Number of places that could not be checked."""
 
     @property
     def sound(self) -> bool:
-        """Leaks waste space and harm nothing."""
+        """Whether the image is consistent; leaks waste space and are harmless."""
         return self.corruptions == 0 and self.errors == 0
 
 
 def info(
     path: str,
     *,
-    format: Format,  # noqa: A002 — the name that the rest of the project has for it
+    format: Format,  # noqa: A002 — the name that the rest of the project uses
     policy: Policy,
     workdir: str,
     cancelled: threading.Event | None = None,
 ) -> ImageInfo:
-    """Raises `QemuFailed`, `QemuMissing`, `ResourceLimit`, `Interrupted`."""
+    """Return what `qemu-img info` reports.
+
+    Raises:
+        QemuFailed, QemuMissing, ResourceLimit, Interrupted: qemu-img failed, is not installed or was stopped.
+    """
     _, output = _qemu_img(
         ["info", "--output=json", "--force-share", "-f", format, "--", path],
         path=path,
@@ -91,12 +95,17 @@ def info(
 def check(
     path: str,
     *,
-    format: Format,  # noqa: A002 — the name that the rest of the project has for it
+    format: Format,  # noqa: A002 — the name that the rest of the project uses
     policy: Policy,
     workdir: str,
     cancelled: threading.Event | None = None,
 ) -> CheckReport:
-    """Raises `QemuFailed` where the image cannot be opened, `QemuMissing`, `ResourceLimit`, `Interrupted`."""
+    """Return what `qemu-img check` reports.
+
+    Raises:
+        QemuFailed: the image cannot be opened.
+        QemuMissing, ResourceLimit, Interrupted: qemu-img is not installed or was stopped.
+    """
     status, output = _qemu_img(
         ["check", "--output=json", "--force-share", "-f", format, "--", path],
         path=path,
@@ -141,7 +150,7 @@ def _object(output: bytes, path: str) -> dict[str, Any]:
     try:
         said = json.loads(output)
     except ValueError as error:
-        raise QemuFailed("qemu-img did not answer in JSON", where=path) from error
+        raise QemuFailed("the output of qemu-img is not valid JSON", where=path) from error
     if not isinstance(said, dict):
-        raise QemuFailed("qemu-img did not answer with an object", where=path)
+        raise QemuFailed("the output of qemu-img is not a JSON object", where=path)
     return said

@@ -1,21 +1,21 @@
-"""Shuts itself in, then becomes the program it was given.
+"""Launcher that confines itself and then executes the given program.
 
 Run as ``python3 -I -S launcher.py OPTION… -- PROGRAM ARGUMENT…`` by `cdi.transfer.qemu.sandbox`, which has threads and
-so cannot run Python between fork and exec.  It imports nothing of the project and as little else as it can: it is
-started for every conversion, and every import is paid for each time.
+so cannot run Python between fork and exec. It imports nothing of the project and as little else as possible: it starts
+for every conversion and pays for every import each time.
 
 Options, each ``name=value`` and in any order::
 
-    parent=PID        give up if this is no longer the parent, and die with it from now on
-    limit=NAME:N      a resource limit, both soft and hard (AS, CPU, FSIZE, NOFILE, CORE)
+    parent=PID        exit if this is no longer the parent, and die with it from now on
+    limit=NAME:N      resource limit, both soft and hard (AS, CPU, FSIZE, NOFILE, CORE)
     read=PATH         may be read, with everything below it
     write=PATH        may be read and written
     run=PATH          may be read and executed, with everything below it
-    network=1         keep the network (otherwise an empty network namespace, where that is permitted)
-    report=FD         write the names of the protections that are active, one a line, and close it
+    network=1         keep the network (otherwise an empty network namespace, if permitted)
+    report=FD         write the names of the active protections, one per line, and close it
 
-What the kernel or the container does not permit is left out: each layer stands on its own.  Exit status 126 with a
-line on standard error: the program could not be started; 127: it does not exist.
+Protections that the kernel or the container does not permit are skipped: the layers are independent. Exit status 126,
+with a line on standard error: the program could not be started; 127: it does not exist.
 
 The Landlock rules follow the kernel's Documentation/userspace-api/landlock.rst.
 """
@@ -37,10 +37,10 @@ CLONE_NEWNET = 0x40000000
 CLONE_NEWUSER = 0x10000000
 
 CAP_DAC_OVERRIDE = 1
-"""Kept of root's powers: the volume may belong to another user."""
+"""The only capability that root keeps: the volume may belong to another user."""
 CAPABILITY_VERSION = 0x20080522
 
-# The three system calls have the same numbers on every architecture.
+# The system call numbers are the same on every architecture.
 LANDLOCK_CREATE_RULESET = 444
 LANDLOCK_ADD_RULE = 445
 LANDLOCK_RESTRICT_SELF = 446
@@ -62,7 +62,7 @@ SCOPE_SIGNALS = 1 << 1
 READ = FS_READ_FILE | FS_READ_DIR
 RUN = READ | FS_EXECUTE
 FILE_ONLY = FS_EXECUTE | FS_WRITE_FILE | FS_READ_FILE | FS_TRUNCATE | FS_IOCTL_DEV
-"""The rights that make sense for something that is not a directory; the kernel refuses a rule with others."""
+"""Rights that apply to non-directories; the kernel rejects a rule with others."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -77,17 +77,17 @@ class PathBeneathAttr(ctypes.Structure):
 
 
 def landlock_version() -> int:
-    """The kernel's Landlock ABI, 0 where it has none or a filter forbids it."""
+    """Return the kernel's Landlock ABI version; 0 if it has none or a filter forbids it."""
     version: int = libc.syscall(LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), LANDLOCK_CREATE_RULESET_VERSION)
     return max(0, version)
 
 
 def allow(ruleset: int, path: str, rights: int) -> bool:
-    """Add one path to a ruleset; False where the kernel refuses it."""
+    """Add a path to a ruleset; return False if the kernel rejects it."""
     try:
         handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
-        return True  # what does not exist needs no permission
+        return True  # a missing path needs no permission
     try:
         if not stat.S_ISDIR(os.fstat(handle).st_mode):
             rights &= FILE_ONLY
@@ -98,7 +98,7 @@ def allow(ruleset: int, path: str, rights: int) -> bool:
 
 
 def landlock(rules: list[tuple[str, int]], *, network: bool) -> bool:
-    """Let this process open only what `rules` name, for good; True when that stands."""
+    """Restrict this process permanently to the paths in `rules`; return whether that succeeded."""
     version = landlock_version()
     if version == 0:
         return False
@@ -129,16 +129,16 @@ def landlock(rules: list[tuple[str, int]], *, network: bool) -> bool:
 
 
 def leave_network() -> bool:
-    """An empty network namespace: not even a loopback interface that is up."""
+    """Enter an empty network namespace, without even an active loopback; return whether that succeeded."""
     if libc.unshare(CLONE_NEWNET) == 0:
         return True
-    # Without privilege a user namespace of one's own permits it; files keep their owners, so nothing else changes.
-    # A privileged process must not take that way: it would lose the right to open others' volumes.
+    # Without privileges, a new user namespace permits it; files keep their owners, so nothing else changes.
+    # A privileged process must not use one: it would lose the right to open volumes of other users.
     return os.geteuid() != 0 and libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0
 
 
 def drop_capabilities() -> bool:
-    """Keep `CAP_DAC_OVERRIDE` at most, across exec too."""
+    """Drop all capabilities except `CAP_DAC_OVERRIDE`, across exec too; return whether that succeeded."""
     keep = 1 << CAP_DAC_OVERRIDE
     number = 0
     dropped = True
@@ -155,7 +155,7 @@ def drop_capabilities() -> bool:
 
 
 def limit(setting: str) -> None:
-    """Never above the hard limit that is there already."""
+    """Set a resource limit, at most the current hard limit."""
     name, _, number = setting.partition(":")
     which = getattr(resource, f"RLIMIT_{name}")
     wanted = int(number)
@@ -207,10 +207,10 @@ def main(arguments: list[str]) -> int:
     if report >= 0:
         os.write(report, "\n".join(active).encode())
         os.close(report)
-    # Python ignores SIGPIPE and SIGXFSZ, and what is ignored stays so across exec.  The latter is wanted: a write past
-    # the limit fails with EFBIG, which becomes the job's error, instead of killing.
+    # Python ignores SIGPIPE and SIGXFSZ, and ignored signals stay ignored across exec. For SIGXFSZ that is intended:
+    # a write past the limit fails with EFBIG, which becomes the job's error, instead of killing the process.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    # Last: the limits count for this interpreter too, and it needs more address space than some programs.
+    # Last: the limits apply to this interpreter too, which needs more address space than some programs.
     for setting in limits:
         limit(setting)
     try:
@@ -224,5 +224,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    # Not sys.exit: there is nothing to clean up, and finalising costs as much as starting.
+    # Not sys.exit: there is nothing to clean up, and finalization costs as much as startup.
     os._exit(main(sys.argv[1:]))

@@ -1,12 +1,12 @@
-"""A read-only NBD server for one client program, from blocking threads.
+"""Read-only NBD server for one client program, with blocking threads.
 
-It lends bytes that live anywhere to QEMU, which knows formats but should know neither networks nor credentials.  The
-server has no address: `NbdServer.attach` gives one end of a socket pair, to be inherited by the program, so nobody
-else can connect.
+It gives QEMU, which knows formats but needs no access to networks or credentials, the bytes of any source. The server
+has no address: `NbdServer.attach` returns one end of a socket pair, which the program inherits, so no other process can
+connect.
 
 It follows https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md: fixed newstyle negotiation with
-EXPORT_NAME, ABORT, LIST, INFO and GO, simple replies, block size constraints.  Structured replies are not offered:
-they would only say what a simple one does, for a file whose holes nobody knows.
+EXPORT_NAME, ABORT, LIST, INFO and GO, simple replies, block size constraints. Structured replies are not offered: for a
+file with unknown holes they carry no more than simple ones.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ CMD_DISC = 2
 CMD_FLUSH = 3
 
 MAX_OPTIONS = 64
-"""A client that goes on haggling for longer is not one."""
+"""Maximum number of options that a client may negotiate."""
 MAX_OPTION_LENGTH = 1 << 16
 MAX_WRITE = 32 << 20
-"""A refused write's payload is read past only up to here; the protocol's own default maximum."""
+"""Maximum payload of a rejected write that is skipped; the protocol's default maximum."""
 
 SECTOR = 512
 PADDING = memoryview(bytes(SECTOR))
@@ -70,37 +70,38 @@ SIMPLE_REPLY = struct.Struct(">II8s")
 
 
 class RandomAccess(Protocol):
-    """Bytes that can be read anywhere; called from several threads."""
+    """Source of bytes at any offset; called from several threads."""
 
     length: int
 
     def read_at(self, offset: int, length: int) -> Sequence[memoryview]:
-        """Exactly `length` bytes, in one or more pieces that stay valid until this thread's next call.
+        """Return exactly `length` bytes, in one or more views that are valid until this thread's next call.
 
-        Raises a `CdiError` where they cannot be had.
+        Raises:
+            CdiError: the bytes cannot be read.
         """
         ...
 
     def release(self) -> None:
-        """This thread is done with the pieces it was given last."""
+        """Release the views that this thread received last."""
         ...
 
 
 class Hangup(Exception):
-    """The client is gone, or speaks something else; its connection is closed and nothing more happens."""
+    """The client disconnected or violated the protocol; its connection is closed without a response."""
 
 
 class NbdServer:
-    """Serves `access` to whoever inherits an end given by `attach`.
+    """Server of `access` for each process that inherits an end returned by `attach`.
 
-    The export ends with the sector that the bytes end in, filled up with zeros, as QEMU would see a file of that
-    length: a mirror job of QEMU 7.2 whose source ends within a sector never ends.
+    The size of the export is rounded up to a sector and padded with zeros, as QEMU would see a file of that length: a
+    mirror job of QEMU 7.2 whose source ends within a sector never ends.
 
-    `cause` is the first error met while reading; the client only learns of an input/output error.
+    `cause` is the first error of a read; the client only receives an input/output error.
     """
 
     def __init__(self, access: RandomAccess, *, threads: int = 4, max_request: int = 1 << 20) -> None:
-        """`threads` requests of each connection are worked on at a time; none is longer than `max_request` bytes."""
+        """Process up to `threads` requests per connection concurrently, each of at most `max_request` bytes."""
         self._access = access
         self._size = -(-access.length // SECTOR) * SECTOR
         self._threads_per_connection = threads
@@ -114,9 +115,9 @@ class NbdServer:
         self.sent = 0
 
     def attach(self) -> socket.socket:
-        """The client's end of a new connection.  The caller closes it once the program has inherited it."""
+        """Return the client's end of a new connection, which the caller closes once the program has inherited it."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        # A whole reply should fit, or each one costs several wake-ups on both sides.  Capped by net.core.wmem_max.
+        # A reply that does not fit costs several wake-ups on both sides. Capped by net.core.wmem_max.
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._max_request)
         connection = Connection(ours)
         thread = threading.Thread(target=self._converse, args=(connection,), name="nbd", daemon=True)
@@ -131,7 +132,7 @@ class NbdServer:
         return theirs
 
     def close(self) -> None:
-        """Hang up on everybody and wait for the threads.  A read under way must be ended by its own means first."""
+        """Close all connections and wait for the threads; a running read must be ended separately before."""
         with self._lock:
             self._closed = True
             connections, self._connections = self._connections, []
@@ -173,7 +174,7 @@ class NbdServer:
         self._serve(connection)
 
     def _negotiate(self, connection: Connection) -> None:
-        """Returns when the transmission phase begins; raises `Hangup` when it does not come to that."""
+        """Negotiate until the transmission phase begins; raise `Hangup` if it does not."""
         sock = connection.socket
         sock.sendall(MAGIC + OPTION_MAGIC + struct.pack(">H", FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES))
         (client_flags,) = struct.unpack(">I", connection.receive(4))
@@ -191,7 +192,7 @@ class NbdServer:
 
             if option == OPT_EXPORT_NAME:
                 if data:
-                    raise Hangup  # the protocol gives no way to refuse a name here
+                    raise Hangup  # the protocol has no error reply to this option
                 padding = b"" if client_flags & FLAG_NO_ZEROES else bytes(124)
                 sock.sendall(struct.pack(">QH", self._size, TRANSMISSION_FLAGS) + padding)
                 return
@@ -212,7 +213,7 @@ class NbdServer:
         raise Hangup
 
     def _inform(self, data: bytes, reply: Callable[[int, bytes], None]) -> bool:
-        """Answer INFO and GO; True when the export was accepted."""
+        """Respond to INFO and GO; return whether the export was accepted."""
         if len(data) < 6:
             reply(REP_ERR_INVALID, b"")
             return False
@@ -228,7 +229,7 @@ class NbdServer:
             reply(REP_ERR_UNKNOWN, b"")
             return False
         reply(REP_INFO, struct.pack(">HQH", INFO_EXPORT, self._size, TRANSMISSION_FLAGS))
-        # Unasked for, as the protocol allows: a server with a maximum should say so.
+        # Unrequested, as the protocol permits: a server with a maximum should announce it.
         reply(REP_INFO, struct.pack(">HIII", INFO_BLOCK_SIZE, 1, 4096, self._max_request))
         reply(REP_ACK, b"")
         return True
@@ -236,10 +237,10 @@ class NbdServer:
     # --- transmission -------------------------------------------------------------------------------------------
 
     def _serve(self, connection: Connection) -> None:
-        """One of several threads that take turns at receiving, then work side by side.
+        """Receive requests in turn with the connection's other threads, and process them in parallel.
 
-        Whoever receives a request also answers it: nothing is handed from thread to thread, which would cost more
-        than most reads.
+        The thread that receives a request also responds to it: a handover between threads would cost more than most
+        reads.
         """
         try:
             while True:
@@ -273,8 +274,8 @@ class NbdServer:
                 except CdiError as cause:
                     self._keep(cause)
                     error = errno.EIO
-                except Exception as defect:  # noqa: BLE001 — the client must get its answer, or it waits for ever
-                    self._keep(InternalError(f"reading the image failed: {defect!r}"))
+                except Exception as defect:  # noqa: BLE001 — without a response the client would wait forever
+                    self._keep(InternalError(f"failed to read the image: {defect!r}"))
                     error = errno.EIO
         elif command == CMD_FLUSH:
             pass
@@ -299,7 +300,7 @@ class NbdServer:
 
 
 class Connection:
-    """A socket, and whose turn it is at each of its two directions."""
+    """Socket with a lock per direction."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
@@ -307,11 +308,11 @@ class Connection:
         self.sending = threading.Lock()
 
     def receive(self, length: int) -> bytes:
-        """Exactly `length` bytes; raises `Hangup` at the end of the stream."""
+        """Return exactly `length` bytes; raise `Hangup` at the end of the stream."""
         if length == 0:
             return b""
         data = self.socket.recv(length, socket.MSG_WAITALL)
-        while len(data) < length:  # a signal may cut MSG_WAITALL short
+        while len(data) < length:  # a signal may interrupt MSG_WAITALL
             more = self.socket.recv(length - len(data), socket.MSG_WAITALL)
             if not more:
                 raise Hangup
@@ -336,6 +337,6 @@ class Connection:
                 pieces[0] = pieces[0][sent:]
 
     def hang_up(self) -> None:
-        """Wakes whoever is blocked on the socket; safe to repeat, and from any thread."""
-        with contextlib.suppress(OSError):  # not connected any more
+        """Shut the socket down and wake the threads that block on it; idempotent, callable from any thread."""
+        with contextlib.suppress(OSError):  # already disconnected
             self.socket.shutdown(socket.SHUT_RDWR)

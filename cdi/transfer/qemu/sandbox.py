@@ -1,11 +1,11 @@
-"""QEMU's programs, shut in: they parse what strangers made, so they get one image, one disk, and limits.
+"""Sandbox for QEMU's programs: they parse untrusted images, so they get one image, one disk, and limits.
 
-Layers, each independent of the others and left out where the kernel or the container does not allow it (`describe`
-says which stand): Landlock, so that only the named files and the program's own libraries can be opened; an empty
-network namespace; no capability but the one to open a volume of another owner; no new privileges; limits on address
-space, processor time, file size and descriptors; death together with this process; an empty environment.
+The layers are independent, and each is skipped if the kernel or the container does not permit it (`describe` lists the
+active ones): Landlock, so that only the named files and the program's own libraries can be opened; an empty network
+namespace; no capability except the one to open a volume of another owner; no new privileges; limits on address space,
+CPU time, file size and descriptors; death together with this process; an empty environment.
 
-The program starts through `cdi.transfer.qemu.launcher`, about 25 ms of processor time.
+The program starts through `cdi.transfer.qemu.launcher`, which takes about 25 ms of CPU time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import IO, Self
 from cdi.api.errors import CdiError, Interrupted, QemuFailed, QemuMissing, ResourceLimit
 
 STDERR_KEPT = 4096
-"""Bytes of standard error that are kept, the last ones."""
+"""Bytes of standard error that are kept, from its end."""
 
 LAUNCHER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "launcher.py")
 
@@ -46,48 +46,48 @@ LIBRARIES = (
     "/nix/store",
     "/gnu/store",
 )
-"""Where programs, their libraries and modules live.  Nothing in them is private."""
+"""Directories of programs, their libraries and modules; nothing in them is private."""
 
 SYSTEM_FILES = ("/etc/ld.so.cache", "/dev/urandom", "/proc/self/status")
 ENVIRONMENT = {
     "LC_ALL": "C",
     "PATH": "/usr/bin:/bin",
-    # One heap, not one for every thread: each reserves 64 MiB of the address space that is limited here.
+    # Fewer heaps than threads: each reserves 64 MiB of the limited address space.
     "MALLOC_ARENA_MAX": "2",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a program may use."""
+    """Resource limits of a program."""
 
     memory: int
-    """Address space, bytes."""
+    """Address space in bytes."""
     cpu_seconds: int
-    """Processor time of all its threads."""
+    """CPU time of all its threads in seconds."""
     file_size: int | None = None
-    """No regular file may grow beyond this, bytes."""
+    """Maximum size of a regular file in bytes."""
     descriptors: int = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """What a program may open, by path, beside its own libraries."""
+    """Paths that a program may open in addition to its own libraries."""
 
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
-    """Read and written, directories with everything that is in them; nothing can be made, renamed or removed."""
+    """Paths to read and write, directories recursively; creating, renaming and removing is not permitted."""
 
 
 class Confined:
-    """A program that runs in the sandbox.  Leaving the ``with`` block kills what still runs."""
+    """Program in the sandbox; leaving the ``with`` block kills it if it still runs."""
 
     def __init__(self, process: subprocess.Popen[bytes], name: str, protections: IO[bytes]) -> None:
         self.process = process
         self.name = name
         self._protections_pipe = protections
         self._protections: tuple[str, ...] | None = None
-        assert process.stderr is not None  # it was asked for
+        assert process.stderr is not None  # PIPE was requested
         self._stderr = Drain(process.stderr, keep=STDERR_KEPT, newest=True)
 
     @property
@@ -95,20 +95,23 @@ class Confined:
         return self.process.pid
 
     def protections(self) -> tuple[str, ...]:
-        """The layers that stand, by name; waits for the launcher to say so."""
+        """Return the names of the active layers; waits for the launcher's report."""
         if self._protections is None:
             self._protections = tuple(self._protections_pipe.read().decode().splitlines())
         return self._protections
 
     def stderr(self) -> str:
-        """The last 4 KiB that it said, complete once it has ended."""
+        """Return the last 4 KiB of standard error, complete once the program has exited."""
         if self.process.poll() is not None:
             self._stderr.wait()
         return self._stderr.text()
 
     def wait(self, *, timeout: float | None = None, cancelled: threading.Event | None = None) -> int:
-        """The exit status, negative for a signal.  Raises `Interrupted` when `cancelled` is set, `ResourceLimit` when
-        `timeout` seconds have passed; it is killed then.
+        """Return the exit status, negative for a signal.
+
+        Raises:
+            Interrupted: `cancelled` was set; the program is killed.
+            ResourceLimit: `timeout` seconds have passed; the program is killed.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = 0.5 if cancelled is None else 0.1
@@ -119,13 +122,13 @@ class Confined:
             except subprocess.TimeoutExpired:
                 if cancelled is not None and cancelled.is_set():
                     self.kill()
-                    raise Interrupted(f"{self.name} was stopped") from None
+                    raise Interrupted(f"{self.name} was interrupted") from None
                 if deadline is not None and time.monotonic() >= deadline:
                     self.kill()
-                    raise ResourceLimit(f"{self.name} did not end within {timeout:g} seconds") from None
+                    raise ResourceLimit(f"{self.name} did not finish within {timeout:g} seconds") from None
 
     def failure(self, *, where: str | None = None) -> CdiError:
-        """What its exit status and its last words amount to; call it after it ended badly."""
+        """Return the error for the exit status and the output of a program that failed."""
         return explain(self.name, self.process.returncode, self.stderr(), where=where)
 
     def kill(self) -> None:
@@ -150,7 +153,7 @@ class Confined:
 
 
 class Drain:
-    """Reads a pipe to its end in a thread of its own, so that the writer never blocks, and keeps a bounded part."""
+    """Thread that reads a pipe to its end, so that the writer never blocks, and keeps a bounded part."""
 
     def __init__(self, pipe: IO[bytes], *, keep: int, newest: bool) -> None:
         self._pipe = pipe
@@ -185,7 +188,7 @@ class Drain:
 
 
 def find(program: str) -> str:
-    """The absolute path of a QEMU program; raises `QemuMissing`."""
+    """Return the absolute path of a QEMU program, or raise `QemuMissing`."""
     path = shutil.which(program) or shutil.which(program, path="/usr/bin:/usr/local/bin:/usr/libexec:/usr/sbin")
     if path is None:
         raise QemuMissing(f"{program} is not installed")
@@ -203,10 +206,13 @@ def start(
     network: bool = False,
     stdout: int = subprocess.DEVNULL,
 ) -> Confined:
-    """Start a program of QEMU's, in `workdir`, which it may not even read unless `access` says so.
+    """Start a QEMU program in `workdir`, which it cannot even read unless `access` permits it.
 
-    `pass_fds` keep their numbers.  The calling thread must live as long as the program: the kernel kills it with the
-    thread that started it.  Raises `QemuMissing`.
+    `pass_fds` keep their numbers. The calling thread must outlive the program: the kernel kills it with the thread that
+    started it.
+
+    Raises:
+        QemuMissing: the program is not installed.
     """
     path = find(program)
     protections_read, protections_write = os.pipe()
@@ -216,7 +222,7 @@ def start(
         options.append(f"limit=FSIZE:{limits.file_size}")
     if network:
         options.append("network=1")
-    # A program from elsewhere (/opt/qemu/bin) brings its libraries and data along, below the same prefix.
+    # A program in another prefix (/opt/qemu/bin) has its libraries and data below the same prefix.
     prefix = os.path.dirname(os.path.dirname(path))
     own = (
         [path]
@@ -259,15 +265,16 @@ def run(
     accept: tuple[int, ...] = (0,),
     where: str | None = None,
 ) -> tuple[int, bytes]:
-    """Run a program to its end: its exit status, one of `accept`, and its standard output, at most `keep` bytes.
+    """Run a program to its end; return its exit status, one of `accept`, and its output, at most `keep` bytes.
 
-    Raises `QemuMissing`, `ResourceLimit`, `QemuFailed`, `Interrupted`.
+    Raises:
+        QemuMissing, ResourceLimit, QemuFailed, Interrupted: the program is not installed, failed or was stopped.
     """
     confined = start(
         program, arguments, limits=limits, access=access, workdir=workdir, pass_fds=pass_fds, stdout=subprocess.PIPE
     )
     with confined:
-        assert confined.process.stdout is not None  # it was asked for
+        assert confined.process.stdout is not None  # PIPE was requested
         output = Drain(confined.process.stdout, keep=keep, newest=False)
         try:
             status = confined.wait(timeout=timeout, cancelled=cancelled)
@@ -277,14 +284,14 @@ def run(
         if status not in accept:
             raise confined.failure(where=where)
         if output.overflowed:
-            raise ResourceLimit(f"{program} said more than {keep} bytes", where=where)
+            raise ResourceLimit(f"the output of {program} exceeds {keep} bytes", where=where)
         return status, output.bytes()
 
 
-# The words of GLib, glibc and QEMU for an allocation that failed; they end by themselves then, so no signal tells it.
+# Messages of GLib, glibc and QEMU about a failed allocation; they exit normally then, so there is no signal.
 NO_MEMORY = (
     os.strerror(errno.ENOMEM),
-    os.strerror(errno.EAGAIN),  # of a thread that could not be made
+    os.strerror(errno.EAGAIN),  # thread creation failed
     "failed to allocate",
     "cannot allocate",
     "Could not allocate",
@@ -293,37 +300,37 @@ NO_MEMORY = (
 
 
 def explain(name: str, status: int, stderr: str, *, where: str | None = None) -> CdiError:
-    """The error for a program that ended with `status` (negative: a signal) and said `stderr`."""
+    """Return the error for a program that exited with `status` (negative: a signal) and wrote `stderr`."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     last = printable(lines[-1]) if lines else ""
     if status == 127 and last.startswith("launcher: "):
-        return QemuMissing(f"{name} cannot be started", where=where)
+        return QemuMissing(f"cannot start {name}", where=where)
     if status == -signal.SIGXCPU:
-        return ResourceLimit(f"{name} used up its processor time", where=where)
+        return ResourceLimit(f"{name} exceeded its CPU time limit", where=where)
     if status == -signal.SIGXFSZ:
-        return ResourceLimit(f"{name} wrote past the end of the disk", where=where)
+        return ResourceLimit(f"{name} tried to write past the end of the disk", where=where)
     if any(words in line for words in NO_MEMORY for line in lines):
-        return ResourceLimit(f"{name} came to its limit of memory: {last}", where=where)
+        return ResourceLimit(f"{name} exceeded its memory limit: {last}", where=where)
     if status == -signal.SIGKILL:
-        what = f"{name} was killed: it came to a limit of processor time, or the machine ran out of memory"
+        what = f"{name} was killed: it exceeded its CPU time limit, or the machine ran out of memory"
         return ResourceLimit(what, where=where)
-    said = last.removeprefix(f"{name}: ") or "it said nothing"
+    said = last.removeprefix(f"{name}: ") or "no error output"
     if status < 0:
         with contextlib.suppress(ValueError):
-            return QemuFailed(f"{name} died of {signal.Signals(-status).name}: {said}", where=where)
+            return QemuFailed(f"{name} was killed by {signal.Signals(-status).name}: {said}", where=where)
     return QemuFailed(f"{name}: {said}", where=where)
 
 
 def printable(text: str, limit: int = 300) -> str:
-    """Foreign text for a message: one line, no control characters, bounded."""
+    """Return foreign text for a message: one line, no control characters, bounded."""
     clean = "".join(c if c.isprintable() else "?" for c in text)
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
 
 def describe() -> tuple[str, ...]:
-    """The protections that stand on this machine, by name, in the order in which they are put up.
+    """Return the names of the protections that are active on this machine, in the order in which they are set up.
 
-    Empty where no program can be started at all.
+    The result is empty if no program can be started at all.
     """
     try:
         confined = start(

@@ -1,14 +1,16 @@
-"""A sliding window over a source that can be read anywhere: a converter's small, roughly ordered reads become large
-ranged reads, several at a time and ahead of need, and every byte of the source passes a digest once and in order.
+"""Block cache over a source with random access, between a converter and a digest.
 
-Blocks of fixed size live in a fixed number of buffers.  Loader threads fetch, in this order: what a reader waits for;
-what lies between the watermark and the readers, where that keeps the digest from falling behind; what a sequential
-reader will want next.
+The converter's small, roughly sequential reads become large ranged reads, several at a time and ahead of need, and
+every byte of the source passes through the digest once, in order.
 
-The watermark is the first block that the digest has not seen.  Images are written roughly front to back, so nearly
-every block is still here when its turn comes.  A block that was read far ahead of the watermark and had to make room
-is fetched again by `finish`; `fetched` counts it twice, which is the price of a true digest over an image that is read
-out of order.  At worst the source is fetched once for the digest and once for the converter.
+Blocks of fixed size occupy a fixed number of buffers. Loader threads fetch, in this order: blocks that a reader waits
+for; blocks between the watermark and the readers, if that keeps the digest from falling behind; blocks that a
+sequential reader will need next.
+
+The watermark is the first block that the digest has not seen. Images are written roughly sequentially, so nearly every
+block is still cached when its turn comes. A block that was read far ahead of the watermark and evicted is fetched again
+by `finish`; `fetched` counts it twice, which is the price of a correct digest over an image that is read out of order.
+In the worst case the source is fetched once for the digest and once for the converter.
 """
 
 from __future__ import annotations
@@ -22,18 +24,22 @@ from typing import Self
 from cdi.api.errors import CdiError, InternalError, Interrupted
 
 Fetch = Callable[[int, memoryview], None]
-"""Fills the view with the bytes at an offset.  Called from several threads at a time; retries, throttles and counts by
-itself, and raises a `CdiError` when it gives up for good."""
+"""Function that fills the view with the bytes at an offset.
+
+It is called from several threads concurrently. It retries, throttles and counts itself, and raises a `CdiError` when it
+gives up permanently.
+"""
 
 OVERTAKING = 3
-"""Blocks that a sequential reader may be ahead of itself."""
+"""Blocks by which parallel reads of one sequential reader may arrive out of order."""
 SUSTAINED = 4
-"""A run of so many blocks is a new place to read from, not a look at a table."""
+"""Length in blocks from which a run is sequential reading, and not a table lookup."""
 
 
 class Block:
-    """A buffer and what is in it.  Every field is guarded by the cache's lock; the bytes themselves are written by
-    one loader before `ready` and only read after.
+    """Buffer and its content.
+
+    The cache's lock guards every field. One loader writes the bytes before `ready`; afterwards they are only read.
     """
 
     __slots__ = ("buffer", "index", "pins", "ready", "touched", "used", "view")
@@ -45,12 +51,12 @@ class Block:
         self.ready = False
         self.pins = 0
         self.touched = False
-        """A reader wanted it."""
+        """Whether a reader requested it."""
         self.used = 0
 
 
 class BlockCache:
-    """`RandomAccess` over a source, for `cdi.transfer.qemu.nbd`."""
+    """Implementation of `RandomAccess` over a source, for `cdi.transfer.qemu.nbd`."""
 
     def __init__(
         self,
@@ -62,15 +68,15 @@ class BlockCache:
         connections: int = 4,
         on_block_in_order: Callable[[memoryview], None] | None = None,
     ) -> None:
-        """`length`, `block_size` and `memory` are bytes; `connections` is how many fetches run at a time.
+        """Configure the cache; `length`, `block_size` and `memory` are in bytes.
 
-        `on_block_in_order` is given every byte of the source once, in order, from one thread at a time; it may raise
-        a `CdiError`, which ends the reading.
+        `connections` is the number of concurrent fetches. `on_block_in_order` receives every byte of the source once,
+        in order, from one thread at a time; a `CdiError` that it raises ends the reading.
         """
         self.length = length
         self.block_size = block_size
         self.fetched = 0
-        """Bytes asked of `fetch` and received."""
+        """Bytes received from `fetch`."""
         self._capacity = max(4, memory // block_size)
         self._connections = max(1, min(connections, self._capacity // 2))
         self._fetch = fetch
@@ -80,10 +86,10 @@ class BlockCache:
 
         self._lock = threading.Lock()
         self._ready = threading.Condition(self._lock)
-        """A block became ready, the watermark moved, or something broke."""
+        """Notified when a block is ready, the watermark moves, or an error occurs."""
         self._work = threading.Condition(self._lock)
-        """There may be something to load, or a buffer to load it into."""
-        # A reader holds two blocks at most; so many readers leave a buffer for every loader and one for the digest.
+        """Notified when there may be a block to load, or a buffer for it."""
+        # A reader pins at most two blocks; this many readers leave a buffer for every loader and one for the digest.
         self._readers = threading.BoundedSemaphore(max(1, (self._capacity - self._connections - 1) // 2))
         self._mine = threading.local()
 
@@ -91,16 +97,16 @@ class BlockCache:
         self._buffers = 0
         self._clock = 0
         self._waited: dict[int, int] = {}
-        """Blocks that readers wait for, and how many do."""
+        """Number of waiting readers by block."""
         self._runs: OrderedDict[int, int] = OrderedDict()
-        """How many blocks in a row were read up to this one, for the latest few."""
+        """Length of the sequential run that ends at a block, for the most recent blocks."""
         self._ahead: deque[range] = deque(maxlen=4)
-        """What sequential readers will want, the latest reader first."""
+        """Readahead ranges of sequential readers, most recent reader first."""
         self._watermark = 0
         self._catch_up = 0
-        """Load everything below this for the digest."""
+        """End of the blocks to load for the digest."""
         self._catch_up_first = False
-        """… and before anything that readers want."""
+        """Whether the digest's blocks are loaded before those that readers request."""
         self._digesting = False
         self._broken: CdiError | None = None
         self._closed = False
@@ -109,12 +115,18 @@ class BlockCache:
     # --- readers ------------------------------------------------------------------------------------------------
 
     def read_at(self, offset: int, length: int) -> Sequence[memoryview]:
-        """`length` bytes, at most `block_size`, in one or two views that hold until `release` or this thread's next
-        call.  Raises what `fetch` or the digest raised, `Interrupted` after `close`, `InternalError` out of bounds.
+        """Return `length` bytes, at most `block_size`, in one or two views.
+
+        The views are valid until `release` or this thread's next call.
+
+        Raises:
+            CdiError: `fetch` or the digest failed.
+            Interrupted: the cache was closed.
+            InternalError: the range is out of bounds.
         """
         self.release()
         if offset < 0 or length <= 0 or length > self.block_size or offset + length > self.length:
-            raise InternalError(f"a read of {length} bytes at {offset} is out of bounds")
+            raise InternalError(f"read of {length} bytes at offset {offset} is out of bounds")
         first, last = offset // self.block_size, (offset + length - 1) // self.block_size
         views: list[memoryview] = []
         pinned: list[Block] = []
@@ -140,7 +152,7 @@ class BlockCache:
         return views
 
     def release(self) -> None:
-        """Let go of the views that this thread was given last."""
+        """Release the views that this thread received last."""
         pinned: list[Block] | None = getattr(self._mine, "pinned", None)
         if pinned is None:
             return
@@ -170,18 +182,18 @@ class BlockCache:
         if self._broken is not None:
             raise self._broken
         if self._closed:
-            raise Interrupted("reading the image was stopped")
+            raise Interrupted("reading the image was interrupted")
 
     def _touch(self, index: int) -> None:
-        """A reader came to a block: decide what is wanted next."""
+        """Record a read of a block and update the readahead."""
         if index in self._runs:
             return
-        # A converter's parallel reads overtake each other by a block or two.
+        # Parallel reads of a converter arrive out of order by a block or two.
         run = 1 + max(self._runs.get(index - before, 0) for before in range(1, OVERTAKING + 1))
         self._runs[index] = run
         if len(self._runs) > 4 * self._capacity:
             self._runs.popitem(last=False)
-        # The first block is followed by the rest, usually; anywhere else a reader has to show it first.
+        # Reading at the first block is usually sequential; elsewhere a run must show it first.
         depth = min(self._depth, 1 << run) if run > 1 or index == 0 else 0
         if depth:
             start, stop = index + 1, min(self._count, index + 1 + depth)
@@ -195,8 +207,8 @@ class BlockCache:
             if index - self._watermark <= self._capacity // 2:
                 self._catch_up = max(self._catch_up, index + 1)
             elif run >= SUSTAINED:
-                # The readers outrun the digest, or have gone elsewhere for good.  What was left out is needed in any
-                # case; dealt with now, before them, the blocks that they read from here on need not be fetched twice.
+                # The readers outrun the digest, or have moved elsewhere permanently. The digest needs the skipped
+                # blocks in any case; loading them first avoids fetching twice what the readers request from here on.
                 self._catch_up = max(self._catch_up, index + 1)
                 self._catch_up_first = True
         self._work.notify_all()
@@ -205,14 +217,16 @@ class BlockCache:
 
     @property
     def watermark(self) -> int:
-        """Bytes from the front that the digest has seen."""
+        """Bytes from the start of the source that the digest has seen."""
         with self._lock:
             return min(self.length, self._watermark * self.block_size)
 
     def finish(self) -> None:
-        """Fetch what the digest has not seen.
+        """Fetch all blocks that the digest has not seen.
 
-        Raises what `fetch` or the digest raised, `Interrupted` after `close`.
+        Raises:
+            CdiError: `fetch` or the digest failed.
+            Interrupted: the cache was closed.
         """
         if self._on_block_in_order is None:
             return
@@ -227,7 +241,7 @@ class BlockCache:
             self._check()
 
     def _advance(self) -> None:
-        """Give the digest every block whose turn has come.  Called with the lock, which it lets go of meanwhile."""
+        """Pass every block whose turn has come to the digest; releases the lock, which the caller holds, meanwhile."""
         digest = self._on_block_in_order
         if digest is None or self._digesting:
             return
@@ -281,19 +295,19 @@ class BlockCache:
             except CdiError as error:
                 self._break(error)
             except BaseException as defect:
-                self._break(InternalError(f"fetching the image failed: {defect!r}"))
+                self._break(InternalError(f"failed to fetch the image: {defect!r}"))
                 if not isinstance(defect, Exception):
                     raise
 
     def _break(self, error: CdiError) -> None:
-        """`fetch` has tried all it may: whatever is read from here on cannot become a whole disk."""
+        """Record the permanent failure of `fetch` and wake all waiting threads."""
         if self._broken is None:
             self._broken = error
         self._ready.notify_all()
         self._work.notify_all()
 
     def _begin(self) -> Block | None:
-        """The next block to load, in a buffer of its own; None when there is nothing, or no buffer, for now."""
+        """Return the next block to load, with its buffer; None if there is no block or no buffer for now."""
         if self._closed or self._broken is not None:
             return None
         for index, urgent in self._candidates():
@@ -306,7 +320,7 @@ class BlockCache:
         return None
 
     def _candidates(self) -> Sequence[tuple[int, bool]]:
-        """The first block in the order of need that is not here, and whether somebody is held up without it."""
+        """Return the first missing block by priority, and whether it blocks a reader or the digest."""
         if self._catch_up_first:
             for index in range(self._watermark, self._watermark_reach()):
                 if index not in self._blocks:
@@ -324,7 +338,7 @@ class BlockCache:
         return ()
 
     def _watermark_reach(self) -> int:
-        """Past the last block to load for the digest now: no more at a time than buffers stand for it."""
+        """Return the end of the blocks to load for the digest now, limited by the number of buffers."""
         return min(self._catch_up, self._watermark + self._depth)
 
     def _buffer(self, index: int, *, urgent: bool) -> memoryview | None:
@@ -339,10 +353,10 @@ class BlockCache:
         return victim.buffer
 
     def _victim(self, wanted: int, *, urgent: bool) -> Block | None:
-        """The block that is missed least.
+        """Return the block to evict.
 
-        Read and digested first, then what was read and lies furthest from the watermark, then what was loaded ahead
-        for nothing.  What is still expected to be read is given up only for somebody who waits.
+        Blocks that were read and digested are evicted first, then read ones furthest from the watermark, then unused
+        readahead. Blocks that a reader is expected to need are evicted only for one that waits.
         """
         best: Block | None = None
         best_rank = (9, 0)
@@ -353,7 +367,7 @@ class BlockCache:
             digested = self._on_block_in_order is None or block.index < self._watermark
             needed = not digested and block.index < max(self._catch_up, self._watermark + self._depth)
             if needed and not (urgent and block.index > wanted):
-                # Soon to be digested, and to drop it is to fetch it again: readers that outrun the digest wait here.
+                # The digest needs it soon, so evicting it means fetching it again: readers that outrun the digest wait.
                 continue
             if block.touched:
                 rank = (0, block.used) if digested else (1, -block.index)
@@ -374,7 +388,7 @@ class BlockCache:
     def close(self) -> None:
         """Stop loading and wake every reader with `Interrupted`.
 
-        A `fetch` under way must be ended by its own means (the reader's `abort`); this waits for it.
+        Waits for running calls of `fetch`, which must be ended separately (the reader's `abort`).
         """
         with self._lock:
             self._closed = True

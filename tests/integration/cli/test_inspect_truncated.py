@@ -21,10 +21,10 @@ def test_the_check_says_where_the_image_ends(cdi, images, tmp_path, name):
     for command in ("inspect", "explain"):
         body = told(cdi, command, cut, status=4)
         assert body["refusal"]["code"] == "ContentTruncated"
-        assert "it is cut short" in body["refusal"]["message"]
+        assert "the file is truncated" in body["refusal"]["message"]
     checks = {check["name"]: check for check in told(cdi, "inspect", cut, status=4)["checks"]}
     assert not checks[NAME]["passed"]
-    assert f"of a file of {cut.stat().st_size}: it is cut short" in checks[NAME]["detail"]
+    assert f"of a file of {cut.stat().st_size} bytes: the file is truncated" in checks[NAME]["detail"]
 
 
 def test_an_image_that_is_read_without_qemu_has_the_check_as_well(cdi, images):

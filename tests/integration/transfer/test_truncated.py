@@ -105,7 +105,7 @@ def test_a_cut_image_in_a_whole_wrapper_touches_nothing(
     untouched(outcome, volume, importing)
     assert outcome.failure is not None
     assert "disk offset" in outcome.failure.message
-    assert f"of a file of {5 * MIB}: it is cut short" in outcome.failure.message
+    assert f"of a file of {5 * MIB} bytes: the file is truncated" in outcome.failure.message
 
 
 def test_the_tables_of_an_image_are_read_over_several_connections(

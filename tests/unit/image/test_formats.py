@@ -53,7 +53,7 @@ def test_qcow2_of_unknown_length_is_not_measured_against_it() -> None:
 def test_qcow2_snapshots_are_told() -> None:
     info = info_of(qcow2(snapshots=2, snapshots_offset=3 << 16))
     assert info.has_snapshots
-    assert info.notes == ("2 internal snapshots are left behind",)
+    assert info.notes == ("2 internal snapshots are not imported",)
 
 
 def test_vmdk_kinds() -> None:

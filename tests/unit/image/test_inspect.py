@@ -155,7 +155,7 @@ def test_vhdx_too_deep_for_a_stream_tells_what_it_can() -> None:
     content = vhdx(metadata_at=8 * MIB)
     info = by_stream(content, [MIB]).verdict()
     assert (info.format, info.virtual_size) == ("vhdx", None)
-    assert "too far in" in info.notes[0]
+    assert "too far from the start" in info.notes[0]
     assert by_wants(content).verdict().virtual_size == 10 * MIB
 
 

@@ -89,7 +89,7 @@ def test_ranges_that_cannot_be_told_to_be_of_one_version_are_not_used(image, pat
 @pytest.mark.parametrize(
     ("image", "more", "error", "says"),
     [
-        (VMDK, {"ranges": False}, ScratchNeeded, "gives no byte ranges"),
+        (VMDK, {"ranges": False}, ScratchNeeded, "does not support byte ranges"),
         (VMDK, {"wrappers": ("gz",)}, ScratchNeeded, "wrapped in gz"),
         (SUBCLUSTERS, {"wrappers": ("gz",)}, ScratchNeeded, "extended L2"),
         (QCOW2, {"engine": "qemu", "ranges": False}, ScratchNeeded, "policy"),
@@ -114,7 +114,7 @@ def test_too_small_names_both_sizes_and_the_request_that_fits() -> None:
     with pytest.raises(TargetTooSmall) as caught:
         plan(facts(QCOW2, size=GIB))
     assert caught.value.what == (
-        "the image's virtual size is 2147483648 bytes (2 GiB) and the disk that was asked for has "
+        "the image's virtual size is 2147483648 bytes (2 GiB) and the requested disk has "
         "1073741824 bytes (1 GiB)"
     )
     assert caught.value.remedy.startswith("request storage: 2Gi (with spec.pvc on a file system: ")
@@ -194,8 +194,8 @@ def test_connections(more, connections) -> None:
 
 def test_where_it_resumes() -> None:
     assert plan(facts(RAW)).resumable == plan(facts(QCOW2)).resumable == WATERMARK
-    assert plan(facts(QCOW2, wrappers=("gz",))).resumable == "from the start: gz cannot be entered midway"
-    assert plan(facts(RAW, ranges=False)).resumable == "from the start: the source gives no byte ranges"
+    assert plan(facts(QCOW2, wrappers=("gz",))).resumable == "from the start: gz cannot be decompressed from the middle"
+    assert plan(facts(RAW, ranges=False)).resumable == "from the start: the source does not support byte ranges"
     assert plan(facts(VMDK)).resumable.startswith("from the start: QEMU")
 
 
@@ -212,7 +212,7 @@ def test_render_says_everything() -> None:
         "resumes:     from the watermark",
     ]
     spool = render(plan(facts(VMDK, wrappers=("gz",), length=None, scratch=True)))
-    assert "fetch:       not known before" in spool
+    assert "fetch:       not known in advance" in spool
 
 
 @given(

@@ -173,7 +173,7 @@ def image():
 
 
 @pytest.mark.parametrize(
-    ("entry", "told"), [(0x1200, "not aligned"), (1 << 40, "cut short"), (1 << 62 | 1 << 40, "cut short")]
+    ("entry", "told"), [(0x1200, "not aligned"), (1 << 40, "truncated"), (1 << 62 | 1 << 40, "truncated")]
 )
 def test_an_entry_that_points_astray_is_refused(image, entry, told):
     with pytest.raises(ImageCorrupt) as caught:
