@@ -1,7 +1,7 @@
-"""A directory tree, as a tar stream: the whole of it each time, as there is no going on in the midst of one.
+"""Directory tree as a tar stream, which is sent from the beginning each time, as it cannot be resumed.
 
-Files, directories, symbolic and hard links, modes and times are carried, holes are left out; owners and extended
-attributes are not, as the target's worker may not set them.  What else a tree holds is refused before a byte is sent.
+Files, directories, symbolic and hard links, modes and times are transferred, and holes are skipped. Owners and extended
+attributes are not, as the target's worker may not set them. Other file types are rejected before any byte is sent.
 """
 
 from __future__ import annotations
@@ -28,50 +28,50 @@ from cdi.transfer.meter import Meter
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _PIECE = 256 << 10
 _PARTS_MOST = 1 << 16
-"""Of a sparse file; one with more is sent whole."""
+"""Maximum extents of a sparse file; one with more is sent including its holes."""
 _LINKS_MOST = 1_000_000
 _NOT_CARRIED = (LOST_AND_FOUND, STAGING, ".cdi")
-"""At the top of a volume: its own, not its content."""
+"""Top-level names that belong to the volume and not to its content."""
 
 
 class ArchiveSupply:
-    """One attempt at one tree.  Raises `SourceNotSupported` (a socket, pipe or device in it) and source errors."""
+    """One state of a tree; raises `SourceNotSupported` for sockets, pipes and devices, and source errors."""
 
     proven = True
 
     def __init__(self, path: str) -> None:
         self.size = 0
-        """Bytes of data, about."""
+        """Approximate bytes of data."""
         self._path = path
         for _, _, status in self._walk():
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode)):
                 raise SourceNotSupported(
-                    "only files, directories and links are cloned, and there is something else in the volume",
+                    "the volume contains something other than files, directories and links",
                     where=path,
                     remedy="remove sockets, pipes and device nodes from the source volume",
                 )
             self.size += min(status.st_size, status.st_blocks * 512) + BLOCK
         self.data = self.size
 
-    def hello(self, job: str, *, fresh: bool) -> Hello:  # noqa: ARG002 - there is no going on
+    def hello(self, job: str, *, fresh: bool) -> Hello:  # noqa: ARG002 - a tree is never resumed
         return Hello(job=job, content="archive", size=self.size, data=self.size, validator="", fresh=True)
 
     def passage(self, start: int) -> Passage:
-        """Raises `SourceChanged` for any `start` but the beginning."""
+        """Return a pass from the beginning; raise `SourceChanged` for any other `start`."""
         if start:
-            raise SourceChanged("a tree is read from its beginning", where=self._path)
+            raise SourceChanged("a directory tree can only be read from its beginning", where=self._path)
         return _ArchivePassage(self._stream())
 
     def whole(self, position: int) -> int:
         return position
 
     def close(self) -> None:
-        """Nothing is open between two passages."""
+        """Do nothing: no file is open between two passes."""
 
     # --- the tree -----------------------------------------------------------------------------------------------
 
     def _walk(self) -> Iterator[tuple[str, int, os.stat_result]]:
-        """Name in the archive, a descriptor of its directory, and status of everything, directories first."""
+        """Yield the name in the archive, its directory's descriptor and the status of everything, directories first."""
 
         def failed(error: OSError) -> None:
             raise error
@@ -86,7 +86,7 @@ class ArchiveSupply:
                 for name in sorted([*directories, *files]):
                     yield f"{prefix}{name}", descriptor, os.stat(name, dir_fd=descriptor, follow_symlinks=False)
         except FileNotFoundError as error:
-            raise SourceChanged("the volume was written to while it was cloned", where=self._path) from error
+            raise SourceChanged("the volume was modified while it was cloned", where=self._path) from error
         except OSError as error:
             raise failure_of(error, self._path) from error
 
@@ -119,7 +119,7 @@ class ArchiveSupply:
         try:
             before = os.fstat(descriptor)
             changed = SourceChanged(
-                "a file was written to while it was cloned", where=os.path.join(self._path, info.name)
+                "a file was modified while it was cloned", where=os.path.join(self._path, info.name)
             )
             if not stat.S_ISREG(before.st_mode) or not os.path.samestat(before, status):
                 raise changed
@@ -162,7 +162,7 @@ class ArchiveSupply:
 
 
 class _ArchivePassage:
-    """The stream, cut into chunks."""
+    """Tar stream, split into chunks."""
 
     threads = 1
 
@@ -194,7 +194,7 @@ class _ArchivePassage:
 
 
 def _parts(descriptor: int, size: int) -> list[tuple[int, int]]:
-    """Where a file has data."""
+    """Return the ranges of a file that contain data."""
     parts = list(itertools.islice(data_extents(descriptor, size, 0), _PARTS_MOST + 1))
     return parts if len(parts) <= _PARTS_MOST else [(0, size)]
 
@@ -207,7 +207,7 @@ def _header(info: tarfile.TarInfo) -> bytes:
 
 
 class ArchiveReceiver:
-    """Unpacks what comes over one connection."""
+    """Unpacker of what one connection delivers."""
 
     def __init__(self, listener: Listener, directory: DirectoryTarget, meter: Meter, check: Callable[[], None]) -> None:
         self._listener = listener
@@ -215,12 +215,13 @@ class ArchiveReceiver:
         self._meter = meter
         self._check = check
         self.size = 0
-        """Bytes of the stream that came."""
+        """Bytes of the stream received so far."""
 
     def run(self) -> bytes:
-        """Until END; gives the digest.  The directory is then to be committed.
+        """Unpack until END and return the digest; the caller commits the directory.
 
-        Raises as `cdi.transfer.copy.receiver.DiskReceiver.run`, and what `DirectoryTarget.unpack` raises.
+        Raises:
+            CdiError: see `cdi.transfer.copy.receiver.DiskReceiver.run` and `DirectoryTarget.unpack`.
         """
         chain = Chain()
         ended: list[tuple[int, bytes]] = []
@@ -234,8 +235,8 @@ class ArchiveReceiver:
         digest = chain.end(self.size)
         if ended != [(self.size, digest)]:
             raise ChecksumMismatch(
-                f"the {self.size} bytes that came are not what the source sent",
-                remedy="look at the memory of both nodes, then clone again",
+                f"the received {self.size} bytes do not match what the source sent",
+                remedy="check the memory of both nodes, then clone again",
             )
         return digest
 
@@ -248,12 +249,12 @@ class ArchiveReceiver:
                     ended.append(frames.parse_end(self._listener.line.body(head)))
                     return
                 if head.kind is not Kind.DATA:
-                    raise PeerProtocolError(f"a {head.kind.name} in an archive")
+                    raise PeerProtocolError(f"unexpected {head.kind.name} in an archive")
                 before = self._listener.line.received
                 chunk = self._listener.chunk(head, self.size, None, buffer)
                 self._meter.add_fetched(self._listener.line.received - before)
             if chunk.offset != self.size or chunk.runs != ((0, chunk.plain),):
-                raise PeerProtocolError(f"a chunk at {chunk.offset} of an archive, after {self.size} bytes")
+                raise PeerProtocolError(f"invalid chunk offset {chunk.offset} of an archive after {self.size} bytes")
             plain = plain_of(chunk, buffer)
             chain.add(chunk.offset, chunk.leaf)
             self.size += chunk.plain

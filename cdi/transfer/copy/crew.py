@@ -1,4 +1,4 @@
-"""A few threads that do the same."""
+"""Group of threads that run the same function."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable
 from cdi.api.errors import Interrupted
 
 THREADS = 3
-"""One writes the volume, one computes, one has the connection, and they take turns."""
+"""Default number: one thread writes to the volume, one computes, and one uses the connection, in turns."""
 
 
 def work_together(work: Callable[[], None], stop: Callable[[], None], threads: int = THREADS) -> None:
-    """Call `work` in so many threads until all have returned.
+    """Call `work` in several threads until all have returned.
 
-    When one raises, `stop` is called, upon which the others are to end; the first failure that is no interruption is
+    When one raises, `stop` is called, which must end the others. The first failure that is not an interruption is
     raised.
     """
     failures: list[BaseException] = []
@@ -22,7 +22,7 @@ def work_together(work: Callable[[], None], stop: Callable[[], None], threads: i
     def run() -> None:
         try:
             work()
-        except BaseException as failure:  # noqa: BLE001 - raised again by the thread that waits
+        except BaseException as failure:  # noqa: BLE001 - reraised by the waiting thread
             failures.append(failure)
             stop()
 

@@ -1,18 +1,18 @@
-"""The digest of a disk's content: computed by several threads, continued from 32 bytes, the same however it was sent.
+"""Digest of a disk's content that can be computed in parallel, resumes from 32 bytes, and is independent of framing.
 
-The disk is cut into chunks of 1 MiB.  Of each, what is not zero (`cdi.target.buffer.data_runs`) makes a leaf::
+The disk is split into chunks of 1 MiB. The non-zero ranges of each (`cdi.target.buffer.data_runs`) form a leaf::
 
     leaf  = sha256( for each run: begin and end in the chunk, 4 bytes each, big-endian; then the runs' bytes )
 
-and the leaves of the chunks that are not zero are chained in their order::
+and the leaves of the non-zero chunks are chained in order::
 
     h     = sha256("cdi-copy-1")
     h     = sha256( h, the chunk's offset in 8 bytes, leaf )
     end   = sha256( h, the disk's size in 8 bytes )
 
-So it says which bytes are where, and where nothing is, and depends neither on how the file is laid out nor on how it
-was cut, compressed or resumed: whoever can read a disk can check it (`digest_of`).  Leaves are independent of each
-other, which one sha256 over everything would not be, and the state between two chunks is `h`, which a journal holds.
+The digest covers which bytes are where, and where there are none. It does not depend on the file's layout, or on how
+the content was split, compressed or resumed: every reader of a disk can verify it (`digest_of`). Leaves are independent
+of each other, unlike a single sha256 over everything, and the state between two chunks is `h`, which a journal stores.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from collections.abc import Callable, Iterable, Sequence
 from cdi.target.buffer import aligned_buffer, data_runs
 
 CHUNK = 1 << 20
-"""Bytes; every offset in the protocol is a multiple of it, and the disk's end."""
+"""Chunk size in bytes; every offset in the protocol is a multiple of it or the end of the disk."""
 SIZE = 32
-"""Of a leaf and of the state, bytes."""
+"""Size of a leaf and of the state in bytes."""
 NAME = "cdi-copy-1"
-"""Before the colon of a written digest, where another would have the name of its algorithm."""
+"""Prefix of a formatted digest, in place of an algorithm's name."""
 
 Run = tuple[int, int]
-"""Begin and end of bytes in a chunk."""
+"""Begin and end of a non-zero range in a chunk."""
 
 _RUN = struct.Struct(">II")
 _OFFSET = struct.Struct(">Q")
 
 
 def packed(runs: Iterable[Run]) -> bytes:
-    """As they are hashed, and sent."""
+    """Return runs as they are hashed and sent."""
     return b"".join(_RUN.pack(start, stop) for start, stop in runs)
 
 
@@ -50,7 +50,7 @@ RUN_SIZE = _RUN.size
 
 
 def leaf_of(runs: Sequence[Run], pieces: Iterable[memoryview | bytes]) -> bytes:
-    """`pieces` are the bytes of the runs, one after the other, cut anyhow."""
+    """Return the leaf; `pieces` are the bytes of the runs in order, split anywhere."""
     digest = hashlib.sha256(packed(runs))
     for piece in pieces:
         digest.update(piece)
@@ -58,14 +58,14 @@ def leaf_of(runs: Sequence[Run], pieces: Iterable[memoryview | bytes]) -> bytes:
 
 
 class Chain:
-    """The digest up to some chunk.  Not for several threads at once."""
+    """Digest up to some chunk; not thread-safe."""
 
     def __init__(self, state: bytes | None = None) -> None:
-        """From the beginning, or from the `state` of another."""
+        """Start at the beginning, or resume from the `state` of another chain."""
         self.state = hashlib.sha256(NAME.encode()).digest() if state is None else state
 
     def add(self, offset: int, leaf: bytes) -> None:
-        """The next chunk that is not zero."""
+        """Add the next non-zero chunk."""
         self.state = hashlib.sha256(self.state + _OFFSET.pack(offset) + leaf).digest()
 
     def end(self, size: int) -> bytes:
@@ -73,12 +73,12 @@ class Chain:
 
 
 def written(digest: bytes) -> str:
-    """For an outcome."""
+    """Return the digest as an outcome contains it."""
     return f"{NAME}:{digest.hex()}"
 
 
 def digest_of(read: Callable[[memoryview, int], object], size: int) -> str:
-    """Of the `size` bytes of a disk; ``read(view, offset)`` fills the view."""
+    """Return the digest of a disk of `size` bytes; ``read(view, offset)`` fills the view."""
     chain, buffer = Chain(), aligned_buffer(CHUNK)
     for offset in range(0, size, CHUNK):
         view = buffer[: min(CHUNK, size - offset)]

@@ -1,8 +1,8 @@
-"""Where a target waits for its source.
+"""Listener on which a clone target accepts its source.
 
-Whoever reaches the port may knock; who has no certificate of the right name costs a bounded number of threads for a
-bounded time.  The newest source counts: it is there because the one before it is gone, whether or not its connection
-knows that.
+Any client that reaches the port may connect; one without a certificate of the right name occupies a bounded number of
+threads for a bounded time. A newer source replaces an older one: it exists because its predecessor ended, even if that
+one's connection is still open.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from cdi.transfer.copy.frames import Fail
 from cdi.transfer.copy.tls import common_name
 
 HANDSHAKES_MOST = 8
-"""At a time; who comes then is hung up on, and comes again."""
+"""Maximum concurrent handshakes; further connections are closed, and clients retry."""
 HANDSHAKE_SECONDS = 10.0
 
 
 class Door:
-    """Listens from its making to its end, in threads of its own."""
+    """Listener with its own threads, active from its construction until `close`."""
 
     def __init__(self, port: int, context: ssl.SSLContext, client_name: str) -> None:
-        """Port 0 takes a free one.  Raises `OSError` where the port cannot be had."""
+        """Listen on `port`, 0 for any free one; raise `OSError` if that fails."""
         self._context = context
         self._client_name = client_name
         self._free = threading.BoundedSemaphore(HANDSHAKES_MOST)
@@ -43,13 +43,13 @@ class Door:
         self._thread.start()
 
     def knocked(self) -> bool:
-        """Whether a source stands at the door."""
+        """Return whether an authenticated source is waiting."""
         return self._guest is not None
 
     def next(self, timeout: float, check: Callable[[], None]) -> tuple[ssl.SSLSocket, str] | None:
-        """The newest source's connection and its address; None after `timeout` seconds without one.
+        """Return the newest source's connection and address, or None after `timeout` seconds.
 
-        Raises what `check` raises, which is called now and then.
+        `check` is called periodically; what it raises is raised.
         """
         with self._came:
             while self._guest is None and timeout > 0:
@@ -102,9 +102,9 @@ class Door:
             former[0].close()
 
     def _shaken(self, connection: socket.socket) -> ssl.SSLSocket | None:
-        """None, and no connection any more, where the other end is not who it should be."""
+        """Perform the handshake; close the connection and return None if the peer is not authorized."""
         try:
-            # For the whole of it: a byte now and then does not buy time.
+            # The timeout covers the whole handshake, so a slow client cannot extend it.
             connection.settimeout(HANDSHAKE_SECONDS)
             tls = self._context.wrap_socket(connection, server_side=True)
         except OSError:
@@ -112,7 +112,7 @@ class Door:
             return None
         name = common_name(tls)
         if self._client_name and name != self._client_name:
-            refusal = PeerUntrusted(f"a certificate for {name[:200]!r} is not one of a clone's source")
+            refusal = PeerUntrusted(f"the certificate for {name[:200]!r} does not belong to a clone source")
             with contextlib.suppress(OSError):
                 tls.sendall(frames.document(Fail.of(refusal)))
             tls.close()

@@ -1,24 +1,24 @@
-"""What the two ends of a clone say to each other, and what of it is believed.
+"""Wire protocol of a clone: encoding, parsing and validation of its frames.
 
-The source connects and says HELLO, the target answers with WELCOME: from where on, and what of the content's digest it
-has.  Then chunks come in the order of their offsets, each with its own digest; whatever lies between two of them is
-zero.  The target tells now and then how much is safe on its volume (ACK).  After END it checks the digest of the whole,
-gives the disk its name and says DONE.
+The source connects and sends HELLO. The target responds with WELCOME: the offset to resume from, and the state of its
+digest. Chunks follow in the order of their offsets, each with its own digest; everything between two of them is zero.
+The target acknowledges periodically what is safe on its volume (ACK). After END it verifies the digest of the whole,
+commits the disk and sends DONE.
 
     source                                  target
-    HELLO    who, how much, what kind
-                                            WELCOME   go on from here (or FAIL)
+    HELLO    job, sizes, content type
+                                            WELCOME   resume from here (or FAIL)
     DATA     offset, leaf, runs, bytes
     MARK     zeros up to here
-                                            ACK       safe up to here; again: I am still there
-    PING     I am still there
+                                            ACK       safe up to here; repeated as keep-alive
+    PING     keep-alive
     END      size, digest
                                             DONE      the same digest
     BYE
 
-A frame is a header of 8 bytes (kind, encoding, number of runs, length of the rest; big-endian) and the rest.  Nothing
-that comes is used before it was checked: lengths before memory is given, offsets before anything is written, and a
-chunk's digest before its bytes go to the volume.
+A frame is a header of 8 bytes (kind, encoding, number of runs, length of the rest; big-endian) and the rest. All input
+is validated before use: lengths before memory is allocated, offsets before anything is written, and a chunk's digest
+before its bytes go to the volume.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from cdi.transfer.copy.digest import CHUNK, RUN_SIZE, SIZE, Run, packed, unpacke
 PROTOCOL = 1
 HEADER_SIZE = 8
 MESSAGE_MOST = 8192
-"""Of a HELLO and the other documents, bytes."""
+"""Maximum size of a HELLO or another message in JSON, in bytes."""
 RUNS_MOST = 16
-"""In a chunk: zeros are looked for in steps of 64 KiB."""
+"""Maximum runs in a chunk: zeros are detected in steps of 64 KiB."""
 RAW, ZSTD = 0, 1
 
 _HEADER = struct.Struct(">BBHI")
@@ -71,7 +71,7 @@ _LENGTHS = {
     Kind.ACK: (_MARK.size, _MARK.size),
     Kind.BYE: (0, 0),
 }
-"""The least and the most that may follow the header, bytes; of all others, what a document may have."""
+"""Minimum and maximum bytes after the header; other kinds have the limits of a message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,41 +84,41 @@ class Header:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """The source's first words."""
+    """First message of the source."""
 
     job: str
     content: Content
     size: Annotated[int, Range(at_least=0, at_most=_SIZE_MOST)]
-    """Of the disk; of an archive, about how much will come."""
+    """Size of the disk in bytes; of an archive, approximately."""
     data: Annotated[int, Range(at_least=0, at_most=_SIZE_MOST)]
-    """About how much of it is allocated."""
+    """Approximate allocated bytes."""
     validator: str
-    """Of the content: what was sent under another is not gone on with."""
+    """Validator of the content: data that was sent under another is not resumed."""
     fresh: bool = False
-    """What the target has is of no use."""
+    """Whether the target must start over."""
     protocol: int = PROTOCOL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Welcome:
-    """The target's answer: everything before `watermark` is there."""
+    """Response of the target, which has everything before `watermark`."""
 
     watermark: Annotated[int, Range(at_least=0, at_most=_SIZE_MOST)]
     state: str
-    """Of the digest at the watermark, in hexadecimal; empty at the beginning."""
+    """State of the digest at the watermark, in hexadecimal; empty at the beginning."""
     data: Annotated[int, Range(at_least=0, at_most=_SIZE_MOST)] = 0
-    """Bytes of it that were sent, as progress counts them."""
+    """Bytes sent up to the watermark, as progress counts them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     digest: str
-    """In hexadecimal."""
+    """Digest in hexadecimal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fail:
-    """Why the one that says it cannot go on."""
+    """Reason why the sender of this message cannot continue."""
 
     code: str
     what: str
@@ -144,7 +144,7 @@ class Fail:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """A DATA frame without its bytes."""
+    """DATA frame without its payload."""
 
     offset: int
     leaf: bytes
@@ -160,7 +160,7 @@ _Document = TypeVar("_Document", Hello, Welcome, Done, Fail)
 _KINDS: dict[type, Kind] = {Hello: Kind.HELLO, Welcome: Kind.WELCOME, Done: Kind.DONE, Fail: Kind.FAIL}
 
 
-# --- said ---------------------------------------------------------------------------------------------------------
+# --- encoding -----------------------------------------------------------------------------------------------------
 
 
 def header(kind: Kind, length: int = 0, *, encoding: int = RAW, runs: int = 0) -> bytes:
@@ -170,13 +170,13 @@ def header(kind: Kind, length: int = 0, *, encoding: int = RAW, runs: int = 0) -
 def document(content: Hello | Welcome | Done | Fail) -> bytes:
     body = json.dumps(asdict(content), separators=(",", ":")).encode()
     if len(body) > MESSAGE_MOST and isinstance(content, Fail):
-        # Escapes make a foreign text longer.
+        # Escapes can make foreign text exceed the limit.
         body = json.dumps({"code": content.code, "what": "", "where": None, "remedy": None}).encode()
     return header(_KINDS[type(content)], len(body)) + body
 
 
 def data(offset: int, leaf: bytes, runs: tuple[Run, ...], payload: int, encoding: int) -> bytes:
-    """What precedes the `payload` bytes of a chunk."""
+    """Return the frame of a chunk up to its `payload` bytes."""
     table = packed(runs)
     length = _DATA.size + len(table) + payload
     return header(Kind.DATA, length, encoding=encoding, runs=len(runs)) + _DATA.pack(offset, leaf) + table
@@ -194,51 +194,51 @@ def end(size: int, digest: bytes) -> bytes:
     return header(Kind.END, _END.size) + _END.pack(size, digest)
 
 
-# --- heard --------------------------------------------------------------------------------------------------------
+# --- parsing ------------------------------------------------------------------------------------------------------
 
 
 def parse_header(raw: bytes | bytearray | memoryview) -> Header:
-    """Raises `PeerProtocolError`, as all that follow."""
+    """Parse a frame's header; like all parsers below it raises `PeerProtocolError`."""
     number, encoding, runs, length = _HEADER.unpack(raw)
     try:
         kind = Kind(number)
     except ValueError as error:
-        raise PeerProtocolError(f"a frame of the unknown kind {number}") from error
+        raise PeerProtocolError(f"unknown frame kind {number}") from error
     least, most = _LENGTHS.get(kind, (2, MESSAGE_MOST))
     if not least <= length <= most:
-        raise PeerProtocolError(f"a {kind.name} frame of {length} bytes")
+        raise PeerProtocolError(f"invalid length of a {kind.name} frame: {length} bytes")
     if kind is Kind.DATA:
         if encoding not in (RAW, ZSTD) or not 1 <= runs <= RUNS_MOST or length <= prologue(runs):
-            raise PeerProtocolError(f"a chunk of {runs} runs, {length} bytes and encoding {encoding}")
+            raise PeerProtocolError(f"invalid chunk: {runs} runs, {length} bytes, encoding {encoding}")
     elif encoding or runs:
-        raise PeerProtocolError(f"a {kind.name} frame with runs")
+        raise PeerProtocolError(f"unexpected encoding or runs in a {kind.name} frame")
     return Header(kind=kind, encoding=encoding, runs=runs, length=length)
 
 
 def prologue(runs: int) -> int:
-    """Bytes between the header of a chunk and its payload."""
+    """Return the number of bytes between the header of a chunk and its payload."""
     return _DATA.size + runs * RUN_SIZE
 
 
 def parse_chunk(head: Header, raw: memoryview, position: int, size: int | None) -> Chunk:
-    """`raw` are the first `prologue` bytes; everything before `position` has come, and the disk has `size` bytes.
+    """Parse the first `prologue` bytes, `raw`, of a chunk; everything before `position` was received, of `size` bytes.
 
-    Chunks come in the order of their offsets, so none is there twice and there is an end to them.
+    Chunks must have ascending offsets, so none is repeated and their number is bounded.
     """
     offset, leaf = _DATA.unpack(raw[: _DATA.size])
     if offset % CHUNK or offset < position or (size is not None and offset >= size):
-        raise PeerProtocolError(f"a chunk at {offset}, after {position} of {size} bytes")
+        raise PeerProtocolError(f"invalid chunk offset {offset} after {position} of {size} bytes")
     length = CHUNK if size is None else min(CHUNK, size - offset)
     runs = unpacked(raw[_DATA.size :])
     last = plain = 0
     for number, (start, stop) in enumerate(runs):
         if not (last < start or number == 0) or start >= stop or stop > length:
-            raise PeerProtocolError(f"bytes {start} to {stop} in a chunk of {length}, after {last}")
+            raise PeerProtocolError(f"invalid run {start} to {stop} after {last} in a chunk of {length} bytes")
         last = stop
         plain += stop - start
     payload = head.length - len(raw)
     if payload != plain if head.encoding == RAW else payload >= plain:
-        raise PeerProtocolError(f"{payload} bytes for {plain} bytes of a chunk")
+        raise PeerProtocolError(f"invalid payload of {payload} bytes for {plain} bytes of a chunk")
     return Chunk(
         offset=offset,
         leaf=leaf,
@@ -250,35 +250,35 @@ def parse_chunk(head: Header, raw: memoryview, position: int, size: int | None) 
 
 
 def parse_mark(raw: bytes | memoryview, position: int, size: int | None) -> int:
-    """The offset up to which there are zeros."""
+    """Return the offset up to which the content is zero."""
     (offset,) = _MARK.unpack(raw)
     if offset <= position or size is None or (offset % CHUNK and offset != size) or offset > size:
-        raise PeerProtocolError(f"zeros up to {offset}, after {position} of {size} bytes")
+        raise PeerProtocolError(f"invalid MARK at {offset} after {position} of {size} bytes")
     return int(offset)
 
 
 def parse_ack(raw: bytes | memoryview, before: int, sent: int) -> int:
-    """A watermark, which was `before` at the last time; `sent` is as far as it can be."""
+    """Return the watermark, which is at least `before`, the previous one, and at most `sent`."""
     (watermark,) = _MARK.unpack(raw)
     if not before <= watermark <= sent:
-        raise PeerProtocolError(f"{watermark} bytes said to be safe, after {before} and with {sent} sent")
+        raise PeerProtocolError(f"invalid ACK of {watermark} bytes after {before}, with {sent} sent")
     return int(watermark)
 
 
 def parse_end(raw: bytes | memoryview) -> tuple[int, bytes]:
-    """Size and digest."""
+    """Return size and digest."""
     size, digest = _END.unpack(raw)
     return size, digest
 
 
 def parse_digest(text: str) -> bytes:
-    """A digest or its state."""
+    """Return a digest or its state."""
     try:
         raw = bytes.fromhex(text)
     except ValueError:
         raw = b""
     if len(raw) != SIZE:
-        raise PeerProtocolError(f"{text[:100]!r} is no digest")
+        raise PeerProtocolError(f"{text[:100]!r} is not a valid digest")
     return raw
 
 
@@ -286,4 +286,4 @@ def parse_document(cls: type[_Document], raw: bytes | memoryview) -> _Document:
     try:
         return decode(cls, bytes(raw))
     except ValueError as error:
-        raise PeerProtocolError(f"a {cls.__name__} that cannot be read: {str(error)[:_TEXT_MOST]}") from error
+        raise PeerProtocolError(f"invalid {cls.__name__}: {str(error)[:_TEXT_MOST]}") from error

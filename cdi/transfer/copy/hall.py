@@ -1,8 +1,8 @@
-"""Who reads with whom: targets that can do with the same chunks have a seat in the same reading.
+"""Fan-out scheduling: targets at nearby offsets share one pass over the source.
 
-A target comes in with a cursor, before which it has everything.  It joins a reading that has not let go of what follows
-the cursor; else it waits, so that others who wait have the next one with it: for those that are about to come, for the
-end of the one that is under way, but for neither without bound.  Who lost a seat is read for alone.
+A target subscribes at its cursor, the offset before which it has everything. It joins a running pass whose window still
+covers the cursor. Otherwise it waits, within bounds, for expected targets or for the end of the running pass, so that
+waiting targets share the next pass. A subscriber that was evicted for lagging gets a pass of its own.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from cdi.transfer.copy.reading import Reading, Seat
 from cdi.transfer.copy.supply import Supply
 
 GATHER: Final = 10.0
-"""Seconds that whoever is ready waits for those that are about to come."""
+"""Seconds for which a ready target waits for expected ones."""
 LATE: Final = 30.0
-"""Seconds that who came too late waits for the end of a reading that is under way, and for others like it."""
+"""Seconds for which a target that cannot join the running pass waits for its end and for others like it."""
 DEPTH: Final = 16
-"""Chunks in memory of the first reading."""
+"""Window size in chunks of the first pass."""
 DEPTH_BESIDE: Final = 3
-"""Of one that runs beside another."""
+"""Window size in chunks of a pass that runs concurrently with another."""
 _LOOK = 0.25
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Guest:
-    """Waits for a seat."""
+    """Target that waits for a subscription."""
 
     supply: Supply
     cursor: int
@@ -38,12 +38,12 @@ class _Guest:
 
 
 class Hall:
-    """Of one source."""
+    """Scheduler of one source."""
 
     def __init__(
         self, expected: int, counted: Callable[[int], None], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`expected` targets are about to come; `counted` is told of the bytes that were read."""
+        """Configure the scheduler for `expected` targets; `counted` is called with the number of bytes read."""
         self._expected = expected
         self._counted = counted
         self._clock = clock
@@ -52,25 +52,25 @@ class Hall:
         self._known = 0
         self._guests: list[_Guest] = []
         self._readings: dict[Reading, Supply] = {}
-        """That others may join."""
+        """Passes that further targets may join."""
         self._alone = 0
 
     def expect(self, target: object) -> None:
-        """It is about to come."""
+        """Announce a target that will subscribe soon."""
         with self._changed:
             self._known += 1
             self._coming.add(target)
 
     def expect_no_more(self, target: object) -> None:
-        """It does not come soon."""
+        """Withdraw the announcement of a target."""
         with self._changed:
             self._coming.discard(target)
             self._changed.notify_all()
 
     def seat(self, target: object, supply: Supply, cursor: int, alive: Callable[[], None], *, alone: bool) -> Seat:
-        """A seat in a reading of `supply`, for a target that is here, and has all before `cursor`.
+        """Return a subscription to a pass over `supply` for a target that has everything before `cursor`.
 
-        Raises what `alive` raises, which is called now and then.
+        `alive` is called periodically while waiting; what it raises is raised.
         """
         guest = _Guest(supply=supply, cursor=cursor, came=self._clock())
         with self._changed:

@@ -1,8 +1,8 @@
-"""One TLS connection between the ends of a clone, used by one thread at a time.
+"""TLS connection between the ends of a clone, used by one thread at a time.
 
-A connection that is being written to may have words of the other end waiting: a target that zeroes a slow device does
-not read for minutes and says that it is still there.  OpenSSL's connections are not for two threads at once, so whoever
-writes also reads, into a small box that is opened later.
+While one end writes, frames of the other may arrive: a target that zeroes a slow device reads nothing for minutes, but
+sends keep-alives. OpenSSL connections are not thread-safe, so the writing thread also reads, into a small buffer that
+is processed later.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from cdi.api.errors import CdiError, PeerProtocolError, PeerUnreachable
 from cdi.transfer.copy.frames import HEADER_SIZE, Header, parse_header
 
 PIECE = 64 << 10
-"""Written at once, bytes; each has the stall time-out."""
+"""Bytes per write; the stall timeout applies to each."""
 LEAST = 64 << 10
-"""As many bytes, or the whole of what is awaited, have to come within the stall time-out."""
+"""Bytes, or the whole expected remainder, that must arrive within the stall timeout."""
 _BOX = 64 << 10
-"""The most that is kept of what came while something was written, bytes."""
+"""Maximum bytes that are buffered while writing."""
 PART_SECONDS = 5.0
-"""For the other end to hear the last words."""
+"""Seconds for the other end to receive the final frame."""
 _LOOK = 0.25
-"""Seconds until it is seen that the work was stopped."""
+"""Interval in seconds at which cancellation is checked."""
 _WINDOW = 0.1
-"""Seconds that are judged together."""
+"""Length of a measurement in seconds."""
 _TIMES_AT = 168
 _TIMES = struct.Struct("=QQ")
-"""Of ``tcpi_busy_time`` and ``tcpi_rwnd_limited``, microseconds."""
+"""Fields ``tcpi_busy_time`` and ``tcpi_rwnd_limited``, in microseconds."""
 
 
 class Narrow:
-    """Whether the network is what a connection waits for; neither the program that sends, nor the one that receives.
+    """Detector of connections that the network limits, and neither the sender nor the receiver.
 
-    The kernel counts for how long a connection had something to send, and for how long of that the other end had no
-    room for it (``struct tcp_info``, from Linux 4.10 on).
+    The kernel counts for how long a connection had data to send, and for how much of that the receive window was full
+    (``struct tcp_info``, since Linux 4.10).
     """
 
     def __init__(self, tls: ssl.SSLSocket, clock: Callable[[], float] = time.monotonic) -> None:
@@ -50,7 +50,7 @@ class Narrow:
         self._narrow = False
 
     def __call__(self) -> bool:
-        """Of the last `_WINDOW` seconds, as far as it is known.  Any thread may ask."""
+        """Return whether the network limited the last `_WINDOW` seconds, if known; callable from any thread."""
         now = self._clock()
         since = now - self._looked
         if since >= _WINDOW:
@@ -70,7 +70,10 @@ class Narrow:
 
 
 class Line:
-    """Raises `PeerUnreachable` for a peer that is gone or silent, and what `check` raises while it waits."""
+    """Connection to a peer.
+
+    Methods raise `PeerUnreachable` if the peer disconnected or is silent, and what `check` raises while they wait.
+    """
 
     def __init__(
         self,
@@ -101,9 +104,9 @@ class Line:
         self._tls.close()
 
     def part(self, words: bytes) -> None:
-        """Say the last words, and hear the other end out until it hangs up: nothing is raised.
+        """Send a final frame and read until the peer closes the connection; never raises.
 
-        A connection that is closed while something comes is reset, and the last words are lost with it.
+        Closing a connection with unread data resets it, which can destroy the final frame.
         """
         until = self._clock() + PART_SECONDS
         with contextlib.suppress(CdiError):
@@ -117,7 +120,7 @@ class Line:
     # --- writing ------------------------------------------------------------------------------------------------
 
     def send(self, data: bytes | memoryview) -> None:
-        """All of it.  It may take any time as long as something is taken, or the peer says anything."""
+        """Send all of `data`, for any time as long as the peer accepts bytes or sends frames."""
         view = memoryview(data)
         while view:
             view = view[self._write(view[:PIECE]) :]
@@ -144,7 +147,7 @@ class Line:
     # --- reading ------------------------------------------------------------------------------------------------
 
     def receive(self, view: memoryview, until: float | None = None) -> None:
-        """Fill `view`; not later than `until` on the clock, where that is given."""
+        """Fill `view`, at the latest by `until` on the clock, if given."""
         boxed = min(len(view), len(self._box))
         view[:boxed] = self._box[:boxed]
         del self._box[:boxed]
@@ -162,29 +165,29 @@ class Line:
             self._wait(select.POLLIN, limit if until is None else min(limit, until))
 
     def header(self, until: float | None = None) -> Header:
-        """Of the next frame."""
+        """Receive the header of the next frame."""
         raw = bytearray(HEADER_SIZE)
         self.receive(memoryview(raw), until)
         return parse_header(raw)
 
     def body(self, head: Header, until: float | None = None) -> bytes:
-        """Of a frame that is a document or shorter."""
+        """Receive the body of a message or a shorter frame."""
         raw = bytearray(head.length)
         self.receive(memoryview(raw), until)
         return bytes(raw)
 
     def waiting(self) -> bool:
-        """Whether a whole frame has come; it is not waited for.  Only short ones are looked for this way."""
+        """Return without blocking whether a complete frame is buffered; only short frames are allowed."""
         self._peek()
         if len(self._box) < HEADER_SIZE:
             return False
         length = HEADER_SIZE + parse_header(self._box[:HEADER_SIZE]).length
         if length > _BOX:
-            raise PeerProtocolError("a long frame where an answer is expected")
+            raise PeerProtocolError("unexpected long frame")
         return len(self._box) >= length
 
     def _peek(self) -> int:
-        """Put into the box what is there; gives the number of bytes."""
+        """Buffer the available bytes and return their number."""
         piece = self._scratch[: _BOX - len(self._box)]
         came = 0
         while came < len(piece) and (got := self._read(piece[came:])):
@@ -200,7 +203,7 @@ class Line:
         except OSError as error:
             raise self._lost(error) from error
         if not got:
-            raise PeerUnreachable("the other end hung up", where=self.peer)
+            raise PeerUnreachable("peer closed the connection", where=self.peer)
         self.received += got
         return got
 
@@ -212,11 +215,11 @@ class Line:
             self.check()
             left = until - self._clock()
             if left <= 0:
-                raise PeerUnreachable(f"nothing was heard for {self._stall:.0f} s", where=self.peer)
+                raise PeerUnreachable(f"no data from the peer for {self._stall:.0f} s", where=self.peer)
             for _, found in self._poll.poll(min(left, _LOOK) * 1000):
                 return found
 
     def _lost(self, error: OSError) -> CdiError:
-        # An SSLError names a reason, any other the kernel's words.
+        # An SSLError has a reason, any other error the kernel's text.
         text = getattr(error, "reason", None) or error.strerror or type(error).__name__
-        return PeerUnreachable(f"the connection broke: {text}", where=self.peer)
+        return PeerUnreachable(f"connection lost: {text}", where=self.peer)

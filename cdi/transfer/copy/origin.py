@@ -1,4 +1,4 @@
-"""The disk that is cloned: read only, and only where something is allocated."""
+"""Reader of the disk that is cloned: read-only, and limited to allocated ranges."""
 
 from __future__ import annotations
 
@@ -21,14 +21,19 @@ from cdi.api.errors import (
 from cdi.source.file import identity
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-# A named pipe in the disk's place would not be opened before somebody writes to it.
+# Without O_NONBLOCK, opening a named pipe in place of the disk would block until a writer opens it.
 
 
 class Origin:
-    """A disk file or block device.  Several threads may read at once."""
+    """Disk file or block device; several threads may read concurrently."""
 
     def __init__(self, path: str) -> None:
-        """Raises `SourceNotFound`, `SourceForbidden`, `SourceNotSupported` (neither file nor device)."""
+        """Open the disk.
+
+        Raises:
+            SourceNotFound, SourceForbidden: it does not exist or is not readable.
+            SourceNotSupported: it is neither a file nor a device.
+        """
         self.path = path
         try:
             self._fd = os.open(path, _FLAGS)
@@ -37,10 +42,10 @@ class Origin:
             if not self.device and not stat.S_ISREG(self._status.st_mode):
                 os.close(self._fd)
                 raise SourceNotSupported(
-                    "this is neither a disk file nor a block device", where=path, remedy="look at the source volume"
+                    "the source is neither a disk file nor a block device", where=path, remedy="check the source volume"
                 )
             if self.device:
-                # Pages that the kernel kept of a device may be older than what another node wrote to it.
+                # The page cache of a device may be older than what another node wrote to it.
                 with contextlib.suppress(OSError):
                     direct = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
                     os.close(self._fd)
@@ -49,35 +54,36 @@ class Origin:
         except OSError as error:
             raise failure_of(error, path) from error
         self.allocated = self.size if self.device else min(self.size, self._status.st_blocks * 512)
-        """Bytes, about: not less than the disk's data."""
+        """Approximate bytes allocated: at least the disk's data."""
 
     @property
     def proven(self) -> bool:
-        """The validator tells whether the content is the same; a device says nothing of what is on it."""
+        """True if an equal validator proves equal content, which it does not for a device."""
         return not self.device
 
     def validator(self, volume: str) -> str:
-        """Of the content, on the volume of that identity."""
+        """Return the validator of the content; `volume` is the volume's identity."""
         status = self._status
         if self.device:
             return f"{volume}/block-{self.size}"
-        # Neither the device's nor the inode's number means anything on another node.
+        # Device and inode numbers differ between nodes.
         return f"{volume}/{status.st_size:x}-{status.st_mtime_ns:x}"
 
     def check(self) -> None:
-        """Raises `SourceChanged` where the content is known to be another than at the beginning."""
+        """Raise `SourceChanged` if the content is known to have changed since the beginning."""
         try:
             status = os.fstat(self._fd)
             size = os.lseek(self._fd, 0, os.SEEK_END)
         except OSError as error:
             raise failure_of(error, self.path) from error
         if size != self.size or (not self.device and identity(status) != identity(self._status)):
-            raise SourceChanged("the disk was written to while it was cloned", where=self.path)
+            raise SourceChanged("the disk was modified while it was cloned", where=self.path)
 
     def extents(self, start: int) -> Iterator[tuple[int, int]]:
-        """Where there is data from `start` on, begin and end; everything, where the file system does not tell.
+        """Return the ranges with data from `start` on, as (begin, end); all if the file system reports no holes.
 
-        Raises the errors of `read`.
+        Raises:
+            CdiError: see `read`.
         """
         if self.device:
             return iter([(start, self.size)] if start < self.size else [])
@@ -90,14 +96,16 @@ class Origin:
             raise failure_of(error, self.path) from error
 
     def read(self, view: memoryview, offset: int) -> None:
-        """Fill `view`.  Raises `SourceChanged` where the disk became shorter, `SourceUnreachable` where it fails."""
+        """Fill `view`; raise `SourceChanged` if the disk became shorter, `SourceUnreachable` if reading fails."""
         while view:
             try:
                 got = os.preadv(self._fd, [view], offset)
             except OSError as error:
                 raise failure_of(error, self.path) from error
             if not got:
-                raise SourceChanged(f"the disk ends at {offset} of {self.size} bytes", where=self.path)
+                raise SourceChanged(
+                    f"the disk was truncated: it ends at {offset} of {self.size} bytes", where=self.path
+                )
             view, offset = view[got:], offset + got
 
     def close(self) -> None:
@@ -113,7 +121,7 @@ class Origin:
 
 
 def data_extents(descriptor: int, size: int, start: int) -> Iterator[tuple[int, int]]:
-    """Where a file of `size` bytes has data from `start` on, begin and end.  Raises `OSError`."""
+    """Yield the ranges with data of a file of `size` bytes from `start` on, as (begin, end); may raise `OSError`."""
     at = start
     while at < size:
         try:
@@ -121,7 +129,7 @@ def data_extents(descriptor: int, size: int, start: int) -> Iterator[tuple[int, 
             end = min(os.lseek(descriptor, begin, os.SEEK_HOLE), size)
         except OSError as error:
             if error.errno == errno.ENXIO:
-                # Nothing but a hole, or shorter than it was: the end tells.
+                # Only a hole is left, or the file was truncated, which the check at the end detects.
                 return
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
@@ -133,18 +141,22 @@ def data_extents(descriptor: int, size: int, start: int) -> Iterator[tuple[int, 
 
 
 def failure_of(error: OSError, path: str) -> CdiError:
-    """What a source volume's error means."""
+    """Return the error for an `OSError` of a source volume."""
     text = error.strerror or type(error).__name__
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR:
-            return SourceNotFound("the source volume holds no disk", where=path, remedy="look at the source volume")
+            return SourceNotFound("the source volume contains no disk", where=path, remedy="check the source volume")
         case errno.ELOOP:
-            return SourceNotSupported("the disk is a symbolic link", where=path, remedy="look at the source volume")
+            return SourceNotSupported("the disk is a symbolic link", where=path, remedy="check the source volume")
         case errno.EACCES | errno.EPERM:
             return SourceForbidden(
-                f"the source volume may not be read: {text}", where=path, remedy="let the worker's user (107) read it"
+                f"cannot read the source volume: {text}",
+                where=path,
+                remedy="make it readable for the worker's user (107)",
             )
         case _:
             return SourceUnreachable(
-                f"reading failed: {text}", where=path, remedy="look at the storage: kernel log, file system, device"
+                f"cannot read the source volume: {text}",
+                where=path,
+                remedy="check the storage: kernel log, file system, device",
             )

@@ -1,4 +1,4 @@
-"""Compression on the wire, where it pays."""
+"""Compression of chunks on the wire, where it saves bytes."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from cdi.api.errors import PeerProtocolError
 
 _LEVEL = 1
 _SAMPLE = 16 << 10
-"""Of the middle of a chunk, bytes: what does not shrink there is not tried further."""
+"""Bytes from the middle of a chunk; if they do not shrink, the chunk is not compressed."""
 _SMALL = 4 << 10
-"""Less is not worth a thought, bytes."""
+"""Size in bytes up to which compression is not attempted."""
 _WINDOW_LOG = 21
-"""No chunk needs a larger window; another frame would have it given."""
+"""Maximum window: no chunk needs a larger one, and a hostile frame could demand the memory."""
 
 
 class Packer:
-    """One a thread."""
+    """Compressor for one thread."""
 
     def __init__(self) -> None:
         self._zstd = zstd.ZstdCompressor(level=_LEVEL)
 
     def pack(self, pieces: Sequence[memoryview]) -> bytes | None:
-        """One frame of all pieces; None where an eighth at least is not saved."""
+        """Return one frame of all pieces, or None if that saves less than an eighth."""
         size = sum(map(len, pieces))
         if size <= _SMALL:
             return None
@@ -45,15 +45,15 @@ class Packer:
 
 
 def unpack(frame: memoryview, size: int) -> bytes:
-    """The `size` bytes of one frame, and nothing more; raises `PeerProtocolError`."""
+    """Return the `size` bytes of exactly one frame, or raise `PeerProtocolError`."""
     reader = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG})
     try:
         plain = reader.decompress(frame, size)
         if not reader.eof and len(plain) == size:
-            # The end of the frame may still have to be read.
+            # The frame's end marker may still be unread.
             plain += reader.decompress(b"", 1)
     except zstd.ZstdError as error:
-        raise PeerProtocolError(f"a chunk cannot be decompressed: {error}") from error
+        raise PeerProtocolError(f"cannot decompress a chunk: {error}") from error
     if len(plain) != size or not reader.eof or reader.unused_data:
-        raise PeerProtocolError(f"a chunk of {size} bytes decompresses to another length")
+        raise PeerProtocolError(f"size mismatch: a chunk does not decompress to {size} bytes")
     return plain

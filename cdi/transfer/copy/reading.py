@@ -1,10 +1,10 @@
-"""One passage through a source, for all targets that take part in it: each chunk is read once.
+"""Fan-out reading: one pass over a source for all subscribed targets, in which each chunk is read once.
 
-    threads that read ──► a window of chunks, in their order ──► a seat for each target, which takes them at its pace
+    reader threads ──► window of chunks in order ──► one subscription per target, which consumes at its own pace
 
-The window has a fixed number of buffers, and a chunk's is used again once the slowest seat is past it.  So who is slow
-holds the others back; for a part of the time that is borne (`HELD`), then the seat is lost, and its target goes on
-alone.
+The window has a fixed number of buffers, and a chunk's buffer is reused once the slowest subscriber has passed it. A
+slow subscriber therefore stalls the others. That is tolerated for a share of the time (`HELD`); then its subscription
+is evicted, and its target continues in a pass of its own.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from cdi.transfer.copy.pack import Packer
 
 HELD: Final = 5.0
-"""Seconds that one slow target may cost the others in all, and `HELD_SHARE` of the time that they take."""
+"""Seconds for which a slow target may stall the others in total, plus `HELD_SHARE` of the elapsed time."""
 HELD_SHARE: Final = 0.25
 _LOOK = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """What a chunk holds; without runs it is zero."""
+    """Content of a chunk; without runs it is zero."""
 
     view: memoryview
     runs: tuple[Run, ...]
@@ -42,22 +42,22 @@ class Piece:
 
 
 class Passage(Protocol):
-    """A way through a source from some offset to its end."""
+    """Chunks of a source from some offset to its end."""
 
     threads: int
-    """That may read at once."""
+    """Number of threads that may read concurrently."""
 
     def next(self) -> int | None:
-        """The next chunk's offset; None at the end.  Called by one thread at a time."""
+        """Return the offset of the next chunk, or None at the end; called by one thread at a time."""
         ...
 
     def read(self, offset: int, buffer: memoryview) -> Piece | None:
-        """None where there is nothing any more.  Raises source errors."""
+        """Return the content of a chunk, or None at the end; raises source errors."""
         ...
 
 
 class Chunk:
-    """One of a reading, in the hands of whoever has a seat."""
+    """Chunk of a pass, shared by its subscribers."""
 
     __slots__ = ("_packed", "_tried", "buffer", "lock", "number", "offset", "piece", "pins")
 
@@ -66,7 +66,7 @@ class Chunk:
         self.offset = offset
         self.buffer = buffer
         self.piece: Piece | None = None
-        """None while it is being read."""
+        """Content; None until it is read."""
         self.pins = 0
         self.lock = threading.Lock()
         self._packed: bytes | None = None
@@ -81,7 +81,7 @@ class Chunk:
         return [self.piece.view[start:stop] for start, stop in self.piece.runs]
 
     def packed(self, packer: Packer) -> bytes | None:
-        """Compressed once for all who want it so; None where that does not pay."""
+        """Return the chunk compressed, once for all subscribers that need it; None if that saves nothing."""
         with self.lock:
             if not self._tried:
                 self._packed, self._tried = packer.pack(self.pieces()), True
@@ -89,7 +89,7 @@ class Chunk:
 
 
 class Behind(Exception):
-    """A seat was lost to the others' haste."""
+    """The subscription was evicted because it lagged."""
 
 
 class Over(Exception):
@@ -97,19 +97,22 @@ class Over(Exception):
 
 
 class Seat:
-    """Of one target, and used by its thread."""
+    """Subscription of one target, used by its thread."""
 
     def __init__(self, reading: Reading, number: int) -> None:
         self.next = number
-        """The chunk that is to be taken."""
+        """Number of the next chunk to consume."""
         self.lost = False
         self._reading = reading
 
     @contextmanager
     def chunk(self, seconds: float) -> Iterator[Chunk | None]:
-        """The next chunk, for as long as the context lasts; None where there is none after `seconds`.
+        """Yield the next chunk, valid within the context; None if there is none within `seconds`.
 
-        Raises `Behind`, `Over` after the last one, and what reading raises.
+        Raises:
+            Behind: the subscription was evicted.
+            Over: the last chunk was consumed.
+            CdiError: reading failed.
         """
         chunk = self._reading.take(self, seconds)
         try:
@@ -123,7 +126,7 @@ class Seat:
 
 
 class Reading:
-    """Begins with its making, in threads of its own, and ends when there is nothing to read or nobody to read for."""
+    """Pass over a source, with its own threads; it ends when nothing is left to read or no subscriber is left."""
 
     def __init__(
         self,
@@ -135,9 +138,9 @@ class Reading:
         ended: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`depth` is the number of chunks in memory; `counted` is told of the bytes that were read."""
+        """Create a pass with a window of `depth` chunks; `counted` is called with the number of bytes read."""
         self.over = False
-        """Nothing more is read."""
+        """Whether reading has ended."""
         self._passage = passage
         self._counted = counted
         self._ended = ended
@@ -146,13 +149,13 @@ class Reading:
         self._free = [aligned_buffer(CHUNK) for _ in range(depth)]
         self._window: deque[Chunk] = deque()
         self._first = 0
-        """The number of the first chunk in the window."""
+        """Number of the first chunk in the window."""
         self._tail = start
-        """Everything before it is out of the window."""
+        """Offset before which everything has left the window."""
         self._made = 0
         self._seats: list[Seat] = []
         self._idle = 0
-        """Seats whose targets wait for a chunk."""
+        """Number of subscriptions whose targets wait for a chunk."""
         self._failure: CdiError | None = None
         self._began = clock()
         self._held = 0.0
@@ -160,14 +163,14 @@ class Reading:
         self._left = passage.threads
 
     def begin(self) -> None:
-        """Once the first seats are taken."""
+        """Start the threads, once the first subscriptions exist."""
         for number in range(self._passage.threads):
             threading.Thread(target=self._run, name=f"read-{number}", daemon=True).start()
 
-    # --- seats --------------------------------------------------------------------------------------------------
+    # --- subscriptions ------------------------------------------------------------------------------------------
 
     def join(self, cursor: int) -> Seat | None:
-        """A seat for who has everything before `cursor`; None where what follows it is out of the window."""
+        """Return a subscription from `cursor` on, or None if the window no longer covers it."""
         with self._changed:
             if self._tail > cursor or self._failure is not None or (self._made and not self._seats):
                 return None
@@ -213,12 +216,12 @@ class Reading:
                 self._move()
 
     def _move(self) -> None:
-        """Take out of the window what everybody is past."""
+        """Remove the chunks that every subscriber has passed from the window."""
         least = min((seat.next for seat in self._seats), default=self._made)
         while self._window and self._window[0].number < least and self._window[0].piece is not None:
             chunk = self._window.popleft()
             self._first, self._tail = chunk.number + 1, max(self._tail, chunk.end)
-            # What a lost seat still sends keeps its buffer until then, and another one takes that one's place.
+            # An evicted subscriber may still send this chunk; it keeps the buffer, and a new one replaces it.
             self._free.append(aligned_buffer(CHUNK) if chunk.pins else chunk.buffer)
         self._changed.notify_all()
 
@@ -231,7 +234,7 @@ class Reading:
                 if piece is not None:
                     self._counted(len(piece.view))
                 self._done(chunk, piece)
-        except BaseException as error:  # noqa: BLE001 - raised again where somebody waits
+        except BaseException as error:  # noqa: BLE001 - reraised in the waiting subscribers
             failure = error if isinstance(error, CdiError) else InternalError(f"{type(error).__name__}: {error}")
             with self._changed:
                 self._failure = self._failure or failure
@@ -269,7 +272,7 @@ class Reading:
     def _done(self, chunk: Chunk, piece: Piece | None) -> None:
         with self._changed:
             if piece is None:
-                # A passage with one thread is at its end: this chunk was never there.
+                # A single-threaded source reached its end: this chunk does not exist.
                 self._window.pop()
                 self._made -= 1
                 self.over = True
@@ -278,7 +281,7 @@ class Reading:
             self._move()
 
     def _hold(self) -> None:
-        """The window is full: whether somebody who could go on waits for somebody who is slow, and for how long."""
+        """Account for a full window that stalls ready subscribers, and evict the slowest ones beyond the limit."""
         now = self._clock()
         if self._held_since is not None:
             self._held += now - self._held_since

@@ -1,7 +1,7 @@
-"""A volume filled with what another worker reads of one: `CopyTargetJob` → `Outcome`.
+"""Clone target: fills a volume from another worker's source, `CopyTargetJob` → `Outcome`.
 
-The source may go away and come back, as another process and another pod: each time it is told where to go on.  What is
-on the volume is true up to the watermark whatever happens, and so is the journal.
+The source may disconnect and return as another process or pod; each time it learns where to resume. The volume is
+always correct up to the watermark, and so is the journal.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ from cdi.transfer.run import failure_of
 
 PATH = "copy"
 GOODBYE_SECONDS = 10.0
-"""The time that a source is given to hear that it is done; it is so in any case."""
+"""Seconds for which the target tries to report completion to the source; the result does not depend on it."""
 _OF_THE_SOURCE = (PeerUnreachable, PeerProtocolError)
 
 
 def receive(job: CopyTargetJob, control: Control, ready: Callable[[int], None] = lambda _port: None) -> Outcome:
-    """Carry `job` out; `ready` is told the port once a source may come.
+    """Run `job` and return its outcome; `ready` is called with the port once a source may connect.
 
-    Raises nothing: a failure is part of the outcome, of which `fetched` are the bytes that came over the network.
+    Never raises: the outcome contains the failure. Its `fetched` counts the bytes received from the network.
     """
     began = time.monotonic()
     result = Result(job.id, path=PATH)
@@ -64,8 +64,8 @@ def receive(job: CopyTargetJob, control: Control, ready: Callable[[int], None] =
         try:
             abandon(job.as_job(), error, begun=result.begun)
         except CdiError as another:
-            result.warn(f"the unfinished disk could not be wiped: {another.what}")
-    except Exception as error:  # noqa: BLE001 - the last line of defence: a defect is reported, not lost
+            result.warn(f"cannot wipe the unfinished disk: {another.what}")
+    except Exception as error:  # noqa: BLE001 - outermost handler: a defect becomes the reported failure
         traceback.print_exc()
         result.failure = failure_of(InternalError(f"{type(error).__name__}: {error}"))
     control.meter.phase = "done"
@@ -75,17 +75,17 @@ def receive(job: CopyTargetJob, control: Control, ready: Callable[[int], None] =
 
 
 class _Volume(Protocol):
-    """What is filled."""
+    """Target volume."""
 
     def fill(self, listener: Listener, hello: Hello, welcome: Callable[[Welcome], None]) -> bytes:
-        """Everything between HELLO and DONE: the disk is then there, under its name.  Gives the digest."""
+        """Process everything between HELLO and DONE and commit the volume; return the digest."""
         ...
 
     @property
     def safe(self) -> int: ...
 
     def changed(self) -> None:
-        """What came so far is of no use."""
+        """Discard what was received: the source's content has changed."""
         ...
 
     def close(self) -> None: ...
@@ -109,11 +109,11 @@ def _opened(job: CopyTargetJob, context: ssl.SSLContext) -> Door:
     try:
         return Door(job.port, context, job.client_name)
     except OSError as error:
-        raise InternalError(f"port {job.port} cannot be listened at: {error.strerror}") from error
+        raise InternalError(f"cannot listen on port {job.port}: {error.strerror}") from error
 
 
 class _Host:
-    """Takes one source after the other, until one brought everything."""
+    """Loop that serves one source connection after the other until the volume is complete."""
 
     def __init__(self, job: CopyTargetJob, control: Control, result: Result, door: Door, volume: _Volume) -> None:
         self._job = job
@@ -124,13 +124,13 @@ class _Host:
         self._done: bytes | None = None
 
     def run(self) -> None:
-        """Raises `CdiError`s."""
+        """Serve sources until the volume is complete; may raise `CdiError`."""
         refused = 0
         self._control.meter.note = "waiting for the source"
         while True:
             guest = self._door.next(self._job.patience, self._check)
             if guest is None:
-                raise PeerUnreachable(f"no source came for {self._job.patience:.0f} s")
+                raise PeerUnreachable(f"no source connected for {self._job.patience:.0f} s")
             tls, address = guest
             line = Line(tls, address, stall=self._job.policy.stall_timeout, check=self._check_guest)
             listener = Listener(line)
@@ -139,7 +139,7 @@ class _Host:
                 return
             except CdiError as error:
                 if isinstance(error, Interrupted) and not self._control.cancelled.is_set():
-                    error = PeerUnreachable("another source took its place", where=address)
+                    error = PeerUnreachable("superseded by a newer source connection", where=address)
                 elif not isinstance(error, (Interrupted, PeerUnreachable)) and not listener.given_up:
                     line.part(frames.document(Fail.of(error)))
                 refused += isinstance(error, PeerProtocolError)
@@ -153,7 +153,7 @@ class _Host:
                 line.close()
 
     def _may_pass(self, error: CdiError) -> bool:
-        """Whether a source that comes next can do better; what ails the volume is for another attempt."""
+        """Return whether another source connection may succeed; failures of the volume need another attempt."""
         if isinstance(error, _OF_THE_SOURCE):
             return True
         return error.retry is Retry.BACKOFF and error.exit_status == SourceChanged.exit_status
@@ -162,7 +162,8 @@ class _Host:
         hello = listener.hello()
         if hello.protocol != frames.PROTOCOL or hello.job != self._job.id or hello.content != self._job.content_type:
             raise PeerProtocolError(
-                f"a source of {hello.content}, protocol {hello.protocol}, for {hello.job[:100]!r}, not for this volume"
+                f"the source does not match this job: content {hello.content}, protocol {hello.protocol}, "
+                f"job {hello.job[:100]!r}"
             )
         told = False
 
@@ -179,7 +180,7 @@ class _Host:
         self._goodbye(listener, digest)
 
     def _goodbye(self, listener: Listener, digest: bytes) -> None:
-        """The source need not hear it: the disk has its name."""
+        """Report completion to the source, which may fail: the disk is already committed."""
         with suppress(CdiError):
             listener.say(frames.document(Done(digest=digest.hex())))
             until = time.monotonic() + GOODBYE_SECONDS
@@ -188,26 +189,26 @@ class _Host:
 
     def _check(self) -> None:
         if self._control.cancelled.is_set():
-            raise Interrupted("the clone was stopped")
+            raise Interrupted("the clone was interrupted")
 
     def _check_guest(self) -> None:
         self._check()
         if self._door.knocked():
-            raise Interrupted("another source came")
+            raise Interrupted("superseded by a newer source connection")
 
 
 class _Disk:
-    """A disk file or a device."""
+    """Target that is a disk file or a device."""
 
     def __init__(self, job: CopyTargetJob, control: Control, result: Result) -> None:
-        """Raises the target's errors."""
+        """Open the target, or raise its errors."""
         self._job = job
         self._control = control
         self._result = result
         self._target: Target = open_target(job.target)
         self._position = Position()
         self._validator: str | None = None
-        """Of what the position is of; None where there is nothing yet."""
+        """Validator of the content to which the position belongs; None if there is none yet."""
         self._receiver: DiskReceiver | None = None
         control.written = lambda: self._target.written
 
@@ -227,7 +228,12 @@ class _Disk:
         self._target.close()
 
     def fill(self, listener: Listener, hello: Hello, welcome: Callable[[Welcome], None]) -> bytes:
-        """Raises `TargetTooSmall` before anything is written, the target's errors, and `DiskReceiver.run`'s."""
+        """Receive the disk, verify and commit it; return the digest.
+
+        Raises:
+            TargetTooSmall: the disk does not fit; nothing was written.
+            CdiError: the target or `DiskReceiver.run` failed.
+        """
         target, result, meter = self._target, self._result, self._control.meter
         disk_size = self._disk_size(hello)
         result.format, result.virtual_size, result.validator = "raw", hello.size, hello.validator
@@ -239,7 +245,7 @@ class _Disk:
         result.resumed_at = position.watermark
         meter.restart(f"resumed at {human(position.watermark)}" if position.watermark else "", position.data)
         meter.phase = "transferring"
-        # Behind the watermark may be what an earlier source sent of what is zero by now.
+        # Beyond the watermark there may be data of an earlier source where the content is zero now.
         receiver = DiskReceiver(
             listener,
             hello,
@@ -268,7 +274,7 @@ class _Disk:
         return digest
 
     def _disk_size(self, hello: Hello) -> int:
-        """Raises `TargetTooSmall`."""
+        """Return the size of the disk on the volume, or raise `TargetTooSmall`."""
         target, wanted = self._target, self._job.size
         size = wanted if wanted is not None else target.capacity or -(-hello.size // 512) * 512
         room = size if target.capacity is None else min(size, target.capacity)
@@ -282,7 +288,7 @@ class _Disk:
         return size
 
     def _resume(self, hello: Hello, disk_size: int) -> bool:
-        """Find where to go on: in memory, or as an earlier attempt left it in its journal."""
+        """Find the resume point: in memory, or in the journal of an earlier attempt."""
         if self._validator is None:
             journal = None if self._job.journal is None else Journal.load(self._job.journal)
             if journal is None or journal.job != self._job.id or journal.path != PATH or journal.length != hello.size:
@@ -299,12 +305,12 @@ class _Disk:
             self._target.resize(disk_size)
             self._result.begun = True
         if self._validator != hello.validator:
-            self._result.warn("the source is not what an earlier attempt saw: started over")
+            self._result.warn("the source changed since an earlier attempt; starting over")
             return False
         return self._position.watermark > 0
 
     def _begin(self, hello: Hello, disk_size: int) -> None:
-        """Size the disk and empty it: nothing of an earlier attempt is left."""
+        """Size and reset the disk, so that nothing of an earlier attempt remains."""
         target = self._target
         self._validator, self._position, self._receiver = None, Position(), None
         self._result.begun = True
@@ -316,7 +322,7 @@ class _Disk:
         if self._job.policy.preallocation:
             target.preallocate()
             self._result.preallocated = True
-        # What the disk has beyond the source reads as zeros, and old data survive on block devices.
+        # The disk must read as zeros beyond the source, and block devices keep old data.
         if not target.reads_zero and disk_size > hello.size:
             target.zero(hello.size, disk_size - hello.size)
         self._validator = hello.validator
@@ -346,14 +352,14 @@ class _Disk:
 
 
 class _Directory:
-    """A directory that takes an archive."""
+    """Target that is a directory, filled from an archive."""
 
     safe = 0
 
     def __init__(self, job: CopyTargetJob, control: Control, result: Result) -> None:
-        """Raises the target's errors."""
+        """Open the target, or raise its errors."""
         if not isinstance(job.target, DirectoryTargetSpec):
-            raise TargetUnsuitable("an archive is unpacked into a directory, not onto a disk", where=job.target.path)
+            raise TargetUnsuitable("an archive requires a directory, not a disk", where=job.target.path)
         self._target = DirectoryTarget(job.target)
         self._committed = False
         self._control = control
@@ -361,7 +367,7 @@ class _Directory:
         control.written = lambda: self._target.written
 
     def changed(self) -> None:
-        """Each attempt begins anew."""
+        """Do nothing: each attempt starts over."""
 
     def close(self) -> None:
         self._result.written = self._target.written
@@ -372,7 +378,7 @@ class _Directory:
             self._target.close()
 
     def fill(self, listener: Listener, hello: Hello, welcome: Callable[[Welcome], None]) -> bytes:
-        """Raises as `ArchiveReceiver.run`; the directory is then as it was."""
+        """Unpack the archive and return the digest; on an error of `ArchiveReceiver.run` the directory is unchanged."""
         from cdi.transfer.copy.archive import ArchiveReceiver
 
         meter = self._control.meter

@@ -1,4 +1,4 @@
-"""The target's side of one connection: chunks are checked, written to the disk, and become safe in their order."""
+"""Receiver side of one connection: verifies chunks, writes them to the disk and advances the watermark in order."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from cdi.transfer.meter import Meter
 from cdi.transfer.watermark import Watermark
 
 HELLO_SECONDS = 15.0
-"""From the end of the handshake to that of the HELLO."""
+"""Seconds from the end of the handshake to that of the HELLO."""
 ALIVE_SECONDS = 5.0
 PINGS_MOST = 5000
-"""Without anything else between them: seven hours, as they are meant."""
+"""Maximum consecutive pings: seven hours at their usual interval."""
 _NOTHING = memoryview(b"")
-_REMEDY = "the volume was wiped; look at the memory of both nodes, then clone again"
+_REMEDY = "the volume was wiped; check the memory of both nodes, then clone again"
 
 
 class Listener:
-    """What a target hears, one frame at a time, and the few words that it says."""
+    """Receiving half of a connection, one frame at a time, with the few frames that a target sends."""
 
     def __init__(self, line: Line) -> None:
         self.line = line
         self.lock = threading.Lock()
-        """Held by whoever uses the connection."""
+        """Held by the thread that uses the connection."""
         self.given_up = False
-        """The source has said why it cannot go on, and listens no more."""
+        """Whether the source has reported its failure, after which it no longer reads."""
 
     def hello(self) -> Hello:
         until = time.monotonic() + HELLO_SECONDS
         head = self.line.header(until)
         if head.kind is not Kind.HELLO:
-            raise PeerProtocolError(f"a {head.kind.name} before any HELLO")
+            raise PeerProtocolError(f"received {head.kind.name} before HELLO")
         return frames.parse_document(Hello, self.line.body(head, until))
 
     def next(self) -> frames.Header:
-        """The next frame that means something.  Raises the source's own failure, where it says one."""
+        """Return the next frame other than a ping; raise the source's own failure if it reports one."""
         for _ in range(PINGS_MOST):
             head = self.line.header()
             if head.kind is Kind.FAIL:
@@ -57,10 +57,10 @@ class Listener:
                 raise frames.parse_document(Fail, self.line.body(head)).error()
             if head.kind is not Kind.PING:
                 return head
-        raise PeerProtocolError(f"{PINGS_MOST} pings in a row")
+        raise PeerProtocolError(f"received {PINGS_MOST} consecutive pings")
 
     def chunk(self, head: frames.Header, position: int, size: int | None, buffer: memoryview) -> Chunk:
-        """A chunk, its payload at the beginning of `buffer`."""
+        """Receive a chunk, its payload at the beginning of `buffer`."""
         raw = memoryview(bytearray(frames.prologue(head.runs)))
         self.line.receive(raw)
         chunk = frames.parse_chunk(head, raw, position, size)
@@ -73,16 +73,16 @@ class Listener:
 
 
 def plain_of(chunk: Chunk, buffer: memoryview) -> memoryview:
-    """The bytes of all runs, checked; raises `ChecksumMismatch`, `PeerProtocolError`."""
+    """Return the verified bytes of all runs; may raise `ChecksumMismatch` or `PeerProtocolError`."""
     payload = buffer[: chunk.payload]
     plain = memoryview(unpack(payload, chunk.plain)) if chunk.compressed else payload
     if leaf_of(chunk.runs, (plain,)) != chunk.leaf:
-        raise ChecksumMismatch(f"the chunk at {chunk.offset} is not what was read of the source", remedy=_REMEDY)
+        raise ChecksumMismatch(f"the chunk at offset {chunk.offset} does not match its digest", remedy=_REMEDY)
     return plain
 
 
 class KeepAlive:
-    """Says now and then that the target is still there, whenever nobody else uses the connection."""
+    """Thread that sends keep-alives whenever no other thread uses the connection."""
 
     def __init__(self, listener: Listener, watermark: Callable[[], int]) -> None:
         self._listener = listener
@@ -99,10 +99,10 @@ class KeepAlive:
 
     def _run(self) -> None:
         while not self._ended.wait(ALIVE_SECONDS):
-            # Who waits for the source with the lock held is not waited for by the source.
+            # The source does not wait for a target that waits for it with the lock held.
             if self._listener.lock.acquire(blocking=False):
                 try:
-                    # That the connection is broken is found by those who need it.
+                    # Threads that need the connection report that it broke.
                     with suppress(Exception):
                         self._listener.line.send(frames.ack(self._watermark()))
                 finally:
@@ -111,20 +111,20 @@ class KeepAlive:
 
 @dataclass(slots=True)
 class Position:
-    """How far the disk is, between two connections."""
+    """Resume point between two connections."""
 
     watermark: int = 0
     state: bytes | None = None
-    """Of the digest."""
+    """State of the digest at the watermark."""
     data: int = 0
-    """Bytes that came up to there, as progress counts them."""
+    """Bytes received up to the watermark, as progress counts them."""
 
     def saved(self) -> bytes:
         return b"" if self.state is None else self.state + self.data.to_bytes(8, "big")
 
     @classmethod
     def restored(cls, watermark: int, text: str | None) -> Position | None:
-        """From a journal; None where it cannot be of this kind."""
+        """Return the position from a journal, or None if the text is not a valid one."""
         try:
             raw = base64.b64decode(text or "", validate=True)
         except (ValueError, binascii.Error):
@@ -135,7 +135,7 @@ class Position:
 
 
 class _Record:
-    """What `Watermark` calls a digest: it is handed leaves instead of bytes, in their order."""
+    """Digest interface of `Watermark` that receives leaves, in order, instead of bytes."""
 
     def __init__(self, position: Position, meter: Meter) -> None:
         self.chain = Chain(position.state)
@@ -143,7 +143,7 @@ class _Record:
         self._meter = meter
 
     def update(self, view: bytes | memoryview, /) -> None:
-        """A leaf with its offset and length, or nothing."""
+        """Add a leaf with its offset and length, or nothing."""
         if view:
             leaf, offset, length = bytes(view[:SIZE]), view[SIZE : SIZE + 8], view[SIZE + 8 :]
             self.chain.add(int.from_bytes(offset, "big"), leaf)
@@ -155,10 +155,10 @@ class _Record:
 
 
 class DiskReceiver:
-    """Writes what comes over one connection to `target`, whose `size` is at least the source's.
+    """Writer of what one connection delivers to `target`, whose `size` is at least the source's.
 
-    `position` is moved on, whatever happens.  `zeros`: ranges that are zero have to be made so; where it is False they
-    read as zeros already.  `checkpoint(watermark, state)` makes progress durable.
+    `position` is updated in any case. `zeros` says that zero ranges must be zeroed explicitly; otherwise they already
+    read as zeros. `checkpoint(watermark, state)` makes progress durable.
     """
 
     def __init__(
@@ -180,22 +180,25 @@ class DiskReceiver:
         self._zeros = zeros
         self._save = checkpoint
         self.safe = position.watermark
-        """All before it is on stable storage."""
+        """Offset before which everything is on stable storage."""
         self._told = self.safe
         self._came = position.watermark
-        """All before it was received, if not written."""
+        """Offset before which everything was received, if not written."""
         self._numbers = 0
         self._end: tuple[int, bytes] | None = None
         self._stopped = False
 
     def run(self) -> bytes:
-        """Until END; gives the digest.
+        """Receive until END and return the digest.
 
-        Raises `ChecksumMismatch`, `PeerUnreachable`, `PeerProtocolError`, the source's own failure, and the target's.
+        Raises:
+            ChecksumMismatch: a chunk or the whole content is not what the source read.
+            PeerUnreachable, PeerProtocolError: the connection failed.
+            CdiError: the source reported its failure, or the target failed.
         """
         position = self._position
         record = _Record(position, self._meter)
-        # The meter counts data, the watermark offsets; so it has one that nobody looks at.
+        # The meter counts data and the watermark offsets, so the watermark gets an unused meter.
         watermark = Watermark(
             position.watermark, record, Meter(), threading.Event(), None if self._save is None else self._checkpoint
         )
@@ -214,7 +217,7 @@ class DiskReceiver:
         digest = record.chain.end(self._size)
         if size != self._size or digest != wanted:
             raise ChecksumMismatch(
-                f"the {self._size} bytes that came are not the {size} bytes of the source", remedy=_REMEDY
+                f"the received {self._size} bytes do not match the {size} bytes of the source", remedy=_REMEDY
             )
         self._zero(position.watermark, self._size)
         return digest
@@ -227,7 +230,7 @@ class DiskReceiver:
     def _checked(self, check: Callable[[], None]) -> Callable[[], None]:
         def checked() -> None:
             if self._stopped:
-                raise Interrupted("the transfer was stopped")
+                raise Interrupted("the transfer was interrupted")
             check()
 
         return checked
@@ -260,7 +263,7 @@ class DiskReceiver:
             watermark.complete(number, memoryview(record), after)
 
     def _take(self, buffer: memoryview) -> Chunk | None:
-        """A chunk; None for zeros, and for the end."""
+        """Return the next chunk; None for zeros and for the end."""
         head = self._listener.next()
         before = self._listener.line.received
         match head.kind:
@@ -274,7 +277,7 @@ class DiskReceiver:
             case Kind.END:
                 self._end = frames.parse_end(self._listener.line.body(head))
             case _:
-                raise PeerProtocolError(f"a {head.kind.name} from a source")
+                raise PeerProtocolError(f"unexpected {head.kind.name} from the source")
         return None
 
     def _tell(self) -> None:

@@ -1,4 +1,4 @@
-"""Whom a reader serves: the file in which its pod shows the annotations that name targets."""
+"""Targets of a clone source, from the file in which its pod mounts the annotations that list them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from cdi.api.copy import TARGETS_MOST, TICKET_PREFIX, Ticket
 from cdi.api.errors import InvalidManifest
 
 _LARGEST = 2 << 20
-"""Bytes: a pod's annotations have 256 KiB, and a few more when they are quoted."""
+"""Maximum size in bytes: a pod's annotations have 256 KiB, and slightly more when quoted."""
 
 
 class Roster:
-    """What the file says, looked at whenever it is another."""
+    """File with tickets, reloaded when it changes."""
 
     def __init__(self, path: str, warn: Callable[[str], None]) -> None:
         self._path = path
@@ -23,12 +23,10 @@ class Roster:
         self._tickets: dict[str, Ticket] = {}
 
     def look(self) -> dict[str, Ticket]:
-        """Tickets of those who are to be called, by the ids of their targets; none where there is no file.
+        """Return the tickets, at most `TARGETS_MOST`, by the ids of their targets; none if the file does not exist.
 
-        There are `TARGETS_MOST` at most.
-
-        It may be written in place or replaced, also by way of links, as a kubelet does it.  A line that makes no sense
-        is told as a warning.
+        The file may be written in place or replaced, also through symbolic links, as a kubelet does. A malformed line
+        causes a warning.
         """
         try:
             found = os.stat(self._path)
@@ -40,7 +38,7 @@ class Roster:
         except FileNotFoundError:
             self._seen, self._tickets = None, {}
         except OSError as error:
-            self._warn(f"{self._path} cannot be read: {error.strerror}")
+            self._warn(f"cannot read {self._path}: {error.strerror}")
         return self._tickets
 
     def _parsed(self, content: bytes) -> dict[str, Ticket]:
@@ -50,23 +48,23 @@ class Roster:
             if not equals or not name.startswith(TICKET_PREFIX):
                 continue
             try:
-                # A kubelet quotes as Go does, which of printable ASCII is as JSON does.
+                # A kubelet quotes like Go, which for printable ASCII equals JSON.
                 ticket = Ticket.from_json(str(json.loads(quoted)))
             except (ValueError, InvalidManifest):
-                self._warn(f"{name} is no ticket")
+                self._warn(f"{name} is not a valid ticket")
                 continue
             if not ticket.id or "/" in ticket.id or "\0" in ticket.id:
-                self._warn(f"{name} is for a target without a proper id")
+                self._warn(f"{name} has an invalid target id")
                 continue
             if not ticket.address:
                 continue
             if len(tickets) == TARGETS_MOST:
-                self._warn(f"more than {TARGETS_MOST} targets are named")
+                self._warn(f"more than {TARGETS_MOST} targets are listed")
                 break
             tickets[ticket.id] = ticket
         return tickets
 
 
 def line_of(ticket: Ticket) -> str:
-    """As a kubelet writes it."""
+    """Return a ticket's line as a kubelet writes it."""
     return f"{TICKET_PREFIX}{ticket.id}={json.dumps(ticket.to_json())}\n"

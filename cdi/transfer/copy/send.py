@@ -1,8 +1,8 @@
-"""A volume to the workers that fill others with it: `CopySourceJob` → `Outcome`.
+"""Clone source: sends a volume to the workers that fill others with it, `CopySourceJob` → `Outcome`.
 
-Targets may not be there yet, go away and come back, be named later or no more (`cdi.transfer.copy.roster`): each has a
-thread, which connects anew and goes on from where the target has it, and gives it up when that one got no further for
-the job's patience.  What is read is read for all of them (`cdi.transfer.copy.hall`).
+Targets may start later, disconnect and return, and be added or removed while the source runs
+(`cdi.transfer.copy.roster`). Each has a thread that reconnects and resumes where the target is, and gives up when the
+target makes no progress for the job's patience. Reads are shared among targets (`cdi.transfer.copy.hall`).
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from cdi.transfer.run import failure_of
 
 PATH = "copy-send"
 AGAIN = 30.0
-"""Seconds until a target that was given up is tried again, where the reader is still at work for others."""
+"""Seconds until a target that failed is retried, if the source still serves others."""
 _LOOK = 0.25
 
 
 def send(job: CopySourceJob, control: Control) -> Outcome:
-    """Carry `job` out.  Raises nothing: a failure is part of the outcome.
+    """Run `job` and return its outcome; never raises: the outcome contains the failure.
 
-    It has failed where no target has the whole in the end, and some target failed; what became of the others is told in
-    warnings.  Of the outcome, `fetched` are the bytes that were read of the source volume, once for all targets that
-    could be read for together, and `written` those that were sent to all of them.
+    The job fails if no target is complete in the end and some target failed; failures of the other targets become
+    warnings. In the outcome, `fetched` counts the bytes read from the source volume, once for all targets that shared a
+    pass, and `written` those sent to all targets.
     """
     began = time.monotonic()
     result = Result(job.id, path=PATH, format="archive" if job.content_type == "archive" else "raw")
@@ -43,7 +43,7 @@ def send(job: CopySourceJob, control: Control) -> Outcome:
         _Source(job, control, result).run()
     except CdiError as error:
         result.failure = failure_of(error)
-    except Exception as error:  # noqa: BLE001 - the last line of defence: a defect is reported, not lost
+    except Exception as error:  # noqa: BLE001 - outermost handler: a defect becomes the reported failure
         traceback.print_exc()
         result.failure = failure_of(InternalError(f"{type(error).__name__}: {error}"))
     control.meter.phase = "done"
@@ -68,16 +68,16 @@ class _Source:
             news=self._news.set,
         )
         self._waiters: dict[str, Waiter] = {}
-        """By their targets' ids."""
+        """Sessions by target id."""
         self._former: list[Waiter] = []
-        """Of targets that are others now, or no more."""
+        """Sessions of targets that were replaced or removed."""
 
     def run(self) -> None:
-        """Raises `CdiError`s."""
+        """Serve all targets; may raise `CdiError`."""
         self._control.written = lambda: sum(waiter.sent for waiter in self._all)
         meter = self._control.meter
         try:
-            # Before anybody is called: a volume that cannot be read is no use to a target.
+            # Before any connection: an unreadable volume is of no use to a target.
             supply = self._stock.current()
             self._result.virtual_size, meter.total = supply.size, supply.data
             with self._control.cancelling(self._news.set):
@@ -96,7 +96,7 @@ class _Source:
         return [*self._former, *self._waiters.values()]
 
     def _wait_upon_all(self) -> None:
-        """Until nobody is left to be served, or it is cancelled."""
+        """Serve targets until none is left, or until cancelled."""
         roster = Roster(self._job.targets, self._result.warn)
         quiet = time.monotonic()
         while not self._control.cancelled.is_set():
@@ -117,25 +117,25 @@ class _Source:
                 waiter.dismiss()
                 self._former.append(self._waiters.pop(name))
             elif waiter.over and waiter.failure is not None and time.monotonic() - waiter.ended >= AGAIN:
-                # Others are still served meanwhile; were it alone, this reader had ended with its failure.
+                # Others are still being served; a single target's failure would have ended this source.
                 self._former.append(self._waiters.pop(name))
         for name in tickets.keys() - self._waiters.keys():
             self._waiters[name] = Waiter(tickets[name], self._house)
 
     def _conclude(self) -> None:
-        """Raises the failure that all have come to."""
+        """Complete the outcome, or raise the failure that all targets share."""
         result, waiters = self._result, self._all
         begun = [waiter.resumed_at for waiter in waiters if waiter.resumed_at is not None]
         result.resumed_at = min(begun, default=0)
         done = [waiter.digest for waiter in waiters if waiter.digest is not None]
-        # Of those that were dismissed nobody wants to know.
+        # Failures of removed targets do not matter.
         failed = [waiter for waiter in self._waiters.values() if waiter.failure is not None]
         if done:
             result.digest = written(done[-1])
         if not waiters and self._control.cancelled.is_set():
-            raise Interrupted("the clone was stopped")
+            raise Interrupted("the clone was interrupted")
         if not waiters:
-            raise InvalidManifest("nobody is named to whom the source is to be sent", where=self._job.targets)
+            raise InvalidManifest("no clone target is listed", where=self._job.targets)
         for waiter in failed:
             if not done or isinstance(waiter.failure, Interrupted):
                 assert waiter.failure is not None

@@ -1,7 +1,7 @@
-"""The source's side of one connection: what a seat brings is sent from where the target has it on.
+"""Sender side of one connection: sends the chunks of a subscription from where the target resumes.
 
-Chunks are compressed while the network is the slowest part, or its use is limited: a slow one gets few bytes, and a
-fast one does not wait for a compressor, which takes more processor time than everything else together.
+Chunks are compressed while the network is the bottleneck, or its use is limited: a slow network carries fewer bytes,
+and a fast one does not wait for the compressor, which uses more CPU time than everything else together.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from cdi.transfer.copy.supply import Supply
 from cdi.transfer.throttle import Throttle
 
 MARK_EVERY = 64 << 20
-"""Bytes of zeros that are read until the target is told of them."""
+"""Bytes of zeros after which the target is notified of them."""
 ALIVE_SECONDS = 5.0
-"""Until a word is said for its own sake."""
+"""Seconds without a frame after which a keep-alive is sent."""
 _LOOK = 0.25
 END_PATIENCE = 3600.0
-"""Seconds that the target may take to check, flush and name the disk."""
+"""Seconds that the target may take to verify, flush and commit the disk."""
 
 
 class Conversation:
-    """The words of a source, in their order; used by one thread at a time."""
+    """Protocol of a source, in order; used by one thread at a time."""
 
     def __init__(self, line: Line, throttles: Sequence[Throttle]) -> None:
-        """All `throttles` count: that of the target, say, and that of all targets together."""
+        """Set up the protocol; all `throttles` apply: the target's, and the one for all targets."""
         self.line = line
         self.sent = 0
-        """The offset up to which the target was told everything."""
+        """Offset up to which the target was informed of everything."""
         self.acknowledged = 0
         self.told_at = time.monotonic()
         self._throttles = tuple((throttle, throttle.ticket()) for throttle in throttles)
 
     def hello(self, hello: Hello) -> Welcome:
-        """Raises the target's own failure, where it says one."""
+        """Send HELLO and return the response; raise the failure that the target reports."""
         self.line.send(frames.document(hello))
         while True:
             head = self.line.header()
@@ -52,7 +52,7 @@ class Conversation:
             welcome = frames.parse_document(Welcome, body)
             place = welcome.watermark
             if place > hello.size or (place % CHUNK and place != hello.size):
-                raise PeerProtocolError(f"a welcome at {place} of {hello.size} bytes")
+                raise PeerProtocolError(f"invalid WELCOME at {place} of {hello.size} bytes")
             self.sent = self.acknowledged = place
             return welcome
 
@@ -62,7 +62,7 @@ class Conversation:
         pieces = chunk.pieces() if packed is None else [memoryview(packed)]
         payload = sum(map(len, pieces))
         encoding = frames.RAW if packed is None else frames.ZSTD
-        # Before it is sent: the target may answer as soon as it has the last byte.
+        # Set before sending: the target may respond as soon as it has the last byte.
         self.sent = chunk.end
         self.line.send(frames.data(chunk.offset, chunk.piece.leaf, chunk.piece.runs, payload, encoding))
         for piece in pieces:
@@ -70,7 +70,7 @@ class Conversation:
         self.told_at = time.monotonic()
 
     def narrow(self) -> bool:
-        """Whether fewer bytes would be sooner there."""
+        """Return whether compression would speed up the transfer."""
         return any(throttle.bandwidth > 0 for throttle, _ in self._throttles) or self.line.narrow()
 
     def mark(self, offset: int) -> None:
@@ -84,13 +84,13 @@ class Conversation:
             self.told_at = time.monotonic()
 
     def listen(self) -> None:
-        """Hear what was said meanwhile."""
+        """Process the frames that have arrived."""
         while self.line.waiting():
             head = self.line.header()
             self._other(head.kind, self.line.body(head))
 
     def end(self, size: int, digest: bytes) -> None:
-        """Returns when the target has the disk, and of this digest."""
+        """Send END and wait until the target has committed the disk with this digest."""
         self.line.send(frames.end(size, digest))
         until = time.monotonic() + END_PATIENCE
         while True:
@@ -100,7 +100,7 @@ class Conversation:
                 self._other(head.kind, body)
                 continue
             if frames.parse_digest(frames.parse_document(Done, body).digest) != digest:
-                raise PeerProtocolError("the target says that it has another content")
+                raise PeerProtocolError("the target reports another digest")
             self.line.send(frames.header(Kind.BYE))
             return
 
@@ -110,7 +110,7 @@ class Conversation:
         elif kind is Kind.FAIL:
             raise frames.parse_document(Fail, body).error()
         else:
-            raise PeerProtocolError(f"a {kind.name} from a target")
+            raise PeerProtocolError(f"unexpected {kind.name} from the target")
 
     def _limited(self, view: memoryview) -> None:
         while view:
@@ -122,19 +122,21 @@ class Conversation:
 
 
 class Delivery:
-    """One source to one target over one connection."""
+    """Transfer of one source to one target over one connection."""
 
     def __init__(
         self, supply: Supply, talk: Conversation, seat: Callable[[int, bool], Seat], *, alone: bool = False
     ) -> None:
-        """``seat(cursor, alone)`` gives a seat for who has everything before the cursor, in a reading with others or,
-        for who fell behind (`alone`), in one of its own; it calls `pause` while it takes its time.
+        """Set up the transfer.
+
+        ``seat(cursor, alone)`` returns a subscription for a target that has everything before the cursor: to a shared
+        pass, or, for one that lagged (`alone`), to a pass of its own. It calls `pause` while it waits.
         """
         self.resumed_at = 0
         self.data = 0
         """Bytes that the target has, as progress counts them."""
         self.ending = False
-        """Everything was sent."""
+        """Whether everything was sent."""
         self.alone = alone
         self._supply = supply
         self._talk = talk
@@ -142,13 +144,15 @@ class Delivery:
         self._packer = Packer()
         self._cursor = 0
         self._proof: tuple[int, bytes] | None = None
-        """Up to where the target's state is to be proven, and that state."""
+        """Offset up to which the target's state must be proven, and that state."""
 
     def run(self, hello: Hello, told: Callable[[], None] = lambda: None) -> bytes:
-        """From HELLO to DONE; gives the digest.  `told` is called whenever more was sent.
+        """Run the protocol from HELLO to DONE and return the digest; `told` is called whenever more was sent.
 
-        Where the content is not proven to be what an earlier source sent, that part is read again and compared; it
-        raises `SourceChanged` where it is another, upon which a fresh HELLO is to be said.
+        If the content is not known to equal what an earlier source sent, that part is read again and compared.
+
+        Raises:
+            SourceChanged: it differs; the caller must send a fresh HELLO.
         """
         talk = self._talk
         answer = talk.hello(hello)
@@ -156,7 +160,7 @@ class Delivery:
         state = frames.parse_digest(answer.state) if answer.watermark else None
         chain = Chain(state)
         if state is not None and not self._supply.proven:
-            # A device does not tell whether it was written to.
+            # A device does not reveal whether it was modified.
             self._proof, chain = (answer.watermark, state), Chain()
         else:
             self._cursor = answer.watermark
@@ -167,7 +171,9 @@ class Delivery:
             except Behind:
                 self.alone = True
                 if hello.content == "archive":
-                    raise PeerUnreachable("it fell behind, and begins again on its own", where=talk.line.peer) from None
+                    raise PeerUnreachable(
+                        "the target lagged behind the others; restarting in a pass of its own", where=talk.line.peer
+                    ) from None
                 continue
             finally:
                 seat.leave()
@@ -181,7 +187,7 @@ class Delivery:
         return digest
 
     def pause(self) -> None:
-        """While there is nothing to send."""
+        """Keep the connection alive while there is nothing to send."""
         self._talk.alive()
         self._talk.listen()
 
@@ -189,7 +195,7 @@ class Delivery:
         while True:
             try:
                 with seat.chunk(_LOOK) as chunk:
-                    # What follows a chunk may be a hole; so it is taken before the next one is looked at.
+                    # A hole may follow, so the chunk is processed before the next one is awaited.
                     if chunk is not None and chunk.end > self._cursor:
                         self._take(chunk, chain)
                         told()
@@ -212,9 +218,9 @@ class Delivery:
             self._talk.mark(chunk.end)
 
     def _prove(self, chain: Chain, position: int) -> None:
-        """Once all before `position` is in `chain`."""
+        """Compare the state once everything before `position` is in `chain`."""
         if self._proof is not None and position >= self._proof[0]:
             state = self._proof[1]
             self._proof = None
             if chain.state != state:
-                raise SourceChanged("the disk is not what was sent of it before")
+                raise SourceChanged("the disk differs from what was sent before")

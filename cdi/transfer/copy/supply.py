@@ -1,4 +1,4 @@
-"""What a source is to those who send it: a disk, read from anywhere on, or a tree, read from its beginning."""
+"""Clone sources: a disk, readable from any offset, or a directory tree, readable from its beginning."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from cdi.transfer.copy.origin import Origin
 from cdi.transfer.copy.reading import Passage, Piece
 
 READERS = 2
-"""Threads that read a disk, look for zeros and hash the rest."""
+"""Number of threads that read a disk, detect zeros and hash the rest."""
 
 
 class Supply(Protocol):
-    """The content as it was found once; of content that was changed since another one is made."""
+    """Content in one state; a changed content needs another instance."""
 
     size: int
-    """Of the disk, bytes; of a tree, about how much it is."""
+    """Size of the disk in bytes; of a tree, approximately."""
     data: int
-    """About how much is allocated, bytes."""
+    """Approximate allocated bytes."""
     proven: bool
-    """What an earlier connection sent under the same validator is the same content."""
+    """Whether data that was sent earlier under an equal validator is known to be equal."""
 
     def hello(self, job: str, *, fresh: bool) -> Hello:
-        """The first words to a target."""
+        """Return the first message to a target."""
         ...
 
     def passage(self, start: int) -> Passage: ...
 
     def whole(self, position: int) -> int:
-        """The size, once a passage came to its end at `position`.
+        """Return the size, once a pass has ended at `position`.
 
-        Raises `SourceChanged` where the content is known to be another by now.
+        Raises:
+            SourceChanged: the content is known to have changed.
         """
         ...
 
@@ -43,7 +44,7 @@ class Supply(Protocol):
 
 
 class DiskSupply:
-    """Raises as `Origin`."""
+    """Disk source; raises what `Origin` raises."""
 
     def __init__(self, path: str, identity: str) -> None:
         self.origin = Origin(path)
@@ -65,7 +66,7 @@ class DiskSupply:
     def passage(self, start: int) -> Passage:
         return DiskPassage(self.origin, start)
 
-    def whole(self, position: int) -> int:  # noqa: ARG002 - what follows the last chunk is zero
+    def whole(self, position: int) -> int:  # noqa: ARG002 - everything after the last chunk is zero
         self.origin.check()
         return self.size
 
@@ -74,7 +75,7 @@ class DiskSupply:
 
 
 class Stock:
-    """The supply of now: that of a content that was changed makes way for another."""
+    """Holder of the current source, which is replaced when its content changes."""
 
     def __init__(self, make: Callable[[], Supply]) -> None:
         self._make = make
@@ -83,7 +84,7 @@ class Stock:
         self._stale = True
 
     def current(self) -> Supply:
-        """Raises what making one raises."""
+        """Return the current source; raise what creating it raises."""
         with self._lock:
             if self._stale:
                 self._made.append(self._make())
@@ -91,7 +92,7 @@ class Stock:
             return self._made[-1]
 
     def renew(self, supply: Supply) -> None:
-        """`supply` is not the content any more.  Who reads of it finds out."""
+        """Mark `supply` as outdated; its readers detect that themselves."""
         with self._lock:
             self._stale = self._stale or supply is self._made[-1]
 
@@ -103,7 +104,7 @@ class Stock:
 
 
 class DiskPassage:
-    """Where there is data."""
+    """Chunks of a disk that contain data."""
 
     threads = READERS
 
@@ -123,7 +124,7 @@ class DiskPassage:
 
 
 def _chunks(origin: Origin, start: int, stop: int) -> Iterator[int]:
-    """The offsets of chunks that hold data."""
+    """Yield the offsets of chunks that contain data."""
     at = start
     for begin, end in origin.extents(start):
         first = max(at, begin // CHUNK * CHUNK)

@@ -1,4 +1,4 @@
-"""Serves one target, from its ticket to its DONE, over as many connections as that takes; in a thread of its own."""
+"""Session that serves one target, from its ticket to its DONE, over as many connections as needed, in a thread."""
 
 from __future__ import annotations
 
@@ -40,39 +40,39 @@ from cdi.transfer.throttle import Throttle
 
 CONNECT_SECONDS: Final = 10.0
 SOON: Final = 5.0
-"""Seconds that a target which cannot be reached is one that others wait for: it may be starting."""
+"""Seconds for which other targets wait for one that cannot be reached, because it may be starting."""
 _PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class House:
-    """What all waiters have in common."""
+    """Context that all sessions share."""
 
     job: CopySourceJob
     control: Control
     stock: Stock
     hall: Hall
     warn: Callable[[str], None]
-    """Into the outcome."""
+    """Add a warning to the outcome."""
     news: Callable[[], None]
-    """Called at each one's end."""
+    """Called when a session ends."""
 
 
 class Waiter:
-    """Begins with its making."""
+    """Session of one target, active from its construction."""
 
     def __init__(self, ticket: Ticket, house: House) -> None:
         self.ticket = ticket
         self.digest: bytes | None = None
-        """Of what the target has, once it has everything."""
+        """Digest of the target's content, once it is complete."""
         self.failure: CdiError | None = None
         self.over = False
         self.ended = 0.0
-        """When it was over, by the monotonic clock."""
+        """Monotonic time at which it finished."""
         self.resumed_at: int | None = None
-        """Of the last connection; None where there was none."""
+        """Resume offset of the last connection; None if there was none."""
         self.ending = False
-        """Everything was sent, and the target has the word."""
+        """Whether everything was sent, and the target is flushing."""
         self._house = house
         self._stopped = threading.Event()
         self._throttle = Throttle(Limits(bandwidth=ticket.bandwidth), self._stopped)
@@ -88,12 +88,12 @@ class Waiter:
 
     @property
     def sent(self) -> int:
-        """Bytes, over all connections."""
+        """Bytes sent over all connections."""
         line = self._line
         return self._sent_before + (line.sent if line is not None else 0)
 
     def goes_on(self, ticket: Ticket) -> bool:
-        """Whether it serves by this ticket as well: only the bandwidth may be another."""
+        """Return whether the session continues under this ticket: only the bandwidth may differ."""
         if replace(ticket, bandwidth=self.ticket.bandwidth) != self.ticket:
             return False
         if ticket != self.ticket:
@@ -102,7 +102,7 @@ class Waiter:
         return True
 
     def dismiss(self) -> None:
-        """Nobody wants it any more."""
+        """Stop the session, whose target is no longer listed."""
         self._stopped.set()
 
     def join(self) -> None:
@@ -113,7 +113,7 @@ class Waiter:
             self._serve()
         except CdiError as error:
             self.failure = error
-        except Exception as error:  # noqa: BLE001 - a defect is reported, not lost
+        except Exception as error:  # noqa: BLE001 - a defect becomes the reported failure
             traceback.print_exc()
             self.failure = InternalError(f"{type(error).__name__}: {error}")
         finally:
@@ -123,7 +123,7 @@ class Waiter:
             self._house.news()
 
     def _serve(self) -> None:
-        """Raises `CdiError`s."""
+        """Connect repeatedly until the target is complete; may raise `CdiError`."""
         job = self._house.job
         address = _parsed(self.ticket.address)
         failures = changes = 0
@@ -134,13 +134,13 @@ class Waiter:
                 self._attempt(address)
                 return
             except SourceChanged as error:
-                # The target begins again with what is there now.
+                # The target starts over with the current content.
                 self._fresh = True
                 changes += 1
                 if changes > job.policy.retries:
                     raise
                 cause: CdiError = error
-                self._house.warn(f"{error.what}; started over")
+                self._house.warn(f"{error.what}; starting over")
             except CdiError as error:
                 if error.retry is not Retry.BACKOFF or isinstance(error, Interrupted):
                     raise
@@ -155,7 +155,7 @@ class Waiter:
             self._pause(cause, failures)
 
     def _moved(self) -> bool:
-        """Whether the last connection brought the target further than all before it."""
+        """Return whether the last connection brought the target further than all previous ones."""
         data = self._delivery.data if self._delivery is not None else 0
         further = data > self._furthest
         self._furthest = max(self._furthest, data)
@@ -163,22 +163,24 @@ class Waiter:
 
     def _pause(self, cause: CdiError, failures: int) -> None:
         seconds = _PAUSES[min(failures, len(_PAUSES)) - 1] * random.uniform(0.5, 1.5)  # noqa: S311 - spreads load
-        self._house.control.meter.note = f"{self.ticket.address} in {seconds:.0f} s: {cause.code}: {cause.what}"
+        self._house.control.meter.note = (
+            f"retrying {self.ticket.address} in {seconds:.0f} s: {cause.code}: {cause.what}"
+        )
         if self._stopped.wait(seconds):
-            raise Interrupted("the clone was stopped")
+            raise Interrupted("the clone was interrupted")
 
     def _check(self) -> None:
         if self._stopped.is_set():
-            raise Interrupted("the clone was stopped")
+            raise Interrupted("the clone was interrupted")
 
     # --- one connection -----------------------------------------------------------------------------------------
 
     def _context(self) -> ssl.SSLContext:
-        """Each time anew, as certificates are renewed."""
+        """Return a new context for each connection, as certificates are renewed."""
         files = self._house.job.tls
         own = files.for_target(self.ticket.id)
         if EACH_TARGET in files.certificate and not os.path.exists(own.certificate):
-            raise PeerUnreachable("the certificate for this target is not there yet", where=own.certificate)
+            raise PeerUnreachable("the certificate for this target does not exist yet", where=own.certificate)
         return client_context(own)
 
     def _attempt(self, address: tuple[str, int]) -> None:
@@ -198,7 +200,7 @@ class Waiter:
             except SourceError as error:
                 if isinstance(error, SourceChanged):
                     house.stock.renew(supply)
-                # The target then knows whether there is anything to wait for.
+                # Tells the target whether waiting for another source is useful.
                 line.part(frames.document(Fail.of(error)))
                 raise
             finally:
@@ -230,21 +232,21 @@ def _connect(context: ssl.SSLContext, address: tuple[str, int], name: str) -> ss
     try:
         connection = socket.create_connection(address, CONNECT_SECONDS)
     except OSError as error:
-        raise PeerUnreachable(f"no connection: {error.strerror or type(error).__name__}", where=where) from error
+        raise PeerUnreachable(f"cannot connect: {error.strerror or type(error).__name__}", where=where) from error
     try:
         return context.wrap_socket(connection, server_hostname=name)
     except ssl.SSLCertVerificationError as error:
         connection.close()
-        raise PeerUntrusted(f"the target's certificate: {error.verify_message}", where=where) from error
+        raise PeerUntrusted(f"the target's certificate is not trusted: {error.verify_message}", where=where) from error
     except OSError as error:
         connection.close()
         text = getattr(error, "reason", None) or error.strerror or type(error).__name__
-        raise PeerUnreachable(f"no TLS connection: {text}", where=where) from error
+        raise PeerUnreachable(f"TLS handshake failed: {text}", where=where) from error
 
 
 def _parsed(address: str) -> tuple[str, int]:
     host, colon, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isdecimal() or not 0 < int(port) <= 65535:
-        raise InvalidManifest("the address of a clone's target is host:port", where=address)
+        raise InvalidManifest("the address of a clone target must be host:port", where=address)
     return host, int(port)

@@ -1,4 +1,4 @@
-"""The two ends of a clone as processes, with certificates of a CA of their own."""
+"""The two ends of a clone as processes, with certificates of their own CA."""
 
 import json
 import signal
@@ -15,7 +15,7 @@ from tests.integration.copy.pair import write_roster
 
 
 class Certificates:
-    """Of a server and of a client, both signed by one CA, as files."""
+    """Certificate files of a server and of a client, both signed by one CA."""
 
     def __init__(self, directory, server="127.0.0.1", client=CLIENT_NAME):
         self.directory = Path(directory)
@@ -41,7 +41,7 @@ def free_port():
 
 
 class Clone:
-    """One clone; its ends can be started, killed and started again."""
+    """One clone, whose ends can be started, killed and restarted."""
 
     def __init__(self, directory, certificates, source, target, **fields):
         self.directory = Path(directory)
@@ -95,7 +95,7 @@ class Clone:
         return self
 
     def kill(self, end):
-        """SIGKILL; whether it was still running."""
+        """Send SIGKILL; return whether the process was still running."""
         process = self.processes[end]
         process.kill()
         return process.wait() == -signal.SIGKILL
@@ -104,7 +104,7 @@ class Clone:
         return self.processes[end].poll() is None
 
     def wait(self, end, timeout=60):
-        """The outcome of an end."""
+        """Return the outcome of an end."""
         try:
             status = self.processes[end].wait(timeout)
         except subprocess.TimeoutExpired:
@@ -116,7 +116,7 @@ class Clone:
         return outcome
 
     def run(self, timeout=100):
-        """Both outcomes, the target's first."""
+        """Return both outcomes, target first."""
         self.start("target").start("source")
         return self.wait("target", timeout), self.wait("source", timeout)
 

@@ -1,9 +1,9 @@
-"""How long a copy from volume to volume takes, against ``tar | gzip`` through a TLS stream.
+"""Benchmark of a copy from volume to volume, compared with ``tar | gzip`` through a TLS stream.
 
     python -m tests.integration.copy.measure DIRECTORY [ROUNDS]
 
-The disk has 10 GiB, a tenth of it data: half text, half what does not pack.  To be run alone on a quiet machine; DIRECTORY
-decides what disk it is about.
+The disk has 10 GiB, a tenth of it data: half text, half incompressible. Run it alone on a quiet machine; DIRECTORY
+decides which disk is measured.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DATA = 1 << 30
 
 
 def make(path: Path) -> None:
-    """Data in runs of 8 MiB, all over the disk."""
+    """Write data in runs of 8 MiB, distributed over the disk."""
     dice, run = random.Random(1), 8 * MIB
     count = DATA // run
     with open(path, "wb") as file:
@@ -42,7 +42,7 @@ def same(one: Path, other: Path) -> None:
 
 
 def ours(base: Path, certificates: Certificates, source: Path, target: Path) -> tuple[float, int]:
-    """Seconds, and bytes of data that were copied."""
+    """Return seconds, and bytes of data that were copied."""
     clone = Clone(base / f"clone-{target.stem}", certificates, source, target)
     began = time.monotonic()
     filled, sent = clone.run(600)
@@ -53,7 +53,7 @@ def ours(base: Path, certificates: Certificates, source: Path, target: Path) -> 
 
 
 def theirs(certificates: Certificates, source: Path, directory: Path) -> tuple[float, int]:
-    """Seconds, and bytes on the wire."""
+    """Return seconds, and bytes on the wire."""
     directory.mkdir()
     began = time.monotonic()
     command = [sys.executable, "-m", "tests.integration.copy.measure", "--receive"]
@@ -80,7 +80,7 @@ def deliver(certificates: Certificates, source: Path, port: int) -> int:
         while piece := packing.stdout.read(MIB):
             sock.sendall(piece)
             sent += len(piece)
-        # What the other end has said of its session is read, or closing would throw away what is under way.
+        # Read the peer's session tickets, as closing with unread data would discard the data in flight.
         sock.shutdown(socket.SHUT_WR)
         while sock.recv(MIB):
             pass
@@ -89,7 +89,7 @@ def deliver(certificates: Certificates, source: Path, port: int) -> int:
 
 
 def receive(certificates: str, directory: str) -> None:
-    """Print the port, then unpack what comes, and see to it that it is on the disk."""
+    """Print the port, then unpack the input and flush it to the disk."""
     base = Path(certificates)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(base / "server.crt", base / "server.key")

@@ -13,7 +13,7 @@ from cdi.transfer.copy.send import send
 
 
 class Target(threading.Thread):
-    """The end that is filled; `port` is where it waits."""
+    """Receiving end, which listens on `port`."""
 
     def __init__(self, certificates, target, **fields):
         super().__init__(daemon=True)
@@ -37,7 +37,7 @@ class Target(threading.Thread):
         self._ready.set()
 
     def end(self):
-        """Its outcome, whether or not it was to end by itself."""
+        """Return its outcome; cancel it if it is still running after a minute."""
         self.join(60)
         if self.is_alive():
             self.control.cancel()
@@ -46,14 +46,14 @@ class Target(threading.Thread):
 
 
 def write_roster(path, *tickets):
-    """As a kubelet does: whole, in the place of what was there."""
+    """Replace the file atomically, as a kubelet does."""
     with open(f"{path}.new", "w") as file:
         file.write("".join(map(line_of, tickets)))
     os.replace(f"{path}.new", path)
 
 
 def source_job(certificates, path, port, **fields):
-    """For one target, on this machine."""
+    """Return a job for one target on this machine."""
     ticket = {"id": fields.pop("id", "x"), "address": fields.pop("address", f"127.0.0.1:{port}")}
     ticket |= {name: fields.pop(name) for name in ("server_name", "bandwidth") if name in fields}
     descriptor, roster = tempfile.mkstemp(prefix="roster-")
@@ -70,7 +70,7 @@ def source_job(certificates, path, port, **fields):
 
 
 def clone(certificates, source, target, *, from_fields=(), watch=None, **fields):
-    """Both outcomes, the target's first.  `watch` is given the source's control before it begins."""
+    """Return both outcomes, target first; `watch` receives the source's control before the start."""
     filled = Target(certificates, target, **fields)
     both = {key: value for key, value in fields.items() if key in ("content_type", "id")}
     job = source_job(certificates, source, filled.port, **(both | dict(from_fields)))

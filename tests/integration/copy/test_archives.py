@@ -1,4 +1,4 @@
-"""Directory trees."""
+"""Clones of directory trees."""
 
 import os
 import random
@@ -48,7 +48,7 @@ def build(root):
 
 
 def tree(root):
-    """Everything about every entry that is carried."""
+    """Return all transferred properties of each entry."""
     found = {}
     inodes = {}
     for directory, directories, files in os.walk(os.fsencode(root)):
@@ -87,7 +87,7 @@ def test_a_tree_is_the_same_there(certificates, source, target):
     assert sent.failure is None
     assert tree(target.path) == tree(source)
     assert os.stat(f"{target.path}/hard").st_ino == os.stat(f"{target.path}/plain/large").st_ino
-    # Of 150 MiB in sparse files next to nothing was sent, and nothing stored.
+    # Of 150 MiB in sparse files, almost nothing was sent and nothing stored.
     assert sent.written < 8 * MIB
     assert os.stat(f"{target.path}/sparse").st_blocks < 100
     assert filled.format == "archive"
@@ -105,7 +105,7 @@ def test_what_is_no_file_is_refused_before_anything_is_sent(tmp_path, certificat
 
 
 def test_a_file_that_is_written_to_begins_the_tree_again(certificates, source, target):
-    # Larger than what is read ahead.
+    # Larger than the readahead.
     (source / "plain/long").write_bytes(random.Random(2).randbytes(30 * MIB))
 
     def write_meanwhile(control):

@@ -1,4 +1,4 @@
-"""Either end is killed at any moment, again and again, and the disk is the same in the end."""
+"""Either end is killed repeatedly at any time, and the disk is correct in the end."""
 
 import os
 import random
@@ -18,7 +18,7 @@ SIZE = 256 * MIB
 
 
 def write_disk(path, seed):
-    """72 MiB of data of several kinds in a disk of 256 MiB."""
+    """Write 72 MiB of various data to a disk of 256 MiB."""
     made = random.Random(seed)
     with open(path, "wb") as file:
         file.truncate(SIZE)
@@ -40,7 +40,7 @@ def digest(path):
 
 
 def kill_and_restart(clone, *, kills, rng, longest=1.2):
-    """Kill ends until the target has come to its end; gives its outcome and how often each was killed."""
+    """Kill ends until the target finishes; return its outcome and how often each was killed."""
     done = {"target": 0, "source": 0}
     clone.start("target").start("source")
     while sum(done.values()) < kills and clone.running("target"):
@@ -49,7 +49,7 @@ def kill_and_restart(clone, *, kills, rng, longest=1.2):
         for end in killed:
             done[end] += 1
             clone.start(end)
-    # Of a source that was killed in its last moment nobody knows any more: the target is what counts.
+    # A source that was killed at its very end has no outcome; the target's is decisive.
     return clone.wait("target"), done
 
 
@@ -81,7 +81,7 @@ def test_a_disk_file(tmp_path, certificates):
             clone.close()
     print(f"{total} kills, resumed at {resumed}")
     assert digest(source) == before
-    # Had every attempt begun anew, none would have come to its end between two kills.
+    # Without resuming, no attempt could have finished between two kills.
     assert any(resumed)
 
 

@@ -1,4 +1,4 @@
-"""Many targets of one source at once, each a worker of its own, over real TLS: the source is read about once."""
+"""Many targets of one source, each a separate worker, over real TLS: the source is read about once."""
 
 import contextlib
 import os
@@ -19,11 +19,11 @@ from tests.integration.copy.test_kills import digest, write_disk
 
 MIB = 1 << 20
 DATA = 84 * MIB
-"""Of `write_disk`, in whole chunks."""
+"""Data of `write_disk`, in whole chunks."""
 
 
 class Many:
-    """One reader and its targets, all of them processes."""
+    """Source and its targets, all of them processes."""
 
     def __init__(self, directory, certificates, source, count, *, client="client", **fields):
         self.directory, self.certificates = directory, certificates
@@ -34,7 +34,7 @@ class Many:
             (directory / name).mkdir(parents=True)
             port = free_port()
             self.tickets[name] = Ticket(id=name, address=f"127.0.0.1:{port}", attempt="1")
-            # A reader of its own it never has.
+            # Its own source is never started.
             ends = Clone(directory / name / "pods", certificates, source, directory / name / "disk.img")
             ends.target = CopyTargetJob(
                 id=name,
@@ -69,7 +69,7 @@ class Many:
         return self
 
     def done(self, name):
-        """Bytes of the disk that a target has on its volume."""
+        """Return the bytes of the disk that a target has on its volume."""
         with contextlib.suppress(OSError):
             return os.stat(self.directory / name / ".disk.img.partial").st_blocks * 512
         return 0
@@ -97,7 +97,7 @@ def source(tmp_path):
 
 
 def memory_of(process):
-    """The most that it ever had, bytes."""
+    """Return the peak memory in bytes."""
     with contextlib.suppress(OSError), open(f"/proc/{process.pid}/status") as status:
         for line in status:
             if line.startswith("VmHWM"):
@@ -108,7 +108,7 @@ def memory_of(process):
 def test_five_are_filled_by_one_reading_though_one_is_slow_and_one_is_killed(many, source):
     before = digest(source)
     clones = many(source, 5)
-    # Of what the others get in the same time the slow one gets less, and they wait for it within bounds.
+    # The slow target gets less than the others in the same time, and they wait for it within bounds.
     clones.tickets["t1"] = Ticket(id="t1", address=clones.tickets["t1"].address, attempt="1", bandwidth=18 * MIB)
     clones.start()
     killed = clones.targets["t3"]
@@ -143,7 +143,7 @@ def test_five_are_filled_by_one_reading_though_one_is_slow_and_one_is_killed(man
 
 
 def test_the_source_is_read_once_for_as_many_as_there_may_be(many, tmp_path):
-    """All processes on this machine: their targets are few, their tickets many."""
+    """Run few target processes on this machine, but many tickets."""
     source = write_disk(tmp_path / "source.img", 8)
     clones = many(source, 4, expected=4)
     clones.start()
@@ -188,7 +188,7 @@ def test_a_target_that_is_named_no_more_is_let_go_and_the_others_are_not_disturb
 
 
 def test_each_target_is_shown_a_certificate_of_its_own(many, certificates, source, tmp_path):
-    """Nobody takes what comes by that of another; one that comes late is waited for."""
+    """Targets reject each other's certificates; the source waits for one that is created late."""
     place = tmp_path / "own"
     place.mkdir()
 
@@ -210,7 +210,7 @@ def test_each_target_is_shown_a_certificate_of_its_own(many, certificates, sourc
     certify("t1")
     assert clones.targets["t1"].wait("target").failure is None
     sent = clones.reader.wait("source")
-    assert any("t2: " in warning and "not one of a clone's source" in warning for warning in sent.warnings)
+    assert any("t2: " in warning and "does not belong to a clone source" in warning for warning in sent.warnings)
     assert clones.targets["t2"].running("target")
     assert not os.path.exists(clones.directory / "t2" / "disk.img")
 
@@ -274,11 +274,11 @@ def test_a_source_that_is_written_to_is_begun_again_for_all(tmp_path, certificat
     for number, target in enumerate(targets):
         assert target.end().failure is None
         assert digest(tmp_path / f"{number}.img") == wanted
-    assert any("written to" in warning for warning in sent.warnings)
+    assert any("was modified" in warning for warning in sent.warnings)
 
 
 def test_the_block_target_is_the_same(tmp_path, certificates, source):
-    """A target that is a device is told apart by nothing that the reader knows."""
+    """Use a block device as target, which the source cannot distinguish."""
     with open(tmp_path / "device", "wb") as file:
         file.truncate(os.stat(source).st_size)
     if not os.path.exists("/dev/loop-control") or os.geteuid() != 0:

@@ -1,4 +1,4 @@
-"""Neither end takes more memory for a larger disk."""
+"""Memory use of both ends is independent of the size of the disk."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ def test_both_ends_keep_to_their_part(tmp_path, certificates):
         for _ in range(150):
             file.write(os.urandom(MIB // 2))
             file.write(b"a line of text\n" * (MIB // 30))
-    # A limit that is none, so that everything is compressed.
+    # An ineffective limit, so that everything is compressed.
     policy = Policy(bandwidth=10_000 * MIB)
     clone = Clone(tmp_path / "pods", certificates, tmp_path / "source.img", tmp_path / "disk.img", policy=policy)
     most = {}

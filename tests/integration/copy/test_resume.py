@@ -1,4 +1,4 @@
-"""What an earlier attempt left, and whether it is gone on with."""
+"""State of an earlier attempt, and whether it is resumed."""
 
 import base64
 import os
@@ -19,7 +19,7 @@ HALF = 4 * CHUNK
 
 
 def disk():
-    """Noise, and holes in both halves."""
+    """Write random data, with holes in both halves."""
     data = bytearray(random.Random(5).randbytes(SIZE))
     for chunk in (1, 5, 6):
         data[chunk * CHUNK : (chunk + 1) * CHUNK] = bytes(CHUNK)
@@ -44,7 +44,7 @@ def source(tmp_path):
 
 @pytest.fixture
 def left(tmp_path, source):
-    """Leaves an attempt that came half-way, with garbage behind it; gives its journal's path."""
+    """Leave an attempt at half-way, with garbage beyond it; return its journal's path."""
 
     def left(disk_size=SIZE, **fields):
         with open(tmp_path / ".disk.img.partial", "wb") as file:
@@ -83,7 +83,7 @@ def test_it_goes_on_and_nothing_of_what_lay_behind_is_left(tmp_path, certificate
 
 
 def test_a_grown_disk_too(tmp_path, certificates, source, left):
-    """Its tail was zeroed before there was a journal, and nobody writes there."""
+    """Its tail was zeroed before there was a journal, and is never written again."""
     journal = left(disk_size=SIZE + CHUNK)
     with open(tmp_path / ".disk.img.partial", "r+b") as file:
         file.seek(SIZE)
@@ -119,20 +119,20 @@ def test_what_is_of_another_volume_or_content_is_begun_anew(tmp_path, certificat
 
 
 def test_a_state_that_is_not_that_of_the_content_is_found_out(tmp_path, certificates, source, left, monkeypatch):
-    """A device tells nothing, so its source reads again what was sent, and begins anew."""
+    """A device has no validator, so its source rereads what was sent, and starts over."""
     monkeypatch.setattr(Origin, "proven", property(lambda _: False))
     wrong = base64.b64encode(bytes(40)).decode()
     target, sent = clone(certificates, source, tmp_path / "disk.img", journal=left(digest_state=wrong))
     assert target.failure is None
-    assert any("not what was sent" in warning for warning in sent.warnings)
+    assert any("differs from what was sent" in warning for warning in sent.warnings)
     assert (tmp_path / "disk.img").read_bytes() == CONTENT
-    # What follows the part that is compared is read ahead of it.
+    # Readahead reaches beyond the compared part.
     assert 3 * CHUNK + 5 * CHUNK <= sent.fetched <= 2 * 5 * CHUNK
 
 
 @pytest.fixture
 def device(monkeypatch):
-    """One that cannot forget what was on it, and is full of that."""
+    """Return a device without discard, full of old data."""
     target = MemoryTarget(SIZE + 2 * CHUNK, reads_zero=False, capacity=SIZE + 2 * CHUNK)
     monkeypatch.setattr(module, "open_target", lambda _: target)
     return target

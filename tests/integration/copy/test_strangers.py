@@ -1,4 +1,4 @@
-"""Who may fill a volume, and who may be sent one."""
+"""Authorization: which source may fill a volume, and which target may receive one."""
 
 import contextlib
 import os
@@ -43,7 +43,7 @@ def sent_by(job):
 
 
 def done(certificates, source, target, tmp_path):
-    """The right source comes, and everything is well."""
+    """Run the right source, and check that the clone succeeds."""
     sent = sent_by(source_job(certificates, source, target.port))
     assert sent.failure is None
     assert target.end().failure is None
@@ -132,7 +132,7 @@ def test_a_source_that_says_nothing_is_not_waited_for(tmp_path, certificates, so
 
 
 def test_the_newest_source_counts(tmp_path, certificates, source, target):
-    """The connection of a source whose node is gone stands until its time is out."""
+    """The connection of a source whose node failed stays open until its timeout."""
     dead = connected(certificates, target.port)
     dead.send(
         frames.document(

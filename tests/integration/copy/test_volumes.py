@@ -1,4 +1,4 @@
-"""From any kind of volume to any other, of any size."""
+"""Clones between all kinds and sizes of volumes."""
 
 import os
 import random
@@ -24,7 +24,7 @@ root = [
 
 
 def sparse(path, size=40 * MIB):
-    """Data in a few places, one of them at the very end."""
+    """Write data in a few places, one of them at the very end."""
     made = random.Random(3)
     with open(path, "wb") as file:
         for at, length in ((0, 10_000), (3 * MIB - 4096, 8192), (17 * MIB + 512, 2 * MIB), (size - 700, 700)):
@@ -40,7 +40,7 @@ def source(tmp_path):
 
 @pytest.fixture(params=[512, 4096])
 def dirty(tmp_path, request):
-    """A device of 64 MiB full of another's data."""
+    """Return a device of 64 MiB full of old data."""
     with loop(tmp_path / "dirty", 64 * MIB, request.param) as name:
         subprocess.run(f"yes garbage | dd of={name} bs=1M iflag=fullblock status=none 2>&1", shell=True)
         yield name
@@ -60,7 +60,7 @@ def test_a_disk_file_stays_sparse(tmp_path, certificates, source):
     assert target.digest == sent.digest == digest(source)
     assert target.disk_size == target.virtual_size == 40 * MIB
     assert "content digest" in target.verified_by
-    # Of 40 MiB a little more than two were read, sent and written.
+    # Of 40 MiB, slightly more than two were read, sent and written.
     assert os.stat(tmp_path / "disk.img").st_blocks <= before.st_blocks + 8
     for counted in (sent.fetched, sent.written, target.fetched, target.written):
         assert 2 * MIB < counted < 9 * MIB
@@ -133,7 +133,7 @@ def test_a_source_that_is_no_disk(tmp_path, certificates, make):
 
 
 def write_meanwhile(path, control):
-    """Once something was sent, write to the disk."""
+    """Write to the disk once something was sent."""
 
     def write():
         while control.meter.done == 0 and control.meter.phase != "done":
@@ -156,7 +156,7 @@ def test_a_source_that_is_written_to_is_begun_again(tmp_path, certificates, sour
     )
     assert target.failure is None
     assert sent.failure is None
-    assert any("written to" in warning for warning in sent.warnings)
+    assert any("was modified" in warning for warning in sent.warnings)
     assert any("SourceChanged" in warning for warning in target.warnings)
     assert content(tmp_path / "disk.img") == content(source)
     assert b"written meanwhile" in content(tmp_path / "disk.img")
@@ -191,7 +191,7 @@ class TestDevices:
         target, sent = clone(certificates, dirty, tmp_path / "disk.img", size=80 * MIB)
         assert target.failure is None
         assert content(tmp_path / "disk.img") == content(dirty) + bytes(16 * MIB)
-        # A device says nothing of holes; they are found by reading.
+        # A device does not report holes; zeros are found by reading.
         assert os.stat(tmp_path / "disk.img").st_blocks * 512 < 35 * MIB
         assert sent.fetched == 64 * MIB
         assert target.digest == digest(dirty)
@@ -210,7 +210,7 @@ class TestDevices:
 
     @pytest.mark.parametrize("kind", ["ext4", "xfs"])
     def test_sparse_and_preallocated_files(self, tmp_path, certificates, kind, marks):
-        """What a file system knows to be zero is neither read nor sent, written to or not."""
+        """Ranges that the file system knows to be zero are neither read nor sent, written or not."""
         with mounted(tmp_path, kind, 512 * MIB) as place:
             (place / "target").mkdir()
             source = sparse(place / "source.img", 200 * MIB)
@@ -227,7 +227,7 @@ class TestDevices:
             assert os.stat(place / "target/disk.img").st_blocks * 512 < 4 * MIB
 
     def test_a_full_volume(self, tmp_path, certificates, marks):
-        """It is told to both, and what came stays for when there is room."""
+        """Both ends report it, and the received data stays for when there is space."""
         (tmp_path / "source.img").write_bytes(os.urandom(60 * MIB))
         with mounted(tmp_path, "tmpfs", 40 * MIB) as place:
             journal = str(tmp_path / "journal")

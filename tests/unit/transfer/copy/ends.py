@@ -1,4 +1,4 @@
-"""Both ends of a clone in memory, over a pair of sockets without TLS."""
+"""Both ends of a clone in memory, over a socket pair without TLS."""
 
 import socket
 import ssl
@@ -19,7 +19,7 @@ from cdi.transfer.throttle import Throttle
 
 
 class Socket:
-    """What `Line` needs of a TLS socket.  It breaks after `cut` bytes, those of both directions counted."""
+    """Subset of a TLS socket that `Line` needs; it breaks after `cut` bytes in both directions together."""
 
     def __init__(self, plain, cut=None, most=None):
         self.plain = plain
@@ -63,13 +63,13 @@ class Socket:
 
 
 def lines(cut=None, stall=20.0):
-    """Two ends of a connection; it breaks after the first has sent or received `cut` bytes."""
+    """Return two ends of a connection; it breaks after the first has sent or received `cut` bytes."""
     one, other = socket.socketpair()
     return tuple(Line(tls, "peer", stall=stall, check=lambda: None) for tls in (Socket(one, cut), Socket(other)))
 
 
 class MemoryOrigin:
-    """A `cdi.transfer.copy.origin.Origin` of bytes; `holes` are ranges that it calls so."""
+    """Fake `cdi.transfer.copy.origin.Origin` over bytes; it reports `holes` as holes."""
 
     path = "/source"
 
@@ -99,7 +99,7 @@ def said(origin, **fields):
 
 
 class MemorySupply(DiskSupply):
-    """That of a `MemoryOrigin`."""
+    """Source over a `MemoryOrigin`."""
 
     def __init__(self, origin, proven=True):
         self.origin, self.size, self.data, self.proven, self.validator = origin, origin.size, origin.size, proven, "v"
@@ -110,7 +110,7 @@ def conversation(line, bandwidth=0):
 
 
 def deliver(origin, line, *, proven=True, fetched=lambda size: None):
-    """What a source does over one connection; gives the digest."""
+    """Run the source over one connection and return the digest."""
     hall, supply = Hall(1, fetched), MemorySupply(origin, proven)
 
     def seat(cursor, alone):
@@ -122,7 +122,7 @@ def deliver(origin, line, *, proven=True, fetched=lambda size: None):
 
 
 def converse(origin, target, position, *, cut=None, zeros=None, proven=True, checkpoint=None, narrow=False):
-    """One connection; gives what either end came to: a digest, or the error.  The source's first."""
+    """Run one connection and return the result of each end, source first: a digest or the error."""
     source_line, target_line = lines(cut)
     source_line.narrow = lambda: narrow
     ends = []

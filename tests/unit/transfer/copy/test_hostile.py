@@ -1,4 +1,4 @@
-"""An end that lies, repeats itself, never ends, or says nothing."""
+"""Peers that lie, repeat themselves, never end, or are silent."""
 
 import os
 import struct
@@ -35,7 +35,7 @@ def end_of(*chunks, size=SIZE):
 
 
 def heard(*words, hang_up=True, size=SIZE, stall=20.0):
-    """What a target makes of a source that says this; gives its disk, and the digest or the error."""
+    """Return the target's disk, and its digest or error, after a source that sends these frames."""
     source, target = lines(stall=stall)
     disk, position = MemoryTarget(size), Position()
     receiver = DiskReceiver(
@@ -107,7 +107,7 @@ def test_an_honest_source_is_believed():
 def test_what_the_protocol_does_not_allow_is_refused(words):
     disk, error = heard(words, end_of())
     assert isinstance(error, PeerProtocolError), error
-    # What came before the lie may have been written, never more.
+    # Data before the invalid frame may have been written, but nothing else.
     assert disk.disk.count(b"a") in (0, 4096)
 
 
@@ -190,11 +190,11 @@ def test_a_source_that_lets_a_byte_drop_now_and_then_is_given_up():
     target.close()
 
 
-# --- a target that lies -------------------------------------------------------------------------------------------
+# --- hostile targets ----------------------------------------------------------------------------------------------
 
 
 def told(*words, data=b"x" * CHUNK, hang_up=True, patient=False):
-    """What a source makes of a target that says this, the last word only after END where it is `patient`."""
+    """Return the source's result for a target that sends these frames, the last one after END if `patient`."""
     source, target = lines(stall=20.0 if hang_up else 0.1)
 
     def say():
@@ -243,7 +243,7 @@ def test_an_honest_target_is_believed():
     [
         pytest.param(frames.document(Welcome(watermark=2 * CHUNK, state="0" * 64)), id="further than the disk"),
         pytest.param(frames.document(Welcome(watermark=4096, state="0" * 64)), id="between chunks"),
-        pytest.param(frames.document(Done(digest="00" * 32)), id="a disk that is there already"),
+        pytest.param(frames.document(Done(digest="00" * 32)), id="a disk that exists already"),
         pytest.param(frames.document(Welcome(watermark=CHUNK, state="00")), id="half a state"),
         pytest.param(frames.document(Welcome(watermark=CHUNK, state="zz" * 32)), id="no state"),
         pytest.param(frames.header(Kind.WELCOME, 2) + b"{}", id="an empty welcome"),
@@ -276,7 +276,7 @@ def test_a_target_that_reads_nothing_but_says_that_it_lives_is_waited_for():
     said_words = []
 
     def tick():
-        # Each look takes six seconds, at each a word comes; after fifty of them the target reads on.
+        # Each poll takes six seconds and receives a frame; after fifty of them the target continues to read.
         seconds[0] += 6
         if len(said_words) < 50:
             target.send(frames.ack(0))

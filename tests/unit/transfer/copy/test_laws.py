@@ -1,4 +1,4 @@
-"""What holds of any disk, however it is laid out, cut and gone on with."""
+"""Laws for any disk, regardless of layout, chunking and resumption."""
 
 import random
 
@@ -17,7 +17,7 @@ LARGEST = 5 * CHUNK
 
 @st.composite
 def disks(draw):
-    """Bytes, and where a file system says that there are any: data lie inside, zeros may."""
+    """Generate bytes, and the ranges that a file system reports as data: they include all data, and maybe zeros."""
     size = draw(st.one_of(st.integers(0, LARGEST), st.sampled_from([0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 4 * CHUNK])))
     data = bytearray(size)
     seed = draw(st.integers(0, 1 << 32))
@@ -82,7 +82,7 @@ def test_a_connection_that_is_cut_anywhere_is_gone_on_with(origin, reads_zero, c
 @settings(max_examples=30, deadline=None)
 @given(disks(), st.integers(1, 4 * CHUNK), st.integers(0, 1 << 32))
 def test_only_what_is_safe_counts_after_a_kill(origin, cut, seed):
-    """Behind the last checkpoint there may be anything: half of a write, or nothing of it."""
+    """Leave anything beyond the last checkpoint: half of a write, or none of it."""
     target = MemoryTarget(origin.size)
     saved = [(0, None)]
     converse(origin, target, Position(), cut=cut, checkpoint=lambda *at: saved.append(at))
@@ -101,7 +101,7 @@ def test_only_what_is_safe_counts_after_a_kill(origin, cut, seed):
 def test_a_device_that_was_written_to_meanwhile_is_not_gone_on_with(place, seed):
     data = bytearray(random.Random(seed).randbytes(6 * CHUNK))
     target, position = MemoryTarget(len(data)), Position()
-    # So late that the first of the three chunks that may be under way has got there.
+    # Late enough for the first of the three chunks in flight to have arrived.
     converse(MemoryOrigin(bytes(data)), target, position, cut=5 * CHUNK + 10_000)
     assert position.watermark > 0
     data[place % position.watermark] ^= 1

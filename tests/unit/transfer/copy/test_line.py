@@ -1,4 +1,4 @@
-"""What a connection tells of the network."""
+"""Detection of a network bottleneck."""
 
 import struct
 
@@ -8,7 +8,7 @@ from cdi.transfer.copy.line import Narrow
 
 
 class Kernel:
-    """A connection's counters, seconds."""
+    """Counters of a connection, in seconds."""
 
     def __init__(self):
         self.now = self.busy = self.no_room = 0.0

@@ -1,4 +1,4 @@
-"""What of a file is read."""
+"""Ranges of a file that are read."""
 
 import os
 

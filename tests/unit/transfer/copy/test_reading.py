@@ -1,4 +1,4 @@
-"""One reading for many targets: each chunk is read once, and nobody holds the others up for long."""
+"""Shared passes: each chunk is read once, and no target stalls the others for long."""
 
 import random
 import threading
@@ -14,7 +14,7 @@ from cdi.transfer.copy.reading import HELD, Behind, Over, Piece, Reading
 
 
 class Words:
-    """A passage of so many chunks, each of which holds its number; it fails at `broken`."""
+    """Source of numbered chunks; it fails at `broken`."""
 
     def __init__(self, count, *, start=0, threads=1, broken=None):
         self.threads = threads
@@ -38,7 +38,7 @@ class Words:
 
 
 class Clock:
-    """Stands still unless it is moved."""
+    """Manual clock."""
 
     def __init__(self):
         self.now = 1000.0
@@ -52,7 +52,7 @@ def reading_of(passage, depth=4, clock=time.monotonic, start=0):
 
 
 def all_of(seat):
-    """The numbers of the chunks until the end."""
+    """Return the numbers of the chunks until the end."""
     seen = []
     while True:
         try:
@@ -65,7 +65,7 @@ def all_of(seat):
 
 
 def together(*acts):
-    """What each of them gives, done at the same time."""
+    """Run the functions concurrently and return their results."""
     given = [None] * len(acts)
 
     def run(number, act):
@@ -108,7 +108,7 @@ def test_no_more_is_read_ahead_than_there_are_buffers():
     for number in range(10):
         with seat.chunk(1e9) as chunk:
             assert chunk.number == number
-            # What is in somebody's hands keeps its buffer.
+            # A chunk in use keeps its buffer.
             until(lambda number=number: len(passage.read_of) == number + 4)
         assert len(passage.read_of) <= number + 5
     seat.leave()
@@ -146,7 +146,7 @@ def test_who_is_slow_holds_the_others_up_for_a_while_and_then_loses_the_seat():
     thread = threading.Thread(target=lambda: got.extend(all_of(quick)))
     thread.start()
     until(lambda: quick.next == 6)
-    # It looks every quarter of a second whether it is time.
+    # The limit is checked every quarter of a second.
     clock.now += HELD * 0.5
     until(lambda: reading._held_since == clock.now)
     assert not slow.lost
@@ -203,7 +203,7 @@ def test_a_source_that_fails_fails_for_all():
     assert reading.join(7 * CHUNK) is None
 
 
-# --- the hall -----------------------------------------------------------------------------------------------------
+# --- scheduling ---------------------------------------------------------------------------------------------------
 
 
 def supply_of(count, made):

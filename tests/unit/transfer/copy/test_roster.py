@@ -1,4 +1,4 @@
-"""Whom a reader serves, as a kubelet shows it."""
+"""Targets of a source, as a kubelet mounts them."""
 
 import os
 
