@@ -80,7 +80,7 @@ class Qcow2Header:
 
     @property
     def extended_l2(self) -> bool:
-        """Whether L2 entries have 16 bytes and clusters have 32 subclusters."""
+        """True if L2 entries have 16 bytes and clusters have 32 subclusters."""
         return bool(self.incompatible & EXTENDED_L2)
 
     @property

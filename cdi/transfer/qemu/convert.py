@@ -151,7 +151,7 @@ class Copy:
 
     @property
     def direct(self) -> bool:
-        """Whether O_DIRECT is used: the target must support it, and disk and target must end at a block boundary.
+        """True if O_DIRECT is used: the target must support it, and disk and target must end at a block boundary.
 
         The mirror does not pad its last chunk, and QEMU would have to extend a target of odd size.
         """

@@ -51,7 +51,7 @@ class CheckReport:
 
     @property
     def sound(self) -> bool:
-        """Whether the image is consistent; leaks waste space and are harmless."""
+        """True if the image is consistent; leaks waste space and are harmless."""
         return self.corruptions == 0 and self.errors == 0
 
 

@@ -1,4 +1,4 @@
-"""Conversions by the storage daemon, compared with what qemu-img makes of the same image."""
+"""Conversions by the storage daemon, compared with the result of qemu-img for the same image."""
 
 import contextlib
 import hashlib
@@ -48,7 +48,7 @@ def qemu_img(*arguments):
 
 
 def disk(path, size=SIZE):
-    """Data at odd places, written zeros, and holes."""
+    """Write data at odd offsets, written zeros, and holes."""
     dice = random.Random(5)
     with open(path, "wb") as file:
         file.truncate(size)
@@ -101,7 +101,7 @@ def run(image, kind, target, size, tmp_path, **more):
 
 @contextlib.contextmanager
 def bridge(path, *, on_block=None, fail_at=None, block_size=256 * 1024):
-    """The image over NBD, as the engine does it."""
+    """Serve the image over NBD, as the engine does."""
     handle = os.open(path, os.O_RDONLY)
 
     def fetch(offset, view):
@@ -135,7 +135,7 @@ def content(path, length):
 
 @contextlib.contextmanager
 def loop_device(path, size):
-    """A block device full of old data."""
+    """Yield a block device full of old data."""
     with open(path, "wb") as file:
         file.write(b"\xa5" * size)
     device = subprocess.run(
@@ -160,7 +160,7 @@ def test_the_disk_is_what_qemu_img_makes_of_it(name, images, tmp_path):
     assert result.virtual_size == size
     assert content(target, size) == content(oracle, size)
     assert digest.hexdigest() == content(image, -1)
-    # What the image has no data for takes no room, nor does a whole mebibyte of written zeros.
+    # Unallocated ranges occupy no space, and neither does a whole mebibyte of written zeros.
     assert os.stat(target).st_blocks * 512 < size - MIB
 
 
@@ -270,7 +270,7 @@ def test_cancelling_stops_it(images, tmp_path):
             cancelled.set()
 
     with bridge(image) as (server, _), pytest.raises(Interrupted):
-        # So slow that it would take minutes.
+        # Slow enough to take minutes.
         run(
             server.attach(),
             kind,
@@ -313,7 +313,7 @@ def test_a_full_file_system_is_said_so(images, tmp_path):
     size = oracle.stat().st_size
     mount = tmp_path / "small"
     mount.mkdir()
-    # Also a file system that has no direct I/O before Linux 6.6.
+    # Including a file system without direct I/O before Linux 6.6.
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(mount)], check=True)
     try:
         with pytest.raises(TargetFull):
@@ -377,7 +377,7 @@ def test_an_empty_disk_takes_no_writing(tmp_path):
 
 
 def test_what_is_written_is_known_where_the_kernel_does_not_count(images, tmp_path, monkeypatch):
-    """A file shows it by its growth, a device only how much was looked at."""
+    """A file shows it by its growth, a device only by the bytes processed."""
     monkeypatch.setattr("cdi.transfer.qemu.convert.bytes_given", lambda _: None)
     kind, path, _ = images["vmdk"]
     target = fresh(tmp_path / "disk", SIZE)

@@ -49,7 +49,7 @@ def test_check_tells_leaks_from_corruption(tmp_path):
         size = -(-file.seek(0, 2) // 65536) * 65536
         file.truncate(size + 65536)
         file.seek(block + 2 * (size // 65536))
-        file.write(b"\0\1")  # a cluster that nobody refers to
+        file.write(b"\0\1")  # an unreferenced cluster
     leaking = check(path, format="qcow2", policy=Policy(), workdir=str(tmp_path))
     assert (leaking.leaks, leaking.sound) == (1, True)
     with open(path, "r+b") as file:

@@ -1,4 +1,4 @@
-"""The sandbox, with programs that try to leave it."""
+"""The sandbox, with programs that try to escape it."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What each format's inspector reports."""
+"""Results of each format's inspector."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_qcow2_header_has_the_geometry_that_the_map_needs() -> None:
 
 
 def test_qcow2_of_odd_size_has_whole_sectors() -> None:
-    # QEMU shows and reads whole sectors only.
+    # QEMU reports and reads whole sectors only.
     assert parse_header(qcow2(size=10 * MIB - 100), None).virtual_size == 10 * MIB - 512
 
 
@@ -40,7 +40,7 @@ def test_qcow2_with_subclusters_needs_qemu() -> None:
 
 
 def test_qcow2_header_length_decides_whether_there_is_a_compression_type() -> None:
-    # Byte 104 belongs to the extensions where the header ends before it.
+    # Byte 104 belongs to the extensions if the header ends before it.
     assert parse_header(qcow2(header_length=104, compression=0), None).compression_type == 0
 
 

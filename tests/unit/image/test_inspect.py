@@ -1,4 +1,4 @@
-"""Laws of inspection over the whole corpus, over qcow2 headers with bits flipped, and over arbitrary bytes."""
+"""Laws of inspection over the whole corpus, over qcow2 headers with flipped bits, and over arbitrary bytes."""
 
 import random
 
@@ -22,7 +22,7 @@ def outcome(inspector: Inspector) -> object:
 
 
 def by_wants(content: bytes, piece: int | None = None) -> Inspector:
-    """Answer every want, at most `piece` bytes at a time; checks the wants themselves."""
+    """Answer every request, at most `piece` bytes at a time, and check the requests themselves."""
     inspector = Inspector(len(content))
     total, last = 0, -1
     while (want := inspector.wants()) is not None:
@@ -40,7 +40,7 @@ def by_wants(content: bytes, piece: int | None = None) -> Inspector:
 
 
 def by_stream(content: bytes, pieces: list[int], length: int | None = None) -> Inspector:
-    """Feed from front to back in pieces of these sizes, again and again, until it wants no more."""
+    """Feed sequentially in pieces of these sizes, repeated, until no more is requested."""
     inspector = Inspector(length, seekable=False)
     at, turn = 0, 0
     while inspector.wants() is not None:
@@ -120,10 +120,10 @@ def test_verdict_before_its_time_is_a_defect_of_the_caller() -> None:
 def test_bytes_elsewhere_are_passed_over() -> None:
     inspector = Inspector(MIB)
     inspector.feed(HEAD, bytes(100))
-    inspector.feed(0, b"")  # the end, at the wanted offset
+    inspector.feed(0, b"")  # the end, at the requested offset
     assert inspector.wants() is None
     inspector = Inspector(MIB)
-    inspector.feed(HEAD + 7, b"")  # an end that lies behind what is wanted
+    inspector.feed(HEAD + 7, b"")  # an end beyond the requested range
     assert inspector.wants() == (0, HEAD)
 
 
@@ -173,7 +173,7 @@ def test_stream_does_not_see_the_end_and_says_so() -> None:
 def test_known_length_of_a_stream_is_used_for_the_checks() -> None:
     with pytest.raises(ImageError, match="L1 table"):
         by_stream(qcow2(l1_offset=1 << 40), [HEAD], length=4 << 16).verdict()
-    # Without it only the decoder can find out.
+    # Without the length only the decoder can detect it.
     assert by_stream(qcow2(l1_offset=1 << 40), [HEAD]).verdict().format == "qcow2"
 
 
@@ -194,7 +194,7 @@ def test_every_failed_check_is_in_the_one_error() -> None:
 
 
 def test_iso_in_a_data_cluster_is_the_guests_own() -> None:
-    # Clusters of 4 KiB: what stands at 32 KiB is a guest's block, not the image's own header area.
+    # With 4 KiB clusters, offset 32 KiB holds guest data and not the image's header.
     content = with_iso(qcow2(cluster_bits=12, clusters=16, size=MIB))
     assert by_wants(content).verdict().format == "qcow2"
 

@@ -1,4 +1,4 @@
-"""Which pipeline is taken, why, and what it costs."""
+"""Choice of the pipeline, its reason and its cost."""
 
 from fractions import Fraction
 
@@ -114,8 +114,7 @@ def test_too_small_names_both_sizes_and_the_request_that_fits() -> None:
     with pytest.raises(TargetTooSmall) as caught:
         plan(facts(QCOW2, size=GIB))
     assert caught.value.what == (
-        "the image's virtual size is 2147483648 bytes (2 GiB) and the requested disk has "
-        "1073741824 bytes (1 GiB)"
+        "the image's virtual size is 2147483648 bytes (2 GiB) and the requested disk has 1073741824 bytes (1 GiB)"
     )
     assert caught.value.remedy.startswith("request storage: 2Gi (with spec.pvc on a file system: ")
 

@@ -1,4 +1,4 @@
-"""An image is whole where its file holds all that its tables refer to: files with tables made by hand, cut anywhere."""
+"""Completeness of images: handcrafted tables, truncated anywhere."""
 
 import random
 import struct
@@ -24,7 +24,7 @@ SECTOR = 512
 
 @dataclass
 class File:
-    """A file of which most is zeros; reads of it are held to what `check_reach` promises."""
+    """Mostly sparse file that checks that reads keep the promises of `check_reach`."""
 
     length: int
     parts: dict[int, bytes] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class File:
         return check_reach(self.info(), self.length, self.read)
 
     def fate(self) -> type[ImageError] | None:
-        """What it is refused with, by inspection or by this."""
+        """Return the error of the inspection or of the bounds check, if any."""
         try:
             check = self.check()
         except ImageError as error:
@@ -76,13 +76,13 @@ def put(content: bytes, at: int, data: bytes) -> bytes:
     return content[:at].ljust(at, b"\0") + data + content[at + len(data) :]
 
 
-# --- one image of each format: {number of a block: its number in the file} ---------------------------------------
+# --- one image of each format: {index of a block: its index in the file} -----------------------------------------
 
 Blocks = dict[int, int]
 
 
 def vmdk(blocks: Blocks) -> tuple[bytes, int, int]:
-    """Grains of 64 KiB on a disk of ten and a half, after 64 KiB of headers and tables."""
+    """Return grains of 64 KiB on a disk of ten and a half, after 64 KiB of headers and tables."""
     capacity = 10 * 128 + 64
     text = corpus.vmdk_descriptor(extents=f'RW {capacity} SPARSE "disk.vmdk"')
     table = bytearray(2048)
@@ -101,7 +101,7 @@ def vdi(blocks: Blocks) -> tuple[bytes, int, int]:
 
 
 def vhd(blocks: Blocks) -> tuple[bytes, int, int]:
-    """Blocks of 64 KiB with a bitmap of a sector before each."""
+    """Return blocks of 64 KiB, each preceded by a bitmap of one sector."""
     table = bytearray(b"\xff" * 44)
     for number, place in blocks.items():
         struct.pack_into(">I", table, 4 * number, 4 + 129 * place)
@@ -143,12 +143,12 @@ FORMATS: dict[str, Callable[[Blocks], tuple[bytes, int, int]]] = {
     "qcow2-extended": lambda blocks: qcow2(blocks, extended=True),
 }
 WHOLE_LAST = {"vhd"}
-"""Formats whose last block is there in full, although half of it lies past the end of the disk."""
+"""Formats whose last block is stored completely, although half of it lies past the end of the disk."""
 BLOCKS = 11
 
 
 def needed(name: str, blocks: Blocks) -> int:
-    """Where the file may end at the earliest, counted without the code under test."""
+    """Return the minimum length of the file, computed without the code under test."""
     content, origin, size = FORMATS[name](blocks)
     ends = [len(content)]
     for number, place in blocks.items():
@@ -171,7 +171,7 @@ def test_a_file_is_whole_where_every_block_ends_within_it(name: str, blocks: Blo
     if length >= end:
         assert fate is None
     elif name.startswith("qcow2") and length % SECTOR == 0:
-        # The reader of this project takes a last cluster that ends early; what begins past the end it does not.
+        # This project's reader accepts a partial last cluster, but no cluster past the end.
         missing = any(5 + place << 16 >= length for place in blocks.values())
         assert fate is (ContentTruncated if missing else None)
     else:
@@ -210,7 +210,7 @@ def test_images_without_data_are_whole(sample: corpus.Sample) -> None:
     File.of(sample.build()).check()
 
 
-# --- what no writer makes ---------------------------------------------------------------------------------------
+# --- malformed tables -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -227,7 +227,7 @@ def test_entries_past_the_end_of_the_disk_are_not_read() -> None:
 
 
 def test_what_reads_as_zeros_has_no_place() -> None:
-    """Entries that no block belongs to, with a place past the end of the file in some."""
+    """Use entries without a block, some with an offset past the end of the file."""
     far = 1 << 40
     content, _, _ = vhdx({})
     for state in range(6):
@@ -254,7 +254,7 @@ def test_of_subclusters_those_that_are_there_count() -> None:
 
 
 def test_entries_of_sector_bitmaps_are_passed_over() -> None:
-    """With blocks of 256 MiB a chunk is of sixteen."""
+    """Use blocks of 256 MiB, of which a chunk has sixteen."""
     size = 17 * 256 * MIB
     table = bytearray(8 * 18)
     struct.pack_into("<Q", table, 8 * 16, 1 << 50 | 6)
@@ -285,7 +285,7 @@ def test_an_l2_table_past_the_end_is_a_cut(extended: bool) -> None:
 
 
 def test_many_tables_are_read_in_few_pieces_and_any_order() -> None:
-    """A disk of 1 GiB has 32 grain tables, here scattered over the file; the last entry of one is past the end."""
+    """Scatter the 32 grain tables of a 1 GiB disk over the file; the last entry of one is past the end."""
     capacity = 2 << 20
     dice = random.Random(5)
     places = dice.sample(range(200, 4000, 8), 32)
@@ -304,7 +304,7 @@ def test_many_tables_are_read_in_few_pieces_and_any_order() -> None:
 
 
 def many_tables(places: Sequence[int]) -> File:
-    """A VMDK of 1 MiB whose disk is large enough for so many grain tables, at these sectors."""
+    """Return a VMDK of 1 MiB whose disk needs this many grain tables, at the given sectors."""
     capacity = len(places) * 512 * 128
     text = corpus.vmdk_descriptor(extents=f'RW {capacity} SPARSE "disk.vmdk"')
     content = put(corpus.vmdk(text), 128 * SECTOR, struct.pack(f"<{len(places)}I", *places))
@@ -313,7 +313,7 @@ def many_tables(places: Sequence[int]) -> File:
 
 
 def test_a_table_in_many_places_is_read_once_a_piece() -> None:
-    """One table in 65536 places would be read for long."""
+    """Reference one table 65536 times, which would take long to read each time."""
     file = many_tables([100] * 65536)
     assert file.fate() is None
     assert file.served < MIB
@@ -327,19 +327,19 @@ def test_tables_upon_each_other_are_damage_found_early() -> None:
 
 
 def test_what_lies_between_tables_is_not_read_for_ever() -> None:
-    """Each 16384 entries of the directory have their tables all over the file: only a few are read with the gaps."""
+    """Scatter the tables of each 16384 directory entries over the file: only a few gaps are read."""
     length = 64 * MIB
     places = [(n % 16384) * 8 + n // 16384 * 2 + 2 for n in range(16384 * 4)]
     file = many_tables(places)
     head = corpus.vmdk_header(capacity=len(places) * 128, directory=128, entries=1)
     file.parts = {0: head + file.parts[0][512:], length - 1: b"\0"}
     file.length = length
-    # Four passes over the whole file, but for the bound.
+    # Without the bound: four passes over the whole file.
     assert file.fate() is not None or file.served < 3 * length
 
 
 def test_large_clusters_have_tables_of_more_than_a_piece() -> None:
-    """Clusters of 2 MiB: one L2 table of 2 MiB maps 512 GiB."""
+    """Use clusters of 2 MiB: one L2 table of 2 MiB maps 512 GiB."""
     cluster = 2 * MIB
     number = 200_000
     disk = (number + 1) * cluster
@@ -363,14 +363,14 @@ def test_a_compressed_cluster_must_inflate_from_what_is_there() -> None:
     fates = [File.of(content[:length]).fate() for length in range(end - 12, end + 1)]
     assert fates[-1] is None
     assert fates[0] is ContentTruncated
-    # What makes no difference is the end marker of the compressed data and what follows the last byte of the cluster.
+    # Only the end marker of the compressed data and bytes after the cluster's last one are optional.
     turn = fates.index(None)
     assert set(fates[:turn]) == {ContentTruncated}
     assert set(fates[turn:]) == {None}
 
 
 def stream_vmdk(size: int, *, marker: bool = True) -> bytes:
-    """Two compressed grains, of which the later one in the file comes first on the disk, and says to have `size` bytes."""
+    """Return two compressed grains; the later one in the file is first on the disk and declares `size` bytes."""
     flags = 0x30001 if marker else 0x10001
     text = corpus.vmdk_descriptor(kind="streamOptimized")
     content = corpus.vmdk(text, flags=flags, compression=1, version=3)

@@ -1,4 +1,4 @@
-"""Wrappers and documents are told by their bytes."""
+"""Detection of wrappers and documents by their bytes."""
 
 import bz2
 import gzip
@@ -33,7 +33,7 @@ def tar(form: int, name: str = "disk.img", size: int = 3) -> bytes:
 
 
 def v7_tar() -> bytes:
-    """A header without the mark, as before POSIX."""
+    """Return a header without the magic, as before POSIX."""
     head = bytearray(tar(tarfile.USTAR_FORMAT)[:512])
     head[257:512] = bytes(255)
     head[148:156] = b" " * 8

@@ -8,7 +8,7 @@ from tests.unit.kube.server import Server
 
 @pytest.fixture()
 async def server():
-    """A `Server` at a port of its own."""
+    """Start a `Server` on its own port."""
     made = Server()
     app = web.Application(client_max_size=1 << 24)
     app.router.add_route("*", "/{path:.*}", made.handle)

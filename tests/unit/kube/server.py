@@ -1,4 +1,4 @@
-"""An API server that does what it is told, also what a real one does not do on demand."""
+"""Scriptable API server, including faults that a real one does not produce on demand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cdi.kube.transport import Timing
 
 
 class Server:
-    """Answers requests in the order of `script`; one that is not in it is an error of the test."""
+    """Server that responds to requests in the order of `script`; an unscripted request fails the test."""
 
     def __init__(self) -> None:
         self.script = deque()
@@ -23,13 +23,13 @@ class Server:
         self.url = ""
 
     def answer(self, *answers) -> None:
-        """Each: a status, a (status, body) or (status, body, headers), or a coroutine function of the request."""
+        """Append responses: a status, (status, body[, headers]), or a coroutine function of the request."""
         self.script += answers
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         self.requests.append((request.method, request.path, dict(request.query), body, dict(request.headers)))
-        assert self.script, f"nobody expected {request.method} {request.path}"
+        assert self.script, f"unexpected request {request.method} {request.path}"
         answer = self.script.popleft()
         if callable(answer):
             return await answer(request)
@@ -78,7 +78,7 @@ def event(kind: str, body) -> str:
 
 
 def watched(*pieces, then=None):
-    """A watch that tells `pieces` and ends; `then` gets the request first."""
+    """Return a watch response that sends `pieces` and ends; `then` receives the request first."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -93,12 +93,12 @@ def watched(*pieces, then=None):
 
 
 async def cut(request: web.Request) -> web.StreamResponse:
-    """The connection is gone."""
+    """Close the connection."""
     request.transport.abort()
     return web.Response()
 
 
 async def silent(request: web.Request) -> web.StreamResponse:
-    """Nothing comes any more, until whoever asked goes away."""
+    """Send nothing until the client disconnects."""
     await asyncio.Event().wait()
     raise AssertionError

@@ -1,4 +1,4 @@
-"""Authorities and certificates in Secrets: made once, renewed in time, by several replicas, trusted at every moment."""
+"""Certificates and authorities in Secrets: created once, renewed in time, by several replicas, always trusted."""
 
 import asyncio
 import base64
@@ -30,7 +30,7 @@ PLACE = CertificatePlace(
 
 
 class Api:
-    """What an API server does with objects that several write: versions, and one creator."""
+    """API server semantics for concurrent writers: resource versions, and exclusive creation."""
 
     def __init__(self):
         self.objects = {}
@@ -104,7 +104,7 @@ async def test_replicas_that_start_at_once_agree():
 
 
 async def test_a_week_of_looks_never_shows_what_is_not_trusted_by_then():
-    """At each look, what is shown was signed by somebody whom the bundle had long enough before."""
+    """Check at each step that the bundle contained the signer of the served certificate for long enough."""
     api = Api()
     seen, shown, authorities, now = {}, set(), set(), NOW
     while now < NOW + 7 * 24 * HOUR:
@@ -184,7 +184,7 @@ async def test_an_endless_race_ends():
 
 
 async def test_a_certificate_is_not_made_anew_where_that_gains_nothing():
-    """The authority ends before a certificate's own time to be renewed, and is not renewed itself yet."""
+    """Let the authority end before the certificate's renewal time, while it is not due for renewal itself."""
     api = Api()
     short = pki.Lifetime(duration=24 * HOUR, renew_before=HOUR)
     await look(api, NOW, authority=short)
@@ -194,7 +194,7 @@ async def test_a_certificate_is_not_made_anew_where_that_gains_nothing():
     assert len(api.writes) == writes
 
 
-# --- certificates with something beside them ------------------------------------------------------------------------
+# --- certificates with related objects ------------------------------------------------------------------------------
 
 BESIDE = CertificatePlace(
     namespace="ns", secret="cdi-upload-a", name="cdi-upload-a.ns.svc", hosts=("cdi-upload-a.ns.svc",),
@@ -232,7 +232,7 @@ async def test_a_certificate_waits_until_all_who_see_it_have_heard_of_its_author
     usual = Lifetime(duration=4 * HOUR, renew_before=2 * HOUR)
     authority = await ensure_authority(api, SIGNER, AUTHORITY_LIFETIME, NOW)
     first = await ensure_certificate(api, slow, authority, usual, NOW)
-    # Somebody took the authority away at the very time when the certificate is due.
+    # The authority was deleted exactly when the certificate is due.
     del api.objects["secrets", SIGNER.secret]
     due = NOW + 2 * HOUR
     other = await ensure_authority(api, SIGNER, AUTHORITY_LIFETIME, due)
@@ -243,7 +243,7 @@ async def test_a_certificate_waits_until_all_who_see_it_have_heard_of_its_author
     assert minutes == [True, True, True, False]
 
 
-# --- those who read the bundle as a file hear of it late ------------------------------------------------------------
+# --- clients that mount the bundle read changes late ----------------------------------------------------------------
 
 LATE = dt.timedelta(minutes=10)
 
@@ -273,7 +273,7 @@ async def test_what_is_new_at_any_moment_is_believed_by_who_read_the_bundle_ten_
 
 
 async def test_a_certificate_that_is_shown_for_days_is_good_at_every_moment():
-    """Also one that is to be renewed while the authority is new."""
+    """Include certificates that are due while the authority is new."""
     api, short = Api(), Lifetime(duration=dt.timedelta(minutes=12), renew_before=dt.timedelta(minutes=6))
     place, issuers = dataclasses.replace(PLACE, settled=LATE), set()
     for minute in range(5 * 60):
@@ -300,7 +300,7 @@ async def test_the_authority_before_is_still_believed_where_the_bundle_was_lost(
 async def test_where_an_authority_is_lost_a_new_certificate_waits_until_its_successor_is_known():
     api = Api()
     patient = dataclasses.replace(BESIDE, settled=LATE, patience=dt.timedelta(minutes=2))
-    # The first one of all is known to everybody: nobody has read a bundle without it.
+    # The first authority needs no propagation: no client has read a bundle without it.
     authority = await ensure_authority(api, SIGNER, AUTHORITY_LIFETIME, NOW)
     shown = await ensure_certificate(api, patient, authority, CERTIFICATE_LIFETIME, NOW)
     del api.objects["secrets", SIGNER.secret]

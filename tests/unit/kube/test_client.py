@@ -61,7 +61,7 @@ async def test_a_name_arrives_as_it_was_escaped(server):
     assert server.requests[0][1] == f"{MAPS}/a/b"  # aiohttp's server shows it decoded; one segment more would be 404
 
 
-# --- waiting and sending again ------------------------------------------------------------------------------------
+# --- waiting and retrying -----------------------------------------------------------------------------------------
 
 
 async def test_a_server_that_asks_to_wait_is_given_the_time_it_asks_for(server):
@@ -91,7 +91,7 @@ async def test_a_wait_that_is_longer_than_our_patience_is_not_begun(server):
 
 
 async def test_a_refused_connection_is_waited_out_also_by_what_changes_something(server):
-    with socket.socket() as taken:  # a port that nobody listens at
+    with socket.socket() as taken:  # a port without listener
         taken.bind(("127.0.0.1", 0))
         gone = f"http://127.0.0.1:{taken.getsockname()[1]}"
         credentials = FixedCredentials(Access(server=gone))
@@ -128,7 +128,7 @@ async def test_what_may_have_been_carried_out_is_not_sent_again_where_that_would
             await client.patch(CONFIG_MAPS, "n", "a", [{"op": "add", "path": "/x/-", "value": 1}], kind="json")
         server.answer(fault)
         with pytest.raises((ClusterUnreachable, ClusterUnavailable)):
-            await client.delete(CONFIG_MAPS, "n", "a")  # by now, it may be another of that name
+            await client.delete(CONFIG_MAPS, "n", "a")  # it may be another object of that name by now
     assert len(server.requests) == 3
 
 
@@ -199,7 +199,7 @@ async def test_credentials_that_are_refused_are_renewed_once(server):
     assert [headers["Authorization"] for *_, headers in server.requests] == [f"Bearer {n}" for n in (0, 1, 1, 2)]
 
 
-# --- answers ------------------------------------------------------------------------------------------------------
+# --- responses ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ['{"kind": "Config', "<html>log in</html>", '{"a": ' * 100_000, ""])
@@ -334,7 +334,7 @@ async def test_a_watch_asks_for_bookmarks_and_for_an_end(server):
             await events(client)
     first, second, _ = (query for _, _, query, *_ in server.requests)
     assert first == {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": "1", "timeoutSeconds": "7"}
-    assert int(second["timeoutSeconds"]) < 100, "before 120 seconds of silence mean that nobody is there"
+    assert int(second["timeoutSeconds"]) < 100, "before 120 seconds of silence count as a lost connection"
     assert second["labelSelector"] == "a=b"
 
 

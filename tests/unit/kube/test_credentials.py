@@ -110,9 +110,9 @@ async def test_a_plug_in_s_token_is_kept_until_it_expires_or_is_refused(tmp_path
     assert await found.refused()
     await found.access()
     assert calls(tmp_path / "plugin") == 2
-    assert not await found.refused()  # a server that knows nobody does not start a plug-in per request
+    assert not await found.refused()  # a server that rejects every token does not start a plug-in per request
     now += 3540
-    for _ in range(3):  # nor does a token that is always about to expire
+    for _ in range(3):  # nor does a token that always expires soon
         await found.access()
     assert calls(tmp_path / "plugin") == 3
 

@@ -1,4 +1,4 @@
-"""Time is virtual here: the loop's clock jumps to whatever is waited for next."""
+"""Leader election in virtual time: the loop's clock jumps to the next timer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cdi.kube.lease import Leadership
 
 
 class Jumping(selectors.SelectSelector):
-    """Waits for nothing but time, and no time for that."""
+    """Selector that waits for timers only, and takes no time for that."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ def virtually(story):
 
 
 class Server:
-    """One Lease under the API server's rules; it can be away, or hang."""
+    """Lease under the API server's rules; the server can be unavailable or hang."""
 
     def __init__(self) -> None:
         self.lease = None
@@ -147,7 +147,7 @@ def test_one_leads_and_the_other_follows_when_it_ends(world):
         assert world.at_work == ["two"]
         assert world.server.spec["leaseTransitions"] == 1
         await stopped(two)
-        assert asyncio.get_running_loop().time() - began < 10  # not the Lease's duration: it was let go
+        assert asyncio.get_running_loop().time() - began < 10  # earlier than the Lease's duration: it was released
 
     virtually(story)
     assert world.story == ["one begins", "one ends", "two begins", "two ends"]
@@ -175,7 +175,7 @@ def test_a_leader_that_is_gone_is_followed_after_the_lease_s_duration(world):
         await asyncio.sleep(59)
         assert world.at_work == []
         await asyncio.sleep(5)
-        assert world.at_work == ["two"]  # whatever its clock said
+        assert world.at_work == ["two"]  # regardless of its clock
         await stopped(two)
 
     virtually(story)
@@ -195,7 +195,7 @@ def test_a_leader_that_cannot_renew_ends_before_another_begins(world):
         world.server.away.clear()
         await stopped(two)
         await asyncio.sleep(5)
-        assert world.at_work == ["one"]  # begun anew
+        assert world.at_work == ["one"]  # restarted
         await stopped(one)
 
     virtually(story)
@@ -236,7 +236,7 @@ def test_a_lease_that_somebody_else_touched_is_kept_and_one_that_was_taken_is_no
     async def story():
         one = world.start("one")
         await asyncio.sleep(5)
-        world.server.put(world.server.lease)  # a label, say
+        world.server.put(world.server.lease)  # for example a label
         await asyncio.sleep(20)
         assert world.at_work == ["one"]
         world.server.put({**world.server.lease, "spec": {**world.server.spec, "holderIdentity": "thief"}})

@@ -1,4 +1,4 @@
-"""Certificates as values, by a clock that is given."""
+"""Certificates as values, with a given clock."""
 
 import datetime as dt
 

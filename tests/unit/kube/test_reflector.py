@@ -10,7 +10,7 @@ from tests.unit.kube.server import cut, event, listing, silent, status_of, thing
 
 
 class Told:
-    """What a reflector told, and the states of its cache then."""
+    """Events of a reflector, with the state of its cache at each."""
 
     def __init__(self) -> None:
         self.changes = []
@@ -37,7 +37,7 @@ class Told:
 
 @contextlib.asynccontextmanager
 async def following(server, told=None, **wishes):
-    """A reflector at work, and what it tells; the server's script goes on as long as it has anything."""
+    """Yield a running reflector and its events; it runs until the server's script is exhausted."""
     told = told or Told()
     async with server.client() as client:
         reflector = Reflector(
@@ -263,5 +263,5 @@ async def test_an_answer_that_comes_after_the_object_s_end_does_not_bring_it_bac
     )
     async with following(server) as (reflector, told):
         await told.until(3)
-        reflector.note(thing("a", 6))  # what our patch of its finalizers gave back
+        reflector.note(thing("a", 6))  # the result of our patch of its finalizers
         assert len(reflector.cache) == 0

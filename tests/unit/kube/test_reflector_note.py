@@ -1,4 +1,4 @@
-"""What a write of one's own gave back is known at once, and nothing older comes over it."""
+"""Results of our own writes are visible at once, and no older state replaces them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signed rights: only what was signed here, for this operation, within its five minutes, is believed."""
+"""Signed tokens: only those of this installation, for this operation, within their five minutes, are accepted."""
 
 import asyncio
 import base64
@@ -53,7 +53,7 @@ def pss(signed, key=KEY, digest=None):
 
 
 def forged(header=None, sign=pss, **changes):
-    """A token that is right but for what is given; None leaves a claim out."""
+    """Return a token that is valid except for the given claims; None omits a claim."""
     payload = {
         "operation": "Upload", "name": "disk", "namespace": "ns", "iss": ISSUER,
         "resource": {"group": "", "version": "v1", "resource": "persistentvolumeclaims"},
@@ -102,7 +102,7 @@ def test_one_operation_s_token_is_no_other_s(claims, asked):
 
 
 def _hmac(signed):
-    """The public key as an HMAC's secret: what a verifier that follows ``alg`` would check."""
+    """Sign with the public key as an HMAC secret, which a verifier that follows ``alg`` would accept."""
     return hmac.new(KEY.pems["id_rsa.pub"], signed.encode(), hashlib.sha256).digest()
 
 
@@ -126,8 +126,8 @@ WRONG = {
     "another digest": forged({"alg": "PS512"}, lambda signed: pss(signed, digest=hashes.SHA512())),
     "another digest that calls itself PS256": forged(sign=lambda signed: pss(signed, digest=hashes.SHA512())),
     "elliptic": forged({"alg": "ES256"}, _elliptic),
-    "somebody else's key": forged(sign=lambda signed: pss(signed, OTHER)),
-    "somebody else's key, brought along": forged(
+    "another key": forged(sign=lambda signed: pss(signed, OTHER)),
+    "another key, brought along": forged(
         {"alg": "PS256", "jwk": {"kty": "RSA", "n": "AQAB", "e": "AQAB"}}, lambda signed: pss(signed, OTHER)
     ),
     "an extension that must be understood": forged({"alg": "PS256", "crit": ["exp"], "exp": 1}),

@@ -12,11 +12,11 @@ from cdi.transfer.qemu import nbd
 
 FILE = random.Random(7).randbytes(100_001)
 DATA = FILE + bytes(100_352 - len(FILE))
-"""As exported: up to the end of the sector."""
+"""Exported data: padded to a sector."""
 
 
 class Memory:
-    """Bytes, of which some are bad."""
+    """Bytes, of which some are unreadable."""
 
     length = len(FILE)
 
@@ -36,7 +36,7 @@ class Memory:
 
 
 class Client:
-    """As much of the protocol as the tests need, written from the specification and not from the server."""
+    """Part of the protocol that the tests need, written from the specification and not from the server."""
 
     def __init__(self, sock):
         self.sock = sock
@@ -115,7 +115,7 @@ def test_go_tells_size_flags_and_block_sizes(client):
     size, flags = struct.unpack(">QH", info[0])
     assert size == len(DATA)
     assert flags & 0b11 == 0b11  # has flags, read only
-    assert flags & 1 << 8  # may be used over several connections
+    assert flags & 1 << 8  # supports multiple connections
     minimum, preferred, maximum = struct.unpack(">III", info[3])
     assert (minimum, maximum) == (1, 1 << 16)
     assert minimum <= preferred <= maximum

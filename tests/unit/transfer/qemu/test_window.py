@@ -13,7 +13,7 @@ BLOCK = 64
 
 
 class Origin:
-    """A source in memory, which counts."""
+    """Counting source in memory."""
 
     def __init__(self, length, seed=1):
         self.data = random.Random(seed).randbytes(length)
@@ -55,7 +55,7 @@ def test_any_order_of_reads_gives_the_sources_bytes_and_a_true_digest(length, pl
         cache.finish()
         assert bytes(seen) == origin.data
         assert cache.watermark == length
-        # Once for the digest; beyond that only what readers asked for, and what was loaded ahead for them.
+        # Once for the digest; additionally only the readers' requests and their readahead.
         assert len(origin.fetched) <= -(-length // BLOCK) + (2 + blocks) * len(places)
 
 
@@ -106,7 +106,7 @@ def test_readers_that_outrun_a_slow_digest_wait_for_it_instead_of_fetching_twice
 
     def slow(view):
         nonlocal seen
-        # The digest stands still until the reader cannot go on; a reader that could would have everything by then.
+        # The digest blocks until the reader is blocked too; otherwise the reader would have everything by then.
         if seen == 5 * BLOCK:
             read_all.wait(0.2)
         seen += len(view)
@@ -136,7 +136,7 @@ def test_what_a_reader_leaves_out_is_fetched_before_it_goes_on_and_not_twice():
         for offset in range(100 * BLOCK, len(origin.data), BLOCK):
             read(cache, offset, BLOCK)
         cache.finish()
-        # The first blocks at the new place may have been given up for the gap.
+        # The first blocks at the new offset may have been evicted in favour of the gap.
         assert cache.fetched <= len(origin.data) + 8 * BLOCK
 
 
