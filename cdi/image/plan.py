@@ -39,7 +39,7 @@ class PlanInput:
     ranges: bool
     """Whether ranges can be read."""
     unversioned: bool = False
-    """Whether ranges are served but unused, because pieces of two versions could not be told apart."""
+    """Whether ranges are served but unused, because pieces of two versions could not be distinguished."""
     close_delimited: bool = False
     """Whether no length is announced, and only closing the connection ends the content."""
     location: str | None = None
@@ -157,8 +157,8 @@ def _require_provable_end(facts: PlanInput, image: ImageInfo) -> None:
 def length_unknown(location: str | None) -> SourceLengthUnknown:
     """Return the error for a raw image that only the closing of the connection ends."""
     return SourceLengthUnknown(
-        "the server announces neither a length nor chunks, and the end of a raw image cannot be told from a connection "
-        "that was cut off",
+        "the server announces neither a length nor chunks, and the end of a raw image cannot be distinguished from "
+        "a lost connection",
         where=location,
     )
 

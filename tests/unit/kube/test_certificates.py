@@ -206,12 +206,12 @@ async def test_whom_a_holder_is_to_believe_is_kept_beside_its_certificate_and_br
     api = Api()
     authority = await ensure_authority(api, SIGNER, AUTHORITY_LIFETIME, NOW)
     first = await ensure_certificate(api, BESIDE, authority, CERTIFICATE_LIFETIME, NOW)
-    later = dataclasses.replace(BESIDE, trusts="somebody else")
+    later = dataclasses.replace(BESIDE, trusts="another CA")
     second = await ensure_certificate(api, later, authority, CERTIFICATE_LIFETIME, NOW + HOUR)
     stored = api.objects["secrets", "cdi-upload-a"]
     assert second.pair == first.pair
     assert not first.authorities and not second.authorities
-    assert base64.b64decode(stored["data"]["ca.crt"]) == b"somebody else"
+    assert base64.b64decode(stored["data"]["ca.crt"]) == b"another CA"
     assert base64.b64decode(stored["data"]["tls.key"]) == first.pair.key
     assert stored["metadata"]["ownerReferences"] == [BESIDE.owner]
 
