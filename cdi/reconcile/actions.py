@@ -1,4 +1,7 @@
-"""What a reconciler wants done.  Every action may be lost, or done twice, and the next reconcile heals it."""
+"""Actions that a reconciler returns.
+
+Actions are idempotent, and any of them may be lost: the next reconcile repeats what is missing.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +18,27 @@ from cdi.api.job import Job
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloneJob:
-    """A volume's content is copied to another volume: the worker's input, as `Job` is for an image from outside."""
+    """The worker's input for copying a volume to another volume, as `Job` is for an image from outside."""
 
     id: str
-    """The target claim's uid."""
+    """UID of the target PVC."""
     source: str
-    """A disk image, or a directory where `content` is ``archive``."""
+    """Path of a disk image, or of a directory if `content` is ``archive``."""
     target: str
-    """Of the same kind; a disk is written beside its name and moved there when it is complete."""
+    """Path of the same kind; a disk is written under a temporary name and renamed when it is complete."""
     content: Literal["kubevirt", "archive"] = "kubevirt"
     size: int | None = None
-    """Of the new disk, bytes: not less than the source's; None for the same."""
+    """Size in bytes of the new disk, not less than the source's; None for the same size."""
     preallocation: bool = False
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Raises `InvalidManifest` naming every field that is wrong."""
+        """Parse a job.
+
+        Raises:
+            InvalidManifest: The message names every invalid field.
+
+        """
         try:
             return decode(cls, text)
         except DecodeError as error:
@@ -45,7 +53,7 @@ Work = Job | CloneJob | CopyTargetJob
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class InputRef:
-    """A Secret or ConfigMap."""
+    """A reference to a Secret or ConfigMap."""
 
     kind: Literal["Secret", "ConfigMap"]
     namespace: str
@@ -57,9 +65,9 @@ class InputRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """Every key of these objects is a file in `directory`, as a projected volume shows them.
+    """A projected volume: every key of these objects is a file in `directory`.
 
-    Where several objects share a directory, a file is called after its object as well.
+    If several objects share a directory, file names are prefixed with the object's name.
     """
 
     directory: str
@@ -68,46 +76,48 @@ class Mount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateObject:
-    """Make an object (a claim, a VolumeImportSource); one of that name that exists is left alone."""
+    """Create an object (a PVC, a VolumeImportSource); an existing object of that name is left unchanged."""
 
     body: Mapping[str, Any]
-    """A whole manifest with apiVersion, kind and metadata."""
+    """The whole manifest with apiVersion, kind and metadata."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyInput:
-    """Make a copy of a Secret or ConfigMap where pods can use it, or bring that copy up to date."""
+    """Create or update a copy of a Secret or ConfigMap in the namespace of the pods."""
 
     source: InputRef
     copy: InputRef
-    """Of the same kind."""
+    """A reference of the same kind."""
     owner: Mapping[str, Any]
-    """The owner reference that the copy goes with."""
+    """The owner reference of the copy, with which it is garbage-collected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchObject:
-    """Set labels, annotations (None removes one) and a controlling owner on an object, if it still has this uid.
+    """Set labels, annotations (None removes one) and a controlling owner on an object that still has this UID.
 
-    The status is never touched.  An owner is added only where no other controls the object.
+    The status is never changed. The owner is added only if the object has no other controller.
     """
 
     plural: str
     namespace: str
-    """Empty for what belongs to no namespace."""
+    """Empty for cluster-scoped objects."""
     name: str
     uid: str
     annotations: Mapping[str, str | None] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     owner: Mapping[str, Any] | None = None
     version: str = ""
-    """The resourceVersion that it must still have, or it is a `Conflict`: what was observed may be out of date, and
-    what follows would do harm then.  Empty where that does not matter."""
+    """The expected resourceVersion; a mismatch is a `Conflict`.
+
+    Set if acting on stale data would do harm, otherwise empty.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteObject:
-    """Delete an object if it still has this uid; one that is gone already is no failure."""
+    """Delete an object if it still has this UID; an object that is already deleted is not an error."""
 
     plural: str
     namespace: str
@@ -117,36 +127,38 @@ class DeleteObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebind:
-    """Give a PersistentVolume from the prime claim to the target: replace its claimRef.
+    """Rebind a PersistentVolume from the prime PVC to the target by replacing its claimRef.
 
-    First read the volume, then the two claims by their uids, then replace the claimRef under the volume's
-    resourceVersion that was read: done only while the volume is neither Released nor Failed, its claimRef's uid is
-    `prime_uid`, and the prime claim still exists.  (Once it does not, the volume is Released, which changes its
-    resourceVersion, before anybody deletes what is in it.)  Whether the prime claim is bound to it yet does not matter.
-    An annotation of the volume says for whom it was filled (`cdi.api.names.ANN_FILLED_FOR`).  A claimRef that names
-    the target already is done.  Anything else is a `Conflict`.
+    The volume is read first, then both PVCs by UID; the claimRef is then replaced under the resourceVersion that was
+    read. This is done only while the volume is neither Released nor Failed, its claimRef has the UID `prime_uid`, and
+    the prime PVC still exists. (Once the prime PVC is deleted, the volume becomes Released, which changes its
+    resourceVersion before anything deletes its content.) Whether the prime PVC is already bound to the volume does not
+    matter.
+
+    The annotation `cdi.api.names.ANN_FILLED_FOR` on the volume records the target. A claimRef that already names the
+    target counts as done. Anything else is a `Conflict`.
     """
 
     volume: str
     """The PersistentVolume's name."""
     volume_uid: str
     namespace: str
-    """The target's."""
+    """The target's namespace."""
     prime: str
     prime_uid: str
     target: str
     target_uid: str
     prime_namespace: str = ""
-    """Empty for the target's."""
+    """Empty for the target's namespace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetReclaimPolicy:
-    """Say what becomes of a PersistentVolume when its claim goes.
+    """Set the reclaim policy of a PersistentVolume.
 
-    ``Retain`` is set in any case.  Anything else may cost the volume, so it is set only while the volume is Bound, its
-    claimRef's uid is `claim_uid`, and that claim is there and not being deleted: all of it read now, and written under
-    the resourceVersion of the volume that was read; else it is a `Conflict`.
+    ``Retain`` is always set. Any other policy may cause the volume to be deleted, so it is set only while the volume is
+    Bound, its claimRef has the UID `claim_uid`, and that PVC exists and is not being deleted. All of this is read when
+    the action is applied, and the policy is written under the volume's resourceVersion; otherwise it is a `Conflict`.
     """
 
     volume: str
@@ -155,34 +167,34 @@ class SetReclaimPolicy:
     policy: str
     """Delete, Retain or Recycle."""
     namespace: str
-    """The claim's."""
+    """The PVC's namespace."""
     claim: str
     claim_uid: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetFinalizer:
-    """Keep an object that has this uid from going, or let it go.
+    """Add or remove a finalizer on an object that has this UID.
 
-    None is added to an object that is being deleted: that is a `Conflict`.
+    Adding one to an object that is being deleted is a `Conflict`.
     """
 
     plural: str
     namespace: str
-    """Empty for what belongs to no namespace."""
+    """Empty for cluster-scoped objects."""
     name: str
     uid: str
     finalizer: str
     present: bool
     version: str = ""
-    """The resourceVersion that it must still have, or it is a `Conflict`; empty where that does not matter."""
+    """The expected resourceVersion, of which a mismatch is a `Conflict`; empty if it does not matter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WithdrawClaim:
-    """Delete a claim that may have been made and not been seen yet: one that carries `mark`, and is not bound.
+    """Delete an unbound PVC that carries `mark` and may have been created without being observed yet.
 
-    It is looked up by its name when this is carried out; no such claim is as good as one that was deleted.
+    It is looked up by name when the action is applied; if no such PVC exists, the action is done.
     """
 
     namespace: str
@@ -193,66 +205,69 @@ class WithdrawClaim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enlarge:
-    """Ask for a larger volume of a claim, if it still has this uid and asks for less."""
+    """Expand a PVC that still has this UID and requests less."""
 
     namespace: str
     name: str
     uid: str
     size: int
-    """Bytes."""
+    """Size in bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvideCertificate:
-    """Make or renew a certificate in a Secret: ``tls.crt``, ``tls.key``, and as ``ca.crt`` who signed the other end's.
+    """Create or renew a certificate in a Secret: ``tls.crt``, ``tls.key`` and, as ``ca.crt``, the CA of the peers.
 
-    Servers' and clients' certificates are signed by the installation's two authorities for uploads.
+    Server and client certificates are signed by the installation's two upload CAs.
     """
 
     namespace: str
     secret: str
     name: str
-    """Whom it is for; of a client, the name that servers know it by."""
+    """The subject's common name; servers identify a client by it."""
     hosts: tuple[str, ...]
-    """A server's DNS names."""
+    """DNS names of a server."""
     usage: Literal["server", "client"]
     owner: Mapping[str, Any]
-    """The owner reference that the Secret goes with."""
+    """The owner reference of the Secret, with which it is garbage-collected."""
     entry: str = ""
-    """Of a Secret that holds several: the own files are ``<entry>.crt`` and ``<entry>.key``."""
+    """Key prefix in a Secret with several certificates: the files are ``<entry>.crt`` and ``<entry>.key``."""
     beside: tuple[str, ...] = ()
-    """Entries that are needed; others go in time."""
+    """Other entries to keep; entries that are not listed are removed in time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartWorker:
-    """Begin an attempt, unless that attempt or a later one was begun already.
+    """Start an attempt, unless it or a later one was already started.
 
-    In a cluster that is: create `pod`; a pod of this name that exists is left alone.
+    In a cluster this creates `pod`; an existing pod of that name is left unchanged.
     """
 
     claim: str
-    """The uid of the claim that is filled."""
+    """UID of the PVC being filled."""
     attempt: int
-    """Counts from 1."""
+    """Number of the attempt, from 1."""
     work: Work
     namespace: str = ""
-    """The claim's."""
+    """The PVC's namespace."""
     mounts: tuple[Mount, ...] = ()
     fingerprint: str = ""
-    """Changes whenever anything does that the work depends on."""
+    """Digest of all inputs that the work depends on."""
     upload: str = ""
-    """The upload request that it serves."""
+    """Id of the upload request that it serves."""
     pod: Mapping[str, Any] | None = None
     """The whole manifest, where workers are pods."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopWorker:
-    """End an attempt, or clear away one that has ended.  In a cluster: delete the pod if it still has this uid."""
+    """Stop an attempt, or clean up one that has ended.
+
+    In a cluster this deletes the pod if it still has this UID.
+    """
 
     claim: str
-    """The uid of the claim that is filled."""
+    """UID of the PVC being filled."""
     namespace: str = ""
     pod: str = ""
     """The pod's name."""
@@ -277,7 +292,7 @@ Action = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventFact:
-    """Something that happened, told once."""
+    """A Kubernetes Event to be recorded once."""
 
     type: Literal["Normal", "Warning"]
     reason: str
@@ -286,19 +301,19 @@ class EventFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What `reconcile` found: carry the actions out in order, tell the events, then write the status.
+    """The result of `reconcile`: actions to apply in order, then events to record, then the status to write.
 
-    Events and status belong to the object that was reconciled; where that was synthesised (`World.synthetic`) the
-    events belong to its claim and there is no status.  Where an action fails, what comes after it is not done.
+    Events and status belong to the reconciled object; if that was synthesized (`World.synthetic`), the events belong to
+    its PVC and there is no status. If an action fails, nothing after it is done.
     """
 
     actions: tuple[Action, ...] = ()
     events: tuple[EventFact, ...] = ()
     claim_events: tuple[EventFact, ...] = ()
-    """Told of the claim beside what is told of the DataVolume; in a cluster only."""
+    """Events of the PVC, in addition to those of the DataVolume; in a cluster only."""
     status: Mapping[str, Any] | None = None
-    """The whole status as it shall stand; None where it stands so already."""
+    """The complete new status; None if it is unchanged."""
     requeue_after: float | None = None
-    """Look again after so many seconds, even if nothing changes."""
+    """Seconds after which to reconcile again even if nothing changes."""
     wants_worker: bool = False
-    """Everything is there for a worker but the permission to run one (`World.admitted`)."""
+    """Whether only a worker slot is missing (`World.admitted`)."""

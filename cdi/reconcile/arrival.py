@@ -1,4 +1,4 @@
-"""Before a DataVolume has a claim of its own."""
+"""Creation and adoption of a DataVolume's PVC."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cdi.reconcile.world import Claim, World
 
 
 def without_claim(world: World) -> Decision:
-    """The claim is to be made, if all that it is made of is there."""
+    """Create the PVC if everything that it depends on exists."""
     dv = world.datavolume
     if is_settled(dv):
         return claim_lost(dv, dv.metadata.name or "")
@@ -69,13 +69,16 @@ def without_claim(world: World) -> Decision:
 
 
 def _static(world: World, origin: Origin | Wait) -> Decision | None:
-    """Its volume is there already; what it was once made from need not be there any more."""
+    """Return the decision for a PVC whose volume exists with its content; None otherwise.
+
+    The source need not exist.
+    """
     if isinstance(origin, External | Wait):
         return None
     try:
         body = static_claim(world, build_claim(world, origin, None))
     except CdiError:
-        return None  # which is told of where it is made in any other way
+        return None  # The regular path reports the error.
     return None if body is None else _coming(world.datavolume, (CreateObject(body=body),))
 
 
@@ -91,7 +94,7 @@ def _coming(dv: DataVolume, actions: tuple[Action, ...]) -> Decision:
 
 
 def foreign_claim(world: World, claim: Claim) -> Decision:
-    """A claim of that name is not the DataVolume's: it is adopted where that is meant, and otherwise in the way."""
+    """Adopt an existing PVC of the DataVolume's name if that is requested; otherwise report a conflict."""
     dv = world.datavolume
     annotations = dv.metadata.annotations or {}
     meant = (

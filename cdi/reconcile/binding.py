@@ -1,8 +1,8 @@
-"""How a claim comes to its volume in a cluster, and what it waits for meanwhile.
+"""Provisioning of a PVC in a cluster, and what it waits for.
 
-A claim is filled in one of two ways.  *Populated*: its dataSourceRef names a VolumeImportSource, which keeps the
-provisioner away; another claim, the prime, is filled in its place, and then gives it its volume.  *Direct*: the worker
-writes into the claim itself.
+A PVC is filled in one of two ways. *Populated*: its dataSourceRef names a VolumeImportSource, so the provisioner
+ignores it; another PVC, the prime, is filled instead, and its volume is then rebound. *Direct*: the worker writes into
+the PVC itself.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from cdi.reconcile.world import Claim, Objects, World
 
 
 def is_populated(world: World, claim: Claim) -> bool:
-    """Whether another claim is filled in the place of this one."""
+    """Return whether a prime PVC is filled in place of this one."""
     return world.platform.cluster and names_populator(claim.data_ref)
 
 
 def filled_claim(world: World, claim: Claim) -> Claim | None:
-    """The claim that the worker writes into; None where it is yet to be made."""
+    """Return the PVC that the worker writes into; None if it is yet to be created."""
     return world.prime if is_populated(world, claim) else claim
 
 
 def wants_population(dv: DataVolume, storage_class: StorageClass | None, objects: Objects) -> bool:
-    """Whether a new claim of this class is to be populated; a volume given by name or by labels is there already."""
+    """Return whether a new PVC of this class uses the populator.
+
+    A PVC that selects its volume by name or by labels does not, since that volume exists already.
+    """
     spec = dv.spec.claim
     return (
         storage_class is not None
@@ -41,11 +44,11 @@ def wants_population(dv: DataVolume, storage_class: StorageClass | None, objects
 
 
 def provisioner_marks(storage_class: StorageClass | None, objects: Objects) -> dict[str, str]:
-    """The annotations of a new claim that say who makes its volume.
+    """Return the annotations of a new PVC that name its provisioner.
 
-    Kubernetes would write them itself, a moment later: by the one controller that binds all volumes of the cluster,
-    which is allowed twenty writes a second, and spends one in four of ours on this.  Where volumes wait for a consumer
-    it writes them only once there is one, and so it stays.
+    Kubernetes would write them itself a moment later, from the one controller that binds all volumes of the cluster;
+    that is limited to twenty writes per second, and these would take one in four of its writes for our PVCs. For
+    classes with WaitForFirstConsumer Kubernetes writes them only once there is a consumer, and so it stays.
     """
     if storage_class is None or storage_class.waits or not objects.csi_driver(storage_class.provisioner):
         return {}
@@ -53,10 +56,10 @@ def provisioner_marks(storage_class: StorageClass | None, objects: Objects) -> d
 
 
 def class_of(dv: DataVolume, objects: Objects) -> StorageClass | None:
-    """The class that a new claim is made of; None where there is none such.
+    """Return the class for a new PVC; None if there is none.
 
-    Disks of ``storage`` take the default class for virtual machines; ``pvc`` is taken as it is, and so gets the
-    class that Kubernetes would give it.
+    ``storage`` uses the default class for virtual machines; ``pvc`` is used unchanged, and so gets the class that
+    Kubernetes would choose.
     """
     wanted = dv.spec.claim
     if wanted is not None and wanted.storage_class_name is not None:
@@ -65,27 +68,27 @@ def class_of(dv: DataVolume, objects: Objects) -> StorageClass | None:
 
 
 def for_machines(dv: DataVolume) -> bool:
-    """Whether the default class for virtual machines counts."""
+    """Return whether the default class for virtual machines is preferred."""
     return dv.spec.pvc is None and dv.spec.content_type != ContentType.ARCHIVE
 
 
 def binds_at_once(dv: DataVolume, claim: Claim) -> bool:
-    """Somebody asked not to wait for a consumer."""
+    """Return whether immediate binding is requested, without waiting for a consumer."""
     return ANN_IMMEDIATE_BINDING in {**(dv.metadata.annotations or {}), **claim.annotations}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standstill:
-    """Nothing can be written yet."""
+    """The reason why nothing can be written to a volume yet."""
 
     phase: Literal[Phase.PENDING, Phase.WAIT_FOR_FIRST_CONSUMER, Phase.PENDING_POPULATION]
     wait: Wait
 
 
 def standstill(world: World, claim: Claim) -> Standstill | None:
-    """What keeps a worker from being given the volume of `claim` that is not bound; None where one can start.
+    """Return what blocks the start of a worker on the unbound PVC `claim`; None if one can start.
 
-    For a populated claim None means: the prime can be made, or a worker can be started on it.
+    For a PVC with a populator None means that the prime can be created, or that a worker can be started on it.
     """
     storage_class = world.objects.storage_class(claim.storage_class) if claim.storage_class else None
     populated = is_populated(world, claim)
@@ -101,7 +104,7 @@ def standstill(world: World, claim: Claim) -> Standstill | None:
         )
         return Standstill(phase=phase, wait=Wait(reason=phase.value, message=text))
     if waits:
-        # The scheduler has the volume made once the worker's pod is there.
+        # The scheduler triggers provisioning once the worker's pod exists.
         return None
     waiting = world.prime if populated else claim
     if waiting is None or waiting.phase == "Bound":

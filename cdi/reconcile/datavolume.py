@@ -1,13 +1,12 @@
-"""What becomes of a DataVolume.
+"""Reconciler of DataVolumes.
 
     (new) ── Pending ── PVCBound ── ImportScheduled ── ImportInProgress ── Succeeded
                 │          │        CloneScheduled     CloneInProgress  └─ Failed
                 │          └─────── UploadScheduled    UploadReady
-                └────────── WaitForFirstConsumer, PendingPopulation: until somebody wants it
+                └────────── WaitForFirstConsumer, PendingPopulation: until the volume has a consumer
 
-The phase follows from what is observed: the claim, what the claim's ledger remembers, and the worker.  What a worker
-told is written into the ledger (`cdi.reconcile.ledger`) before anything follows from it, so losing any action, or
-seeing an old state, at worst repeats a step.
+The phase is derived from observed state: the PVC, its ledger and the worker. A worker's result is written into the
+ledger (`cdi.reconcile.ledger`) before anything acts on it, so a lost action or a stale read at worst repeats a step.
 """
 
 from __future__ import annotations
@@ -78,7 +77,10 @@ from cdi.reconcile.world import Claim, Worker, World
 
 
 def reconcile(world: World) -> Plan:
-    """One step: no I/O, no clock, the same world gives the same plan."""
+    """Return the plan for one reconcile.
+
+    It is a pure function: no I/O, no clock, the same world gives the same plan.
+    """
     dv = world.datavolume
     if dv.metadata.deletion_timestamp is not None:
         return Plan(actions=(*released(world), *unprepared(world)))
@@ -101,7 +103,7 @@ def reconcile(world: World) -> Plan:
     events = told(dv, operation_of(dv), decision.state, decision.events) if changed else Events()
     return Plan(
         actions=actions,
-        # There is but the claim to tell anything of where the DataVolume is made up.
+        # A synthesized DataVolume does not exist in the API, so its events go to the PVC.
         events=(*events.steps, *events.claim) if world.synthetic else (*events.steps, *events.failure),
         claim_events=() if world.synthetic else events.claim,
         status=status if changed and not world.synthetic else None,
@@ -115,7 +117,7 @@ def _is_own(world: World, claim: Claim) -> bool:
 
 
 def _with_own_worker(world: World, claim: Claim | None) -> World:
-    """Without a worker whose pod is that of an earlier claim of the same name."""
+    """Drop a worker whose pod belongs to an earlier PVC of the same name."""
     pod = world.worker.pod if world.worker is not None else None
     if pod is None:
         return world
@@ -124,7 +126,10 @@ def _with_own_worker(world: World, claim: Claim | None) -> World:
 
 
 def _inherited_labels(dv: DataVolume, claim: Claim) -> PatchObject | None:
-    """KubeVirt's own labels go from the source to the claim and on to the DataVolume; what it says itself stays."""
+    """Return a patch with KubeVirt's own labels that the PVC inherited from the source.
+
+    Labels that the DataVolume already has are kept.
+    """
     own = dv.metadata.labels or {}
     labels = {name: text for name, text in claim.labels.items() if propagates(name) and name not in own}
     if not labels:
@@ -180,18 +185,18 @@ def _with_claim(world: World, claim: Claim) -> Decision:
     decision = replace(decision, actions=(*decision.actions, *left, *cleared(world, claim, ledger, final=final)))
     if world.platform.cluster and any(isinstance(action, StartWorker) for action in decision.actions):
         ledger = ledger.begins()
-    # Of what the storage has made the volume itself says all: nothing is written into a claim that has none yet, since
-    # every provisioner would look at it again, and tell of it.
+    # If the storage created the volume, the volume records everything. An unbound PVC is not written, because each
+    # write makes every provisioner sync it and record an Event.
     told_by_volume = isinstance(settled, Rebinding) and by_storage(claim) is not None
     if ledger != recorded and not told_by_volume:
-        # Written down by the first of the actions: none of those that follow from it is carried out without it.
+        # The first action writes the ledger, so no action that depends on it is applied without it.
         decision = replace(decision, ledger=ledger)
     restarts = max(0, max(ledger.attempt, worker.attempt if worker else 0) - 1)
     return replace(decision, state=replace(decision.state, restarts=restarts))
 
 
 def _recorded(world: World, claim: Claim) -> Ledger:
-    """The ledger; of a volume that another importer filled before this one came, one that says so."""
+    """Return the recorded ledger; for a volume that another importer filled earlier, a ledger that is done."""
     text = claim.annotations.get(ANNOTATION)
     if text is None and world.platform.cluster and world.worker is None and claim.phase == "Bound":
         told = claim.annotations.get(ANN_POD_PHASE) == "Succeeded"
@@ -209,7 +214,17 @@ def _follow(
     *,
     news: bool,
 ) -> Decision:
-    """`news`: that the last attempt ended was not written down before."""
+    """Return the decision for a PVC.
+
+    Args:
+        world: The observed state.
+        claim: The PVC.
+        ledger: Its ledger, updated with the worker's result.
+        request: The upload request of a local client.
+        settled: State of rebinding the volume, if the PVC uses a populator and its content is complete.
+        news: Whether the end of the last attempt was not recorded before.
+
+    """
     worker = world.worker
     if isinstance(settled, Refuse):
         return failed(claim, settled.failure)
@@ -241,12 +256,12 @@ def _follow(
 
 
 def _request(world: World, claim: Claim) -> UploadRequest | None:
-    """What a client on this machine brings; in a cluster it comes to the worker itself."""
+    """Return the upload request of a client on this machine; in a cluster clients connect to the worker itself."""
     return None if world.platform.cluster else UploadRequest.read(claim.annotations.get(uploads.ANNOTATION))
 
 
 def _reading(world: World, claim: Claim, worker: Worker) -> tuple[tuple[Action, ...], str]:
-    """Of a clone by copying: what its pod needs of the one that reads, and what keeps that."""
+    """Return, for a host-assisted clone, the source pod's actions and the reason why the source pod is not running."""
     filled = filled_claim(world, claim)
     if world.clones is None or filled is None or is_copied(claim) is None:
         return (), ""
@@ -258,8 +273,9 @@ def _reading(world: World, claim: Claim, worker: Worker) -> tuple[tuple[Action, 
 
 
 def _superseded(world: World, claim: Claim, worker: Worker) -> tuple[Action, ...]:
-    """A pod that cannot begin makes way where it would be made otherwise now: what keeps it may have been corrected
-    since, in CDI, CDIConfig or the controller's options.  So does one whose scratch space is being deleted.
+    """Return the action that stops a pod that cannot start, if its template has changed or its scratch PVC is deleted.
+
+    What blocks the pod may have been corrected since in CDI, CDIConfig or the controller's options.
     """
     pod, filled = worker.pod, filled_claim(world, claim)
     if pod is None or filled is None:
@@ -278,7 +294,10 @@ def _superseded(world: World, claim: Claim, worker: Worker) -> tuple[Action, ...
 
 
 def _after_failure(world: World, claim: Claim, ledger: Ledger, failure: Failure, *, news: bool) -> Decision | None:
-    """None where it is time for another attempt.  What is news is told first, however late it was seen."""
+    """Return the state after a failed attempt; None if the next attempt is due.
+
+    A failure that was not recorded before is always shown first, however late it is observed.
+    """
     end = ended(world, claim, ledger, failure)
     if end is not None:
         return end
@@ -298,7 +317,7 @@ def _after_failure(world: World, claim: Claim, ledger: Ledger, failure: Failure,
 
 
 def _prepared(world: World, claim: Claim) -> Prepared | Wait | Refuse | None:
-    """The next attempt's work; None where a client must bring it first, or there is nothing to fill yet."""
+    """Return the work of the next attempt; None if an upload must be requested first or there is no PVC to fill yet."""
     filled = filled_claim(world, claim)
     if filled is None:
         return None
@@ -369,7 +388,7 @@ def _next_attempt(world: World, claim: Claim, ledger: Ledger, request: UploadReq
         decision,
         actions=actions,
         wants_worker=not world.admitted,
-        # A pod of that name that is in the way makes no sound.
+        # An unrelated pod of that name causes no event for this object when it is deleted, so poll.
         requeue_after=world.retries.patience if world.platform.cluster else None,
     )
 

@@ -1,4 +1,4 @@
-"""What may be said of a DataVolume, and what goes with it: one function for each thing that can be the matter."""
+"""Constructors for the possible states of a DataVolume, one function for each."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _MESSAGE = 1024
 RUNS = "Pod is running"
 """The reason of the Running condition, letter for letter that of KubeVirt's CDI."""
 ON_THE_WAY = (Reason.PENDING, Reason.CONTAINER_CREATING)
-"""What every pod goes through before it runs, as reasons of `cdi.reconcile.world.Hold`."""
+"""Reasons of `cdi.reconcile.world.Hold` that every pod passes through before it runs."""
 IMAGE = f"{GROUP}/image."
-"""What is known of a finished import, as annotations of its claim: ``image.digest`` and so on."""
+"""Prefix of the PVC annotations that describe a finished import: ``image.digest`` and so on."""
 VERIFIED_BY = f"{IMAGE}verifiedBy"
 DISK_SIZE = f"{IMAGE}diskSize"
-"""Bytes of the disk as it stood on the volume when it was filled."""
+"""Annotation with the disk's size in bytes at the time when the volume was filled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """A state and what has to be done for it."""
+    """A state and the actions that it requires."""
 
     state: State
     actions: tuple[Action, ...] = ()
@@ -42,18 +42,18 @@ class Decision:
     wants_worker: bool = False
     events: tuple[EventFact, ...] = ()
     pod: str | None = None
-    """For the claim's ``storage.pod.phase``; None leaves it."""
+    """Value of the PVC's ``storage.pod.phase``; None leaves it unchanged."""
     ledger: Ledger | None = None
     outcome: Outcome | None = None
-    """Of an import that has just succeeded."""
+    """The outcome of an import that has just succeeded."""
     prime_pod: str | None = None
-    """As `pod`, for the prime claim where it is another word."""
+    """Value of ``storage.pod.phase`` for the prime PVC, if it differs from `pod`."""
     marks: Mapping[str, str | None] = field(default_factory=dict)
-    """Further annotations of the claim."""
+    """Further annotations of the PVC."""
 
 
 def operation_of(dv: DataVolume) -> Operation:
-    """What brings its content; a source that is not known yet counts as an import."""
+    """Return the operation that provides the content; an unknown source counts as an import."""
     if dv.spec.is_clone:
         return "Clone"
     if dv.spec.source is not None:
@@ -64,7 +64,7 @@ def operation_of(dv: DataVolume) -> Operation:
 
 
 def running(world: World, claim: Claim, worker: Worker, last: Failure | None) -> Decision:
-    """Return what a worker that has not ended shows; `last` is how the attempt before it failed."""
+    """Return the state for a worker that has not ended; `last` is the failure of the attempt before it."""
     pod = worker.pod
     if pod is not None and (not pod.started or pod.hold is not None):
         usual = pod.hold is None or pod.hold.reason in ON_THE_WAY
@@ -88,16 +88,16 @@ def running(world: World, claim: Claim, worker: Worker, last: Failure | None) ->
 
 
 def _has_moved(progress: Progress | None) -> bool:
-    """Whether an attempt has come further than asking for its source."""
+    """Return whether an attempt has got past requesting its source."""
     if progress is None:
         return False
     return progress.fetched > 0 or progress.written > 0 or progress.phase not in ("preparing", "transferring")
 
 
 def failing(world: World, claim: Claim, failure: Failure, worker: Worker | None) -> Decision:
-    """Return what is shown from a failed try until bytes flow again, whether `worker` waits itself or is yet to begin.
+    """Return the state from a failed try until data flows again, whether `worker` is backing off or has yet to start.
 
-    KubeVirt's CDI shows the same while its importer's container waits to be restarted.
+    KubeVirt's CDI shows the same while its importer container waits to be restarted.
     """
     state = State(
         phase=phase_of(world.datavolume, Phase.IMPORT_IN_PROGRESS, Phase.CLONE_IN_PROGRESS, Phase.UPLOAD_READY),
@@ -111,7 +111,7 @@ def failing(world: World, claim: Claim, failure: Failure, worker: Worker | None)
 
 
 def _held(world: World, claim: Claim, worker: Worker, pod: Pod) -> Decision:
-    """A pod that does not run, or may not run any more."""
+    """Return the state for a pod that does not run, or is about to stop."""
     hold = pod.hold or Hold(reason=Reason.PENDING, message=f"Pod {pod.name} has not begun")
     dv = world.datavolume
     state = State(
@@ -128,7 +128,7 @@ def _held(world: World, claim: Claim, worker: Worker, pod: Pod) -> Decision:
 
 
 def succeeded(claim: Claim, ledger: Ledger, message: str, outcome: Outcome | None = None) -> Decision:
-    """The volume is complete: `message`, or what it was verified by."""
+    """Return the state of a complete volume, with `message` or what it was verified by."""
     verified = ", ".join(outcome.verified_by) if outcome is not None else claim.annotations.get(VERIFIED_BY, "")
     text = message or (f"verified by {verified}" if verified else "")
     state = State(
@@ -143,7 +143,14 @@ def succeeded(claim: Claim, ledger: Ledger, message: str, outcome: Outcome | Non
 
 
 def failed(claim: Claim | None, failure: Failure, running: Aspect | None = None) -> Decision:
-    """It ends here, without a claim of its own where None; `running` is the condition where its message is another."""
+    """Return the final failed state.
+
+    Args:
+        claim: The DataVolume's own PVC; None if there is none.
+        failure: The cause.
+        running: The Running condition, if it differs from the failure's message.
+
+    """
     state = State(
         phase=Phase.FAILED,
         bound=bound_aspect(claim) if claim is not None else no(Reason.NOT_FOUND, "No PVC found"),
@@ -155,7 +162,7 @@ def failed(claim: Claim | None, failure: Failure, running: Aspect | None = None)
 
 
 def claim_lost(dv: DataVolume, name: str) -> Decision:
-    """It had its volume, and the volume is no more."""
+    """Return the failed state of a DataVolume whose volume was lost."""
     error = ClaimLost(f"the volume of PVC {dv.metadata.namespace}/{name} is lost")
     state = State(
         phase=Phase.FAILED,
@@ -168,7 +175,7 @@ def claim_lost(dv: DataVolume, name: str) -> Decision:
 
 
 def pending(claim: Claim | None, wait: Wait, phase: Phase = Phase.PENDING) -> Decision:
-    """Not bound, for one reason."""
+    """Return the state of a DataVolume whose PVC is not bound."""
     if wait.reason in (Reason.ERR_CLAIM_NOT_VALID, Reason.ERR_EXCEEDED_QUOTA):
         bound = no(wait.reason, wait.message)
     elif claim is None:
@@ -186,7 +193,7 @@ def pending(claim: Claim | None, wait: Wait, phase: Phase = Phase.PENDING) -> De
 
 
 def held_up(claim: Claim, wait: Wait) -> Decision:
-    """Bound, and something else is missing."""
+    """Return the state of a DataVolume whose PVC is bound but that waits for something else."""
     state = State(
         phase=Phase.PVC_BOUND,
         bound=bound_aspect(claim),
@@ -198,7 +205,7 @@ def held_up(claim: Claim, wait: Wait) -> Decision:
 
 
 def upload_ready(claim: Claim, failure: Failure | None) -> Decision:
-    """A client is waited for, again where the last upload failed."""
+    """Return the state of waiting for an upload, again after a failed one."""
     message = f"waits for: cdi upload -n {claim.namespace} {claim.name} FILE"
     state = State(
         phase=Phase.UPLOAD_READY,
@@ -215,14 +222,17 @@ def _wait_event(wait: Wait) -> tuple[EventFact, ...]:
 
 
 def bound_aspect(claim: Claim) -> Aspect:
-    """Whether the claim has its volume."""
+    """Return the Bound condition of a PVC."""
     if claim.phase == "Bound":
         return yes(Reason.BOUND, f"PVC {claim.name} Bound")
     return no(Reason.PENDING, f"PVC {claim.name} Pending")
 
 
 def is_settled(dv: DataVolume) -> bool:
-    """It had its volume; without it, it is not imported again behind its users' backs."""
+    """Return whether the DataVolume had its volume.
+
+    If the volume is lost afterwards, it is not silently imported again.
+    """
     phase = dv.status.phase if dv.status is not None else None
     bound = find_condition(dv.status.conditions if dv.status else None, ConditionType.BOUND)
     return phase == Phase.SUCCEEDED or (
@@ -231,7 +241,7 @@ def is_settled(dv: DataVolume) -> bool:
 
 
 def phase_of(dv: DataVolume, imports: Phase, clones: Phase, uploaded: Phase) -> Phase:
-    """The one of three that belongs to its operation."""
+    """Return the one of three phases that belongs to the DataVolume's operation."""
     operation = operation_of(dv)
     match operation:
         case "Import":
@@ -245,9 +255,9 @@ def phase_of(dv: DataVolume, imports: Phase, clones: Phase, uploaded: Phase) -> 
 
 
 def progress_of(worker: Worker | None) -> str:
-    """As ``status.progress`` has it."""
+    """Return the value of ``status.progress``."""
     fraction = worker.progress.fraction if worker is not None and worker.progress is not None else None
     if fraction is None:
         return PROGRESS_UNKNOWN
-    # 100.0% is said of a volume that is verified, not of one whose last byte came.
+    # 100.0% is reserved for a verified volume; receiving the last byte is not enough.
     return progress(min(fraction, 0.9999))

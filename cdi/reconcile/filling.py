@@ -1,4 +1,4 @@
-"""What is decided in a cluster only: prime claims, scratch space, pods, and what is shown of them."""
+"""Cluster-only decisions: prime PVCs, scratch space, worker pods, and the annotations that show them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from cdi.reconcile.world import Claim, Pod, Worker, World
 
 
 def before_filling(world: World, claim: Claim) -> Decision | None:
-    """What there is to do or to wait for until a worker can be given a volume; None where one can."""
+    """Return the decision that applies until a worker can be given a volume; None if one can start."""
     origin = find_origin(world)
     if isinstance(origin, Refuse):
         return failed(claim, origin.failure)
@@ -88,7 +88,7 @@ def _misbound(claim: Claim) -> ClaimMisbound:
 
 
 def there_already(world: World, claim: Claim) -> Decision:
-    """The volume came with its content."""
+    """Return the state of a PVC whose volume came with its content."""
     if world.platform.cluster and claim.phase != "Bound":
         still = standstill(world, claim)
         if still is not None:
@@ -97,7 +97,7 @@ def there_already(world: World, claim: Claim) -> Decision:
 
 
 def rebinding(world: World, claim: Claim, actions: tuple[Action, ...]) -> Decision:
-    """The content is complete, and the target is about to get its volume."""
+    """Return the state in which the content is complete and the target is being bound to its volume."""
     message = f"the content is complete; PVC {claim.name} is being bound to its volume"
     state = State(
         phase=_handing_over(world, claim),
@@ -124,7 +124,7 @@ def _handing_over(world: World, claim: Claim) -> Phase:
 
 
 def scratch_first(world: World, claim: Claim, ledger: Ledger) -> Decision | None:
-    """Where the last attempt lacked scratch space: what there is to do until it is there; None once it is."""
+    """Create scratch space after an attempt that lacked it; return None once the scratch PVC is usable."""
     filled = filled_claim(world, claim)
     if not world.platform.cluster or filled is None or ledger.failure is None or ledger.failure.code != SCRATCH_NEEDED:
         return None
@@ -150,12 +150,12 @@ def scratch_first(world: World, claim: Claim, ledger: Ledger) -> Decision | None
 
 
 def has_scratch(world: World) -> bool:
-    """The next attempt gets scratch space."""
+    """Return whether the next attempt gets scratch space."""
     return world.scratch is not None and not world.scratch.deleting
 
 
 def in_use(world: World, target: Claim) -> Wait | None:
-    """Somebody has the volume that a worker is to write into."""
+    """Return what to wait for if other pods use the volume to be written; None if none do."""
     filled = filled_claim(world, target)
     if not world.platform.cluster or filled is None:
         return None
@@ -173,14 +173,19 @@ def in_use(world: World, target: Claim) -> Wait | None:
 
 
 def for_pods(world: World, filled: Claim) -> World:
-    """The world with the places that a pod has."""
+    """Return the world with the paths used inside a pod."""
     return replace(world, layout=pod_layout(filled, scratch=has_scratch(world)))
 
 
 def in_pod(
     world: World, target: Claim, filled: Claim, prepared: Prepared, number: int, upload: str
 ) -> tuple[Action, ...]:
-    """What begins an attempt.  Raises `InvalidManifest`."""
+    """Return the actions that start an attempt in a pod.
+
+    Raises:
+        InvalidManifest: An annotation or a setting is invalid.
+
+    """
     pod = _pod(world, target, filled, _attempt(world, prepared, number, upload))
     start = StartWorker(
         claim=filled.uid,
@@ -220,20 +225,25 @@ def _pod(world: World, target: Claim, filled: Claim, attempt: Attempt) -> dict[s
 
 
 def cannot_begin(pod: Pod) -> bool:
-    """Something keeps it that waiting will not cure."""
+    """Return whether a pod is blocked by something that does not resolve without a change."""
     usual = (Reason.PENDING, Reason.CONTAINER_CREATING, NODE_LOST)
     return not pod.started and not pod.deleting and pod.hold is not None and pod.hold.reason not in usual
 
 
 def lost_scratch(world: World, pod: Pod) -> bool:
-    """Its scratch space is being deleted before it has begun: that stays as long as the pod, which waits for it."""
+    """Return whether the scratch PVC of a pod that has not started is being deleted.
+
+    The pod waits for the scratch PVC, and the scratch PVC is not removed while the pod exists.
+    """
     return pod.scratch and not pod.started and not pod.deleting and not has_scratch(world)
 
 
 def outdated(world: World, target: Claim, filled: Claim, prepared: Prepared, worker: Worker) -> tuple[Action, ...]:
-    """What ends a pod that would be made otherwise now; nothing where it would be the same.
+    """Return the action that stops a pod whose template has changed; empty if it is unchanged.
 
-    Raises `InvalidManifest`.
+    Raises:
+        InvalidManifest: An annotation or a setting is invalid.
+
     """
     assert worker.pod is not None
     wanted = _pod(world, target, filled, _attempt(world, prepared, worker.attempt, worker.upload))
@@ -242,7 +252,7 @@ def outdated(world: World, target: Claim, filled: Claim, prepared: Prepared, wor
 
 
 def limits_of(world: World) -> Limits:
-    """What the annotations ask for; nothing where they cannot be followed."""
+    """Return the limits from the annotations; no limits if the annotations are invalid."""
     try:
         knobs = read_knobs(world.datavolume.metadata.annotations)
     except InvalidManifest:
@@ -251,7 +261,7 @@ def limits_of(world: World) -> Limits:
 
 
 def relimited(world: World, worker: Worker) -> tuple[Action, ...]:
-    """Tell a running worker what its limits are now."""
+    """Return the patch that gives a running worker its current limits."""
     pod = worker.pod
     wanted = limits_of(world).to_json()
     if pod is None or pod.deleting or pod.limits == wanted:
@@ -266,7 +276,7 @@ def relimited(world: World, worker: Worker) -> tuple[Action, ...]:
 
 
 def marks(world: World, claim: Claim, decision: Decision, status: Mapping[str, Any]) -> dict[str, str | None]:
-    """Annotations of the claim beside those that every mode has."""
+    """Return the PVC annotations that are specific to clusters."""
     state, populated = decision.state, is_populated(world, claim)
     wanted: dict[str, str | None] = {
         ANN_BOUND_CONDITION: state.bound.status.value.lower(),

@@ -1,4 +1,4 @@
-"""Where a DataVolume's content comes from, once its references are followed."""
+"""Resolution of a DataVolume's source, including references."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ from cdi.reconcile.world import Claim, DataRef, Objects, Platform, World
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Import:
-    """From outside, or blank."""
+    """A source outside the cluster, or a blank disk."""
 
     kind: SourceKind
     source: SourceHttp | SourceS3 | SourceGcs | SourceRegistry | SourceBlank
     kept_in: str | None = None
-    """The name of the VolumeImportSource that says so, where it is not the DataVolume."""
+    """Name of the VolumeImportSource that holds the source; None if the DataVolume does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """A client brings it."""
+    """A source that a client uploads."""
 
     kept_in: str | None = None
-    """The name of the VolumeUploadSource that says so, where it is not the DataVolume."""
+    """Name of the VolumeUploadSource that requests it; None if the DataVolume does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clone:
-    """Of another claim, or of a snapshot."""
+    """Another PVC or a snapshot as the source."""
 
     namespace: str
     name: str
@@ -62,7 +62,7 @@ class Clone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class External:
-    """Of the claim's own dataSource or dataSourceRef: somebody else fills it."""
+    """A dataSource or dataSourceRef of another populator or of the storage, which fills the PVC."""
 
 
 Origin = Import | Upload | Clone | External
@@ -70,17 +70,17 @@ Origin = Import | Upload | Clone | External
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wait:
-    """Nothing to be done until something else changes."""
+    """The result for a source that cannot be used until something else changes."""
 
     reason: str
     message: str
-    """The one thing that it waits for, and how to bring it about."""
+    """What is missing, and the remedy."""
     event: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refuse:
-    """It will never come to be."""
+    """A source that can never be used."""
 
     failure: Failure
 
@@ -90,21 +90,24 @@ class Refuse:
 
 
 def find_origin(world: World) -> Origin | Wait | Refuse:
-    """Follow sourceRef and look at the source's kind; whether it can be used now is another question."""
+    """Resolve the source and check its kind.
+
+    Whether the source can be used now is not checked.
+    """
     spec = world.datavolume.spec
     if spec.checkpoints:
         return Refuse.because(
             SourceNotSupported("warm imports (checkpoints) are not supported by this build", where="spec.checkpoints")
         )
     if spec.content_type not in (None, "", *ContentType) and not world.synthetic:
-        # Of a claim without a DataVolume any other word always meant a disk.
+        # For a PVC without a DataVolume any unknown content type has always meant a disk.
         remedy = f"delete it, and make another one with {' or '.join(ContentType)}"
         what = f"{shown(str(spec.content_type))} is no content type"
         return Refuse.because(InvalidManifest(what, where="spec.contentType", remedy=remedy))
     claim = _own_claim(world)
     kept = pinned(claim.annotations if claim else {})
     if kept is not None:
-        # What the size was taken from is what is cloned, even if a DataSource has moved on meanwhile.
+        # Clone the source that the size was taken from, even if the DataSource has been updated meanwhile.
         namespace, name, snapshot = kept
         return Clone(namespace=namespace, name=name, kind="VolumeSnapshot" if snapshot else "PersistentVolumeClaim")
     if world.platform.cluster and claim is not None and names_clone_source(claim.data_ref):
@@ -141,7 +144,7 @@ def find_origin(world: World) -> Origin | Wait | Refuse:
 
 
 def _data_ref(dv: DataVolume, claim: Claim | None) -> DataRef | None:
-    """What fills the claim, as the claim says it, or as the DataVolume says it of a claim that is yet to be made."""
+    """Return the data source reference of the PVC, or of the DataVolume's template if there is no PVC yet."""
     if claim is not None:
         return claim.data_ref
     wanted = dv.spec.claim
@@ -256,7 +259,7 @@ def _of_source(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broken:
-    """A DataSource that leads nowhere."""
+    """A DataSource that does not resolve."""
 
     reason: Literal[
         Reason.NO_SOURCE,
@@ -269,9 +272,9 @@ class Broken:
 
 
 def follow(data_source: DataSource, objects: Objects) -> SourcePvc | SourceSnapshot | Broken:
-    """The volume or snapshot that a DataSource stands for.
+    """Resolve a DataSource to its PVC or snapshot.
 
-    As in KubeVirt's CDI a DataSource may point to another one of its namespace, and that one to none.
+    As in KubeVirt's CDI a DataSource may refer to another one in its namespace, which must not refer to a third.
     """
     end = _direct(data_source)
     if end is not None:
@@ -313,7 +316,7 @@ def _direct(data_source: DataSource) -> SourcePvc | SourceSnapshot | None:
 
 
 def examine_clone(world: World, clone: Clone) -> Claim | Wait | Refuse:
-    """The source claim, if it can be cloned now: there, bound, populated, and not larger than the target."""
+    """Return the source PVC if it can be cloned now: it exists, is bound, populated, and not larger than the target."""
     dv, objects = world.datavolume, world.objects
     place = f"{clone.namespace}/{clone.name}"
     if (clone.namespace, clone.name) == (dv.metadata.namespace, dv.metadata.name):
@@ -351,7 +354,7 @@ def examine_clone(world: World, clone: Clone) -> Claim | Wait | Refuse:
 
 
 def populating(claim: Claim, objects: Objects) -> str | None:
-    """What still happens, or failed, on a claim that is to be cloned."""
+    """Return why a source PVC is not populated, or None if it is."""
     if claim.controller_kind == "DataVolume":
         owner = objects.data_volume(claim.namespace, claim.controller_name)
         phase = (owner.status.phase if owner and owner.status else None) or "new"
@@ -361,7 +364,7 @@ def populating(claim: Claim, objects: Objects) -> str | None:
 
 
 def requested_size(dv: DataVolume) -> int | None:
-    """Bytes that the manifest asks for."""
+    """Return the size in bytes that the manifest requests."""
     claim = dv.spec.claim
     size = claim.size if claim else None
     return size.bytes if size is not None else None

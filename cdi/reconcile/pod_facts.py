@@ -1,7 +1,7 @@
-"""What a pod says of the attempt that runs in it.
+"""Parse the status of worker pods.
 
-A pod's status is what a kubelet and a scheduler wrote, and its termination message what a worker wrote that had a
-stranger's image in its hands: nothing of it is believed before it was checked.
+The pod status is written by a kubelet and a scheduler, and the termination message by a worker that has processed an
+untrusted image: nothing of it is used without validation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cdi.reconcile.pod import ANN_ATTEMPT, ANN_FINGERPRINT, ANN_LIMITS, ANN_SPEC
 from cdi.reconcile.world import Hold, Pod, Worker
 
 WORKERS = frozenset({COMPONENT_IMPORTER, COMPONENT_UPLOAD_SERVER})
-"""Of pods that fill a volume: the value of the label `LABEL_COMPONENT`."""
+"""Values of the label `LABEL_COMPONENT` of pods that fill a volume."""
 NODE_LOST = "NodeLost"
 TERMINATING = "Terminating"
 _IMAGE_TROUBLE = frozenset(
@@ -47,10 +47,14 @@ def observe_pod(
     refused: Failure | None = None,
     node_lost: bool = False,
 ) -> Worker | None:
-    """From a pod as the API has it; None where it is no worker of ours.
+    """Parse a pod from the API; return None if it is not a worker pod.
 
-    `progress` and `refused` are what the pod told when it was last asked; `node_lost` that its node is gone or not
-    ready.
+    Args:
+        pod: The API object.
+        progress: The progress that the pod reported when it was last polled.
+        refused: The failure of the last rejected upload, reported in the same way.
+        node_lost: Whether its node does not exist or is not ready.
+
     """
     metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
     annotations = metadata.get("annotations") or {}
@@ -66,7 +70,7 @@ def observe_pod(
     container = _container(status)
     state = container.get("state") or {}
     terminated = state.get("terminated")
-    # What else runs in the pod (a mesh's proxy) does not matter: the attempt is over when its container is.
+    # Other containers of the pod (a service mesh's proxy) do not count: the attempt ends with the worker's container.
     ended = terminated is not None or status.get("phase") in ("Succeeded", "Failed")
     created = _seconds(metadata.get("creationTimestamp")) or 0.0
     began = _seconds((state.get("running") or terminated or {}).get("startedAt")) or created
@@ -109,9 +113,9 @@ def observe_pod(
 
 
 def hold_of(pod: Mapping[str, Any]) -> Hold | None:
-    """Why a pod does not run although nothing of it has failed yet; None where it does, or has ended.
+    """Return why a pod does not run although it has not failed; None if it runs or has ended.
 
-    The pod need not be one of ours: the importers of others stand still for the same reasons.
+    This also works for pods of other importers, which are blocked for the same reasons.
     """
     status = pod.get("status") or {}
     container = _container(status)
@@ -121,9 +125,9 @@ def hold_of(pod: Mapping[str, Any]) -> Hold | None:
 
 
 def outcome_of(pod: Mapping[str, Any], identity: str) -> tuple[Outcome, float] | None:
-    """How a pod of ours ended, whatever it was for, and when (seconds since the epoch); None while it has not.
+    """Return the outcome of a pod created by CDI and its end (seconds since the epoch); None while it runs.
 
-    A success counts where its outcome's id is `identity`.
+    A success counts only if the outcome's id equals `identity`.
     """
     metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
     terminated = (_container(status).get("state") or {}).get("terminated")
@@ -135,7 +139,7 @@ def outcome_of(pod: Mapping[str, Any], identity: str) -> tuple[Outcome, float] |
 
 
 def _container(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The worker's, of a pod's status."""
+    """Return the worker container's status."""
     return next(
         (one for one in status.get("containerStatuses") or () if one.get("name") == CONTAINER), {"name": CONTAINER}
     )
@@ -150,7 +154,7 @@ def _scheduled(status: Mapping[str, Any]) -> bool | None:
 
 
 def _hold(pod: Mapping[str, Any], container: Mapping[str, Any], *, node_lost: bool) -> Hold | None:
-    """Why it does not run, or not as it should; the first thing that stands in its way."""
+    """Return the first reason why the pod does not run, or does not run properly."""
     metadata, spec, status = pod.get("metadata") or {}, pod.get("spec") or {}, pod.get("status") or {}
     name, node = metadata.get("name"), spec.get("nodeName")
     deleting = metadata.get("deletionTimestamp") is not None
@@ -184,7 +188,7 @@ def _hold(pod: Mapping[str, Any], container: Mapping[str, Any], *, node_lost: bo
         return Hold(reason=Reason.IMAGE_PULL_FAILED, message=text)
     if reason in _CREATING:
         return Hold(reason=Reason.CONTAINER_CREATING, message=message or f"Pod {name} is being made on node {node}")
-    # CreateContainerConfigError and the like carry their own name.
+    # CreateContainerConfigError and similar reasons are used as they are.
     return Hold(reason=_word(reason), message=f"Pod {name}: {message or reason}")
 
 
@@ -199,7 +203,7 @@ def _outcome(pod: Mapping[str, Any], terminated: Mapping[str, Any], document: Ma
             outcome = Outcome.from_json(json.dumps(document["outcome"]))
         except ValueError:
             outcome = None
-        # A success counts only where everything agrees on it.
+        # A success counts only if the exit status and the id agree with it.
         if outcome is not None and (
             outcome.failure is not None if code != 0 else (outcome.failure is None and outcome.id == claim)
         ):
@@ -208,7 +212,7 @@ def _outcome(pod: Mapping[str, Any], terminated: Mapping[str, Any], document: Ma
 
 
 def _cause(pod: Mapping[str, Any], terminated: Mapping[str, Any]) -> CdiError:
-    """Of an end without a word of the worker's own."""
+    """Infer the failure of a container that ended without a termination message of its own."""
     spec, status = pod.get("spec") or {}, pod.get("status") or {}
     node = spec.get("nodeName") or "no node"
     reason, code = str(terminated.get("reason") or ""), terminated.get("exitCode")
@@ -238,7 +242,7 @@ def _cause(pod: Mapping[str, Any], terminated: Mapping[str, Any]) -> CdiError:
 
 
 def _document(message: object) -> dict[str, Any]:
-    """The termination message, if it is one of ours; it may be cut off, or the end of a log."""
+    """Parse the termination message; return an empty dict if it is truncated or the end of a log."""
     if not isinstance(message, str) or not 2 <= len(message) <= _LONGEST_MESSAGE or message[0] != "{":
         return {}
     try:
@@ -262,13 +266,13 @@ def _printable(text: str) -> Iterator[str]:
 
 
 def _word(text: str) -> str:
-    """As a condition's reason can be."""
+    """Return the text reduced to the characters allowed in a condition's reason."""
     word = "".join(character for character in text if character.isascii() and character.isalnum())
     return word[:64] or "Unknown"
 
 
 def _seconds(text: object) -> float | None:
-    """Of RFC 3339."""
+    """Parse an RFC 3339 timestamp to seconds since the epoch."""
     try:
         return datetime.fromisoformat(str(text)).timestamp()
     except (ValueError, OverflowError):

@@ -1,12 +1,12 @@
-"""From a filled prime claim to a target that has its volume, and everything cleared away.
+"""Rebinding of a filled volume from the prime PVC to the target, and cleanup.
 
-The content is in one PersistentVolume.  A volume is deleted when the claim that its claimRef names goes away, so the
-prime claim is removed only once the claimRef names the target:
+The content is in one PersistentVolume. A volume is deleted with the PVC that its claimRef names, so the prime PVC is
+deleted only once the claimRef names the target:
 
     filled ── Rebind ── claimRef names the target ─┬─ target Bound
                                                    └─ prime deleted
 
-Each step is told from what is observed, so that it does not matter who did the one before, or how often.
+Each step is derived from observed state only, so it does not matter which process did the previous step, or how often.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from cdi.reconcile.world import WITHOUT_CLAIM, Claim, Pod, Volume, World
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebinding:
-    """The target does not have its volume yet."""
+    """The state before the target is bound to its volume."""
 
     actions: tuple[Action, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gone:
-    """The content is lost before the target had it."""
+    """The state in which the content was lost before the target was bound to it."""
 
 
 def settle(world: World, claim: Claim, ledger: Ledger) -> Rebinding | Gone | Refuse | None:
-    """Where the volume of a populated claim is, whose content is complete; None: where it belongs."""
+    """Return the state of rebinding a PVC whose content is complete; None if it is bound to the right volume."""
     volume = _filled_volume(world, ledger)
     if claim.phase == "Bound":
         stranded = volume is not None and volume.name != claim.volume_name and _is_primes(volume, ledger)
@@ -52,7 +52,7 @@ def settle(world: World, claim: Claim, ledger: Ledger) -> Rebinding | Gone | Ref
         return Rebinding()
     prime = world.prime if world.prime is not None and world.prime.uid == ledger.claim else None
     if volume is None:
-        # Of a claim that is bound there is a volume, even if it has not been seen yet.
+        # If the prime PVC is bound, its volume exists even if it has not been observed yet.
         return Rebinding() if prime is not None and prime.phase == "Bound" and not prime.deleting else Gone()
     if not _is_primes(volume, ledger) or volume.phase in WITHOUT_CLAIM:
         return Gone()
@@ -71,9 +71,9 @@ def settle(world: World, claim: Claim, ledger: Ledger) -> Rebinding | Gone | Ref
 
 
 def seal(world: World, claim: Claim, ledger: Ledger) -> Ledger:
-    """What else is to be known once the prime claim is filled: which volume holds the content.
+    """Return the ledger with the volume that holds the content, once the prime PVC is filled.
 
-    That a volume was given to the target says that it was complete, even where the ledger was lost.
+    A volume that was rebound to the target was complete, so this is recovered even if the ledger was lost.
     """
     if ledger.done and ledger.volume:
         return ledger
@@ -91,12 +91,12 @@ def seal(world: World, claim: Claim, ledger: Ledger) -> Ledger:
 
 
 def _is_given(volume: Volume, claim: Claim) -> bool:
-    """It was handed over to this very claim."""
+    """Return whether the volume was handed over to this very PVC."""
     return volume.claim_uid == volume.filled_for == claim.uid
 
 
 def volume_of(world: World, prime: Claim) -> Volume | None:
-    """What a prime claim has got, which may be bound to it any moment; None while there is nothing yet."""
+    """Return the volume that a prime PVC is bound to or about to be bound to; None if there is none yet."""
     if prime.volume_name:
         return world.objects.volume(prime.volume_name)
     made = world.objects.volumes_for(prime.namespace, prime.name)
@@ -121,9 +121,15 @@ def _is_primes(volume: Volume, ledger: Ledger) -> bool:
 
 
 def cleared(world: World, claim: Claim, ledger: Ledger, *, final: bool) -> tuple[Action, ...]:
-    """Remove what is needed no more: ended workers, the prime claim once its volume is the target's, scratch space.
+    """Return the actions that remove ended workers, scratch space, and the prime PVC once its volume is the target's.
 
-    `final`: it is done, or failed for good.  What is to be retained stays, and so does the claim that it ran on.
+    Args:
+        world: The observed state.
+        claim: The target PVC.
+        ledger: Its ledger.
+        final: Whether the operation succeeded or failed for good. A pod that is to be retained stays, and so does the
+            PVC that it used.
+
     """
     if not world.platform.cluster:
         return ()
@@ -149,12 +155,12 @@ def cleared(world: World, claim: Claim, ledger: Ledger, *, final: bool) -> tuple
 
 
 def stopped(namespace: str, pod: Pod) -> StopWorker:
-    """End this very pod."""
+    """Stop exactly this pod."""
     return StopWorker(claim=pod.claim, namespace=namespace, pod=pod.name, pod_uid=pod.uid)
 
 
 def released(world: World) -> tuple[Action, ...]:
-    """For a claim that is going away: its worker would hold it back."""
+    """Stop the worker of a PVC that is being deleted, since the pod would delay the deletion."""
     pod = world.worker.pod if world.worker is not None else None
     if pod is None or pod.deleting:
         return ()
@@ -162,20 +168,20 @@ def released(world: World) -> tuple[Action, ...]:
 
 
 def _may_go(world: World, claim: Claim, prime: Claim, ledger: Ledger, *, final: bool) -> bool:
-    """Whether deleting the prime claim can take nothing along that is wanted."""
+    """Return whether deleting the prime PVC loses no content that is needed."""
     if not ledger.done:
-        # It failed for good: what it holds is half an image.
+        # It failed for good: the content is incomplete.
         return final and is_populated(world, claim)
     volume = world.objects.volume(prime.volume_name or ledger.volume)
     if volume is not None:
-        # At once, before anybody finds that it lost its volume and says so.
+        # Delete it at once, before it is marked as Lost and events about that are recorded.
         return volume.claim_uid == claim.uid
-    # A claim that is Lost has no volume that could go with it; one that is not has one that was not seen yet.
+    # A Lost PVC has no volume that could be deleted with it; any other has one that may not have been observed yet.
     return final and (prime.phase == "Lost" or not prime.volume_name)
 
 
 def replaced(prime: Claim) -> tuple[Action, ...]:
-    """A prime claim whose volume was lost before it was filled makes way for another."""
+    """Delete a prime PVC whose volume was lost before it was filled, so that it is recreated."""
     return () if prime.deleting else (_delete(prime),)
 
 

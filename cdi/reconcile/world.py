@@ -1,4 +1,4 @@
-"""What a reconciler sees: facts that were observed before it was called, and the time."""
+"""Input of a reconciler: the facts observed before the call, and the time."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataRef:
-    """What a claim's ``dataSourceRef`` (or ``dataSource``) names."""
+    """A reference to an object in a PVC's ``dataSourceRef`` (or ``dataSource``)."""
 
     group: str
     """The API group; empty for the core group."""
     kind: str
     name: str
     namespace: str | None = None
-    """None for the claim's own."""
+    """None for the PVC's own namespace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +42,9 @@ class Claim:
     phase: str
     """Pending, Bound or Lost."""
     why_pending: str = ""
-    """What keeps it from being bound, a sentence; empty while nothing is wrong."""
+    """The reason why it is not bound, as a sentence; empty if nothing is wrong."""
     capacity: int | None = None
-    """Bytes, once it is bound."""
+    """Size in bytes; None until it is bound."""
     controller_kind: str = ""
     controller_name: str = ""
     controller_uid: str = ""
@@ -53,25 +53,25 @@ class Claim:
     volume_mode: str = "Filesystem"
     access_modes: tuple[str, ...] = ()
     storage_class: str | None = None
-    """``spec.storageClassName``: None where nobody said, empty for none at all."""
+    """``spec.storageClassName``: None if unset, empty for no class at all."""
     requested: int | None = None
-    """Bytes that it asks for (``spec.resources.requests.storage``)."""
+    """Requested size in bytes (``spec.resources.requests.storage``)."""
     volume_name: str = ""
-    """The PersistentVolume that it is bound to, or asks for."""
+    """The PersistentVolume that it is bound to or requests (``spec.volumeName``)."""
     data_ref: DataRef | None = None
     selected_node: str = ""
-    """Where its first consumer shall run (``volume.kubernetes.io/selected-node``)."""
+    """The node chosen for its first consumer (``volume.kubernetes.io/selected-node``)."""
     deleting: bool = False
     finalizers: tuple[str, ...] = ()
-    """Who keeps it from going once it is deleted."""
+    """Finalizers, which keep a deleted PVC in existence."""
     version: str = ""
-    """Its resourceVersion; empty where nobody else writes."""
+    """Its resourceVersion; empty if there are no concurrent writers."""
     path: str | None = None
-    """The volume's directory where this machine has it."""
+    """The volume's directory, if it is on this machine."""
 
 
 WITHOUT_CLAIM = ("Released", "Failed")
-"""Phases of a PersistentVolume whose claim went away."""
+"""Phases of a PersistentVolume whose claim was deleted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,101 +81,101 @@ class Volume:
     name: str
     uid: str
     claim_uid: str = ""
-    """Of the claim that ``spec.claimRef`` names; empty where it names none."""
+    """UID of the PVC that ``spec.claimRef`` names; empty if it names none."""
     claim_namespace: str = ""
     claim_name: str = ""
     phase: str = "Bound"
     """Pending, Available, Bound, Released or Failed."""
     capacity: int | None = None
-    """Bytes."""
+    """Size in bytes."""
     volume_mode: str = "Filesystem"
     access_modes: tuple[str, ...] = ()
     storage_class: str = ""
     reclaim: str = "Delete"
-    """What becomes of it when its claim goes: Delete, Retain, or Recycle (``persistentVolumeReclaimPolicy``)."""
+    """``persistentVolumeReclaimPolicy``: Delete, Retain or Recycle."""
     filled_for: str = ""
-    """The uid of the claim that it was handed over to, with its content complete; empty where it never was."""
+    """UID of the PVC that the volume was handed over to with complete content; empty if it never was."""
     deleting: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """By which a pod is found."""
+    """A Service, through which a pod is reached."""
 
     name: str
     uid: str
     claim: str = ""
-    """The uid of the claim that it was made for: its controlling owner."""
+    """UID of its controlling owner, the PVC that it was created for; empty if it has none."""
     deleting: bool = False
 
     @property
     def foreign(self) -> bool:
-        """It was made by somebody else."""
+        """Whether the Service was not created by this controller."""
         return not self.claim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
-    """Why a pod does not run although nothing of it has failed yet."""
+    """The reason why a pod does not run although none of its containers has failed yet."""
 
     reason: str
-    """Unschedulable, ImagePullFailed, ContainerCreating, NodeLost …: a reason of the Running condition."""
+    """A reason of the Running condition: Unschedulable, ImagePullFailed, ContainerCreating, NodeLost …"""
     message: str
     """Cause and remedy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
-    """The pod that an attempt runs in."""
+    """The pod of a worker attempt."""
 
     name: str
     uid: str
     claim: str
-    """The uid of the claim that it fills: its controlling owner."""
+    """UID of its controlling owner, the PVC that it fills."""
     node: str = ""
-    """Empty until it is scheduled."""
+    """The node's name; empty until it is scheduled."""
     started: bool = False
-    """Its container runs, or has run."""
+    """Whether its container is running or has run."""
     scheduled: bool | None = None
-    """What the scheduler said; None where it has not spoken."""
+    """Status of the PodScheduled condition; None if the condition is absent."""
     hold: Hold | None = None
     deleting: bool = False
     limits: str = ""
     """The annotation with its limits (`cdi.api.job.Limits`)."""
     scratch: bool = False
-    """It has scratch space."""
+    """Whether it has scratch space."""
     serves: bool = False
-    """It is there to be sent to: an upload server, or the pod that takes a clone."""
+    """Whether it accepts data: an upload server, or the target pod of a clone."""
     ready: bool = False
-    """It says that it can be."""
+    """Whether its container reports ready."""
     spec: str = ""
-    """A digest of what it was made from."""
+    """Digest of the template that it was created from."""
     address: str = ""
-    """Its own address in the cluster's network, once it has one."""
+    """Its pod IP; empty until it has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """The newest attempt to fill a claim."""
+    """The newest attempt to fill a PVC."""
 
     attempt: int
     running: bool
-    """It has not ended; its pod may still be waiting to begin (`Pod.started`)."""
+    """Whether it has not ended; its container may not have started yet (`Pod.started`)."""
     started: float
     """Seconds since the epoch."""
     ended: float | None = None
     progress: Progress | None = None
     outcome: Outcome | None = None
-    """Set once it is not running; a worker that ended without one has a failure ``WorkerLost``."""
+    """Set once it is not running; a worker that ended without an outcome has a failure ``WorkerLost``."""
     fingerprint: str = ""
-    """Of what it was started with (`StartWorker.fingerprint`)."""
+    """Digest of the inputs that it was started with (`StartWorker.fingerprint`)."""
     upload: str = ""
     pod: Pod | None = None
     """None where workers are processes."""
     journal: str = ""
-    """What it left for the next attempt where its volume cannot keep it."""
+    """State for the next attempt, if its volume cannot keep it."""
     refused: Failure | None = None
-    """Why it did not take the last upload; it waits for another."""
+    """Why it rejected the last upload; it is waiting for another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,24 +183,26 @@ class Input:
     """A Secret or ConfigMap that exists."""
 
     version: str
-    """Changes with its content."""
+    """A token that changes with its content."""
     keys: frozenset[str]
     refused: str = ""
-    """Why it may not be looked at, and what to do about that; then nothing else is known of it."""
+    """Why it must not be read, and the remedy; if set, nothing else is known about it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pods:
-    """How worker pods are made: from the controller's own options, CDIConfig and the CDI object."""
+    """Settings for worker pods, from the controller's options, CDIConfig and the CDI object."""
 
     image: str = ""
-    """The container image that holds the worker."""
+    """The container image of the worker."""
     pull_policy: str = "IfNotPresent"
     pull_secrets: tuple[str, ...] = ()
-    """CDIConfig's imagePullSecrets, by name."""
+    """Names from CDIConfig's imagePullSecrets."""
     resources: Mapping[str, Any] = field(default_factory=dict)
-    """CDIConfig's podResourceRequirements as an API object (``limits``, ``requests``); what it leaves open is filled
-    in with the usual (`cdi.reconcile.pod`)."""
+    """CDIConfig's podResourceRequirements as an API object (``limits``, ``requests``).
+
+    Omitted values get the defaults of `cdi.reconcile.pod`.
+    """
     placement: Mapping[str, Any] = field(default_factory=dict)
     """The CDI object's ``spec.workload`` as an API object: ``nodeSelector``, ``affinity``, ``tolerations``."""
     verbosity: int = 1
@@ -209,24 +211,24 @@ class Pods:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """What CDIConfig says, resolved."""
+    """The resolved values of CDIConfig."""
 
     preallocation: bool = False
     proxy: Proxy = field(default_factory=Proxy)
     trusted_ca: InputRef | None = None
-    """Certificates of the proxy."""
+    """The CA certificates of the proxy."""
     insecure_registries: frozenset[str] = frozenset()
-    """``host`` or ``host:port``."""
+    """Registries as ``host`` or ``host:port``."""
     labels: Mapping[str, str] = field(default_factory=dict)
-    """For every object that is made, beside its own."""
+    """Labels added to every created object."""
     scratch_class: str | None = None
     """The storage class of scratch space; None for the default one."""
     overhead: Fraction = NO_OVERHEAD
-    """What a file system keeps for itself, as a part of the disk's size (`cdi.api.overhead`)."""
+    """Filesystem overhead as a fraction of the disk's size (`cdi.api.overhead`)."""
     overheads: Mapping[str, Fraction] = field(default_factory=dict)
-    """The same for single storage classes."""
+    """Filesystem overhead by storage class."""
     adopts: bool = False
-    """A DataVolume takes a claim of its name that nobody controls, unless its annotation says otherwise."""
+    """Whether a DataVolume adopts a PVC of its name that has no controller, unless its annotation says otherwise."""
     clone_strategy: str | None = None
     """The CDI object's cloneStrategyOverride."""
     pods: Pods = field(default_factory=Pods)
@@ -234,7 +236,7 @@ class Config:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What a StorageProfile says where a DataVolume's storage leaves it open."""
+    """Values of a StorageProfile for fields that a DataVolume's ``storage`` leaves unset."""
 
     access_modes: tuple[str, ...] = ("ReadWriteOnce",)
     volume_mode: str = "Filesystem"
@@ -242,41 +244,41 @@ class Profile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
-    """When a failed attempt is followed by another.  Pauses are spread by a quarter either way."""
+    """Retry policy for failed attempts, with a jitter of 25 % either way."""
 
     budget: int | None = 10
-    """How often in a row a passing fault may come without progress; None for any number of times."""
+    """Maximum number of consecutive transient failures without progress; None for no limit."""
     base: float = 1.0
-    """Seconds before the second attempt after a passing fault; each further one waits twice as long."""
+    """Delay in seconds before the second attempt after a transient failure; it doubles with each further one."""
     longest: float = 120.0
-    """Seconds, the longest of these pauses."""
+    """Maximum of these delays, in seconds."""
     base_on_change: float = 10.0
-    """Seconds before the second attempt at what only somebody else can mend; each further one waits twice as long."""
+    """Delay in seconds before the second attempt after a failure that only a user can resolve; it doubles as well."""
     longest_on_change: float = 60.0
-    """Seconds, the longest of these pauses."""
+    """Maximum of these delays, in seconds."""
     patience: float = 60.0
-    """Seconds between looks at what tells nobody that it has changed."""
+    """Polling interval, in seconds, for state whose changes cause no event."""
 
 
 CLUSTER_RETRIES: Final = Retries(budget=None, longest=240.0, longest_on_change=240.0)
-"""As KubeVirt's CDI does it: any number of times, with pauses that grow to five minutes.  Nobody sits and waits."""
+"""Unlimited retries with delays of up to five minutes, as in KubeVirt's CDI: no user is waiting in the foreground."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platform:
-    """What the place that this runs in can do."""
+    """Capabilities of the environment."""
 
     local_files: bool = False
-    """Manifests may name files of this machine (a key ring)."""
+    """Whether manifests may name files of this machine (a key ring)."""
     snapshots: bool = False
     image_streams: bool = False
     cluster: bool = False
-    """Workers are pods, and volumes are made by others: `World` holds what that needs."""
+    """Whether workers are pods and volumes are provisioned by other controllers; `World` holds what that requires."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where a worker finds its volume and its other things."""
+    """Paths that a worker uses for its volume, scratch space and inputs."""
 
     disk: str
     directory: str
@@ -284,11 +286,11 @@ class Layout:
     journal: str | None
     scratch: str | None
     inputs: str
-    """Below it, one directory for each mount."""
+    """Parent directory, with one directory for each mount."""
 
 
 class Objects(Protocol):
-    """The other objects, as they were observed; looking one up does no I/O."""
+    """A read-only view of the observed objects; lookups do no I/O."""
 
     def claim(self, namespace: str, name: str) -> Claim | None: ...
 
@@ -300,28 +302,31 @@ class Objects(Protocol):
 
     def profile(self, storage_class: str | None) -> Profile: ...
 
-    # Those below are asked in a cluster only (`Platform.cluster`).
+    # The methods below are called in a cluster only (`Platform.cluster`).
 
     def storage_class(self, name: str) -> StorageClass | None: ...
 
     def default_storage_class(self, *, virtualization: bool) -> StorageClass | None:
-        """The one for claims that name none; with `virtualization` the one for virtual machines goes before it
-        (`cdi.reconcile.storageclass.default_class`).
+        """Return the class for PVCs that name none (`cdi.reconcile.storageclass.default_class`).
+
+        Args:
+            virtualization: Prefer the default class for virtual machines.
+
         """
 
     def csi_driver(self, provisioner: str) -> bool:
-        """A CSIDriver object of this name exists."""
+        """Return whether a CSIDriver object of this name exists."""
 
     def offer(self, storage_class: str | None, *, virtualization: bool) -> Offer:
-        """What a claim that names this class (None: names none) is completed from (`cdi.reconcile.sizing.offer`)."""
+        """Return the defaults for a PVC of this class (None: no class named), see `cdi.reconcile.sizing.offer`."""
 
     def volume(self, name: str) -> Volume | None: ...
 
     def volumes_for(self, namespace: str, claim: str) -> tuple[Volume, ...]:
-        """Those whose claimRef names this claim, which need not exist."""
+        """Return the PersistentVolumes whose claimRef names this PVC, which need not exist."""
 
     def users(self, namespace: str, claim: str) -> tuple[str, ...]:
-        """Pods, none of ours, that have the volume of a claim or are about to: they have not ended."""
+        """Return the names of unfinished pods, not created by CDI, that use the volume of a PVC or are about to."""
 
     def import_source(self, namespace: str, name: str) -> VolumeImportSource | None: ...
 
@@ -330,54 +335,56 @@ class Objects(Protocol):
     def service(self, namespace: str, name: str) -> Service | None: ...
 
     def worker(self, namespace: str, pod: str) -> Worker | None:
-        """The worker in the pod of this name, as `cdi.reconcile.pod_facts.observe_pod` sees it."""
+        """Return the worker in the pod of this name, as parsed by `cdi.reconcile.pod_facts.observe_pod`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """The server did not let an action be carried out."""
+    """An action that the API server rejected."""
 
     action: Action
     failure: Failure
-    """Of the `CdiError`, by `cdi.reconcile.refusal.refusal_of`."""
+    """The failure made from the `CdiError` by `cdi.reconcile.refusal.refusal_of`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """Everything that decides what becomes of one volume.
+    """The complete input for reconciling one DataVolume.
 
-    In a cluster it is put together by `cdi.reconcile.cluster.observe`.
+    In a cluster it is assembled by `cdi.reconcile.cluster.observe`.
     """
 
     now: float
     """Seconds since the epoch."""
     datavolume: DataVolume
-    """Synthesised where a claim asks for an import by itself (`synthetic`)."""
+    """The DataVolume; synthesized if the PVC itself requests an import (`synthetic`)."""
     objects: Objects
     worker: Worker | None
-    """Of the claim that is filled: the prime claim where there is one to be, else the DataVolume's own."""
+    """The worker of the PVC being filled: the prime PVC if the PVC uses a populator, else the DataVolume's own PVC."""
     layout: Layout | None
-    """None until the claim exists."""
+    """None until the PVC exists."""
     config: Config = field(default_factory=Config)
     retries: Retries = field(default_factory=Retries)
     platform: Platform = field(default_factory=Platform)
     admitted: bool = True
-    """There is room for one more worker."""
+    """Whether there is a free slot for one more worker."""
     turn: str = ""
-    """Why not, where `admitted` is False."""
+    """The queue message, if `admitted` is False."""
     synthetic: bool = False
-    """There is no DataVolume: events are told of the claim, and there is no status to be written."""
+    """There is no DataVolume: events are recorded on the PVC, and no status is written."""
     prime: Claim | None = None
-    """The claim that is filled in the target's place (`cdi.api.names.prime_claim`)."""
+    """The prime PVC, which is filled in place of the target (`cdi.api.names.prime_claim`)."""
     scratch: Claim | None = None
-    """The scratch space of the claim that is filled."""
+    """The scratch PVC of the PVC being filled."""
     service: Service | None = None
-    """Of the name that the upload server of that claim has, whoever made it."""
+    """The Service with the name of that PVC's upload server, whoever created it."""
     clones: CloneFacts | None = None
-    """What else is observed for clones; in a cluster only."""
+    """Further facts for clones; in a cluster only."""
     refusal: Refusal | None = None
-    """Set only for the reconcile right after a plan of this very world that could not be carried out: that gives a
-    plan without the refused action, whose status and events say why.  The next one tries again."""
+    """The rejected action of the previous plan, set only for the reconcile that follows at once with the same input.
+
+    The plan then omits that action, and its status and events give the reason. The next reconcile tries it again.
+    """
 
 
 Operation = Literal["Import", "Upload", "Clone"]
