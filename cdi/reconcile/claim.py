@@ -1,4 +1,4 @@
-"""The PersistentVolumeClaim of a DataVolume."""
+"""Manifests of PVCs: a DataVolume's own, its prime PVC and its scratch PVC."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ from cdi.reconcile.world import Claim, World
 
 _NOT_INHERITED = "kubectl.kubernetes.io/last-applied-configuration"
 _INHERITED = frozenset({ANN_IMMEDIATE_BINDING, ANN_POD_RETAIN, ANN_EXTERNAL_POPULATION})
-"""Requests that other programs look for on the claim."""
+"""Annotations of CDI that other programs read on the PVC."""
 
 
 def owner_reference(dv: DataVolume) -> dict[str, Any]:
-    """The DataVolume as the claim's controller: the claim goes with it."""
+    """Return an owner reference to the DataVolume as the controller, so that the PVC is garbage-collected with it."""
     return {
         "apiVersion": dv.group_version,
         "kind": dv.kind_name(),
@@ -59,9 +59,9 @@ def owner_reference(dv: DataVolume) -> dict[str, Any]:
 
 
 def build_claim(world: World, origin: Origin, source: Claim | None) -> dict[str, Any]:
-    """The claim's manifest: what the DataVolume says, completed from the storage profile and the clone's source.
+    """Build the PVC's manifest from the DataVolume, with defaults from the storage profile and the clone's source.
 
-    In a cluster raises what `cdi.reconcile.sizing.complete_claim` does.
+    In a cluster it raises the errors of `cdi.reconcile.sizing.complete_claim`.
     """
     dv = world.datavolume
     wanted = dv.spec.claim
@@ -76,7 +76,7 @@ def build_claim(world: World, origin: Origin, source: Claim | None) -> dict[str,
     labels = {**world.config.labels, **(dv.metadata.labels or {}), **COMMON_LABELS}
     content = content_type(dv)
     annotations = {
-        # Our own group's annotations on a DataVolume are requests; on a claim some of them are facts.
+        # On a DataVolume the annotations of CDI's own group are requests, but on a PVC some of them state facts.
         name: text
         for name, text in (dv.metadata.annotations or {}).items()
         if name != _NOT_INHERITED and (name in _INHERITED or not name.startswith(f"{GROUP}/"))
@@ -136,7 +136,10 @@ def _machine_spec(world: World) -> dict[str, Any]:
 
 
 def _cluster_spec(world: World) -> dict[str, Any]:
-    """``pvc`` as it is, ``storage`` completed; both name their class, so that no later default makes it another."""
+    """Return the spec: ``pvc`` unchanged, ``storage`` with defaults.
+
+    Both name their class, so that a later change of the default class has no effect.
+    """
     dv, objects = world.datavolume, world.objects
     wanted = dv.spec.claim
     spec: dict[str, Any] = wanted.to_dict() if wanted is not None else {}
@@ -147,7 +150,7 @@ def _cluster_spec(world: World) -> dict[str, Any]:
         spec = complete_claim(spec, offer, archive=content_type(dv) is ContentType.ARCHIVE, sized=not dv.spec.is_clone)
     elif spec.get("storageClassName") is None and storage_class is not None:
         spec["storageClassName"] = storage_class.name
-    # A class without an object can be the name of volumes that were made by hand: then they are what is offered.
+    # A class without an object may name manually created volumes; these then provide the defaults.
     if storage_class is None and not offer.sets and not spec.get("volumeName") and not spec.get("selector"):
         name = spec.get("storageClassName")
         if name != "":
@@ -159,7 +162,7 @@ def _cluster_spec(world: World) -> dict[str, Any]:
 
 
 def build_source(dv: DataVolume, origin: Import | Upload) -> dict[str, Any]:
-    """The VolumeImportSource or VolumeUploadSource that a claim names, so that provisioners leave it alone."""
+    """Build the VolumeImportSource or VolumeUploadSource of a PVC, whose reference makes provisioners ignore the PVC."""
     assert dv.spec.source is not None
     uid = dv.metadata.uid or ""
     imports = isinstance(origin, Import)
@@ -181,7 +184,7 @@ def build_source(dv: DataVolume, origin: Import | Upload) -> dict[str, Any]:
 
 
 def build_prime(world: World, target: Claim) -> dict[str, Any]:
-    """The claim that is filled in the target's place: like it, without what keeps the provisioner away."""
+    """Build the prime PVC, which is filled in place of the target: the same spec without the dataSourceRef."""
     annotations = {
         ANN_CREATED_BY_CONTROLLER: "yes",
         ANN_CONTENT_TYPE: content_type(world.datavolume).value,
@@ -189,7 +192,7 @@ def build_prime(world: World, target: Claim) -> dict[str, Any]:
         ANN_IMMEDIATE_BINDING: "",
     }
     if target.selected_node:
-        # The volume is made for that node at once, without waiting for the worker's pod to be scheduled.
+        # The volume is provisioned for that node at once, before the worker's pod is scheduled.
         annotations[ANN_SELECTED_NODE] = target.selected_node
     if target.annotations.get(ANN_POD_RETAIN) == "true":
         annotations[ANN_POD_RETAIN] = "true"
@@ -205,7 +208,10 @@ def build_prime(world: World, target: Claim) -> dict[str, Any]:
 
 
 def build_scratch(world: World, filled: Claim) -> dict[str, Any]:
-    """Room for what cannot be decoded as it comes: as much as the volume, whatever its file system keeps."""
+    """Build the scratch PVC, for content that cannot be decoded as a stream.
+
+    It has the usable size of the volume, plus filesystem overhead if that is a block device.
+    """
     size = filled.requested or filled.capacity or 0
     name = world.config.scratch_class or filled.storage_class
     if filled.volume_mode == "Block":
@@ -238,5 +244,5 @@ def _temporary(
 
 
 def populated_for(claim: Claim, dv: DataVolume) -> bool:
-    """The claim came with its content, and that is meant for this DataVolume."""
+    """Return whether the PVC came with its content, intended for this DataVolume."""
     return claim.annotations.get(ANN_POPULATED_FOR) == dv.metadata.name

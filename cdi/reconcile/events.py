@@ -1,4 +1,4 @@
-"""What is told of a DataVolume's course: an event for each new phase and for each new failure."""
+"""Events of a DataVolume: one for each new phase and for each new failure."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _STEPS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Events:
-    """What there is to tell of one step."""
+    """The events of one reconcile."""
 
     steps: tuple[EventFact, ...] = ()
-    """Of the DataVolume's course."""
+    """Phase changes."""
     failure: tuple[EventFact, ...] = ()
-    """Of a failed attempt, with the reason of the condition Running: about the DataVolume."""
+    """Failed attempts, with the reason of the Running condition, to record on the DataVolume."""
     claim: tuple[EventFact, ...] = ()
-    """Of a failed attempt: about the claim."""
+    """Failed attempts, to record on the PVC."""
 
 
 EVENT_OF_CLAIM: Mapping[Operation, EventReason] = {
@@ -47,13 +47,20 @@ EVENT_OF_CLAIM: Mapping[Operation, EventReason] = {
     "Upload": EventReason.UPLOAD_FAILED,
     "Clone": EventReason.CLONE_FAILED,
 }
-"""What a claim's event about a failed attempt is called."""
+"""Reason of the PVC's event about a failed attempt."""
 
 
 def told(dv: DataVolume, operation: Operation, state: State, others: tuple[EventFact, ...]) -> Events:
-    """The events of the step from the DataVolume's present status to `state`; `others` only if they are news.
+    """Return the events for the change from the DataVolume's current status to `state`.
 
-    A failed attempt is told twice, as KubeVirt's CDI does.
+    A failed attempt gives two events, on the DataVolume and on the PVC, as in KubeVirt's CDI.
+
+    Args:
+        dv: The DataVolume with its current status.
+        operation: The DataVolume's operation.
+        state: The new state.
+        others: Further events, included only if the Ready message changes.
+
     """
     before = (dv.status.phase if dv.status else None) or ""
     known = dv.status.conditions if dv.status else None
@@ -85,7 +92,7 @@ def told(dv: DataVolume, operation: Operation, state: State, others: tuple[Event
     of_claim = EVENT_OF_CLAIM[operation]
     return Events(
         steps=tuple(events),
-        # An end has an event of its own.
+        # The final failure has an event of its own.
         failure=() if state.phase is Phase.FAILED else (failure,),
         claim=(replace(failure, reason=of_claim),),
     )

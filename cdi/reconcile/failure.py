@@ -1,4 +1,4 @@
-"""Errors as they are remembered."""
+"""Conversion of errors to stored failures."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from cdi.api.job import Failure
 
 
 def as_failure(error: CdiError) -> Failure:
-    """An error as it stands in an outcome and in status."""
+    """Return an error in the form stored in outcomes and in the status."""
     return Failure.of(error)

@@ -1,4 +1,4 @@
-"""From a DataVolume to the `Job` that a worker needs: each field crosses here, once."""
+"""Conversion of a DataVolume to the `Job` of a worker."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ ACCESS_KEY, SECRET_KEY, SESSION_TOKEN = "accessKeyId", "secretKey", "sessionToke
 SERVICE_ACCOUNT, DOCKER_CONFIG = "credentials.json", ".dockerconfigjson"
 KEYRING = "keyring"
 SECTOR = 512
-"""A disk is a whole number of these, bytes."""
+"""Sector size in bytes; a disk's size is a multiple of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """All that a worker is started with."""
+    """The input of a worker, with the files it needs."""
 
     work: Work
     mounts: tuple[Mount, ...] = ()
@@ -63,10 +63,21 @@ class _Missing(Exception):
 def prepare(
     world: World, claim: Claim, origin: Origin, *, source: Claim | None, upload: UploadRequest | None
 ) -> Prepared | Wait:
-    """The work that fills `claim`; `source` is the claim that is cloned, `upload` what the client brings.
+    """Build the work that fills `claim`.
 
-    Waits where a Secret or ConfigMap is missing or lacks a key.  Raises `InvalidManifest` where the DataVolume's
-    annotations cannot be followed.
+    Args:
+        world: The observed state.
+        claim: The PVC to fill.
+        origin: The resolved source.
+        source: The PVC to clone, if the source is one.
+        upload: The upload request of a local client.
+
+    Returns:
+        The work, or what to wait for if a Secret or ConfigMap is missing or lacks a key.
+
+    Raises:
+        InvalidManifest: An annotation of the DataVolume is invalid.
+
     """
     assert world.layout is not None
     try:
@@ -76,7 +87,10 @@ def prepare(
 
 
 def for_attempt(prepared: Prepared, number: int) -> Prepared:
-    """The same work, for attempt `number` (from 1).  The fingerprint stays: the work has not changed."""
+    """Return the same work for attempt `number` (from 1).
+
+    The fingerprint stays the same, because the inputs have not changed.
+    """
     work = prepared.work
     if number == 1 or not isinstance(work, Job):
         return prepared
@@ -88,7 +102,7 @@ def content_type(dv: DataVolume) -> ContentType:
 
 
 def disk_size(dv: DataVolume, capacity: int | None) -> int | None:
-    """The disk's size in bytes: what was asked for, else what the claim has; whole sectors."""
+    """Return the disk's size in bytes: the requested size, else the PVC's capacity, rounded up to whole sectors."""
     size = requested_size(dv)
     if size is None:
         size = capacity
@@ -96,9 +110,9 @@ def disk_size(dv: DataVolume, capacity: int | None) -> int | None:
 
 
 def file_size(claim: Claim, config: Config) -> int | None:
-    """Bytes of the largest disk image for which the claim's file system has room, however much it keeps for itself.
+    """Return the size in bytes of the largest disk image that fits the PVC's filesystem after overhead.
 
-    Reckoned from what was asked for: a volume that came out larger gives the same disk as any other.
+    It is computed from the requested size, so a volume that was provisioned larger gets a disk of the same size.
     """
     asked = claim.requested if claim.requested is not None else claim.capacity
     if asked is None:
@@ -106,12 +120,12 @@ def file_size(claim: Claim, config: Config) -> int | None:
     if claim.capacity is not None:
         asked = min(asked, claim.capacity)
     overhead = overhead_of(claim.storage_class, config)
-    # A disk below 1 MiB is none: so small a volume has what room it has.
+    # Volumes for disks below 1 MiB do not exist, so a smaller volume just gets the space that it has.
     return usable(asked, overhead) or int(asked / (1 + overhead)) // SECTOR * SECTOR
 
 
 class _Builder:
-    """Collects the inputs while it maps the fields."""
+    """Builder that collects the mounted inputs while it converts the fields."""
 
     def __init__(self, world: World, layout: Layout, claim: Claim) -> None:
         self._dv = world.datavolume
@@ -157,7 +171,7 @@ class _Builder:
             size=self._size(),
             checksum=checksum,
             policy=knobs.policy(preallocation=self._preallocation(), keyring=self._keyring(knobs)),
-            # What is unpacked cannot be gone on with, and the directory is the guest's alone.
+            # An archive import cannot be resumed, and the directory must contain only the archive's files.
             journal=None if self._platform.cluster and content is ContentType.ARCHIVE else layout.journal,
             scratch=layout.scratch,
         )
@@ -192,7 +206,7 @@ class _Builder:
 
     def _upload(self, upload: UploadRequest | None) -> SourceSpec:
         if upload is None:
-            # In a cluster the worker is there first, and waits for whoever comes.
+            # In a cluster the upload server is started before a client connects.
             return StreamSourceSpec(descriptor=0)
         if upload.path is not None:
             return FileSourceSpec(path=upload.path)
@@ -251,7 +265,7 @@ class _Builder:
     # --- inputs -----------------------------------------------------------------------------------------------
 
     def _mount(self, place: str, kind: str, name: str, *, needs: Iterable[str] = ()) -> tuple[str, frozenset[str]]:
-        """Its directory and keys."""
+        """Mount an object and return its directory and keys."""
         ref = InputRef(kind="Secret" if kind == "Secret" else "ConfigMap", namespace=self._namespace, name=name)
         keys = self._look(ref, needs)
         directory = f"{self._layout.inputs}/{place}"
@@ -334,7 +348,10 @@ class _Builder:
         return f"{directory}/{key}"
 
     def _is_allowed_insecure(self, knobs: Knobs) -> bool:
-        """In a cluster it is CDIConfig, and so its administrator, who says so."""
+        """Return whether TLS verification may be disabled.
+
+        In a cluster only the administrator can allow that, in CDIConfig.
+        """
         if knobs.insecure and not self._platform.local_files:
             raise InvalidManifest(
                 "certificates must be checked in a cluster",
@@ -364,6 +381,6 @@ def _checksum(dv: DataVolume, knobs: Knobs) -> str | None:
 
 
 def source_checksum(dv: DataVolume) -> str | None:
-    """Only HTTP sources carry one; for others the annotation `CHECKSUM` does."""
+    """Return the checksum of an HTTP source; other sources have no such field and use the annotation `CHECKSUM`."""
     http = dv.spec.source.http if dv.spec.source else None
     return http.checksum if http is not None else None

@@ -1,7 +1,7 @@
-"""What is remembered of the attempts at one volume.
+"""The recorded history of the attempts to fill one volume.
 
-Workers come and go and their files with them, so what they told is written into an annotation of the claim before
-anything follows from it.  Recording the same end twice changes nothing.
+Workers and their files are temporary, so a worker's result is written into an annotation of the PVC before anything
+acts on it. Recording the same result twice changes nothing.
 """
 
 from __future__ import annotations
@@ -24,34 +24,37 @@ _LONGEST_MESSAGE = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """The attempts whose end is known."""
+    """The attempts whose result is recorded."""
 
     attempt: int = 0
-    """The newest of them."""
+    """Number of the newest of them."""
     done: bool = False
     failure: Failure | None = None
-    """How it failed."""
+    """The failure of the newest attempt; None if it succeeded or there was none."""
     ended: float = 0.0
-    """Seconds since the epoch."""
+    """Its end, in seconds since the epoch."""
     failures: int = 0
-    """In a row, without progress."""
+    """Number of consecutive failures without progress."""
     mark: int = 0
-    """The farthest that any of them came, bytes of the source."""
+    """The furthest offset in the source that any attempt reached, in bytes."""
     fingerprint: str = ""
-    """Of what it was started with."""
+    """Digest of the inputs of the newest attempt."""
     upload: str = ""
-    """The upload that these attempts are for."""
+    """Id of the upload request that these attempts belong to."""
     starts: int = 0
-    """How often a worker's pod was asked for.  Each time is written down first, under the claim's version that was
-    read: so nobody who looks at an old state begins what was done already."""
+    """Number of times a worker pod was requested.
+
+    It is written before the pod is created, under the PVC's observed version, so a reconcile with stale data cannot
+    repeat a finished attempt.
+    """
     claim: str = ""
-    """Where another claim was filled in the place of this one: its uid, once it is done."""
+    """UID of the prime PVC, if one was filled in place of the PVC; set once it is complete."""
     volume: str = ""
-    """And the PersistentVolume that holds the content."""
+    """Name of the PersistentVolume that holds the content; set with `claim`."""
 
     @classmethod
     def read(cls, text: str | None) -> Self:
-        """One that was never written, or that somebody has altered beyond reading, is empty."""
+        """Parse the annotation; a missing or invalid one gives an empty ledger."""
         if not text:
             return cls()
         try:
@@ -63,7 +66,7 @@ class Ledger:
         return json.dumps(asdict(self), separators=(",", ":"))
 
     def after(self, worker: Worker | None) -> Self:
-        """With the end of `worker`'s attempt, if that is news."""
+        """Return the ledger with the result of `worker`'s attempt, if that is not recorded yet."""
         if worker is None or worker.running or worker.attempt <= self.attempt:
             return self
         mark = worker.progress.done if worker.progress is not None else 0
@@ -84,26 +87,26 @@ class Ledger:
         )
 
     def for_upload(self, request: str) -> Self:
-        """Another upload is another story; attempts are still counted on."""
+        """Return an empty ledger for another upload; the numbering of attempts continues."""
         return replace(type(self)(), attempt=self.attempt, starts=self.starts, upload=request)
 
     def held_by(self, claim: Claim, volume: str) -> Self:
-        """Done, and what was done is in this volume of `claim`."""
+        """Return the ledger marked as done, with the volume of `claim` that holds the content."""
         return replace(self, done=True, failure=None, claim=claim.uid, volume=volume)
 
     def begun_anew(self) -> Self:
-        """The content is gone: it is as if nothing had been done, but attempts are still counted on."""
+        """Return an empty ledger after the content was lost; the numbering of attempts continues."""
         return replace(type(self)(), attempt=self.attempt, starts=self.starts)
 
     def begins(self) -> Self:
-        """Another start is about to be asked for."""
+        """Return the ledger with one more requested start."""
         return replace(self, starts=self.starts + 1)
 
     def pause(self, uid: str, retries: Retries) -> float:
-        """Return the seconds to wait after the last failure.
+        """Return the delay in seconds after the last failure.
 
-        They double each time, and are spread by a quarter either way so that a thousand volumes do not come back at
-        once.  The same uid and attempt always wait as long.
+        The delay doubles each time, with a jitter of 25 % either way so that a thousand volumes do not retry at once.
+        The jitter depends only on the UID and the attempt.
         """
         passing = self.failure is None or self.failure.retry is Retry.BACKOFF
         base, longest = (
@@ -114,7 +117,7 @@ class Ledger:
         return float(min(base * 2**exponent, longest) * (0.75 + spread / 2))
 
     def spent(self, retries: Retries) -> Failure | None:
-        """The failure that ends it all once the budget is used up."""
+        """Return the final failure if the retry budget is exhausted, else None."""
         if self.failure is None or retries.budget is None or self.failures < retries.budget:
             return None
         return as_failure(

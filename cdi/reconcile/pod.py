@@ -1,7 +1,7 @@
-"""The pod that a worker runs in: a manifest out of what was decided, and nothing else.
+"""Manifest of a worker pod.
 
-The pod keeps to the restricted Pod Security Standard, holds no API credentials, and belongs to the claim that it
-fills.  The `Job` crosses as an annotation, which a downwardAPI volume shows as a file; Secrets and ConfigMaps are
+The pod complies with the restricted Pod Security Standard, has no API credentials, and is owned by the PVC that it
+fills. The `Job` is passed as an annotation, which a downwardAPI volume shows as a file; Secrets and ConfigMaps are
 projected below `INPUTS`, under the names that `cdi.runtime.launcher.write_mounts` gives them.
 """
 
@@ -42,23 +42,23 @@ from cdi.reconcile.world import Claim, Config, Layout, Objects, Pods
 ANN_JOB = f"{GROUP}/job"
 ANN_LIMITS = f"{GROUP}/limits"
 ANN_JOURNAL = f"{GROUP}/journal"
-"""Of the pod: what an earlier attempt left."""
+"""Pod annotation with the journal of an earlier attempt."""
 ANN_ATTEMPT = f"{GROUP}/attempt"
 ANN_FINGERPRINT = f"{GROUP}/fingerprint"
 ANN_UPLOAD = f"{GROUP}/upload"
 ANN_SPEC = f"{GROUP}/specDigest"
-"""Of the pod: what it was made from, so that one can be told that would be made otherwise now."""
+"""Pod annotation with the digest of the pod's template, to detect that the template has changed."""
 ANN_STORED_JOURNAL = f"{GROUP}/storage.journal"
-"""Of the filled claim: the newest journal of a volume that cannot keep one itself."""
+"""Annotation of the filled PVC with the newest journal, if the volume cannot keep one itself."""
 
 CONTAINER = "importer"
 USER = 107
-"""qemu's own uid and gid, which virtual machines run as."""
+"""UID and GID of qemu, which virtual machines run as."""
 PORT = 8443
 GRACE = 30
-"""Seconds that a worker has to leave its journal when it is asked to stop."""
+"""Seconds that a worker has for writing its journal after SIGTERM."""
 LARGEST_JOB = 200 * 1024
-"""Bytes; all annotations of an object together may have 256 KiB."""
+"""Maximum size in bytes; all annotations of an object together are limited to 256 KiB."""
 _LARGEST_JOURNAL = 40 * 1024
 
 DISK, DIRECTORY, DEVICE = "/data/disk.img", "/data", "/dev/cdi-block-volume"
@@ -70,10 +70,10 @@ ANNOTATIONS = "/var/run/cdi/pod"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """What one pod is made for."""
+    """The attempt that a pod is created for."""
 
     number: int
-    """Counts from 1."""
+    """Number of the attempt, from 1."""
     work: Work
     mounts: tuple[Mount, ...]
     fingerprint: str
@@ -82,7 +82,7 @@ class Attempt:
 
 
 def pod_layout(claim: Claim, *, scratch: bool) -> Layout:
-    """Where a worker in a pod finds its things."""
+    """Return the paths used by a worker in a pod."""
     block = claim.volume_mode == "Block"
     return Layout(
         disk=DEVICE if block else DISK,
@@ -96,9 +96,20 @@ def pod_layout(claim: Claim, *, scratch: bool) -> Layout:
 def build_pod(
     dv: DataVolume, target: Claim, filled: Claim, attempt: Attempt, config: Config, objects: Objects, *, scratch: bool
 ) -> dict[str, Any]:
-    """The manifest.  `filled` is the target itself, or the claim that is filled in its place.
+    """Build the pod's manifest.
 
-    Raises `InvalidManifest` where the job is too large for an annotation.
+    Args:
+        dv: The DataVolume.
+        target: Its PVC.
+        filled: The PVC to write into: the target or its prime PVC.
+        attempt: The attempt to run.
+        config: The resolved CDIConfig.
+        objects: The observed objects.
+        scratch: Whether to mount scratch space.
+
+    Raises:
+        InvalidManifest: The job is too large for an annotation.
+
     """
     job = attempt.work.to_json()
     if len(job.encode()) > LARGEST_JOB:
@@ -137,7 +148,7 @@ def _digest(spec: Mapping[str, Any]) -> str:
 
 
 def claim_owner(claim: Claim) -> dict[str, Any]:
-    """An owner reference: what belongs to a claim goes with it."""
+    """Return an owner reference to a PVC, so that the object is garbage-collected with it."""
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -149,19 +160,19 @@ def claim_owner(claim: Claim) -> dict[str, Any]:
 
 
 def retains(dv: DataVolume, target: Claim) -> bool:
-    """A worker that has ended stays, to be looked at."""
+    """Return whether worker pods are kept after completion, for debugging."""
     return "true" in (target.annotations.get(ANN_POD_RETAIN), (dv.metadata.annotations or {}).get(ANN_POD_RETAIN))
 
 
 def local_input(ref: InputRef, filled: Claim) -> InputRef:
-    """The object that a pod beside the claim can use for `ref`: itself, or its copy in the claim's namespace."""
+    """Return the reference to use in a pod of the PVC's namespace: `ref` itself, or its copy in that namespace."""
     if ref.namespace == filled.namespace:
         return ref
     return replace(ref, namespace=filled.namespace, name=joined(f"{ref.name}-for", filled.name, MAX_NAME))
 
 
 def copies(mounts: Iterable[Mount], filled: Claim) -> tuple[CopyInput, ...]:
-    """What must be there before the pod is: copies of what lies in other namespaces."""
+    """Return the actions that copy inputs from other namespaces before the pod is created."""
     foreign = dict.fromkeys(ref for mount in mounts for ref in mount.inputs if ref.namespace != filled.namespace)
     owner = claim_owner(filled)
     return tuple(CopyInput(source=ref, copy=local_input(ref, filled), owner=owner) for ref in foreign)
@@ -212,7 +223,7 @@ def _container(target: Claim, filled: Claim, attempt: Attempt, pods: Pods, *, sc
 
 
 def resources_of(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a worker's container: what CDIConfig says, else the usual."""
+    """Return the resource requirements of a worker's container: those of CDIConfig, with defaults for the rest."""
     resources = {part: {**usual, **(wanted.get(part) or {})} for part, usual in DEFAULT_RESOURCES.items()}
     if wanted.get("claims"):
         resources["claims"] = wanted["claims"]
@@ -246,7 +257,7 @@ def _inputs(mounts: Iterable[Mount], filled: Claim, objects: Objects) -> Iterabl
         for ref in mount.inputs:
             source: dict[str, Any] = {"name": local_input(ref, filled).name}
             if len(mount.inputs) > 1:
-                # Names of their own, or two objects with a key of the same name would be in each other's way.
+                # Prefix the file names, because keys of different objects may be equal.
                 found = objects.input(ref)
                 keys = sorted(found.keys) if found is not None else []
                 source["items"] = [{"key": key, "path": f"{ref.kind.lower()}-{ref.name}-{key}"[-200:]} for key in keys]
@@ -255,7 +266,7 @@ def _inputs(mounts: Iterable[Mount], filled: Claim, objects: Objects) -> Iterabl
 
 
 def _identity(dv: DataVolume, target: Claim, pods: Pods) -> dict[str, Any]:
-    """Whose pod it is, where somebody says so."""
+    """Return the priority class, service account and pull secrets of the pod, as far as they are set."""
     priority = dv.spec.priority_class_name or target.annotations.get(ANN_PRIORITY_CLASS)
     account = dv.spec.service_account_name or target.annotations.get(ANN_SERVICE_ACCOUNT)
     spec: dict[str, Any] = {}
@@ -269,15 +280,15 @@ def _identity(dv: DataVolume, target: Claim, pods: Pods) -> dict[str, Any]:
 
 
 def _place(node: str, placement: Mapping[str, Any]) -> dict[str, Any]:
-    """The administrator's placement, or the node that the volume's first consumer will run on.
+    """Return the administrator's placement, or node affinity for the node chosen for the volume's first consumer.
 
-    That node is asked for by affinity: ``nodeName`` would go past the scheduler, which has the volume made for it.
+    Affinity is used because ``nodeName`` would bypass the scheduler, which triggers provisioning.
     """
     spec = {name: placement[name] for name in ("nodeSelector", "tolerations") if placement.get(name)}
     affinity = dict(placement.get("affinity") or {})
     if node:
         fields = [{"key": "metadata.name", "operator": "In", "values": [node]}]
-        # The volume is bound to this node: where the administrator would rather have workers no longer matters.
+        # The volume is bound to this node, so the administrator's preference for other nodes is dropped.
         spec.pop("nodeSelector", None)
         affinity["nodeAffinity"] = {
             "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFields": fields}]}
@@ -288,10 +299,14 @@ def _place(node: str, placement: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def restricted(*, grace: int, opens_volume: bool = True) -> dict[str, Any]:
-    """What the spec of each of our pods has in common: it ends by itself, has no rights on the cluster, and keeps to
-    the restricted Pod Security Standard.  `grace` is in seconds.
+    """Return the common part of every pod spec: no restarts, no API credentials, restricted Pod Security Standard.
+
+    Args:
+        grace: Termination grace period in seconds.
+        opens_volume: Whether the pod mounts a volume, whose group is then set.
+
     """
-    # An archive that an earlier attempt unpacked in part has many files.
+    # OnRootMismatch: a partly extracted archive has many files, and changing the group of each takes long.
     group = {"fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"} if opens_volume else {}
     return {
         "restartPolicy": "Never",
@@ -309,7 +324,7 @@ def restricted(*, grace: int, opens_volume: bool = True) -> dict[str, Any]:
 
 
 def worker_container(pods: Pods, *, owner: str) -> dict[str, Any]:
-    """What every worker's container has in common, whatever it does for the claim with the uid `owner`."""
+    """Return the common part of every worker's container, whatever it does for the PVC with the UID `owner`."""
     return {
         "name": CONTAINER,
         "image": pods.image,

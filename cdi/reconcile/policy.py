@@ -1,6 +1,6 @@
-"""How an import is done, as a DataVolume's annotations ``cdi.kubevirt.io/policy.*`` ask for it.
+"""Import settings from a DataVolume's annotations ``cdi.kubevirt.io/policy.*``.
 
-The API's own fields stay those of KubeVirt's CDI; what this importer can do beyond them is asked for here.
+The API's fields stay those of KubeVirt's CDI; features beyond them are requested with these annotations.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LONGEST_CLONE = 7 * 24 * 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knobs:
-    """What the annotations say; None where they do not."""
+    """The values of the annotations; None or a default if unset."""
 
     engine: Literal["auto", "qemu"] = "auto"
     connections: int = 0
@@ -38,24 +38,24 @@ class Knobs:
     require_checksum: bool = False
     record_digest: bool = False
     checksum: str | None = None
-    """``algorithm:hex`` for sources that have no field for it; of a registry's image, its manifest's digest."""
+    """``algorithm:hex`` for sources without a checksum field; for a registry image, the digest of its manifest."""
     signature: Literal["ignore", "if-present", "require"] = "ignore"
     keyring: str | None = None
     """An absolute path, or ``configmap`` or ``configmap/key``."""
     stall_timeout: int | None = None
     """Seconds."""
     clone_timeout: int | None = None
-    """Seconds that the storage has for a clone before the volume is copied instead."""
+    """Seconds that the storage has for a clone before the volume is copied by pods instead."""
     endpoint: str | None = None
-    """Another service that speaks S3 or GCS."""
+    """URL of another service with the S3 or GCS API."""
     region: str | None = None
     addressing: Literal["auto", "path", "virtual"] = "auto"
     anonymous: bool = False
     insecure: bool = False
-    """Certificates are not checked, and a registry may be spoken to in plain HTTP; only on one's own machine."""
+    """Disable TLS verification, and allow a registry over plain HTTP; on a local machine only."""
 
     def policy(self, *, preallocation: bool, keyring: str | None) -> Policy:
-        """For a job; `keyring` is the file that the knob of that name came to be."""
+        """Return the policy of a job; `keyring` is the path of the key ring file."""
         policy = Policy(
             engine=self.engine,
             connections=self.connections,
@@ -71,7 +71,12 @@ class Knobs:
 
 
 def read_knobs(annotations: Mapping[str, str] | None) -> Knobs:
-    """Raises `InvalidManifest` naming every annotation that cannot be followed, those that are not known included."""
+    """Parse the annotations.
+
+    Raises:
+        InvalidManifest: The message names every invalid or unknown annotation.
+
+    """
     values: dict[str, Any] = {}
     problems: list[str] = []
     for name, text in sorted((annotations or {}).items()):

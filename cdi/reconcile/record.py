@@ -1,4 +1,4 @@
-"""What is recorded on a claim: for clients that read its annotations, and for later reconciles."""
+"""Annotations written to PVCs, for other clients and for later reconciles."""
 
 from __future__ import annotations
 
@@ -30,17 +30,16 @@ from cdi.reconcile.status import State
 from cdi.reconcile.world import Claim, Worker
 
 _LONGEST = 1024
-"""Characters of what a server or an image says of itself."""
+"""Maximum number of characters stored of a value that comes from a server or an image."""
 
 
 def claim_patches(
     claim: Claim, filled: Claim | None, decision: Decision, worker: Worker | None
 ) -> tuple[tuple[PatchObject, ...], tuple[PatchObject, ...]]:
-    """What of the annotations and labels of the claim, and of the one that is filled in its place, is not yet as it
-    shall be: what is written before the decision's actions, and what after them.
+    """Return the patches of the PVC and the prime PVC to apply before and after the decision's actions.
 
-    The ledger goes before them, since they follow from it.  What is only for people and other programs must not keep
-    a worker waiting.
+    The ledger is written before the actions, since they depend on it. Annotations that only inform users and other
+    programs are written afterwards, so that they do not delay a worker.
     """
     state = decision.state
     shared: dict[str, str | None] = {}
@@ -63,7 +62,7 @@ def claim_patches(
     labels: dict[str, str] = {}
     if decision.outcome is not None:
         wanted |= _image(decision.outcome)
-        # A containerDisk's own labels, such as the instance type that suits it.
+        # Labels of the containerDisk, such as the recommended instance type.
         labels = {
             name: text for name, text in decision.outcome.labels.items() if propagates(name) and is_label(name, text)
         }
@@ -85,7 +84,7 @@ def claim_patches(
 
 
 def _ends(action: Action, prime: Claim) -> bool:
-    """Nobody looks at it any more."""
+    """Return whether the action deletes the prime PVC or takes its volume, so that patching it is useless."""
     if isinstance(action, Rebind):
         return action.prime_uid == prime.uid
     return isinstance(action, DeleteObject) and action.uid == prime.uid

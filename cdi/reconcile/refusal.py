@@ -1,4 +1,4 @@
-"""What is said when the server does not let an action be carried out."""
+"""State and events after the API server rejected an action."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from cdi.reconcile.world import Claim, Refusal, World
 
 QUOTA = "QuotaExceeded"
 _SOON = 5.0
-"""Seconds until what was refused just now is tried again; `Retries.patience` later on."""
+"""Seconds until a newly rejected action is retried; the delay grows to `Retries.patience`."""
 
 
 def refusal_of(action: Action, error: CdiError) -> Refusal:
-    """What it comes to that the server did not let `action` be carried out.
+    """Return the rejection of `action` with the error `error`.
 
-    A pod is made of more than the DataVolume: of CDIConfig, the CDI object, and what webhooks add.  So one that is
-    invalid can become valid, while a claim that is invalid cannot: its DataVolume's spec stays as it is.
+    A pod depends on more than the DataVolume: CDIConfig, the CDI object, and admission webhooks. An invalid pod can
+    therefore become valid later, while an invalid PVC cannot, since the DataVolume's spec is immutable.
     """
     if isinstance(action, StartWorker) and isinstance(error, InvalidManifest) and error.retry is Retry.NEVER:
         error = WorkerPodInvalid(error.what, where=error.where)
@@ -32,9 +32,9 @@ def refusal_of(action: Action, error: CdiError) -> Refusal:
 
 
 def refused(world: World, claim: Claim | None, decision: Decision, refusal: Refusal) -> Decision:
-    """The decision as it stands without its actions: the state says what was refused and why, the event as well.
+    """Return the decision without its actions, with the rejection in its state and events.
 
-    What can never be accepted ends it; everything else is tried again after a while.
+    A rejection that can never succeed is the final failure; any other is retried after a delay.
     """
     failure, action = refusal.failure, refusal.action
     subject, creating = _subject(action), isinstance(action, CreateObject)
@@ -63,8 +63,10 @@ def refused(world: World, claim: Claim | None, decision: Decision, refusal: Refu
 
 
 def _pause(world: World) -> float:
-    """Seconds; the longer, the longer it has not been ready: what it lacks is mostly made together with it, or later by
-    a person.
+    """Return the delay in seconds.
+
+    It grows with the time since the Ready condition changed: what is missing is usually created together with the
+    DataVolume, or later by a person.
     """
     status = world.datavolume.status
     ready = find_condition(status.conditions, ConditionType.READY) if status is not None else None

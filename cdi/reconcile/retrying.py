@@ -1,4 +1,4 @@
-"""What follows a failed attempt: the end, or a pause and the next attempt, and what is shown meanwhile."""
+"""Retry or final failure after a failed attempt, and the state shown in between."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from cdi.reconcile.ledger import Ledger
 from cdi.reconcile.world import Claim, World
 
 SCRATCH_NEEDED: Final = "ScratchNeeded"
-"""The code of an attempt that is followed by one with scratch space."""
+"""The code of a failure after which the next attempt gets scratch space."""
 
 
 def ended(world: World, claim: Claim, ledger: Ledger, failure: Failure) -> Decision | None:
-    """Return the end of a volume that no further attempt can fill; None where another one follows."""
+    """Return the final failed state; None if another attempt follows."""
     end = failure if failure.retry is Retry.NEVER else None
     if failure.retry is Retry.BACKOFF:
         end = ledger.spent(world.retries)
@@ -26,22 +26,23 @@ def ended(world: World, claim: Claim, ledger: Ledger, failure: Failure) -> Decis
 
 
 def paused(world: World, claim: Claim, ledger: Ledger, failure: Failure) -> Decision:
-    """Return what is shown until the next attempt is due, with the seconds until then in `requeue_after`."""
+    """Return the state until the next attempt is due, with the remaining seconds in `requeue_after`."""
     retries = world.retries
     left = max(0.0, ledger.ended + ledger.pause(claim.uid, retries) - world.now)
-    # A clock that was set back must not make a pause longer than the longest.
+    # The limit also holds if the clock was set back.
     longest = 1.25 * (retries.longest if failure.retry is Retry.BACKOFF else retries.longest_on_change)
     decision = failing(world, claim, failure, world.worker)
     if operation_of(world.datavolume) == "Upload":
-        # Nobody takes an upload until the next pod is there.
+        # No upload is accepted until the next pod exists.
         decision = replace(decision, state=replace(decision.state, phase=Phase.UPLOAD_SCHEDULED))
     return replace(decision, requeue_after=min(left, longest))
 
 
 def shown_failure(world: World, ledger: Ledger) -> Failure | None:
-    """Return how the last attempt failed, if that is shown until the next one gets further.
+    """Return the failure of the last attempt, if it is shown until the next one gets further.
 
-    A pod that waits for an upload has nothing to fetch, and what scratch space cures is a step on the way.
+    It is not shown for uploads, since a pod that waits for one fetches nothing, nor if the next attempt gets scratch
+    space, since that is a regular step.
     """
     failure = ledger.failure
     if failure is None or failure.code == SCRATCH_NEEDED or operation_of(world.datavolume) == "Upload":

@@ -1,6 +1,6 @@
-"""Completing a claim from its storage class: access modes, volume mode, class and size.
+"""Defaults of a PVC from its storage class: access modes, volume mode, class and size.
 
-For a DataVolume's ``storage``, and for claims with the label ``applyStorageProfile`` when they are created.
+Used for a DataVolume's ``storage``, and at creation of PVCs with the label ``applyStorageProfile``.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from cdi.reconcile.storageprofile import is_learned, minimum_size, profile_patch
 from cdi.reconcile.world import Config
 
 LEAST = MIB
-"""Bytes; KubeVirt takes no smaller disk."""
+"""Minimum size in bytes of a disk in KubeVirt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """What a claim can be completed from."""
+    """The defaults that a storage class offers."""
 
     storage_class: str | None
-    """None: the claim names no class and there is no default."""
+    """None if the PVC names no class and there is no default class."""
     exists: bool = True
-    """There is such a StorageClass; a class without one can still be the name of volumes that were made by hand."""
+    """Whether the StorageClass exists; a class without an object can still name manually created volumes."""
     sets: tuple[PropertySet, ...] = ()
-    """What its volumes can be, the best first."""
+    """The supported pairs of access modes and volume mode, best first."""
     learned: bool = False
-    """Nobody says so: its volumes have shown it, and others may show more later."""
+    """Whether `sets` is inferred from existing volumes; later volumes may show more."""
     overhead: Fraction = DEFAULT_OVERHEAD
-    """Of its file systems."""
+    """Filesystem overhead as a fraction of the disk's size."""
     minimum: int = 0
-    """The smallest volume that it makes, bytes."""
+    """The smallest volume that the class provisions, in bytes."""
 
 
 def offer(
@@ -54,10 +54,15 @@ def offer(
     config: Config,
     volumes: Iterable[Evidence] = (),
 ) -> Offer:
-    """What a claim that names the class `named` (None: no word of it) can be completed from.
+    """Return the defaults for a PVC that names the class `named` (None: it names none).
 
-    `storage_class` is what `cdi.reconcile.storageclass.named_or_default` finds for it, `profile` the StorageProfile
-    and `volumes` the PersistentVolumes of that class.
+    Args:
+        named: The class in the PVC's spec.
+        storage_class: The result of `cdi.reconcile.storageclass.named_or_default` for it.
+        profile: The StorageProfile of that class.
+        config: The resolved CDIConfig.
+        volumes: The PersistentVolumes of that class.
+
     """
     if storage_class is None:
         if not named:
@@ -75,15 +80,19 @@ def offer(
 
 
 def overhead_of(storage_class: str | None, config: Config) -> Fraction:
-    """What a file system of that class keeps for itself, as a part of the disk's size."""
+    """Return the filesystem overhead of a class as a fraction of the disk's size."""
     return config.overheads.get(storage_class or "", config.overhead)
 
 
 def wants_completion(claim: Mapping[str, Any], *, enabled: bool) -> bool:
-    """Whether a new claim is to be completed by the webhook: it carries the label, and no controller made it.
+    """Return whether the webhook sets defaults on a new PVC: it has the label, and CDI's controller did not create it.
 
-    A claim that the controller makes is complete, and its size must not grow a second time.  `enabled` is that of
-    CDIConfig's webhookPvcRendering (`cdi.reconcile.configuration.renders_claims`).
+    PVCs created by the controller are complete, and their size must not grow a second time.
+
+    Args:
+        claim: The PVC as an API object.
+        enabled: CDIConfig's webhookPvcRendering (`cdi.reconcile.configuration.renders_claims`).
+
     """
     metadata = claim.get("metadata") or {}
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
@@ -93,7 +102,7 @@ def wants_completion(claim: Mapping[str, Any], *, enabled: bool) -> bool:
 
 
 def is_archive(claim: Mapping[str, Any]) -> bool:
-    """Whether a claim's annotations ask for an archive."""
+    """Return whether a PVC's annotations request an archive."""
     annotations = (claim.get("metadata") or {}).get("annotations") or {}
     return bool(annotations.get(ANN_CONTENT_TYPE) == "archive")
 
@@ -101,14 +110,22 @@ def is_archive(claim: Mapping[str, Any]) -> bool:
 def complete_claim(
     spec: Mapping[str, Any], given: Offer, *, archive: bool = False, sized: bool = True
 ) -> dict[str, Any]:
-    """A claim's spec with class, access modes, volume mode and size filled in; what it says itself stays, save that
-    the size grows by what the file system needs and to the least that the class makes.
+    """Return a PVC's spec with class, access modes, volume mode and size filled in.
 
-    `spec` is that of a PersistentVolumeClaim, or a DataVolume's ``storage``, as an API object.  With `sized` False a
-    missing size is left out (a clone takes its source's).
+    Values that are set stay, but the size grows by the filesystem overhead and to the minimum of the class.
 
-    Raises `InvalidManifest` (no size, or below 1 MiB), `TargetUnsuitable` (an archive on a block device),
-    `StorageClassMissing` and `StorageProfileIncomplete` (the access modes are not known from anywhere).
+    Args:
+        spec: The spec of a PVC or a DataVolume's ``storage``, as an API object.
+        given: The defaults.
+        archive: Whether the content is an archive.
+        sized: Whether a size is required; a clone takes its source's.
+
+    Raises:
+        InvalidManifest: The size is missing or below 1 MiB.
+        TargetUnsuitable: An archive is requested on a block device.
+        StorageClassMissing: The access modes are missing and there is no class to take them from.
+        StorageProfileIncomplete: The class has no known access modes.
+
     """
     completed = dict(spec)
     asked = completed.pop("volumeMode", None)
@@ -136,12 +153,15 @@ def complete_claim(
 
 
 def complete_modes(access_modes: Sequence[str], volume_mode: str | None, given: Offer) -> tuple[tuple[str, ...], str]:
-    """Both modes, the missing ones from the first set that goes with what is there.
+    """Return both modes, the missing ones from the first matching set.
 
-    Without access modes a claim would be refused, so whatever is learned helps it.  With them it is a file system where
-    nobody says otherwise, as Kubernetes makes it, and stays one whatever others have in use.
+    Without access modes the PVC would be invalid, so inferred sets are used as well. With access modes the volume mode
+    defaults to Filesystem, as in Kubernetes, and inferred sets do not change that.
 
-    Raises `StorageClassMissing`, `StorageProfileIncomplete`.
+    Raises:
+        StorageClassMissing: There is no class to take the access modes from.
+        StorageProfileIncomplete: The class has no known access modes.
+
     """
     if access_modes:
         if volume_mode is None:
@@ -156,12 +176,17 @@ def complete_modes(access_modes: Sequence[str], volume_mode: str | None, given: 
 
 
 def complete_size(size: int, volume_mode: str, given: Offer) -> int:
-    """Bytes of a claim for a disk of `size` bytes.  Raises `InvalidManifest` below 1 MiB."""
+    """Return the size in bytes of a PVC for a disk of `size` bytes.
+
+    Raises:
+        InvalidManifest: The size is below 1 MiB.
+
+    """
     if size < LEAST:
         raise InvalidManifest(
             "PVC Spec is not valid - storage size should be at least 1MiB", where="resources.requests.storage"
         )
-    # First the least of the class, then the file system's share on top: so also the least volume takes its own size.
+    # Apply the minimum first and the overhead afterwards, so that a filesystem also holds a disk of the minimum size.
     wanted = max(size, given.minimum)
     return required(wanted, given.overhead) if volume_mode == VolumeMode.FILESYSTEM else wanted
 

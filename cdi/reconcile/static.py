@@ -1,8 +1,8 @@
-"""Volumes that somebody made for a DataVolume's claim, with its content: a backup that was restored, say.
+"""Static volumes: PersistentVolumes with content, created for a DataVolume's PVC, for example by a restored backup.
 
-Who sets ``storage.checkStaticVolume`` asks that they be looked for before anything is imported.  A claim is made that
-names no source, and is bound to one of them.  Which they were is kept in an annotation of it: Kubernetes may have bound
-it to another volume by then, which is empty.
+With ``storage.checkStaticVolume`` such volumes are looked up before anything is imported. The PVC is then created
+without a source, and Kubernetes binds it to one of them. Their names are kept in an annotation of the PVC, because
+Kubernetes may bind it to another volume instead, which is empty.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from cdi.reconcile.origin import Wait
 from cdi.reconcile.world import Claim, Volume, World
 
 _FREE = ("", "Pending", "Available")
-"""Phases of a volume that no claim has yet.
+"""Phases of a volume that has no claim yet.
 
-One that was made a moment ago is Pending until Kubernetes has looked at it, which then binds it to the claim that it
-names, whatever source that claim has.
+A new volume is Pending until Kubernetes has processed it; Kubernetes then binds it to the claim that it names, whatever
+source that claim has.
 """
 
 
 def static_claim(world: World, body: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The claim `body` as it is to be bound to a volume that is there; None where there is none, or nobody asks."""
+    """Return the PVC `body` for binding to a static volume; None if there is none or the check is not requested."""
     dv = world.datavolume
     if not world.platform.cluster or ANN_CHECK_STATIC_VOLUME not in (dv.metadata.annotations or {}):
         return None
@@ -48,7 +48,7 @@ def static_claim(world: World, body: Mapping[str, Any]) -> dict[str, Any] | None
 
 
 def until_static(world: World, claim: Claim) -> Decision | None:
-    """What becomes of a claim that is to be bound to a volume with its content; None of any other."""
+    """Return the decision for a PVC that is to be bound to a static volume; None for any other."""
     text = claim.annotations.get(ANN_PERSISTENT_VOLUMES)
     if text is None or not world.platform.cluster:
         return None
@@ -65,7 +65,7 @@ def until_static(world: World, claim: Claim) -> Decision | None:
 
 
 def _satisfies(volume: Volume, spec: Mapping[str, Any]) -> bool:
-    """Whether Kubernetes would bind a claim to a volume that is kept for it."""
+    """Return whether Kubernetes would bind a PVC of this spec to a volume that is reserved for it."""
     asked = Quantity.parse(str(spec["resources"]["requests"]["storage"])).bytes
     return (
         volume.phase in _FREE
@@ -80,7 +80,7 @@ def _satisfies(volume: Volume, spec: Mapping[str, Any]) -> bool:
 
 
 def _names(text: str) -> list[str]:
-    """A list that somebody altered beyond reading is empty."""
+    """Parse the annotation; an invalid one gives an empty list."""
     try:
         found = json.loads(text)
     except ValueError:

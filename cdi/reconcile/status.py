@@ -1,4 +1,4 @@
-"""A DataVolume's status: rendered in one place, from what was decided."""
+"""Rendering of a DataVolume's status."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cdi.api.phases import PROGRESS_UNKNOWN, ConditionStatus, ConditionType, Pha
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aspect:
-    """One condition as it shall be."""
+    """The intended value of one condition."""
 
     status: ConditionStatus
     reason: str = ""
@@ -32,7 +32,7 @@ def no(reason: str = "", message: str = "") -> Aspect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """A DataVolume as it shall show itself."""
+    """The intended state of a DataVolume."""
 
     phase: Phase
     bound: Aspect
@@ -44,7 +44,7 @@ class State:
 
 
 def render(dv: DataVolume, state: State, now: float) -> dict[str, Any]:
-    """The whole status; times change only where something else does."""
+    """Return the whole status; timestamps change only if something else does."""
     old = dv.status.conditions if dv.status and dv.status.conditions else []
     aspects = {
         ConditionType.READY: state.ready,
@@ -63,7 +63,7 @@ def render(dv: DataVolume, state: State, now: float) -> dict[str, Any]:
 
 
 def conditions(old: Sequence[Condition], aspects: Mapping[ConditionType, Aspect], now: float) -> list[dict[str, Any]]:
-    """All of `old` with `aspects` set, as API objects; times change only where something else does."""
+    """Return all of `old` with `aspects` set, as API objects; timestamps change only if something else does."""
     moment = datetime.fromtimestamp(now, UTC)
     current = list(old)
     for kind, aspect in aspects.items():
