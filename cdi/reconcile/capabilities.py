@@ -1,6 +1,6 @@
-"""What a StorageClass can do, as far as its provisioner's name and its parameters tell.
+"""Capabilities of a StorageClass, as far as its provisioner's name and its parameters determine them.
 
-The facts are in `cdi.reconcile.capabilities_table`; this is how they are looked up.
+The facts are in `cdi.reconcile.capabilities_table`; this module looks them up.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from cdi.api.storageprofile import MAX_CLAIM_PROPERTY_SETS, CloneStrategy, CronS
 from cdi.reconcile.storageclass import NO_PROVISIONER, StorageClass
 
 _PREFERENCE = (
-    # A file system takes every content, and is what a claim is that says nothing.  With a volume that several nodes can
-    # use, a machine can move.
+    # A filesystem holds every content type and is the default volume mode of a PVC. ReadWriteMany volumes allow live
+    # migration.
     (AccessMode.READ_WRITE_MANY, VolumeMode.FILESYSTEM),
     (AccessMode.READ_WRITE_ONCE, VolumeMode.FILESYSTEM),
     (AccessMode.READ_WRITE_ONCE_POD, VolumeMode.FILESYSTEM),
@@ -24,13 +24,13 @@ _PREFERENCE = (
     (AccessMode.READ_ONLY_MANY, VolumeMode.FILESYSTEM),
     (AccessMode.READ_ONLY_MANY, VolumeMode.BLOCK),
 )
-"""Of what is learned at the same time, the first is preferred."""
+"""Order of preference among capabilities that are inferred at the same time."""
 _LONGEST_LEARNED = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PropertySet:
-    """Access modes that go with a volume mode."""
+    """Access modes supported with a volume mode."""
 
     access_modes: tuple[str, ...]
     volume_mode: str
@@ -38,30 +38,33 @@ class PropertySet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What volumes of a class can be; the first set is the one to use."""
+    """Capabilities of a class's volumes; the first set is the default."""
 
     sets: tuple[PropertySet, ...]
     clone: CloneStrategy | None = None
-    """The best way to clone; None: by snapshot where there are any."""
+    """The preferred clone strategy; None: snapshots, if the storage supports them."""
     cron: CronSourceFormat | None = None
-    """The best form for the imports of a DataImportCron; None: a claim."""
+    """The preferred format for the imports of a DataImportCron; None: a PVC."""
     minimum: str | None = None
-    """The smallest volume that it makes, a quantity."""
+    """The smallest volume that can be provisioned, as a Kubernetes quantity."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class When:
-    """A condition on one of a StorageClass's parameters."""
+    """A condition on one of a StorageClass's parameters.
+
+    Without any of the fields below, the parameter must be set and not empty.
+    """
 
     parameter: str
     any_of: tuple[str, ...] = ()
-    """Its value, letter case aside, is one of these; with nothing here, it is given and not empty."""
+    """Allowed values, in lower case; the comparison ignores case."""
     prefix: str = ""
-    """Its value begins so."""
+    """Required prefix of the value."""
     includes: tuple[str, ...] = ()
-    """Its value is a list, divided by commas or semicolons, with all of these in it."""
+    """Elements that the value, a list separated by commas or semicolons, must all include."""
     part: str = ""
-    """Its value holds this text, letter case aside."""
+    """Text in lower case that the value must contain; the comparison ignores case."""
 
     def holds(self, parameters: Mapping[str, str]) -> bool:
         value = parameters.get(self.parameter, "").strip()
@@ -79,7 +82,7 @@ class When:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """What a provisioner's volumes can be where the class's parameters meet all conditions."""
+    """Capabilities of a provisioner's volumes if the class's parameters meet all conditions."""
 
     when: tuple[When, ...]
     capabilities: Capabilities
@@ -87,17 +90,17 @@ class Variant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provisioner:
-    """A provisioner, whose volumes may depend on the class's parameters: the first variant that fits counts."""
+    """A provisioner, whose capabilities may depend on the class's parameters; the first matching variant is used."""
 
     name: str
     product: str
-    """What it is called outside of Kubernetes."""
+    """The product's name outside of Kubernetes."""
     otherwise: Capabilities | None
-    """Where no variant fits; None: nothing can be said then."""
+    """Capabilities if no variant matches; None if they are unknown then."""
     variants: tuple[Variant, ...] = ()
 
     def of(self, storage_class: StorageClass) -> Capabilities | None:
-        """None where the class's parameters do not tell."""
+        """Return the capabilities of a class; None if its parameters do not determine them."""
         for variant in self.variants:
             if all(condition.holds(storage_class.parameters) for condition in variant.when):
                 return variant.capabilities
@@ -105,13 +108,13 @@ class Provisioner:
 
     @property
     def deciding(self) -> tuple[str, ...]:
-        """The parameters that its volumes depend on."""
+        """The parameters that the capabilities depend on."""
         return tuple(dict.fromkeys(condition.parameter for one in self.variants for condition in one.when))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """A PersistentVolume of the class, as it is."""
+    """An existing PersistentVolume of the class."""
 
     access_modes: tuple[str, ...]
     volume_mode: str
@@ -122,13 +125,13 @@ class Evidence:
 def learned(
     storage_class: StorageClass, volumes: Iterable[Evidence], before: Sequence[PropertySet] = ()
 ) -> Capabilities | None:
-    """Return what the class can do by the evidence of the volumes that it has; None where they tell nothing.
+    """Infer a class's capabilities from its existing volumes; return None if these show nothing.
 
-    What was learned `before` keeps its place, and what is new comes after it: a volume that somebody makes must not
-    change what a claim becomes that worked until then.  It also stays once no such volume is left.
+    Sets that were inferred `before` keep their position, and new ones are appended: a new volume must not change the
+    result for a PVC that worked until then. They also stay after the last such volume is deleted.
 
-    Only volumes that are bound count, since one that never was bound proves nothing.  Of a class without a provisioner
-    every volume counts, and only those that are there: there are no others than those that somebody made.
+    Only bound volumes count, since an unbound volume proves nothing. For a class without a provisioner, whose volumes
+    are created manually, available volumes count as well, but only those that still exist.
     """
     by_hand = storage_class.provisioner == NO_PROVISIONER
     seen = {
@@ -140,7 +143,7 @@ def learned(
     old = [(one.access_modes[0], one.volume_mode) for one in before]
     kept = [one for one in old if one in seen or not by_hand]
     ways = [*kept, *(one for one in _PREFERENCE if one in seen and one not in kept)]
-    # A volume that can only be read cannot be filled: that alone is nothing to go by.
+    # A read-only volume cannot be filled, so that access mode alone is not sufficient.
     if all(mode == AccessMode.READ_ONLY_MANY for mode, _ in ways):
         return None
     sets = tuple(PropertySet(access_modes=(mode,), volume_mode=form) for mode, form in ways)
@@ -148,12 +151,12 @@ def learned(
 
 
 def write_learned(sets: Iterable[PropertySet]) -> str:
-    """Return learned sets as they are kept in an annotation: ``ReadWriteOnce Filesystem, ReadWriteMany Block``."""
+    """Return inferred sets in the form stored in an annotation: ``ReadWriteOnce Filesystem, ReadWriteMany Block``."""
     return ", ".join(f"{one.access_modes[0]} {one.volume_mode}" for one in sets)
 
 
 def read_learned(text: str | None) -> tuple[PropertySet, ...]:
-    """Return what `write_learned` wrote, in the same order, without whatever else somebody may have written there."""
+    """Parse the output of `write_learned`, in the same order; unknown elements are ignored."""
     words = [tuple(part.split()) for part in (text or "")[:_LONGEST_LEARNED].split(",")]
     found = dict.fromkeys(one for one in words if one in _PREFERENCE)
     return tuple(PropertySet(access_modes=(mode,), volume_mode=form) for mode, form in found)

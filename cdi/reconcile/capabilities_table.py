@@ -1,8 +1,8 @@
-"""Well-known provisioners and what their volumes can be.
+"""Capabilities of well-known provisioners.
 
-Names, modes, clone strategies and least sizes are those that KubeVirt's CDI knows as well (its package
-storagecapabilities), so that a volume comes out the same with either; then some more, of which nothing is claimed but
-what every volume of the driver can do.  The order within a tuple is that of preference.
+Names, modes, clone strategies and minimum sizes agree with those of KubeVirt's CDI (its package storagecapabilities),
+so that a volume gets the same settings with either. For the additional provisioners only what every volume of the
+driver supports is listed. Tuples are in order of preference.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _ROX_BLOCK = _set(AccessMode.READ_ONLY_MANY, VolumeMode.BLOCK)
 _ROX_FILE = _set(AccessMode.READ_ONLY_MANY, VolumeMode.FILESYSTEM)
 
 _SHARED_BLOCK = (_RWX_BLOCK, _RWO_BLOCK, _RWO_FILE)
-"""A device that several nodes may open, as a storage network offers it."""
+"""A block device that several nodes may open, as in a storage network."""
 _SINGLE = (_RWO_BLOCK, _RWO_FILE)
-"""A device of one node at a time."""
+"""A block device that is attached to one node at a time."""
 _SHARED_FILE = (_RWX_FILE, _RWO_FILE)
 _FILE_SERVER = (_RWX_FILE, _RWO_FILE, _ROX_FILE)
 _ALL_BUT_SHARED_FILE = (*_SHARED_BLOCK, _ROX_BLOCK, _ROX_FILE)
@@ -38,7 +38,7 @@ _ALL_BUT_FILE_FOR_MANY = (*_SHARED_BLOCK, _ROX_BLOCK)
 _FSTYPE = "csi.storage.k8s.io/fstype"
 _NFS = (When(parameter=_FSTYPE, any_of=("nfs",)),)
 _NFS_PROTOCOL = (When(parameter="protocol", any_of=("nfs",)),)
-# Portworx serves a volume to many nodes through NFS where these mount options are asked for.
+# Portworx exports a volume to many nodes through NFS if these mount options are set.
 _PORTWORX_NFS = (When(parameter="sharedv4_mount_options", includes=("vers=3.0", "nolock")),)
 
 
@@ -244,4 +244,4 @@ NOT_FOR_DISKS = frozenset(
         "stork-snapshot",
     }
 )
-"""Provisioners of buckets and the like: nobody need complete their profiles."""
+"""Provisioners of buckets and the like, whose profiles need not be completed."""

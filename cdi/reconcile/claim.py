@@ -162,7 +162,7 @@ def _cluster_spec(world: World) -> dict[str, Any]:
 
 
 def build_source(dv: DataVolume, origin: Import | Upload) -> dict[str, Any]:
-    """Build the VolumeImportSource or VolumeUploadSource of a PVC, whose reference makes provisioners ignore the PVC."""
+    """Build the VolumeImportSource or VolumeUploadSource of a PVC, whose reference makes provisioners ignore it."""
     assert dv.spec.source is not None
     uid = dv.metadata.uid or ""
     imports = isinstance(origin, Import)

@@ -1,4 +1,4 @@
-"""The world of one volume of a cluster, put together from what was observed."""
+"""Assembly of the world of one volume in a cluster."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def observe(
     refusal: Refusal | None = None,
     clones: CloneFacts | None = None,
 ) -> World | None:
-    """Of the DataVolume and the claim of this name; None where neither wants anything of us.
+    """Return the world for the DataVolume and PVC of this name; None if neither needs anything.
 
-    A claim of any name that is being deleted is one of these as well, so that no worker holds it back: the prime and
-    scratch claims are keys of their own then.
+    A PVC that is being deleted is included whatever it is, so that its worker is stopped and does not delay the
+    deletion; prime and scratch PVCs are then reconciled under their own names.
     """
     data_volume, claim = objects.data_volume(namespace, name), objects.claim(namespace, name)
     synthetic = data_volume is None
@@ -39,7 +39,7 @@ def observe(
         if claim.deleting:
             data_volume = leaving(claim)
         elif claim.controller_kind in ("DataVolume", "PersistentVolumeClaim"):
-            # Its DataVolume is gone, and so will it be; or it is itself filled for another.
+            # Its DataVolume is deleted, and it will be garbage-collected; or it is a prime PVC itself.
             return None
         else:
             data_volume = synthesise(claim, objects)
@@ -64,7 +64,7 @@ def observe(
 
 
 def _with_helpers(world: World, claim: Claim) -> World:
-    """With the prime claim, the scratch space and the worker, each only if it is this very claim's."""
+    """Add the prime PVC, the scratch PVC and the worker, if they belong to exactly this PVC."""
     objects, namespace = world.objects, claim.namespace
     prime = objects.claim(*stand_in(claim))
     if prime is not None and stands_in_for(prime, claim):
@@ -74,7 +74,7 @@ def _with_helpers(world: World, claim: Claim) -> World:
         return world
     scratch = objects.claim(namespace, scratch_claim(filled.name))
     taking = objects.worker(namespace, upload_pod(filled.name))
-    # What a claim that is going away was filled by, nobody may be able to tell any more.
+    # For a PVC that is being deleted the source may not be known any more, so look for both kinds of pods.
     worker = taking if taking is not None else objects.worker(namespace, importer_pod(filled.name))
     return replace(
         world,

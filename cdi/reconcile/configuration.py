@@ -1,4 +1,4 @@
-"""CDI and CDIConfig: what administrators set, kept in step, resolved, and reported where it cannot be followed."""
+"""CDI and CDIConfig: synchronization, resolved settings, and reports of invalid ones."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from cdi.reconcile.storageclass import StorageClass, scratch_class
 from cdi.reconcile.world import Config, Pods
 
 INSTALL_NAMESPACE = "cdi"
-"""Where CDIConfig's own references point to, unless the controller is told another."""
+"""Default namespace of CDIConfig's references, unless the controller's options name another."""
 DEFAULT_RESOURCES: Mapping[str, Mapping[str, str]] = {
     "limits": {"cpu": "750m", "memory": "600M"},
     "requests": {"cpu": "100m", "memory": "60M"},
 }
-"""Of a worker pod."""
+"""Default resource requirements of a worker pod."""
 DEFAULT_VERBOSITY = 1
 INVALID = "InvalidConfiguration"
 """Reason of events and of the Degraded condition."""
 KNOWN_GATES = frozenset({"HonorWaitForFirstConsumer", "DataVolumeClaimAdoption", "WebhookPvcRendering"})
-"""Feature gates that mean something elsewhere; here what the first and the last turn on is always on."""
+"""Feature gates that have an effect in KubeVirt's CDI; the first and the last are always enabled here."""
 CLAIM_ADOPTION_GATE = "DataVolumeClaimAdoption"
 
 NO_EFFECT: Mapping[str, str] = {
@@ -51,18 +51,18 @@ NO_EFFECT: Mapping[str, str] = {
     "spec.priorityClass": "the chart's value infra.priorityClassName says it",
     "spec.config.dataVolumeTTLSeconds": "DataVolumes are not deleted after their completion",
 }
-"""Fields of the CDI object that are accepted and change nothing, and why (`docs/reference/support.md`)."""
+"""Fields of the CDI object that are accepted without effect, and why (`docs/reference/support.md`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigFacts:
-    """What else matters for the CDIConfig."""
+    """Further facts for reconciling CDIConfig."""
 
     storage_classes: tuple[StorageClass, ...] = ()
     upload_proxy_known: bool = True
-    """False before anybody has looked: what the status says of the upload proxy stays until then."""
+    """False until the upload proxy has been looked up; until then its part of the status is not changed."""
     upload_proxy_url: str | None = None
-    """Where an Ingress or Route leads to the upload proxy; ``host`` without a scheme."""
+    """Host of an Ingress or Route of the upload proxy, as ``host`` without a scheme."""
     upload_proxy_ca: str | None = None
     """PEM."""
     owner: Mapping[str, Any] | None = None
@@ -71,33 +71,36 @@ class ConfigFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigPlan:
-    """What is to be done for the CDIConfig, whose status is no subresource: it is written whole."""
+    """The changes to CDIConfig, whose status is not a subresource and is therefore written with the whole object."""
 
     create: Mapping[str, Any] | None = None
-    """Make this; one that exists is left alone, and looked at next time."""
+    """The object to create; an existing one is left unchanged until the next reconcile."""
     update: Mapping[str, Any] | None = None
-    """Replace the object by this.  It carries the resourceVersion that was read: on a conflict, reconcile again."""
+    """The object to replace CDIConfig with.
+
+    It carries the resourceVersion that was read; on a conflict, reconcile again.
+    """
     events: tuple[EventFact, ...] = ()
-    """Of the CDIConfig; told with the update."""
+    """Events of CDIConfig, recorded with the update."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installed:
-    """What runs."""
+    """The state of the installation."""
 
     version: str
     missing: tuple[str, ...] = ()
-    """What does not work yet, or not any more, a sentence each without a full stop."""
+    """What does not work yet, or no longer: one sentence each, without a full stop."""
 
 
 def active_cdi(installations: Iterable[CDI]) -> CDI | None:
-    """The CDI object that counts: the oldest that is not being deleted."""
+    """Return the CDI object in effect: the oldest that is not being deleted."""
     alive = (one for one in installations if one.metadata.deletion_timestamp is None)
     return min(alive, key=lambda one: (one.metadata.creation_timestamp or "", one.metadata.name or ""), default=None)
 
 
 def effective_spec(cdi: CDI | None, config: CDIConfig | None) -> ConfigSpec:
-    """What is in force: the CDI object's ``spec.config`` where that object is the authority, else CDIConfig's own."""
+    """Return the effective settings: the CDI object's ``spec.config`` if authoritative, else CDIConfig's spec."""
     if cdi is not None and _is_authority(cdi):
         return cdi.spec.config or ConfigSpec()
     return config.spec if config is not None else ConfigSpec()
@@ -106,7 +109,7 @@ def effective_spec(cdi: CDI | None, config: CDIConfig | None) -> ConfigSpec:
 def problems(
     cdi: CDI | None, config: CDIConfig | None, storage_classes: Iterable[StorageClass] = ()
 ) -> tuple[Problem, ...]:
-    """What is set and cannot be followed: values that mean nothing, and names of what does not exist."""
+    """Return the settings that have no valid value, or that name objects that do not exist."""
     found: list[Problem] = []
     from_cdi = cdi is not None and _is_authority(cdi)
     if cdi is not None:
@@ -144,10 +147,15 @@ def resolve_config(
     namespace: str = INSTALL_NAMESPACE,
     pods: Pods | None = None,
 ) -> Config:
-    """What is in force; a value that cannot be followed (`problems`) counts as one that is not given.
+    """Return the effective settings; invalid values (`problems`) are treated as unset.
 
-    `pods` is what the controller's own options say of worker pods; CDI and CDIConfig go before them where they say
-    something.  `namespace` is where the names in CDIConfig belong.
+    Args:
+        cdi: The CDI object.
+        config: The CDIConfig.
+        storage_classes: All classes of the cluster.
+        namespace: Namespace of the objects that CDIConfig names.
+        pods: Settings for worker pods from the controller's options, which CDI and CDIConfig override.
+
     """
     spec = effective_spec(cdi, config)
     proxy = spec.import_proxy or ImportProxy()
@@ -180,18 +188,18 @@ def resolve_config(
 
 
 def without_effect(cdi: CDI) -> tuple[str, ...]:
-    """The fields that somebody set in a CDI object and that change nothing."""
+    """Return the fields that are set in a CDI object without effect."""
     body = cdi.to_dict()
     return tuple(field for field in NO_EFFECT if _given(body, field.split(".")))
 
 
 def renders_claims(cdi: CDI | None, config: CDIConfig | None) -> bool:
-    """Whether claims with the label applyStorageProfile are completed when they are created."""
+    """Return whether PVCs with the label applyStorageProfile get defaults when they are created."""
     return effective_spec(cdi, config).webhook_pvc_rendering != "Disabled"
 
 
 def adopts_claims(cdi: CDI | None, config: CDIConfig | None) -> bool:
-    """Whether a DataVolume takes an existing claim of its name also where it does not ask for it."""
+    """Return whether a DataVolume adopts an existing PVC of its name by default."""
     return CLAIM_ADOPTION_GATE in (effective_spec(cdi, config).feature_gates or [])
 
 
@@ -199,7 +207,7 @@ def adopts_claims(cdi: CDI | None, config: CDIConfig | None) -> bool:
 
 
 def reconcile_config(cdi: CDI | None, config: CDIConfig | None, facts: ConfigFacts) -> ConfigPlan:
-    """CDIConfig ``config``: made where there is none, its spec that of the CDI object, its status what is in force."""
+    """Reconcile CDIConfig ``config``: create it, copy the CDI object's spec, and report the effective settings."""
     labels = {**COMMON_LABELS, LABEL_COMPONENT: ""}
     if config is None:
         metadata: dict[str, Any] = {"name": CONFIG_NAME, "labels": labels}
@@ -247,7 +255,7 @@ def _config_status(spec: ConfigSpec, facts: ConfigFacts) -> dict[str, Any]:
         },
         "importProxy": spec.import_proxy.to_dict()
         if spec.import_proxy is not None
-        # Clients read the members without asking whether there is a proxy at all.
+        # Clients read the members without checking that the proxy is set.
         else {"HTTPProxy": "", "HTTPSProxy": "", "noProxy": "", "trustedCAProxy": ""},
         "preallocation": bool(spec.preallocation),
         "scratchSpaceStorageClass": scratch_class(spec.scratch_space_storage_class, facts.storage_classes) or "",
@@ -274,10 +282,15 @@ def _invalid_event(found: tuple[Problem, ...]) -> tuple[EventFact, ...]:
 def reconcile_installation(
     cdi: CDI, *, active: bool, installed: Installed, found: tuple[Problem, ...], now: float
 ) -> Plan:
-    """The CDI object's phase, versions and conditions, from which KubeVirt and consoles read that all is well.
+    """Return the CDI object's phase, versions and conditions, which KubeVirt and consoles read.
 
-    `active` says that it is the one that counts (`active_cdi`), `found` what of the configuration cannot be followed
-    (`problems`).
+    Args:
+        cdi: The CDI object.
+        active: Whether it is the one in effect (`active_cdi`).
+        installed: State of the installation.
+        found: The invalid settings (`problems`).
+        now: Seconds since the epoch.
+
     """
     if cdi.metadata.deletion_timestamp is not None:
         return Plan()
@@ -287,7 +300,7 @@ def reconcile_installation(
         status = _cdi_status(old, "Error", {"Available": (False, "NotActive", message)}, None, now)
         return Plan(status=None if old is not None and old.to_dict() == status else status)
     ready = not installed.missing
-    # What was deployed once stays so while a part of it is away: then it is worse than it was, not on its way.
+    # After the first deployment the phase stays Deployed: a missing component then means Degraded, not Progressing.
     once = old is not None and old.phase == "Deployed"
     hurt = once and not ready
     waiting = f"{'; '.join(installed.missing)}."
@@ -342,7 +355,7 @@ def _cdi_status(
 
 
 def _is_authority(cdi: CDI) -> bool:
-    # Written by an administrator, spec.config is meant also before anybody has added the annotation.
+    # An administrator's spec.config is authoritative even before the annotation has been added.
     return ANN_CONFIG_AUTHORITY in (cdi.metadata.annotations or {}) or cdi.spec.config is not None
 
 
@@ -365,8 +378,10 @@ def _overheads(overhead: FilesystemOverhead) -> list[tuple[str, Fraction]]:
 
 
 def _resources(asked: ResourceRequirements | None, otherwise: Mapping[str, Any]) -> dict[str, Any]:
-    """Limits and requests for processor and memory, and devices, as an API object: what is asked for, else `otherwise`,
-    else the usual.  A request never exceeds its limit, which the API server would refuse.
+    """Return limits and requests for CPU and memory, and claims, as an API object.
+
+    Values come from `asked`, else from `otherwise`, else from the defaults. A request never exceeds its limit, because
+    the API server would reject that.
     """
     given = asked.to_dict() if asked is not None else {}
     merged: dict[str, Any] = {
@@ -376,7 +391,7 @@ def _resources(asked: ResourceRequirements | None, otherwise: Mapping[str, Any])
     limits, requests = merged["limits"], merged["requests"]
     for name in requests.keys() & limits.keys():
         if Quantity.parse(requests[name]) > Quantity.parse(limits[name]):
-            # One of them was asked for, the other is the usual.
+            # Only one of them can have been set explicitly; the other is a default and is adjusted.
             if name in (given.get("requests") or {}):
                 limits[name] = requests[name]
             else:

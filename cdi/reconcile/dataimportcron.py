@@ -1,4 +1,4 @@
-"""A DataImportCron where no controller polls: it says so, instead of looking alive."""
+"""Conditions of a DataImportCron that is not scheduled, because no controller polls its source."""
 
 from __future__ import annotations
 
@@ -19,18 +19,24 @@ IN_A_CLUSTER: Final = (
     "Try: cdi batch --update from a CronJob, which the chart's value batch makes"
 )
 WARNING: Final = "this version runs no schedules: this DataImportCron imports nothing, as its conditions say"
-"""To whoever makes one in a cluster."""
+"""Admission warning at the creation of a DataImportCron in a cluster."""
 
 
 def reconcile_unscheduled(cron: DataImportCron, now: float, message: str = ON_ONE_MACHINE) -> Plan:
-    """Its conditions, and an event when they are new; `message` says why it is not run, and what to do.
+    """Return conditions that say why the schedule is not run, and an event if they are new.
 
-    What another controller found and did before stays in the status.
+    The results of another controller stay in the status.
+
+    Args:
+        cron: The DataImportCron.
+        now: Seconds since the epoch.
+        message: Why the schedule is not run, and the remedy.
+
     """
     before = cron.status.to_dict() if cron.status is not None else {}
     old = (cron.status.conditions if cron.status else None) or []
     imported = cron.status is not None and cron.status.last_imported_pvc is not None
-    # Of an import that is there, nobody looks whether it is still the newest.
+    # Nothing checks whether an existing import is still the newest, so the status is Unknown.
     current = (
         Aspect(status=ConditionStatus.UNKNOWN, reason=CONTROLLER_REQUIRED, message=message)
         if imported

@@ -1,4 +1,4 @@
-"""What a DataSource stands for, and whether that can be used."""
+"""Reconciler of DataSources: resolved source and readiness."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cdi.reconcile.world import Claim, Objects, Platform
 def reconcile_data_source(
     data_source: DataSource, objects: Objects, platform: Platform, now: float, clones: CloneFacts | None = None
 ) -> Plan:
-    """``status.source``, the Ready condition, and labels that instance types are chosen by."""
+    """Return ``status.source``, the Ready condition, and the labels by which instance types are chosen."""
     metadata = data_source.metadata
     if metadata.deletion_timestamp is not None:
         return Plan()

@@ -1,7 +1,7 @@
-"""Failed imports as KubeVirt's importer reports them: its reasons and its words first, then ours.
+"""Import failures in the form that KubeVirt's importer reports: its reason and message first, then our own message.
 
-Other programs compare the reason of the condition Running and search its message.  virt-controller, for one, shows a
-virtual machine as DataVolumeError where Running is False with the reason ``Error`` or ``ImagePullFailed``.
+Other programs compare the reason of the Running condition and search its message. For example, virt-controller shows a
+virtual machine as DataVolumeError if Running is False with the reason ``Error`` or ``ImagePullFailed``.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ _NO_CONNECTION: Final = (
     SourceUnavailable,
     SourceUnreachable,
 )
-"""What KubeVirt's importer meets while it opens a source."""
+"""Errors that KubeVirt's importer meets while it opens a source."""
 _NOT_OF_THE_REGISTRY: Final = (DiskNotInImage, PlatformNotFound, SourceNotSupported, SourceUrlInvalid)
-"""Source errors of a container image that the registry has nothing to do with."""
+"""Source errors of a container image that are unrelated to the registry."""
 
 
 def not_running(world: World, failure: Failure) -> Aspect:
-    """Return the condition Running of a DataVolume whose last attempt failed."""
+    """Return the Running condition of a DataVolume whose last attempt failed."""
     origin = find_origin(world)
     kind = origin.kind if isinstance(origin, Import) else None
     words = _words(failure, kind)
@@ -69,7 +69,7 @@ def _reason(failure: Failure, kind: SourceKind | None) -> Reason:
 
 
 def _words(failure: Failure, kind: SourceKind | None) -> str:
-    """What KubeVirt's importer says of such a failure; empty where it has no such failure."""
+    """Return the message of KubeVirt's importer for such a failure; empty if it has no equivalent."""
     error = by_code(failure.code)
     if kind is None:
         return ""

@@ -1,4 +1,4 @@
-"""StorageClasses as they matter for volumes, and which of them is meant where none is named."""
+"""StorageClasses, and the choice of a default class."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from cdi.api.names import ANN_CLONE_STRATEGY, ANN_DEFAULT_CLASS, ANN_DEFAULT_VIR
 from cdi.api.storageprofile import CloneStrategy
 
 NO_PROVISIONER = "kubernetes.io/no-provisioner"
-"""Of a class whose volumes are made by hand."""
+"""Provisioner of classes whose volumes are created manually."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageClass:
-    """What a StorageClass says of itself."""
+    """The relevant fields of a StorageClass."""
 
     name: str
     provisioner: str
     uid: str = ""
     created: str = ""
-    """RFC 3339, as the API server writes it: texts of the same form, so that they can be compared."""
+    """RFC 3339 as written by the API server; the fixed format makes the texts comparable."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     waits: bool = False
-    """Volumes are bound when their first consumer is scheduled."""
+    """Whether volumes are bound when their first consumer is scheduled (WaitForFirstConsumer)."""
     expands: bool = False
-    """Volumes can be enlarged."""
+    """Whether volumes can be expanded (``allowVolumeExpansion``)."""
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> Self:
-        """From an object of the API; what is missing in it is empty."""
+        """Parse an API object; missing fields are empty."""
         metadata = body.get("metadata") or {}
         return cls(
             name=metadata.get("name") or "",
@@ -46,25 +46,26 @@ class StorageClass:
 
     @property
     def is_default(self) -> bool:
-        """Kubernetes takes it for claims that name no class."""
+        """Whether Kubernetes uses it for PVCs that name no class."""
         return self.annotations.get(ANN_DEFAULT_CLASS) == "true"
 
     @property
     def is_virt_default(self) -> bool:
-        """It is taken for disks of virtual machines that name no class."""
+        """Whether it is used for disks of virtual machines that name no class."""
         return self.annotations.get(ANN_DEFAULT_VIRT_CLASS) == "true"
 
     @property
     def clone_strategy(self) -> CloneStrategy | None:
-        """What its annotation asks for; None where it says nothing that is known."""
+        """The clone strategy from its annotation; None if that is missing or unknown."""
         asked = self.annotations.get(ANN_CLONE_STRATEGY, "")
         return CloneStrategy(asked) if asked in set(CloneStrategy) else None
 
 
 def default_class(classes: Iterable[StorageClass], *, virtualization: bool = True) -> StorageClass | None:
-    """The class of a volume that names none: for `virtualization` (disks, not archives) its own default goes first.
+    """Return the class of a volume that names none; None if there is no default.
 
-    Of several defaults the newest counts, and of equally old ones the first by name, as in Kubernetes.
+    With `virtualization` (for disks, not archives) the default class for virtual machines is preferred. Among several
+    defaults the newest is used, and among equally old ones the first by name, as in Kubernetes.
     """
     known = list(classes)
     if virtualization:
@@ -77,9 +78,9 @@ def default_class(classes: Iterable[StorageClass], *, virtualization: bool = Tru
 def named_or_default(
     name: str | None, classes: Iterable[StorageClass], *, virtualization: bool = True
 ) -> StorageClass | None:
-    """The class of that name, where one is given; otherwise the default.
+    """Return the class with the given name, or the default class if `name` is None.
 
-    None where there is no such class.  The name "" asks for a volume without a class, which has none either.
+    None if there is no such class. The empty name requests a volume without a class, so it gives None as well.
     """
     known = list(classes)
     if name is None:
@@ -88,8 +89,13 @@ def named_or_default(
 
 
 def scratch_class(configured: str | None, classes: Iterable[StorageClass], target: str | None = None) -> str | None:
-    """The class of scratch space: the configured one if there is such a class, else Kubernetes' default, else that of
-    the volume that is filled (`target`).
+    """Return the class of scratch space: the configured one if it exists, else the default, else `target`.
+
+    Args:
+        configured: The class from CDIConfig.
+        classes: All classes of the cluster.
+        target: The class of the volume being filled.
+
     """
     known = list(classes)
     if configured and any(one.name == configured for one in known):
@@ -100,5 +106,5 @@ def scratch_class(configured: str | None, classes: Iterable[StorageClass], targe
 
 def _newest(classes: Iterable[StorageClass]) -> StorageClass | None:
     by_name = sorted(classes, key=lambda one: one.name)
-    # max() gives the first of equals: the first by name.
+    # max() returns the first of equal elements, which is the first by name.
     return max(by_name, key=lambda one: one.created, default=None)

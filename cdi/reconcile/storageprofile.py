@@ -1,5 +1,7 @@
-"""The StorageProfile of a StorageClass: what the administrator says, else what is known of the provisioner, else what
-the class's own volumes show, else a condition that says what to do.
+"""Reconciler of StorageProfiles.
+
+Volume properties come from the administrator's spec, else from the table of provisioners, else from the class's
+existing volumes. If none of these gives a result, a condition describes the remedy.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class SnapshotClass:
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> SnapshotClass:
-        """From an object of the API."""
+        """Parse an API object."""
         metadata = body.get("metadata") or {}
         annotations = metadata.get("annotations") or {}
         return cls(
@@ -59,21 +61,22 @@ class SnapshotClass:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileFacts:
-    """What else matters for a profile."""
+    """Further facts for reconciling a profile."""
 
     volumes: tuple[Evidence, ...] = ()
     """The PersistentVolumes of the class."""
     snapshot_classes: tuple[SnapshotClass, ...] = ()
-    """All of the cluster."""
+    """All VolumeSnapshotClasses of the cluster."""
     owner: Mapping[str, Any] | None = None
-    """An owner reference to the CDI object: profiles go with the installation."""
+    """An owner reference to the CDI object, so that profiles are garbage-collected with the installation."""
 
 
 def reconcile_storage_profile(
     storage_class: StorageClass, profile: StorageProfile | None, facts: ProfileFacts, now: float
 ) -> Plan:
-    """The profile of a class: made where there is none, then its labels, annotation and status.  The spec is the
-    administrator's.
+    """Create the profile of a class, or update its labels, annotation and status.
+
+    The spec belongs to the administrator.
     """
     known = _known(storage_class)
     annotations = _annotations(storage_class, profile, known, facts.volumes)
@@ -87,10 +90,9 @@ def reconcile_storage_profile(
 
 
 def reconcile_orphan(profile: StorageProfile) -> Plan:
-    """A profile whose class is no more.
+    """Delete a profile whose class was deleted, unless an administrator has set its spec.
 
-    It goes, unless an administrator wrote something into it: a class that is made again, as it must be to change its
-    parameters, then finds that.
+    A class must be recreated to change its parameters; the spec then applies to the new class.
     """
     if profile.metadata.deletion_timestamp is not None or profile.spec.to_dict():
         return Plan()
@@ -102,9 +104,9 @@ def reconcile_orphan(profile: StorageProfile) -> Plan:
 def volume_sets(
     storage_class: StorageClass | None, profile: StorageProfile | None, volumes: Iterable[Evidence] = ()
 ) -> tuple[PropertySet, ...]:
-    """What volumes of a class can be, the best first; empty where nobody knows.
+    """Return the supported sets of a class, best first; empty if they are unknown.
 
-    The same as the profile's status once that is written, so that nothing has to wait for it.
+    The result equals the profile's status once that is written, so callers need not wait for it.
     """
     given = _specified(profile)
     if given or storage_class is None:
@@ -114,15 +116,15 @@ def volume_sets(
 
 
 def is_learned(storage_class: StorageClass, profile: StorageProfile | None) -> bool:
-    """Whether nobody says what a provisioner can make, so that `volume_sets` are what its volumes have shown.
+    """Return whether `volume_sets` is inferred from existing volumes, for lack of any declared capabilities.
 
-    Volumes that were made by hand say it themselves: there are no others.
+    This is never the case for manually created volumes, since there are no others.
     """
     return storage_class.provisioner != NO_PROVISIONER and not _specified(profile) and _known(storage_class) is None
 
 
 def minimum_size(profile: StorageProfile | None) -> int:
-    """The least size of the class's volumes, bytes; 0 where there is none, or none that can be read."""
+    """Return the minimum size of the class's volumes in bytes; 0 if there is none, or an invalid one."""
     text = ((profile.metadata.annotations if profile is not None else None) or {}).get(ANN_MINIMUM_PVC_SIZE)
     if not text:
         return 0
@@ -133,7 +135,7 @@ def minimum_size(profile: StorageProfile | None) -> int:
 
 
 def profile_patch(name: str, sets: Iterable[PropertySet]) -> str:
-    """The command by which an administrator says what volumes of a class can be."""
+    """Return the command with which an administrator sets the properties of a class."""
     spec = {
         "claimPropertySets": [{"accessModes": list(one.access_modes), "volumeMode": one.volume_mode} for one in sets]
     }
@@ -142,7 +144,7 @@ def profile_patch(name: str, sets: Iterable[PropertySet]) -> str:
 
 
 def complete(profile: StorageProfile) -> bool:
-    """Volumes can be made of it, or nobody would want to."""
+    """Return whether the profile is complete or not needed for disks."""
     status = profile.status
     provisioner = (status.provisioner if status is not None else None) or ""
     sets = (status.claim_property_sets if status is not None else None) or []
@@ -151,7 +153,7 @@ def complete(profile: StorageProfile) -> bool:
 
 
 def shared(profile: StorageProfile) -> bool:
-    """Several nodes can use a volume at once, which moving a running machine needs."""
+    """Return whether volumes can be shared between nodes, which live migration requires."""
     sets = (profile.status.claim_property_sets if profile.status is not None else None) or []
     return any(AccessMode.READ_WRITE_MANY in one.access_modes for one in sets)
 
@@ -159,7 +161,7 @@ def shared(profile: StorageProfile) -> bool:
 def clones_fast(
     profile: StorageProfile, *, csi_drivers: frozenset[str], snapshot_classes: Iterable[SnapshotClass]
 ) -> bool:
-    """The storage itself makes clones, and what that needs is there."""
+    """Return whether the storage creates clones itself and everything for that is installed."""
     status = profile.status
     if status is None or status.clone_strategy == CloneStrategy.COPY:
         return False
@@ -195,7 +197,7 @@ def _specified(profile: StorageProfile | None) -> tuple[PropertySet, ...]:
 def _snapshot_class(
     storage_class: StorageClass, profile: StorageProfile, facts: ProfileFacts
 ) -> tuple[str | None, str]:
-    """Its name, and what is wrong with the one that the administrator names."""
+    """Return the name of the VolumeSnapshotClass, and the error in the one that the administrator named."""
     fitting = sorted(
         (one for one in facts.snapshot_classes if one.driver == storage_class.provisioner), key=lambda one: one.name
     )
@@ -224,7 +226,7 @@ def _clone_strategy(
 
 
 def _troubles(storage_class: StorageClass, profile: StorageProfile, snapshot_class: str) -> str:
-    """What somebody wrote and cannot be followed; it is left out of account, not left unsaid."""
+    """Return a sentence about the invalid settings, which are ignored but reported."""
     found = [str(problem) for problem in check_storage_profile(profile)]
     asked = storage_class.annotations.get(ANN_CLONE_STRATEGY)
     if asked and storage_class.clone_strategy is None:
@@ -257,7 +259,7 @@ def _annotations(
     known: Capabilities | None,
     volumes: Iterable[Evidence],
 ) -> dict[str, str]:
-    """The annotations that the profile is to have, without a least size that an administrator wrote."""
+    """Return the wanted annotations of the profile, except a minimum size set by an administrator."""
     there = (profile.metadata.annotations if profile is not None else None) or {}
     if known is not None:
         return {ANN_MINIMUM_PVC_SIZE: known.minimum} if known.minimum and ANN_MINIMUM_PVC_SIZE not in there else {}
@@ -355,7 +357,7 @@ def _recognition(
     if _specified(profile):
         return ConditionStatus.FALSE, reason, f"{_capital(what)}; the profile's own spec says what volumes can be."
     if sets:
-        # Recognized is about the provisioner: it stays False, and the message says what is gone by instead.
+        # Recognized describes the provisioner, so it stays False; the message names what is used instead.
         found = ", ".join(f"{one.access_modes[0]} {one.volume_mode}" for one in sets)
         return ConditionStatus.FALSE, reason, f"{_capital(what)}; volumes of it that were in use have shown: {found}."
     example = PropertySet(access_modes=(AccessMode.READ_WRITE_ONCE.value,), volume_mode="Filesystem")

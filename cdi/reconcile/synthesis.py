@@ -1,9 +1,8 @@
-"""A DataVolume where there is none: claims that ask for an import by themselves.
+"""DataVolumes synthesized from PVCs that request an import themselves.
 
-Two kinds of claims do: those that carry ``storage.import.*`` or ``k8s.io/CloneRequest`` annotations, written by hand,
-and those whose ``dataSourceRef`` names a VolumeImportSource or VolumeCloneSource.  What they ask for is put into the
-words of a DataVolume, so that the same reconciler serves them; what it says of that DataVolume's status is kept in an
-annotation of the claim.
+There are two kinds: PVCs with ``storage.import.*`` or ``k8s.io/CloneRequest`` annotations, written by users, and PVCs
+whose ``dataSourceRef`` names a VolumeImportSource or VolumeCloneSource. The request is converted to a DataVolume, so
+that the same reconciler handles it; the resulting status is stored in an annotation of the PVC.
 """
 
 from __future__ import annotations
@@ -44,43 +43,43 @@ from cdi.reconcile.world import Claim, DataRef, Objects
 IMPORT_SOURCE = "VolumeImportSource"
 CLONE_SOURCE = "VolumeCloneSource"
 ANN_STATUS = f"{GROUP}/storage.import.status"
-"""The status that a DataVolume would have, as JSON."""
+"""Annotation with the status that a DataVolume would have, as JSON."""
 _LONGEST_STATUS = 32 * 1024
 
 
 def names_import_source(ref: DataRef | None) -> bool:
-    """Whether a claim's dataSourceRef makes it ours to fill."""
+    """Return whether a PVC's dataSourceRef names a VolumeImportSource."""
     return ref is not None and (ref.group, ref.kind) == (GROUP, IMPORT_SOURCE)
 
 
 def names_populator(ref: DataRef | None) -> bool:
-    """Whether a claim's dataSourceRef keeps the provisioner away from it, and leaves it to us."""
+    """Return whether a PVC's dataSourceRef names one of CDI's populators, so that the provisioner ignores the PVC."""
     return names_import_source(ref) or names_upload_source(ref) or names_clone_source(ref)
 
 
 def names_upload_source(ref: DataRef | None) -> bool:
-    """Whether a claim's dataSourceRef makes it ours to take an upload for."""
+    """Return whether a PVC's dataSourceRef names a VolumeUploadSource."""
     return ref is not None and (ref.group, ref.kind) == (GROUP, UPLOAD_SOURCE)
 
 
 def names_clone_source(ref: DataRef | None) -> bool:
-    """Whether a claim's dataSourceRef makes it ours to clone into."""
+    """Return whether a PVC's dataSourceRef names a VolumeCloneSource."""
     return ref is not None and (ref.group, ref.kind) == (GROUP, CLONE_SOURCE)
 
 
 def synthesise(claim: Claim, objects: Objects) -> DataVolume | None:
-    """The DataVolume that `claim` stands for; None where it asks for nothing."""
+    """Return the DataVolume that corresponds to `claim`; None if it requests nothing."""
     annotations = claim.annotations
     spec: dict[str, Any] = {}
     if names_import_source(claim.data_ref):
         assert claim.data_ref is not None
-        # Its source is looked up when it is needed (`cdi.reconcile.origin`): the object may come later.
+        # The source is resolved when it is needed (`cdi.reconcile.origin`), since the object may be created later.
         found = objects.import_source(claim.namespace, claim.data_ref.name)
         if found is not None:
             spec["contentType"] = found.spec.content_type
             spec["preallocation"] = found.spec.preallocation
     elif names_clone_source(claim.data_ref) or ANN_CLONE_REQUEST in annotations:
-        # Which volume that is, is looked up as well; that it is a clone is to be known before.
+        # The source is resolved later as well, but that it is a clone must be known now.
         namespace, name, snapshot = pinned(annotations) or (claim.namespace, "", False)
         spec["source"] = {"snapshot" if snapshot else "pvc": {"namespace": namespace, "name": name}}
     elif names_upload_source(claim.data_ref):
@@ -113,7 +112,7 @@ def synthesise(claim: Claim, objects: Objects) -> DataVolume | None:
 
 
 def leaving(claim: Claim) -> DataVolume:
-    """For a claim that is being deleted: all that is left to be done for it is to let it go."""
+    """Return a placeholder for a PVC that is being deleted, for which only the worker must be stopped."""
     return _data_volume(claim, {"source": {"blank": {}}}, None, deleted="1970-01-01T00:00:00Z")
 
 
@@ -137,7 +136,7 @@ def _data_volume(
         try:
             return _parsed({**body, "status": status})
         except InvalidManifest:
-            # Somebody altered it: it is written anew.
+            # The annotation was modified and is invalid; it will be overwritten.
             pass
     return _parsed(body)
 
@@ -159,7 +158,7 @@ def _status(text: str | None) -> dict[str, Any] | None:
 
 
 def _source(annotations: Mapping[str, str]) -> dict[str, Any]:
-    """As a DataVolume's ``spec.source``; a kind that is not known counts as http, as it does upstream."""
+    """Return a DataVolume's ``spec.source``; an unknown kind counts as http, as in KubeVirt's CDI."""
     kind = annotations.get(ANN_SOURCE) or "http"
     if kind == "none":
         return {"blank": {}}
@@ -194,7 +193,7 @@ def _source(annotations: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _numbered(annotations: Mapping[str, str], prefix: str) -> list[str] | None:
-    """The values of ``prefix.0``, ``prefix.1`` and so on, in that order."""
+    """Return the values of ``prefix.0``, ``prefix.1`` and so on, in that order."""
     found = {}
     for name, text in annotations.items():
         head, dot, number = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""What is said of an object that cannot be read: one that was stored before the rules were what they are."""
+"""Events and conditions of an invalid object, such as one stored before a validation rule was added."""
 
 from __future__ import annotations
 
@@ -21,14 +21,19 @@ _ASPECTS: Final[Mapping[str, tuple[ConditionType, ...]]] = {
     "DataSource": (ConditionType.READY,),
     "DataImportCron": (ConditionType.PROGRESSING, ConditionType.UP_TO_DATE),
 }
-"""Conditions that are not met, of the kinds that have any which their users look at."""
+"""Conditions to set to False, by kind; kinds without conditions that users read are omitted."""
 
 
 def complain(body: Mapping[str, Any], error: InvalidManifest, now: float) -> Plan:
-    """An event with the cause, and conditions with it where the kind has some.
+    """Return an event with the cause, and conditions if the kind has some.
 
-    `body` is what is known of the object.  A DataVolume that has come to its end keeps its status: its volume is what
-    it was.
+    A DataVolume in a final phase keeps its status, because its volume has not changed.
+
+    Args:
+        body: The object as far as it is known.
+        error: The cause.
+        now: Seconds since the epoch.
+
     """
     event = EventFact(type="Warning", reason=error.code, message=error.message)
     kinds = _ASPECTS.get(str(body.get("kind")), ())
@@ -36,7 +41,7 @@ def complain(body: Mapping[str, Any], error: InvalidManifest, now: float) -> Pla
     if not kinds or before.get("phase") in _FINAL:
         return Plan(events=(event,))
     aspects = {
-        # As of a worker that failed: clients take that for the error that it is.
+        # The reason of a failed worker, which clients recognize as an error.
         kind: no(Reason.ERROR if kind is ConditionType.RUNNING else error.code, error.message)
         for kind in kinds
     }
@@ -52,7 +57,7 @@ def _status(body: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _conditions(status: Mapping[str, Any]) -> Iterator[Condition]:
-    """Those that can be read."""
+    """Yield the valid conditions."""
     for one in status.get("conditions") or ():
         with contextlib.suppress(ValidationError):
             yield Condition.model_validate(one, by_alias=True, by_name=False)

@@ -1,4 +1,4 @@
-"""What a client that uploads on this machine asks for: an annotation of the claim."""
+"""Upload request of a client on this machine, stored in an annotation of the PVC."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ ANNOTATION = f"{GROUP}/storage.upload.request"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadRequest:
-    """One upload.  Another one has another id."""
+    """A request for one upload; each has a unique id."""
 
     id: str
     path: str | None = None
-    """The file that is uploaded; None for a stream, which only the process that has it can give to a worker."""
+    """The file to upload; None for a stream, which only the process that holds it can pass to a worker."""
     length: int | None = None
-    """Bytes of a stream, where known."""
+    """Length of a stream in bytes, if known."""
 
     @classmethod
     def read(cls, text: str | None) -> Self | None:
-        """None where there is none, or none that can be read."""
+        """Parse the annotation; return None if it is missing or invalid."""
         if not text:
             return None
         try:

@@ -1,4 +1,4 @@
-"""What of a claim says that somebody may upload into it."""
+"""Detection of PVCs that accept uploads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UPLOAD_SOURCE = "VolumeUploadSource"
 
 
 def is_upload_target(claim: Mapping[str, Any]) -> bool:
-    """Whether a PersistentVolumeClaim, as the API has it, is to be filled by an upload, or was."""
+    """Return whether a PersistentVolumeClaim (an API object) is, or was, to be filled by an upload."""
     metadata, spec = claim.get("metadata") or {}, claim.get("spec") or {}
     ref = spec.get("dataSourceRef") or {}
     return ANN_UPLOAD_TARGET in (metadata.get("annotations") or {}) or (

@@ -1,10 +1,10 @@
-"""What an upload in a cluster needs beside what every worker does: a pod that can be reached, and whom it believes.
+"""Objects of an upload in a cluster: a Service, a certificate, and a pod that accepts connections.
 
     Service ``cdi-upload-<claim>``  headless; the upload proxy finds the pod by its name
-    Secret  ``cdi-upload-<claim>``  the pod's certificate, and who signs those of its clients; it goes with the Service
-    Pod     ``cdi-upload-<claim>``  waits for an image, refuses those that do not fit, and ends with the one that does
+    Secret  ``cdi-upload-<claim>``  the pod's certificate and the CA of its clients; owned by the Service
+    Pod     ``cdi-upload-<claim>``  waits for an image, rejects invalid ones, and ends with the first valid one
 
-The claim is the one that is filled.  All three go when the volume is done.
+``<claim>`` is the PVC being filled. All three are deleted when the volume is complete.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PROGRAM: Final = "upload"
 
 
 def takes_upload(world: World) -> bool:
-    """It is filled by a pod that clients upload to."""
+    """Return whether the volume is filled by an upload server."""
     return world.platform.cluster and operation_of(world.datavolume) == "Upload"
 
 
@@ -47,7 +47,7 @@ def takes_upload(world: World) -> bool:
 
 
 def build_service(filled: Claim) -> dict[str, Any]:
-    """By which the pod of a claim is found."""
+    """Build the headless Service through which the PVC's pod is reached."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -67,7 +67,7 @@ def build_service(filled: Claim) -> dict[str, Any]:
 
 
 def server_pod(filled: Claim, pod: dict[str, Any]) -> dict[str, Any]:
-    """An importer's pod as one that waits for an upload."""
+    """Convert an importer pod to an upload server pod."""
     made = with_certificate(pod, upload_pod(filled.name))
     made["metadata"]["labels"][LABEL_UPLOAD_TARGET] = filled.uid
     container = made["spec"]["containers"][0]
@@ -76,14 +76,14 @@ def server_pod(filled: Claim, pod: dict[str, Any]) -> dict[str, Any]:
         "httpGet": {"path": "/healthz", "port": PORT, "scheme": "HTTPS"},
         "periodSeconds": 1,
         "timeoutSeconds": 5,
-        # It is busy with an image, which is no reason to send its client away.
+        # A server that is busy with an image must stay ready for its client.
         "failureThreshold": 30,
     }
     return made
 
 
 def certificate(namespace: str, claim: str, service: Service) -> ProvideCertificate:
-    """Of the pod that fills a claim, for exactly the names that its Service is reached by."""
+    """Return the action for the server certificate of a PVC's pod, valid exactly for the Service's DNS names."""
     name = f"{service.name}.{namespace}.svc"
     return ProvideCertificate(
         namespace=namespace,
@@ -99,13 +99,13 @@ def certificate(namespace: str, claim: str, service: Service) -> ProvideCertific
 
 
 def service_of(world: World, filled: Claim) -> Service | None:
-    """The Service, if it is this very claim's."""
+    """Return the Service if it belongs to exactly this PVC."""
     service = world.service
     return service if service is not None and service.claim == filled.uid and not service.deleting else None
 
 
 def unreachable(world: World, filled: Claim | None) -> Wait | None:
-    """A Service of that name that is not this claim's keeps a pod from being found."""
+    """Return what to wait for if the Service's name is in use by another owner; None otherwise."""
     service = world.service
     if not takes_upload(world) or filled is None or service is None or service_of(world, filled) is not None:
         return None
@@ -120,7 +120,7 @@ def unreachable(world: World, filled: Claim | None) -> Wait | None:
 
 
 def before_server(world: World, filled: Claim) -> tuple[tuple[Action, ...], bool]:
-    """What must be there before the pod is, and whether the pod can follow at once."""
+    """Return the actions required before the pod, and whether the pod can be created at once."""
     service = service_of(world, filled)
     if service is None:
         return (CreateObject(body=build_service(filled)),), False
@@ -128,14 +128,14 @@ def before_server(world: World, filled: Claim) -> tuple[tuple[Action, ...], bool
 
 
 def service_kept(world: World, filled: Claim | None) -> tuple[Action, ...]:
-    """While the pod is there: its Service, if somebody took it away."""
+    """Recreate the Service of a running upload server if it was deleted."""
     if not takes_upload(world) or filled is None or world.service is not None:
         return ()
     return (CreateObject(body=build_service(filled)),)
 
 
 def withdrawn(world: World, filled: Claim | None) -> tuple[Action, ...]:
-    """Once nobody is to upload any more."""
+    """Delete the Service once no more uploads are accepted."""
     service = service_of(world, filled) if filled is not None else None
     if service is None or filled is None:
         return ()
@@ -143,7 +143,7 @@ def withdrawn(world: World, filled: Claim | None) -> tuple[Action, ...]:
 
 
 def ready_for_upload(world: World, claim: Claim, worker: Worker, decision: Decision) -> Decision:
-    """A decision about a worker that runs, in the words of uploads: it is ready once its pod is, and stays so."""
+    """Convert the decision for a running worker to an upload's phases: UploadReady once the pod is ready."""
     pod = worker.pod
     if not takes_upload(world) or pod is None:
         return decision
@@ -162,5 +162,5 @@ def ready_for_upload(world: World, claim: Claim, worker: Worker, decision: Decis
 
 
 def upload_marks() -> dict[str, str | None]:
-    """Annotations of a claim that others look for."""
+    """Return the PVC annotations that other programs read."""
     return {ANN_UPLOAD_TARGET: "", ANN_UPLOAD_CLIENT_NAME: CLIENT_NAME}
