@@ -1,1 +1,1 @@
-"""Volumes of other volumes, in a cluster."""
+"""Clones of volumes and snapshots in a cluster."""

@@ -1,4 +1,4 @@
-"""The claim of a clone, before it is there."""
+"""Creation of a clone's target PVC."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def arrive(world: World, origin: Clone) -> Decision:
-    """The target is made, once the source is there and says what it is."""
+    """Create the target PVC once the source exists and its properties are known."""
     dv = world.datavolume
     grant = allowed(world, origin, None)
     if isinstance(grant, Refuse):
@@ -70,7 +70,8 @@ def arrive(world: World, origin: Clone) -> Decision:
     if small is not None:
         return failed(None, small.failure)
     actions: tuple[Action, ...] = (CreateObject(body=body),)
-    # What a provisioner looks at is the claim's reference; of another namespace's source there is no object to name.
+    # A provisioner only checks the reference in the PVC; for a source in another namespace no VolumeCloneSource can be
+    # created.
     if "dataSourceRef" in spec and origin.namespace == dv.metadata.namespace:
         actions = (CreateObject(body=build_clone_source(dv, origin)), *actions)
     state = State(
@@ -84,9 +85,12 @@ def arrive(world: World, origin: Clone) -> Decision:
 
 
 def _body(world: World, origin: Clone, found: Found) -> dict[str, Any] | Decision:
-    """The claim, or what there is to do until it is known how large that is.
+    """Return the PVC's manifest, or the decision that applies until its size is known.
 
-    Raises what `cdi.reconcile.claim.build_claim` does, and `InvalidManifest` where nobody says how large it is.
+    Raises:
+        CdiError: Any error of `cdi.reconcile.claim.build_claim`.
+        InvalidManifest: The size is neither given nor known from the source.
+
     """
     dv = world.datavolume
     body = build_claim(world, origin, None)
@@ -129,9 +133,9 @@ def _body(world: World, origin: Clone, found: Found) -> dict[str, Any] | Decisio
 
 
 def _recorded(world: World, body: dict[str, Any], found: Found) -> CloneRecord | None:
-    """What is decided of a claim that is not there yet: that it is cloned at once, as is wished.
+    """Return the plan for a PVC that is yet to be created, if it can be cloned at once by the preferred strategy.
 
-    None of anything else, which is decided once it is there, and told.
+    In all other cases return None: the plan is then made, and reported, once the PVC exists.
     """
     spec, metadata = body["spec"], body["metadata"]
     ref = spec.get("dataSourceRef")
@@ -158,7 +162,7 @@ def _recorded(world: World, body: dict[str, Any], found: Found) -> CloneRecord |
 
 
 def _size(world: World, found: Found, volume_mode: str, storage_class: str | None) -> int | Decision | None:
-    """Bytes of a claim for a clone whose size nobody gave; None where nobody says how large the source is."""
+    """Return the size in bytes for a clone without a requested size; None if the source's size is unknown."""
     if depends_on_disk(world, found, volume_mode, storage_class):
         disk = disk_of(world, found)
         if isinstance(disk, Decision):

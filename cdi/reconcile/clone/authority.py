@@ -1,8 +1,9 @@
-"""Whether a volume of another namespace may be cloned: somebody who may has said so, in a token.
+"""Authorization of clones from another namespace, by a signed token.
 
-Within one namespace everybody may.  The admission webhook asks the API server whether the user may, and signs what was
-allowed; that token is good for minutes, and counts only where the webhook put it: on the DataVolume.  Once it was
-verified, one that lasts is kept on the claim, which names the DataVolume by uid; nobody but the controller signs such.
+Clones within a namespace need no authorization. For others, the admission webhook asks the API server whether the user
+has permission, and signs a token; it is valid for minutes, and only on the DataVolume on which the webhook stored it.
+After verification a long-lived token, bound to the DataVolume's UID, is stored on the PVC; only the controller signs
+such tokens.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
 
 def sufficient(kind: SourceKind, namespace: str, name: str) -> tuple[tuple[dict[str, str], ...], ...]:
-    """Who has all the rights of one of these sets may clone a source: the right that is made for it, or those with
-    which one could read the source anyway.  Each right is the ``resourceAttributes`` of an access review.
+    """Return the sets of rights of which any one, held completely, permits cloning a source.
+
+    These are the right that exists for cloning, and the rights with which the source could be read anyway. Each right
+    is the ``resourceAttributes`` of an access review.
     """
     needed = ("pods", "persistentvolumeclaims") if kind == "VolumeSnapshot" else ("pods",)
     created = {"namespace": namespace, "verb": "create", "version": "*"}
@@ -35,7 +38,7 @@ def sufficient(kind: SourceKind, namespace: str, name: str) -> tuple[tuple[dict[
 
 
 def allowed(world: World, origin: Clone, claim: Claim | None) -> Grant | Refuse | Wait | None:
-    """The grant that allows it, None where none is needed."""
+    """Return the grant that authorizes the clone, None if none is needed, or why it cannot proceed."""
     metadata = world.datavolume.metadata
     namespace, name = metadata.namespace or "", metadata.name or ""
     if origin.namespace == namespace:
@@ -50,11 +53,12 @@ def allowed(world: World, origin: Clone, claim: Claim | None) -> Grant | Refuse 
     kept = replace(wanted, target_uid=metadata.uid or "")
     own = metadata.annotations or {}
     lasting = {**own, **(claim.annotations if claim is not None else {})}.get(ANN_EXTENDED_CLONE_TOKEN)
-    # What a claim says itself has passed no webhook that asks for rights.
+    # The annotations of a PVC have not passed a webhook that checks permissions.
     fresh = own.get(ANN_CLONE_TOKEN) if not world.synthetic else None
     signed: Grant | None = None
     try:
-        # One that lasts is for this DataVolume alone: whoever copied it to another of the same name has no leave.
+        # A long-lived token is valid for this DataVolume only, not for another one of the same name that it was copied
+        # to.
         if lasting and facts(world).grant(lasting, world.now) == kept:
             return kept
         if fresh:
@@ -84,7 +88,7 @@ def _refusal(wanted: Grant, signed: Grant | None, *, shown: bool) -> CloneUnauth
 
 
 def _created(world: World) -> float:
-    """When a token must have been good: however long nobody looked at it since."""
+    """Return when the token must have been valid: at the DataVolume's creation, however late that is reconciled."""
     text = world.datavolume.metadata.creation_timestamp
     if text is None:
         return world.now

@@ -1,4 +1,4 @@
-"""The manifests of the two pods of a copy."""
+"""Manifests of the two pods of a host-assisted clone."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from cdi.reconcile.world import Claim, World
 
 SOURCE: Final = "/var/run/cdi/clone/source"
-"""Where a reader has a file system."""
+"""Mount path of a filesystem volume in the source pod."""
 DEVICE: Final = "/dev/cdi-clone-source"
 TLS: Final = "/var/run/cdi/tls"
 
 
 def with_certificate(pod: dict[str, Any], secret: str) -> dict[str, Any]:
-    """An importer's pod as one that takes a clone: another program, and a certificate by which it is known."""
+    """Convert an importer pod to the target pod of a clone, with another command and a server certificate."""
     made = copy.deepcopy(pod)
     made["metadata"]["name"] = secret
     made["metadata"]["labels"][LABEL_COMPONENT] = COMPONENT_UPLOAD_SERVER
@@ -55,8 +55,9 @@ def with_certificate(pod: dict[str, Any], secret: str) -> dict[str, Any]:
 
 
 def certificate_of(pod: str, reader: Reader, namespace: str, ticket: Ticket, name: str) -> ProvideCertificate:
-    """By which one pod that fills, and no other, knows its reader.  It goes with the reader's pod, which waits for the
-    first of them.
+    """Return the action for a client certificate by which exactly one target pod identifies its source pod.
+
+    The certificate is owned by the source pod, which does not start before the first of its certificates exists.
     """
     return ProvideCertificate(
         namespace=namespace,
@@ -73,7 +74,7 @@ def certificate_of(pod: str, reader: Reader, namespace: str, ticket: Ticket, nam
 def build_reader(
     world: World, target: Claim, found: Found, job: CopySourceJob, name: str, ticket: Ticket
 ) -> dict[str, Any]:
-    """A pod that reads the source, which it has read-only, and sends it: to `target` first."""
+    """Build the pod that mounts the source read-only and sends it to its targets, of which `target` is the first."""
     pods = world.config.pods
     given = {**(world.datavolume.metadata.annotations or {}), **target.annotations}
     block = found.volume_mode == "Block"
@@ -103,7 +104,7 @@ def build_reader(
                         {"path": path, "fieldRef": {"fieldPath": f"metadata.annotations['{annotation}']"}}
                         for path, annotation in (("job", ANN_JOB), ("limits", ANN_LIMITS))
                     ]
-                    # Which targets there are changes while it runs.
+                    # The list of targets changes while the pod runs.
                     + [{"path": TARGETS.rpartition("/")[2], "fieldRef": {"fieldPath": "metadata.annotations"}}]
                 },
             },

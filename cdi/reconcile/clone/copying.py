@@ -1,9 +1,10 @@
-"""A volume is copied by two pods: one reads the source and sends it, the other fills the target's volume with it.
+"""Host-assisted clones: a source pod reads the volume and sends it to target pods, which write it.
 
-The pod that fills is a worker like any other: its attempts are in the ledger, and it says when the clone is done.  The
-reader is only there to serve it, and all others that are filled from the same source: whoever can be reached and is not
-served makes one, or gets a ticket of one that is there, an annotation by which it knows whom to send to.  With the
-clone goes its ticket, and with the last ticket the reader (`cdi.reconcile.clone.temporaries.reconcile_reader`).
+The target pod is a normal worker: its attempts are in the ledger, and its result completes the clone. The source pod
+only serves it, together with all other targets that are cloned from the same source. A target pod that has an address
+but no source pod gets an assignment (a ticket, which is an annotation of the source pod) to an existing source pod, or
+else a new source pod. The ticket is removed with the clone, and the source pod with its last ticket
+(`cdi.reconcile.clone.temporaries.reconcile_reader`).
 """
 
 from __future__ import annotations
@@ -49,26 +50,31 @@ if TYPE_CHECKING:
     from cdi.reconcile.world import Claim, Layout, Worker, World
 
 PAUSE: Final = 5.0
-"""Seconds before a reader that failed is made anew."""
+"""Seconds before a failed source pod is recreated."""
 LINGER: Final = 15.0
-"""Seconds that a reader whose targets have everything waits for another one, unless it is deleted before."""
+"""Seconds that a source pod waits for further targets after the last one is complete, unless it is deleted before."""
 READERS_MOST: Final = 16
-"""Of one source at a time."""
+"""Maximum number of source pods for one source at a time."""
 
 
 def is_copied(claim: Claim) -> CloneRecord | None:
-    """The record of a clone that pods make."""
+    """Return the record of a host-assisted clone; None for any other."""
     record = CloneRecord.read(claim)
     return record if record is not None and record.strategy is CloneStrategy.COPY else None
 
 
 def client_name(claim: Claim) -> str:
-    """The one name by which the pod that fills knows its reader."""
+    """Return the certificate name by which the target pod identifies its source pod."""
     return f"clone.{claim.uid}"
 
 
 def prepare_copy(world: World, claim: Claim, filled: Claim, origin: Clone, layout: Layout) -> Prepared | Wait | Refuse:
-    """The work of the pod that fills.  Raises `InvalidManifest` where the annotations cannot be followed."""
+    """Return the work of the target pod.
+
+    Raises:
+        InvalidManifest: An annotation is invalid.
+
+    """
     found = readable(world, claim, origin)
     if isinstance(found, Wait | Refuse):
         return found
@@ -97,12 +103,12 @@ def prepare_copy(world: World, claim: Claim, filled: Claim, origin: Clone, layou
 
 
 def target_pod(filled: Claim, pod: dict[str, Any]) -> dict[str, Any]:
-    """An importer's pod as that of the pod that fills a clone."""
+    """Convert an importer pod to the target pod of a clone."""
     return with_certificate(pod, upload_pod(filled.name))
 
 
 def before_target(filled: Claim) -> tuple[Action, ...]:
-    """What must be there before that pod is: its certificate."""
+    """Return the action required before the target pod is created: its certificate."""
     return (_certificate(filled, claim_owner(filled)),)
 
 
@@ -119,7 +125,7 @@ def _certificate(filled: Claim, owner: Mapping[str, Any]) -> ProvideCertificate:
 
 
 def server_name(filled: Claim) -> str:
-    """What its certificate says."""
+    """Return the DNS name in the target pod's certificate."""
     return f"{upload_service(filled.name)}.{filled.namespace}.svc"
 
 
@@ -127,11 +133,11 @@ def server_name(filled: Claim) -> str:
 
 
 def served(world: World, claim: Claim, filled: Claim, origin: Clone, worker: Worker) -> tuple[tuple[Action, ...], str]:
-    """What the pod that fills needs of a reader now, and what the reader waits for, for people."""
+    """Return the actions that give the target pod its source pod, and a message about what the source pod waits for."""
     pod, record = worker.pod, is_copied(claim)
     if record is None or pod is None or pod.deleting:
         return (), ""
-    # Whose claim is filled in place stays, and a certificate that nobody has any use for is not to stay with it.
+    # Owned by the pod: a PVC that is filled directly stays after the clone, but the certificate must not.
     own = _certificate(filled, {"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid})
     if not pod.started or not pod.address:
         return (own,), ""
@@ -159,11 +165,14 @@ def served(world: World, claim: Claim, filled: Claim, origin: Clone, worker: Wor
 
 
 def cleared_reader(world: World, claim: Claim, ledger: Ledger, *, final: bool) -> tuple[Action, ...]:
-    """The ticket goes with the clone; it stays, and the reader that ends with it, where pods are to be retained."""
+    """Remove the ticket of a finished clone; the source pod ends with its last ticket.
+
+    Both stay if pods are to be retained after completion.
+    """
     record = CloneRecord.read(claim)
     if record is None or not (final or ledger.done):
         return ()
-    # One that read a snapshot does not stay: it would hold the claim that was made for it.
+    # A source pod that reads a restored snapshot is not retained, because it would keep the temporary PVC in use.
     if retains(world.datavolume, claim) and not record.restored:
         return ()
     return tuple(
@@ -174,7 +183,7 @@ def cleared_reader(world: World, claim: Claim, ledger: Ledger, *, final: bool) -
 
 
 def reader_marks(world: World, claim: Claim) -> dict[str, str | None]:
-    """Annotations of the target."""
+    """Return the target's annotations about its source pod."""
     record = is_copied(claim)
     for name, reader in _readers_of(world, record) if record is not None else ():
         if claim.uid in reader.tickets:
@@ -188,10 +197,10 @@ def reader_marks(world: World, claim: Claim) -> dict[str, str | None]:
 
 
 def with_reader(decision: Decision, message: str) -> Decision:
-    """What keeps the reader, where the pod that fills has nothing to say itself."""
+    """Add the source pod's message to the decision if the target pod has none."""
     if not message:
         return decision
-    # Nothing is heard of a reader whose pause is over, nor of a pod that waits for one.
+    # No event announces the end of a source pod's retry delay, so poll.
     decision = replace(decision, requeue_after=PAUSE)
     state = decision.state
     if state.running.message:
@@ -205,7 +214,7 @@ def with_reader(decision: Decision, message: str) -> Decision:
 
 
 def _readers_of(world: World, record: CloneRecord) -> Iterator[tuple[str, Reader]]:
-    """Those that are there, and their names."""
+    """Yield the existing source pods with their names."""
     for archive in (False, True):
         for number in range(READERS_MOST):
             name = clone_source_pod(record.source, number, archive=archive)
@@ -215,7 +224,10 @@ def _readers_of(world: World, record: CloneRecord) -> Iterator[tuple[str, Reader
 
 
 def _given(claim: Claim, record: CloneRecord, name: str, reader: Reader, ticket: Ticket) -> tuple[Action, ...]:
-    """A ticket and the certificate that goes with it, which is there first: who looks for one looks for the other."""
+    """Return the actions for a ticket and its certificate.
+
+    The certificate comes first, so that it exists when the source pod reads the ticket.
+    """
     certificate = certificate_of(name, reader, record.namespace, ticket, client_name(claim))
     if reader.tickets.get(claim.uid) == ticket:
         return (certificate,)
@@ -232,7 +244,7 @@ def _given(claim: Claim, record: CloneRecord, name: str, reader: Reader, ticket:
 def _begun(
     world: World, claim: Claim, record: CloneRecord, origin: Clone, ticket: Ticket
 ) -> tuple[tuple[Action, ...], str]:
-    """A place in a reader that is there, or else a reader."""
+    """Assign the target to a source pod with a free place, or create a source pod."""
     denied = allowed(world, origin, claim)
     if isinstance(denied, Refuse):
         return (), denied.failure.message
@@ -244,7 +256,7 @@ def _begun(
     if isinstance(found, Wait):
         return (), found.message
     if found.uid != record.source:
-        # What was planned was planned for another volume; readers are known by what they read.
+        # The record was made for another volume; source pods are identified by the UID of their source.
         written = replace(record, source=found.uid).write()
         renewed = PatchObject(
             plural="persistentvolumeclaims",
@@ -262,8 +274,8 @@ def _begun(
         name = clone_source_pod(found.uid, number, archive=archive)
         reader = facts(world).reader(record.namespace, name)
         if reader is None:
-            # Who made it has a place, and a ticket once there is a certificate, as all others: the first one that is
-            # there lets the pod begin.
+            # The first target is assigned at creation, but its ticket gets an address only with its certificate, as for
+            # all targets; the first certificate lets the pod start.
             place = replace(ticket, address="", attempt="")
             return (CreateObject(body=_made(world, claim, found, name, place)),), ""
         idle = reader.source == found.uid and not reader.deleting and reader.ended is None

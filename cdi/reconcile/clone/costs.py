@@ -1,4 +1,4 @@
-"""What a clone costs, for people."""
+"""Descriptions of what a clone costs, for users."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cdi.reconcile.clone.record import CloneRecord
 
 
 def costs(record: CloneRecord, asked: int | None) -> tuple[str, ...]:
-    """Of a target of `asked` bytes."""
+    """Return the costs of a clone to a target of `asked` bytes."""
     return tuple(_costs(record, asked))
 
 

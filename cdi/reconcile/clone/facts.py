@@ -1,4 +1,4 @@
-"""What is observed for clones beside what every volume needs."""
+"""Observed facts that are specific to clones."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ SourceKind = Literal["PersistentVolumeClaim", "VolumeSnapshot"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A VolumeSnapshot and what its content says."""
+    """A VolumeSnapshot with the relevant fields of its VolumeSnapshotContent."""
 
     namespace: str
     name: str
     uid: str
     ready: bool = False
-    """Volumes can be made of it (``status.readyToUse``)."""
+    """Whether volumes can be created from it (``status.readyToUse``)."""
     taken: bool = False
-    """The storage has taken it: what is written to its source from now on is not in it."""
+    """Whether the storage has taken it: later writes to the source are not included."""
     begun: float = 0.0
-    """When it was asked for, by the API server's clock; seconds since the epoch."""
+    """Creation time by the API server's clock, in seconds since the epoch."""
     size: int | None = None
-    """The least size of a volume made of it, bytes."""
+    """Minimum size in bytes of a volume created from it."""
     driver: str = ""
-    """Of the storage that holds it; empty while that is not known."""
+    """Driver of the storage that holds it; empty while unknown."""
     volume_mode: str = ""
-    """Of the volume that it was taken of; empty where nobody says."""
+    """Volume mode of its source volume; empty if unknown."""
     storage_class: str = ""
-    """Of the volume that it was taken of; empty where nobody says."""
+    """Storage class of its source volume; empty if unknown."""
     snapshot_class: str = ""
     source: str = ""
-    """The name of the claim that it was taken of; empty for one that was not taken of a claim."""
+    """Name of its source PVC; empty if it was not taken from a PVC."""
     error: str = ""
-    """What the storage said last, if that was an error."""
+    """The last error of the storage."""
     annotations: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     deleting: bool = False
@@ -50,55 +50,55 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preparation:
-    """The pod that mounts a claim once, so that its volume is made and its file system grows."""
+    """The prep pod, which mounts a PVC once so that its volume is provisioned and its filesystem expanded."""
 
     uid: str
     phase: str
     message: str = ""
-    """Why it does not run."""
+    """The reason why it does not run."""
     deleting: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
-    """A pod that reads a source and sends it to all who are cloned from it."""
+    """A source pod, which reads a source and sends it to all of its clones."""
 
     uid: str
     source: str
-    """The uid of what it reads: a claim's, or a snapshot's that a claim was made of."""
+    """UID of what it reads: a PVC, or the snapshot from which a PVC was restored."""
     tickets: Mapping[str, Ticket] = field(default_factory=dict)
-    """Whom it sends to, by the uids of the claims that are cloned into."""
+    """Its targets, by the UIDs of the target PVCs."""
     running: bool = False
     ended: float | None = None
     """Seconds since the epoch."""
     reason: str = ""
-    """What it is at, as a reason of the Running condition."""
+    """Its state as a reason of the Running condition."""
     message: str = ""
-    """Why it does not run, or how it ended."""
+    """The reason why it does not run, or how it ended."""
     deleting: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """The pod that looks how large the disk in a source is."""
+    """The size-detection pod, which determines the size of the disk in a source."""
 
     uid: str
     target: str
-    """The uid of the DataVolume that it is for."""
+    """UID of the DataVolume that it was created for."""
     source: str
-    """The uid of the claim that it looks into."""
+    """UID of the PVC that it inspects."""
     outcome: Outcome | None = None
-    """Set once it has ended; `disk_size` counts."""
+    """Its outcome with the `disk_size`; None until it has ended."""
     ended: float = 0.0
     """Seconds since the epoch."""
     message: str = ""
-    """Why it does not run."""
+    """The reason why it does not run."""
     deleting: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """Who may clone what into what: what a token says, once it is verified."""
+    """The content of a verified token: which source may be cloned to which target."""
 
     kind: SourceKind
     namespace: str
@@ -106,43 +106,56 @@ class Grant:
     target_namespace: str
     target_name: str
     target_uid: str = ""
-    """The one DataVolume of that name that it is for; empty for any, in a token that is good for minutes."""
+    """UID of the only DataVolume that it is valid for; empty in a short-lived token, which is valid for any UID."""
 
 
 class CloneFacts(Protocol):
-    """Looking one up does no I/O."""
+    """Read-only lookups of facts for clones, without I/O."""
 
     def snapshot(self, namespace: str, name: str) -> Snapshot | None: ...
 
     def clone_source(self, namespace: str, name: str) -> VolumeCloneSource | None: ...
 
     def undisturbed(self, namespace: str, claim: str) -> float | None:
-        """Since when nobody can have written into it, seconds since the epoch; None where somebody may be."""
+        """Return since when no pod can have written to a PVC (seconds since the epoch); None if a pod may be writing."""
 
     def snapshot_class(self, storage_class: str | None, driver: str) -> str | None:
-        """The VolumeSnapshotClass for volumes of this class (whose profile may name one) and driver."""
+        """Return the VolumeSnapshotClass for volumes of this class (whose profile may name one) and driver."""
 
     def classes(self, driver: str) -> tuple[StorageClass, ...]:
-        """The StorageClasses whose volumes are made by this driver, in no order."""
+        """Return the StorageClasses with this provisioner, in any order."""
 
     def strategy(self, storage_class: str | None) -> CloneStrategy | None:
-        """What the class's StorageProfile says; None where it says nothing."""
+        """Return the clone strategy of the class's StorageProfile; None if it has none."""
 
     def reader(self, namespace: str, name: str) -> Reader | None: ...
 
     def copies(self, source: str) -> int:
-        """How many clones of the source with this uid are being copied."""
+        """Return the number of host-assisted clones in progress for the source with this UID."""
 
     def measurement(self, namespace: str, name: str) -> Measurement | None: ...
 
     def preparation(self, namespace: str, name: str) -> Preparation | None: ...
 
     def grant(self, token: str, moment: float) -> Grant | None:
-        """What a token allows; None for one that is forged, or was no longer or not yet good at `moment` (seconds since
-        the epoch).
+        """Verify a token.
 
-        Raises `ClusterUnavailable` where it cannot be verified now.
+        Args:
+            token: The signed text.
+            moment: The time at which it must have been valid, in seconds since the epoch.
+
+        Returns:
+            What it permits; None if it is forged or was not valid at `moment`.
+
+        Raises:
+            ClusterUnavailable: It cannot be verified now.
+
         """
 
     def extend(self, grant: Grant) -> str:
-        """A token for the same that does not expire; for the same grant the same.  Raises `ClusterUnavailable`."""
+        """Return a long-lived token for `grant`; equal grants give equal tokens.
+
+        Raises:
+            ClusterUnavailable: It cannot be signed now.
+
+        """

@@ -1,11 +1,11 @@
-"""What is done for a clone in a cluster, step after step, until its content is in one volume.
+"""Phases of a clone in a cluster, until its content is in one volume.
 
-    target ── record ── snapshot ── stand-in made of it ── grown ── rebound         (snapshot)
-                    └── stand-in made of the source ─────── grown ── rebound        (csi-clone)
-                    └── pods that copy                                              (copy)
+    target ── record ── snapshot ── temporary PVC from it ── expanded ── rebound        (snapshot)
+                    └── temporary PVC from the source ────── expanded ── rebound        (csi-clone)
+                    └── pods that copy                                                  (copy)
 
-The stand-in is a claim that is filled in the target's place (`cdi.reconcile.population` hands its volume over).
-Nothing here touches the source: it is named in a ``dataSource`` or snapshot, and read.
+The temporary PVC is filled in place of the target, and `cdi.reconcile.population` rebinds its volume. The source is
+never modified: it is only read, or named in a ``dataSource`` or snapshot.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ if TYPE_CHECKING:
     from cdi.reconcile.world import Claim, World
 
 PATIENCE: Final = 1800.0
-"""Seconds that a strategy has; an annotation changes it (`cdi.reconcile.policy`)."""
+"""Default timeout of a strategy in seconds; an annotation overrides it (`cdi.reconcile.policy`)."""
 SKEW: Final = 2.0
-"""Seconds by which two clocks may differ."""
+"""Maximum assumed clock skew in seconds."""
 _ENDED: Final = ("Succeeded", "Failed")
 
 
 def made(world: World, claim: Claim, ledger: Ledger) -> Ledger:
-    """Done, once the storage has made what is asked for, as large as the target is to be.
+    """Return the ledger marked as done once the storage has created the volume in the target's size.
 
-    It is there as soon as there is a PersistentVolume.  That the stand-in is bound to it says nothing more, and where
-    many volumes are made at once it takes longer than all else (docs/explanation/performance.md).
+    The existence of the PersistentVolume is sufficient. That the temporary PVC is bound to it adds nothing, and takes
+    longer than everything else if many volumes are provisioned at once (docs/explanation/performance.md).
     """
     record, prime, wanted = by_storage(claim), world.prime, claim.requested or 0
     if ledger.done or record is None or prime is None:
@@ -72,7 +72,7 @@ def made(world: World, claim: Claim, ledger: Ledger) -> Ledger:
 
 
 def unprepared(world: World) -> tuple[Action, ...]:
-    """For a claim that is going away: the pod that mounted it holds it back, also when it has ended."""
+    """Delete the prep pod of a PVC that is being deleted, since even a finished pod delays the deletion."""
     metadata = world.datavolume.metadata
     namespace, name = metadata.namespace or "", preparation_pod(metadata.name or "")
     pod = world.clones.preparation(namespace, name) if world.clones is not None else None
@@ -82,7 +82,7 @@ def unprepared(world: World) -> tuple[Action, ...]:
 
 
 def cleared_preparation(world: World, claim: Claim, ledger: Ledger, *, final: bool) -> tuple[Action, ...]:
-    """The pod that mounted the stand-in: as long as it is there, ended or not, Kubernetes keeps that claim."""
+    """Delete the prep pod of a finished clone, since Kubernetes keeps the temporary PVC while the pod exists."""
     if by_storage(claim) is None or not (final or ledger.done):
         return ()
     namespace, prime = stand_in(claim)
@@ -93,7 +93,7 @@ def cleared_preparation(world: World, claim: Claim, ledger: Ledger, *, final: bo
 
 
 def advance(world: World, claim: Claim, origin: Clone) -> Decision | None:
-    """The next step; None where a worker may be started, which copies."""
+    """Return the next phase of the clone; None if a worker that copies can be started."""
     populated, prime = is_populated(world, claim), world.prime
     if populated and claim.phase == "Bound":
         error = ClaimMisbound(
@@ -133,7 +133,7 @@ def advance(world: World, claim: Claim, origin: Clone) -> Decision | None:
 
 
 def plan(world: World, claim: Claim, found: Found, *, failed: tuple[str, ...] = ()) -> Choice:
-    """How `claim` is cloned from what was found."""
+    """Return the plan for cloning the source to `claim`."""
     storage_class = world.objects.storage_class(claim.storage_class) if claim.storage_class else None
     target = Target(
         storage_class=claim.storage_class or "",
@@ -177,8 +177,9 @@ def _planned(world: World, claim: Claim, origin: Clone) -> Decision:
 
 
 def _first(world: World, claim: Claim, origin: Clone, record: CloneRecord) -> Decision | None:
-    """What the storage is asked for first: nobody has to wait until the record, which goes before it, is seen.  It is
-    shown at once too: fast storage has done it before anybody looks again.
+    """Return the first request to the storage, made in the same reconcile as the record, which is written before it.
+
+    It is also shown at once, because fast storage may complete it before the next reconcile.
     """
     if record.strategy is CloneStrategy.COPY or world.prime is not None:
         return None
@@ -189,8 +190,9 @@ def _first(world: World, claim: Claim, origin: Clone, record: CloneRecord) -> De
 
 
 def shared_snapshot(world: World, found: Found) -> str | None:
-    """The name of the one snapshot that serves all clones of a source that are made at once, whether or not it is there
-    yet; None once something can have been written to the source since it was taken.
+    """Return the name of the snapshot that all concurrent clones of a source share, whether or not it exists yet.
+
+    Return None if the source may have been written to since the snapshot was taken.
     """
     shared = temporary_snapshot(found.uid)
     snapshot = facts(world).snapshot(found.namespace, shared)
@@ -240,7 +242,7 @@ def _made_by_storage(world: World, claim: Claim, origin: Clone, record: CloneRec
 
 
 def _given_up(world: World, claim: Claim, origin: Clone, record: CloneRecord, decision: Decision) -> Decision:
-    """The next one is copying, which needs nothing of the storage but its volumes."""
+    """Fall back to a host-assisted clone, which requires nothing of the storage but volumes."""
     message = f"{record.strategy} took longer than {_patience(world):.0f} s: {decision.state.ready.message}"
     why = Fallback(reason=STRATEGY_FAILED, message=message)
     after = record.gave_up(why, restored=restored_name(origin.kind, record.source), now=world.now)
@@ -271,7 +273,7 @@ def _begin(world: World, claim: Claim, origin: Clone, record: CloneRecord) -> De
 
 
 def _from_snapshot_of(world: World, claim: Claim, record: CloneRecord, found: Found) -> Decision:
-    """Of a claim: through a snapshot that is taken of it now, or that others have taken."""
+    """Create the temporary PVC of a PVC's clone from a snapshot, which is taken now or shared with other clones."""
     snapshot = facts(world).snapshot(record.namespace, record.snapshot)
     own = temporary_snapshot(claim.uid)
     if snapshot is not None and (snapshot.deleting or snapshot.annotations.get(ANN_SOURCE_UID) != found.uid):
@@ -306,7 +308,8 @@ def _from_snapshot_of(world: World, claim: Claim, record: CloneRecord, found: Fo
 
 
 def _make_prime(world: World, claim: Claim, record: CloneRecord, found: Found, reference: dict[str, str]) -> Decision:
-    # In the source's size: what is larger is grown, which storage can do more often than to clone into another size.
+    # The volume is created in the source's size and expanded later, which more storage supports than cloning to another
+    # size.
     size = found.size if found.size is not None else claim.requested or 0
     body = build_stand_in(world, claim, record, reference, size)
     message = f"PVC {body['metadata']['name']} is made of {found.place}"
@@ -348,14 +351,14 @@ def _grown(world: World, claim: Claim, record: CloneRecord, prime: Claim) -> Dec
 
 
 def _prepared(world: World, claim: Claim, prime: Claim, message: str) -> Decision:
-    """A pod mounts it once."""
+    """Mount the temporary PVC once, in a prep pod."""
     name = preparation_pod(prime.name)
     pod = facts(world).preparation(prime.namespace, name)
     actions: tuple[Action, ...] = ()
     if pod is None:
         actions = (CreateObject(body=build_preparation(world, claim, prime)),)
     elif pod.phase in _ENDED and not pod.deleting:
-        # It is over and did not help, so another one has to: a file system may grow only once nobody uses it.
+        # The pod ended without effect. Delete it for another one: some filesystems are expanded only while unused.
         actions = (DeleteObject(plural="pods", namespace=prime.namespace, name=name, uid=pod.uid),)
     elif pod.message:
         message = f"{message}; {pod.message}"
@@ -363,7 +366,7 @@ def _prepared(world: World, claim: Claim, prime: Claim, message: str) -> Decisio
 
 
 def _is_other(prime: Claim, record: CloneRecord) -> bool:
-    """It was made for a strategy that is not followed any more."""
+    """Return whether the PVC was created for a strategy that is no longer used."""
     made_for = prime.annotations.get(ANN_CLONE_TYPE, CloneStrategy.COPY.value)
     return made_for != record.strategy
 

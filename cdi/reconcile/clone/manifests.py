@@ -1,4 +1,4 @@
-"""What a clone makes: snapshots, claims made of them or of the source, and the pod that mounts such a claim once."""
+"""Manifests of a clone's objects: snapshots, temporary PVCs, prep pods and size-detection pods."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ _SOURCE: Final = "/var/run/cdi/clone/source"
 
 
 def preparation_pod(claim: str) -> str:
-    """The pod that mounts a claim once."""
+    """Return the name of the prep pod of a PVC."""
     return joined("prepare", claim)
 
 
 def measurement_pod(dv: DataVolume) -> str:
-    """The pod that looks how large the disk in the source is."""
+    """Return the name of the size-detection pod."""
     return f"size-detection-{dv.metadata.uid}"
 
 
 def build_snapshot(world: World, target: Claim, found: Found, name: str, snapshot_class: str) -> dict[str, Any]:
-    """A snapshot of the source, for all clones that are made of it now."""
+    """Build a snapshot of the source, shared by all clones that are made of it now."""
     return {
         "apiVersion": f"{SNAPSHOT_GROUP}/v1",
         "kind": "VolumeSnapshot",
         "metadata": {
             "name": name,
             "namespace": found.namespace,
-            # The target's labels: who acts on objects with some label only, acts on this one as well.
+            # The target's labels are copied, so that tools that select objects by label find this one as well.
             "labels": {**target.labels, **world.config.labels, **COMMON_LABELS, LABEL_TEMPORARY: "true"},
             "annotations": {
                 ANN_CREATED_BY_CONTROLLER: "yes",
@@ -74,14 +74,14 @@ def build_snapshot(world: World, target: Claim, found: Found, name: str, snapsho
 def build_stand_in(
     world: World, target: Claim, record: CloneRecord, reference: dict[str, Any], size: int
 ) -> dict[str, Any]:
-    """The claim that the storage makes of `reference` (a ``dataSource``), `size` bytes, in the target's place."""
+    """Build the temporary PVC with the ``dataSource`` `reference` and `size` bytes, in place of the target."""
     body = build_prime(world, target)
     namespace, name = stand_in(target)
     metadata = body["metadata"]
     metadata["name"], metadata["namespace"] = name, namespace
     metadata["annotations"] |= {ANN_POPULATOR_KIND: CLONE_SOURCE, ANN_CLONE_TYPE: record.strategy.value}
     if namespace != target.namespace:
-        # Nothing owns what is in another namespace: the mark leads back to the target.
+        # Owner references do not work across namespaces, so an annotation names the target.
         del metadata["ownerReferences"]
         metadata["labels"] = {**target.labels, **metadata["labels"], LABEL_TEMPORARY: "true"}
         metadata["annotations"] |= {ANN_TARGET: f"{target.namespace}/{target.name}", ANN_OWNER_UID: target.uid}
@@ -91,7 +91,7 @@ def build_stand_in(
 
 
 def build_restored(world: World, target: Claim, found: Found, name: str, storage_class: StorageClass) -> dict[str, Any]:
-    """The claim by which pods read a snapshot, as what it was taken of was."""
+    """Build the PVC through which pods read a snapshot, with the volume mode of the snapshot's source."""
     mode = found.volume_mode or target.volume_mode
     offered = world.objects.offer(storage_class.name, virtualization=True).sets
     modes = next((one.access_modes for one in offered if one.volume_mode == mode), ("ReadWriteOnce",))
@@ -129,17 +129,17 @@ def build_restored(world: World, target: Claim, found: Found, name: str, storage
 
 
 def of_claim(name: str) -> dict[str, Any]:
-    """A ``dataSource``."""
+    """Return a ``dataSource`` for a PVC."""
     return {"kind": "PersistentVolumeClaim", "name": name}
 
 
 def of_snapshot(name: str) -> dict[str, Any]:
-    """A ``dataSource``."""
+    """Return a ``dataSource`` for a snapshot."""
     return {"apiGroup": SNAPSHOT_GROUP, "kind": "VolumeSnapshot", "name": name}
 
 
 def build_clone_source(dv: DataVolume, origin: Clone) -> dict[str, Any]:
-    """The VolumeCloneSource that a DataVolume's claim names: for provisioners, that they leave it to us."""
+    """Build the VolumeCloneSource of a DataVolume's PVC, which makes provisioners ignore the PVC."""
     source = of_snapshot(origin.name) if origin.kind == "VolumeSnapshot" else {"apiGroup": "", **of_claim(origin.name)}
     return {
         "apiVersion": dv.group_version,
@@ -155,13 +155,15 @@ def build_clone_source(dv: DataVolume, origin: Clone) -> dict[str, Any]:
 
 
 def clone_source_ref(dv: DataVolume) -> dict[str, Any]:
-    """A ``dataSourceRef``."""
+    """Return the ``dataSourceRef`` for the DataVolume's VolumeCloneSource."""
     return {"apiGroup": GROUP, "kind": CLONE_SOURCE, "name": clone_source(dv.metadata.uid or "")}
 
 
 def build_preparation(world: World, target: Claim, prime: Claim) -> dict[str, Any]:
-    """A pod that mounts the volume and ends: a volume of a waiting class is made for it, and a file system that is
-    smaller than its volume grows when it is mounted.
+    """Build the prep pod, which mounts the volume and ends.
+
+    With WaitForFirstConsumer this provisions the volume, and mounting expands a filesystem that is smaller than its
+    volume.
     """
     pods = world.config.pods
     container: dict[str, Any] = {
@@ -210,7 +212,7 @@ def build_preparation(world: World, target: Claim, prime: Claim) -> dict[str, An
 
 
 def build_measurement(world: World, found: Found) -> dict[str, Any]:
-    """A pod that looks how large the disk in the source is, which it has read-only."""
+    """Build the size-detection pod, which mounts the source read-only."""
     dv, pods = world.datavolume, world.config.pods
     owner = dv.metadata.uid or ""
     container = {

@@ -1,10 +1,10 @@
-"""How large the disk in a source's file system is, where a clone that names no size depends on that.
+"""Detection of the disk's size in a source filesystem, for clones without a requested size.
 
-    source's annotation image.diskSize (what an import left) ── or a pod that looks ── annotation of the DataVolume
+    source's annotation image.diskSize (from an import) ── or a size-detection pod ── annotation of the DataVolume
 
-A target on a device, or in a class whose file systems keep more for themselves than the source's, is made for the disk
-and not for the volume around it.  What is found out is noted on the DataVolume, since there is no claim yet.  Where it
-cannot be found out, the source's volume is the bound: no disk in it is larger.
+A target on a block device, or in a class with a higher filesystem overhead than the source's, is sized for the disk and
+not for the volume around it. The detected size is stored on the DataVolume, since there is no PVC yet. If it cannot be
+detected, the source volume's size is used as the upper bound.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from cdi.reconcile.world import World
 
 ANNOTATION: Final = f"{GROUP}/storage.clone.sourceDiskSize"
-"""Of a DataVolume: ``bytes of uid``, the size of the disk in the claim with this uid; ``unknown of uid``."""
+"""Annotation of a DataVolume with the size of the disk in the PVC with this UID: ``bytes of uid``, ``unknown of uid``."""
 PAUSE: Final = 5.0
-"""Seconds before another pod looks."""
+"""Seconds before a failed size-detection pod is recreated."""
 
 
 def depends_on_disk(world: World, found: Found, volume_mode: str, storage_class: str | None) -> bool:
-    """Whether a target without a size is as large as the disk in the source, and not as the source."""
+    """Return whether a target without a requested size is sized for the disk in the source, not for its volume."""
     if found.kind != "PersistentVolumeClaim" or found.volume_mode != "Filesystem":
         return False
     if found.annotations.get(ANN_CONTENT_TYPE) == ContentType.ARCHIVE:
@@ -45,7 +45,7 @@ def depends_on_disk(world: World, found: Found, volume_mode: str, storage_class:
 
 
 def disk_of(world: World, found: Found) -> int | Decision | None:
-    """Bytes of the disk in a source, None where nobody can tell, or what there is to do until somebody does."""
+    """Return the size in bytes of the disk in a source; None if undetectable, a decision until it is detected."""
     known = noted_disk(world, found)
     if known is not None:
         return known
@@ -80,7 +80,7 @@ def disk_of(world: World, found: Found) -> int | Decision | None:
 
 
 def read_note(dv: DataVolume, uid: str) -> int | None:
-    """Bytes of the disk in the claim `uid`; 0 where nobody can tell, None where nobody has looked."""
+    """Return the recorded size in bytes of the disk in the PVC `uid`; 0 if undetectable, None if not recorded."""
     size, _, of = (dv.metadata.annotations or {}).get(ANNOTATION, "").partition(" of ")
     if of != uid:
         return None
@@ -88,12 +88,12 @@ def read_note(dv: DataVolume, uid: str) -> int | None:
 
 
 def unknown(uid: str) -> dict[str, str]:
-    """The annotation of a DataVolume for whose source, the claim `uid`, nobody can tell."""
+    """Return the annotation of a DataVolume for a source PVC `uid` whose disk size cannot be detected."""
     return {ANNOTATION: f"unknown of {uid}"}
 
 
 def is_wanted(pod: Measurement, dv: DataVolume | None) -> bool:
-    """Its DataVolume is there still, and has not written down what it found."""
+    """Return whether the pod's DataVolume still exists and has not recorded the result."""
     return (
         dv is not None
         and dv.metadata.deletion_timestamp is None

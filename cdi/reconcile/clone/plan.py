@@ -1,9 +1,9 @@
-"""How a volume is cloned: by the storage itself where that can be, or else by copying.
+"""Choice of the clone strategy: by the storage if possible, otherwise by copying.
 
     the CDI object's cloneStrategyOverride ── the storage profile's cloneStrategy ── snapshot
 
-is what is wanted; what stands in its way is a `Fallback` with a reason of its own.  The choice is data: an event and an
-annotation tell it, ``cdi explain`` shows it.
+is the preferred strategy; each reason against it is a `Fallback`. The choice is recorded in an event and an annotation,
+and ``cdi explain`` shows it.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.clone.facts import SourceKind
 
 STRATEGY_FAILED: Final = "CloneStrategyFailed"
-"""Reason of a fallback from a strategy that did not come to its end in time."""
+"""Reason of a fallback from a strategy that timed out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What is cloned."""
+    """The properties of a source."""
 
     kind: SourceKind
     volume_mode: str
-    """Empty where nobody knows: of a snapshot that says nothing."""
+    """Empty if unknown, as for a snapshot without that information."""
     size: int | None
-    """Of a volume made of it, bytes; None where nobody knows."""
+    """Size in bytes of a volume created from it; None if unknown."""
     driver: str
-    """The provisioner or snapshot driver; empty where nobody knows."""
+    """The provisioner or snapshot driver; empty if unknown."""
     snapshot_class: str | None = None
-    """The VolumeSnapshotClass by which a snapshot of it can be taken."""
+    """The VolumeSnapshotClass for snapshots of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where the clone goes."""
+    """The properties of a target."""
 
     storage_class: str
     provisioner: str
     volume_mode: str
     size: int | None
-    """What is asked for, bytes; None for the source's."""
+    """Requested size in bytes; None for the source's size."""
     populated: bool = True
-    """Its volume may be made as that of another claim, and be given to it then."""
+    """Whether its volume may be created for a temporary PVC and then rebound."""
     expands: bool = False
-    """Its class lets volumes grow."""
+    """Whether its class allows volume expansion."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """Which strategy is to be taken, and who says so."""
+    """The preferred strategy and the setting that it comes from."""
 
     strategy: CloneStrategy
     why: str
@@ -69,7 +69,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fallback:
-    """Why a volume is copied although the storage was to clone it."""
+    """The reason why a volume is copied by pods instead of cloned by the storage."""
 
     reason: str
     message: str
@@ -77,35 +77,43 @@ class Fallback:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What is done."""
+    """The chosen strategy."""
 
     strategy: CloneStrategy
     wish: Wish
     fallback: Fallback | None = None
-    """The first thing in the way of what was wished; None where that is done."""
+    """The first reason against the preferred strategy; None if that is used."""
     grows: bool = False
-    """The volume is made in the source's size and enlarged then."""
+    """Whether the volume is created in the source's size and then expanded."""
     snapshot_class: str | None = None
-    """By which a snapshot is taken first."""
+    """The VolumeSnapshotClass of the snapshot to take first; None if none is taken."""
     obstacles: tuple[Fallback, ...] = field(default=())
-    """Everything that is in the way."""
+    """All reasons against the preferred strategy."""
 
     @property
     def sentence(self) -> str:
-        """For people."""
+        """The choice as a text for users."""
         if self.fallback is None:
             return f"{self.strategy}: {self.wish.why}"
         return f"{self.strategy} instead of {self.wish.strategy}: {self.fallback.message}"
 
 
 def choose(source: Source, target: Target, wish: Wish, *, failed: frozenset[str] = frozenset()) -> Choice:
-    """`failed` are the strategies that were tried and given up."""
+    """Choose the strategy.
+
+    Args:
+        source: The source.
+        target: The target.
+        wish: The preferred strategy.
+        failed: Strategies that were tried and timed out.
+
+    """
     if wish.strategy is CloneStrategy.COPY:
         return Choice(strategy=CloneStrategy.COPY, wish=wish)
     found = tuple(_obstacles(source, target, wish.strategy, failed))
     if found:
         return Choice(strategy=CloneStrategy.COPY, wish=wish, fallback=found[0], obstacles=found)
-    # Of a snapshot a volume is made in one way only, whatever the strategy is called.
+    # A volume is restored from a snapshot in the same way with either strategy.
     strategy = CloneStrategy.SNAPSHOT if source.kind == "VolumeSnapshot" else wish.strategy
     return Choice(
         strategy=strategy,

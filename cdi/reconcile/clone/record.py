@@ -1,7 +1,7 @@
-"""What was decided of a clone, kept in an annotation of its target.
+"""The plan of a clone, stored in an annotation of its target.
 
-It is written before anything is made of it, so that whoever comes later goes on with the same strategy, and so that
-what clones share is kept for as long as one of them needs it.
+It is written before any object is created, so that later reconciles continue with the same strategy, and so that shared
+objects are kept while any clone needs them.
 """
 
 from __future__ import annotations
@@ -22,49 +22,51 @@ if TYPE_CHECKING:
 
 ANNOTATION: Final = f"{GROUP}/storage.clone.record"
 ANN_SNAPSHOT_REQUEST: Final = f"{GROUP}/storage.clone.snapshotRequest"
-"""Of the target: ``namespace/name`` of the VolumeSnapshot that it is cloned from, as `ANN_CLONE_REQUEST` of a claim."""
+"""Annotation of the target: ``namespace/name`` of its source VolumeSnapshot, like `ANN_CLONE_REQUEST` for a PVC."""
 ANN_TARGET: Final = f"{GROUP}/storage.clone.target"
-"""Of what a clone made for itself where the target cannot own it: ``namespace/name`` of the target."""
+"""Annotation of temporary objects that the target cannot own: ``namespace/name`` of the target."""
 ANN_SOURCE_UID: Final = f"{GROUP}/storage.clone.sourceUID"
-"""Of a temporary snapshot: the uid of the claim that it was taken of; of a temporary claim that a snapshot is read
-through: the uid of that snapshot."""
+"""Annotation of temporary objects with the UID of their source.
+
+For a snapshot this is its source PVC; for a PVC through which a snapshot is read, that snapshot.
+"""
 LABEL_TEMPORARY: Final = f"{GROUP}/storage.clone.temporary"
-"""``true`` on what goes once no clone needs it."""
+"""Label with the value ``true`` on objects that are deleted once no clone needs them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloneRecord:
-    """One clone's course."""
+    """The plan of one clone."""
 
     source: str
-    """The uid of the claim or snapshot that is cloned."""
+    """UID of the source PVC or snapshot."""
     strategy: CloneStrategy
     namespace: str
-    """The source's."""
+    """The source's namespace."""
     reason: str = ""
-    """Of a fallback."""
+    """Reason of the fallback; empty if there was none."""
     message: str = ""
     snapshot: str = ""
-    """The temporary snapshot that it is made of, in the source's namespace."""
+    """Name of the temporary snapshot that it is created from, in the source's namespace."""
     restored: str = ""
-    """The temporary claim that the source, a snapshot, is read through to be copied; in the source's namespace."""
+    """Name of the temporary PVC through which a source snapshot is copied, in the snapshot's namespace."""
     begun: float = 0.0
-    """Seconds since the epoch."""
+    """Start of the strategy, in seconds since the epoch."""
     failed: tuple[str, ...] = ()
-    """Strategies that were given up."""
+    """Strategies that timed out."""
     fallbacks: tuple[Fallback, ...] = ()
-    """Everything that was in the way of what was wished; `reason` is of the one that counted."""
+    """All reasons against the preferred strategy; `reason` is that of the decisive one."""
     size: int | None = None
-    """Bytes of the source's volume; None where nobody knows."""
+    """Size in bytes of the source volume; None if unknown."""
 
     @classmethod
     def read(cls, claim: Claim) -> Self | None:
-        """None where there is none, or where somebody has altered it beyond reading."""
+        """Parse the PVC's annotation; return None if it is missing or invalid."""
         return cls.parse(claim.annotations.get(ANNOTATION))
 
     @classmethod
     def parse(cls, text: str | None) -> Self | None:
-        """From the annotation's text."""
+        """Parse the annotation's text; return None if it is empty or invalid."""
         if not text:
             return None
         try:
@@ -74,7 +76,7 @@ class CloneRecord:
 
     @classmethod
     def of(cls, choice: Choice, found: Found, *, snapshot: str, restored: str, now: float) -> Self:
-        """`snapshot` and `restored` count where the choice has a use for them."""
+        """Return the record of a choice; `snapshot` and `restored` are used only if the chosen strategy needs them."""
         fallback = choice.fallback
         return cls(
             source=found.uid,
@@ -93,7 +95,7 @@ class CloneRecord:
         return json.dumps(asdict(self), separators=(",", ":"))
 
     def gave_up(self, fallback: Fallback, *, restored: str, now: float) -> Self:
-        """It is copied instead, a snapshot through the claim `restored`."""
+        """Return the record of the fallback to copying; a snapshot is then read through the PVC `restored`."""
         return replace(
             self,
             strategy=CloneStrategy.COPY,
@@ -108,13 +110,13 @@ class CloneRecord:
 
 
 def by_storage(claim: Claim) -> CloneRecord | None:
-    """The record of a clone that the storage makes."""
+    """Return the record of a clone made by the storage; None for any other."""
     record = CloneRecord.read(claim)
     return record if record is not None and record.strategy is not CloneStrategy.COPY else None
 
 
 def pinned(annotations: Mapping[str, str]) -> tuple[str, str, bool] | None:
-    """Namespace and name of what a target is cloned from, and whether it is a snapshot; None where nothing is said."""
+    """Return namespace and name of a target's source, and whether it is a snapshot; None if no annotation names one."""
     for annotation, snapshot in ((ANN_SNAPSHOT_REQUEST, True), (ANN_CLONE_REQUEST, False)):
         text = annotations.get(annotation)
         if text:
@@ -124,7 +126,7 @@ def pinned(annotations: Mapping[str, str]) -> tuple[str, str, bool] | None:
 
 
 def stands_in_for(prime: Claim, claim: Claim) -> bool:
-    """Whether `prime` was made for this very claim."""
+    """Return whether `prime` was created for exactly this PVC."""
     if prime.namespace == claim.namespace:
         return prime.controller_uid == claim.uid
     return (
@@ -135,9 +137,9 @@ def stands_in_for(prime: Claim, claim: Claim) -> bool:
 
 
 def stand_in(claim: Claim) -> tuple[str, str]:
-    """Namespace and name of the claim that is filled in the place of `claim`.
+    """Return namespace and name of the prime or temporary PVC that is filled in place of `claim`.
 
-    Storage clones within a namespace only: where the source is in another, so is what is made of it.
+    Storage clones only within a namespace, so the temporary PVC is in the source's namespace.
     """
     record = CloneRecord.read(claim)
     if record is not None and record.strategy is not CloneStrategy.COPY and record.namespace != claim.namespace:

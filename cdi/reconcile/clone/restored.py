@@ -1,9 +1,9 @@
-"""No pod can read a snapshot: to copy one, the storage makes a claim of it first, and that is read.
+"""Temporary PVCs restored from snapshots, for host-assisted clones, since pods cannot read a snapshot.
 
-    record ── claim tmp-pvc-<the snapshot's uid> ── pods copy it ── deleted with the last clone that reads it
+    record ── PVC tmp-pvc-<the snapshot's uid> ── copied by pods ── deleted with the last clone that reads it
 
-One claim serves all clones of a snapshot that are copied at once.  It is in the snapshot's namespace, where the target
-cannot own it, so it is marked and goes as snapshots do that were made for clones (`cdi.reconcile.clone.temporaries`).
+All concurrent clones of a snapshot share one PVC. It is in the snapshot's namespace, where the target cannot own it, so
+it has a label and is deleted like the temporary snapshots (`cdi.reconcile.clone.temporaries`).
 """
 
 from __future__ import annotations
@@ -32,13 +32,15 @@ if TYPE_CHECKING:
 
 
 def restored_name(kind: SourceKind, uid: str) -> str:
-    """Of the claim that a source with this uid is read through; empty for a claim, which is read itself."""
+    """Return the name of the temporary PVC of a source snapshot; empty for a PVC, which is read directly."""
     return temporary_claim(uid) if kind == "VolumeSnapshot" else ""
 
 
 def class_for(world: World, target: Claim, found: Found) -> StorageClass | None:
-    """The class of a volume that the storage makes of a snapshot: that of the volume it was taken of, else the
-    target's, else the default one, else the first by name; always one of the driver that holds the snapshot.
+    """Return the class for restoring a snapshot, whose provisioner must be the snapshot's driver.
+
+    In order of preference: the class of the snapshot's source volume, the target's, the default class, the first by
+    name.
     """
     wished = (found.storage_class, target.storage_class)
 
@@ -49,7 +51,7 @@ def class_for(world: World, target: Claim, found: Found) -> StorageClass | None:
 
 
 def unreadable(world: World, target: Claim, found: Found) -> Refuse | None:
-    """Why what was found cannot be copied; None where it can."""
+    """Return why the source cannot be copied; None if it can."""
     if found.kind != "VolumeSnapshot" or class_for(world, target, found) is not None:
         return None
     driver = found.driver or "storage that nobody names"
@@ -66,7 +68,7 @@ def unreadable(world: World, target: Claim, found: Found) -> Refuse | None:
 
 
 def is_known(world: World, origin: Clone, record: CloneRecord) -> bool:
-    """The record speaks of this very snapshot, and not of one that had its name before."""
+    """Return whether the record is for this very snapshot, and not for an earlier one of the same name."""
     if _restored(world, record) is not None:
         return True
     found = find(world, origin)
@@ -74,7 +76,7 @@ def is_known(world: World, origin: Clone, record: CloneRecord) -> bool:
 
 
 def restoring(world: World, claim: Claim, origin: Clone, record: CloneRecord) -> Decision | None:
-    """The next step until the snapshot can be read; None once a pod may be made for it."""
+    """Return the state until the snapshot can be read; None once a source pod can be created."""
     made, phase = _restored(world, record), Phase.CLONE_FROM_SNAPSHOT_SOURCE_IN_PROGRESS
     if made is None:
         found = find(world, origin)
@@ -90,16 +92,16 @@ def restoring(world: World, claim: Claim, origin: Clone, record: CloneRecord) ->
         return replace(waiting(claim, Wait(reason=Reason.PENDING, message=message)), actions=replaced(made))
     storage_class = world.objects.storage_class(made.storage_class) if made.storage_class else None
     if made.phase == "Bound" or (storage_class is not None and storage_class.waits):
-        # Of a class that waits it is made for the pod that reads it.
+        # With WaitForFirstConsumer it is provisioned for the source pod.
         return None
     by = storage_class.provisioner if storage_class is not None else "the storage"
     message = made.why_pending or f"PVC {made.name} is being made of the snapshot by {by}"
-    # Who is told of news of it is the clone that it was made for first.
+    # Events of this PVC trigger only the first clone that uses it, so the others poll.
     return replace(underway(claim, phase, message), requeue_after=world.retries.patience)
 
 
 def restore(world: World, claim: Claim, origin: Clone) -> tuple[Action, ...]:
-    """Make the claim that the snapshot is read through, where it is missing and there is a snapshot."""
+    """Create the temporary PVC if it does not exist but the snapshot does."""
     record = CloneRecord.read(claim)
     if record is None or not record.restored or _restored(world, record) is not None:
         return ()
@@ -113,7 +115,7 @@ def restore(world: World, claim: Claim, origin: Clone) -> tuple[Action, ...]:
 
 
 def readable(world: World, claim: Claim, origin: Clone) -> Found | Wait | Refuse:
-    """What the pod that reads has before it: the source itself, or the claim that a snapshot is read through."""
+    """Return what the source pod mounts: the source itself, or the PVC restored from a snapshot."""
     record = CloneRecord.read(claim)
     if record is None or not record.restored:
         return find(world, origin)
@@ -126,7 +128,7 @@ def readable(world: World, claim: Claim, origin: Clone) -> Found | Wait | Refuse
         kind="PersistentVolumeClaim",
         namespace=made.namespace,
         name=made.name,
-        # What is in it is the snapshot's content, also where it had to be made a second time.
+        # The content is the snapshot's, even if the PVC was recreated.
         uid=record.source,
         volume_mode=made.volume_mode,
         storage_class=made.storage_class,

@@ -1,4 +1,4 @@
-"""What a claim shows of its clone to people and to other programs."""
+"""Annotations of a clone's target PVC."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _PHASES = {
 
 
 def clone_phase(phase: Phase) -> ClonePhase:
-    """For the annotation ``clonePhase``."""
+    """Return the value of the annotation ``clonePhase``."""
     return _PHASES.get(phase, ClonePhase.PENDING)
 
 
 def clone_marks(claim: Claim, state: State) -> dict[str, str | None]:
-    """Annotations of the target."""
+    """Return the target's annotations about the clone."""
     phase = state.phase
     marks: dict[str, str | None] = {ANN_CLONE_PHASE: clone_phase(phase).value}
     wrong = phase is Phase.FAILED or state.running.reason == Reason.ERROR

@@ -1,4 +1,4 @@
-"""What is cloned, and whether it can be cloned now."""
+"""Sources of clones, and whether they can be cloned now."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ USERS_SHOWN = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A source that is there."""
+    """An existing source."""
 
     kind: SourceKind
     namespace: str
     name: str
     uid: str
     volume_mode: str
-    """Empty where nobody knows."""
+    """Empty if unknown."""
     storage_class: str | None
     driver: str
     size: int | None
-    """The least size of a volume that the storage makes of it, bytes."""
+    """Minimum size in bytes of a volume that the storage creates from it."""
     asked: int | None
-    """What was asked for when it was made, bytes: not more than `size`."""
+    """Originally requested size in bytes, at most `size`."""
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
 
@@ -52,7 +52,7 @@ class Found:
         return f"{self.namespace}/{self.name}"
 
     def for_plan(self, world: World, target_class: str | None) -> Source:
-        """As the planner wants it."""
+        """Return the source as input of the planner."""
         clones = facts(world)
         return Source(
             kind=self.kind,
@@ -64,13 +64,16 @@ class Found:
 
 
 def facts(world: World) -> CloneFacts:
-    """What is observed for clones, which there is in every cluster."""
+    """Return the facts for clones, which are always present in a cluster."""
     assert world.clones is not None
     return world.clones
 
 
 def find(world: World, origin: Clone) -> Found | Wait | Refuse:
-    """The source, if it is there and holds what it is to hold; whether it is in use is another question (`in_use`)."""
+    """Return the source if it exists and its content is complete.
+
+    Whether it is in use is checked separately (`in_use`).
+    """
     metadata = world.datavolume.metadata
     snapshot = origin.kind == "VolumeSnapshot"
     if not snapshot and (origin.namespace, origin.name) == (metadata.namespace, metadata.name):
@@ -79,7 +82,7 @@ def find(world: World, origin: Clone) -> Found | Wait | Refuse:
 
 
 def in_use(world: World, found: Found) -> Wait | None:
-    """What is written while it is cloned may be in the clone by half."""
+    """Return what to wait for if pods use the source, since data written during the clone may be copied partly."""
     if found.kind == "VolumeSnapshot":
         return None
     users = world.objects.users(found.namespace, found.name)
@@ -97,10 +100,10 @@ def in_use(world: World, found: Found) -> Wait | None:
 def too_small(
     world: World, found: Found, size: int | None, volume_mode: str, storage_class: str | None
 ) -> Refuse | None:
-    """Whether a claim of `size` bytes has no room for the source.
+    """Return a failure if a PVC of `size` bytes is too small for the source.
 
-    How large the disk in a file system is, is known of what was imported; else it is found out when it is copied to a
-    device, before anything is written.
+    The size of a disk in a filesystem is known only for imported volumes. Otherwise it is determined while copying to a
+    block device, before anything is written.
     """
     wanted = found.asked if found.asked is not None else found.size
     annotations = {**(world.datavolume.metadata.annotations or {})}
@@ -128,8 +131,9 @@ def too_small(
 
 
 def noted_disk(world: World, found: Found) -> int | None:
-    """Bytes of the disk in a source, as whoever filled its volume noted it; None where nobody did, or where the volume
-    has grown since, and the disk in it may have.
+    """Return the recorded size in bytes of the disk in a source; None if there is none or it may be outdated.
+
+    It may be outdated if the volume has been expanded since, because the disk may have been as well.
     """
     text = found.annotations.get(DISK_SIZE, "")
     if found.kind != "PersistentVolumeClaim" or found.asked is None or not (text.isascii() and text.isdigit()):
@@ -139,13 +143,13 @@ def noted_disk(world: World, found: Found) -> int | None:
 
 
 def size_for(world: World, found: Found, volume_mode: str, storage_class: str | None) -> int | None:
-    """Bytes of a claim for a clone whose size nobody gave; None where the source does not say its own."""
+    """Return the size in bytes for a clone without a requested size; None if the source's size is unknown."""
     size, advised = _own_size(world, found, volume_mode, storage_class), _advised_size(found)
     return size if advised is None else max(size or 0, advised)
 
 
 def _advised_size(found: Found) -> int | None:
-    """Bytes that a volume of a snapshot is to ask for, by whoever took that: storage may tell none, or less."""
+    """Return the restore size in bytes that the snapshot's creator advised; the storage may report none, or less."""
     text = found.annotations.get(ANN_SNAPSHOT_ADVISED_RESTORE_SIZE)
     if found.kind != "VolumeSnapshot" or text is None:
         return None
@@ -163,7 +167,7 @@ def _own_size(world: World, found: Found, volume_mode: str, storage_class: str |
         return found.asked if found.asked is not None else found.size
     if volume_mode == "Filesystem":
         return required(found.size, overhead_of(storage_class, world.config))
-    # No disk in a file system is larger than the volume around it.
+    # The volume's size is an upper bound for the disk in its filesystem.
     return found.size
 
 

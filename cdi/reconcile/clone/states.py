@@ -1,4 +1,4 @@
-"""What a clone's DataVolume says while the clone is not there yet."""
+"""States of a DataVolume whose clone is in progress."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def underway(claim: Claim, phase: Phase, message: str, actions: tuple[Action, ...] = ()) -> Decision:
-    """Something is being made, and tells when it is there."""
+    """Return the state while an object is being created; its change triggers the next reconcile."""
     state = State(
         phase=phase,
         bound=bound_aspect(claim),
@@ -27,7 +27,7 @@ def underway(claim: Claim, phase: Phase, message: str, actions: tuple[Action, ..
 
 
 def waiting(claim: Claim, wait: Wait) -> Decision:
-    """Nothing is made yet."""
+    """Return the state before anything is created."""
     state = State(
         phase=Phase.CLONE_SCHEDULED,
         bound=bound_aspect(claim),

@@ -1,8 +1,8 @@
-"""What clones made for themselves and nothing owns: it goes as soon as no clone needs it, whatever became of that one.
+"""Garbage collection of clones' temporary objects that have no owner.
 
-These are marked so: snapshots, and claims that snapshots are read through, which several clones may share; claims in
-another namespace than the target's; pods that read.  Whether one is needed is told from the targets that are there,
-each time anything changes; so none is left behind by a step that was lost.
+These are labelled: snapshots, and PVCs restored from snapshots, which several clones may share; PVCs in another
+namespace than the target's; source pods. Whether one is still needed is derived from the existing targets at each
+change, so a lost action leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -33,10 +33,15 @@ if TYPE_CHECKING:
 
 
 def reconcile_snapshot(snapshot: Snapshot, targets: Iterable[Claim]) -> Plan:
-    """`targets` are the claims that may name it, or be made of it.
+    """Delete a temporary snapshot that no clone needs.
 
-    While a claim is made of it, it stays, whatever became of the clone: it would not go before, and nobody looks again
-    soon.
+    It is kept while a PVC is being created from it, whatever the state of the clone: the storage would not delete it
+    earlier, and the deletion would not be retried soon.
+
+    Args:
+        snapshot: The snapshot.
+        targets: PVCs that may name it or be created from it.
+
     """
     if snapshot.labels.get(LABEL_TEMPORARY) != "true" or snapshot.deleting:
         return Plan()
@@ -48,21 +53,21 @@ def reconcile_snapshot(snapshot: Snapshot, targets: Iterable[Claim]) -> Plan:
 
 
 def needs(target: Claim, namespace: str, snapshot: str) -> bool:
-    """A clone that is under way is made of this snapshot, or is about to be."""
+    """Return whether an unfinished clone uses this snapshot or is about to."""
     record = CloneRecord.read(target)
     named = record is not None and (record.namespace, record.snapshot) == (namespace, snapshot)
     return named and _under_way(target)
 
 
 def _is_being_made(claim: Claim, namespace: str, snapshot: str) -> bool:
-    """Of this snapshot."""
+    """Return whether a PVC is being created from this snapshot."""
     ref = claim.data_ref
     made_of = ref is not None and (ref.kind, ref.name) == ("VolumeSnapshot", snapshot)
     return made_of and claim.namespace == namespace and claim.phase == "Pending"
 
 
 def reads(target: Claim, namespace: str, claim: str) -> bool:
-    """A clone that is under way is copied out of this claim, or is about to be."""
+    """Return whether an unfinished clone is copied from this PVC or is about to be."""
     record = CloneRecord.read(target)
     named = record is not None and (record.namespace, record.restored) == (namespace, claim)
     return named and _under_way(target)
@@ -74,7 +79,7 @@ def _under_way(target: Claim) -> bool:
 
 
 def copies(target: Claim, source: str) -> bool:
-    """A clone that is under way is copied by pods out of the source with this uid."""
+    """Return whether an unfinished host-assisted clone has the source with this UID."""
     record = CloneRecord.read(target)
     named = record is not None and (record.strategy, record.source) == (CloneStrategy.COPY, source)
     return named and _under_way(target)
@@ -83,8 +88,15 @@ def copies(target: Claim, source: str) -> bool:
 def reconcile_reader(
     namespace: str, name: str, reader: Reader, objects: Objects, covers: Callable[[str], bool] = lambda _: True
 ) -> Plan:
-    """The pod that reads a source: targets that are gone, or are filled in another way now, have no ticket any more,
-    and when the last ticket is gone so is the pod.  Of namespaces that are not covered nothing is known.
+    """Remove tickets of targets that no longer exist or changed their plan; delete a source pod without tickets.
+
+    Args:
+        namespace: The pod's namespace.
+        name: The pod's name.
+        reader: The source pod.
+        objects: The observed objects.
+        covers: Whether a namespace is watched; targets in other namespaces are unknown, so their tickets stay.
+
     """
     if reader.deleting:
         return Plan()
@@ -95,7 +107,7 @@ def reconcile_reader(
 
 
 def without_tickets(namespace: str, name: str, reader: Reader, targets: Iterable[str]) -> PatchObject:
-    """A reader sends nothing more to the claims with these uids."""
+    """Return the patch that removes the tickets for the target PVCs with these UIDs."""
     annotations = {f"{TICKET_PREFIX}{uid}": None for uid in sorted(targets)}
     return PatchObject(plural="pods", namespace=namespace, name=name, uid=reader.uid, annotations=annotations)
 
@@ -113,14 +125,14 @@ def _is_read_for(namespace: str, reader: Reader, uid: str, objects: Objects, cov
 
 
 def reconcile_measurement(namespace: str, name: str, pod: Measurement, dv: DataVolume | None) -> Plan:
-    """The pod that looks how large a source's disk is: until its DataVolume knows."""
+    """Delete the size-detection pod once its DataVolume has the result."""
     if pod.deleting or is_wanted(pod, dv):
         return Plan()
     return Plan(actions=(DeleteObject(plural="pods", namespace=namespace, name=name, uid=pod.uid),))
 
 
 def reconcile_claim(claim: Claim, objects: Objects, targets: Iterable[Claim]) -> Plan:
-    """A claim in the source's namespace; `targets` are the claims that may be made from it."""
+    """Delete an unused temporary PVC in the source's namespace; `targets` are PVCs that may be copied from it."""
     if claim.labels.get(LABEL_TEMPORARY) != "true" or ANN_TARGET not in claim.annotations or claim.deleting:
         return Plan()
     if ANN_SOURCE_UID not in claim.annotations:
@@ -131,7 +143,7 @@ def reconcile_claim(claim: Claim, objects: Objects, targets: Iterable[Claim]) ->
 
 
 def _stand_in(prime: Claim, objects: Objects) -> Plan:
-    """It goes once its target is gone, or is filled in another way now."""
+    """Delete a temporary PVC once its target is deleted or uses another one."""
     place = prime.annotations[ANN_TARGET]
     namespace, _, name = place.partition("/")
     target = objects.claim(namespace, name)
