@@ -202,7 +202,7 @@ _KNOWN: tuple[Provisioner, ...] = (
         _can(_SINGLE),
         ((When(parameter="backend", any_of=("file",)),), _can((_RWX_FILE,))),
     ),
-    # --- further makers of storage ---
+    # --- other storage vendors ---
     _known("hspc.csi.hitachi.com", "Hitachi", _can(_SHARED_BLOCK, _CSI)),
     _known("csi.hpe.com", "HPE", _can(_SHARED_BLOCK, _CSI)),
     _known("spectrumscale.csi.ibm.com", "IBM Storage Scale and Fusion", _can(_SHARED_FILE, _CSI)),

@@ -136,7 +136,7 @@ def problems(
     return tuple(found)
 
 
-# --- the configuration as reconcilers see it ----------------------------------------------------------------------
+# --- effective settings -------------------------------------------------------------------------------------------
 
 
 def resolve_config(

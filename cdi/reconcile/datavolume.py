@@ -160,7 +160,7 @@ def _decide(world: World, claim: Claim | None) -> Decision:
     return until_static(world, claim) or _with_claim(world, claim)
 
 
-# --- with a claim of its own ------------------------------------------------------------------------------------
+# --- the DataVolume's own PVC -----------------------------------------------------------------------------------
 
 
 def _with_claim(world: World, claim: Claim) -> Decision:

@@ -272,7 +272,7 @@ def relimited(world: World, worker: Worker) -> tuple[Action, ...]:
     )
 
 
-# --- what the claim shows -----------------------------------------------------------------------------------------
+# --- annotations --------------------------------------------------------------------------------------------------
 
 
 def marks(world: World, claim: Claim, decision: Decision, status: Mapping[str, Any]) -> dict[str, str | None]:

@@ -178,7 +178,7 @@ def copies(mounts: Iterable[Mount], filled: Claim) -> tuple[CopyInput, ...]:
     return tuple(CopyInput(source=ref, copy=local_input(ref, filled), owner=owner) for ref in foreign)
 
 
-# --- parts --------------------------------------------------------------------------------------------------------
+# --- parts of the manifest ----------------------------------------------------------------------------------------
 
 
 def _annotations(dv: DataVolume, target: Claim, filled: Claim, attempt: Attempt, job: str) -> dict[str, str]:

@@ -145,7 +145,7 @@ def _container(status: Mapping[str, Any]) -> Mapping[str, Any]:
     )
 
 
-# --- while it has not ended ---------------------------------------------------------------------------------------
+# --- unfinished pods ----------------------------------------------------------------------------------------------
 
 
 def _scheduled(status: Mapping[str, Any]) -> bool | None:
@@ -192,7 +192,7 @@ def _hold(pod: Mapping[str, Any], container: Mapping[str, Any], *, node_lost: bo
     return Hold(reason=_word(reason), message=f"Pod {name}: {message or reason}")
 
 
-# --- how it ended -------------------------------------------------------------------------------------------------
+# --- finished pods ------------------------------------------------------------------------------------------------
 
 
 def _outcome(pod: Mapping[str, Any], terminated: Mapping[str, Any], document: Mapping[str, Any], claim: str) -> Outcome:

@@ -117,7 +117,7 @@ def _is_primes(volume: Volume, ledger: Ledger) -> bool:
     return volume.claim_uid == ledger.claim
 
 
-# --- what is left behind ------------------------------------------------------------------------------------------
+# --- cleanup ------------------------------------------------------------------------------------------------------
 
 
 def cleared(world: World, claim: Claim, ledger: Ledger, *, final: bool) -> tuple[Action, ...]:

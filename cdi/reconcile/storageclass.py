@@ -46,12 +46,12 @@ class StorageClass:
 
     @property
     def is_default(self) -> bool:
-        """Whether Kubernetes uses it for PVCs that name no class."""
+        """True for the class that Kubernetes uses for PVCs that name none."""
         return self.annotations.get(ANN_DEFAULT_CLASS) == "true"
 
     @property
     def is_virt_default(self) -> bool:
-        """Whether it is used for disks of virtual machines that name no class."""
+        """True for the default class of virtual machine disks."""
         return self.annotations.get(ANN_DEFAULT_VIRT_CLASS) == "true"
 
     @property

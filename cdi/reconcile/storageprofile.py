@@ -170,7 +170,7 @@ def clones_fast(
     return any(one.driver == status.provisioner for one in snapshot_classes)
 
 
-# --- what is known ----------------------------------------------------------------------------------------------
+# --- capabilities -----------------------------------------------------------------------------------------------
 
 
 def _known(storage_class: StorageClass) -> Capabilities | None:
@@ -250,7 +250,7 @@ def _cron_format(profile: StorageProfile, known: Capabilities | None, snapshot_c
     return CronSourceFormat.PVC
 
 
-# --- what is written --------------------------------------------------------------------------------------------
+# --- written objects --------------------------------------------------------------------------------------------
 
 
 def _annotations(

@@ -43,7 +43,7 @@ def takes_upload(world: World) -> bool:
     return world.platform.cluster and operation_of(world.datavolume) == "Upload"
 
 
-# --- what there is to be --------------------------------------------------------------------------------------------
+# --- manifests ------------------------------------------------------------------------------------------------------
 
 
 def build_service(filled: Claim) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def certificate(namespace: str, claim: str, service: Service) -> ProvideCertific
     )
 
 
-# --- what there is to do --------------------------------------------------------------------------------------------
+# --- actions --------------------------------------------------------------------------------------------------------
 
 
 def service_of(world: World, filled: Claim) -> Service | None:

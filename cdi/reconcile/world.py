@@ -110,7 +110,7 @@ class Service:
 
     @property
     def foreign(self) -> bool:
-        """Whether the Service was not created by this controller."""
+        """True if the Service was not created by this controller."""
         return not self.claim
 
 
@@ -377,7 +377,7 @@ class World:
     scratch: Claim | None = None
     """The scratch PVC of the PVC being filled."""
     service: Service | None = None
-    """The Service with the name of that PVC's upload server, whoever created it."""
+    """The Service with the name of that PVC's upload server, whether or not it belongs to the PVC."""
     clones: CloneFacts | None = None
     """Further facts for clones; in a cluster only."""
     refusal: Refusal | None = None

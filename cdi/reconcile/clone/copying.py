@@ -129,7 +129,7 @@ def server_name(filled: Claim) -> str:
     return f"{upload_service(filled.name)}.{filled.namespace}.svc"
 
 
-# --- the reader ---------------------------------------------------------------------------------------------------
+# --- source pods --------------------------------------------------------------------------------------------------
 
 
 def served(world: World, claim: Claim, filled: Claim, origin: Clone, worker: Worker) -> tuple[tuple[Action, ...], str]:

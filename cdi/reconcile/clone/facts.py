@@ -117,7 +117,7 @@ class CloneFacts(Protocol):
     def clone_source(self, namespace: str, name: str) -> VolumeCloneSource | None: ...
 
     def undisturbed(self, namespace: str, claim: str) -> float | None:
-        """Return since when no pod can have written to a PVC (seconds since the epoch); None if a pod may be writing."""
+        """Return since when no pod can have written to a PVC (seconds since the epoch); None if one may be."""
 
     def snapshot_class(self, storage_class: str | None, driver: str) -> str | None:
         """Return the VolumeSnapshotClass for volumes of this class (whose profile may name one) and driver."""

@@ -219,7 +219,7 @@ def _written(claim: Claim, record: CloneRecord | None) -> PatchObject:
     )
 
 
-# --- what the storage makes ---------------------------------------------------------------------------------------
+# --- clones by the storage ----------------------------------------------------------------------------------------
 
 
 def _made_by_storage(world: World, claim: Claim, origin: Clone, record: CloneRecord) -> Decision:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cdi.reconcile.world import World
 
 ANNOTATION: Final = f"{GROUP}/storage.clone.sourceDiskSize"
-"""Annotation of a DataVolume with the size of the disk in the PVC with this UID: ``bytes of uid``, ``unknown of uid``."""
+"""Annotation of a DataVolume with the size of the disk in the source PVC: ``bytes of uid`` or ``unknown of uid``."""
 PAUSE: Final = 5.0
 """Seconds before a failed size-detection pod is recreated."""
 

@@ -1,1 +1,1 @@
-"""ObjectTransfer: a volume gets another claim, in another namespace or of another name, and nothing is copied."""
+"""ObjectTransfer: rebinding of a volume to a PVC in another namespace or with another name, without copying."""

@@ -1,20 +1,20 @@
-"""What becomes of an ObjectTransfer.
+"""Reconciler of ObjectTransfers.
 
     Pending ── Running ───────────────────────────────────────────────────────────────────────────────────── Complete
     waits      recorded ── target claim ── given up ── source deleted ── claimRef ── bound ── policy ── DataVolume
 
-The content is in one PersistentVolume, which two things keep safe.  It is set to Retain before anything is deleted,
-and its claimRef names a claim that is there at every moment: the source's until the volume is given to the target
-(`cdi.reconcile.actions.Rebind`, as with prime claims).  For that a finalizer holds the source's claim, deleted as it
-is, until the target is bound; and that it is deleted keeps new pods away from it, while Kubernetes' own finalizer says
-whether one is left.  Nothing is deleted but by its uid.
+The content is in one PersistentVolume, which is protected in two ways. Its reclaim policy is set to Retain before
+anything is deleted, and its claimRef always names an existing PVC: the source's until the volume is rebound to the
+target (`cdi.reconcile.actions.Rebind`, as with prime PVCs). For that a finalizer keeps the deleted source PVC until the
+target is bound. The deletion timestamp prevents new pods from using the PVC, while Kubernetes' own finalizer shows
+whether a pod still uses it. Objects are deleted by UID only.
 
-What cannot be told from the objects later on is written into ``status.data`` before the first of them is touched.
-Until the source is given up, which is written down as well, all of it can be undone: that is what deleting the transfer
-does.  From then on it goes on to its end.
+What cannot be derived from the objects later is written into ``status.data`` before the first of them is changed. Until
+the source is given up, which is recorded as well, everything can be rolled back: deleting the transfer does that. After
+that point the transfer continues to its end.
 
-Claims, volumes and transfers are seen at different times.  So nothing is lost because one of them is not seen: only a
-volume that Kubernetes calls Released has lost its claim.
+PVCs, volumes and transfers are observed at different times. An object that is not observed is therefore not treated as
+lost: only a volume in the phase Released has lost its PVC.
 """
 
 from __future__ import annotations
@@ -48,11 +48,15 @@ _ENDED: Final = (TransferPhase.COMPLETE, TransferPhase.ERROR)
 
 
 def reconcile_transfer(world: TransferWorld) -> Plan:
-    """One step: no I/O, no clock, the same world gives the same plan."""
+    """Return the plan for one reconcile.
+
+    It is a pure function: no I/O, no clock, the same world gives the same plan.
+    """
     ended, leaving = world.phase in _ENDED, world.transfer.metadata.deletion_timestamp is not None
     if world.refusal is not None:
         if leaving and _is_of_data_volume(world.refusal):
-            return Plan(actions=_let_go(world))  # it is made after all the rest: the claim has the volume, and stays
+            # The DataVolume is created last: the PVC has the volume by then, and stays.
+            return Plan(actions=_let_go(world))
         return refused(world, world.refusal)
     if ended or (leaving and world.phase != TransferPhase.RUNNING):
         return Plan(actions=_let_go(world))
@@ -70,7 +74,7 @@ def reconcile_transfer(world: TransferWorld) -> Plan:
     return Plan(actions=undone) if undone is not None else shown(world, _running(world, record))
 
 
-# --- before it begins -------------------------------------------------------------------------------------------
+# --- preconditions ----------------------------------------------------------------------------------------------
 
 
 def _pending(world: TransferWorld) -> Step:
@@ -88,7 +92,7 @@ def _pending(world: TransferWorld) -> Step:
             phase=TransferPhase.PENDING,
             reason=found.reason,
             message=found.message,
-            # Whoever deletes the source meanwhile, or the transfer, shall not be held up.
+            # A waiting transfer must not delay the deletion of the source or of itself.
             actions=_let_go(world),
             warns=found.event is not None,
         )
@@ -104,7 +108,7 @@ def _pending(world: TransferWorld) -> Step:
 
 
 def _begun(world: TransferWorld, found: Ready) -> Step:
-    """All of it is looked at once more while nobody else can begin; only then it is written down."""
+    """Return the step that records the transfer, after all preconditions were checked again under the lock."""
     record = TransferRecord(
         claim=found.claim.uid,
         volume=found.volume.name,
@@ -118,7 +122,7 @@ def _begun(world: TransferWorld, found: Ready) -> Step:
     return moving(record, f"PersistentVolume {found.volume.name} goes to PVC {place(world.target)}")
 
 
-# --- on the way -------------------------------------------------------------------------------------------------
+# --- running transfers ------------------------------------------------------------------------------------------
 
 
 def _running(world: TransferWorld, record: TransferRecord) -> Step:
@@ -139,7 +143,7 @@ def _running(world: TransferWorld, record: TransferRecord) -> Step:
     if kind and not given_up:
         return error(taken(world, kind), record, *_unmade(world), _policy(record, record.reclaim, source))
     if kind:
-        # The source cannot be had back, so what is in the way must go.
+        # The source cannot be restored any more, so the conflicting object must be deleted.
         message = f"{kind} {place(world.target)} is in the way. Try: delete it; the transfer goes on by itself"
         return stuck(record, taken(world, kind).code, message)
     return _before_hand_over(world, record, volume, source, target)
@@ -148,7 +152,7 @@ def _running(world: TransferWorld, record: TransferRecord) -> Step:
 def _before_hand_over(
     world: TransferWorld, record: TransferRecord, volume: Volume, source: Claim, target: Claim | None
 ) -> Step:
-    """The volume is the source's, and a claim for it at the target's place is to be there before that is touched."""
+    """Return the step that creates the target PVC and deletes the source, before the volume is rebound."""
     if target is None:
         body = world.facts.claim_body(*world.source)
         assert body is not None
@@ -161,7 +165,7 @@ def _before_hand_over(
     users = in_use(world)
     if not source.deleting and users:
         return stuck(record, TransferReason.IN_USE, f"{users}. Try: stop it; the transfer goes on by itself")
-    # Not what was seen of the policy counts, which may be old: whoever carries this out looks again, each time.
+    # The observed policy may be stale, so the action is always included; it checks the policy itself.
     kept = _policy(record, RETAIN, source)
     if not record.given_up:
         return moving(replace(record, given_up=True), f"PVC {place(world.source)} is given up", kept)
@@ -187,9 +191,9 @@ def _before_hand_over(
 
 
 def _handed_over(world: TransferWorld, record: TransferRecord, volume: Volume, target: Claim) -> Step:
-    """The volume is the target's; what is left of the source goes, and everything is as it was."""
+    """Return the step after rebinding: remove the source, restore the reclaim policy, create the DataVolume."""
     if target.deleting:
-        # It is not made so that the volume goes with it.
+        # The reclaim policy stays Retain, so that the volume is not deleted with the PVC.
         message = f"PVC {place(world.target)} is being deleted; PersistentVolume {volume.name} is kept"
         return stuck(record, TransferReason.BEING_DELETED, message)
     if target.phase != "Bound" or volume.phase != "Bound":
@@ -229,7 +233,7 @@ def _data_volume(world: TransferWorld, record: TransferRecord, target: Claim) ->
 
 
 def _forced(world: TransferWorld, record: TransferRecord, volume: Volume) -> Step:
-    """The source is not there any more, though nothing has the volume yet."""
+    """Return the step after the source PVC disappeared while no other PVC has the volume."""
     if volume.phase == "Bound":
         return moving(record, f"PVC {place(world.source)} is not seen, and PersistentVolume {volume.name} is bound")
     lost = ClaimLost(
@@ -240,7 +244,7 @@ def _forced(world: TransferWorld, record: TransferRecord, volume: Volume) -> Ste
 
 
 def _elsewhere(world: TransferWorld, record: TransferRecord, volume: Volume) -> Step:
-    """The volume is neither the source's nor that of the claim that is seen at the target's place."""
+    """Return the step if the volume belongs to neither the source PVC nor the observed target PVC."""
     target = place(world.target)
     if (volume.claim_namespace, volume.claim_name) == world.target and not occupant(world):
         if volume.phase == "Bound":
@@ -259,16 +263,16 @@ def _elsewhere(world: TransferWorld, record: TransferRecord, volume: Volume) -> 
 
 
 def _left(record: TransferRecord, volume: Volume) -> str:
-    """How a volume is left behind, for whoever puts it in order."""
+    """Return a description of the state in which the volume is left, for an administrator."""
     before = f", which was {record.reclaim}" if volume.reclaim != record.reclaim else ""
     return f"PersistentVolume {volume.name} is left as it is, its reclaim policy {volume.reclaim}{before}"
 
 
-# --- back -------------------------------------------------------------------------------------------------------
+# --- rollback ---------------------------------------------------------------------------------------------------
 
 
 def _undone(world: TransferWorld, record: TransferRecord) -> tuple[Action, ...] | None:
-    """All that brings back what was before; None where it is too late, and the transfer goes on."""
+    """Return the actions that roll the transfer back; None if it is too late and the transfer continues."""
     source, volume = _source(world, record), _volume(world, record)
     if record.given_up or source is None or source.deleting or volume is None or volume.claim_uid != source.uid:
         return None
@@ -280,7 +284,7 @@ def _is_of_data_volume(refusal: Refusal) -> bool:
 
 
 def _unmade(world: TransferWorld) -> tuple[Action, ...]:
-    """A claim that was made for the volume and has not got it.  It may be there and not be seen yet."""
+    """Delete a target PVC that has not received the volume, even if it has not been observed yet."""
     namespace, name = world.target
     return (WithdrawClaim(namespace=namespace, name=name, mark=(ANN_TRANSFER, world.uid)),)
 
@@ -290,7 +294,7 @@ def _free(volume: Volume) -> str:
 
 
 def _let_go(world: TransferWorld) -> tuple[Action, ...]:
-    """Nothing is held by this transfer any more; itself last, since nobody would know of the rest."""
+    """Remove all finalizers of this transfer, its own one last: without the transfer the others would stay forever."""
     own = FINALIZER in (world.transfer.metadata.finalizers or ())
     return (*_unlocked(world), *((_own_finalizer(world, present=False),) if own else ()))
 
@@ -298,11 +302,11 @@ def _let_go(world: TransferWorld) -> tuple[Action, ...]:
 def _unlocked(world: TransferWorld) -> tuple[Action, ...]:
     claim = world.claim
     if claim is None or not (world.holds(claim) or FINALIZER in (world.transfer.metadata.finalizers or ())):
-        return ()  # as long as the transfer has its own, the claim may have one that is not seen yet
+        return ()  # while the transfer has its own finalizer, the PVC may have one that is not observed yet
     return (replace(_hold(world, claim), present=False, version=""),)
 
 
-# --- what is looked up ------------------------------------------------------------------------------------------
+# --- lookups ----------------------------------------------------------------------------------------------------
 
 
 def _volume(world: TransferWorld, record: TransferRecord) -> Volume | None:
@@ -324,7 +328,7 @@ def _target(world: TransferWorld) -> Claim | None:
 
 
 def _deletion(world: TransferWorld, record: TransferRecord, source: Claim) -> Step | None:
-    """The DataVolume first, and until it is not seen any more: it would call its claim lost."""
+    """Delete the DataVolume first, and the PVC after it, since the DataVolume would report a lost PVC."""
     dv = world.objects.data_volume(*world.source)
     if dv is not None and record.data_volume and dv.metadata.uid == record.data_volume:
         namespace, name = world.source
@@ -352,7 +356,7 @@ def _policy(record: TransferRecord, policy: str, claim: Claim) -> SetReclaimPoli
 
 
 def _hold(world: TransferWorld, claim: Claim) -> SetFinalizer:
-    """Under the version that was seen, in which no other transfer held it: of several that begin at once, one does."""
+    """Add the finalizer under the observed version, without other transfers' finalizers, so that only one can start."""
     return SetFinalizer(
         plural="persistentvolumeclaims",
         namespace=claim.namespace,

@@ -1,4 +1,4 @@
-"""What a transfer makes at the target's place."""
+"""Manifests of a transfer's target objects."""
 
 from __future__ import annotations
 
@@ -33,17 +33,19 @@ _BOUND: Final = frozenset(
         _LAST_APPLIED,
     }
 )
-"""What Kubernetes says of a claim's own course.  Without ``bind-completed`` a claim is one that is yet to be bound."""
+"""Annotations about a PVC's binding, set by Kubernetes.
+
+Without ``bind-completed`` a PVC is treated as not yet bound.
+"""
 _FACTS: Final = frozenset({ANN_CONTENT_TYPE, ANN_PREALLOCATION_APPLIED})
 _ONE_USE: Final = frozenset({ANN_CLONE_TOKEN, ANN_EXTENDED_CLONE_TOKEN, ANN_TRANSFER, _LAST_APPLIED})
 
 
 def build_claim(world: TransferWorld, source: Mapping[str, Any], record: TransferRecord) -> dict[str, Any]:
-    """The claim that gets the volume: the source's spec and labels, and those annotations that are the user's own or
-    say what is in the volume.
+    """Build the target PVC: the source's spec and labels, and annotations of the user or about the volume's content.
 
-    It names the volume, so that nobody makes another one for it; and what the volume was once filled from it does not
-    name, or it would be filled again.  Owners stay behind: in another namespace Kubernetes takes them for gone.
+    It names the volume, so that no other one is provisioned. It has no data source, or it would be populated again.
+    Owner references are not copied, because Kubernetes treats owners in another namespace as deleted.
     """
     namespace, name = world.target
     metadata, spec = source["metadata"], source["spec"]
@@ -68,8 +70,9 @@ def build_claim(world: TransferWorld, source: Mapping[str, Any], record: Transfe
 
 
 def build_data_volume(world: TransferWorld, source: Mapping[str, Any]) -> str:
-    """The DataVolume that takes the moved claim as its own, JSON: with the source's spec, which says what it once came
-    from, and the mark that the claim is complete.
+    """Return the DataVolume that adopts the moved PVC, as JSON.
+
+    It has the source's spec, which documents the original source, and the annotation that its PVC is complete.
     """
     namespace, name = world.target
     metadata = source["metadata"]
@@ -89,14 +92,17 @@ def build_data_volume(world: TransferWorld, source: Mapping[str, Any]) -> str:
 
 
 def _goes_along(annotation: str) -> bool:
-    """Our own group's annotations on a claim are what somebody asked for, and how far that is: both are past."""
+    """Return whether an annotation is copied to the target PVC.
+
+    Annotations of CDI's own group are requests or progress of the past, except those about the content.
+    """
     if annotation.startswith(f"{GROUP}/"):
         return annotation in _FACTS or annotation.startswith(IMAGE)
     return annotation not in _BOUND and not annotation.startswith("k8s.io/Clone")
 
 
 def _placed(spec: Mapping[str, Any], namespace: str) -> dict[str, Any]:
-    """What is named relative to the source's namespace is named in full."""
+    """Return the spec with explicit namespaces in references that are relative to the source's namespace."""
     placed = dict(spec)
     if placed.get("sourceRef"):
         placed["sourceRef"] = {"namespace": namespace, **_given(placed["sourceRef"])}

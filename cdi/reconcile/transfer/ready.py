@@ -1,4 +1,7 @@
-"""Whether a transfer can begin, and what it waits for until then.  Nothing of the source is touched before."""
+"""Preconditions of a transfer.
+
+Nothing of the source is changed before they are met.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +21,23 @@ from cdi.reconcile.transfer.world import TransferWorld, place
 from cdi.reconcile.world import Claim, Volume
 
 PROTECTION: Final = "kubernetes.io/pvc-protection"
-"""Of every claim: Kubernetes takes it away once the claim is deleted and no pod has it."""
+"""Finalizer of every PVC; Kubernetes removes it once the PVC is deleted and no pod uses it."""
 _ASKING: Final = (ANN_ENDPOINT, ANN_SOURCE, ANN_UPLOAD_TARGET, ANN_CLONE_REQUEST)
 _SHOWN: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """It can begin."""
+    """The objects of a transfer that can start."""
 
     claim: Claim
     volume: Volume
     data_volume: DataVolume | None
-    """Where one is moved."""
+    """The DataVolume to move; None if only a PVC is moved."""
 
 
 def examine(world: TransferWorld) -> Ready | Wait | Refuse:
-    """What is in the way."""
+    """Check all preconditions; return the objects to move, what to wait for, or the final failure."""
     problems = list(check_transfer(world.transfer))
     if problems:
         return Refuse.because(InvalidManifest("; ".join(map(str, problems)), where="spec"))
@@ -42,7 +45,7 @@ def examine(world: TransferWorld) -> Ready | Wait | Refuse:
 
 
 def occupant(world: TransferWorld) -> str:
-    """What is at the target's place already and was not made for this transfer; empty for nothing."""
+    """Return the kind of an object with the target's name that this transfer did not create; empty if there is none."""
     claim, dv = world.objects.claim(*world.target), world.objects.data_volume(*world.target)
     if dv is not None and not world.is_ours(dv.metadata.annotations):
         return "DataVolume"
@@ -50,7 +53,7 @@ def occupant(world: TransferWorld) -> str:
 
 
 def taken(world: TransferWorld, kind: str) -> AlreadyExists:
-    """The target's place is not free."""
+    """Return the error for a target name that is in use."""
     return AlreadyExists(
         f"{kind} {place(world.target)} exists already",
         remedy="delete it, or choose another target; then delete this ObjectTransfer and create it again",
@@ -58,7 +61,7 @@ def taken(world: TransferWorld, kind: str) -> AlreadyExists:
 
 
 def in_use(world: TransferWorld) -> str:
-    """Who has the source's volume, in words; empty for nobody."""
+    """Return a text about the pods that use the source's volume; empty if there are none."""
     pods = world.facts.holders(*world.source)
     if not pods:
         return ""
@@ -67,7 +70,7 @@ def in_use(world: TransferWorld) -> str:
 
 
 def others(world: TransferWorld, claim: Claim) -> tuple[str, ...]:
-    """The finalizers of a claim that are neither this transfer's nor every claim's: somebody is busy with it."""
+    """Return the finalizers of other controllers on a PVC, which show that the PVC is in use."""
     return tuple(one for one in claim.finalizers if one not in (PROTECTION, lock(world.uid)))
 
 
@@ -131,7 +134,7 @@ def _not_movable(world: TransferWorld, dv: DataVolume) -> Wait | None:
 
 
 def _busy(world: TransferWorld, claim: Claim) -> Wait | None:
-    """What somebody else does with a claim, or has not done yet."""
+    """Return what to wait for if the PVC is in use or not ready."""
     where = place(world.source)
     if claim.deleting:
         return Wait(reason=TransferReason.BEING_DELETED, message=f"PVC {where} is being deleted")
@@ -139,12 +142,12 @@ def _busy(world: TransferWorld, claim: Claim) -> Wait | None:
         return Wait(reason=TransferReason.NOT_BOUND, message=f"PVC {where} is {claim.phase}, not Bound")
     unfilled = populating(claim, world.objects)
     if unfilled is None and ANN_POD_PHASE not in claim.annotations and any(one in claim.annotations for one in _ASKING):
-        # A DataVolume's is told of by that; this one was annotated by hand a moment ago.
+        # The DataVolume's phase covers its PVC; this one was annotated by a user and has not been reconciled yet.
         unfilled = None if claim.controller_uid else "what it asks for has not begun"
     if unfilled is not None:
         return Wait(reason=TransferReason.NOT_POPULATED, message=f"PVC {where} is not populated: {unfilled}")
     if claim.requested is not None and claim.capacity is not None and claim.requested > claim.capacity:
-        # The file system in it would be left small: nobody grows that of a claim that is bound to what is there.
+        # The filesystem would stay small: after static binding nothing expands it.
         message = f"PVC {where} is being enlarged. Try: start a pod with it, where the driver waits for that"
         return Wait(reason=TransferReason.RESIZING, message=message)
     arriving = world.facts.unfinished(claim.annotations.get(ANN_TRANSFER, ""))

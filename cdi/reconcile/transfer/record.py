@@ -1,4 +1,4 @@
-"""What is written into a transfer's ``status.data`` before anything is touched: whoever comes later goes on from it."""
+"""State of a transfer in ``status.data``, written before any object is changed; later reconciles continue from it."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from typing import Final, Self
 from cdi.api.names import GROUP
 
 FINALIZER: Final = f"{GROUP}/objectTransfer"
-"""Of a transfer: it stays until what it has begun is at an end, or undone."""
+"""Finalizer of a transfer, which stays until the transfer is complete or rolled back."""
 ANN_TRANSFER: Final = f"{GROUP}/objectTransferUID"
-"""Of the claim and DataVolume that a transfer made: its uid."""
+"""Annotation of a target PVC and DataVolume with the UID of the transfer that created them."""
 
 
 def lock(uid: str) -> str:
-    """The finalizer of the transfer with this uid on the source's claim.
+    """Return the finalizer that the transfer with this UID sets on the source's PVC.
 
-    The claim stays until its volume was handed over, and other transfers leave it alone.
+    It keeps the PVC until its volume is rebound, and locks out other transfers.
     """
     return f"{FINALIZER}-{uid}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferRecord:
-    """What is moved."""
+    """The objects that are moved."""
 
     claim: str
-    """The source claim's uid."""
+    """UID of the source PVC."""
     volume: str
     """The PersistentVolume's name."""
     volume_uid: str
     reclaim: str
-    """What becomes of it when its claim goes, as it was and shall be again."""
+    """Its original reclaim policy, to be restored."""
     data_volume: str = ""
-    """The uid of the source DataVolume; empty where a claim alone is moved."""
+    """UID of the source DataVolume; empty if only a PVC is moved."""
     given_up: bool = False
-    """The source is being deleted, and it is too late to go back."""
+    """Whether the source is being deleted, so that the transfer cannot be rolled back."""
     body: str = ""
-    """The DataVolume that is made in its place, JSON: there is no source any more to make it of by then."""
+    """The target DataVolume as JSON, stored because the source is deleted before it is created."""
 
     @classmethod
     def read(cls, data: Mapping[str, str] | None) -> Self | None:
-        """None where it does not say what is needed: it was written by somebody else."""
+        """Parse ``status.data``; return None if required values are missing, as when another program wrote it."""
         found = data or {}
         if not all(found.get(name) for name in ("claimUID", "pvName", "pvUID", "pvReclaim")):
             return None
@@ -57,7 +57,7 @@ class TransferRecord:
         )
 
     def write(self) -> dict[str, str]:
-        """For ``status.data``; the volume's name and policy have the names that KubeVirt's CDI gives them."""
+        """Return ``status.data``; the volume's name and policy have the same keys as in KubeVirt's CDI."""
         data = {
             "claimUID": self.claim,
             "pvName": self.volume,

@@ -1,4 +1,4 @@
-"""What is said of a transfer: its status, and the events of what is news."""
+"""Status and events of a transfer."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from cdi.reconcile.transfer.world import TransferWorld, place
 from cdi.reconcile.world import Refusal
 
 PATIENCE: Final = 60.0
-"""Seconds between tries of what the server refuses, at most."""
+"""Maximum delay in seconds before a rejected request is retried."""
 _SOON: Final = 5.0
-"""Seconds until the first try after it: what is lacking is mostly made together with the transfer."""
+"""Initial delay in seconds; what is missing is usually created together with the transfer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """Where a transfer is, and what is to be done there."""
+    """The state of a transfer and the actions that follow."""
 
     phase: TransferPhase
     reason: str
@@ -31,23 +31,23 @@ class Step:
     actions: tuple[Action, ...] = ()
     record: TransferRecord | None = None
     warns: bool = False
-    """Somebody may have to do something about it."""
+    """Whether a user may have to act."""
 
 
 def moving(record: TransferRecord, message: str, *actions: Action) -> Step:
-    """It goes on by itself."""
+    """Return the state of a transfer that proceeds without user action."""
     return Step(
         phase=TransferPhase.RUNNING, reason=TransferReason.MOVING, message=message, actions=actions, record=record
     )
 
 
 def stuck(record: TransferRecord, reason: str, message: str) -> Step:
-    """It has begun, and goes on once somebody does something."""
+    """Return the state of a started transfer that needs a user's action."""
     return Step(phase=TransferPhase.RUNNING, reason=reason, message=message, record=record, warns=True)
 
 
 def error(failure: CdiError, record: TransferRecord | None = None, *actions: Action) -> Step:
-    """It ends here."""
+    """Return the final failed state."""
     return Step(
         phase=TransferPhase.ERROR,
         reason=failure.code,
@@ -59,14 +59,14 @@ def error(failure: CdiError, record: TransferRecord | None = None, *actions: Act
 
 
 def complete(*actions: Action) -> Step:
-    """Nothing of what was written down is needed any more."""
+    """Return the final successful state, without the record."""
     return Step(
         phase=TransferPhase.COMPLETE, reason=TransferReason.COMPLETE, message="Transfer complete", actions=actions
     )
 
 
 def refused(world: TransferWorld, refusal: Refusal) -> Plan:
-    """It stands where it was, and says what the server would not do."""
+    """Return the plan after a rejected action: the phase stays, and the message gives the reason."""
     if world.phase in (TransferPhase.COMPLETE, TransferPhase.ERROR):
         return Plan(requeue_after=PATIENCE)
     failure = refusal.failure
@@ -81,7 +81,7 @@ def refused(world: TransferWorld, refusal: Refusal) -> Plan:
 
 
 def _pause(world: TransferWorld) -> float:
-    """Seconds; the longer, the longer it is under way."""
+    """Return the delay in seconds, which grows with the time that the transfer has taken."""
     status = world.transfer.status
     known = find_condition(status.conditions if status is not None else None, ConditionType.COMPLETE)
     try:
@@ -92,7 +92,7 @@ def _pause(world: TransferWorld) -> float:
 
 
 def shown(world: TransferWorld, step: Step, *, requeue_after: float | None = None) -> Plan:
-    """The step's actions, and what is said of it."""
+    """Return the step's actions with the new status and its events."""
     status = _status(world, step)
     before = world.transfer.status.to_dict() if world.transfer.status is not None else None
     changed = status != before

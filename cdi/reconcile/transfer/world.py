@@ -1,4 +1,4 @@
-"""What a transfer is decided from."""
+"""Input for reconciling ObjectTransfers."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from cdi.reconcile.world import Claim, Objects, Refusal
 
 
 class TransferFacts(Protocol):
-    """What else is observed for transfers; looking something up does no I/O."""
+    """Read-only lookups of facts for transfers, without I/O."""
 
     def claim_body(self, namespace: str, name: str) -> Mapping[str, Any] | None:
-        """The whole claim as the API has it."""
+        """Return the whole PVC as an API object."""
 
     def data_volume_body(self, namespace: str, name: str) -> Mapping[str, Any] | None:
-        """The whole DataVolume as the API has it."""
+        """Return the whole DataVolume as an API object."""
 
     def holders(self, namespace: str, claim: str) -> tuple[str, ...]:
-        """Pods, ours and everybody's, that have the volume of a claim or are about to: they have not ended."""
+        """Return the names of unfinished pods, including CDI's, that use the volume of a PVC or are about to."""
 
     def unfinished(self, uid: str) -> str:
-        """The name of the ObjectTransfer with this uid while it has not ended; empty for any other."""
+        """Return the name of the unfinished ObjectTransfer with this UID; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferWorld:
-    """Everything that decides what becomes of one ObjectTransfer."""
+    """The complete input for reconciling one ObjectTransfer."""
 
     now: float
     """Seconds since the epoch."""
@@ -37,7 +37,7 @@ class TransferWorld:
     objects: Objects
     facts: TransferFacts
     refusal: Refusal | None = None
-    """Set only for the reconcile right after a plan of this very world that could not be carried out."""
+    """The rejected action of the previous plan, set only for the reconcile that follows at once with the same input."""
 
     @property
     def uid(self) -> str:
@@ -45,29 +45,29 @@ class TransferWorld:
 
     @property
     def phase(self) -> str:
-        """As it was written last; empty for a new one."""
+        """The last written phase; empty for a new transfer."""
         return (self.transfer.status.phase if self.transfer.status is not None else None) or ""
 
     @property
     def record(self) -> TransferRecord | None:
-        """What was written down when it began."""
+        """The record written at the start of the transfer."""
         return TransferRecord.read(self.transfer.status.data if self.transfer.status is not None else None)
 
     @property
     def source(self) -> tuple[str, str]:
-        """Namespace and name."""
+        """Namespace and name of the source."""
         source = self.transfer.spec.source
         return source.namespace, source.name
 
     @property
     def target(self) -> tuple[str, str]:
-        """Namespace and name; of the two what is not given is the source's."""
+        """Namespace and name of the target; either defaults to the source's."""
         target, (namespace, name) = self.transfer.spec.target, self.source
         return target.namespace or namespace, target.name or name
 
     @property
     def claim(self) -> Claim | None:
-        """The source, or the source DataVolume's."""
+        """The source PVC, or that of the source DataVolume."""
         return self.objects.claim(*self.source)
 
     @property
@@ -75,14 +75,14 @@ class TransferWorld:
         return self.transfer.spec.source.kind == "DataVolume"
 
     def is_ours(self, annotations: Mapping[str, str] | None) -> bool:
-        """Whether something at the target's place was made for this very transfer."""
+        """Return whether an object with the target's name was created by this very transfer."""
         return (annotations or {}).get(ANN_TRANSFER) == self.uid
 
     def holds(self, claim: Claim) -> bool:
-        """Whether this very transfer keeps a claim from going, and other transfers away from it."""
+        """Return whether this very transfer has its finalizer on a PVC."""
         return lock(self.uid) in claim.finalizers
 
 
 def place(where: tuple[str, str]) -> str:
-    """``namespace/name``."""
+    """Return ``namespace/name``."""
     return "/".join(where)
