@@ -378,7 +378,7 @@ def _overheads(overhead: FilesystemOverhead) -> list[tuple[str, Fraction]]:
 
 
 def _resources(asked: ResourceRequirements | None, otherwise: Mapping[str, Any]) -> dict[str, Any]:
-    """Return limits and requests for CPU and memory, and claims, as an API object.
+    """Return limits and requests for CPU and memory, and resource claims, as an API object.
 
     Values come from `asked`, else from `otherwise`, else from the defaults. A request never exceeds its limit, because
     the API server would reject that.

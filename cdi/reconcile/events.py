@@ -35,7 +35,7 @@ class Events:
     """The events of one reconcile."""
 
     steps: tuple[EventFact, ...] = ()
-    """Phase changes."""
+    """Phase changes, and the decision's own events."""
     failure: tuple[EventFact, ...] = ()
     """Failed attempts, with the reason of the Running condition, to record on the DataVolume."""
     claim: tuple[EventFact, ...] = ()

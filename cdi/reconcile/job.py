@@ -120,7 +120,7 @@ def file_size(claim: Claim, config: Config) -> int | None:
     if claim.capacity is not None:
         asked = min(asked, claim.capacity)
     overhead = overhead_of(claim.storage_class, config)
-    # Volumes for disks below 1 MiB do not exist, so a smaller volume just gets the space that it has.
+    # `usable` rounds down to whole MiB and gives nothing below one; so small a volume offers what it has.
     return usable(asked, overhead) or int(asked / (1 + overhead)) // SECTOR * SECTOR
 
 

@@ -70,8 +70,7 @@ def arrive(world: World, origin: Clone) -> Decision:
     if small is not None:
         return failed(None, small.failure)
     actions: tuple[Action, ...] = (CreateObject(body=body),)
-    # A provisioner only checks the reference in the PVC; for a source in another namespace no VolumeCloneSource can be
-    # created.
+    # A provisioner only checks the reference in the PVC. No VolumeCloneSource can name a source in another namespace.
     if "dataSourceRef" in spec and origin.namespace == dv.metadata.namespace:
         actions = (CreateObject(body=build_clone_source(dv, origin)), *actions)
     state = State(

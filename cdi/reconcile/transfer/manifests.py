@@ -94,7 +94,7 @@ def build_data_volume(world: TransferWorld, source: Mapping[str, Any]) -> str:
 def _goes_along(annotation: str) -> bool:
     """Return whether an annotation is copied to the target PVC.
 
-    Annotations of CDI's own group are requests or progress of the past, except those about the content.
+    Annotations of CDI's own group describe past requests and progress, except those about the volume's content.
     """
     if annotation.startswith(f"{GROUP}/"):
         return annotation in _FACTS or annotation.startswith(IMAGE)
