@@ -155,6 +155,7 @@ def test_the_status_is_that_of_the_command():
 
 @pytest.mark.timeout(600)
 def test_a_test_that_fails_once_is_run_again_and_named_in_the_last_line(tmp_path):
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")  # names are relative to it
     (tmp_path / "test_flaky.py").write_text(
         "from pathlib import Path\n"
         "RAN = Path(__file__).with_name('ran')\n"
