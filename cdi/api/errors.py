@@ -13,6 +13,7 @@ on what is wrong, where, and what to do about it.  Foreign exceptions are mapped
     ├── EngineError     exit 7   the importer itself failed
     ├── ClusterError    exit 10  the Kubernetes API server cannot be used
     ├── UploadError     exit 11  an upload was refused before its content was looked at
+    ├── OutputFailed    exit 12  standard output cannot be written
     └── Interrupted     exit 130 somebody asked it to stop; it can go on later
 
 `docs/reference/errors.md` is generated from this module.
@@ -764,6 +765,23 @@ class UploadOffsetConflict(UploadError):
 
     retry = Retry.BACKOFF
     default_remedy = "ask with HEAD for the offset and go on there"
+
+
+# --- output -----------------------------------------------------------------------------------------------------
+
+
+class OutputFailed(CdiError):
+    """Standard output cannot be written: the file system that it goes to is full, or its device failed."""
+
+    exit_status = 12
+    default_remedy = "free space where standard output goes, or redirect it; work that was begun goes on"
+
+
+class OutputClosed(OutputFailed):
+    """The reader of standard output is gone (a broken pipe); nothing is printed about it."""
+
+    exit_status = 141
+    default_remedy = ""
 
 
 class Interrupted(CdiError):

@@ -13,6 +13,7 @@ from cdi.api.errors import UsageError
 from cdi.api.quantity import Quantity
 from cdi.cli.options import quantity
 from cdi.cli.session import Session
+from cdi.cli.streams import require_input
 from cdi.runtime.locate import locate
 from cdi.runtime.request import KEYRING_MOST, Access, Request, read_option_file, secret_values
 
@@ -132,7 +133,10 @@ def stored_secret(session: Session, request: Request) -> dict[str, bytes] | None
 
 def request_of(place: str, options: dict[str, Any], **more: Any) -> Request:
     """Of the options that were not taken out yet; raises `UsageError`, `SourceUrlInvalid`."""
-    return Request(place=locate(place), access=read_access(options), **more)
+    located = locate(place)
+    if located.kind == "stdin":
+        require_input()
+    return Request(place=located, access=read_access(options), **more)
 
 
 def _line(path: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from cdi.api.errors import CdiError, UsageError
+from cdi.api.errors import CdiError, OutputFailed, UsageError
 from cdi.api.job import Outcome, Progress
 from cdi.cli import bars
 from cdi.cli.access import access_options, read_wishes, request_of, stored_secret, wish_options
@@ -108,14 +108,20 @@ def _import(
             size = _find_size(session, request, name, pipe)
             stream = pipe.flow() if pipe is not None else None
         began = begin(session.backend, request, namespace, name, size or 0, stream=stream)
-        if output is None:
-            click.echo(f"datavolume/{name} {'created' if began else 'unchanged'}")
-        if waits:
-            try:
+        try:
+            if output is None:
+                click.echo(f"datavolume/{name} {'created' if began else 'unchanged'}")
+            if waits:
                 wait_for(session, namespace, name, timeout=timeout)
-            except KeyboardInterrupt:
-                _give_up_stream(session, request, name)
+        except KeyboardInterrupt:
+            _give_up_stream(session, request, name)
+            raise
+        except OutputFailed as error:
+            if stream is None:
                 raise
+            # The pipe's content passes through this process, which ends here.
+            _give_up_stream(session, request, name)
+            raise type(error)(error.what, remedy=session.after_interrupt) from error
     outcome = session.backend.outcome(namespace, name)
     if outcome is not None:
         _warn(outcome)

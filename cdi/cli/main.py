@@ -7,9 +7,7 @@ only with ``--debug``.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -18,7 +16,8 @@ from typing import Never
 
 import click
 
-from cdi.api.errors import CdiError, InternalError, Interrupted, UsageError
+from cdi.api.errors import CdiError, InternalError, Interrupted, OutputClosed, UsageError
+from cdi.cli import streams
 from cdi.cli.session import Session, common_options
 from cdi.cli.show import paint, printable
 
@@ -85,7 +84,12 @@ class Commands(click.Group):
                 formatter.write_dl([(name, entry.help) for name, entry in entries.items()])
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @common_options
 @click.version_option(package_name="cdi", message="%(version)s")
 @click.pass_context
@@ -96,28 +100,20 @@ def cli(context: click.Context) -> None:
     --kubeconfig or --cluster the commands act on a cluster instead.
     """
     context.ensure_object(Session)
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def main(arguments: Sequence[str] | None = None) -> Never:
     """Run a command and leave with its exit status."""
-    _leave(run(arguments))
+    streams.prepare()
+    sys.exit(run(arguments))
 
 
 def kubectl(arguments: Sequence[str] | None = None) -> Never:
     """The same as ``kubectl cdi``: about the cluster of the current context, unless ``--home`` is given."""
-    _leave(run(arguments, Session("kubectl cdi", cluster=True)))
-
-
-def _leave(status: int) -> Never:
-    # Whoever read our output may have gone away, then what is left of it has nowhere to go.
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        except (OSError, ValueError):
-            status = status or 1
-    sys.exit(status)
+    streams.prepare()
+    sys.exit(run(arguments, Session("kubectl cdi", cluster=True)))
 
 
 def run(arguments: Sequence[str] | None = None, session: Session | None = None) -> int:
@@ -132,6 +128,9 @@ def run(arguments: Sequence[str] | None = None, session: Session | None = None) 
         )
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
+    except OutputClosed as gone:
+        # As of a program that SIGPIPE ends: whoever closed the pipe has read all that was wanted.
+        return gone.exit_status
     except click.ClickException as refused:
         return _fail(_usage(refused), session)
     except (click.Abort, KeyboardInterrupt):
@@ -156,11 +155,9 @@ def _usage(refused: click.ClickException) -> CdiError:
 
 def _fail(error: CdiError, session: Session, *, cause: Exception | None = None) -> int:
     if session.debug:
-        with contextlib.suppress(OSError):
-            traceback.print_exception(cause or error)
+        traceback.print_exception(cause or error)
     head, colon, rest = printable(str(error)).partition(": ")
-    with contextlib.suppress(OSError):
-        click.echo(f"{paint(head, 'red', err=True)}{colon}{rest}", err=True)
+    click.echo(f"{paint(head, 'red', err=True)}{colon}{rest}", err=True)
     return error.exit_status
 
 

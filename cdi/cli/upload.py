@@ -16,6 +16,7 @@ from cdi.api.names import ANN_IMMEDIATE_BINDING
 from cdi.cli.options import duration, quantity
 from cdi.cli.session import Session, one_datavolume, subcommand
 from cdi.cli.show import printable
+from cdi.cli.streams import require_input
 from cdi.cli.wait import wait_for
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def command(
         )
     if session.in_cluster:
         _readable(file)
+    elif file == "-":
+        require_input()
     if not _exists(session, name):
         if no_create:
             raise NotFound(

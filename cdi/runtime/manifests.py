@@ -58,7 +58,7 @@ def load(names: Iterable[str], *, stdin: BinaryIO | None = None, recursive: bool
     documents: list[Document] = []
     for name in names:
         if name == "-":
-            documents += parse(_bounded(stdin or sys.stdin.buffer, "-"), origin="-")
+            documents += parse(_stdin(stdin or sys.stdin.buffer), origin="-")
             continue
         for path in files(name, recursive=recursive):
             documents += read(path)
@@ -112,6 +112,15 @@ def parse(content: bytes, *, origin: str) -> Iterator[Document]:
         ) from error
     except (yaml.YAMLError, ValueError) as error:
         raise InvalidManifest(f"not YAML: {_words(error)}", where=origin, remedy="correct the file") from error
+
+
+def _stdin(file: BinaryIO) -> bytes:
+    try:
+        return _bounded(file, "-")
+    except OSError as error:
+        raise UsageError(
+            f"standard input cannot be read: {error.strerror}", remedy="redirect a file or pipe to it, or name a file"
+        ) from error
 
 
 def _bounded(file: BinaryIO, origin: str) -> bytes:

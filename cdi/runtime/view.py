@@ -28,11 +28,11 @@ def failure_of(body: Object) -> Failure | None:
     if phase != Phase.FAILED and running.reason not in FAILING:
         return None
     kind = by_code(ready.reason or "")
+    retry = Retry.NEVER if phase == Phase.FAILED else kind.retry
+    if phase == Phase.UPLOAD_READY and retry is Retry.BACKOFF:
+        retry = Retry.ON_CHANGE  # no attempt follows by itself: a client has to send the image again
     return Failure(
-        code=ready.reason or kind.__name__,
-        message=ready.message or "",
-        retry=Retry.NEVER if phase == Phase.FAILED else kind.retry,
-        exit_status=kind.exit_status,
+        code=ready.reason or kind.__name__, message=ready.message or "", retry=retry, exit_status=kind.exit_status
     )
 
 

@@ -30,6 +30,13 @@ def test_every_command_explains_itself(cdi, name):
     assert "--debug" in done.out
 
 
+def test_without_a_command_the_help_is_printed(cdi):
+    done = cdi()
+    assert (done.status, done.err) == (0, "")
+    assert done.out == cdi("--help").out
+    assert done.out.startswith("Usage: cdi [OPTIONS] COMMAND")
+
+
 def test_the_list_of_commands_imports_none():
     code = f"""
 import sys
@@ -122,6 +129,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
 
 def test_the_entry_point_leaves_with_the_status(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["cdi", "nonsense"])
+    monkeypatch.setattr(main.streams, "prepare", lambda: None)
     with pytest.raises(SystemExit) as left:
         main.main()
     assert left.value.code == 2

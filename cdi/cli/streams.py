@@ -1,0 +1,104 @@
+"""The standard streams of a command that may be closed, full, or without a reader."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import select
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TextIO
+
+from cdi.api.errors import OutputClosed, OutputFailed, UsageError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+
+
+def prepare() -> None:
+    """Make the three standard streams safe to use; call it before any file is opened.
+
+    A standard descriptor that is closed would be taken by the next file that is opened, for instance by a disk, which
+    then would receive what is printed.  So each one that is closed gets ``/dev/null``: output to it is dropped, and
+    reading standard input fails with ``EBADF``, because an empty input could be taken for an empty image.
+
+    Afterwards a write to standard output raises `OutputFailed`, or `OutputClosed` where its reader is gone, and a
+    write to standard error never fails.  Text that the encoding cannot express is escaped.
+    """
+    for descriptor in (_STDIN, _STDOUT, _STDERR):
+        if not _is_open(descriptor):
+            # The lowest descriptor that is free, so this one: those below it are open by now.
+            os.open(os.devnull, os.O_WRONLY)
+            os.set_inheritable(descriptor, True)
+    if sys.stdin is None:
+        sys.stdin = open(_STDIN, closefd=False)  # noqa: SIM115  it lives as long as the process
+    sys.stdout = _text(_Output(_STDOUT, "wb", closefd=False), sys.stdout)
+    sys.stderr = _text(_Diagnostics(_STDERR, "wb", closefd=False), sys.stderr)
+
+
+def require_input() -> None:
+    """Raise `UsageError` where standard input is closed or cannot be read."""
+    try:
+        access = fcntl.fcntl(_STDIN, fcntl.F_GETFL) & os.O_ACCMODE
+    except OSError:
+        access = os.O_WRONLY
+    if access == os.O_WRONLY:
+        raise UsageError("standard input is closed", remedy="redirect a file or pipe to it, or name a file")
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def _text(raw: io.FileIO, replaced: TextIO | None) -> io.TextIOWrapper:
+    encoding = getattr(replaced, "encoding", None)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=raw.isatty()
+    )
+
+
+class _Output(io.FileIO):
+    """Standard output.  Its first failure is raised, what is written afterwards is dropped.
+
+    The buffer above keeps what could not be written, and would try again when the interpreter ends.
+    """
+
+    _failed = False
+
+    def write(self, data: Buffer, /) -> int:
+        if self._failed:
+            return memoryview(data).nbytes
+        try:
+            return _write_some(self, super().write, data)
+        except BrokenPipeError as error:
+            self._failed = True
+            raise OutputClosed("the reader of standard output is gone") from error
+        except OSError as error:
+            self._failed = True
+            raise OutputFailed(f"standard output cannot be written: {error.strerror}") from error
+
+
+class _Diagnostics(io.FileIO):
+    """Standard error.  What cannot be written is dropped: there is no other place to report it."""
+
+    def write(self, data: Buffer, /) -> int:
+        try:
+            return _write_some(self, super().write, data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def _write_some(file: io.FileIO, write: Callable[[Buffer], int | None], data: Buffer) -> int:
+    """Write at least one byte; wait where the descriptor is non-blocking, as another process may have left it."""
+    while (written := write(data)) is None:
+        poller = select.poll()
+        poller.register(file, select.POLLOUT)
+        poller.poll()
+    return written
