@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 _DEPTH = 16
 _LARGEST = (1 << 63) - 1
+_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
+"""What JSON Schema calls them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +117,7 @@ def _value(hint: Any, value: Any, at: str, problems: list[str]) -> Any:
         value = float(value)
     # A bool is an int to Python and to nobody else.
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        return _wrong(at, f"must be of type {hint.__name__}", problems)
+        return _wrong(at, f"must be of type {_TYPES[hint]}", problems)
     if bound is not None and (problem := bound.problem(value)) is not None:
         return _wrong(at, problem, problems)
     return value

@@ -27,7 +27,7 @@ def plain(document: object) -> dict[str, Any]:
     A time is a string: YAML reads an unquoted one as its own type, and Kubernetes does not.
     """
     if not isinstance(document, Mapping):
-        raise InvalidManifest(f"a manifest is a mapping, not {_name(document)}")
+        raise InvalidManifest(f"a manifest must be of type object, not {json_type(document)}")
     copy = _Copy().of(document, "", 0)
     assert isinstance(copy, dict)
     return copy
@@ -69,12 +69,12 @@ class _Copy:
             case list() | tuple():
                 return [self.of(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
             case _:
-                raise InvalidManifest(f"{_name(value)} cannot stand in a manifest", where=path or None)
+                raise InvalidManifest(f"a manifest cannot hold a value of type {json_type(value)}", where=path or None)
 
     def _key(self, key: object, path: str) -> str:
         if not isinstance(key, str):
             raise InvalidManifest(
-                f"a field's name is read as {_name(key)}; put it into quotes",
+                f"a field's name must be of type string, not {json_type(key)}; put it in quotes",
                 where=path or None,
             )
         return self._string(key, path)
@@ -106,6 +106,24 @@ def _time(value: dt.date, path: str) -> str:
         raise InvalidManifest("the time is out of range", where=path) from None
 
 
-def _name(value: object) -> str:
-    names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
-    return "nothing" if value is None else names.get(type(value), f"a value of type {type(value).__name__}")
+def json_type(value: object) -> str:
+    """Return the type of a value as OpenAPI names it, ``string`` or ``boolean`` for instance."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case int():
+            return "integer"
+        case float():
+            return "number"
+        case str():
+            return "string"
+        case Mapping():
+            return "object"
+        case list() | tuple():
+            return "array"
+        case dt.date():
+            return "date"
+        case _:
+            return type(value).__name__

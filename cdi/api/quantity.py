@@ -19,6 +19,7 @@ from fractions import Fraction
 from functools import total_ordering
 from typing import Self
 
+from cdi.api.document import json_type
 from cdi.api.errors import InvalidManifest
 
 MAX_TEXT = 128
@@ -68,7 +69,7 @@ class Quantity:
     def parse(cls, text: object) -> Self:
         """Read a quantity from a string, or a plain number from an integer.  Raises `InvalidManifest`."""
         if isinstance(text, bool) or not isinstance(text, str | int):
-            raise InvalidManifest(f"a quantity is a string or an integer, not {type(text).__name__}")
+            raise InvalidManifest(f"a quantity must be of type string or integer, not {json_type(text)}")
         if isinstance(text, int):
             if abs(text) > 10**MAX_EXPONENT:
                 raise InvalidManifest("the quantity is out of range")

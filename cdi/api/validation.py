@@ -7,7 +7,7 @@ otherwise show only when the import runs.  All problems of an object are found a
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,8 +16,10 @@ from cdi.api.document import plain
 from cdi.api.errors import InvalidManifest
 from cdi.api.kinds import Kind, kind_of
 from cdi.api.meta import KubeObject
+from cdi.api.policy import check_policy_change
 from cdi.api.rules.metadata import check_metadata
-from cdi.api.rules.problems import Cause, Problem, Problems, shown
+from cdi.api.rules.problems import Problem, Problems, shown
+from cdi.api.rules.shape import shape_problems
 from cdi.api.rules.update import check_update
 
 MAX_PROBLEMS = 20
@@ -97,10 +99,15 @@ def validate_update(old: KubeObject, new: KubeObject) -> tuple[Problem, ...]:
     """Everything that is wrong with replacing `old` by `new`.
 
     An object whose spec stays as it is may always be updated, even where rules have become stricter since it was
-    made: its finalizers and annotations must stay within reach.
+    made: its finalizers and annotations must stay within reach.  Annotations that tell how an import is done are
+    checked where they change.
     """
     problems, changed = check_update(old, new)
-    return problems if problems or not changed else validate(new)
+    if problems:
+        return problems
+    if changed:
+        return validate(new)
+    return tuple(check_policy_change(old.metadata.annotations, new.metadata.annotations))
 
 
 def raise_problems(problems: Iterable[Problem], *, where: str | None) -> None:
@@ -143,23 +150,10 @@ def _read(body: dict[str, Any], kind: Kind) -> KubeObject | tuple[Problem, ...]:
     try:
         return kind.model.model_validate(body, by_alias=True, by_name=False)
     except ValidationError as error:
-        return _problems(error)
+        return shape_problems(error, hides_values=kind.name == "Secret")
 
 
 def _where(body: dict[str, Any], kind: Kind) -> str:
     metadata = body.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
     return f"{kind.name} {shown(name)}" if isinstance(name, str) else kind.name
-
-
-def _problems(error: ValidationError) -> tuple[Problem, ...]:
-    return tuple(dict.fromkeys(_shape_problems(error.errors(include_url=False, include_context=False))))
-
-
-def _shape_problems(errors: Iterable[Mapping[str, Any]]) -> Iterator[Problem]:
-    for one in errors:
-        field = "".join(f"[{part}]" if isinstance(part, int) else f".{shown(part)}" for part in one["loc"]).lstrip(".")
-        if one["type"] == "missing":
-            yield Problem(field=field, message="Required value", cause=Cause.REQUIRED)
-        else:
-            yield Problem(field=field, message=f"Invalid value: {shown(one['msg'].removeprefix('Value error, '), 200)}")

@@ -52,10 +52,11 @@ def command(
     """
     from cdi.runtime.manifests import load
 
-    bodies = [one.body for one in load((*names, *more), recursive=recursive)]
-    if not bodies:
+    documents = load((*names, *more), recursive=recursive)
+    if not documents:
         raise UsageError("there is no object in what was given", where=", ".join(names), remedy="check the file")
-    applied = session.backend.apply(bodies, namespace=session.namespace, dry_run=dry_run, strict=validate == "strict")
+    strict = validate == "strict"
+    applied = session.backend.apply(documents, namespace=session.namespace, dry_run=dry_run, strict=strict)
     for one in applied if validate == "warn" else ():
         for path in one.unknown:
             click.echo(printable(f"warning: {one.kind.lower()}/{one.name}: {path}: unknown field"), err=True)

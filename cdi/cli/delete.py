@@ -70,5 +70,5 @@ def _manifests(session: Session, names: tuple[str, ...]) -> list[Key]:
     from cdi.runtime.apply import keys_of
     from cdi.runtime.manifests import load
 
-    found = keys_of((one.body for one in load(names)), namespace=session.namespace)
+    found = keys_of(load(names), namespace=session.namespace)
     return list(reversed(found))

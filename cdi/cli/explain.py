@@ -114,8 +114,7 @@ def _of_objects(
         return
     from cdi.runtime.manifests import load
 
-    bodies = [one.body for one in load(names)]
-    with Foresight(home, bodies, namespace=session.namespace) as foresight:
+    with Foresight(home, load(names), namespace=session.namespace) as foresight:
         if not foresight.datavolumes:
             raise NotFound("there is no DataVolume in what was given", where=", ".join(names), remedy="check the file")
         for key in foresight.datavolumes:

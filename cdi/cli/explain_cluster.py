@@ -29,8 +29,7 @@ def explain_manifests(session: Session, names: tuple[str, ...], show: OnProgress
     from cdi.runtime.apply import check
     from cdi.runtime.manifests import load
 
-    bodies = [one.body for one in load(names)]
-    checked = check(session.remote.store, bodies, namespace=session.namespace, in_cluster=True)
+    checked = check(session.remote.store, load(names), namespace=session.namespace, in_cluster=True)
     lookups = Lookups(session.remote.calls)
     datavolumes: list[Object] = []
     for body, _ in checked:

@@ -13,6 +13,7 @@ from cdi.api.names import (
     means_true,
 )
 from cdi.api.phases import EventReason, Phase, Reason
+from cdi.api.policy import read_knobs
 from cdi.reconcile.actions import Action, CreateObject, PatchObject
 from cdi.reconcile.claim import build_claim, build_source, owner_reference, populated_for
 from cdi.reconcile.clone.arrival import arrive
@@ -20,7 +21,6 @@ from cdi.reconcile.decision import Decision, claim_lost, failed, is_settled, pen
 from cdi.reconcile.failure import as_failure
 from cdi.reconcile.filling import there_already
 from cdi.reconcile.origin import Clone, External, Import, Origin, Refuse, Upload, Wait, examine_clone, find_origin
-from cdi.reconcile.policy import read_knobs
 from cdi.reconcile.static import static_claim
 from cdi.reconcile.status import State, no
 from cdi.reconcile.world import Claim, World

@@ -22,6 +22,7 @@ from cdi.api.names import (
     prime_claim,
 )
 from cdi.api.phases import EventReason, Phase, Reason
+from cdi.api.policy import read_knobs
 from cdi.reconcile.actions import Action, CreateObject, EventFact, PatchObject, StartWorker
 from cdi.reconcile.binding import filled_claim, is_populated, standstill
 from cdi.reconcile.claim import build_prime, build_scratch
@@ -35,7 +36,6 @@ from cdi.reconcile.ledger import Ledger
 from cdi.reconcile.origin import External, Refuse, Wait, find_origin
 from cdi.reconcile.pod import ANN_LIMITS, ANN_SPEC, Attempt, build_pod, copies, pod_layout
 from cdi.reconcile.pod_facts import NODE_LOST
-from cdi.reconcile.policy import read_knobs
 from cdi.reconcile.population import replaced, stopped
 from cdi.reconcile.retrying import SCRATCH_NEEDED
 from cdi.reconcile.status import State, no

@@ -30,10 +30,10 @@ from cdi.api.job import (
 from cdi.api.names import ANN_CONTENT_TYPE
 from cdi.api.overhead import usable
 from cdi.api.phases import Reason
+from cdi.api.policy import CHECKSUM, INSECURE, Knobs, read_knobs
 from cdi.api.sources import SourceBlank, SourceGcs, SourceHttp, SourceRegistry, SourceS3
 from cdi.reconcile.actions import CloneJob, InputRef, Mount, Work
 from cdi.reconcile.origin import Clone, External, Import, Origin, Upload, Wait, requested_size
-from cdi.reconcile.policy import CHECKSUM, INSECURE, Knobs, read_knobs
 from cdi.reconcile.sizing import overhead_of
 from cdi.reconcile.upload import UploadRequest
 from cdi.reconcile.world import Claim, Config, Layout, World

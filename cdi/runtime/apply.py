@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+from cdi.api.document import plain
 from cdi.api.errors import AlreadyExists, Conflict, InvalidManifest, NotFound
 from cdi.api.kinds import kind_of
 from cdi.api.meta import KubeObject
@@ -15,6 +16,7 @@ from cdi.api.model import unknown_fields
 from cdi.api.names import GROUP
 from cdi.api.validation import MAX_PROBLEMS, describe, parse, parse_manifest, raise_problems, validate_update
 from cdi.runtime.backend import Applied, Reader
+from cdi.runtime.document import Document, Manifest, located
 from cdi.store.base import Key, Object, Store
 
 APPLIED = f"{GROUP}/applied"
@@ -44,7 +46,7 @@ _DEEPEST_LIST = 3
 
 def apply(
     store: Store,
-    manifests: Iterable[Mapping[str, Any]],
+    manifests: Iterable[Manifest],
     *,
     namespace: str | None = None,
     dry_run: bool = False,
@@ -70,7 +72,7 @@ def apply(
 
 def check(
     store: Reader,
-    manifests: Iterable[Mapping[str, Any]],
+    manifests: Iterable[Manifest],
     *,
     namespace: str | None = None,
     strict: bool = False,
@@ -80,34 +82,44 @@ def check(
 
     Kinds that only a cluster's controllers act on are refused unless it is `in_cluster`.
     """
-    checked = [_checked(body, namespace, strict=strict, in_cluster=in_cluster) for body in _flattened(manifests, 0)]
-    for body, _ in checked:
-        _check_update(store, body)
+    checked: list[tuple[Object, tuple[str, ...]]] = []
+    places: list[str] = []
+    for place, manifest in _flattened(manifests, "", 0):
+        with located(place):
+            checked.append(_checked(manifest, namespace, strict=strict, in_cluster=in_cluster))
+        places.append(place)
+    for (body, _), place in zip(checked, places, strict=True):
+        with located(place):
+            _check_update(store, body)
     return checked
 
 
-def keys_of(manifests: Iterable[Any], *, namespace: str | None = None) -> list[Key]:
+def keys_of(manifests: Iterable[Manifest], *, namespace: str | None = None) -> list[Key]:
     """What manifests name; `namespace` is that of those which name none.  Raises `InvalidManifest`, `NotFound`."""
     found: list[Key] = []
-    for body in _flattened(manifests, 0):
-        if not isinstance(body, Mapping):
-            raise InvalidManifest("a manifest is a mapping", where=type(body).__name__)
-        key = Key.of_object(body)
-        named = body["metadata"].get("namespace")
-        found.append(key if named else Key.of(key.plural, namespace, key.name))
+    for place, manifest in _flattened(manifests, "", 0):
+        with located(place):
+            body = plain(manifest)
+            key = Key.of_object(body)
+            named = body["metadata"].get("namespace")
+            found.append(key if named else Key.of(key.plural, namespace, key.name))
     return found
 
 
-def _flattened(manifests: Iterable[Any], depth: int) -> Iterator[Any]:
-    for manifest in manifests:
+def _flattened(manifests: Iterable[Any], inside: str, depth: int) -> Iterator[tuple[str, Any]]:
+    """Yield each manifest with its place, items of a List one by one; `inside` is the place of the List."""
+    for index, given in enumerate(manifests):
+        place, manifest = (given.place, given.body) if isinstance(given, Document) else ("", given)
+        if inside:
+            place = f"{inside}, items[{index}]"
         items = manifest.get("items") if isinstance(manifest, Mapping) else None
         kind = manifest.get("kind") if isinstance(manifest, Mapping) else None
         if isinstance(kind, str) and kind.endswith("List") and isinstance(items, list):
             if depth >= _DEEPEST_LIST:
-                raise InvalidManifest("lists are nested too deeply", where="items")
-            yield from _flattened(items, depth + 1)
+                raise InvalidManifest("lists are nested too deeply", where=place or "items")
+            yield from _flattened(items, place or "List", depth + 1)
         else:
-            yield manifest
+            yield place, manifest
 
 
 def _checked(

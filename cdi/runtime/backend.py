@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from cdi.api.job import Outcome, Progress
+from cdi.runtime.document import Manifest
 from cdi.store.base import Key, Object, Watch
 
 Section = tuple[str, list[tuple[str, str]]]
@@ -71,7 +72,7 @@ class Backend(Protocol):
 
     def apply(
         self,
-        manifests: Iterable[Mapping[str, Any]],
+        manifests: Iterable[Manifest],
         *,
         namespace: str | None = None,
         dry_run: bool = False,

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from cdi import durable
 from cdi.api.errors import (
@@ -20,11 +20,12 @@ from cdi.api.errors import (
 )
 from cdi.api.job import Failure, Limits, Outcome, Progress
 from cdi.api.phases import Phase
+from cdi.api.policy import BANDWIDTH, CONNECTIONS, read_knobs
 from cdi.reconcile.actions import PatchObject
-from cdi.reconcile.policy import BANDWIDTH, CONNECTIONS, read_knobs
 from cdi.runtime import events
 from cdi.runtime.apply import apply
 from cdi.runtime.backend import Applied, OnUpdate, Section
+from cdi.runtime.document import Manifest
 from cdi.runtime.environment import Environments
 from cdi.runtime.executor import patch
 from cdi.runtime.home import Home
@@ -76,7 +77,7 @@ class Embedded:
 
     def apply(
         self,
-        manifests: Iterable[Mapping[str, Any]],
+        manifests: Iterable[Manifest],
         *,
         namespace: str | None = None,
         dry_run: bool = False,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -25,6 +25,7 @@ from cdi.reconcile.ledger import ANNOTATION
 from cdi.reconcile.upload import UploadRequest
 from cdi.reconcile.world import Claim, Operation
 from cdi.runtime.apply import apply
+from cdi.runtime.document import Manifest
 from cdi.runtime.home import Home
 from cdi.runtime.launcher import write_mounts
 from cdi.runtime.observe import WATCHED, Observed, Setting
@@ -63,7 +64,7 @@ class Foresight:
     """
 
     def __init__(
-        self, home: Home, manifests: Iterable[Mapping[str, Any]] = (), *, namespace: str | None = None
+        self, home: Home, manifests: Iterable[Manifest] = (), *, namespace: str | None = None
     ) -> None:
         self._home = home
         self._directory = contextlib.ExitStack()

@@ -11,13 +11,13 @@ import glob
 import stat
 import sys
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import yaml
 
 from cdi.api.errors import InvalidManifest, UsageError
+from cdi.runtime.document import Document
 
 LARGEST = 16 << 20
 """Bytes of one file."""
@@ -27,16 +27,13 @@ _SUFFIXES = (".yaml", ".yml", ".json")
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
-    """One document, and the file that it is from (``-`` for standard input)."""
-
-    origin: str
-    body: Any
-
-
 class _Strict(_Loader):  # type: ignore[misc]  # the C loader has no types
-    """The safe loader, without keys that stand twice."""
+    """The safe loader, without keys that stand twice.  A date is a string as it was written, as to Kubernetes."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, Any]]]] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -101,11 +98,17 @@ def parse(content: bytes, *, origin: str) -> Iterator[Document]:
     try:
         text = content.decode("utf-8-sig")
         _check_depth(text, origin)
-        for body in yaml.load_all(text, _Strict):
-            if body is None:
-                continue
-            _check_size(body, origin)
-            yield Document(origin=origin, body=body)
+        loader = _Strict(text)
+        try:
+            while loader.check_node():
+                node = loader.get_node()
+                body = loader.construct_document(node)
+                if body is None:
+                    continue
+                _check_size(body, origin)
+                yield Document(origin=origin, line=node.start_mark.line + 1, body=body)
+        finally:
+            loader.dispose()
     except UnicodeDecodeError as error:
         raise InvalidManifest(
             "the file is no text in UTF-8", where=origin, remedy="give a manifest, not an image"

@@ -1,7 +1,7 @@
 """One image that somebody asks for on the command line, as a DataVolume with its inputs.
 
 Credentials become a Secret, certificates a ConfigMap, both owned by the DataVolume so that they go with it; what the
-API has no field for becomes the annotations of `cdi.reconcile.policy`.
+API has no field for becomes the annotations of `cdi.api.policy`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 from cdi.api.errors import UsageError
 from cdi.api.names import ANN_IMMEDIATE_BINDING
+from cdi.api.policy import PREFIX
 from cdi.image.sizes import request as quantity
-from cdi.reconcile.policy import PREFIX
 from cdi.runtime.request import Request, given_secret, read_option_file
 
 Objects = dict[str, Any]

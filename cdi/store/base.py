@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
+from cdi.api.document import json_type
 from cdi.api.errors import Conflict, InvalidManifest, NotFound
 from cdi.store.kinds import Kind, kind_of
 
@@ -77,10 +78,14 @@ class Key:
         kind, name, namespace = body.get("kind"), metadata.get("name"), metadata.get("namespace")
         if not isinstance(kind, str) or not kind:
             raise InvalidManifest("kind is missing", where="kind")
-        if not isinstance(name, str) or not name:
+        if name is None or name == "":
             raise InvalidManifest("the name is missing", where="metadata.name")
-        if namespace is not None and not isinstance(namespace, str):
-            raise InvalidManifest("the namespace is not a string", where="metadata.namespace")
+        for field, value in (("name", name), ("namespace", namespace)):
+            if value is not None and not isinstance(value, str):
+                raise InvalidManifest(
+                    f"the {field} must be of type string, not {json_type(value)}; put it in quotes",
+                    where=f"metadata.{field}",
+                )
         return cls.of(kind, namespace, name)
 
     @property

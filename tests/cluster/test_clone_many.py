@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cdi.api.copy import TICKET_PREFIX
-from cdi.reconcile.policy import BANDWIDTH
+from cdi.api.policy import BANDWIDTH
 from tests.cluster.cdi import controller
 from tests.cluster.chronicle import Chronicle, following
 from tests.cluster.reader import digests, pod_of_many, told

@@ -8,6 +8,7 @@ import re
 
 from cdi.api.core import ConfigMap, PersistentVolumeClaim, Secret
 from cdi.api.names import LABEL_APPLY_STORAGE_PROFILE, MAX_NAME
+from cdi.api.policy import check_policy
 from cdi.api.rules.claims import check_access_modes, check_size
 from cdi.api.rules.problems import Cause, Problem, Problems, one_of, optional_name, shown
 
@@ -32,6 +33,8 @@ def check_config_map(config_map: ConfigMap) -> Problems:
 
 def check_pvc(claim: PersistentVolumeClaim) -> Problems:
     """A PersistentVolumeClaim."""
+    # One with annotations for an import stands for a DataVolume.
+    yield from check_policy(claim.metadata.annotations)
     # What such a claim leaves out is filled in when it is made.
     completed = (claim.metadata.labels or {}).get(LABEL_APPLY_STORAGE_PROFILE) == "true"
     yield from check_size(claim.spec, "spec", "PVC", optional=completed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cdi.api.dataimportcron import DataImportCron, GarbageCollect, RetentionPolicy
+from cdi.api.policy import check_policy
 from cdi.api.rules.datavolume import check_spec
 from cdi.api.rules.problems import Problem, Problems, object_name, one_of, optional_name, shown
 from cdi.api.rules.schedule import schedule_problem
@@ -15,6 +16,7 @@ POLLED = {SourceKind.REGISTRY, SourceKind.PVC, SourceKind.HTTP, SourceKind.S3, S
 def check_dataimportcron(cron: DataImportCron) -> Problems:
     """A DataImportCron, with the DataVolume in it."""
     spec, field = cron.spec, "spec"
+    yield from check_policy(spec.template.metadata.annotations, f"{field}.template.metadata.annotations")
     template = spec.template.spec
     path = f"{field}.template.spec"
     kinds = {kind for kind, _ in template.source.given()} if template.source else set()

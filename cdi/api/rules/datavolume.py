@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cdi.api.claims import StorageSpec, VolumeMode
 from cdi.api.datavolume import Checkpoint, ContentType, DataVolume, DataVolumeSpec, SourceRef
+from cdi.api.policy import check_policy
 from cdi.api.rules.claims import check_claim, external_population
 from cdi.api.rules.problems import Cause, Problem, Problems, object_name, optional_name, shown
 from cdi.api.rules.sources import WARM_SOURCES, check_content_type, check_one_source
@@ -12,6 +13,7 @@ from cdi.api.sources import ImportSource
 
 def check_datavolume(datavolume: DataVolume) -> Problems:
     """A DataVolume."""
+    yield from check_policy(datavolume.metadata.annotations)
     yield from check_spec(datavolume.spec, "spec")
 
 

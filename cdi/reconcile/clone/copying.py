@@ -26,6 +26,7 @@ from cdi.api.names import (
     upload_pod,
     upload_service,
 )
+from cdi.api.policy import read_knobs
 from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.actions import Action, CreateObject, DeleteObject, PatchObject, ProvideCertificate
 from cdi.reconcile.clone.authority import allowed
@@ -39,7 +40,6 @@ from cdi.reconcile.clone.temporaries import without_tickets
 from cdi.reconcile.job import Prepared, file_size
 from cdi.reconcile.origin import Clone, Refuse, Wait
 from cdi.reconcile.pod import claim_owner, retains
-from cdi.reconcile.policy import read_knobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

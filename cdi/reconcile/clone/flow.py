@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from cdi.api.errors import ClaimMisbound
 from cdi.api.names import ANN_CLONE_TYPE, temporary_snapshot
 from cdi.api.phases import EventReason, Phase, Reason
+from cdi.api.policy import read_knobs
 from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.actions import Action, CreateObject, DeleteObject, Enlarge, EventFact, PatchObject
 from cdi.reconcile.binding import is_populated, standstill
@@ -37,7 +38,6 @@ from cdi.reconcile.clone.states import underway, waiting
 from cdi.reconcile.decision import Decision, failed, pending
 from cdi.reconcile.failure import as_failure
 from cdi.reconcile.origin import Clone, Refuse, Wait
-from cdi.reconcile.policy import read_knobs
 from cdi.reconcile.population import replaced, volume_of
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from cdi.reconcile.world import Claim, World
 
 PATIENCE: Final = 1800.0
-"""Default timeout of a strategy in seconds; an annotation overrides it (`cdi.reconcile.policy`)."""
+"""Default timeout of a strategy in seconds; an annotation overrides it (`cdi.api.policy`)."""
 SKEW: Final = 2.0
 """Maximum assumed clock skew in seconds."""
 _ENDED: Final = ("Succeeded", "Failed")

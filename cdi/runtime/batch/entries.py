@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import StrictBool, StrictInt, StrictStr, ValidationError
 
 from cdi.api.claims import ClaimSpec, StorageSpec
 from cdi.api.datavolume import SourceRef
-from cdi.api.document import plain
+from cdi.api.document import json_type, plain
 from cdi.api.errors import InvalidManifest
 from cdi.api.model import Amount, Model, unknown_fields
 from cdi.api.rules.problems import Problem, shown
+from cdi.api.rules.shape import shape_problems
 from cdi.api.sources import DataVolumeSource
 
 M = TypeVar("M", bound=Model)
@@ -115,27 +116,20 @@ _TOP = ("defaults", "images")
 
 def _read(model: type[M], body: object, path: str, problems: list[Problem]) -> M | None:
     if not isinstance(body, Mapping):
-        problems.append(Problem(field=path, message="it is no mapping"))
+        problems.append(Problem(field=path, message=f"must be of type object, not {json_type(body)}"))
         return None
     try:
         found = model.model_validate(body, by_alias=True, by_name=False)
     except ValidationError as error:
-        problems += dict.fromkeys(_shape(error, path))
+        problems += [replace(one, field=_child(path, one.field)) for one in shape_problems(error)]
         return None
     strange = [Problem(field=name, message="no such field") for name in unknown_fields(found, path)]
     problems += strange
     return None if strange else found
 
 
-def _shape(error: ValidationError, path: str) -> Iterator[Problem]:
-    for one in error.errors(include_url=False, include_context=False):
-        inside = "".join(f"[{part}]" if isinstance(part, int) else f".{shown(part)}" for part in one["loc"])
-        for kind in (".str", ".bool", ".int"):
-            # A value of several possible types is named once for each of them.
-            inside = inside.removesuffix(kind) if inside.startswith(".policy.") else inside
-        missing = one["type"] == "missing"
-        message = "Required value" if missing else f"Invalid value: {shown(one['msg'].removeprefix('Value error, '))}"
-        yield Problem(field=f"{path}{inside}", message=message)
+def _child(path: str, field: str) -> str:
+    return f"{path}{field}" if field.startswith("[") else f"{path}.{field}"
 
 
 def _with_defaults(image: Image, common: Common) -> Image:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ from cdi.api.datavolume import ContentType, DataVolume
 from cdi.api.digest import Digest
 from cdi.api.errors import CdiError, InvalidManifest
 from cdi.api.names import GROUP, VERSION
+from cdi.api.policy import CHECKSUM, PREFIX, RECORD_DIGEST
 from cdi.api.rules.problems import Problem, shown
 from cdi.api.sources import SourceKind
 from cdi.api.validation import parse, validate
-from cdi.reconcile.policy import CHECKSUM, PREFIX, RECORD_DIGEST, read_knobs
 from cdi.runtime.batch.entries import Entry, Image
 from cdi.runtime.batch.item import Item, size_of, with_size
 from cdi.runtime.locate import Place, locate
@@ -42,7 +42,7 @@ def image_item(entry: Entry, *, place: str, base: Path, namespace: str) -> Item:
     file = Path(located.text) if located is not None and located.kind == "file" else None
     return finish(
         manifest,
-        names=lambda field: _renamed(field, path, located),
+        names=lambda field: _renamed(field, path, located, image.policy or {}),
         place=f"{place}: {path}",
         label=f"{image.namespace}/{image.name}" if image.namespace else image.name,
         namespace=image.namespace or namespace,
@@ -158,10 +158,13 @@ def _put_checksum(
         problems.append(Problem(field=f"{path}.checksum", message="nothing is fetched that could be checked"))
 
 
-def _renamed(field: str, path: str, located: Place | None) -> str:
+def _renamed(field: str, path: str, located: Place | None, policy: Mapping[str, Any]) -> str:
     """A DataVolume's field as the entry has it."""
     if field in _SIZE:
         return f"{path}.size"
+    knob = field.removeprefix(f"metadata.annotations[{PREFIX}").removesuffix("]")
+    if knob in policy:
+        return f"{path}.policy.{knob}"
     for prefix in ("metadata", "spec"):
         if field == prefix or field.startswith((f"{prefix}.", f"{prefix}[")):
             field = field.removeprefix(prefix).lstrip(".")
@@ -197,7 +200,6 @@ def finish(
         dv = parse(with_size(manifest, "1Gi") if unsized else manifest)
         assert isinstance(dv, DataVolume)
         problems += validate(dv)
-        read_knobs(dv.metadata.annotations)
         if unsized and dv.spec.is_clone:
             # The volume that is cloned knows its size; whether this form may leave it open, the rules say.
             unsized = False

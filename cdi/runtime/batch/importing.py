@@ -10,8 +10,8 @@ from typing import assert_never
 
 from cdi.api.errors import AlreadyExists, CdiError, Conflict, Interrupted
 from cdi.api.job import Failure, Progress
+from cdi.api.policy import CHECKSUM
 from cdi.reconcile import upload as uploads
-from cdi.reconcile.policy import CHECKSUM
 from cdi.reconcile.upload import UploadRequest
 from cdi.runtime.backend import Backend
 from cdi.runtime.batch.item import Item, size_of, with_size

@@ -20,7 +20,8 @@ from cdi.api.validation import parse, parse_manifest
 from cdi.runtime.batch.entries import is_images_file, read_images_file
 from cdi.runtime.batch.images import Rejected, finish, image_item
 from cdi.runtime.batch.item import Batch, Item, size_of, with_size
-from cdi.runtime.manifests import Document, load
+from cdi.runtime.document import Document
+from cdi.runtime.manifests import load
 from cdi.store.base import Key, Object
 from cdi.store.kinds import kind_of
 
@@ -83,7 +84,7 @@ class _Reading:
             self._count += 1
             if self._count > _MOST_ITEMS:
                 raise InvalidManifest(f"there are more than {_MOST_ITEMS} manifests", where=origin)
-            self._manifest(manifest, origin)
+            self._manifest(manifest, origin, document.line)
 
     def _add(self, origin: str, problems: Iterable[Problem]) -> None:
         for problem in dict.fromkeys(problems):
@@ -118,25 +119,28 @@ class _Reading:
             for item in items:
                 yield from self._flat(item, origin, depth + 1)
 
-    def _manifest(self, body: Any, origin: str) -> None:
+    def _manifest(self, body: Any, origin: str, line: int) -> None:
         if not isinstance(body, Mapping) or not isinstance(body.get("kind"), str):
             message = "neither a list of images (images: …) nor a manifest (apiVersion, kind, metadata)"
             self._add(origin, [Problem(field="", message=message)])
             return
         try:
             if body["kind"] == "DataVolume":
-                self.items.append(self._data_volume(plain(body), origin))
+                self.items.append(self._data_volume(plain(body), origin, line))
             else:
                 self.others.append(self._other(plain(body)))
         except Rejected as rejected:
             self._add(origin, rejected.problems)
         except CdiError as error:
-            self._add(origin, [Problem(field=error.where or shown(body["kind"]), message=error.what)])
+            where, kind = error.where or "", shown(body["kind"])
+            if where in ("", kind):
+                where = f"{kind} at line {line}"  # it has no name that could be used
+            self._add(origin, [Problem(field=where, message=error.what)])
 
-    def _data_volume(self, body: Object, origin: str) -> Item:
+    def _data_volume(self, body: Object, origin: str, line: int) -> Item:
         metadata, spec = body.get("metadata"), body.get("spec")
         name = metadata.get("name") if isinstance(metadata, Mapping) else None
-        title = f"DataVolume {shown(name)}" if isinstance(name, str) else "DataVolume"
+        title = f"DataVolume {shown(name)}" if isinstance(name, str) else f"DataVolume at line {line}"
         if not isinstance(metadata, Mapping) or not isinstance(spec, Mapping):
             raise Rejected([Problem(field=title, message="metadata and spec are wanted")])
         body = {key: value for key, value in body.items() if key != "status"}

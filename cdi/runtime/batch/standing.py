@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from cdi.api.digest import Digest
 from cdi.api.errors import CdiError, InvalidManifest, NotFound, Retry, SourceError, by_code
 from cdi.api.phases import Phase
+from cdi.api.policy import CHECKSUM
 from cdi.api.rules.update import check_update
 from cdi.api.validation import parse
 from cdi.reconcile.decision import DISK_SIZE, IMAGE
-from cdi.reconcile.policy import CHECKSUM
 from cdi.runtime.backend import Backend
 from cdi.runtime.batch.item import Item, size_of, with_size
 from cdi.runtime.batch.load import adopts

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from cdi.api.errors import NotFound
 from cdi.kube.client import Client
@@ -11,6 +10,7 @@ from cdi.kube.resources import Object, resource_of
 from cdi.runtime.apply import check
 from cdi.runtime.backend import Applied, Reader
 from cdi.runtime.cluster.calls import Calls
+from cdi.runtime.document import Manifest
 from cdi.store.base import Key
 
 MANAGER = "cdi-cli"
@@ -21,7 +21,7 @@ _APPLY = "application/apply-patch+yaml"
 def apply_to_cluster(
     calls: Calls,
     store: Reader,
-    manifests: Iterable[Mapping[str, Any]],
+    manifests: Iterable[Manifest],
     *,
     namespace: str,
     dry_run: bool = False,

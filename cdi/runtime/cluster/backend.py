@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from cdi.api.errors import ClusterForbidden, NotFound, WaitTimeout
 from cdi.api.job import Limits, Outcome
@@ -25,6 +25,7 @@ from cdi.runtime.cluster import filling as fillings
 from cdi.runtime.cluster.calls import Calls
 from cdi.runtime.cluster.feed import Feed, Scope
 from cdi.runtime.cluster.filling import Filling, find_filling
+from cdi.runtime.document import Manifest
 from cdi.store.base import Change, Key, Object
 from cdi.store.cluster import ClusterStore
 from cdi.store.kinds import kind_of
@@ -82,7 +83,7 @@ class Cluster:
 
     def apply(
         self,
-        manifests: Iterable[Mapping[str, Any]],
+        manifests: Iterable[Manifest],
         *,
         namespace: str | None = None,
         dry_run: bool = False,
@@ -211,7 +212,7 @@ class Cluster:
         self, namespace: str | None, name: str, *, bandwidth: int | None = None, connections: int | None = None
     ) -> bool:
         """See `Backend.limit`: annotations of the DataVolume for attempts to come, one of the pod for this one."""
-        from cdi.reconcile.policy import BANDWIDTH, CONNECTIONS, read_knobs
+        from cdi.api.policy import BANDWIDTH, CONNECTIONS, read_knobs
 
         given = {BANDWIDTH: bandwidth, CONNECTIONS: connections}
         notes = {field: str(value) for field, value in given.items() if value is not None}

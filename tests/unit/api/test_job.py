@@ -44,13 +44,13 @@ def test_the_kind_tells_sources_apart():
         (lambda j: j["source"].update(kind="ftp"), "source.kind: must be one of http"),
         (lambda j: j["source"].pop("kind"), "source.kind: must be one of http"),
         (lambda j: j.update(source=[]), "source.kind: must be one of http"),
-        (lambda j: j["source"].update(url=1), "source.url: must be of type str"),
-        (lambda j: j.update(size=True), "size: must be of type int"),
-        (lambda j: j.update(size="1"), "size: must be of type int"),
+        (lambda j: j["source"].update(url=1), "source.url: must be of type string"),
+        (lambda j: j.update(size=True), "size: must be of type integer"),
+        (lambda j: j.update(size="1"), "size: must be of type integer"),
         (lambda j: j["policy"].update(connections=65), "policy.connections: must be at most 64"),
         (lambda j: j["policy"].update(stall_timeout=0), "policy.stall_timeout: must be greater than 0"),
         (lambda j: j["source"].update(headers="A: b"), "source.headers: must be a list"),
-        (lambda j: j["source"].update(headers=["a", 1]), "source.headers[1]: must be of type str"),
+        (lambda j: j["source"].update(headers=["a", 1]), "source.headers[1]: must be of type string"),
         (lambda j: j.update(content_type="x"), "content_type: must be one of kubevirt, archive"),
     ],
 )
@@ -73,13 +73,13 @@ def test_a_wrong_field_is_named(change, told):
         ('"stall_timeout": 1%s' % ("0" * 400), "policy.stall_timeout: is too large a number"),
         ('"stall_timeout": 1e400', "policy.stall_timeout: is too large a number"),
         ('"stall_timeout": 1e300', "policy.stall_timeout: must be at most 86400"),
-        ('"retries": 1e3', "policy.retries: must be of type int"),
+        ('"retries": 1e3', "policy.retries: must be of type integer"),
         ('"stall_timeout": NaN', "NaN is no number"),
         ('"stall_timeout": Infinity', "Infinity is no number"),
         ('"stall_timeout": -Infinity', "-Infinity is no number"),
         ('"retries": 1, "retries": 2', "a field is there twice"),
         ('"keyring": {}1{}'.format("[" * 90_000, "]" * 90_000), "not JSON"),
-        ('"keyring": {}1{}'.format("[" * 200, "]" * 200), "policy.keyring: must be of type str"),
+        ('"keyring": {}1{}'.format("[" * 200, "]" * 200), "policy.keyring: must be of type string"),
     ],
 )
 def test_a_number_that_is_none_is_refused(change, told):
@@ -106,7 +106,7 @@ def test_bytes_that_are_no_text_are_refused(text):
 def test_all_problems_come_at_once():
     with pytest.raises(InvalidManifest) as caught:
         Job.from_json('{"source": {"kind": "http"}, "target": {"kind": "file", "path": 1}}')
-    for told in ("id: is missing", "source.url: is missing", "target.path: must be of type str"):
+    for told in ("id: is missing", "source.url: is missing", "target.path: must be of type string"):
         assert told in str(caught.value)
 
 

@@ -107,3 +107,18 @@ def test_the_content_of_a_secret_may_change_but_is_checked():
     secret = sound("Secret")
     assert update(secret, secret | {"data": {"k": "YQ=="}}) == []
     assert update(secret, secret | {"data": {"k": "?"}}) != []
+
+
+def annotated(text, name="connections", **metadata):
+    body = dv()
+    body["metadata"] |= {"annotations": {f"cdi.kubevirt.io/policy.{name}": text}, **metadata}
+    return body
+
+
+def test_annotations_that_say_how_to_import_are_checked_where_they_change():
+    (problem,) = update(annotated("8"), annotated("65"))
+    assert problem.startswith("metadata.annotations[cdi.kubevirt.io/policy.connections]: Invalid value: 65")
+    (problem,) = update(dv(), annotated("true", "requireCheksum"))
+    assert 'Unsupported value: "requireCheksum"' in problem
+    assert update(annotated("65"), annotated("8")) == []
+    assert update(annotated("65"), annotated("65", finalizers=["x"])) == []

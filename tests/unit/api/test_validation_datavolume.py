@@ -26,7 +26,24 @@ def without(kind, *names):
 WARM = {"checkpoints": [{"previous": "", "current": "a"}, {"previous": "a", "current": "b"}]}
 REF = {"kind": "DataSource", "name": "x"}
 
+POLICY = "cdi.kubevirt.io/policy."
+
+
+def annotated(**policy):
+    body = dv()
+    body["metadata"]["annotations"] = {f"{POLICY}{name}": text for name, text in policy.items()}
+    return body
+
+
 REFUSED = [
+    # how it is imported
+    ("a misspelt policy", annotated(requireCheksum="true"), f"metadata.annotations[{POLICY}requireCheksum]",
+     'Unsupported value: "requireCheksum": supported values: "addressing"'),
+    ("too many connections", annotated(connections="65"), f"metadata.annotations[{POLICY}connections]",
+     "Invalid value: 65 is not from 0 to 64"),
+    ("a signature without keys", annotated(signature="require"), f"metadata.annotations[{POLICY}signature]",
+     f"set {POLICY}keyring as well"),
+    ("an empty region", annotated(region=" "), f"metadata.annotations[{POLICY}region]", "is empty"),
     # the claim
     ("no claim", dv(storage=None), "spec.storage", "Missing Data volume PVC"),
     ("both forms", dv(pvc=pvc_form()["spec"]["pvc"]), "spec.storage", "Duplicate storage definition"),
@@ -141,12 +158,13 @@ REFUSED = [
     # shapes
     ("no URL at all", dv({"http": {}}), "spec.source.http.url", "Required value"),
     ("no spec", {key: value for key, value in dv().items() if key != "spec"}, "spec", "Required value"),
-    ("a number for a URL", http(url=5), "spec.source.http.url", "valid string"),
-    ("text for a flag", dv(preallocation="true"), "spec.preallocation", "valid boolean"),
-    ("a float for a size", dv(storage=size(1.5)), "spec.storage.resources.requests.storage", "a string or an integer"),
+    ("a number for a URL", http(url=5), "spec.source.http.url",
+     "Invalid value: 5: must be of type string, not integer (put it in quotes)"),
+    ("text for a flag", dv(preallocation="true"), "spec.preallocation", "must be of type boolean, not string"),
+    ("a float for a size", dv(storage=size(1.5)), "spec.storage.resources.requests.storage", "must be of type string or integer, not number"),
     ("a word for a size", dv(storage=size("big")), "spec.storage.resources.requests.storage", "is not a quantity"),
     ("a list for a mapping", dv(storage=[]), "spec.storage", "Invalid value"),
-    ("a mapping for a list", pvc_form(accessModes={}), "spec.pvc.accessModes", "valid list"),
+    ("a mapping for a list", pvc_form(accessModes={}), "spec.pvc.accessModes", "must be of type array, not object"),
 ]  # fmt: skip
 
 
@@ -228,7 +246,7 @@ def test_an_object_that_was_admitted_before_can_always_be_read():
         ({"name": "a", "labels": {"/k": "v"}}, "metadata.labels", "not a qualified name"),
         ({"name": "a", "annotations": {"a b": "v"}}, "metadata.annotations", "not a qualified name"),
         ({"name": "a", "annotations": {"k": "v" * 300_000}}, "metadata.annotations", "bytes together"),
-        ({"name": "a", "labels": {"k": 1}}, "metadata.labels.k", "valid string"),
+        ({"name": "a", "labels": {"k": 1}}, "metadata.labels.k", "1: must be of type string, not integer"),
     ],
 )
 def test_wrong_metadata_is_refused(metadata, field, words):
@@ -243,3 +261,27 @@ def test_wrong_metadata_is_refused(metadata, field, words):
 )
 def test_unusual_but_sound_metadata_is_accepted(metadata):
     parse_manifest(dv() | {"metadata": metadata})
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (dv() | {"metadata": {"name": True}},
+         "metadata.name: Invalid value: true: must be of type string, not boolean "
+         "(put it in quotes; YAML reads a bare yes, no, on or off as a boolean)"),
+        (dv() | {"metadata": {"name": 1.0}},
+         "metadata.name: Invalid value: 1.0: must be of type string, not number (put it in quotes)"),
+        (dv({"blank": True}),
+         "spec.source.blank: Invalid value: true: must be of type object, not boolean (an empty object is {})"),
+        (dv({"http": []}), "spec.source.http: Invalid value: must be of type object, not array"),
+        (dv(storage={"resources": {"requests": {"storage": None}}}),
+         "spec.storage.resources.requests.storage: Invalid value: a quantity must be of type string or integer, not null"),
+        (dv(preallocation="yes"), 'spec.preallocation: Invalid value: "yes": must be of type boolean, not string'),
+        (dv(checkpoints=5), "spec.checkpoints: Invalid value: 5: must be of type array, not integer"),
+    ],
+    ids=range(7),
+)  # fmt: skip
+def test_a_wrong_type_is_told_in_the_words_of_kubernetes(body, message):
+    with pytest.raises(InvalidManifest) as caught:
+        parse_manifest(body)
+    assert caught.value.what == message

@@ -9,6 +9,7 @@ from tests.unit.api.manifests import SOUND, SOURCES, dv, obj, sound, spoilt
 HTTP = {"http": {"url": "http://host/x"}}
 OTHER = {"namespace": "default", "name": "other"}
 CRON = "DataImportCron"
+POLICY = "cdi.kubevirt.io/policy."
 SETS = [{"accessModes": ["ReadWriteOnce"], "volumeMode": "Block"}]
 
 
@@ -31,6 +32,8 @@ REFUSED = [
     (cron_of(HTTP, contentType="archive"), "spec.template.spec", "Unsettable fields"),
     (cron_of(HTTP, finalCheckpoint=True), "spec.template.spec", "Unsettable fields"),
     (cron_of(HTTP, storage={}), "spec.template.spec.storage.resources.requests.storage", "size is missing"),
+    (spoilt(CRON, template__metadata__annotations={f"{POLICY}engine": "vmware"}),
+     f"spec.template.metadata.annotations[{POLICY}engine]", "'vmware' is none of auto, qemu"),
     (spoilt(CRON, schedule="hourly"), "spec.schedule", "Illegal cron schedule"),
     (spoilt(CRON, garbageCollect="Old"), "spec.garbageCollect", "Illegal GarbageCollect value"),
     (spoilt(CRON, retentionPolicy="Some"), "spec.retentionPolicy", "Unsupported value"),
@@ -57,7 +60,8 @@ REFUSED = [
       for value in ("1", "1.5", "-0.1", "0.1234", "6%", "nan", ".1")],
     (spoilt("CDIConfig", filesystemOverhead__storageClass={"fast": "2"}), "spec.filesystemOverhead.storageClass[fast]",
      "file system overhead"),
-    (spoilt("CDIConfig", filesystemOverhead__global=0.06), "spec.filesystemOverhead.global", "valid string"),
+    (spoilt("CDIConfig", filesystemOverhead__global=0.06), "spec.filesystemOverhead.global",
+     "Invalid value: 0.06: must be of type string, not number (put it in quotes)"),
     (spoilt("CDIConfig", importProxy__HTTPProxy="proxy:3128"), "spec.importProxy.HTTPProxy", "Invalid source URL"),
     (spoilt("CDIConfig", podResourceRequirements__requests={"cpu": "2"}), "spec.podResourceRequirements.requests.cpu",
      "more than the limit of 750m"),
@@ -101,12 +105,14 @@ REFUSED = [
     (spoilt("UploadTokenRequest", pvcName=""), "spec.pvcName", "missing"),
     # the core group
     (spoilt("PersistentVolumeClaim", resources={}), "spec.resources.requests.storage", "PVC size is missing"),
+    (sound("PersistentVolumeClaim") | {"metadata": {"name": "x", "annotations": {f"{POLICY}nonsense": ""}}},
+     f"metadata.annotations[{POLICY}nonsense]", "Unsupported value"),
     (spoilt("PersistentVolumeClaim", accessModes=[]), "spec.accessModes", "at least 1 access mode"),
     (sound("Secret") | {"data": {"k": "not base64!"}}, "data[k]", "not base64"),
     (sound("Secret") | {"data": {"../k": "YQ=="}}, "data", "not a valid key"),
     (sound("Secret") | {"stringData": {"..": "x"}}, "stringData", "not a valid key"),
     (sound("Secret") | {"stringData": {"k": "x" * 2_000_000}}, "stringData", "bytes together"),
-    (sound("Secret") | {"data": {"k": 5}}, "data.k", "valid string"),
+    (sound("Secret") | {"data": {"k": 5}}, "data.k", "Invalid value: must be of type string, not integer"),
     (sound("ConfigMap") | {"binaryData": {"ca.pem": "YQ=="}}, "binaryData[ca.pem]", "also in data"),
 ]  # fmt: skip
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from cdi.api import policy
 from cdi.api.errors import all_errors
 from cdi.cli.main import SECTIONS
-from cdi.reconcile import policy
 
 TEXT = (Path(__file__).parents[3] / "docs" / "reference" / "cli.md").read_text()
 

@@ -67,14 +67,14 @@ def test_nothing_is_written_where_one_of_many_is_wrong(cdi, tmp_path):
     assert done.status == 2
     assert "spec.source.http.url: Required value" in done.err
     assert "spec.storage.resources.requests.storage" in done.err
-    assert "(DataVolume two)" in done.err
+    assert f"({path}:11: DataVolume two)" in done.err
     assert cdi("get", "dv", "-o", "name").out == ""
 
 
 @pytest.mark.parametrize(
     ("how", "status", "words"),
     [
-        ("strict", 2, "spec.source.http.checkum: unknown field (DataVolume golden)"),
+        ("strict", 2, "spec.source.http.checkum: unknown field ("),
         ("warn", 0, "warning: "),
         ("ignore", 0, ""),
     ],
@@ -102,7 +102,7 @@ def test_what_an_api_server_gave_may_be_applied_again(cdi, manifest):
         ("a: [", "not YAML"),
         ("", "no object"),
         ("a: 1\na: 2\n", "stands twice"),
-        ("- 1\n", "mapping"),
+        ("- 1\n", "must be of type object, not array"),
         ("kind: DataVolume\n", "apiVersion"),
     ],
 )
@@ -292,3 +292,26 @@ def test_versions_are_told(cdi):
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completions_are_made(cdi, shell):
     assert "_CDI_COMPLETE" in cdi("completion", shell).out
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)], ids=["apply", "dry run"])
+def test_annotations_that_cannot_be_followed_are_refused_at_once(cdi, manifest, options):
+    manifest.write_text(
+        (DV % "a").replace("labels: {app: x}", 'annotations: {cdi.kubevirt.io/policy.requireCheksum: "true"}')
+    )
+    done = cdi("apply", "-f", str(manifest), *options)
+    assert done.status == 2
+    assert "metadata.annotations[cdi.kubevirt.io/policy.requireCheksum]: Unsupported value" in done.err
+    assert f"({manifest}:2: DataVolume a)" in done.err
+    assert cdi("get", "dv", "-o", "name").out == ""
+
+
+@pytest.mark.parametrize("word", ["yes", "no", "1", "1.0"])
+@pytest.mark.parametrize("command", ["apply", "delete", "explain"])
+def test_a_name_that_yaml_takes_for_something_else_is_told_with_its_document(cdi, manifest, command, word):
+    manifest.write_text(f"{DV % 'a'}---\n{DV % word}")
+    done = cdi(command, "-f", str(manifest))
+    assert done.status == 2
+    assert "must be of type string, not" in done.err
+    assert "put it in quotes" in done.err
+    assert f"({manifest}:10: " in done.err

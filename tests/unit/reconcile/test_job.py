@@ -16,8 +16,8 @@ from cdi.api.job import (
     S3SourceSpec,
     Tls,
 )
+from cdi.api.policy import PREFIX
 from cdi.reconcile.actions import InputRef
-from cdi.reconcile.policy import PREFIX
 from cdi.reconcile.world import Config, Platform
 from tests.unit.reconcile.simulation import HTTP, End, Simulation, data_volume, failing
 

@@ -5,7 +5,8 @@ import base64
 import pytest
 
 from cdi.api.errors import CdiError, Conflict, InvalidManifest
-from cdi.runtime.apply import apply
+from cdi.runtime.apply import apply, keys_of
+from cdi.runtime.document import Document
 from cdi.store.base import Key, amend
 from cdi.store.local import LocalStore
 
@@ -145,3 +146,28 @@ def test_what_is_being_deleted_cannot_be_applied(store):
     store.delete(KEY)
     with pytest.raises(Conflict):
         apply(store, [data_volume()])
+
+
+def test_what_is_wrong_is_told_with_its_file_and_line(store):
+    right, wrong = data_volume("a"), data_volume("b", labels={"k": 1})
+    documents = [Document(origin="dv.yaml", line=1, body=right), Document(origin="dv.yaml", line=9, body=wrong)]
+    with pytest.raises(InvalidManifest) as refused:
+        apply(store, documents)
+    assert refused.value.where == "dv.yaml:9: DataVolume b"
+    listed = {"apiVersion": "v1", "kind": "List", "items": [right, {"apiVersion": "v1", "kind": "Pod"}]}
+    with pytest.raises(CdiError) as refused:
+        apply(store, [Document(origin="-", line=4, body=listed)])
+    assert refused.value.where.startswith("standard input:4, items[1]")
+    apply(store, [right])
+    with pytest.raises(InvalidManifest) as refused:
+        apply(store, [Document(origin="dv.yaml", line=3, body=data_volume("a", url="http://s/other"))])
+    assert refused.value.where == "dv.yaml:3: datavolume default/a"
+
+
+@pytest.mark.parametrize("body", [5, None, [], {"kind": "DataVolume"}, {"kind": "DataVolume", "metadata": {"name": True}}])
+def test_what_cannot_be_deleted_is_told_with_its_place(body):
+    with pytest.raises(InvalidManifest) as refused:
+        keys_of([Document(origin="dv.yaml", line=3, body=body)])
+    assert refused.value.where.startswith("dv.yaml:3")
+    for word in ("NoneType", "bool", "int ", "dict"):
+        assert word not in refused.value.message.replace("boolean", "").replace("integer", "")

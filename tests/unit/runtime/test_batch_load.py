@@ -6,7 +6,7 @@ import json
 import pytest
 
 from cdi.api.errors import InvalidManifest, UsageError
-from cdi.reconcile.policy import CHECKSUM, PREFIX, RECORD_DIGEST
+from cdi.api.policy import CHECKSUM, PREFIX, RECORD_DIGEST
 from cdi.runtime.batch.item import size_of
 from cdi.runtime.batch.load import load_batch
 
@@ -189,7 +189,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         "images[3].labels.x: Invalid value",
         "images[4].size: the claim's own request gives a size as well",
         "images[5]: url is missing",
-        "images[6]: it is no mapping",
+        "images[6]: must be of type object, not string",
         "images[7].checksum: sha256 wants 64 hex digits",
         "images[8].url: Invalid source URL",
         "images[8].pvc.accessModes: Required value",
@@ -201,7 +201,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         "images[13].source.upload: nobody uploads in a batch",
         "images[14].certConfigMap: a source of kind file has none",
         "images[15].size: an empty disk has no size of its own",
-        "images[16].annotations: cdi.kubevirt.io/policy.connections: ",
+        "images[16].policy.connections: ",
         "images[17].secretRef: Name of Secret",
         "images[17].size: Storage size 1Ki is smaller",
     ):
@@ -215,7 +215,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         ("images: []", "images: a list of images is wanted"),
         ("images: {a: b}", "images: a list of images is wanted"),
         ("defaults: []\nimages: [{name: a, url: b}]", ""),
-        ("defaults: 5\nimages: [{name: a, url: b}]", "defaults: it is no mapping"),
+        ("defaults: 5\nimages: [{name: a, url: b}]", "defaults: must be of type object, not integer"),
         ("- a", "neither a list of images"),
         ("just text", "neither a list of images"),
         ("kind: 5", "neither a list of images"),
@@ -224,7 +224,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         ("images: [{name: a, url: c, policy: {connections: [1]}}]", "images[0].policy.connections"),
         ("images: [{name: a, url: c, source: 5}]", "images[0].source"),
         ("images: [{name: a, url: c, storage: {resources: {requests: 5}}}]", "images[0].storage.resources.requests"),
-        ("images: [{1: a, url: c}]", "is read as"),
+        ("images: [{1: a, url: c}]", "must be of type string, not integer"),
         ("kind: Pod\napiVersion: v1", "Pod"),
         ("kind: DataVolume\napiVersion: cdi.kubevirt.io/v1beta1", "metadata and spec are wanted"),
         ("kind: DataVolume\napiVersion: cdi.kubevirt.io/v1beta1\nmetadata: {}\nspec: {storage: 5}", "spec.storage"),

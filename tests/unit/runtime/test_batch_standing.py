@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cdi.api.digest import Digest
-from cdi.reconcile.policy import CHECKSUM
+from cdi.api.policy import CHECKSUM
 from cdi.runtime.batch.images import finish
 from cdi.runtime.batch.item import with_size
 from cdi.runtime.batch.probe import Offer

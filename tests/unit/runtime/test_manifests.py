@@ -94,3 +94,16 @@ def test_a_name_that_means_nothing(tmp_path, name):
 def test_a_file_with_the_characters_of_a_glob(tmp_path):
     (tmp_path / "a[1].yaml").write_text("name: odd")
     assert load([str(tmp_path / "a[1].yaml")])[0].body == {"name": "odd"}
+
+
+def test_a_date_is_the_string_that_was_written_as_to_kubernetes():
+    assert bodies(b"a: 2024-01-01\nb: 2024-01-01 10:00:00\n2024-02-02: c") == [
+        {"a": "2024-01-01", "b": "2024-01-01 10:00:00", "2024-02-02": "c"}
+    ]
+
+
+def test_every_document_knows_its_file_and_line(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("# first\n\na: 1\n---\n---\n# third\n- b\n...\n---\nc\n")
+    assert [one.place for one in load([str(path)])] == [f"{path}:3", f"{path}:7", f"{path}:10"]
+    assert [one.place for one in load(["-"], stdin=io.BytesIO(b"\na: b"))] == ["standard input:2"]

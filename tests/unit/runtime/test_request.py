@@ -19,8 +19,8 @@ from cdi.api.job import (
     StreamSourceSpec,
     Tls,
 )
+from cdi.api.policy import PREFIX, read_knobs
 from cdi.api.validation import parse_manifest
-from cdi.reconcile.policy import PREFIX, read_knobs
 from cdi.runtime.locate import locate
 from cdi.runtime.request import Access, Request, read_option_file, secret_values, source_spec
 from cdi.runtime.wanted import manifests, owned

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from cdi.api.errors import Retry
-from cdi.runtime.view import failure_of
+from contextlib import nullcontext
+
+import pytest
+
+from cdi.api.errors import Retry, SourceUnreachable
+from cdi.runtime.view import failure_of, raise_failure
 
 
 def test_why_an_object_is_not_understood_can_be_read_of_it() -> None:
@@ -23,3 +27,21 @@ def test_why_an_object_is_not_understood_can_be_read_of_it() -> None:
     assert (failure.code, failure.message, failure.retry) == (
         "InvalidManifest", "spec.source: not an object", Retry.NEVER,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("phase", "ends"), [("UploadReady", True), ("UploadScheduled", False)])
+def test_an_upload_that_only_its_client_can_repeat_is_not_waited_for(phase: str, ends: bool) -> None:  # noqa: FBT001
+    conditions = [
+        {"type": "Ready", "status": "False", "reason": "SourceUnreachable", "message": "reading failed"},
+        {"type": "Running", "status": "False", "reason": "Error", "message": "reading failed"},
+    ]
+    body = {
+        "apiVersion": "cdi.kubevirt.io/v1beta1",
+        "kind": "DataVolume",
+        "metadata": {"name": "d", "namespace": "ns"},
+        "spec": {"source": {"upload": {}}},
+        "status": {"phase": phase, "conditions": conditions},
+    }
+    raise_failure(body, patient=True)
+    with pytest.raises(SourceUnreachable) if ends else nullcontext():
+        raise_failure(body, patient=False)

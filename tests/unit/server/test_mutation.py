@@ -117,7 +117,7 @@ async def test_claims_that_do_not_ask_for_it_are_left_alone(labels, annotations,
         ({"resources": sized("1Ki")}, "spec.resources.requests.storage", "at least 1MiB"),
         ({"resources": sized("big")}, "spec.resources.requests.storage", "not a quantity"),
         ({"resources": "1Gi"}, "spec.resources", "Invalid value"),
-        ({"accessModes": {"a": 1}, "resources": sized("1Gi")}, "spec.accessModes", "valid list"),
+        ({"accessModes": {"a": 1}, "resources": sized("1Gi")}, "spec.accessModes", "must be of type array, not object"),
     ],
 )
 async def test_what_cannot_be_completed_is_refused_with_the_field(spec, field, words):

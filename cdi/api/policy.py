@@ -5,7 +5,7 @@ The API's fields stay those of KubeVirt's CDI; features beyond them are requeste
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from cdi.api.errors import ChecksumInvalid, InvalidManifest
 from cdi.api.job import Policy
 from cdi.api.names import GROUP
 from cdi.api.quantity import Quantity
+from cdi.api.rules.problems import Cause, Problem, shown, unsupported
 
 PREFIX = f"{GROUP}/policy."
 BANDWIDTH = f"{PREFIX}bandwidth"
@@ -71,36 +72,50 @@ class Knobs:
 
 
 def read_knobs(annotations: Mapping[str, str] | None) -> Knobs:
-    """Parse the annotations.
+    """Parse the annotations.  Raises `InvalidManifest` with everything that `check_policy` finds."""
+    values, problems = _parse(annotations or {})
+    if problems:
+        text = "; ".join(f"{name}: {problem.message}" for name, problem in problems)
+        raise InvalidManifest(text, where="metadata.annotations")
+    return Knobs(**values)
 
-    Raises:
-        InvalidManifest: The message names every invalid or unknown annotation.
 
-    """
+def check_policy(annotations: Mapping[str, str] | None, field: str = "metadata.annotations") -> Iterator[Problem]:
+    """Yield a problem for each annotation that cannot be followed, those with an unknown name included."""
+    for name, problem in _parse(annotations or {})[1]:
+        yield replace(problem, field=f"{field}[{shown(name, 200)}]")
+
+
+def check_policy_change(before: Mapping[str, str] | None, after: Mapping[str, str] | None) -> Iterator[Problem]:
+    """As `check_policy` for an object that exists: annotations that stay as they are cause no problem."""
+    if _selected(before or {}) != _selected(after or {}):
+        yield from check_policy(after)
+
+
+def _selected(annotations: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in annotations.items() if name.startswith(PREFIX)}
+
+
+def _parse(annotations: Mapping[str, str]) -> tuple[dict[str, Any], list[tuple[str, Problem]]]:
+    """Return the values for `Knobs`, and the names of annotations that cannot be followed with what is wrong."""
     values: dict[str, Any] = {}
-    problems: list[str] = []
-    for name, text in sorted((annotations or {}).items()):
-        if not name.startswith(PREFIX):
-            continue
+    problems: list[tuple[str, Problem]] = []
+    for name, text in sorted(_selected(annotations).items()):
         knob = _KNOBS.get(name.removeprefix(PREFIX))
         if knob is None:
-            problems.append(f"{name} is not known (there are {', '.join(sorted(_KNOBS))})")
+            message = unsupported(name.removeprefix(PREFIX), _KNOBS)
+            problems.append((name, Problem(field=name, message=message, cause=Cause.NOT_SUPPORTED)))
             continue
         field, parse = knob
         try:
             values[field] = parse(text.strip())
         except (ValueError, InvalidManifest, ChecksumInvalid) as error:
-            problems.append(f"{name}: {error if isinstance(error, ValueError) else error.what}")
-    if problems:
-        raise InvalidManifest("; ".join(problems), where="metadata.annotations")
-    knobs = Knobs(**values)
-    if knobs.signature != "ignore" and knobs.keyring is None:
-        raise InvalidManifest(
-            "a signature cannot be checked without keys",
-            where=f"{PREFIX}signature",
-            remedy=f"set {PREFIX}keyring as well",
-        )
-    return knobs
+            message = str(error) if isinstance(error, ValueError) else error.what
+            problems.append((name, Problem(field=name, message=f"Invalid value: {message}")))
+    if not problems and values.get("signature", "ignore") != "ignore" and "keyring" not in values:
+        message = f"Invalid value: a signature cannot be checked without keys; set {PREFIX}keyring as well"
+        problems.append((f"{PREFIX}signature", Problem(field=f"{PREFIX}signature", message=message)))
+    return values, problems
 
 
 def _one_of(*words: str) -> Callable[[str], str]:
