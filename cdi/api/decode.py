@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import enum
 import functools
-import json
 import math
 import types
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from cdi.api.document import parse_json
 
 T = TypeVar("T")
 
@@ -54,27 +55,14 @@ class DecodeError(ValueError):
 def decode(cls: type[T], text: str | bytes) -> T:
     """Read one JSON document.  Raises `DecodeError`."""
     try:
-        document = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(text, unique_fields=True)
+    except ValueError as error:
         raise DecodeError([f"not JSON: {error}"]) from error
     problems: list[str] = []
     value = _value(cls, document, "", problems)
     if problems:
         raise DecodeError(problems)
     return cast(T, value)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, in which no field may be said twice: which of them counts would be the reader's choice."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a field is there twice")
-    return found
-
-
-def _no_number(text: str) -> NoReturn:
-    """NaN and the infinities, which Python reads and JSON does not have (RFC 8259 section 6)."""
-    raise ValueError(f"{text} is no number")
 
 
 @functools.cache

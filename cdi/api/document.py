@@ -2,14 +2,20 @@
 
 A manifest is untrusted: it may be nested a thousand levels deep, refer to itself, hold numbers that JSON cannot
 express, or be a few lines of YAML that unfold to gigabytes.
+
+`parse_json` is the only caller of the JSON parser (ruff's TID251 sees to that; the exceptions are marked).  The parser
+of CPython calls itself for each level, and from 3.12 on its limit counts calls and does not look at the stack that is
+left: a few thousand brackets end a process whose thread has a small one.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import itertools
+import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from cdi.api.errors import InvalidManifest
 
@@ -19,6 +25,88 @@ MAX_VALUES = 100_000
 """Values in all.  An API server takes 3 MiB."""
 MAX_TEXT = 3 << 20
 """Characters in all."""
+MAX_NESTING = 128
+"""Levels of any JSON: a manifest's, and those of what it is wrapped in."""
+_PIECE = 1 << 18
+_BRACKETS = b"[{]}"
+_STEPS = bytes.maketrans(_BRACKETS, b"\x01\x01\xff\xff")
+"""What a bracket does to the depth, as a signed byte."""
+_OTHERS = bytes(set(range(256)) - set(_BRACKETS))
+
+
+def parse_json(text: str | bytes | bytearray, *, unique_fields: bool = False) -> Any:
+    """Parse a JSON document (RFC 8259); bytes may be UTF-8, UTF-16 or UTF-32.
+
+    Args:
+        text: The document.  The caller has bounded its size.
+        unique_fields: Refuse an object that has a field twice; otherwise the last one counts.
+
+    Raises:
+        ValueError: It is not JSON, or it is nested more than `MAX_NESTING` levels deep.
+
+    """
+    if not isinstance(text, str):
+        text = text.decode(json.detect_encoding(text), "surrogatepass")
+    check_nesting(text)
+    return (_UNIQUE_DECODER if unique_fields else _DECODER).decode(text)
+
+
+def check_nesting(text: str) -> None:
+    """Raise `ValueError` for JSON that is nested more than `MAX_NESTING` levels deep; other text may pass."""
+    if text.count("[") + text.count("{") <= MAX_NESTING:
+        return
+    check = NestingCheck()
+    for at in range(0, len(text), _PIECE):
+        check.feed(text[at : at + _PIECE])
+
+
+class NestingCheck:
+    """Follows the depth of a JSON text that is fed piece by piece.
+
+    It reads the text as the parser does, up to the first place where that would fail; what comes behind such a place
+    is not parsed, so it does not matter what is made of it.
+    """
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._in_string = False
+        self._rest = ""
+        """A backslash at the end of the last piece, whose other half is in the next one."""
+
+    def feed(self, piece: str) -> None:
+        """Raise `ValueError` where it is nested more than `MAX_NESTING` levels deep."""
+        piece = self._rest + piece
+        backslashes = len(piece) - len(piece.rstrip("\\"))
+        self._rest = "\\" if backslashes % 2 else ""
+        piece = piece.removesuffix(self._rest)
+        # Without escaped backslashes and quotes every quote begins or ends a string.
+        parts = piece.replace("\\\\", "").replace('\\"', "").split('"')
+        outside = "".join(parts[self._in_string :: 2])
+        self._in_string ^= len(parts) % 2 == 0
+        steps = memoryview(outside.encode("ascii", "ignore").translate(_STEPS, _OTHERS)).cast("b")
+        depths = list(itertools.accumulate(steps, initial=self._depth))
+        if max(depths) > MAX_NESTING:
+            raise ValueError(f"it is nested more than {MAX_NESTING} levels deep")
+        self._depth = depths[-1]
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, in which no field may be said twice: which of them counts would be the reader's choice."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the field {name[:80]!r} is there twice")
+        found[name] = value
+    return found
+
+
+def _no_number(text: str) -> NoReturn:
+    """NaN and the infinities, which Python reads and JSON does not have (RFC 8259 section 6)."""
+    raise ValueError(f"{text} is no number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number)
+_UNIQUE_DECODER = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=_unique)
 
 
 def plain(document: object) -> dict[str, Any]:

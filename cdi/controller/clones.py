@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -11,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 from cdi.api.copy import TICKET_PREFIX, Ticket
+from cdi.api.document import parse_json
 from cdi.api.errors import ClusterUnavailable, InvalidManifest, TokenInvalid
 from cdi.api.names import ANN_OWNER_UID
 from cdi.api.phases import Reason
@@ -237,9 +237,9 @@ def _reason(phase: str | None, hold: Hold | None) -> str:
 def _last_words(terminated: Mapping[str, Any]) -> str:
     """Of a reader's termination message, which a stranger's volume may have had a hand in."""
     try:
-        failure = json.loads(str(terminated.get("message") or "")[:8192])["outcome"]["failure"]
+        failure = parse_json(str(terminated.get("message") or "")[:8192])["outcome"]["failure"]
         text = str(failure["message"]) if failure else ""
-    except (ValueError, LookupError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError):
         return ""
     return "".join(c if c.isprintable() else " " for c in text[:512])
 

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from json.decoder import scanstring  # type: ignore[attr-defined]  # undocumented, exists since Python 3.0
 from typing import Any
 
+from cdi.api.document import NestingCheck, parse_json
 from cdi.api.errors import (
     AdmissionDenied,
     AlreadyExists,
@@ -126,9 +127,9 @@ def retry_after(answer: Mapping[str, Any], headers: Mapping[str, str]) -> float 
 def parsed(data: bytes, where: str) -> Any:
     """Decode JSON, or raise `ClusterProtocolError`."""
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ClusterProtocolError("the response is not valid JSON", where=where) from error
+        return parse_json(data)
+    except ValueError as error:
+        raise ClusterProtocolError(f"the response is not valid JSON: {error}", where=where) from error
 
 
 async def parsed_list(data: bytes, where: str, each: Callable[[Object], Object]) -> tuple[list[Object], Object]:
@@ -144,6 +145,7 @@ async def parsed_list(data: bytes, where: str, each: Callable[[Object], Object])
     metadata: Object = {}
     try:
         text = data.decode()
+        await _check_nesting(text)
         if text.startswith("{"):
             async for name, value in _members(text):
                 if name == "items" and isinstance(value, dict):
@@ -151,9 +153,19 @@ async def parsed_list(data: bytes, where: str, each: Callable[[Object], Object])
                 elif name == "metadata" and isinstance(value, dict):
                     metadata = value
             return items, metadata
-    except (ValueError, RecursionError, IndexError, StopIteration) as error:
-        raise ClusterProtocolError("the response is not valid JSON", where=where) from error
+    except (IndexError, StopIteration) as error:
+        raise ClusterProtocolError("the response is not valid JSON: it ends early", where=where) from error
+    except ValueError as error:
+        raise ClusterProtocolError(f"the response is not valid JSON: {error}", where=where) from error
     raise ClusterProtocolError("the response is not a list", where=where)
+
+
+async def _check_nesting(text: str) -> None:
+    """Raise `ValueError` for what is nested too deep to be parsed, with turns for others in between."""
+    check = NestingCheck()
+    for at in range(0, len(text), _SLICE):
+        check.feed(text[at : at + _SLICE])
+        await asyncio.sleep(0)
 
 
 async def _members(text: str) -> AsyncIterator[tuple[str, Any]]:
@@ -196,4 +208,4 @@ def _next(text: str, at: int, end: str) -> int:
 
 
 def _malformed() -> Any:
-    raise ValueError
+    raise ValueError("a member cannot be read")

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from cdi.api.decode import DecodeError, decode
+from cdi.api.document import parse_json
 from cdi.api.errors import ClusterConfigInvalid, TokenInvalid, TokenMisused
 from cdi.kube import kept
 from cdi.kube.client import Client
@@ -136,8 +137,8 @@ class VerifyingKey:
             raise TokenInvalid("malformed token")
         try:
             header, body, signature = (_decoded(part) for part in parts)
-            document: Any = json.loads(header)
-        except (ValueError, RecursionError) as error:
+            document: Any = parse_json(header)
+        except ValueError as error:
             raise TokenInvalid("malformed token") from error
         # No extension is supported, so a token with a critical one is not ours.
         if not isinstance(document, dict) or document.get("alg") != _ALGORITHM or "crit" in document:
@@ -148,7 +149,7 @@ class VerifyingKey:
             raise TokenInvalid("the token was not signed by this installation") from error
         try:
             return decode(_Payload, body)
-        except (DecodeError, RecursionError) as error:
+        except DecodeError as error:
             raise TokenInvalid(f"the token's payload is invalid: {error}") from error
 
 

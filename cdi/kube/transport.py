@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import aiohttp
 from yarl import URL
 
+from cdi.api.document import parse_json
 from cdi.api.errors import (
     CdiError,
     ClusterProtocolError,
@@ -225,8 +226,8 @@ async def _refusal(response: aiohttp.ClientResponse, where: str) -> CdiError:
         while len(text) < _MAX_REFUSAL and (piece := await response.content.readany()):
             text += piece
     try:
-        body = json.loads(text)
-    except (ValueError, RecursionError):
+        body = parse_json(text)
+    except ValueError:
         # Not a Status: a proxy's page, or the plain text of the server's outermost handlers.
         plain = " ".join(text[:300].decode("utf-8", "replace").split())
         body = {"kind": "Status", "message": f"HTTP status {response.status}: {plain}" if plain else ""}

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
+from cdi.api.document import parse_json
 from cdi.api.errors import CdiError, ResourceLimit, WorkerEvicted, WorkerLost
 from cdi.api.job import Failure, Outcome, Progress
 from cdi.api.names import COMPONENT_IMPORTER, COMPONENT_UPLOAD_SERVER, LABEL_COMPONENT
@@ -246,8 +247,8 @@ def _document(message: object) -> dict[str, Any]:
     if not isinstance(message, str) or not 2 <= len(message) <= _LONGEST_MESSAGE or message[0] != "{":
         return {}
     try:
-        document = json.loads(message)
-    except (ValueError, RecursionError):
+        document = parse_json(message)
+    except ValueError:
         return {}
     return document if isinstance(document, dict) else {}
 

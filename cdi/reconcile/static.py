@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from cdi.api.document import parse_json
 from cdi.api.names import ANN_CHECK_STATIC_VOLUME, ANN_PERSISTENT_VOLUMES, ANN_POPULATED_FOR, ANN_USE_POPULATOR
 from cdi.api.phases import Reason
 from cdi.api.quantity import Quantity
@@ -82,7 +83,7 @@ def _satisfies(volume: Volume, spec: Mapping[str, Any]) -> bool:
 def _names(text: str) -> list[str]:
     """Parse the annotation; an invalid one gives an empty list."""
     try:
-        found = json.loads(text)
+        found = parse_json(text)
     except ValueError:
         return []
     return [str(one) for one in found] if isinstance(found, list) else []

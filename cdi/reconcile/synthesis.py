@@ -7,11 +7,11 @@ that the same reconciler handles it; the resulting status is stored in an annota
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from cdi.api.datavolume import DataVolume
+from cdi.api.document import parse_json
 from cdi.api.errors import InvalidManifest
 from cdi.api.names import (
     ANN_CERT_CONFIG_MAP,
@@ -151,8 +151,8 @@ def _status(text: str | None) -> dict[str, Any] | None:
     if not text or len(text) > _LONGEST_STATUS:
         return None
     try:
-        status = json.loads(text)
-    except (ValueError, RecursionError):
+        status = parse_json(text)
+    except ValueError:
         return None
     return status if isinstance(status, dict) else None
 

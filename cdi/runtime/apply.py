@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from cdi.api.document import plain
+from cdi.api.document import parse_json, plain
 from cdi.api.errors import AlreadyExists, Conflict, InvalidManifest, NotFound
 from cdi.api.kinds import kind_of
 from cdi.api.meta import KubeObject
@@ -137,7 +137,7 @@ def _checked(
         )
     if kind in _ELSEWHERE and not in_cluster:
         raise InvalidManifest(f"{kind} has an effect in a cluster only", where="kind", remedy=_ELSEWHERE[kind])
-    body: Object = json.loads(json.dumps(manifest, default=str))
+    body: Object = json.loads(json.dumps(manifest, default=str))  # noqa: TID251  a copy
     metadata = {name: value for name, value in body["metadata"].items() if name not in _SERVER_OWNED}
     if metadata.get("annotations"):
         metadata["annotations"] = {name: text for name, text in metadata["annotations"].items() if name != APPLIED}
@@ -225,7 +225,7 @@ def _merged(old: Object, body: Object) -> Object:
     """
     before = old["metadata"]
     try:
-        applied = json.loads((before.get("annotations") or {}).get(APPLIED, "{}"))
+        applied = parse_json((before.get("annotations") or {}).get(APPLIED, "{}"))
     except ValueError:
         applied = {}
     metadata: dict[str, Any] = {**before, **body["metadata"]}

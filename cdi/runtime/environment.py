@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from cdi import durable
+from cdi.api.document import parse_json
 from cdi.runtime.home import Home
 from cdi.store import files
 from cdi.store.base import Key
@@ -111,7 +112,7 @@ class Environments:
         if content is None:
             return None
         try:
-            found = json.loads(content.decode("utf-8", "surrogateescape"))
+            found = parse_json(content.decode("utf-8", "surrogateescape"))
         except ValueError:
             return None
         return {str(name): str(text) for name, text in found.items()} if isinstance(found, dict) else None

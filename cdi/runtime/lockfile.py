@@ -33,6 +33,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from cdi import durable
 from cdi.api.digest import Digest
+from cdi.api.document import parse_json
 from cdi.api.errors import CdiError, InvalidManifest, TargetPermission, UsageError
 
 NAME = "cdi.lock"
@@ -107,8 +108,9 @@ class Lock:
         """Raises `InvalidManifest` naming all that is wrong."""
         remedy = "restore the file, or delete it and run cdi batch without --locked"
         try:
-            body = json.loads(text, object_pairs_hook=_once)
-        except (ValueError, RecursionError) as error:
+            # A merge that went wrong leaves a name twice.
+            body = parse_json(text, unique_fields=True)
+        except ValueError as error:
             raise InvalidManifest(f"the lock file cannot be read: {error}"[:200], where=where, remedy=remedy) from error
         problems: list[str] = []
         images: dict[str, Entry] = {}
@@ -212,15 +214,6 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A merge that went wrong leaves a name twice."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice")
-    return found
 
 
 def _wrong(entry: Any, path: str) -> Iterator[str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
-import json
 import os
 import random
 import socket
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Protocol, Self
 from urllib.parse import urljoin, urlsplit
 
+from cdi.api.document import parse_json
 from cdi.api.errors import (
     AlreadyUploaded,
     CdiError,
@@ -303,7 +303,7 @@ class _Answer:
     def refusal(self, url: str) -> CdiError:
         text = self.body.decode("utf-8", "replace").strip()
         with contextlib.suppress(ValueError):
-            document = json.loads(text)
+            document = parse_json(text)
             if isinstance(document, dict) and isinstance(document.get("message"), str):
                 known = by_code(str(document.get("code")))
                 kind = known if known.__name__ == document.get("code") else _kind(self.status)

@@ -19,6 +19,7 @@ from typing import Any
 
 from aiohttp import web
 
+from cdi.api.document import parse_json
 from cdi.api.errors import CdiError, ClusterUnavailable, InvalidManifest
 from cdi.api.model import unknown_fields
 from cdi.api.rules.problems import Problem, shown
@@ -218,8 +219,8 @@ async def _body(request: web.Request) -> bytes:
 def _read(data: bytes, namespace: str, strictness: str) -> tuple[dict[str, Any], list[str]]:
     """The request as an object, with a name, and what there is to warn of."""
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(data)
+    except ValueError as error:
         raise _Refusal(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {shown(str(error))}") from None
     if not isinstance(document, dict) or not isinstance(document.get("metadata") or {}, dict):
         raise _Refusal(HTTPStatus.BAD_REQUEST, f"the body is no {KIND.name}")

@@ -6,7 +6,6 @@ such headers is not believed; a bearer token that somebody brings along is looke
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from urllib.parse import unquote
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from cdi.api.document import parse_json
 from cdi.api.errors import CdiError, ClusterProtocolError, Retry
 from cdi.controller.logs import fields
 from cdi.kube import pki
@@ -160,7 +160,7 @@ def _first(headers: Headers, names: tuple[str, ...]) -> str:
 
 def _texts(text: str) -> tuple[str, ...]:
     """A JSON list.  Raises `ValueError`."""
-    found: Any = json.loads(text)
+    found: Any = parse_json(text)
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
         raise ValueError("no list of texts")
     return tuple(found)

@@ -6,8 +6,9 @@ import base64
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, assert_never
+from typing import Any, assert_never
 
+from cdi.api.document import parse_json
 from cdi.api.errors import InvalidManifest
 from cdi.api.rules.problems import Problem, shown
 from cdi.server.aggregated_access import User
@@ -72,10 +73,9 @@ Verdict = Allowed | Refused
 def read(body: bytes, hook: Hook) -> Review:
     """The question in a request's body.  Raises `InvalidManifest` where it is none that `hook` is asked."""
     try:
-        document = json.loads(body, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
-        raise InvalidManifest(f"the body is not JSON: {shown(reason, 200)}", remedy="") from None
+        document = parse_json(body)
+    except ValueError as error:
+        raise InvalidManifest(f"the body is not JSON: {shown(str(error), 200)}", remedy="") from None
     review = _mapping(document, "the body")
     if review.get("apiVersion") != API_VERSION or review.get("kind") != "AdmissionReview":
         raise InvalidManifest(f"the body is no AdmissionReview of {API_VERSION}", remedy="")
@@ -188,7 +188,3 @@ def _text(value: object, what: str) -> str:
     if not isinstance(value, str):
         raise InvalidManifest(f"{what} is no text", remedy="")
     return value
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number")

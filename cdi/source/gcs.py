@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import os
 import re
 import threading
@@ -18,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from cdi.api.digest import Digest
+from cdi.api.document import parse_json
 from cdi.api.errors import (
     CdiError,
     Interrupted,
@@ -213,8 +213,8 @@ class GcsSource:
         endpoint = _Endpoint(self._object.metadata_url(), self._object, self._tokens)
         body = read_small(self._http(endpoint), _METADATA_LIMIT)
         try:
-            document = json.loads(body)
-        except (ValueError, RecursionError):
+            document = parse_json(body)
+        except ValueError:
             document = None
         if not isinstance(document, dict):
             raise SourceProtocolError("the object's metadata are not a JSON object", where=self._object.location)
@@ -248,9 +248,9 @@ def _read_metadata(document: dict[str, Any]) -> _Metadata:
 
 def _message(body: bytes) -> str:
     try:
-        document = json.loads(body)
+        document = parse_json(body)
         message = document["error"]["message"]
-    except (ValueError, RecursionError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         # Media answers with plain text.
         message = body.decode("utf-8", "replace") if not body.lstrip().startswith((b"<", b"{")) else ""
     shown = "".join(c if c.isprintable() else " " for c in message[:300]) if isinstance(message, str) else ""

@@ -8,7 +8,6 @@ through GOOGLE_APPLICATION_CREDENTIALS.
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import threading
 import urllib.error
@@ -21,7 +20,14 @@ import google.auth
 from google.auth import exceptions, transport
 from google.oauth2 import service_account
 
-from cdi.api.errors import SourceCredentialsInvalid, SourceError, SourceUnauthorized, SourceUnreachable
+from cdi.api.document import check_nesting, parse_json
+from cdi.api.errors import (
+    SourceCredentialsInvalid,
+    SourceError,
+    SourceProtocolError,
+    SourceUnauthorized,
+    SourceUnreachable,
+)
 from cdi.api.job import Proxy, Tls
 from cdi.source.headers import read_secret
 from cdi.source.http_url import Url
@@ -51,8 +57,8 @@ class Tokens:
     def from_file(cls, path: str, *, tls: Tls, proxy: Proxy) -> Tokens:
         """From a service account's JSON key; raises `SourceCredentialsInvalid`."""
         try:
-            info = json.loads(read_secret(path))
-        except (ValueError, RecursionError) as error:
+            info = parse_json(read_secret(path))
+        except ValueError as error:
             raise SourceCredentialsInvalid("the secret's credentials.json is not JSON", where=path) from error
         kind = info.get("type") if isinstance(info, dict) else None
         if kind != "service_account":
@@ -80,7 +86,7 @@ class Tokens:
         try:
             # With the variable set it looks nowhere else.
             credentials, _ = _default(scopes=[_SCOPE], request=request)
-        except (exceptions.GoogleAuthError, OSError, ValueError) as error:
+        except (exceptions.GoogleAuthError, OSError, ValueError, RecursionError) as error:
             raise SourceCredentialsInvalid(
                 f"what {ENVIRONMENT} names cannot be used ({type(error).__name__})",
                 where=path,
@@ -147,6 +153,15 @@ class _Response(transport.Response):
         return self._data
 
 
+def _bounded(data: bytes) -> bytes:
+    """Return `data`, which google-auth parses as JSON.  Raises `SourceProtocolError` for what is nested too deep."""
+    try:
+        check_nesting(data.decode("utf-8", "replace"))
+    except ValueError as error:
+        raise SourceProtocolError(f"the token service's answer cannot be read: {error}") from error
+    return data
+
+
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str) -> None:
         """A token service has no reason to send anybody elsewhere."""
@@ -181,10 +196,10 @@ class _Request(transport.Request):
             )
             request = urllib.request.Request(target.text, data=body, headers=dict(headers or {}), method=method)  # noqa: S310  # http(s) only
             with opener.open(request, timeout=timeout or _TIMEOUT) as answer:
-                return _Response(answer.status, dict(answer.headers), answer.read(_LIMIT))
+                return _Response(answer.status, dict(answer.headers), _bounded(answer.read(_LIMIT)))
         except urllib.error.HTTPError as error:
             with error:
-                return _Response(error.code, dict(error.headers), error.read(_LIMIT))
+                return _Response(error.code, dict(error.headers), _bounded(error.read(_LIMIT)))
         except SourceError as error:
             raise _TransportError(error.what) from error
         except (OSError, http.client.HTTPException, ValueError) as error:

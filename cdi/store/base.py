@@ -168,7 +168,7 @@ class Store(Protocol):
 def plain(body: Object) -> Object:
     """A copy of its own, of JSON only; raises `InvalidManifest` for anything else."""
     try:
-        copied: Object = json.loads(json.dumps(body, allow_nan=False))
+        copied: Object = json.loads(json.dumps(body, allow_nan=False))  # noqa: TID251  a copy
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidManifest(f"the object is not plain JSON: {error}") from error
     return copied

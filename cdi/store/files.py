@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from cdi.api.document import parse_json
 from cdi.api.errors import CdiError, InternalError, TargetFull, TargetIo, TargetPermission
 from cdi.store.base import Key, Object
 
@@ -21,9 +21,9 @@ def read(path: Path) -> Object | None:
         except FileNotFoundError:
             return None
     try:
-        body: Object = json.loads(text.decode("utf-8", "surrogatepass"))
+        body: Object = parse_json(text.decode("utf-8", "surrogatepass"))
         _check_shape(body)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, CdiError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, CdiError) as error:
         raise InternalError(
             "a stored object is damaged", where=str(path), remedy="remove that file and apply its manifest again"
         ) from error

@@ -19,10 +19,10 @@ lost: only a volume in the phase Released has lost its PVC.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Final
 
+from cdi.api.document import parse_json
 from cdi.api.errors import AlreadyExists, CdiError, ClaimLost, ClaimMisbound, InvalidManifest
 from cdi.api.phases import Phase, TransferPhase, TransferReason
 from cdi.reconcile.actions import (
@@ -215,7 +215,7 @@ def _data_volume(world: TransferWorld, record: TransferRecord, target: Claim) ->
     where = place(world.target)
     dv = world.objects.data_volume(*world.target)
     if dv is None:
-        return moving(record, f"DataVolume {where} is made", CreateObject(body=json.loads(record.body)))
+        return moving(record, f"DataVolume {where} is made", CreateObject(body=parse_json(record.body)))
     if not world.is_ours(dv.metadata.annotations):
         other = AlreadyExists(
             f"DataVolume {where} was made by somebody else; PVC {where} has the volume",

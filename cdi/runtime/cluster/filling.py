@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cdi.api import names
+from cdi.api.document import parse_json
 from cdi.api.job import Outcome
 from cdi.kube.resources import CLAIMS, PODS, Object, Resource
 
@@ -64,7 +65,7 @@ def outcome_of(filling: Filling) -> Outcome | None:
     if filling.pod is not None:
         ended = (container_status(filling.pod).get("state") or {}).get("terminated") or {}
         with contextlib.suppress(ValueError, TypeError, KeyError):
-            message = json.loads(ended.get("message") or "")
+            message = parse_json(ended.get("message") or "")
             return Outcome.from_json(json.dumps(message["outcome"]))
     return _recorded(filling)
 

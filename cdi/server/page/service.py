@@ -22,6 +22,7 @@ from dataclasses import asdict
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
+from cdi.api.document import parse_json
 from cdi.api.errors import (
     AlreadyExists,
     CdiError,
@@ -174,9 +175,9 @@ def _document(visit: Visit) -> Mapping[str, Any]:
         if len(data) > _MOST_BODY:
             raise UploadMalformed("the body is too long", status=413, remedy="")
     try:
-        found = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise UploadMalformed("the body is no JSON", remedy="") from error
+        found = parse_json(data)
+    except ValueError as error:
+        raise UploadMalformed(f"the body is no JSON: {error}"[:200], remedy="") from error
     if not isinstance(found, dict):
         raise UploadMalformed("the body is no JSON object", remedy="")
     return found

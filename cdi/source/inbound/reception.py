@@ -33,7 +33,8 @@ _LOOK_SECONDS = 1.0
 _LAST_SECONDS = 5.0
 """At the end, for those who were interrupted to be answered and to hear it."""
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_STACK = 512 << 10
+_STACK = 2 << 20
+"""Bytes of a request's thread.  What C code calls itself for (JSON) is bounded to fit by far."""
 _UNREADABLE = Head(method="", path="", query="", headers={}, length=1, keep_alive=False, expects=False)
 
 

@@ -10,13 +10,13 @@ registry's own origin alone: redirects lose them.
 
 from __future__ import annotations
 
-import json
 import time
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
+from cdi.api.document import parse_json
 from cdi.api.errors import CdiError, SourceProtocolError, SourceUnauthorized, SourceUrlInvalid
 from cdi.source.http_url import Url
 from cdi.source.registry.challenge import Challenge
@@ -129,8 +129,8 @@ def _granted(body: bytes, where: str) -> Authorization:
         return SourceProtocolError("the registry's token service gave no token that can be used", where=where)
 
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(body)
+    except ValueError as error:
         raise unreadable() from error
     if not isinstance(document, dict):
         raise unreadable()

@@ -9,10 +9,10 @@ from __future__ import annotations
 import base64
 import binascii
 import fnmatch
-import json
 from dataclasses import dataclass
 from typing import Any
 
+from cdi.api.document import parse_json
 from cdi.api.errors import SourceCredentialsInvalid
 from cdi.api.job import Credentials
 from cdi.source.registry.reference import DOCKER_HUB, DOCKER_HUB_ALIASES, Reference
@@ -51,8 +51,8 @@ def identity_for(credentials: Credentials, reference: Reference) -> Identity | N
 def identity_from_config(text: str, reference: Reference, *, where: str) -> Identity | None:
     """The entry of a ``.dockerconfigjson`` (or the older ``.dockercfg``) for a repository, None where none fits."""
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(text)
+    except ValueError as error:
         raise SourceCredentialsInvalid("the docker config is not JSON", where=where) from error
     auths = document.get("auths", document) if isinstance(document, dict) else None
     if not isinstance(auths, dict):

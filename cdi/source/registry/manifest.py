@@ -7,11 +7,11 @@ document is; a content type that contradicts it is refused, as is a document tha
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from cdi.api.digest import Digest
+from cdi.api.document import parse_json
 from cdi.api.errors import (
     CdiError,
     EncryptionRefused,
@@ -127,8 +127,8 @@ def parse_config(body: bytes, where: str) -> Config:
 
 def _document(body: bytes, where: str) -> dict[str, Any]:
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(body)
+    except ValueError as error:
         if body.lstrip()[:1] == b"<":
             raise SourceNotAnImage("a web page was served instead of a manifest", where=where) from error
         raise SourceProtocolError("the manifest is not JSON", where=where, remedy=_REMEDY) from error

@@ -6,9 +6,9 @@ a code, a message and details.  Registries that answer something else are judged
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
+from cdi.api.document import parse_json
 from cdi.api.errors import (
     CdiError,
     SourceForbidden,
@@ -69,8 +69,8 @@ def _later(text: str, headers: Mapping[str, str], where: str) -> SourceUnavailab
 def _errors(body: bytes) -> list[tuple[str, str]]:
     """Code and message of each entry, fit to be shown."""
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
+        document = parse_json(body)
+    except ValueError:
         return []
     entries = document.get("errors") if isinstance(document, dict) else None
     found = []

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 from cdi.api.copy import TARGETS_MOST, TICKET_PREFIX, Ticket
+from cdi.api.document import parse_json
 from cdi.api.errors import InvalidManifest
 
 _LARGEST = 2 << 20
@@ -49,7 +50,7 @@ class Roster:
                 continue
             try:
                 # A kubelet quotes like Go, which for printable ASCII equals JSON.
-                ticket = Ticket.from_json(str(json.loads(quoted)))
+                ticket = Ticket.from_json(str(parse_json(quoted)))
             except (ValueError, InvalidManifest):
                 self._warn(f"{name} is not a valid ticket")
                 continue

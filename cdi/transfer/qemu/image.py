@@ -5,11 +5,11 @@ They provide a second opinion on local files; `cdi.image` decides whether an ima
 
 from __future__ import annotations
 
-import json
 import threading
 from dataclasses import dataclass
 from typing import Any
 
+from cdi.api.document import parse_json
 from cdi.api.errors import QemuFailed
 from cdi.api.job import Policy
 from cdi.transfer.qemu import sandbox
@@ -148,7 +148,7 @@ def _qemu_img(
 
 def _object(output: bytes, path: str) -> dict[str, Any]:
     try:
-        said = json.loads(output)
+        said = parse_json(output)
     except ValueError as error:
         raise QemuFailed("the output of qemu-img is not valid JSON", where=path) from error
     if not isinstance(said, dict):

@@ -2,13 +2,16 @@
 
 import copy
 import datetime as dt
+import json
+from unittest import mock
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdi.api.document import MAX_DEPTH, plain
+from cdi.api import document
+from cdi.api.document import MAX_DEPTH, MAX_NESTING, NestingCheck, parse_json, plain
 from cdi.api.errors import InvalidManifest
 from cdi.api.validation import parse_manifest
 from tests.unit.api.manifests import SOUND, dv, sound
@@ -127,3 +130,86 @@ def test_any_url_is_read_or_refused(url):
             parse_manifest(dv({source: {"url": url}}))
         except InvalidManifest as error:
             assert error.code == "InvalidManifest"
+
+
+# --- JSON -----------------------------------------------------------------------------------------------------------
+
+
+def brackets(levels):
+    return '{"a":[' * (levels // 2) + "]}" * (levels // 2)
+
+
+def test_json_is_parsed_up_to_its_bound():
+    assert parse_json(brackets(MAX_NESTING)) == json.loads(brackets(MAX_NESTING))
+    with pytest.raises(ValueError, match=f"nested more than {MAX_NESTING} levels"):
+        parse_json(brackets(MAX_NESTING + 2))
+
+
+@pytest.mark.parametrize("text", ["[" * 60_000, brackets(500), '{"a":' * 60_000, " [\n" * 60_000, '["\\"",' * 60_000])
+def test_the_parser_never_sees_what_is_nested_deeper(text, monkeypatch):
+    monkeypatch.setattr(document, "_DECODER", None)
+    for sent in (text, text.encode(), bytearray(text.encode("utf-16"))):
+        with pytest.raises(ValueError, match="nested more than"):
+            parse_json(sent)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(["[" * 1000, '"[{' * 1000, "\\" * 1001 + "[" * 1000]),
+        json.dumps({'"' + "[" * 1000: "\\" * 8}),
+        json.dumps([[]] * 100_000),
+        json.dumps("\\" * (1 << 18) + '"' + "[" * 1000),
+    ],
+)
+def test_brackets_in_strings_and_beside_each_other_do_not_count(text):
+    for space in ("", " "):
+        assert parse_json(space + text) == json.loads(text)
+
+
+@given(st.text('[]{}"\\a,:1 ', max_size=60), st.lists(st.integers(0, 60), max_size=5))
+def test_depth_is_that_of_the_parser_whatever_the_pieces(text, cuts):
+    """Whatever the parser takes is refused where it is deeper than the bound, and only there."""
+    try:
+        depth = levels(json.loads(text))
+    except ValueError:
+        return
+    with mock.patch.object(document, "MAX_NESTING", 2):
+        check = NestingCheck()
+        places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+        try:
+            for start, end in zip(places, places[1:], strict=False):
+                check.feed(text[start:end])
+        except ValueError:
+            assert depth > 2
+        else:
+            assert depth <= 2
+
+
+def levels(value):
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return isinstance(value, (dict, list)) + max(map(levels, inner), default=0)
+
+
+@given(st.recursive(st.none() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3), max_leaves=20))
+def test_what_is_written_is_parsed(value):
+    text = json.dumps(value)
+    with mock.patch.object(document, "MAX_NESTING", 3):
+        if levels(value) > 3:
+            with pytest.raises(ValueError, match="nested"):
+                parse_json(text)
+        else:
+            assert parse_json(text) == value
+
+
+@pytest.mark.parametrize("text", ["NaN", "[Infinity]", '{"a": -Infinity}', "", "{", b"\xff", b"\xff\xfe\x00", "9" * 10_000])
+def test_what_is_no_json_is_refused(text):
+    with pytest.raises(ValueError):
+        parse_json(text)
+
+
+def test_a_field_that_is_there_twice():
+    text = '{"a": {"b": 1, "b": 2}}'
+    assert parse_json(text) == {"a": {"b": 2}}
+    with pytest.raises(ValueError, match="'b' is there twice"):
+        parse_json(text, unique_fields=True)

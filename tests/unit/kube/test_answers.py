@@ -122,7 +122,8 @@ async def test_a_list_that_is_read_item_by_item_is_the_list(items, metadata, ind
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "null", "{", '{"items"', '{"items": [', '{"items": [{}', '{"items": [{} {}]}', '{"items": [{}],', "{5: 1}", '{"a" 1}',
-     '{"items": [{"a": "\xe4'.encode("latin-1"), '{"items": ' + "[" * 100_000],
+     '{"items": [{"a": "\xe4'.encode("latin-1"), '{"items": ' + "[" * 100_000,
+     '{"items": [{"a": ' + "[" * 500 + "]" * 500 + "}]}"],
 )  # fmt: skip
 async def test_a_list_that_is_none_is_refused(text):
     data = text if isinstance(text, bytes) else text.encode()

@@ -89,10 +89,11 @@ def test_there_is_none(tmp_path):
     [
         ("", "cannot be read"),
         ("<<<<<<< HEAD", "cannot be read"),
-        ("[" * 100_000, "cannot be read"),
+        ("[" * 100_000, "nested more than"),
+        ('{"version": 1, "x": ' + "[" * 500 + "]" * 500 + ', "images": {}}', "nested more than"),
         ("[]", "no mapping"),
         ('{"version": 2, "images": {}}', "version: '2' is not 1"),
-        ('{"version": 1, "images": {"a": {"url": "x"}, "a": {"url": "y"}}}', "'a' stands twice"),
+        ('{"version": 1, "images": {"a": {"url": "x"}, "a": {"url": "y"}}}', "'a' is there twice"),
         ('{"version": 1, "images": {"a": 1, "b": {}}}', "images.a: it is no mapping; images.b.url"),
         ('{"version": 1, "images": {"a": {"url": "x", "sha": 1}}}', "images.a.sha: no such field"),
         ('{"version": 1, "images": {"a": {"url": "x", "length": true}}}', "images.a.length"),

@@ -37,7 +37,8 @@ def test_what_the_operation_does_not_have_is_empty():
         (b"{", "not JSON"),
         (b"\xff\xfe", "not JSON"),
         (b"NaN", "not JSON"),
-        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deep"),
+        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested more than"),
+        (json.dumps(review(dv()) | {"x": json.loads("[" * 500 + "]" * 500)}).encode(), "nested more than"),
         (b"9" * 10_000, "not JSON"),
         (b"[]", "no JSON object"),
         (b"{}", "no AdmissionReview"),
@@ -55,7 +56,7 @@ def test_what_the_operation_does_not_have_is_empty():
         (body(sound("DataSource")), "not asked about datasources"),
         (body(dv(), resource={"group": "evil.example", "resource": "datavolumes"}), "not asked about"),
     ],
-    ids=range(21),
+    ids=range(22),
 )
 def test_what_is_no_question_is_refused(text, words):
     with pytest.raises(InvalidManifest) as caught:

@@ -14,7 +14,7 @@ from cdi.server.hooks import HOOKS
 from cdi.server.review import MAX_BODY
 from cdi.server.webhooks import Metrics, Webhooks
 from tests.unit.api.manifests import dv, sound
-from tests.unit.server.reviews import body
+from tests.unit.server.reviews import body, review
 
 JSON = {"Content-Type": "application/json"}
 WORD = "w" * 64
@@ -165,10 +165,17 @@ async def test_a_hostile_object_is_refused_like_any_other(server, document, word
 
 async def test_a_deep_object_is_refused_like_any_other(server):
     deep = {}
-    for _ in range(500):
+    for _ in range(100):
         deep = {"a": deep}
     response = await server.ask(body(dv(), object=dv() | {"spec": deep}))
     assert "nested" in response["status"]["message"]
+
+
+async def test_what_is_nested_too_deep_for_the_parser_is_no_question(server):
+    deep = json.loads("[" * 500 + "]" * 500)
+    status, text = await server.post(json.dumps(review(dv()) | {"x": deep}).encode())
+    assert status == 400
+    assert "nested more than" in text
 
 
 async def test_nobody_waits_for_another(server):

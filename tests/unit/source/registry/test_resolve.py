@@ -242,6 +242,7 @@ class TestHostile:
             b"[]",
             b"{}",
             b"[" * 100_000,
+            b'{"manifests": [], "x": %b%b}' % (b"[" * 500, b"]" * 500),
             b"\xff",
             b'{"manifests": 5}',
             b'{"layers": [5], "config": {}}',
