@@ -95,4 +95,4 @@ def command(
         contextlib.closing(ClusterDesks(client, credentials)) as desks,
         contextlib.closing(ClusterPolicy(client)) as policy,
     ):
-        serve(options, ClusterVolumes(client), pages=Page(desks).serve, policy=policy)
+        serve(options, ClusterVolumes(client), pages=Page(desks).begin, policy=policy)

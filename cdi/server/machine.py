@@ -92,7 +92,7 @@ class Server:
             _MachineVolumes(Doors(embedded)),
             _Rights(options.token),
             _no_context,
-            pages=page.serve,
+            pages=page.begin,
             max_waiting=_MOST_REQUESTS // 2,
         )
 
@@ -101,7 +101,7 @@ class Server:
             context = FileContext([options.certificate, options.key], server_context)
             context()
         self._reception = Reception(
-            _listen(options.bind, options.port), context, proxy.serve, most=_MOST_REQUESTS, stall_timeout=_STALL
+            _listen(options.bind, options.port), context, proxy.begin, most=_MOST_REQUESTS, stall_timeout=_STALL
         )
         scheme = "http" if context is PlainContext else "https"
         host = f"[{options.bind}]" if ":" in options.bind else options.bind

@@ -12,7 +12,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 
 from cdi.api.errors import Interrupted, SourceHostUnknown, SourceStalled, SourceUnreachable, SourceUrlInvalid
 
@@ -160,6 +160,7 @@ class Connection:
         self._end = 0
         self._deadline: float | None = None
         self._other: int | None = None
+        self._ender: int | None = None
         self.idle_since = 0.0
         sock.settimeout(stall_timeout)
 
@@ -228,6 +229,14 @@ class Connection:
         """From now on a read that would wait raises `Overheard` where there is something to read at this descriptor."""
         self._other = other
 
+    def end_at(self, descriptor: int) -> None:
+        """From now on reads find the end of the stream as soon as there is something to read at this descriptor.
+
+        Shutting the socket down for reading would do the same, but after that the kernel opens its window no more, and
+        the peer waits with what it has still to send.
+        """
+        self._ender = descriptor
+
     def send(self, data: bytes | memoryview) -> None:
         """Raises `ConnectionLost` when the peer is gone."""
         try:
@@ -273,12 +282,13 @@ class Connection:
     def _receive(self, view: memoryview, *, due: bool = False) -> int:
         if self._deadline is not None:
             self._sock.settimeout(max(0.001, self._deadline - time.monotonic()))
-        if self._other is not None:
-            self._await(self._other)
         try:
-            count = self._sock.recv_into(view)
-            if due and self._tls is not None:
-                count = self._more_records(self._tls, view, count)
+            if self._other is None and self._ender is None:
+                count = self._sock.recv_into(view)
+                if due and self._tls is not None:
+                    count = self._more_records(self._tls.recv_into, view, count)
+            else:
+                count = self._receive_watching(view, due=due)
         except TimeoutError as error:
             raise self._stalled() from error
         except ssl.SSLEOFError:
@@ -297,27 +307,49 @@ class Connection:
         self.received += count
         return count
 
-    def _await(self, other: int) -> None:
-        """Until there is something to read here."""
-        here = self._tls is not None and self._tls.pending() > 0
+    def _receive_watching(self, view: memoryview, *, due: bool) -> int:
+        """The same, with an eye on the other descriptors: also while a record is there in part only."""
+        timeout = self._sock.gettimeout() or 0.0
+        self._sock.settimeout(0)
+        try:
+            count = self._receive_until(view, time.monotonic() + timeout)
+            if due and self._tls is not None:
+                enough = time.monotonic() + _TLS_BATCH_SECONDS
+                count = self._more_records(lambda rest: self._receive_until(rest, enough), view, count)
+        finally:
+            self._sock.settimeout(timeout)
+        return count
+
+    def _receive_until(self, view: memoryview, until: float) -> int:
+        """From a socket that does not block.  Raises `TimeoutError`, `Overheard`."""
         poller = select.poll()
-        poller.register(self._sock, select.POLLIN)
-        poller.register(other, select.POLLIN)
-        found = {descriptor for descriptor, _ in poller.poll(0 if here else (self._sock.gettimeout() or 0) * 1000)}
-        if other in found:
-            raise Overheard
-        if not found and not here:
-            raise self._stalled()
+        for descriptor in (self._sock.fileno(), self._other, self._ender):
+            if descriptor is not None:
+                poller.register(descriptor, select.POLLIN)
+        here = self._tls is not None and self._tls.pending() > 0
+        while True:
+            left = 0.0 if here else max(0.0, until - time.monotonic())
+            found = {descriptor for descriptor, _ in poller.poll(left * 1000)}
+            if self._ender in found:
+                return 0
+            if self._other in found:
+                raise Overheard
+            if not found and not here:
+                raise TimeoutError
+            try:
+                return self._sock.recv_into(view)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                here = False
 
     @staticmethod
-    def _more_records(sock: ssl.SSLSocket, view: memoryview, count: int) -> int:
+    def _more_records(receive: Callable[[memoryview], int], view: memoryview, count: int) -> int:
         """One read gives one record of 16 KiB at most; several at a time save the caller's work per piece."""
         wanted = min(len(view), _TLS_BATCH)
         enough = time.monotonic() + _TLS_BATCH_SECONDS
         while 0 < count < wanted and time.monotonic() < enough:
             try:
-                more = sock.recv_into(view[count:])
-            except OSError:
+                more = receive(view[count:])
+            except (OSError, Overheard):
                 break  # what came is good; the next call meets the failure again
             if not more:
                 break

@@ -142,7 +142,7 @@ class FedSource:
             self._moved = time.monotonic()
             if self._failure is not None and not self._aborted:
                 raise self._failure
-            return not self._closed or self._complete
+            return not (self._aborted or self._closed) or self._complete
 
     def take_over(self, seconds: float) -> None:
         """Send away whoever brings something; an upload that is gone on with belongs to its latest connection."""

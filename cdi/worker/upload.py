@@ -31,6 +31,7 @@ from cdi.api.errors import InternalError
 from cdi.api.job import Job, Outcome
 from cdi.source.inbound.certificates import FileContext
 from cdi.source.inbound.reception import Reception
+from cdi.source.inbound.turn import in_turns
 from cdi.transfer.control import Control
 from cdi.transfer.run import failure_of
 from cdi.worker import log
@@ -80,11 +81,10 @@ def _carry_out(options: Options, job: Job, control: Control) -> Outcome:
     reception = Reception(
         listener,
         certificates,
-        server.serve,
+        in_turns(server.serve, at_once=("/healthz",)),
         most=MOST_REQUESTS,
         most_waiting=_MOST_WAITING,
         stall_timeout=job.policy.stall_timeout,
-        always=("/healthz",),
     )
     log.say(f"listens at port {reception.port}")
     control.ended.wait()

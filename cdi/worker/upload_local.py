@@ -16,6 +16,7 @@ import time
 from cdi.api.job import Job, Outcome, StreamSourceSpec
 from cdi.source.inbound.plain import OwnContext
 from cdi.source.inbound.reception import Reception
+from cdi.source.inbound.turn import in_turns
 from cdi.worker.upload_server import UploadServer
 from cdi.worker.upload_session import Session
 
@@ -46,7 +47,7 @@ def receive(job: Job, session: Session, *, left_alone: float = LEFT_ALONE) -> Ou
     reception = Reception(
         listener,
         lambda: OwnContext(os.geteuid()),
-        UploadServer(session, {}).serve,
+        in_turns(UploadServer(session, {}).serve),
         most=_MOST_REQUESTS,
         stall_timeout=job.policy.stall_timeout,
     )

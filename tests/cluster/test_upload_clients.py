@@ -135,7 +135,7 @@ def _serve(place, stack):
     thread = threading.Thread(
         target=serve,
         args=(options, Reached(client, kubectl)),
-        kwargs={"pages": Page(desks).serve, "stop": stop, "listening": heard},
+        kwargs={"pages": Page(desks).begin, "stop": stop, "listening": heard},
     )
     thread.start()
     stack.callback(thread.join)

@@ -6,9 +6,11 @@ import asyncio
 import datetime as dt
 import hashlib
 import ssl
-from collections.abc import Coroutine
+import threading
+import time
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from cdi.api.errors import ClusterForbidden, ClusterUnauthorized, NotFound
 from cdi.kube.blocking import Blocking
@@ -27,8 +29,14 @@ from cdi.server.page.desk import Session
 from cdi.server.page.rows import row
 from cdi.store.base import Object
 
+T = TypeVar("T")
 _KEPT = 64
-"""Users whose connections are kept."""
+"""Users whose connections are kept, and as many of those who may be nobody's.
+
+A proxy has fewer turns than this for tokens that it does not know: none of these in use is ever given up.
+"""
+_ACCEPTED_SECONDS = 300.0
+"""For so long a token that the API server has accepted counts as one of a user, before it is asked again."""
 _TIMING = Timing(connect=5.0, answer=30.0, patience=3.0)
 _MOST_NAMES = 1000
 
@@ -43,9 +51,28 @@ class ClusterDesks:
         self._own = own
         self._credentials = credentials
         self._clients: dict[bytes, Client] = {}
+        self._accepted: dict[bytes, float] = {}
+        """When the API server last accepted a token, by `time.monotonic`; the latest is the last."""
+        self._lock = threading.Lock()
+
+    def recognises(self, token: str) -> bool:
+        """Whether the API server has accepted it a moment ago.
+
+        This decides who has a turn when there are many requests, and nothing else: each is the API server's to allow.
+        """
+        accepted = self._accepted.get(_digest(token))
+        return accepted is not None and time.monotonic() - accepted < _ACCEPTED_SECONDS
 
     def of(self, token: str) -> ClusterDesk:
-        return ClusterDesk(self._own, self._own.run(self._client(token)))
+        return ClusterDesk(self._own, self._own.run(self._client(token)), lambda: self._accept(token))
+
+    def _accept(self, token: str) -> None:
+        with self._lock:
+            known = _digest(token)
+            self._accepted.pop(known, None)
+            self._accepted[known] = time.monotonic()
+            while len(self._accepted) > _KEPT:
+                del self._accepted[next(iter(self._accepted))]
 
     def close(self) -> None:
         """Hang up; nobody may ask any more."""
@@ -58,7 +85,7 @@ class ClusterDesks:
 
     async def _client(self, token: str) -> Client:
         """Runs in the loop alone, so nothing here needs a lock."""
-        known = hashlib.sha256(token.encode()).digest()
+        known = _digest(token)
         client = self._clients.pop(known, None)
         if client is None:
             access = replace(await self._credentials.access(), authorization=f"Bearer {token}")
@@ -67,38 +94,50 @@ class ClusterDesks:
             client = Client(FixedCredentials(access), timing=_TIMING, agent="cdi-page")
             await client.__aenter__()
         self._clients[known] = client
-        while len(self._clients) > _KEPT:
-            # Nobody has used it since sixty-four others were here.
-            await self._clients.pop(next(iter(self._clients))).__aexit__(None, None, None)
+        # Nobody has used them since sixty-four others of their sort were here.
+        accepted = [one for one in self._clients if one in self._accepted]
+        strangers = [one for one in self._clients if one not in self._accepted]
+        for old in accepted[:-_KEPT] + strangers[:-_KEPT]:
+            await self._clients.pop(old).__aexit__(None, None, None)
         return client
 
 
 class ClusterDesk:
     """For one token."""
 
-    def __init__(self, own: Blocking, client: Client) -> None:
+    def __init__(self, own: Blocking, client: Client, accepted: Callable[[], None]) -> None:
+        """`accepted` is called whenever the API server has accepted the token."""
         self._own = own
         self._client = client
+        self._accepted = accepted
+
+    def authenticate(self) -> None:
+        self._ask(self._may("default", "create", DATA_VOLUMES.group, "datavolumes"))
 
     def session(self, namespace: str | None) -> Session:
-        return self._own.run(self._session(namespace or "default"))
+        return self._ask(self._session(namespace or "default"))
 
     def volumes(self, namespace: str) -> list[dict[str, Any]]:
         now = dt.datetime.now(dt.UTC)
-        found = self._own.run(self._client.list(DATA_VOLUMES, namespace)).items
+        found = self._ask(self._client.list(DATA_VOLUMES, namespace)).items
         found.sort(key=lambda body: str(body["metadata"]["name"]))
         return [row(body, share_of(body), now) for body in found]
 
     def create(self, body: Object) -> None:
-        self._own.run(self._client.create(DATA_VOLUMES, body))
+        self._ask(self._client.create(DATA_VOLUMES, body))
 
     def delete(self, namespace: str, name: str, uid: str) -> None:
-        self._own.run(self._client.delete(DATA_VOLUMES, namespace, name, uid=uid))
+        self._ask(self._client.delete(DATA_VOLUMES, namespace, name, uid=uid))
 
     def upload_token(self, namespace: str, name: str) -> str:
         from cdi.runtime.cluster.uploading import ask_token
 
-        return self._own.run(ask_token(self._client, namespace, name))
+        return self._ask(ask_token(self._client, namespace, name))
+
+    def _ask(self, asked: Coroutine[Any, Any, T]) -> T:
+        found = self._own.run(asked)
+        self._accepted()
+        return found
 
     async def _session(self, namespace: str) -> Session:
         group = DATA_VOLUMES.group
@@ -141,6 +180,10 @@ class ClusterDesk:
         except (ClusterForbidden, NotFound):
             return []
         return sorted(str(body["metadata"]["name"]) for body in found.items)[:_MOST_NAMES]
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
 
 
 def _without_certificate(context: ssl.SSLContext) -> ssl.SSLContext:

@@ -25,6 +25,10 @@ class Session:
 class Desk(Protocol):
     """For one token; calls block.  Raises `CdiError`: `ClusterUnauthorized` for a token that is not good."""
 
+    def authenticate(self) -> None:
+        """Return only if the token is good."""
+        ...
+
     def session(self, namespace: str | None) -> Session: ...
 
     def volumes(self, namespace: str) -> list[dict[str, Any]]:
@@ -48,6 +52,13 @@ class Desks(Protocol):
     @property
     def hint(self) -> str:
         """For who signs in: which token, and where it is got."""
+        ...
+
+    def recognises(self, token: str) -> bool:
+        """Return whether the token is known to be good; False where only the cluster can tell.
+
+        Must not wait for anything.  Raises `ClusterUnauthorized` for a token that is known not to be good.
+        """
         ...
 
     def of(self, token: str) -> Desk:

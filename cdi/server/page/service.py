@@ -33,6 +33,8 @@ from cdi.api.errors import (
     InternalError,
     InvalidManifest,
     NotFound,
+    SourceError,
+    SourceStalled,
     TokenInvalid,
     UploadMalformed,
     UsageError,
@@ -42,6 +44,7 @@ from cdi.api.quantity import Quantity
 from cdi.server.page.assets import HEADERS, assets
 from cdi.server.page.desk import Desk, Desks
 from cdi.source.connection import ConnectionLost
+from cdi.source.inbound.turn import Turn
 from cdi.source.inbound.visit import Visit
 from cdi.store.base import Key, Object
 
@@ -54,16 +57,19 @@ _FRESH = {"Cache-Control": "no-store"}
 
 
 class Page:
-    """Answers in the thread of who calls."""
+    """Answers requests of the page, and those for its files."""
 
     def __init__(self, desks: Desks) -> None:
         self._desks = desks
 
-    def serve(self, visit: Visit) -> bool | None:
-        """Whether the connection may carry another request; None where the path is not the page's."""
+    def begin(self, visit: Visit) -> Turn | bool | None:
+        """Answer what needs no token, refuse who shows none, and have the rest done in a turn; must not wait.
+
+        None where the path is not the page's.
+        """
         head = visit.head
         if head.path.startswith(_API):
-            return self._asked(visit)
+            return self._begin_api(visit)
         asset = assets().get(head.path)
         if asset is None or head.method not in {"GET", "HEAD"}:
             return None
@@ -72,27 +78,34 @@ class Page:
             return visit.answer(304, headers=headers)
         return visit.answer(200, asset.content, content_type=asset.content_type, headers=headers)
 
-    def _asked(self, visit: Visit) -> bool:
+    def _begin_api(self, visit: Visit) -> Turn | bool:
         head = visit.head
         parts = [unquote(part) for part in head.path.removeprefix(_API).split("/")]
+        if (head.method, parts) == ("GET", ["about"]):
+            return _answer(visit, 200, {"hint": self._desks.hint})
         try:
-            status, document = self._carry_out(visit, head.method, parts)
+            token = _token(head.headers.get("authorization"))
+            known = self._desks.recognises(token)
+        except CdiError as error:
+            return _refuse(visit, error)
+        return Turn(run=lambda visit: self._serve_api(visit, token, parts), verified=known)
+
+    def _serve_api(self, visit: Visit, token: str, parts: list[str]) -> bool:
+        try:
+            status, document = self._carry_out(visit, token, parts)
         except ConnectionLost:
             return False
         except CdiError as error:
-            status, document = status_of(error), {"code": error.code, "message": error.message}
+            return _refuse(visit, error)
         except Exception as error:
             LOG.exception("a defect")
-            defect = InternalError(type(error).__name__)
-            status, document = 500, {"code": defect.code, "message": defect.message}
-        body = json.dumps(document, separators=(",", ":")).encode()
-        return visit.answer(status, body, content_type="application/json", headers={**HEADERS, **_FRESH})
+            return _refuse(visit, InternalError(type(error).__name__))
+        return _answer(visit, status, document)
 
-    def _carry_out(self, visit: Visit, method: str, parts: list[str]) -> tuple[int, Mapping[str, Any]]:
-        if (method, parts) == ("GET", ["about"]):
-            return 200, {"hint": self._desks.hint}
-        desk = self._desks.of(_token(visit.head.headers.get("authorization")))
+    def _carry_out(self, visit: Visit, token: str, parts: list[str]) -> tuple[int, Mapping[str, Any]]:
+        desk = self._desks.of(token)
         query = dict(parse_qsl(visit.head.query[:_MOST_QUERY]))
+        method = visit.head.method
         match method, parts:
             case "GET", ["session"]:
                 session = asdict(desk.session(query.get("namespace") or None))
@@ -101,14 +114,22 @@ class Page:
             case "GET", ["volumes", namespace]:
                 return 200, {"volumes": desk.volumes(_namespace(namespace))}
             case "POST", ["volumes", namespace]:
-                desk.create(_upload_volume(_namespace(namespace), _document(visit)))
+                desk.create(_upload_volume(_namespace(namespace), _document(desk, visit)))
                 return 201, {}
             case _, ["volumes", namespace, name, *verb]:
                 key = Key.of("dv", _namespace(namespace), name)
                 return _on_volume(desk, key, method, verb, query, visit)
             case _:
                 raise _nothing()
-        raise UploadMalformed("there is nothing here", status=404, remedy="")
+
+
+def _answer(visit: Visit, status: int, document: Mapping[str, Any]) -> bool:
+    body = json.dumps(document, separators=(",", ":")).encode()
+    return visit.answer(status, body, content_type="application/json", headers={**HEADERS, **_FRESH})
+
+
+def _refuse(visit: Visit, error: CdiError) -> bool:
+    return _answer(visit, status_of(error), {"code": error.code, "message": error.message})
 
 
 def _on_volume(
@@ -119,7 +140,7 @@ def _on_volume(
             desk.delete(key.namespace, key.name, query.get("uid", ""))
             return 200, {}
         case "POST", ["clone"]:
-            desk.create(_copy(key, _document(visit)))
+            desk.create(_copy(key, _document(desk, visit)))
             return 201, {}
         case "POST", ["token"]:
             return 200, {"token": desk.upload_token(key.namespace, key.name)}
@@ -136,6 +157,10 @@ def status_of(error: CdiError) -> int:
     match error:
         case UploadMalformed():
             return error.status
+        case SourceStalled():
+            return 408
+        case SourceError():  # of the body that its client sends
+            return 400
         case ClusterUnauthorized() | TokenInvalid():
             return 401
         case ClusterForbidden():
@@ -164,18 +189,15 @@ def _namespace(text: str) -> str:
     return Key.of("dv", text, "any").namespace
 
 
-def _document(visit: Visit) -> Mapping[str, Any]:
-    """The request's body.  Raises `UploadMalformed`."""
+def _document(desk: Desk, visit: Visit) -> Mapping[str, Any]:
+    """Parse the request's body, if its sender has a good token.  Raises `UploadMalformed`, `ClusterUnauthorized`."""
     # A form of another site may send anything but this without asking first.
     if visit.head.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise UploadMalformed("the body is to be application/json", status=415, remedy="")
-    data, buffer = bytearray(), memoryview(bytearray(_MOST_BODY))
-    while count := visit.body.readinto(buffer):
-        data += buffer[:count]
-        if len(data) > _MOST_BODY:
-            raise UploadMalformed("the body is too long", status=413, remedy="")
+    desk.authenticate()
+    body = visit.small_body(_MOST_BODY)
     try:
-        found = parse_json(data)
+        found = parse_json(body)
     except ValueError as error:
         raise UploadMalformed(f"the body is no JSON: {error}"[:200], remedy="") from error
     if not isinstance(found, dict):

@@ -11,13 +11,13 @@ server can be sent the same where this one ends before: because it lacks scratch
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from cdi.api.document import parse_json
 from cdi.api.errors import CdiError, Retry, UploadNotReady, by_code
 from cdi.api.job import Failure
 from cdi.api.upload_protocol import KEPT_FIELD
@@ -287,9 +287,9 @@ class _Upstream:
 def _failure_in(body: bytes) -> Failure | None:
     """The refusal that the body of an answer describes (`Visit.refuse`); None where it is something else."""
     try:
-        document = json.loads(body)
+        document = parse_json(body)
         code, message, retry = str(document["code"]), str(document["message"]), Retry(document["retry"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return None
     return Failure(code=code, message=message, retry=retry, exit_status=by_code(code).exit_status)
 

@@ -18,17 +18,20 @@ from cdi.kube.tokens import Claims, VerifyingKey
 from cdi.server import tokens
 from cdi.server.proxy.forward import Patience
 from cdi.server.proxy.metrics import Metrics
-from cdi.server.proxy.service import ALWAYS, Proxy
+from cdi.server.proxy.service import Proxy
 from cdi.server.proxy.volumes import Volumes
 from cdi.server.tls import ServingTls, TlsPolicy
 from cdi.source.inbound.certificates import FileContext
 from cdi.source.inbound.plain import PlainContext
 from cdi.source.inbound.reception import Reception
+from cdi.source.inbound.turn import Turn, in_turns
 from cdi.source.inbound.visit import Visit
 
 LOG = logging.getLogger(__name__)
 MOST_UPLOADS = 200
 """Requests at a time, each with a thread of its own."""
+_MOST_UNVERIFIED = 50
+"""Of those with a token that only the API server can judge; the others are for tokens that are known to be good."""
 _MOST_SCRAPES = 8
 
 
@@ -129,7 +132,7 @@ def serve(
     options: Options,
     volumes: Volumes,
     *,
-    pages: Callable[[Visit], bool | None] = lambda _: None,
+    pages: Callable[[Visit], Turn | bool | None] = lambda _: None,
     policy: Callable[[], TlsPolicy] = TlsPolicy,
     stop: threading.Event | None = None,
     listening: Callable[[int], None] = lambda _: None,
@@ -161,7 +164,7 @@ def serve(
             told = Reception(
                 _listen(options.bind, options.metrics_port, "--metrics-port"),
                 PlainContext,
-                metrics.serve,
+                in_turns(metrics.serve),
                 most=_MOST_SCRAPES,
                 most_waiting=_MOST_SCRAPES,
             )
@@ -170,10 +173,10 @@ def serve(
         reception = Reception(
             _listen(options.bind, options.port, "--port"),
             clients,
-            proxy.serve,
+            proxy.begin,
             most=MOST_UPLOADS,
+            most_unverified=_MOST_UNVERIFIED,
             stall_timeout=options.stall_timeout,
-            always=ALWAYS,
             ended=metrics.ended,
         )
         listening(reception.port)

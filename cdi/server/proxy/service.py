@@ -6,7 +6,7 @@ import logging
 import ssl
 import time
 from collections.abc import Callable
-from typing import Protocol, assert_never
+from typing import Protocol, TypeVar, assert_never
 
 from cdi.api.errors import (
     AlreadyUploaded,
@@ -33,15 +33,15 @@ from cdi.server.proxy.relay import Relayed
 from cdi.server.proxy.turns import Turns
 from cdi.server.proxy.volumes import Filled, Volumes
 from cdi.source.connection import ConnectionLost
+from cdi.source.inbound.turn import Turn
 from cdi.source.inbound.visit import Visit
 
+T = TypeVar("T")
 LOG = logging.getLogger(__name__)
 MOST_OF_A_VOLUME = 16
 """Requests for one volume at a time, with those that wait: whoever has one token is not to have all the turns."""
 MAX_WAITING = 100
 """Requests that wait for their upload servers at a time: half of those that are served, so that uploads have turns."""
-ALWAYS = ("/healthz",)
-"""Answered even where there is no turn: a proxy that has much to do is no sick one."""
 _RETRY_AFTER = "5"
 """Seconds."""
 _EXPOSED = (
@@ -76,7 +76,7 @@ class Right(Protocol):
 
 
 class Proxy:
-    """Serves requests, each in a thread of its own."""
+    """Serves requests: what needs no waiting at once, uploads in turns."""
 
     def __init__(
         self,
@@ -84,15 +84,15 @@ class Proxy:
         verify: Callable[[str], Right],
         context: Callable[[], ssl.SSLContext],
         *,
-        pages: Callable[[Visit], bool | None] = lambda _: None,
+        pages: Callable[[Visit], Turn | bool | None] = lambda _: None,
         patience: Patience | None = None,
         max_waiting: int = MAX_WAITING,
         metrics: Metrics | None = None,
     ) -> None:
         """`verify` raises `TokenInvalid`; `context` is the one by which upload servers are spoken to.
 
-        `pages` answers other paths: whether the connection may carry another request, None for one that it does not
-        know.  `max_waiting` requests wait for their upload servers at a time, as long as `patience` says.
+        `pages` begins with requests for other paths as `begin` does, and returns None for one that it does not know.
+        `max_waiting` requests wait for their upload servers at a time, as long as `patience` says.
         """
         self._volumes = volumes
         self._verify = verify
@@ -102,49 +102,69 @@ class Proxy:
             volumes, context, metrics or Metrics(), patience=patience or Patience(), max_waiting=max_waiting
         )
 
-    def serve(self, visit: Visit) -> bool:
-        """Answer; whether the connection may carry another request."""
+    def begin(self, visit: Visit) -> Turn | bool:
+        """Answer what needs no token, refuse who has none that is good, and have the rest done in a turn.
+
+        A proxy that has much to do is no sick one: its health is told even where there is no turn.
+        """
         head = visit.head
         if head.path == "/healthz" and head.method in {"GET", "HEAD"}:
             return visit.answer(200, b"OK")
         found = route(head.path)
-        tus = isinstance(found, TusUpload)
+        if found is None:
+            return self._guard(visit, found, lambda: self._page(visit))
         if head.method == "OPTIONS":
-            extra = _TUS_SERVER if tus else {}
-            return visit.answer(204 if tus else 200, headers={**_CORS, **_PREFLIGHT, **extra})
-        try:
-            if found is not None:
-                return self._upload(visit, found)
-            paged = self._pages(visit)
-            return paged if paged is not None else self._refuse(visit, _nothing(), tus=False)
-        except ConnectionLost:
-            return False
-        except CdiError as error:
-            return self._refuse(visit, error, tus=tus)
-        except Exception as error:
-            LOG.exception("a defect", extra=fields(path=head.path))
-            return self._refuse(visit, InternalError(f"{type(error).__name__}: {error}"), tus=tus)
+            tus = isinstance(found, TusUpload)
+            return visit.answer(204 if tus else 200, headers={**_CORS, **_PREFLIGHT, **(_TUS_SERVER if tus else {})})
+        return self._guard(visit, found, lambda: self._admit(visit, found))
 
-    def _refuse(self, visit: Visit, error: CdiError, *, tus: bool) -> bool:
-        status = status_of(error)
-        LOG.info("refused", extra=fields(path=visit.head.path, status=status, code=error.code, reason=error.what))
-        if visit.answered:
-            return False
-        headers = {**_CORS, **({"Tus-Resumable": TUS_VERSION} if tus else {})}
-        if status == 503:
-            headers["Retry-After"] = _RETRY_AFTER
-        elif status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        return visit.refuse(error, status, headers=headers)
+    def _page(self, visit: Visit) -> Turn | bool:
+        begun = self._pages(visit)
+        if begun is None:
+            raise UploadMalformed("there is nothing here", status=404)
+        return begun
 
-    def _upload(self, visit: Visit, found: PlainUpload | TusUpload) -> bool:
-        began = time.monotonic()
+    def _admit(self, visit: Visit, found: PlainUpload | TusUpload) -> Turn:
         head = visit.head
         right = self._verify(_token(head.headers.get("authorization")))
         if isinstance(found, TusUpload) and (found.namespace, found.claim) != (right.namespace, right.name):
             raise TokenInvalid("the token is for another volume")
         if isinstance(found, PlainUpload) and head.method not in _methods(found):
             raise UploadMalformed("an image is sent with POST", status=405)
+        return Turn(
+            run=lambda visit: self._guard(visit, found, lambda: self._upload(visit, found, right)), verified=True
+        )
+
+    def _guard(self, visit: Visit, found: PlainUpload | TusUpload | None, step: Callable[[], T]) -> T | bool:
+        """Do a step; what it raises is answered."""
+        try:
+            return step()
+        except ConnectionLost:
+            return False
+        except CdiError as error:
+            return self._refuse(visit, error, found)
+        except Exception as error:
+            LOG.exception("a defect", extra=fields(path=visit.head.path))
+            return self._refuse(visit, InternalError(f"{type(error).__name__}: {error}"), found)
+
+    def _refuse(self, visit: Visit, error: CdiError, found: PlainUpload | TusUpload | None) -> bool:
+        status = status_of(error)
+        LOG.info("refused", extra=fields(path=visit.head.path, status=status, code=error.code, reason=error.what))
+        if visit.answered:
+            return False
+        # Pages of other origins may learn why an upload was refused, and nothing else.
+        headers = {} if found is None else dict(_CORS)
+        if isinstance(found, TusUpload):
+            headers["Tus-Resumable"] = TUS_VERSION
+        if status == 503:
+            headers["Retry-After"] = _RETRY_AFTER
+        elif status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return visit.refuse(error, status, headers=headers)
+
+    def _upload(self, visit: Visit, found: PlainUpload | TusUpload, right: Right) -> bool:
+        began = time.monotonic()
+        head = visit.head
         with self._turns.take((right.namespace, right.name)):
             if head.method == "HEAD" and isinstance(found, PlainUpload):
                 return self._probe(visit, right)
@@ -196,10 +216,6 @@ def _answer_filled(visit: Visit, found: PlainUpload | TusUpload, volume: Filled,
 
 def _already_uploaded(where: str) -> AlreadyUploaded:
     return AlreadyUploaded("the volume has been filled", where=where)
-
-
-def _nothing() -> CdiError:
-    return UploadMalformed("there is nothing here", status=404)
 
 
 def _methods(plain: PlainUpload) -> tuple[str, ...]:

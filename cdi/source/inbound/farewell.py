@@ -57,7 +57,7 @@ class Farewells:
     def take(self, sock: socket.socket) -> None:
         """Take over a socket that nothing more is sent to."""
         if len(self._leavers) >= self._most:
-            self._close(next(iter(self._leavers)))
+            self.cut_one_off()
         now = self._clock()
         leaver = Leaver(sock=sock, until=now + self._longest, heard=now)
         try:
@@ -89,6 +89,11 @@ class Farewells:
         now = self._clock()
         for leaver in [one for one in self._leavers if one.until < now or one.heard + self._quiet < now]:
             self._close(leaver)
+
+    def cut_one_off(self) -> None:
+        """Make room, where there is anybody: the one that has been here longest goes."""
+        if self._leavers:
+            self._close(next(iter(self._leavers)))
 
     def end(self) -> None:
         for leaver in list(self._leavers):

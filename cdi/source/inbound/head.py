@@ -10,6 +10,7 @@ from cdi.api.errors import UploadMalformed
 
 MAX_HEAD = 16 << 10
 """Bytes up to and with the empty line."""
+_END = b"\r\n\r\n"
 MAX_FIELDS = 100
 _LINE = re.compile(rb"([A-Z]{1,20}) ([!-~]{1,4096}) HTTP/1\.([01])")
 _ABSOLUTE = re.compile(r"https?://[^/?#]*(.*)", re.IGNORECASE)
@@ -39,9 +40,22 @@ class Head:
     """The client waits to be told that it may send its body."""
 
 
+def split(data: bytes | bytearray) -> tuple[bytes, bytes] | None:
+    """Return the head at the beginning of `data` and what came behind it; None while the head is not whole.
+
+    One empty line before it is ignored: some clients send one after a body (RFC 9112, section 2.2).
+    """
+    start = 2 if data.startswith(b"\r\n") else 0
+    end = data.find(_END, start)
+    if end < 0:
+        return None
+    end += len(_END)
+    return bytes(data[start:end]), bytes(data[end:])
+
+
 def parse(data: bytes) -> Head:
     """`data` is a head up to and with the empty line.  Raises `UploadMalformed`."""
-    first, *lines = data.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    first, *lines = data.removesuffix(_END).split(b"\r\n")
     match = _LINE.fullmatch(first)
     if match is None:
         raise UploadMalformed("this is no HTTP/1.1 request")

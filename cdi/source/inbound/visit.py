@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import select
 import socket
 import ssl
+import threading
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from cdi.api.errors import CdiError, InternalError
+from cdi.api.errors import CdiError, InternalError, UploadMalformed
 from cdi.api.job import Failure
-from cdi.source.connection import Connection, ConnectionLost
+from cdi.source.connection import Connection
 from cdi.source.http_message import Body, Framing
 from cdi.source.inbound.body import RequestBody
 from cdi.source.inbound.head import Head
+from cdi.source.inbound.pending import Outgoing
 
 _REASONS = {460: "Checksum Mismatch"}
 
@@ -32,13 +35,21 @@ class Visit:
         self.head = head
         self.status: int | None = None
         """Of the answer, once there is one."""
+        self.verified = False
+        """The client has shown a token or certificate that is good."""
+        self.last = False
+        """The connection is to carry no other request, whatever the client wishes."""
+        self.outgoing: Outgoing | None = None
+        """What the client has not taken yet of the answer."""
         self._sock = sock
         self._connection = Connection(sock, None, stall_timeout=stall_timeout, where=where)
         self._connection.unread(beginning)
         self._body: Body | None = None
         self._continued = False
-        self.interrupted = False
-        """Whoever serves is to come to an end; an answer can still be sent."""
+        self._lock = threading.Lock()
+        self._interrupted = False
+        self._signal: int | None = None
+        """An eventfd, while somebody may be reading the body."""
 
     @property
     def answered(self) -> bool:
@@ -52,12 +63,20 @@ class Visit:
         return str(names[0]) if len(names) == 1 else None
 
     @property
+    def interrupted(self) -> bool:
+        """Whether `interrupt` was called: the server is stopping, and a response can still be sent."""
+        return self._interrupted
+
+    @property
     def body(self) -> Body:
         """The request's body; whoever waits to be told to send it is told so."""
         if self._body is None:
             head = self.head
             framing = Framing.CHUNKED if head.length is None else Framing.LENGTH
             self._body = RequestBody(self._connection, framing, head.length, reusable=head.keep_alive, strict=True)
+            with self._lock:
+                self._signal = os.eventfd(int(self._interrupted), os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._connection.end_at(self._signal)
             if head.expects and not self._body.ended and not self._continued:
                 self.inform(100)
         return self._body
@@ -80,6 +99,19 @@ class Visit:
         poller.register(self._sock, select.POLLRDHUP)
         return bool(poller.poll(seconds * 1000)) and not self.interrupted
 
+    def small_body(self, limit: int) -> bytes:
+        """Read the whole body, which has to be there within one stall time-out.
+
+        Raises `UploadMalformed` where it has more than `limit` bytes, and what reading it raises.
+        """
+        body, data, buffer = self.body, bytearray(), memoryview(bytearray(limit + 1))
+        with self._connection.deadline():
+            while count := body.readinto(buffer):
+                data += buffer[:count]
+                if len(data) > limit:
+                    raise UploadMalformed("the body is too long", status=413, remedy="")
+        return bytes(data)
+
     def heed(self, other: int | None) -> None:
         """From now on reading the body raises `Overheard` where there is something to read at this descriptor."""
         self._connection.heed(other)
@@ -89,9 +121,10 @@ class Visit:
 
     def interrupt(self) -> None:
         """From any thread: a read of the body fails; an answer can still be sent."""
-        self.interrupted = True
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(self._sock, socket.SHUT_RD)
+        with self._lock:
+            self._interrupted = True
+            if self._signal is not None:
+                os.eventfd_write(self._signal, 1)
 
     def answer(
         self,
@@ -101,11 +134,14 @@ class Visit:
         content_type: str = "text/plain; charset=utf-8",
         headers: Mapping[str, str] | None = None,
     ) -> bool:
-        """Whether it could be sent, and the connection may carry another request."""
+        """Answer without waiting for the client; what it does not take at once stays in `outgoing`.
+
+        Returns whether the connection may carry another request, once all of this is sent.
+        """
         if self.answered:
             raise InternalError("a request was answered twice")
         self.status = status
-        reusable = self.head.keep_alive and self._at_end()
+        reusable = self.head.keep_alive and not self.last and self._at_end()
         fields = {"Content-Length": str(len(body)), **(headers or {})}
         if status in {204, 304} or 100 <= status < 200:
             del fields["Content-Length"]
@@ -115,9 +151,11 @@ class Visit:
             fields["Connection"] = "close"
         lines = [f"HTTP/1.1 {status} {_reason(status)}", *(f"{name}: {value}" for name, value in fields.items())]
         text = "\r\n".join((*lines, "", "")).encode("latin-1", "replace")
+        outgoing = Outgoing(self._sock, text if self.head.method == "HEAD" else text + body)
         try:
-            self._connection.send(text if self.head.method == "HEAD" else text + body)
-        except (CdiError, ConnectionLost):
+            if not outgoing.send():
+                self.outgoing = outgoing
+        except OSError:
             return False
         return reusable
 
@@ -132,6 +170,13 @@ class Visit:
     def rest(self) -> bytes:
         """What came of the next request already."""
         return self._connection.held()
+
+    def end(self) -> None:
+        """Nobody reads the body any more."""
+        with self._lock:
+            if self._signal is not None:
+                os.close(self._signal)
+                self._signal = None
 
     def hang_up(self) -> bool:
         """Send nothing more.  True where the socket is still to be closed, when the client has hung up as well.

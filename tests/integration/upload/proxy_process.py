@@ -7,8 +7,10 @@ import json
 import sys
 from pathlib import Path
 
-from cdi.api.errors import UploadNotReady
+from cdi.api.errors import ClusterUnauthorized, UploadNotReady
 from cdi.controller.logs import configure
+from cdi.server.page.desk import Desk
+from cdi.server.page.service import Page
 from cdi.server.proxy.forward import Patience
 from cdi.server.proxy.run import Options, serve
 from cdi.server.proxy.volumes import Destination, Filled, Pending, VolumeState
@@ -33,6 +35,20 @@ class FileVolumes:
                 raise UploadNotReady("there is no such PersistentVolumeClaim", where=f"{namespace}/{name}")
 
 
+class NoDesks:
+    """A page that everybody may look at, and that nobody may use."""
+
+    hint = "none"
+
+    def recognises(self, token: str) -> bool:
+        del token
+        raise ClusterUnauthorized("nobody is known here")
+
+    def of(self, token: str) -> Desk:
+        del token
+        raise ClusterUnauthorized("nobody is known here")
+
+
 def main(home: str, port: str, stall: str, replacement: str, contention: str) -> None:
     base = Path(home)
     configure(1)
@@ -50,6 +66,7 @@ def main(home: str, port: str, stall: str, replacement: str, contention: str) ->
     serve(
         options,
         FileVolumes(base / "volumes.json"),
+        pages=Page(NoDesks()).begin,
         listening=lambda port: print(port, flush=True),
         telling=lambda port: print(port, flush=True),
     )

@@ -54,7 +54,7 @@ def test_names_that_are_none(text):
 def test_numbers():
     assert number({}, "Upload-Length") is None
     assert number({"upload-length": "0"}, "Upload-Length") == 0
-    for text in ("", "-1", "1.5", " 1", "9" * 19, "٣"):
+    for text in ("", "-1", "1.5", " 1", "9" * 31, "٣"):
         with pytest.raises(UploadMalformed):
             number({"upload-length": text}, "Upload-Length")
 

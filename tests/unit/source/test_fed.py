@@ -88,6 +88,31 @@ def test_a_reader_that_is_interrupted():
         reader.readinto(memoryview(bytearray(4)))
 
 
+def test_who_brings_something_when_reading_is_interrupted_is_told_that_it_ended():
+    """The transfer says why, once it is at its end; until then nobody may take the body for one that was used up."""
+    reading, interrupted = threading.Event(), threading.Event()
+
+    class Waiting(Piece):
+        def readinto(self, view):
+            reading.set()
+            assert interrupted.wait(60)
+            raise SourceTruncated("interrupted")
+
+        def interrupt(self):
+            interrupted.set()
+
+    source = FedSource(location="x", length=40, resumes=True)
+    reader = source.open()
+    thread, said = bringing(source, Waiting(b""))
+    aborting = threading.Thread(target=lambda: reading.wait(60) and reader.abort())
+    aborting.start()
+    with pytest.raises(Interrupted):
+        reader.readinto(memoryview(bytearray(4)))
+    aborting.join()
+    thread.join()
+    assert said == [False]
+
+
 def test_it_is_opened_once_and_from_the_start():
     source = FedSource(location="x")
     assert not source.wait_open(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -25,6 +26,10 @@ class Desk:
 
     def _note(self, *what):
         self.asked.append(what)
+        if self.failure is not None:
+            raise self.failure
+
+    def authenticate(self):
         if self.failure is not None:
             raise self.failure
 
@@ -53,6 +58,9 @@ class Desks:
     def __init__(self):
         self.desk = Desk()
 
+    def recognises(self, token):
+        return False
+
     def of(self, token):
         if token != "good":
             raise ClusterUnauthorized("the token is not good")
@@ -68,7 +76,7 @@ def desks():
 def ask(desks):
     page = Page(desks)
     reception = Reception(
-        socket.create_server(("127.0.0.1", 0)), PlainContext, lambda visit: page.serve(visit) or False, most=8
+        socket.create_server(("127.0.0.1", 0)), PlainContext, lambda visit: page.begin(visit) or False, most=8
     )
 
     def call(method, path, body=None, token="good", **headers):
@@ -196,6 +204,33 @@ class TestRefusals:
     def test_bodies_that_are_none(self, ask, desks, body, status):
         assert ask("POST", NAMESPACED, body)[0].status == status
         assert desks.desk.asked == []
+
+    def test_no_body_is_parsed_of_who_has_no_good_token(self, ask, desks):
+        for failure, status in ((ClusterUnauthorized("x"), 401), (ClusterUnreachable("x"), 502)):
+            desks.desk.failure = failure
+            for path in (NAMESPACED, f"{NAMESPACED}/a/clone"):
+                assert ask("POST", path, "[" * 60000)[0].status == status
+        assert desks.desk.asked == []
+
+    def test_a_body_comes_within_one_stall_time_out(self, desks):
+        """A byte now and then does not hold a turn."""
+        page = Page(desks)
+        listener = socket.create_server(("127.0.0.1", 0))
+        reception = Reception(listener, PlainContext, lambda visit: page.begin(visit) or False, most=1, stall_timeout=2.0)
+        try:
+            with socket.create_connection(("127.0.0.1", reception.port), 60) as sock:
+                fields = "Host: h\r\nAuthorization: Bearer good\r\nContent-Type: application/json\r\nContent-Length: 60000\r\n"
+                sock.sendall(f"POST {NAMESPACED} HTTP/1.1\r\n{fields}\r\n".encode())
+                sock.settimeout(0.1)
+                for _ in range(600):
+                    sock.sendall(b" ")
+                    with contextlib.suppress(TimeoutError):
+                        assert sock.recv(100).startswith(b"HTTP/1.1 408 ")
+                        break
+                else:
+                    raise AssertionError("it has its turn still")
+        finally:
+            reception.close()
 
     def test_a_form_of_another_site(self, ask, desks):
         """What a browser sends for others without asking first is not taken, token or not."""

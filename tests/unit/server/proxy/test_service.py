@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 import pytest
 
-from cdi.api.errors import ClusterForbidden, ClusterUnavailable, TokenInvalid, UploadUnderWay
+from cdi.api.errors import ClusterForbidden, ClusterUnauthorized, ClusterUnavailable, TokenInvalid, UploadUnderWay
+from cdi.server.page.service import Page
 from cdi.server.proxy.forward import Patience
 from cdi.server.proxy.metrics import Metrics
-from cdi.server.proxy.service import ALWAYS, MOST_OF_A_VOLUME, Proxy
+from cdi.server.proxy.service import MOST_OF_A_VOLUME, Proxy
 from cdi.server.proxy.volumes import Filled, Pending
 from cdi.source.inbound.plain import PlainContext
 from cdi.source.inbound.reception import Reception
+from cdi.source.inbound.turn import in_turns
 
 UPLOAD = f"{'0' * 32}-1000"
 
@@ -64,7 +66,7 @@ def metrics():
 def served(volumes, metrics, most, **limits):
     proxy = Proxy(volumes, verify, lambda: None, metrics=metrics, **limits)
     reception = Reception(
-        socket.create_server(("127.0.0.1", 0)), PlainContext, proxy.serve, most=most, always=ALWAYS, ended=metrics.ended
+        socket.create_server(("127.0.0.1", 0)), PlainContext, proxy.begin, most=most, ended=metrics.ended
     )
 
     def ask(token=None, path="/v1beta1/upload", method="POST", headers=None):
@@ -143,7 +145,7 @@ def test_one_that_was_lost_is_counted_too(volumes, metrics):
         done.set()
 
     done = threading.Event()
-    reception = Reception(socket.create_server(("127.0.0.1", 0)), PlainContext, serve, most=1, ended=ended)
+    reception = Reception(socket.create_server(("127.0.0.1", 0)), PlainContext, in_turns(serve), most=1, ended=ended)
     with socket.create_connection(("127.0.0.1", reception.port)) as client:
         client.sendall(b"POST /v1beta1/upload HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx")
     lost.set()
@@ -264,3 +266,58 @@ def test_who_filled_the_volume_is_told_that_all_of_it_arrived(volumes, metrics):
 def test_nobody_else_is(volumes, metrics, path, method, headers):
     with served(volumes, metrics, most=10) as ask:
         assert ask("ns~vm", path=path, method=method, headers=headers)[0] == 409
+
+
+# --- other origins --------------------------------------------------------------------------------------------------
+
+
+class Desks:
+    """A page that nobody may use."""
+
+    hint = ""
+
+    def recognises(self, token):
+        raise ClusterUnauthorized("no")
+
+
+@pytest.fixture
+def fields_of(volumes):
+    """Ask, and give the status and the fields of the answer that tell a browser what other origins may."""
+    proxy = Proxy(volumes, verify, lambda: None, pages=Page(Desks()).begin)
+    reception = Reception(socket.create_server(("127.0.0.1", 0)), PlainContext, proxy.begin, most=8)
+
+    def ask(method, path, **fields):
+        connection = http.client.HTTPConnection("127.0.0.1", reception.port, timeout=60)
+        connection.request(method, path, None, {"Origin": "https://other.example", "Connection": "close", **fields})
+        with connection.getresponse() as answer:
+            answer.read()
+        connection.close()
+        return answer.status, {name for name, _ in answer.getheaders() if name.lower().startswith("access-control-")}
+
+    yield ask
+    reception.close(60.0)
+
+
+PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+ALLOWED = {"Access-Control-Allow-Origin", "Access-Control-Expose-Headers"}
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1beta1/upload", 200), ("/v1alpha1/upload-form-async", 200), ("/v1beta1/tus/ns/vm", 204)])
+def test_pages_of_other_origins_may_upload_with_a_token(fields_of, path, status):
+    got, fields = fields_of("OPTIONS", path, **PREFLIGHT)
+    assert got == status
+    assert fields == {*ALLOWED, "Access-Control-Allow-Methods", "Access-Control-Allow-Headers", "Access-Control-Max-Age"}
+    # And they may read why not.
+    assert fields_of("POST", path) == (400, ALLOWED)
+    assert fields_of("POST", path, Authorization="Bearer none") == (401, ALLOWED)
+
+
+@pytest.mark.parametrize(
+    "path", ["/page/api/volumes/team", "/page/api/session", "/page/api/about", "/", "/page/app.css", "/healthz", "/none", "*", "/v1beta1/upload/"]
+)  # fmt: skip
+def test_they_are_told_of_nothing_else_that_they_may(fields_of, path):
+    status, fields = fields_of("OPTIONS", path, **PREFLIGHT)
+    assert (400 <= status < 500, fields) == (True, set())
+    if path != "*":
+        for method in ("GET", "POST"):
+            assert fields_of(method, path, Authorization="Bearer none")[1] == set()

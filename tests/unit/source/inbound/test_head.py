@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdi.api.errors import UploadMalformed
-from cdi.source.inbound.head import Head, parse
+from cdi.source.inbound.head import Head, parse, split
 
 
 def head(*lines: str) -> Head:
@@ -66,3 +66,28 @@ def test_blanks_are_not_tried_in_every_way():
 def test_a_field_that_comes_twice_and_says_nothing():
     found = head("GET / HTTP/1.1", "Host: h", "Accept: a", "Accept:", "Accept:  b", "X:", "X:")
     assert (found.headers["accept"], found.headers["x"]) == ("a, b", "")
+
+
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "parts"),
+    [
+        (b"", None), (b"\r", None), (b"\r\n", None), (b"\r\n\r\n", None), (GET[:-1], None), (b"\r\n" + GET[:-1], None),
+        (GET, (GET, b"")), (GET + b"body", (GET, b"body")), (GET + GET, (GET, GET)),
+        # One empty line before a request is ignored.
+        (b"\r\n" + GET, (GET, b"")), (b"\r\n" + GET + b"\r\n" + GET, (GET, b"\r\n" + GET)),
+        # And no other, nor one of another form.
+        (b"\r\n\r\n" + GET, (b"\r\n" + GET, b"")), (b"\n" + GET, (b"\n" + GET, b"")),
+    ],
+)  # fmt: skip
+def test_where_a_head_begins_and_ends(data, parts):
+    assert split(data) == parts
+    assert split(bytearray(data)) == parts
+
+
+@pytest.mark.parametrize("before", [b"\r\n", b"\n", b"\r"])
+def test_more_than_one_empty_line_is_refused(before):
+    with pytest.raises(UploadMalformed):
+        parse(before + GET)

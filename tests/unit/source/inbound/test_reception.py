@@ -1,14 +1,19 @@
+import contextlib
 import resource
 import socket
+import ssl
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 import pytest
+import trustme
 
 from cdi.api.errors import CdiError
 from cdi.source.inbound.plain import PlainContext
-from cdi.source.inbound.reception import Reception
+from cdi.source.inbound.reception import MAX_UNVERIFIED_REQUESTS, Reception
+from cdi.source.inbound.turn import Turn, in_turns
 
 MIB = 1 << 20
 REFUSED = b"HTTP/1.1 401 Unauthorized\r\n"
@@ -17,7 +22,7 @@ REFUSED = b"HTTP/1.1 401 Unauthorized\r\n"
 @contextmanager
 def received(serve, *, most=8, close=0.0, **options):
     reception = Reception(
-        socket.create_server(("127.0.0.1", 0), backlog=512), PlainContext, serve, most=most, **options
+        socket.create_server(("127.0.0.1", 0), backlog=512), PlainContext, in_turns(serve), most=most, **options
     )
     try:
         yield reception
@@ -128,6 +133,77 @@ def test_the_end_interrupts_those_who_are_served_and_they_hear_why():
         assert said(sock).startswith(b"HTTP/1.1 503 ")
 
 
+def test_who_was_interrupted_and_sends_it_all_still_reads_the_answer():
+    """Nor does it wait for room that never comes: the kernel goes on taking in what it sends."""
+
+    def serve(visit):
+        buffer = memoryview(bytearray(MIB))
+        visit.body.readinto(buffer)
+        threading.Thread(target=visit.interrupt).start()
+        try:
+            while visit.body.readinto(buffer):
+                pass
+        except CdiError as error:
+            return visit.refuse(error, 503)
+        raise AssertionError("it was not interrupted")
+
+    with received(serve) as reception:
+        for _ in range(3):
+            assert send_all_and_listen(reception, 100).startswith(b"HTTP/1.1 503 ")
+
+
+def test_a_read_is_interrupted_in_the_middle_of_a_record(tls_pair):
+    """A client that is lost there sends no other byte."""
+    ours, theirs = tls_pair
+    begun = threading.Event()
+
+    def serve(visit):
+        body = visit.body
+        begun.set()
+        try:
+            body.readinto(memoryview(bytearray(10)))
+        except CdiError as error:
+            return visit.refuse(error, 503)
+        raise AssertionError("there is no whole record")
+
+    begin = in_turns(serve)
+    listener = socket.create_server(("127.0.0.1", 0))
+    reception = Reception(listener, lambda: ours, begin, most=1, stall_timeout=3600.0)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = theirs.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with socket.create_connection(("127.0.0.1", reception.port), 60) as sock:
+        while True:
+            try:
+                client.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                sock.sendall(outgoing.read())
+                incoming.write(sock.recv(65536))
+        client.write(head(5))
+        sock.sendall(outgoing.read())
+        assert begun.wait(60)
+        client.write(b"bytes")
+        sock.sendall(outgoing.read()[:-1])
+        reception.close()
+        answer = b""
+        while piece := sock.recv(65536):
+            incoming.write(piece)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            while piece := client.read(65536):
+                answer += piece
+        assert answer.startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.fixture(scope="module")
+def tls_pair():
+    """Contexts of a server and of a client that trusts it."""
+    authority = trustme.CA()
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(server)
+    authority.configure_trust(client)
+    return server, client
+
+
 def test_nobody_is_heard_who_comes_after_the_end():
     with received(refuse) as reception, connected(reception) as silent:
         silent.sendall(b"POST / HTTP/1.1\r\n")
@@ -164,3 +240,185 @@ def test_where_no_descriptor_is_left_who_has_waited_longest_goes():
 def next_descriptor():
     with socket.socket() as sock:
         return sock.fileno()
+
+
+def test_an_empty_line_before_a_request_is_ignored():
+    """As some clients send one after a body (RFC 9112, section 2.2)."""
+    with received(lambda visit: visit.answer(200, visit.head.path.encode())) as reception, connected(reception) as sock:
+        sock.sendall(b"\r\nGET /a HTTP/1.1\r\nHost: h\r\n\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        got = said(sock)
+        assert (b"/a" in got, b"/b" in got, got.count(b"200 OK")) == (True, True, 2)
+
+
+# --- clients that do not read ---------------------------------------------------------------------------------------
+
+LARGE = bytes(4 * MIB)
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+@contextmanager
+def unreading(reception, request=GET):
+    """A client that has asked for something and does not read it."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(60)
+        sock.connect(("127.0.0.1", reception.port))
+        sock.sendall(request)
+        yield sock
+
+
+def test_who_does_not_read_takes_no_turn():
+    with received(lambda visit: visit.answer(200, LARGE), most=1) as reception, ExitStack() as stack:
+        for number in range(5):
+            stack.enter_context(unreading(reception))
+            await_pending(reception, number + 1)
+        with connected(reception) as sock:
+            sock.sendall(GET.replace(b"h\r\n\r\n", b"h\r\nConnection: close\r\n\r\n"))
+            assert said(sock).endswith(LARGE)
+
+
+def await_pending(reception, count):
+    """Until the answers of so many are waiting for them."""
+    deadline = time.monotonic() + 60
+    while reception._pending.count != count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_who_reads_at_last_has_all_of_it_and_may_ask_again():
+    with received(lambda visit: visit.answer(200, LARGE), most=1) as reception, unreading(reception) as sock:
+        await_pending(reception, 1)
+        for _ in range(2):
+            got = b""
+            while not got.endswith(LARGE):
+                got += sock.recv(MIB)
+            sock.sendall(GET)
+
+
+def test_the_end_waits_for_who_reads_slowly():
+    with received(lambda visit: visit.answer(200, LARGE)) as reception, unreading(reception) as sock:
+        await_pending(reception, 1)
+        with ThreadPoolExecutor(1) as pool:
+            closing = pool.submit(reception.close, 60.0)
+            assert said(sock).endswith(LARGE)
+            closing.result()
+
+
+def test_where_no_descriptor_is_left_who_does_not_read_goes():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        reception = stack.enter_context(received(lambda visit: visit.answer(200, LARGE)))
+        clients = [stack.enter_context(unreading(reception)) for _ in range(10)]
+        await_pending(reception, 10)
+        last = stack.enter_context(socket.socket())
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (next_descriptor(), hard))
+        last.settimeout(60)
+        last.connect(("127.0.0.1", reception.port))
+        last.sendall(GET)
+        assert last.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert any(len(drained(client)) < len(LARGE) for client in clients)
+
+
+def drained(sock):
+    got = b""
+    try:
+        while piece := sock.recv(MIB):
+            got += piece
+    except ConnectionResetError:
+        pass
+    return got
+
+
+# --- who has a turn -------------------------------------------------------------------------------------------------
+
+
+class Desk:
+    """Answers ``/free`` at once; ``/good`` and ``/unknown`` wait for their turn's end, the first with a good token."""
+
+    def __init__(self):
+        self.begun = threading.Semaphore(0)
+        self.end = threading.Event()
+
+    def begin(self, visit):
+        if visit.head.path == "/free":
+            return visit.answer(200)
+        if visit.head.path == "/defect":
+            raise ZeroDivisionError
+        return Turn(run=self.wait, verified=visit.head.path == "/good")
+
+    def wait(self, visit):
+        self.begun.release()
+        assert self.end.wait(60)
+        return visit.answer(200)
+
+
+@contextmanager
+def distributed(**options):
+    desk = Desk()
+    reception = Reception(socket.create_server(("127.0.0.1", 0), backlog=512), PlainContext, desk.begin, **options)
+    try:
+        yield reception, desk
+    finally:
+        desk.end.set()
+        reception.close(60.0)
+
+
+def ask(sock, path):
+    sock.sendall(f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+
+
+def status(sock):
+    got = b""
+    while b"\r\n\r\n" not in got:
+        piece = sock.recv(65536)
+        assert piece
+        got += piece
+    return int(got.split(b" ", 2)[1])
+
+
+def test_some_turns_are_for_those_only_who_have_shown_who_they_are():
+    with distributed(most=3, most_unverified=1) as (reception, desk), ExitStack() as stack:
+        first, second, *good, extra = (stack.enter_context(connected(reception)) for _ in range(5))
+        ask(first, "/unknown")
+        assert desk.begun.acquire(timeout=60)
+        ask(second, "/unknown")
+        assert status(second) == 503
+        for sock in good:
+            ask(sock, "/good")
+            assert desk.begun.acquire(timeout=60)
+        # Where there is no turn left, what needs none is answered still.
+        ask(extra, "/good")
+        assert status(extra) == 503
+        ask(extra, "/free")
+        assert status(extra) == 200
+        assert reception.busy == 3
+        desk.end.set()
+        assert [status(sock) for sock in (first, *good)] == [200, 200, 200]
+        ask(second, "/unknown")
+        assert status(second) == 200
+
+
+def test_a_defect_of_one_request_is_its_own():
+    with distributed(most=1) as (reception, _), connected(reception) as sock, connected(reception) as other:
+        ask(sock, "/defect")
+        assert status(sock) == 500
+        ask(other, "/free")
+        assert status(other) == 200
+
+
+def test_who_shows_nothing_has_so_many_requests_on_a_connection():
+    with distributed(most=1) as (reception, desk), connected(reception) as sock:
+        desk.end.set()
+        for path in ("/free",) * (MAX_UNVERIFIED_REQUESTS - 1) + ("/good",) + ("/free",) * (MAX_UNVERIFIED_REQUESTS - 1):
+            ask(sock, path)
+            assert status(sock) == 200
+        ask(sock, "/free")
+        assert b"\r\nConnection: close\r\n" in said(sock)
+
+
+def test_requests_that_come_at_once_are_answered_one_after_the_other():
+    with distributed(most=1) as (reception, _), connected(reception) as sock:
+        text = b"GET /free HTTP/1.1\r\nHost: h\r\n\r\n"
+        sock.sendall(text * 2000)
+        assert said(sock).count(b"HTTP/1.1 200 ") == MAX_UNVERIFIED_REQUESTS
