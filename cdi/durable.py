@@ -1,14 +1,17 @@
-"""Small files that are there whole or not at all, and locks between processes.
+"""Small files that are there whole or not at all, locks between processes, and what the kernel's refusals mean.
 
-For every package that does I/O; raises plain `OSError`s, which each of them maps to its own.
+For every package that does I/O.  The functions raise plain `OSError`s; `mapped` makes this project's errors of them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
+
+from cdi.api.errors import TargetError, TargetFull, TargetIo, TargetPermission, TargetUnsuitable
 
 SMALL = 1 << 20
 """No file that processes tell each other things by is larger, bytes."""
@@ -20,17 +23,19 @@ def write(
     """Replace `path`, whose directory must exist; a reader sees the old or the new content, never a part.
 
     `lasting`: it survives a power failure once this returns.  `alone`: nobody else writes this file at the same time,
-    so what one that was killed left half written, ``PATH.new``, is overwritten by the next.
+    so what one that was killed left half written, ``PATH.new``, is overwritten by the next; its blocks are used again,
+    so space that `reserve` set aside is enough.
     """
     name = os.fspath(path)
     directory = os.path.dirname(name)
     if alone:
-        temporary, flags = f"{name}.new", os.O_TRUNC
+        temporary, flags = f"{name}.new", 0
     else:
         temporary, flags = os.path.join(directory, f".{os.urandom(16).hex()}"), os.O_EXCL
     try:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, mode), "wb") as file:
             file.write(content)
+            file.truncate()
             file.flush()
             if lasting:
                 os.fsync(file.fileno())
@@ -41,6 +46,23 @@ def write(
         raise
     if lasting:
         sync(directory or ".")
+
+
+def reserve(path: str | os.PathLike[str], size: int) -> None:
+    """Set space aside for the next ``write(path, alone=True)`` of at most `size` bytes.
+
+    Raises `OSError` where there is not so much.  A file system that cannot allocate ahead promises nothing.
+    """
+    temporary = f"{os.fspath(path)}.new"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            os.unlink(temporary)
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def sync(directory: str | os.PathLike[str]) -> None:
@@ -92,3 +114,45 @@ def held(path: str | os.PathLike[str]) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM})
+_MISPLACED = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY}
+)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the file system, or this user's share of it, has no space left."""
+    return error.errno in _FULL
+
+
+def storage_error(error: OSError, what: str, where: str, *, elsewhere: str = "") -> TargetError:
+    """Return what an `OSError` means for `what`, things of this program's own that are kept at `where`.
+
+    `elsewhere` is how another place is chosen, for the remedy.
+    """
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    instead = f", or {elsewhere}" if elsewhere else ""
+    if is_full(error):
+        remedy = f"free space in the file system of {where}{instead}; what was begun goes on by itself"
+        return TargetFull(f"there is no space for {what}: {reason}", where=where, remedy=remedy)
+    message = f"{what} cannot be used: {reason}"
+    if error.errno == errno.EROFS:
+        return TargetPermission(message, where=where, remedy=f"mount the file system writable{instead}")
+    if error.errno in _FORBIDDEN:
+        remedy = f"give user {os.geteuid()} the right to write there{instead}"
+        return TargetPermission(message, where=where, remedy=remedy)
+    if error.errno in _MISPLACED:
+        return TargetUnsuitable(message, where=where, remedy=f"check this path{instead}")
+    return TargetIo(message, where=where)
+
+
+@contextlib.contextmanager
+def mapped(what: str, where: str | os.PathLike[str], *, elsewhere: str = "") -> Iterator[None]:
+    """Raise every `OSError` from within as `storage_error` has it."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, what, os.fspath(where), elsewhere=elsewhere) from error

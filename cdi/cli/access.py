@@ -14,6 +14,7 @@ from cdi.api.quantity import Quantity
 from cdi.cli.options import quantity
 from cdi.cli.session import Session
 from cdi.cli.streams import require_input
+from cdi.runtime.absolute import absolute
 from cdi.runtime.locate import locate
 from cdi.runtime.request import KEYRING_MOST, Access, Request, read_option_file, secret_values
 
@@ -96,7 +97,7 @@ def read_wishes(options: dict[str, Any]) -> dict[str, Any]:
         "connections": options.pop("connections"),
         "bandwidth": 0 if bandwidth is None else Quantity.parse(bandwidth).bytes,
         "preallocation": options.pop("preallocate"),
-        "keyring": None if keyring is None else str(keyring.expanduser().absolute()),
+        "keyring": None if keyring is None else str(absolute(keyring)),
         "signature": options.pop("signature"),
         "require_checksum": options.pop("require_checksum"),
     }

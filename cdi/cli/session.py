@@ -108,7 +108,7 @@ class Session:
         from cdi.store.local import LocalStore
 
         home = Home.find(self.root)
-        home.make()
+        home.check()
         return LocalStore(home.objects)
 
     def changes(self, plurals: Collection[str], namespace: str | None) -> Watch:

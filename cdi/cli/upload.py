@@ -18,6 +18,7 @@ from cdi.cli.session import Session, one_datavolume, subcommand
 from cdi.cli.show import printable
 from cdi.cli.streams import require_input
 from cdi.cli.wait import wait_for
+from cdi.runtime.absolute import absolute
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -69,6 +70,8 @@ def command(
     it goes on from the last byte that has arrived.
     """
     name = _name(name, dv)
+    if file != "-":
+        file = str(absolute(file))
     if not session.in_cluster and (uploadproxy_url or ca or insecure or force_bind):
         raise UsageError(
             "--uploadproxy-url, --ca, --insecure and --force-bind are for a cluster",
@@ -233,7 +236,7 @@ def _needed(file: str, content_type: str) -> str:
     if file == "-" or content_type == "archive":
         what = "a pipe's image" if file == "-" else "an archive"
         raise UsageError(f"the size of {what} is not known beforehand", remedy="give --size")
-    found = inspect(Request(place=locate(os.path.abspath(file))), whole=True)
+    found = inspect(Request(place=locate(file)), whole=True)
     if found.refusal is not None:
         raise found.refusal
     if found.virtual_size is None:

@@ -1,4 +1,7 @@
-"""Events and conditions of an invalid object, such as one stored before a validation rule was added."""
+"""Events and conditions of an object that its controller cannot process.
+
+It was stored before a validation rule was added and cannot be read, or what has to be written for it cannot be written.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from cdi.api.datavolume import DataVolume
-from cdi.api.errors import InvalidManifest
+from cdi.api.errors import CdiError
 from cdi.api.meta import Condition
 from cdi.api.phases import PROGRESS_UNKNOWN, ConditionType, Phase, Reason
 from cdi.reconcile.actions import EventFact, Plan
@@ -24,7 +27,7 @@ _ASPECTS: Final[Mapping[str, tuple[ConditionType, ...]]] = {
 """Conditions to set to False, by kind; kinds without conditions that users read are omitted."""
 
 
-def complain(body: Mapping[str, Any], error: InvalidManifest, now: float) -> Plan:
+def complain(body: Mapping[str, Any], error: CdiError, now: float) -> Plan:
     """Return an event with the cause, and conditions if the kind has some.
 
     A DataVolume in a final phase keeps its status, because its volume has not changed.

@@ -223,7 +223,7 @@ def main(arguments: list[str]) -> int:
             sys.stderr.write(f"{busy}\n")
             return busy.exit_status
         outcome = _carry_out(Path(arguments[1]), directory)
-        durable.write(directory.outcome, outcome.to_json().encode())
+        durable.write(directory.outcome, outcome.to_json().encode(), alone=True)
     if outcome.failure is not None:
         sys.stderr.write(f"error[{outcome.failure.code}]: {outcome.failure.message}\n")
         return outcome.failure.exit_status
@@ -237,7 +237,9 @@ def _carry_out(job_path: Path, directory: WorkerDirectory) -> Outcome:
         identity = job.id
 
         def report(progress: Progress) -> None:
-            durable.write(directory.progress, progress.to_json().encode(), lasting=False)
+            with contextlib.suppress(OSError):
+                # The file system may be full, and the outcome will say so.
+                durable.write(directory.progress, progress.to_json().encode(), lasting=False)
 
         cloner = Cloner(job, report)
 

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from cdi import durable
 from cdi.api.errors import AlreadyExists, Interrupted, TargetUnsuitable
 from cdi.api.job import (
     BlockTargetSpec,
@@ -24,12 +25,14 @@ from cdi.api.job import (
     StreamSourceSpec,
     TargetSpec,
 )
+from cdi.runtime.absolute import absolute
 from cdi.runtime.home import Home
 from cdi.runtime.importing import stream_length
 from cdi.runtime.request import Request, source_spec
 from cdi.runtime.unfinished import kept
 from cdi.runtime.view import error_of
 from cdi.runtime.watched import watched
+from cdi.target.file import kind_of_file
 from cdi.transfer.control import Control
 from cdi.transfer.run import transfer
 
@@ -50,7 +53,7 @@ def import_to(
     `secret` are the values of the Secret that the request names.  Raises the failure; `AlreadyExists`, `TargetBusy`
     (the same is under way), `Interrupted`.
     """
-    path = Path(os.path.abspath(path.expanduser()))
+    path = absolute(path)
     target = _target(path, request, replace=replace)
     name = _identity(request, path)
     home.make()
@@ -79,24 +82,35 @@ def import_to(
 
 
 def _target(path: Path, request: Request, *, replace: bool) -> TargetSpec:
-    """Raises `AlreadyExists`, `TargetUnsuitable`."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        mode = None
-    except OSError as error:
-        raise TargetUnsuitable(f"the target cannot be looked at: {error.strerror}", where=str(path)) from error
+    """Raises `AlreadyExists`, `TargetUnsuitable`, `TargetPermission`."""
+    own, mode = _mode(path, follow=False), _mode(path, follow=True)
     if request.content_type == "archive":
         if mode is None or not stat.S_ISDIR(mode):
             raise TargetUnsuitable("an archive is unpacked into a directory", where=str(path), remedy="make one first")
         return DirectoryTargetSpec(path=str(path))
+    # Links to block devices are how devices are named: /dev/disk/by-id, /dev/mapper.
     if mode is not None and stat.S_ISBLK(mode):
         return BlockTargetSpec(path=str(path))
-    if mode is not None and stat.S_ISDIR(mode):
-        raise TargetUnsuitable("this is a directory", where=str(path), remedy="name a disk file in it")
-    if mode is not None and stat.S_ISREG(mode) and not replace:
+    if own is None:
+        return FileTargetSpec(path=str(path))
+    if not stat.S_ISREG(own):
+        raise TargetUnsuitable(
+            f"--to wants a new file, a regular file with --force, or a block device, and this is {kind_of_file(own)}",
+            where=str(path),
+            remedy="name a file in it" if stat.S_ISDIR(own) else "name another path",
+        )
+    if not replace:
         raise AlreadyExists("the file is there already", where=str(path), remedy="--force replaces it")
     return FileTargetSpec(path=str(path))
+
+
+def _mode(path: Path, *, follow: bool) -> int | None:
+    """None where there is nothing."""
+    with durable.mapped("the target", path):
+        try:
+            return os.stat(path, follow_symlinks=follow).st_mode
+        except FileNotFoundError:
+            return None
 
 
 def _identity(request: Request, path: Path) -> str:

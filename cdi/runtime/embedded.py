@@ -53,8 +53,9 @@ class Embedded:
     """
 
     def __init__(self, home: Path | None = None) -> None:
+        """Raises a `TargetError` where CDI_HOME cannot be one.  It is made by the first call that writes."""
         self.home = Home.find(home)
-        self.home.make()
+        self.home.check()
         self._store = LocalStore(self.home.objects)
         self._launcher = Launcher(self.home)
         self._uploads = Uploads(self.home, self._store, self._launcher)
@@ -91,6 +92,7 @@ class Embedded:
         """
         if dry_run:
             return apply(self._store, manifests, namespace=namespace, dry_run=True, strict=strict)
+        self.home.make()
         with Environments(self.home).kept() as keep:
             applied = apply(self._store, manifests, namespace=namespace, strict=strict, before_write=keep)
         ensure_supervisor(self.home)
@@ -170,8 +172,7 @@ class Embedded:
         """Of the newest worker once it has ended.  Raises `NotFound`."""
         self.get("dv", namespace, name)
         uid = self._claim_uid(namespace, name)
-        worker = self._launcher.observe(uid) if uid else None
-        return worker.outcome if worker is not None else None
+        return self._launcher.outcome(uid) if uid else None
 
     def failure(self, namespace: str | None, name: str) -> Failure | None:
         """What a DataVolume has failed of, or waits after; None while all is well.  Raises `NotFound`."""
@@ -198,7 +199,7 @@ class Embedded:
             if uid is not None:
                 path = self.home.worker(uid).log
             if path is not None:
-                with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+                with self.home.mapped("the log"), contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
                     if os.fstat(file.fileno()).st_size < position:
                         position = 0
                     file.seek(position)
@@ -239,13 +240,13 @@ class Embedded:
         """The disk of a volume, or its directory where it holds an archive.  Raises `NotFound`."""
         self.get("pvc", namespace, name)
         key = Key.of("pvc", namespace, name)
-        disk = self.home.disk(key.namespace, key.name)
-        if disk.is_file():
-            return disk
-        directory = self.home.volume(key.namespace, key.name)
-        if not directory.is_dir():
-            raise NotFound(f"volume {key.namespace}/{key.name} is not there yet", remedy="wait for its DataVolume")
-        return directory
+        disk, directory = self.home.disk(key.namespace, key.name), self.home.volume(key.namespace, key.name)
+        with self.home.mapped("the volumes"):
+            if disk.is_file():
+                return disk
+            if directory.is_dir():
+                return directory
+        raise NotFound(f"volume {key.namespace}/{key.name} is not there yet", remedy="wait for its DataVolume")
 
     def upload(self, namespace: str | None, name: str, path: Path) -> None:
         """Give a file to a DataVolume with ``source.upload``; `wait` tells when it is a volume.
@@ -278,7 +279,8 @@ class Embedded:
         uid = self._claim_uid(metadata["namespace"], metadata["name"])
         if uid is None:
             return None
-        text = durable.read(self.home.worker(uid).progress)
+        with self.home.mapped("the workers' files"):
+            text = durable.read(self.home.worker(uid).progress)
         if text is None:
             return None
         try:
@@ -318,16 +320,18 @@ class _Courses:
         self._revive = 0.0
         self._looked = True
         """Somebody waits for something: a supervisor has to be there."""
-        self._keep_alive()
 
     def look(self, key: Key) -> tuple[Object, Progress | None]:
         body = self._embedded.store.get(key)
         self._looked = True
+        if not phase_of(body).final:
+            # What is complete needs nobody who works on it, and can be looked at where nothing can be written.
+            self._keep_alive()
         return body, self._embedded.progress_of(body)
 
     def pause(self, seconds: float) -> None:
-        time.sleep(max(0.0, min(_LOOK, seconds)))
         self._keep_alive()
+        time.sleep(max(0.0, min(_LOOK, seconds)))
 
     def _keep_alive(self) -> None:
         if self._looked and time.monotonic() >= self._revive:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import assert_never
 
-from cdi.api.errors import AlreadyExists, Conflict, InternalError, NotFound
+from cdi.api.errors import AlreadyExists, Conflict, InternalError, NotFound, TargetFull
 from cdi.reconcile.actions import (
     Action,
     CopyInput,
@@ -49,8 +49,10 @@ class Executor:
             except NotFound:
                 # What the plan was made for is gone, so the rest of it is void; that it went causes another reconcile.
                 return
-        for fact in plan.events:
-            events.record(self._store, body, fact, now)
+        with contextlib.suppress(TargetFull):
+            # What an event says, the status says too, and that has space held back.
+            for fact in plan.events:
+                events.record(self._store, body, fact, now)
         if plan.status is not None:
             metadata = body["metadata"]
             with contextlib.suppress(Conflict, NotFound):

@@ -166,7 +166,8 @@ def _blocked(course: Course) -> CdiError | None:
 def _look_at_volume(home: Home, course: Course, told: Explanation) -> None:
     """A volume's directory that holds somebody's files is not taken for an import."""
     directory = home.volume(course.key.namespace, course.key.name)
-    claimed = (home.objects / "persistentvolumeclaims" / course.key.namespace / f"{course.key.name}.json").exists()
+    with home.mapped("the objects"):
+        claimed = (home.objects / "persistentvolumeclaims" / course.key.namespace / f"{course.key.name}.json").exists()
     with contextlib.suppress(OSError):
         if not claimed and any(directory.iterdir()):
             told.refuse(
@@ -297,8 +298,16 @@ def _look_at_space(home: Home, job: Job, told: Explanation) -> None:
     _reckon(home, needed, told, exact=exact)
 
 
+def _existing(directory: Path) -> Path:
+    """The directory, or the nearest one above it that exists: a CDI_HOME is made by the first command that writes."""
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    return directory
+
+
 def _reckon(home: Home, needed: int | None, told: Explanation, *, exact: bool) -> None:
-    found = os.statvfs(home.volumes)
+    with home.mapped("the volumes"):
+        found = os.statvfs(_existing(home.volumes))
     free = found.f_bavail * found.f_frsize
     told.space = Space(path=str(home.volumes), free=free, needed=needed, exact=exact)
     if needed is None or needed <= free:

@@ -71,7 +71,8 @@ class Foresight:
         root = self._directory.enter_context(private_directory())
         self._inputs = root / "inputs"
         try:
-            _copy(home.objects, root / "objects")
+            with home.mapped("the objects"):
+                _copy(home.objects, root / "objects")
             self._store = LocalStore(root / "objects")
             applied = apply(self._store, manifests, namespace=namespace)
         except BaseException:

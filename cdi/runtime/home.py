@@ -14,13 +14,17 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from cdi.api.errors import InternalError, TargetPermission
+from cdi import durable
+from cdi.api.errors import InternalError, TargetPermission, TargetUnsuitable
 from cdi.store.base import Key
+from cdi.store.files import ELSEWHERE
 
 DISK = "disk.img"
 _UID = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z-]{0,63}")
@@ -95,7 +99,7 @@ class WorkerDirectory:
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Paths below one CDI_HOME; nothing here touches the disk but `make`."""
+    """Paths below one CDI_HOME; nothing here touches the disk but `find`, `check` and `make`."""
 
     root: Path
 
@@ -115,16 +119,41 @@ class Home:
             return cls(root.expanduser().absolute())
         except RuntimeError as error:
             raise TargetPermission("this user has no home directory", remedy="set CDI_HOME") from error
+        except FileNotFoundError as error:
+            raise TargetUnsuitable(
+                "CDI_HOME is a relative path, and the current directory was removed",
+                where=str(root),
+                remedy="change to another directory, or set CDI_HOME to an absolute path",
+            ) from error
+
+    def check(self) -> None:
+        """Raise a `TargetError` where CDI_HOME cannot be one: it is a file or a dangling link, or out of reach.
+
+        One that is missing is in order: it is empty, and the first command that writes makes it.
+        """
+        with self.mapped("CDI_HOME"):
+            try:
+                is_directory = stat.S_ISDIR(self.root.stat().st_mode)
+            except FileNotFoundError:
+                if not self.root.is_symlink():
+                    return
+                raise self._unsuitable("a symbolic link to nothing") from None
+        if not is_directory:
+            raise self._unsuitable("not a directory")
 
     def make(self) -> None:
-        """Make what is missing; raises `TargetPermission`."""
-        try:
+        """Make what is missing; raises a `TargetError`."""
+        self.check()
+        with self.mapped("CDI_HOME"):
             for directory in (self.root, self.objects, self.volumes, self.workers):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise TargetPermission(
-                f"CDI_HOME cannot be made: {error.strerror}", where=str(self.root), remedy="set CDI_HOME"
-            ) from error
+
+    def mapped(self, what: str) -> AbstractContextManager[None]:
+        """Raise every `OSError` from within as what it means for `what`, things that are kept in CDI_HOME."""
+        return durable.mapped(what, self.root, elsewhere=ELSEWHERE)
+
+    def _unsuitable(self, what: str) -> TargetUnsuitable:
+        return TargetUnsuitable(f"CDI_HOME is {what}", where=str(self.root), remedy=ELSEWHERE)
 
     @property
     def objects(self) -> Path:

@@ -13,7 +13,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,6 +30,8 @@ from cdi.runtime.processes import Processes, rotate, with_arguments
 GRACE = 10.0
 """Seconds between asking a worker to stop and killing it."""
 _TAIL = 4096
+_LARGEST_OUTCOME = 8192
+"""Bytes for which space is set aside: a full file system is told of as well."""
 
 ReadInput = Callable[[InputRef], Mapping[str, bytes]]
 """The keys and values of a Secret or ConfigMap; raises `NotFound`."""
@@ -66,10 +68,10 @@ class Launcher:
         """Begin an attempt; False where one is under way or this one was begun before.
 
         `environment` is the worker's, as `Processes.spawn` has it.  Raises `NotFound` where an input is gone,
-        `InternalError` where a process or its files cannot be made.
+        a `TargetError` where its files cannot be made, and `InternalError` where a process cannot.
         """
         directory = self._home.worker(action.claim)
-        with _mapped(directory.path):
+        with self._files():
             for path in (directory.path, directory.scratch):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
             with durable.locked(directory.starting):
@@ -88,6 +90,7 @@ class Launcher:
                         fingerprint=action.fingerprint,
                         upload=action.upload,
                     )
+                    durable.reserve(directory.outcome, _LARGEST_OUTCOME)
                     durable.write(directory.attempt, json.dumps(asdict(attempt)).encode())
                     self._processes.spawn(
                         self._import_module if isinstance(action.work, Job) else self._clone_module,
@@ -103,7 +106,7 @@ class Launcher:
         """The newest attempt, None where there was none."""
         directory = self._home.worker(claim)
         self._processes.reap()
-        with _mapped(directory.path):
+        with self._files():
             # Asked before the outcome is read: who is not alive any more has written what it ever will.
             alive = self._alive(directory)
             attempt = self._attempt(directory)
@@ -129,9 +132,20 @@ class Launcher:
             upload=attempt.upload,
         )
 
+    def outcome(self, claim: str) -> Outcome | None:
+        """Of the newest attempt, once it has ended and left one.  Only reads, unlike `observe`."""
+        directory = self._home.worker(claim)
+        with self._files():
+            if self._alive(directory):
+                return None
+            outcome = self._parse(directory.outcome, Outcome.from_json)
+        return outcome if isinstance(outcome, Outcome) else None
+
     def alive(self, claim: str) -> bool:
+        """Whether a worker is at it.  Raises a `TargetError`."""
         self._processes.reap()
-        return self._alive(self._home.worker(claim))
+        with self._files():
+            return self._alive(self._home.worker(claim))
 
     def stop(self, claim: str, grace: float = GRACE) -> bool:
         """Ask the worker to stop, and kill it when it was asked `grace` seconds ago; True once none is alive.
@@ -139,10 +153,9 @@ class Launcher:
         Does not wait: call it again.
         """
         directory = self._home.worker(claim)
-        self._processes.reap()
-        if not self._alive(directory):
+        if not self.alive(claim):
             return True
-        with _mapped(directory.path):
+        with self._files():
             try:
                 asked = directory.stopping.stat().st_mtime
             except FileNotFoundError:
@@ -157,17 +170,17 @@ class Launcher:
     def limit(self, claim: str, limits: Limits) -> bool:
         """Tell a running worker its new limits; False where none runs."""
         directory = self._home.worker(claim)
-        if not self._alive(directory):
+        if not self.alive(claim):
             return False
-        with _mapped(directory.path):
+        with self._files():
             durable.write(directory.control, limits.to_json().encode())
         return True
 
     def tidy(self, claim: str) -> None:
         """Of a volume that is complete or given up: secrets, scratch and journal are needed no more."""
         directory = self._home.worker(claim)
-        if not self._alive(directory):
-            with _mapped(directory.path):
+        if not self.alive(claim):
+            with self._files():
                 shutil.rmtree(directory.inputs, ignore_errors=True)
                 shutil.rmtree(directory.scratch, ignore_errors=True)
 
@@ -176,7 +189,7 @@ class Launcher:
         if not self.stop(claim):
             return False
         directory = self._home.worker(claim)
-        with _mapped(directory.path):
+        with self._files():
             if not directory.path.exists():
                 return True
             with durable.locked(directory.starting, wait=False) as lock:
@@ -188,10 +201,14 @@ class Launcher:
 
     def known(self) -> list[str]:
         """The uids that have a directory."""
-        try:
-            return sorted(name for name in os.listdir(self._home.workers) if not name.startswith("."))
-        except FileNotFoundError:
-            return []
+        with self._files():
+            try:
+                return sorted(name for name in os.listdir(self._home.workers) if not name.startswith("."))
+            except FileNotFoundError:
+                return []
+
+    def _files(self) -> contextlib.AbstractContextManager[None]:
+        return self._home.mapped("the workers' files")
 
     # --- inside -----------------------------------------------------------------------------------------------
 
@@ -219,7 +236,7 @@ class Launcher:
                 return None, None
             if not directory.outcome.exists():
                 outcome = Outcome(id=claim, failure=_lost(directory))
-                durable.write(directory.outcome, outcome.to_json().encode())
+                durable.write(directory.outcome, outcome.to_json().encode(), alone=True)
             ended = directory.outcome.stat().st_mtime
             parsed = self._parse(directory.outcome, Outcome.from_json)
         if isinstance(parsed, Outcome):
@@ -288,10 +305,3 @@ def _lost(directory: WorkerDirectory) -> Failure:
     what = "the worker ended without an outcome"
     return as_failure(WorkerLost(f"{what}; its last words: {last}" if last else what))
 
-
-@contextlib.contextmanager
-def _mapped(where: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InternalError(f"a worker's files: {error.strerror}", where=str(where)) from error

@@ -24,6 +24,7 @@ from cdi.api.errors import SourceUrlInvalid
 from cdi.api.names import MAX_LABEL
 from cdi.api.rules.urls import redacted
 from cdi.api.sources import SourceKind
+from cdi.runtime.absolute import absolute
 
 PlaceKind = Literal["http", "s3", "gcs", "registry", "file", "stdin"]
 
@@ -136,7 +137,7 @@ def locate(text: str, base: Path | None = None) -> Place:
         return Place(kind="registry", text=f"docker://{text[len(_DOCKER) :].removeprefix('//')}")
     match = _SCHEME.match(text)
     if match is None:
-        return Place(kind="file", text=_absolute(text, base))
+        return Place(kind="file", text=str(absolute(text, base)))
     scheme = match[1].lower()
     if scheme == "file":
         return _file_url(text)
@@ -163,21 +164,12 @@ def _bare(text: str) -> str:
     return text
 
 
-def _absolute(path: str, base: Path | None) -> str:
-    """Without looking at the disk: what a symbolic link leads to may change until it is read."""
-    try:
-        expanded = Path(path).expanduser()
-    except RuntimeError:
-        expanded = Path(path)
-    return os.path.normpath(os.path.join(base or Path.cwd(), expanded))
-
-
 def _archive(rest: str, base: Path | None) -> Place:
     if rest.startswith("//"):
         rest = f"/{rest.lstrip('/')}"
     if not rest.strip("/"):
         raise SourceUrlInvalid("oci-archive: names no file", where=_ARCHIVE)
-    return Place(kind="registry", text=f"{_ARCHIVE}{_absolute(rest, base)}")
+    return Place(kind="registry", text=f"{_ARCHIVE}{absolute(rest, base)}")
 
 
 def _file_url(text: str) -> Place:

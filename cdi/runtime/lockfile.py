@@ -41,6 +41,7 @@ VERSION = 1
 LARGEST = 32 << 20
 """Bytes."""
 _MODE = 0o644
+_ELSEWHERE = "name another with --lockfile"
 _FIELDS = {
     "url": "url",
     "validator": "validator",
@@ -152,34 +153,27 @@ class Lock:
 def record(path: Path, entries: Mapping[str, Entry]) -> bool:
     """Put `entries` into the file in one step, beside those that it has; False where that changes nothing.
 
-    Two batches that write the same file at the same time both find their entries in it.  Raises `TargetPermission`
-    where it cannot be written, and as `Lock.read` does.
+    Two batches that write the same file at the same time both find their entries in it.  Raises a `TargetError` where
+    it cannot be written, and as `Lock.read` does.
     """
-    try:
-        path = path.resolve()
-        with _locked(path.parent):
-            before = Lock.read(path)
-            after = Lock(images={**(before.images if before is not None else {}), **entries})
-            if before is not None and before.images == after.images:
-                return False
-            mode = None if before is None else path.stat().st_mode & 0o777
-            durable.write(path, after.text().encode("utf-8", "surrogatepass"), mode=_MODE)
-            if mode is not None:
-                path.chmod(mode)
-    except OSError as error:
-        raise TargetPermission(
-            f"the lock file cannot be written: {error.strerror}", where=str(path), remedy="name another with --lockfile"
-        ) from error
+    path = Path(os.path.realpath(path))
+    with durable.mapped("the lock file", path, elsewhere=_ELSEWHERE), _locked(path.parent):
+        before = Lock.read(path)
+        after = Lock(images={**(before.images if before is not None else {}), **entries})
+        if before is not None and before.images == after.images:
+            return False
+        mode = None if before is None else path.stat().st_mode & 0o777
+        durable.write(path, after.text().encode("utf-8", "surrogatepass"), mode=_MODE)
+        if mode is not None:
+            path.chmod(mode)
     return True
 
 
 def check_writable(path: Path) -> None:
     """Raise `TargetPermission` where the lock file could not be written: better before hours of imports than after."""
-    directory = path.resolve().parent
-    if path.is_dir() or not directory.is_dir() or not os.access(directory, os.W_OK | os.X_OK):
-        raise TargetPermission(
-            "the lock file cannot be written there", where=str(path), remedy="name another with --lockfile"
-        )
+    directory = os.path.dirname(os.path.realpath(path))
+    if os.path.isdir(path) or not os.path.isdir(directory) or not os.access(directory, os.W_OK | os.X_OK):
+        raise TargetPermission("the lock file cannot be written there", where=str(path), remedy=_ELSEWHERE)
 
 
 def without_secrets(url: str) -> str:

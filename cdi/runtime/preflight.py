@@ -77,7 +77,6 @@ def preflight(
 
 def _stored_size(home: Home, namespace: str, name: str) -> int | None:
     """What a DataVolume of that name asked for; None where there is none."""
-    home.make()
     try:
         dv = parse(LocalStore(home.objects).get(Key.of("dv", namespace, name)))
     except NotFound:

@@ -25,23 +25,28 @@ from cdi import durable
 @contextlib.contextmanager
 def private_directory(parent: str | None = None) -> Iterator[Path]:
     """A new directory with mode 0700, gone when the context ends; in `parent`, if it is named, nobody looks for it
-    later.  Raises `OSError`.
+    later.  Raises a `TargetError` where none can be made.
     """
-    base = _base() if parent is None else None
-    if base is None:
-        with tempfile.TemporaryDirectory(prefix="cdi-", dir=parent) as directory:
-            yield Path(directory)
-        return
-    with durable.locked(base / "lock"):
-        _remove_stale(base)
-        made = Path(tempfile.mkdtemp(prefix="", dir=base))
-        hold = _open(made)
-        fcntl.flock(hold, fcntl.LOCK_EX)
-    try:
+    with contextlib.ExitStack() as stack:
+        with _mapped(parent):
+            base = _base() if parent is None else None
+            if base is None:
+                made = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cdi-", dir=parent)))
+            else:
+                with durable.locked(base / "lock"):
+                    _remove_stale(base)
+                    made = Path(tempfile.mkdtemp(prefix="", dir=base))
+                    hold = _open(made)
+                    stack.callback(os.close, hold)
+                    stack.callback(shutil.rmtree, made, ignore_errors=True)
+                    fcntl.flock(hold, fcntl.LOCK_EX)
         yield made
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-        os.close(hold)
+
+
+def _mapped(parent: str | None) -> contextlib.AbstractContextManager[None]:
+    # What `tempfile` would say it looked at is not to be asked for: that may be what fails.
+    place = parent or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108  named in a message, not used
+    return durable.mapped("temporary files", place, elsewhere="set TMPDIR to another directory")
 
 
 def remove_stale() -> None:

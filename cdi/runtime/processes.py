@@ -43,7 +43,7 @@ class Processes:
         its standard input, or nothing.  `environment` is all that it gets of that kind, but for what Python needs;
         without one, nothing that speaks of people and networks (`cdi.runtime.environment`).
 
-        Raises `InternalError` where no process can be made.
+        Raises `OSError` where there can be no log, `InternalError` where no process can be made.
         """
         self.reap()
         rotate(log)
@@ -55,13 +55,13 @@ class Processes:
                 actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
             else:
                 actions.append((os.POSIX_SPAWN_DUP2, _lifted(stdin, stack), 0))
+            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, output)
+            lifted = _lifted(output, stack)
+            actions += [(os.POSIX_SPAWN_DUP2, lifted, 1), (os.POSIX_SPAWN_DUP2, lifted, 2)]
+            if guard is not None:
+                actions.append((os.POSIX_SPAWN_DUP2, _lifted(guard, stack), GUARD))
             try:
-                output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-                stack.callback(os.close, output)
-                lifted = _lifted(output, stack)
-                actions += [(os.POSIX_SPAWN_DUP2, lifted, 1), (os.POSIX_SPAWN_DUP2, lifted, 2)]
-                if guard is not None:
-                    actions.append((os.POSIX_SPAWN_DUP2, _lifted(guard, stack), GUARD))
                 pid = os.posix_spawn(
                     sys.executable,
                     argv,
@@ -88,7 +88,10 @@ class Processes:
 
 
 def rotate(log: Path, *, writing: bool = False) -> None:
-    """Keep `log` within its limit; one that is being written keeps its inode."""
+    """Keep `log` within its limit; one that is being written keeps its inode.
+
+    Where the older part cannot be kept, for its file system is full, it is dropped: the limit holds.
+    """
     try:
         if log.stat().st_size <= LOG_LIMIT:
             return
@@ -98,7 +101,8 @@ def rotate(log: Path, *, writing: bool = False) -> None:
             return
         with open(log, "r+b") as file:
             file.seek(-LOG_LIMIT, os.SEEK_END)
-            old.write_bytes(file.read(LOG_LIMIT))
+            with contextlib.suppress(OSError):
+                old.write_bytes(file.read(LOG_LIMIT))
             file.truncate(0)
     except FileNotFoundError:
         return

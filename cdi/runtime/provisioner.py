@@ -6,8 +6,9 @@ import contextlib
 import os
 import shutil
 
+from cdi import durable
 from cdi.api.core import PersistentVolumeClaim
-from cdi.api.errors import NotFound, TargetError
+from cdi.api.errors import NotFound
 from cdi.api.names import (
     ANN_BOUND_CONDITION,
     ANN_BOUND_CONDITION_MESSAGE,
@@ -62,12 +63,8 @@ class Provisioner:
 
         if not ours:
             amend(self._store, key, own, uid=uid)
-        try:
+        with durable.mapped("the volume's directory", directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise TargetError(
-                f"the volume's directory cannot be made: {error.strerror}", where=str(directory)
-            ) from error
         status: Object = {"phase": "Bound", "accessModes": claim.spec.access_modes or ["ReadWriteOnce"]}
         size = claim.spec.size.bytes if claim.spec.size is not None else 0
         with contextlib.suppress(FileNotFoundError):
@@ -101,13 +98,11 @@ class Provisioner:
         if not self._launcher.forget(uid):
             return False
         directory = self._home.volume(key.namespace, key.name)
-        try:
+        with durable.mapped("the volume that is to be removed", directory):
             if directory.is_symlink():
                 directory.unlink()
             elif directory.exists():
                 shutil.rmtree(directory)
-        except OSError as error:
-            raise TargetError(f"the volume cannot be removed: {error.strerror}", where=str(directory)) from error
         with contextlib.suppress(OSError):
             directory.parent.rmdir()
 
@@ -121,10 +116,9 @@ class Provisioner:
 
 
 def _holds_something(directory: os.PathLike[str]) -> bool:
-    try:
-        with os.scandir(directory) as entries:
-            return next(entries, None) is not None
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise TargetError(f"the volume's directory cannot be read: {error.strerror}", where=str(directory)) from error
+    with durable.mapped("the volume's directory", directory):
+        try:
+            with os.scandir(directory) as entries:
+                return next(entries, None) is not None
+        except FileNotFoundError:
+            return False

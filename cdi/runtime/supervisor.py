@@ -23,7 +23,7 @@ from cdi.api.core import PersistentVolumeClaim
 from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
-from cdi.api.errors import CdiError, Conflict, InvalidManifest
+from cdi.api.errors import CdiError, Conflict, InternalError, InvalidManifest
 from cdi.api.names import ANN_POD_PHASE, GROUP
 from cdi.api.phases import Phase
 from cdi.reconcile import upload as uploads
@@ -31,6 +31,7 @@ from cdi.reconcile.actions import Plan, StartWorker
 from cdi.reconcile.dataimportcron import reconcile_unscheduled
 from cdi.reconcile.datasource import reconcile_data_source
 from cdi.reconcile.datavolume import reconcile
+from cdi.reconcile.unreadable import complain
 from cdi.reconcile.upload import UploadRequest
 from cdi.runtime import private, unfinished
 from cdi.runtime.environment import Environments
@@ -41,6 +42,7 @@ from cdi.runtime.launcher import Launcher
 from cdi.runtime.observe import PLATFORM, WATCHED, Observed, Setting
 from cdi.runtime.processes import GUARD, Processes, rotate
 from cdi.runtime.provisioner import Provisioner
+from cdi.runtime.trouble import Troubles
 from cdi.store.base import Change, Key, Object
 from cdi.store.local import LocalStore
 
@@ -51,7 +53,8 @@ LINGER = 3.0
 """Seconds without anything to do until the supervisor goes."""
 _TICK = 0.1
 _LOOK = 0.5
-_TROUBLE = 60.0
+_GARBAGE = Key("", "", "what nobody owns")
+"""Stands for all of it where troubles are remembered."""
 
 log = logging.getLogger("cdi.supervisor")
 _processes = Processes()
@@ -62,13 +65,19 @@ def ensure_supervisor(home: Home) -> None:
 
     Whoever wrote something and then calls this is served: a supervisor that is about to go looks once more at the
     objects after it has let go of its lock.  The lock is taken here and inherited, so that many callers in a row
-    start one process, however long it takes to begin.
+    start one process, however long it takes to begin.  Raises a `TargetError`.
     """
     _processes.reap()
-    with durable.locked(home.supervisor_lock, wait=False) as lock:
+    home.make()
+    with home.mapped("the supervisor's files"), durable.locked(home.supervisor_lock, wait=False) as lock:
         if lock is not None:
             arguments = ["--home", str(home.root), "--locked"]
             _processes.spawn("cdi.runtime.supervisor", arguments, log=home.supervisor_log, guard=lock)
+
+
+def _data_volume_of(key: Key) -> Key:
+    """The object whose users look for what is the matter with `key`."""
+    return Key("datavolumes", key.namespace, key.name) if key.plural == "persistentvolumeclaims" else key
 
 
 class Supervisor:
@@ -89,11 +98,12 @@ class Supervisor:
         self._watch = self._store.watch(WATCHED)
         self._due: dict[Key, float] = {}
         self._heap: list[tuple[float, Key]] = []
-        self._trouble: dict[Key, float] = {}
+        self._troubles = Troubles()
         self._queue: deque[Key] = deque()
         self._running: dict[str, Key] = {}
         self._faces: dict[Key, tuple[object, ...] | None] = {}
         self._garbage = True
+        self._garbage_due = 0.0
         self._ended = False
 
     def end(self) -> None:
@@ -154,8 +164,7 @@ class Supervisor:
         for key in self._pop_due():
             self._guarded(key)
         self._admit()
-        if self._garbage:
-            self._garbage = collect(self._store, self._observed, self._launcher, self._environments)
+        self._collect_garbage()
         return bool(self._due or self._running or self._garbage or changes)
 
     # --- what is due ----------------------------------------------------------------------------------------------
@@ -253,19 +262,37 @@ class Supervisor:
             self._schedule(key, 0.0)
         except InvalidManifest as error:
             log.error("%s: %s", key, error)  # noqa: TRY400  the error says it all, and changes only with the object
+            self._complain(key, error)
         except CdiError as error:
-            self._troubled(key, str(error))
-        except Exception:
+            self._troubled(key, error)
+        except Exception as error:
             log.exception("%s", key)
-            self._troubled(key, "unexpected")
+            self._troubled(key, InternalError(f"{type(error).__name__}: {error}"))
         else:
-            self._trouble.pop(key, None)
+            if self._troubles.clear(key):
+                self._schedule(_data_volume_of(key), 0.0)
 
-    def _troubled(self, key: Key, text: str) -> None:
-        pause = min(self._trouble.get(key, 0.5) * 2, _TROUBLE)
-        self._trouble[key] = pause
-        log.error("%s: %s; again in %.0f s", key, text, pause)
-        self._schedule(key, pause)
+    def _troubled(self, key: Key, error: CdiError) -> None:
+        self._schedule(key, self._troubles.note(key, error))
+        self._complain(_data_volume_of(key), error)
+
+    def _complain(self, key: Key, error: CdiError) -> None:
+        """Show in an object's conditions why it cannot be worked on, as far as anything can be written."""
+        body = self._observed.body(key)
+        if body is not None:
+            with contextlib.suppress(CdiError):
+                self._carry_out(complain(body, error, self._setting.now()), body)
+
+    def _collect_garbage(self) -> None:
+        """Remove what nobody owns any more."""
+        if not self._garbage or time.monotonic() < self._garbage_due:
+            return
+        try:
+            self._garbage = collect(self._store, self._observed, self._launcher, self._environments)
+        except CdiError as error:
+            self._garbage_due = time.monotonic() + self._troubles.note(_GARBAGE, error)
+        else:
+            self._troubles.clear(_GARBAGE)
 
     def _reconcile(self, key: Key, *, admitted: bool) -> None:
         body = self._observed.body(key)
@@ -305,6 +332,9 @@ class Supervisor:
         limit = self._limit()
         turn = "waits for the client that sends it" if streamed else f"waits for one of {limit} workers to become free"
         plan = reconcile(self._observed.world(dv, worker, self._setting, admitted=admitted, turn=turn))
+        hindrance = self._troubles.get(Key("persistentvolumeclaims", key.namespace, key.name))
+        if hindrance is not None:
+            plan = complain(body, hindrance, self._setting.now())
         if not plan.wants_worker and key in self._queue:
             self._queue.remove(key)
         if plan.wants_worker and not streamed:
@@ -351,19 +381,27 @@ def main(arguments: list[str]) -> int:
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     os.umask(0o077)
-    home = Home.find(Path(arguments[1]))
-    home.make()
-    os.chdir(home.root)
-    private.remove_stale()
-    unfinished.remove_stale(home)
     inherited = GUARD if len(arguments) == 3 else None
     if inherited is not None:
         os.set_inheritable(inherited, False)
+    try:
+        _supervise(Home.find(Path(arguments[1])), inherited)
+    except CdiError as error:
+        log.error("the supervisor ends: %s", error)  # noqa: TRY400  the error says it all
+        return error.exit_status
+    return 0
+
+
+def _supervise(home: Home, inherited: int | None) -> None:
+    home.make()
+    with home.mapped("CDI_HOME"):
+        os.chdir(home.root)
+    private.remove_stale()
+    unfinished.remove_stale(home)
     with contextlib.closing(Supervisor(home)) as supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: supervisor.end())
         supervisor.run(inherited)
-    return 0
 
 
 if __name__ == "__main__":

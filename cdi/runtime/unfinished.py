@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cdi import durable
-from cdi.api.errors import InternalError, TargetBusy
+from cdi.api.errors import TargetBusy
 from cdi.runtime.home import Home
 
 
@@ -26,29 +26,28 @@ from cdi.runtime.home import Home
 def kept(home: Home, name: str) -> Iterator[Path]:
     """The directory of the import of `name`, locked: the journal is all that outlives it.
 
-    Raises `TargetBusy` where somebody else has it.
+    Raises `TargetBusy` where somebody else has it, and another `TargetError` where it cannot be made.
     """
     directory = home.direct / name
-    try:
-        with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        with home.mapped("the files of the import"):
             home.direct.mkdir(mode=0o700, parents=True, exist_ok=True)
             with durable.locked(home.direct_lock):
                 _remove_stale(home.direct)
                 directory.mkdir(mode=0o700, exist_ok=True)
                 lock = stack.enter_context(durable.locked(directory / "lock", wait=False))
-            if lock is None:
-                raise TargetBusy("the same import is under way", where=str(directory), remedy="wait until it ends")
-            try:
+        if lock is None:
+            raise TargetBusy("the same import is under way", where=str(directory), remedy="wait until it ends")
+        try:
+            with home.mapped("the files of the import"):
                 for each in (directory / "inputs", directory / "scratch"):
                     each.mkdir(mode=0o700, exist_ok=True)
-                yield directory
-            finally:
-                with durable.locked(home.direct_lock):
-                    _empty(directory)
-                    if not (directory / "journal").exists():
-                        shutil.rmtree(directory, ignore_errors=True)
-    except OSError as error:
-        raise InternalError(f"the transfer's own files: {error.strerror}", where=str(directory)) from error
+            yield directory
+        finally:
+            with home.mapped("the files of the import"), durable.locked(home.direct_lock):
+                _empty(directory)
+                if not (directory / "journal").exists():
+                    shutil.rmtree(directory, ignore_errors=True)
 
 
 def remove_stale(home: Home) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
+from cdi import durable
 from cdi.api.document import parse_json
-from cdi.api.errors import CdiError, InternalError, TargetFull, TargetIo, TargetPermission
+from cdi.api.errors import CdiError, InternalError
 from cdi.store.base import Key, Object
+
+ELSEWHERE: Final = "set CDI_HOME to another directory"
+"""How another place for objects, volumes and all that belongs to them is chosen."""
 
 
 def read(path: Path) -> Object | None:
@@ -68,24 +71,6 @@ def exists(path: Path) -> bool:
         return path.exists()
 
 
-@contextlib.contextmanager
-def mapped(where: Path) -> Iterator[None]:
+def mapped(where: Path) -> contextlib.AbstractContextManager[None]:
     """Foreign exceptions become this project's at this edge."""
-    try:
-        yield
-    except OSError as error:
-        raise _as_cdi_error(error, where) from error
-
-
-def _as_cdi_error(error: OSError, where: Path) -> CdiError:
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            return TargetFull("no space is left for the objects", where=str(where))
-        case errno.EACCES | errno.EPERM | errno.EROFS:
-            return TargetPermission(
-                f"the objects cannot be reached: {error.strerror}",
-                where=str(where),
-                remedy="give this user the right to write there, or set CDI_HOME",
-            )
-        case _:
-            return TargetIo(f"the objects cannot be reached: {error.strerror}", where=str(where))
+    return durable.mapped("the objects", where, elsewhere=ELSEWHERE)

@@ -30,6 +30,7 @@ from cdi.api.errors import (
 )
 from cdi.api.timestamps import timestamp
 from cdi.store import files
+from cdi.store.ballast import Ballast
 from cdi.store.base import SERVER_OWNED, Change, Key, Object, plain
 from cdi.store.kinds import kind_of
 
@@ -44,13 +45,16 @@ _COUNTER_DIGITS = 20
 
 
 class LocalStore:
-    """Implements `cdi.store.base.Store`; a directory that does not exist is made with mode 0700."""
+    """Implements `cdi.store.base.Store`.
+
+    The directory is made with mode 0700 by the first write.  What replaces an object has space held back for it
+    (`cdi.store.ballast`), so a full file system keeps nobody from seeing why, nor from deleting.
+    """
 
     def __init__(self, root: Path, *, now: Callable[[], datetime] | None = None) -> None:
         self._root = root
         self._now = now or _utc_now
-        with files.mapped(root):
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._ballast = Ballast(root / ".ballast")
 
     def get(self, key: Key) -> Object:
         body = files.read(self._path(key))
@@ -86,7 +90,7 @@ class LocalStore:
             metadata["generation"] = 1
             body.setdefault("apiVersion", key.kind.api_version)
             body["kind"] = key.kind.name
-            return self._write(key, body)
+            return self._write(key, body, new=True)
 
     def update(self, body: Object) -> Object:
         key = Key.of_object(body)
@@ -185,16 +189,26 @@ class LocalStore:
             raise Conflict(f"{key} was changed meanwhile")
         return old
 
-    def _write(self, key: Key, body: Object) -> Object:
-        """Under the lock: number it, flush it, rename it into place."""
+    def _write(self, key: Key, body: Object, *, new: bool = False) -> Object:
+        """Under the lock; what replaces an object may take the space that is held back."""
         path = self._path(key)
         with files.mapped(path):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            body["metadata"]["resourceVersion"] = str(self._next_version())
-            text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
-            if len(text) > OBJECT_LIMIT:
-                raise InvalidManifest(f"{key} takes {len(text)} bytes, more than {OBJECT_LIMIT}")
-            durable.write(path, text, mode=0o600 if key.kind.confidential else 0o640)
+            self._ballast.restore()
+            while True:
+                try:
+                    return self._put(key, path, body)
+                except OSError as error:
+                    if new or not durable.is_full(error) or not self._ballast.release():
+                        raise
+
+    def _put(self, key: Key, path: Path, body: Object) -> Object:
+        """Number it, flush it, rename it into place."""
+        body["metadata"]["resourceVersion"] = str(self._next_version())
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        if len(text) > OBJECT_LIMIT:
+            raise InvalidManifest(f"{key} takes {len(text)} bytes, more than {OBJECT_LIMIT}")
+        durable.write(path, text, mode=0o600 if key.kind.confidential else 0o640)
         return body
 
     def _remove(self, key: Key) -> None:
@@ -230,13 +244,36 @@ class LocalStore:
     def _locked(self) -> Iterator[None]:
         """Excludes every other writer, of this process too: each use opens the lock anew."""
         with files.mapped(self._root):
-            descriptor = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             with files.mapped(self._root):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _still(self) -> Iterator[bool]:
+        """Excludes writers without writing anything; False where nobody has written yet, so that somebody may begin."""
+        with files.mapped(self._root):
+            try:
+                descriptor = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                descriptor = None
+        if descriptor is None:
+            yield False
+            return
+        try:
+            with files.mapped(self._root):
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield True
+        finally:
+            os.close(descriptor)
+
+    @property
+    def _lock(self) -> Path:
+        return self._root / ".lock"
 
 
 class LocalWatch:
@@ -276,8 +313,9 @@ class LocalWatch:
     def _compare(self) -> list[Change]:
         changes: list[Change] = []
         present: set[Path] = set()
-        with self._store._locked():  # noqa: SLF001  the watch is the store's other half
-            self._version = self._store.version()
+        with self._store._still() as still:  # noqa: SLF001  the watch is the store's other half
+            # Only what was looked at while nobody wrote may be remembered as complete.
+            self._version = self._store.version() if still else None
             for plural in self._plurals:
                 for path, stat in self._store._scan(plural, None):  # noqa: SLF001  as above
                     present.add(path)

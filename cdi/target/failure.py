@@ -7,30 +7,24 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cdi.api.errors import (
-    QuotaExceeded,
-    TargetBusy,
-    TargetError,
-    TargetFull,
-    TargetIo,
-    TargetPermission,
-    TargetUnsuitable,
-)
+from cdi.api.errors import QuotaExceeded, TargetBusy, TargetError, TargetFull, TargetUnsuitable
+from cdi.durable import storage_error
 
 UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV, errno.ENOTTY})
 """Answers of a kernel or file system that does not know a call; another way must be found."""
 
 
 def target_error(error: OSError, where: str, room: str = "", remedy: str | None = None) -> TargetError:
-    """The class for an errno; `room` says how much is wanted and there, `remedy` what helps if that is full."""
+    """The class for an errno; `room` says how much is wanted and there, `remedy` what helps if that is full.
+
+    What is special about disks is here, the rest is `cdi.durable.storage_error`.
+    """
     text = os.strerror(error.errno) if error.errno else str(error)
     match error.errno:
         case errno.ENOSPC:
             return TargetFull(f"no space left{': ' + room if room else ''}", where=where, remedy=remedy)
         case errno.EDQUOT:
             return QuotaExceeded(f"the disk quota is used up{': ' + room if room else ''}", where=where)
-        case errno.EACCES | errno.EPERM | errno.EROFS:
-            return TargetPermission(f"the volume cannot be written: {text}", where=where)
         case errno.EBUSY | errno.ETXTBSY | errno.EWOULDBLOCK:
             return TargetBusy(f"the volume is in use: {text}", where=where)
         case errno.EFBIG:
@@ -43,12 +37,15 @@ def target_error(error: OSError, where: str, room: str = "", remedy: str | None 
             return TargetUnsuitable(
                 f"there is no such volume: {text}", where=where, remedy="check the target's path and that it is mounted"
             )
-        case errno.ELOOP | errno.EISDIR | errno.ENAMETOOLONG | errno.ENOTEMPTY | errno.EEXIST:
-            return TargetUnsuitable(
-                f"something else stands in the disk's place: {text}", where=where, remedy="remove it from the volume"
-            )
+        case errno.ELOOP | errno.EISDIR | errno.ENOTEMPTY | errno.EEXIST:
+            return occupied(f"something else is in the disk's place: {text}", where)
         case _:
-            return TargetIo(f"the storage failed: {text}", where=where)
+            return storage_error(error, "the volume", where)
+
+
+def occupied(what: str, where: str) -> TargetUnsuitable:
+    """The refusal to write a disk over something that is no file.  It may be a device, so nothing is to be removed."""
+    return TargetUnsuitable(what, where=where, remedy="use an empty volume, or name a new file or a block device")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from cdi.target import linux
 from cdi.target.base import ALIGNMENT
 from cdi.target.buffer import aligned_buffer, is_zero
 from cdi.target.descriptor import BOUNCE, Descriptors
-from cdi.target.failure import UNSUPPORTED, mapped, target_error
+from cdi.target.failure import UNSUPPORTED, mapped, occupied, target_error
 
 MODE = 0o660
 """Of the disk: its owner and group may use it, QEMU being one of them."""
@@ -27,6 +27,22 @@ _MOST_OVERHEAD = 999
 def partial_name(name: str) -> str:
     """What the disk `name` is called until it is committed: hidden, and never taken for a disk."""
     return f".{name}.partial"
+
+
+def kind_of_file(mode: int) -> str:
+    """What a file is by its mode, for messages: ``a FIFO``."""
+    return _KINDS.get(stat.S_IFMT(mode), "of an unknown kind")
+
+
+_KINDS = {
+    stat.S_IFREG: "a regular file",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 class DiskFile:
@@ -176,9 +192,7 @@ class DiskFile:
             except FileNotFoundError:
                 continue
             if not stat.S_ISREG(mode):
-                raise TargetUnsuitable(
-                    f"{name} exists and is not a regular file", where=self.path, remedy="remove it from the volume"
-                )
+                raise occupied(f"{name} is {kind_of_file(mode)}, not a regular file", self.path)
 
     def _open_locked(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK

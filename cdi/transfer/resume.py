@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from cdi.api.job import Job
+from cdi.durable import mapped
 from cdi.image.plan import Plan
 from cdi.source.base import SourceFacts
 from cdi.target.base import Target
@@ -89,7 +90,7 @@ def checkpoints(
 
     def checkpoint(watermark: int, state: bytes | None) -> None:
         target.flush()
-        Journal(
+        journal = Journal(
             job=job.id,
             path=plan.path,
             validator=facts.validator,
@@ -98,7 +99,9 @@ def checkpoints(
             disk_size=disk_size,
             algorithm=wanted.algorithm,
             digest_state=encode_state(state),
-        ).save(path)
+        )
+        with mapped("the import's journal", path):
+            journal.save(path)
 
     return checkpoint
 

@@ -7,12 +7,13 @@ on.  The oldest piece is always being worked on, so nobody waits for ever.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
 
-from cdi.api.errors import Interrupted
+from cdi.api.errors import CdiError, Interrupted
 from cdi.transfer.meter import Meter
 
 CHECKPOINT_SECONDS = 0.5
@@ -137,4 +138,6 @@ class Watermark:
         if self._error is not None and not final:
             raise self._error
         if final and self._checkpoint is not None and self.value > self._saved and self._error is None:
-            self._checkpoint(self.value, None if self._digest is None else self._digest.save())
+            # Without it the next attempt goes on from an earlier point; the failure that ended this one is what counts.
+            with contextlib.suppress(CdiError, OSError):
+                self._checkpoint(self.value, None if self._digest is None else self._digest.save())

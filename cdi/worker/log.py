@@ -5,6 +5,7 @@ Every line begins with the time in UTC.  Nothing in it is secret: a source is na
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -37,7 +38,8 @@ VERBOSITY = "CDI_VERBOSITY"
 def say(text: str) -> None:
     """One line; control characters in it, which may come from a server or an image, are shown as escapes."""
     line = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-    print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}", file=sys.stderr, flush=True)  # noqa: T201 - the log
+    with contextlib.suppress(OSError):  # a log that cannot be written is no reason to end the work
+        print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}", file=sys.stderr, flush=True)  # noqa: T201 - the log
 
 
 class Course:

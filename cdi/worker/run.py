@@ -11,6 +11,7 @@ that of the failure (docs/reference/errors.md).
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sys
@@ -49,6 +50,7 @@ def run(job_path: str, directory: str) -> int:
             log.say(str(busy))  # the outcome belongs to the other worker
             return busy.exit_status
         outcome = _carry_out(job_path, directory)
+        # Whoever started this may have set space aside for it.
         durable.write(os.path.join(directory, "outcome.json"), outcome.to_json().encode(), alone=True)
         log.ended(outcome)
         return outcome.failure.exit_status if outcome.failure is not None else 0
@@ -104,7 +106,9 @@ def _report(job: Job, control: Control, directory: str, ended: threading.Event) 
         limits.look(control)
         progress = control.progress()
         told = progress.to_json().encode()
-        durable.write(os.path.join(directory, "progress.json"), told, alone=True, lasting=False)
+        with contextlib.suppress(OSError):
+            # The file system may be full, and the outcome will say so.
+            durable.write(os.path.join(directory, "progress.json"), told, alone=True, lasting=False)
         course.tell(progress)
         if last:
             return

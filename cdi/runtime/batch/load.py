@@ -17,6 +17,7 @@ from cdi.api.model import unknown_fields
 from cdi.api.names import ANN_ALLOW_CLAIM_ADOPTION, ANN_IMMEDIATE_BINDING, ANN_PRE_POPULATED
 from cdi.api.rules.problems import Problem, shown
 from cdi.api.validation import parse, parse_manifest
+from cdi.runtime.absolute import absolute
 from cdi.runtime.batch.entries import is_images_file, read_images_file
 from cdi.runtime.batch.images import Rejected, finish, image_item
 from cdi.runtime.batch.item import Batch, Item, size_of, with_size
@@ -59,7 +60,12 @@ def load_batch(
 
 def _directory(origins: Iterable[str]) -> Path:
     """The nearest directory that all of the files are in."""
-    return Path(os.path.commonpath({Path.cwd() if one == "-" else Path(one).absolute().parent for one in origins}))
+    return Path(os.path.commonpath({_base(one) for one in origins}))
+
+
+def _base(origin: str) -> Path:
+    """Where the relative paths of a file begin."""
+    return absolute(".") if origin == "-" else absolute(origin).parent
 
 
 class _Reading:
@@ -98,7 +104,7 @@ class _Reading:
         self._add(origin, problems)
         if len(entries) > _MOST_ITEMS:
             raise InvalidManifest(f"there are more than {_MOST_ITEMS} images", where=origin)
-        base = Path.cwd() if origin == "-" else Path(origin).absolute().parent
+        base = _base(origin)
         for entry in entries:
             try:
                 item = image_item(entry, place=origin, base=base, namespace=self._namespace)

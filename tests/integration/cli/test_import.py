@@ -232,7 +232,32 @@ class TestToAFile:
             assert "UsageError" in cdi("import", "x.img", "--to", "y.img", *options, status=2).stderr
         assert "UsageError" in cdi("import", "x.img", "--force", status=2).stderr
         assert "UsageError" in cdi("import", "x.img", "--signature", "require", status=2).stderr
-        assert "TargetUnsuitable" in cdi("import", "x.img", "--to", ".", status=6).stderr
+
+    @pytest.mark.parametrize(
+        ("target", "kind"),
+        [
+            ("/dev/null", "a character device"),
+            ("/dev/full", "a character device"),
+            ("fifo", "a FIFO"),
+            ("link", "a symbolic link"),
+            ("dangling", "a symbolic link"),
+            ("socket", "a socket"),
+            (".", "a directory"),
+        ],
+    )
+    def test_what_is_no_place_for_a_disk_is_named_and_never_to_be_removed(self, cdi, tmp_path, target, kind):
+        (tmp_path / "x.img").write_bytes(bytes(MIB))
+        os.mkfifo(tmp_path / "fifo")
+        (tmp_path / "link").symlink_to("x.img")
+        (tmp_path / "dangling").symlink_to("nothing")
+        os.mknod(tmp_path / "socket", stat.S_IFSOCK | 0o600)
+        for force in ([], ["--force"]):
+            said = cdi("import", "x.img", "--to", target, *force, status=6).stderr
+            assert "error[TargetUnsuitable]: --to wants a new file, a regular file with --force, or a block " in said
+            assert f"this is {kind} (" in said
+            assert "remove" not in said
+            assert "volume" not in said
+        assert (tmp_path / "x.img").read_bytes() == bytes(MIB)
 
     @pytest.mark.root
     def test_a_block_device(self, cdi, image, tmp_path):

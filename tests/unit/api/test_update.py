@@ -122,3 +122,9 @@ def test_annotations_that_say_how_to_import_are_checked_where_they_change():
     assert 'Unsupported value: "requireCheksum"' in problem
     assert update(annotated("65"), annotated("8")) == []
     assert update(annotated("65"), annotated("65", finalizers=["x"])) == []
+
+
+def test_annotations_of_other_kinds_are_not_about_imports():
+    old = sound("CDIConfig")
+    new = old | {"metadata": old["metadata"] | {"annotations": {"cdi.kubevirt.io/policy.maxWorkers": "2"}}}
+    assert update(old, new) == []

@@ -108,7 +108,10 @@ def test_a_traceback_is_shown_on_request(cdi, monkeypatch):
 
 
 def test_common_options_stand_before_or_after_the_command(cdi, tmp_path):
-    for arguments in (("--home", str(tmp_path / "a"), "get", "dv"), ("get", "dv", "--home", str(tmp_path / "b"))):
+    manifest = tmp_path / "c.yaml"
+    manifest.write_text("{apiVersion: v1, kind: ConfigMap, metadata: {name: c}}")
+    apply = ("apply", "-f", str(manifest))
+    for arguments in (("--home", str(tmp_path / "a"), *apply), (*apply, "--home", str(tmp_path / "b"))):
         assert cdi(*arguments).status == 0
     assert (tmp_path / "a" / "objects").is_dir()
     assert (tmp_path / "b" / "objects").is_dir()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cdi.api.errors import InvalidManifest, TargetPermission
+from cdi.api.errors import InvalidManifest, TargetUnsuitable
 from cdi.runtime.home import Home
 
 
@@ -30,7 +30,7 @@ def test_directories_are_private(home):
 
 def test_a_place_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(TargetPermission, match="CDI_HOME"):
+    with pytest.raises(TargetUnsuitable, match="CDI_HOME"):
         Home.find(tmp_path / "file" / "home").make()
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdi.api.errors import InvalidManifest, TargetPermission, UsageError
+from cdi.api.errors import InvalidManifest, TargetPermission, TargetUnsuitable, UsageError
 from cdi.runtime.lockfile import Entry, Lock, check_writable, record, without_secrets
 
 ENTRY = Entry(
@@ -121,7 +121,7 @@ def test_where_it_cannot_be_written(tmp_path):
     for path in (tmp_path, tmp_path / "none" / "cdi.lock"):
         with pytest.raises(TargetPermission):
             check_writable(path)
-    with pytest.raises(TargetPermission):
+    with pytest.raises(TargetUnsuitable):
         record(tmp_path / "none" / "cdi.lock", {"a": ENTRY})
     check_writable(tmp_path / "cdi.lock")
 

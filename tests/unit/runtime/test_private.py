@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cdi import durable
-from cdi.api.errors import InternalError, TargetBusy
+from cdi.api.errors import TargetBusy, TargetUnsuitable
 from cdi.runtime import unfinished
 from cdi.runtime.home import Home
 from cdi.runtime.private import private_directory, remove_stale
@@ -171,5 +171,5 @@ def test_nothing_is_made_where_nothing_was(tmp_path):
 
 def test_what_cannot_be_made_is_told(home):
     home.direct.write_text("a file")
-    with pytest.raises(InternalError), unfinished.kept(home, "one"):
+    with pytest.raises(TargetUnsuitable), unfinished.kept(home, "one"):
         raise AssertionError("it cannot be")

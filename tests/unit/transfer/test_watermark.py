@@ -156,6 +156,18 @@ def test_a_checkpoint_that_cannot_be_made_is_told_at_the_end():
     watermark.close(final=True)
 
 
+def test_a_last_checkpoint_that_cannot_be_made_does_not_hide_the_failure(monkeypatch):
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 3600)
+    for error in (OSError(28, "full"), TargetFull("no space left")):
+
+        def full(_at, _state, error=error):
+            raise error
+
+        watermark = Watermark(0, None, Meter(), threading.Event(), full)
+        watermark.complete(0, memoryview(b""), 1)
+        watermark.close(final=True)
+
+
 def test_checkpoints_are_not_made_for_every_piece(monkeypatch):
     monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 10)
     monkeypatch.setattr(module, "CHECKPOINT_BYTES", 1000)
