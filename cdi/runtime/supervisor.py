@@ -53,7 +53,7 @@ LINGER = 3.0
 """Seconds without anything to do until the supervisor goes."""
 _TICK = 0.1
 _LOOK = 0.5
-_GARBAGE = Key("", "", "what nobody owns")
+_GARBAGE = "what nobody owns"
 """Stands for all of it where troubles are remembered."""
 
 log = logging.getLogger("cdi.supervisor")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
 import pytest
 
 from cdi import durable
+from cdi.api.errors import TargetFull, TargetIo, TargetPermission, TargetUnsuitable
 
 LONG = "ä".encode() * 500_000
 
@@ -80,3 +82,42 @@ def test_one_holds_a_lock(tmp_path):
         assert second is None
         assert durable.held(path)
     assert not durable.held(path)
+
+
+def test_space_that_was_set_aside_is_what_the_next_write_takes(tmp_path):
+    durable.reserve(tmp_path / "file", 64 << 10)
+    (kept,) = tmp_path.iterdir()
+    before = kept.stat()
+    assert before.st_blocks * 512 >= 64 << 10
+    durable.write(tmp_path / "file", b"content", alone=True)
+    (written,) = tmp_path.iterdir()
+    assert written.stat().st_ino == before.st_ino
+    assert written.read_bytes() == b"content"
+
+
+def test_nothing_is_left_of_space_that_is_not_there(tmp_path):
+    with pytest.raises(OSError, match=r"No space left|too large"):
+        durable.reserve(tmp_path / "file", 1 << 60)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "remedy"),
+    [
+        (errno.ENOSPC, TargetFull, "free space in the file system of /x, or set Y; what was begun goes on by itself"),
+        (errno.EDQUOT, TargetFull, "free space in the file system of /x, or set Y; what was begun goes on by itself"),
+        (errno.EACCES, TargetPermission, f"give user {os.geteuid()} the right to write there, or set Y"),
+        (errno.EPERM, TargetPermission, f"give user {os.geteuid()} the right to write there, or set Y"),
+        (errno.EROFS, TargetPermission, "mount the file system writable, or set Y"),
+        (errno.ENOTDIR, TargetUnsuitable, "check this path, or set Y"),
+        (errno.ELOOP, TargetUnsuitable, "check this path, or set Y"),
+        (errno.EIO, TargetIo, TargetIo.default_remedy),
+    ],
+)
+def test_what_the_kernel_says_has_a_code_and_a_remedy(number, kind, remedy):
+    with pytest.raises(kind) as caught, durable.mapped("the log", "/x", elsewhere="set Y"):
+        raise OSError(number, os.strerror(number))
+    assert type(caught.value) is kind
+    assert "the log" in caught.value.what
+    assert os.strerror(number) in caught.value.what
+    assert (caught.value.where, caught.value.remedy) == ("/x", remedy)

@@ -323,3 +323,48 @@ def test_environments_are_forgotten_with_what_they_were_for(bench, until):
     assert environments.of(keys[1]) is not None
     bench.store.delete(keys[1])
     bench.step_until(until, lambda: environments.of(keys[1]) is None)
+
+
+def test_what_cannot_be_written_is_told_in_the_conditions_logged_once_and_tried_again(bench, until, caplog):
+    bench.home.workers.rmdir()
+    bench.home.workers.write_text("in the way")
+    bench.apply(data_volume("a"))
+    bench.step_until(until, lambda: bench.phase("a") and bench.ready("a")["reason"] == "TargetUnsuitable")
+    assert "the workers' files cannot be used: Not a directory" in bench.ready("a")["message"]
+    tries = []
+    original = bench.launcher.observe
+
+    def observe(claim):
+        tries.append(claim)
+        return original(claim)
+
+    bench.launcher.observe = observe
+    bench.step_until(until, lambda: len(tries) == 2)
+    said = [record.getMessage() for record in caplog.records]
+    assert len([line for line in said if line.startswith("datavolume default/a: error[TargetUnsuitable]")]) == 1
+    bench.home.workers.unlink()
+    bench.phases(until, a="Succeeded")
+    assert bench.ready("a")["reason"] != "TargetUnsuitable"
+
+
+def test_a_claim_that_cannot_have_its_directory_is_told_by_its_datavolume(bench, until):
+    bench.home.volumes.rmdir()
+    bench.home.volumes.write_text("in the way")
+    bench.apply(data_volume("a"))
+    bench.step_until(until, lambda: bench.phase("a") and bench.ready("a")["reason"] == "TargetUnsuitable")
+    for _ in range(5):
+        bench.supervisor.step(0.02)
+    assert "the volume's directory cannot be used" in bench.ready("a")["message"]
+    bench.home.volumes.unlink()
+    bench.phases(until, a="Succeeded")
+
+
+def test_garbage_that_cannot_be_removed_is_tried_again_and_nothing_else_waits_for_it(bench, until, caplog):
+    bench.home.workers.rmdir()
+    bench.home.workers.write_text("in the way")
+    bench.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}})
+    bench.step_until(until, lambda: any("what nobody owns" in record.getMessage() for record in caplog.records))
+    bench.home.workers.unlink()
+    bench.apply(data_volume("a"))
+    bench.phases(until, a="Succeeded")
+    bench.step_until(until, lambda: not bench.supervisor._garbage)

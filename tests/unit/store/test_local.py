@@ -102,3 +102,16 @@ def test_every_name_of_a_kind_finds_it():
     assert {kind_of(k.plural) for k in KINDS} == set(KINDS)
     with pytest.raises(NotFound):
         kind_of("pods")
+
+
+def test_reading_writes_nothing_not_even_its_directory(store, tmp_path):
+    assert store.list("configmaps") == []
+    assert store.version() == 0
+    with pytest.raises(NotFound):
+        store.get(Key("configmaps", "default", "c"))
+    with store.watch(["configmaps"]) as watch:
+        assert watch.poll(0) == []
+        assert list(tmp_path.iterdir()) == []
+        store.create(config_map())
+        assert [change.type for change in watch.poll(0)] == ["ADDED"]
+        assert watch.poll(0) == []
