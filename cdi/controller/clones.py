@@ -1,4 +1,4 @@
-"""What reconcilers ask of clones, out of the watch caches (`cdi.reconcile.clone.facts.CloneFacts`)."""
+"""Read-only view of clones in the watch caches (implements `cdi.reconcile.clone.facts.CloneFacts`)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from cdi.reconcile.storageprofile import SnapshotClass
 from cdi.reconcile.world import Claim, Hold
 
 _LASTING: Final = 10 * 365 * 24 * 3600
-"""Seconds that a token on a claim is good for: longer than any clone takes."""
+"""Lifetime in seconds of the token on a PVC: longer than any clone takes."""
 _TOKENS: Final = 1024
 SUBJECTS: Final[Mapping[SourceKind, Subject]] = {
     "PersistentVolumeClaim": Subject(group="", version="v1", resource="persistentvolumeclaims"),
@@ -48,26 +48,26 @@ SUBJECTS: Final[Mapping[SourceKind, Subject]] = {
 
 
 class Calm(Protocol):
-    """`cdi.controller.users.Users`."""
+    """Source of the times since which no pod has used a PVC (`cdi.controller.users.Users`)."""
 
     def undisturbed(self, namespace: str, claim: str) -> float | None: ...
 
 
 class Unwatched:
-    """Nobody watched: any snapshot that is there may be older than what was written since."""
+    """Placeholder used without a watch on pods: any existing snapshot may be older than the last write."""
 
     def undisturbed(self, namespace: str, claim: str) -> float | None:  # noqa: ARG002  the protocol's
         return None
 
 
 class ObservedClones:
-    """Implements `CloneFacts`."""
+    """Implementation of `CloneFacts` on the watch caches."""
 
     def __init__(
         self, watches: Caches, observed: Observed, calm: Calm, *, now: Callable[[], float] = time.time
     ) -> None:
         self.key: SigningKey | None = None
-        """That of tokens; None while it is not known."""
+        """Signing key of tokens; None until it has been read."""
         self._watches = watches
         self._observed = observed
         self._calm = calm
@@ -85,7 +85,10 @@ class ObservedClones:
         return self._calm.undisturbed(namespace, claim)
 
     def snapshot_class(self, storage_class: str | None, driver: str) -> str | None:
-        """The one that the class's profile names, if it is of this driver; else the default, else the first by name."""
+        """Return a VolumeSnapshotClass of this driver.
+
+        It is the one that the StorageProfile names, else the default class, else the first by name.
+        """
         profile = self._observed.storage_profile(storage_class) if storage_class else None
         named = profile.spec.snapshot_class if profile is not None else None
         classes = (SnapshotClass.read(body) for body in self._watches.values(VOLUME_SNAPSHOT_CLASSES))
@@ -193,7 +196,7 @@ class ObservedClones:
         return self.key
 
     def targets(self) -> Iterable[Claim]:
-        """Every claim that is cloned into, or made of a snapshot."""
+        """Yield every PVC that is the target of a clone or is created from a snapshot."""
         for body in self._watches.values(CLAIMS):
             cloned = ANNOTATION in (body["metadata"].get("annotations") or {})
             if not cloned and not cloning.made_of(body):
@@ -235,7 +238,10 @@ def _reason(phase: str | None, hold: Hold | None) -> str:
 
 
 def _last_words(terminated: Mapping[str, Any]) -> str:
-    """Of a reader's termination message, which a stranger's volume may have had a hand in."""
+    """Return the message from a source pod's termination message, printable and shortened.
+
+    The content of another tenant's volume may have influenced that text.
+    """
     try:
         failure = parse_json(str(terminated.get("message") or "")[:8192])["outcome"]["failure"]
         text = str(failure["message"]) if failure else ""
@@ -245,7 +251,7 @@ def _last_words(terminated: Mapping[str, Any]) -> str:
 
 
 def claims_of(grant: Grant) -> Claims:
-    """What a token says that allows this."""
+    """Return the token claims that permit this clone."""
     params = {"targetNamespace": grant.target_namespace, "targetName": grant.target_name}
     if grant.target_uid:
         params["targetUID"] = grant.target_uid
@@ -273,7 +279,7 @@ def _seconds(text: Any) -> float:
 
 
 def _tickets(annotations: Mapping[str, str]) -> dict[str, Ticket]:
-    """What makes no sense is none."""
+    """Return the tickets in these annotations; those that cannot be parsed are left out."""
     tickets: dict[str, Ticket] = {}
     for name, text in annotations.items():
         if name.startswith(TICKET_PREFIX):

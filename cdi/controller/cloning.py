@@ -1,4 +1,4 @@
-"""Which clones an object is news for."""
+"""Event handlers of clones: from a changed object to the keys to reconcile."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 
 def of_claim(change: Change, watches: Watches) -> Iterator[Key]:
-    """Of a source its clones, of a stand-in its target, of a target the snapshot that it needs, or needs no more."""
+    """Yield the keys that depend on a changed PVC.
+
+    - of a clone source: its clones;
+    - of a temporary PVC: the target that it was created for;
+    - of a target: the temporary objects that it uses or has just stopped using, and its source pods.
+    """
     body = change.object
     yield from stood_in_for(body)
     snapshot = made_of(body)
@@ -46,7 +51,7 @@ def of_claim(change: Change, watches: Watches) -> Iterator[Key]:
 
 
 def of_snapshot(namespace: str, name: str, watches: Watches) -> Iterator[Key]:
-    """Of a snapshot the clones that are made of it, and its own if it is temporary."""
+    """Yield the clones created from a snapshot, and the snapshot's own key if it is temporary or may be."""
     body = watches.get(VOLUME_SNAPSHOTS, namespace, name)
     yield Key(kind="snapshot", namespace=namespace, name=name)
     if body is None or not _is_temporary(body):
@@ -55,7 +60,7 @@ def of_snapshot(namespace: str, name: str, watches: Watches) -> Iterator[Key]:
 
 
 def _made_with(part: Literal["snapshot", "restored"], namespace: str, name: str, watches: Watches) -> Iterator[Key]:
-    """Clones whose record names this temporary snapshot or claim."""
+    """Yield the clones whose plan annotation names this temporary snapshot or PVC."""
     for claim in watches.values(CLAIMS):
         record = CloneRecord.parse(_annotations(claim).get(ANNOTATION))
         if record is not None and (record.namespace, getattr(record, part)) == (namespace, name):
@@ -63,7 +68,7 @@ def _made_with(part: Literal["snapshot", "restored"], namespace: str, name: str,
 
 
 def of_data_volume(change: Change, watches: Watches) -> Iterator[Key]:
-    """Of a DataVolume the pod that looked how large its source's disk is, once it knows that or is gone."""
+    """Yield the size-detection pods of a DataVolume once the size is recorded or the DataVolume is being deleted."""
     noted = _annotations(change.new).get(MEASURED)
     if noted == _annotations(change.old).get(MEASURED) and not _is_going(change.new):
         return
@@ -73,12 +78,12 @@ def of_data_volume(change: Change, watches: Watches) -> Iterator[Key]:
 
 
 def measures(pod: Object) -> bool:
-    """Whether a pod looks how large the disk in a source is."""
+    """Return whether a pod is a size-detection pod."""
     return (pod["metadata"].get("labels") or {}).get(LABEL_COMPONENT) == MEASUREMENT
 
 
 def reader(pod: Object, watches: Watches) -> Iterator[Key]:
-    """Of a pod that reads a source: its own key, and those of the clones that it is, was or may be read for."""
+    """Yield the key of a source pod and those of the clones that it serves, has served or may serve."""
     if not _is_temporary(pod):
         return
     yield Key(kind="reader", namespace=pod["metadata"]["namespace"], name=pod["metadata"]["name"])
@@ -92,7 +97,7 @@ def reader(pod: Object, watches: Watches) -> Iterator[Key]:
 
 
 def _readers_of(record: CloneRecord, target: str, watches: Watches) -> Iterator[Key]:
-    """The pods that have a ticket of this target."""
+    """Yield the source pods that have a ticket of this target."""
     if record.strategy is not CloneStrategy.COPY:
         return
     for archive in (False, True):
@@ -104,7 +109,7 @@ def _readers_of(record: CloneRecord, target: str, watches: Watches) -> Iterator[
 
 
 def stood_in_for(body: Object) -> Iterator[Key]:
-    """The target of what was made for it where it cannot own it."""
+    """Yield the target of a temporary object, which is named in an annotation because it cannot be its owner."""
     place = _annotations(body).get(ANN_TARGET)
     if place and _is_temporary(body):
         namespace, _, name = place.partition("/")
@@ -112,13 +117,13 @@ def stood_in_for(body: Object) -> Iterator[Key]:
 
 
 def made_of(claim: Object) -> str:
-    """The name of the VolumeSnapshot that the storage makes a claim of; empty for none."""
+    """Return the name of the VolumeSnapshot from which the storage provisions a PVC; empty if there is none."""
     ref = data_ref(claim.get("spec") or {})
     return ref.name if ref is not None and ref.kind == VOLUME_SNAPSHOTS.kind else ""
 
 
 def temporary(snapshot: Object) -> Iterator[Key]:
-    """A snapshot that goes once no clone needs it."""
+    """Yield the key of a temporary snapshot, which is deleted when no clone needs it any more."""
     if _is_temporary(snapshot):
         yield Key(kind="snapshot", namespace=snapshot["metadata"]["namespace"], name=snapshot["metadata"]["name"])
 
@@ -137,7 +142,7 @@ def _annotations(body: Object | None) -> Mapping[str, str]:
 
 
 def _face(body: Object | None) -> object:
-    """What a clone waits for of its source."""
+    """Return the fields of a source that its clones depend on."""
     if body is None:
         return None
     metadata = body["metadata"]

@@ -1,6 +1,6 @@
-"""Objects by what they name, kept as things change.
+"""Secondary index that is updated with every change.
 
-Whoever looked at every object for every change would do nothing else where there are thousands.
+Without it, each change would need a scan of all objects, which is too slow with thousands of them.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ M = TypeVar("M", bound=Hashable)
 
 
 class Index(Generic[K, M]):
-    """Members by their key, of which each has one or none."""
+    """Members by key; a member has at most one key."""
 
     def __init__(self) -> None:
         self._members: dict[K, set[M]] = {}
         self._keys: dict[M, K] = {}
 
     def put(self, member: M, key: K | None) -> None:
-        """It has this key now; None takes it out."""
+        """Set the key of a member; None removes the member."""
         before = self._keys.get(member)
         if key == before:
             return
@@ -35,5 +35,5 @@ class Index(Generic[K, M]):
             self._members.setdefault(key, set()).add(member)
 
     def of(self, key: K) -> tuple[M, ...]:
-        """In no order."""
+        """Return the members with this key, in any order."""
         return tuple(self._members.get(key, ()))

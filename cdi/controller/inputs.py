@@ -1,9 +1,9 @@
-"""Secrets and ConfigMaps in use: which keys they have, and their version.  Their values are never kept.
+"""Secrets and ConfigMaps that reconcilers refer to: their keys and versions. Their values are never kept.
 
-Nobody follows them: a right to watch Secrets is a right to read all of them.  One that a DataVolume names is got by its
-name, and looked at again as long as somebody waits for it or for a change of it: soon at first, then rarely.  One that
-is missing is mostly about to be made, and looked at first after a second.  So nobody waits for longer than half as long
-again as they did until it came, or a minute.  One look serves all who wait for the same.
+They are polled, not watched: permission to watch Secrets is permission to read all of them. An object that a DataVolume
+names is read by its name, and read again as long as a key uses it, at growing intervals. A missing object is usually
+about to be created, so it is read again after only one second. Intervals grow by half, so a change is noticed after at
+most half of the time that passed before it, or a minute. Keys that use the same object share each read.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from cdi.reconcile.actions import InputRef
 from cdi.reconcile.world import Input
 
 MISSING, SOON = 1.0, 5.0
-"""Seconds between the first two looks, at one that is missing and one that is there; each further pause is half as long
-again."""
+"""Initial polling interval in seconds of an object that is missing and of one that exists.
+
+Each further interval is 1.5 times as long.
+"""
 LONGEST = 60.0
-"""The longest pause between two looks, seconds."""
+"""Longest polling interval in seconds."""
 
 
 @dataclass(slots=True)
@@ -47,12 +49,19 @@ def _nobody(_: Key) -> None:
 
 
 class Inputs:
-    """What is known of them."""
+    """Polled Secrets and ConfigMaps, with the keys that use them."""
 
     def __init__(
         self, client: Client, *, news: Callable[[Key], None] = _nobody, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`news` is told whose input another one found changed."""
+        """Start with no known objects.
+
+        Args:
+            client: Client of the API server.
+            news: Called with each other key that uses an object when a read for one key finds it changed.
+            clock: Called for monotonic time in seconds.
+
+        """
         self._client = client
         self._news = news
         self._clock = clock
@@ -63,7 +72,10 @@ class Inputs:
 
     @contextlib.contextmanager
     def asking(self, key: Key) -> Iterator[None]:
-        """What is asked for within is in use by `key`, and nothing else any more.  Nothing may be awaited within."""
+        """Record every `get` within the context as used by `key`, and nothing else any more.
+
+        The body must not await, as the record belongs to the instance.
+        """
         self._asked = set()
         try:
             yield
@@ -72,18 +84,18 @@ class Inputs:
             self._use(key, asked)
 
     def forget(self, key: Key) -> None:
-        """It uses nothing any more."""
+        """Stop polling for a key."""
         self._use(key, set())
 
     def get(self, ref: InputRef) -> Input | None:
-        """None where there is none, or where it has to be read first (`read`)."""
+        """Return an object's keys and version; None if it does not exist or has not been read yet (`read`)."""
         if self._asked is not None:
             self._asked.add(ref)
         look = self._looks.get(ref)
         return look.found if look is not None else None
 
     async def read(self, key: Key) -> bool:
-        """Look at what `key` asked for, as far as that is due; True where something is known now that was not."""
+        """Read the objects that `key` uses and that are due; return whether any of them is new or has changed."""
         news = False
         for ref in tuple(self._uses.get(key, ())):
             before = self._looks.get(ref)
@@ -101,7 +113,7 @@ class Inputs:
         return news
 
     def pause(self, key: Key) -> float | None:
-        """Seconds until something that `key` uses is to be looked at again; None where it uses nothing."""
+        """Return the seconds until the next read for `key` is due; None if it uses no object."""
         now = self._clock()
         dues = [look.due if (look := self._looks.get(ref)) is not None else now for ref in self._uses.get(key, ())]
         return max(0.0, min(dues) - now) if dues else None
@@ -116,7 +128,7 @@ class Inputs:
         for ref in refs - before:
             self._users.setdefault(ref, set()).add(key)
             if (look := self._looks.get(ref)) is not None:
-                # Others may have waited for it so long that it is hardly looked at any more.
+                # Polling for other keys may have reached a long interval; start with a short one for the new key.
                 look.pause = _first(look.found)
         if refs:
             self._uses[key] = refs

@@ -1,4 +1,4 @@
-"""What the controller works on: one key for each thing that a reconciler decides about."""
+"""Work queue keys: one for each thing that a reconciler decides about."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ Kind = Literal["volume", "snapshot", "reader", "source", "cron", "transfer", "pr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """A volume is the DataVolume and the claim of one name; a profile is a StorageClass and its StorageProfile.
-    A snapshot is one that clones made for themselves, a reader the pod that reads the source of one.
+    """Kind and name of what is reconciled.
+
+    A ``volume`` is the DataVolume and the PVC of one name, a ``profile`` a StorageClass and its StorageProfile, a
+    ``snapshot`` a temporary snapshot of a clone, and a ``reader`` the source pod of a clone.
     """
 
     kind: Kind
@@ -26,7 +28,7 @@ class Key:
 
 
 CONFIG = Key(kind="config", name="config")
-"""The CDIConfig."""
+"""The key of the CDIConfig."""
 
 
 def volume(namespace: str, name: str) -> Key:
@@ -35,23 +37,23 @@ def volume(namespace: str, name: str) -> Key:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """What the controller acts on where it is not alone in a cluster."""
+    """Objects that this controller handles if it shares the cluster with another one."""
 
     namespaces: tuple[str, ...] = ()
-    """Only in these; empty for all."""
+    """Handled namespaces; empty for all."""
     selector: Mapping[str, str] = field(default_factory=dict)
-    """Only on objects with these labels."""
+    """Labels that handled objects have."""
 
     @property
     def alongside(self) -> bool:
-        """Somebody else acts on the rest, and on what belongs to the whole cluster."""
+        """Whether another controller handles the other objects and the cluster-scoped ones."""
         return bool(self.namespaces or self.selector)
 
     def covers(self, namespace: str) -> bool:
         return not self.namespaces or namespace in self.namespaces
 
     def selects(self, body: Object) -> bool:
-        """Whether an object has the labels."""
+        """Return whether an object has the labels."""
         if not self.selector:
             return True
         labels: Mapping[str, Any] = body["metadata"].get("labels") or {}

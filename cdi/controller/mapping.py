@@ -1,4 +1,4 @@
-"""From what happened to one object to the keys that must be looked at because of it."""
+"""Event handlers: from a changed object to the keys to reconcile."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from cdi.kube.resources import (
 )
 
 _DEPTH = 3
-"""A pod belongs to a prime claim, which belongs to its target."""
+"""A pod belongs to a prime PVC, which belongs to its target."""
 
 
 def affected(resource: Resource, change: Change, watches: Watches) -> set[Key]:
-    """The keys that a change is news for."""
+    """Return the keys that depend on a changed object."""
     return set(_affected(resource, change, watches))
 
 
@@ -113,7 +113,7 @@ def _affected(resource: Resource, change: Change, watches: Watches) -> Iterator[
 
 
 def everything(watches: Watches) -> set[Key]:
-    """What is looked at once at the start."""
+    """Return the keys that are reconciled once at startup."""
     found = {CONFIG}
     for body in watches.values(DATA_VOLUMES):
         found.add(volume(body["metadata"]["namespace"], body["metadata"]["name"]))
@@ -135,7 +135,7 @@ def everything(watches: Watches) -> set[Key]:
 
 
 def unfinished(watches: Watches) -> Iterator[Key]:
-    """Volumes that something may still happen to."""
+    """Yield the volumes that are not in a final phase."""
     for body in watches.values(DATA_VOLUMES):
         if (body.get("status") or {}).get("phase") not in FINAL:
             yield volume(body["metadata"]["namespace"], body["metadata"]["name"])
@@ -148,16 +148,16 @@ def unfinished(watches: Watches) -> Iterator[Key]:
 
 
 def sources(watches: Watches) -> Iterator[Key]:
-    """Every DataSource."""
+    """Yield the key of every DataSource."""
     for body in watches.values(DATA_SOURCES):
         yield Key(kind="source", namespace=body["metadata"]["namespace"], name=body["metadata"]["name"])
 
 
-# --- who belongs to whom ----------------------------------------------------------------------------------------
+# --- owners and references --------------------------------------------------------------------------------------
 
 
 def _owning(claim: Object, watches: Watches, depth: int = 0) -> Iterator[Key]:
-    """A claim's own key, and that of the claim that it is filled for."""
+    """Yield the key of a PVC and those of the PVCs that it is filled for."""
     yield volume(claim["metadata"]["namespace"], claim["metadata"]["name"])
     yield from cloning.stood_in_for(claim)
     if depth < _DEPTH:
@@ -165,7 +165,7 @@ def _owning(claim: Object, watches: Watches, depth: int = 0) -> Iterator[Key]:
 
 
 def owners_of(body: Object, watches: Watches, depth: int = 0) -> Iterator[Key]:
-    """The volume that a pod or claim or populator's source is there for, and the claims between."""
+    """Yield the volume that a pod, PVC or volume source exists for, and the PVCs in between, by owner references."""
     namespace = body["metadata"].get("namespace") or ""
     for owner in body["metadata"].get("ownerReferences") or ():
         name = owner.get("name") or ""
@@ -186,7 +186,7 @@ def _claim_named(namespace: str, name: str, watches: Watches, depth: int = 0) ->
 
 
 def _naming(resource: Resource, namespace: str, name: str, watches: Watches) -> Iterator[Key]:
-    """Claims that name a populator's source."""
+    """Yield the PVCs that refer to a populator's volume source."""
     for claim in watches.values(CLAIMS):
         ref = (claim.get("spec") or {}).get("dataSourceRef") or {}
         if ref.get("name") == name and ref.get("kind") == resource.kind:
@@ -196,16 +196,16 @@ def _naming(resource: Resource, namespace: str, name: str, watches: Watches) -> 
 
 
 def _referring(change: Change, watches: Watches) -> Iterator[Key]:
-    """DataSources, which show whether the volume that they stand for is ready, and what they hand on of its labels."""
+    """Yield all DataSources if a volume changed: they show its readiness and pass on some of its labels."""
     if _face(change.old) != _face(change.new):
         yield from sources(watches)
 
 
-# --- what others can see ----------------------------------------------------------------------------------------
+# --- fields that other objects depend on ------------------------------------------------------------------------
 
 
 def _face(body: Object | None) -> object:
-    """Progress is nobody else's business."""
+    """Return the fields that other objects depend on; progress is not among them."""
     if body is None:
         return None
     metadata = body["metadata"]

@@ -1,4 +1,4 @@
-"""The objects of a cluster as reconcilers see them, out of the watch caches.  Nothing here does any I/O."""
+"""Read-only view of the cluster's objects for reconcilers, from the watch caches.  Nothing here does any I/O."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ from cdi.reconcile.world import Claim, Config, DataRef, Input, Pods, Profile, Se
 
 M = TypeVar("M", bound=KubeObject)
 _MODELS = 256
-"""Models that are kept: those of the volumes at work, not of the thousand that are done."""
+"""Number of parsed models to keep: enough for the active volumes, not for thousands of completed ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Warning:
-    """What an event said of a claim."""
+    """The latest warning event of a PVC."""
 
     name: str = ""
     when: str = ""
@@ -69,33 +69,33 @@ _NO_WARNING = _Warning()
 
 
 class Caches(Protocol):
-    """Objects as they were seen last (`cdi.controller.watches.Watches`).  They may not be altered."""
+    """Objects in their latest known state (`cdi.controller.watches.Watches`).  They must not be modified."""
 
     def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
-        """`namespace` is empty for what belongs to none."""
+        """Return an object; `namespace` is empty for cluster-scoped ones."""
         ...
 
     def values(self, resource: Resource) -> Iterable[Object]: ...
 
     def volumes_for(self, namespace: str, claim: str) -> Iterable[Object]:
-        """The PersistentVolumes whose claimRef names this claim."""
+        """Return the PersistentVolumes whose claimRef names this PVC."""
         ...
 
 
 class KnownInputs(Protocol):
-    """`cdi.controller.inputs.Inputs`."""
+    """Source of Secrets' and ConfigMaps' keys and versions (`cdi.controller.inputs.Inputs`)."""
 
     def get(self, ref: InputRef) -> Input | None: ...
 
 
 class KnownUsers(Protocol):
-    """`cdi.controller.users.Users`."""
+    """Source of the pods that use a PVC (`cdi.controller.users.Users`)."""
 
     def of(self, namespace: str, claim: str) -> tuple[str, ...]: ...
 
 
 class KnownProgress(Protocol):
-    """`cdi.controller.progress.Progresses`."""
+    """Source of the progress of workers (`cdi.controller.progress.Progresses`)."""
 
     def of(self, uid: str) -> Progress | None: ...
 
@@ -103,7 +103,7 @@ class KnownProgress(Protocol):
 
 
 class Observed:
-    """Implements `cdi.reconcile.world.Objects`, and what else the controller asks."""
+    """Implementation of `cdi.reconcile.world.Objects`, with further lookups for the controller."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Observed:
         pods: Pods,
         install_namespace: str,
     ) -> None:
-        """`pods` is what the controller's options say of worker pods."""
+        """Start with empty model caches; `pods` has the settings of worker pods from the command line."""
         self._watches = watches
         self._progresses = progresses
         self._inputs = inputs
@@ -124,12 +124,12 @@ class Observed:
         self._install_namespace = install_namespace
         self._models: OrderedDict[tuple[Resource, str, str], tuple[str, str, KubeObject]] = OrderedDict()
         self._warnings: dict[str, _Warning] = {}
-        """By uid of the claim."""
+        """Latest warnings by UID of the PVC."""
         self._config: Config | None = None
         self._classes: tuple[StorageClass, ...] | None = None
 
     def changed(self, resource: Resource, change: Change) -> None:
-        """An object of it is another now: what was made of all of them is void."""
+        """Discard what was computed from all objects of this resource, as one of them has changed."""
         if resource == EVENTS:
             self._warned(change)
         if resource == STORAGE_CLASSES:
@@ -137,7 +137,7 @@ class Observed:
         if resource in (STORAGE_CLASSES, CDI_CONFIGS, CDIS):
             self._config = None
 
-    # --- what reconcilers ask ---------------------------------------------------------------------------------------
+    # --- for reconcilers --------------------------------------------------------------------------------------------
 
     def claim(self, namespace: str, name: str) -> Claim | None:
         body = self._watches.get(CLAIMS, namespace, name)
@@ -213,7 +213,12 @@ class Observed:
     # --- for the controller -----------------------------------------------------------------------------------------
 
     def model(self, resource: Resource, namespace: str, name: str, kind: type[M]) -> M | None:
-        """Parsed once for each version.  Raises `InvalidManifest` for an object that has not the shape of its kind."""
+        """Return an object as a model, which is parsed once for each version; None if it does not exist.
+
+        Raises:
+            InvalidManifest: The object does not have the form of its kind.
+
+        """
         body = self._watches.get(resource, namespace, name)
         key = (resource, namespace, name)
         if body is None:
@@ -233,7 +238,7 @@ class Observed:
         return model
 
     def config(self) -> Config:
-        """What CDI and CDIConfig say, resolved."""
+        """Return the effective configuration from CDI and CDIConfig."""
         if self._config is None:
             self._config = resolve_config(
                 active_cdi(self.installations()),
@@ -248,12 +253,12 @@ class Observed:
         return self._readable(CDI_CONFIGS, CONFIG_NAME, CDIConfig)
 
     def upload_proxy_override(self) -> str:
-        """Where an administrator says that the upload proxy is."""
+        """Return the upload proxy's URL that an administrator has set; empty if there is none."""
         active = active_cdi(self.installations())
         return effective_spec(active, self.cdi_config()).upload_proxy_url_override or ""
 
     def installations(self) -> list[CDI]:
-        """The CDI objects."""
+        """Return the CDI objects."""
         names = [body["metadata"]["name"] for body in self._watches.values(CDIS)]
         found = (self._readable(CDIS, name, CDI) for name in names)
         return [one for one in found if one is not None]
@@ -267,7 +272,10 @@ class Observed:
         return self._readable(STORAGE_PROFILES, name, StorageProfile)
 
     def _readable(self, resource: Resource, name: str, kind: type[M]) -> M | None:
-        """What all volumes depend on counts as not there where it cannot be read; its own key says so."""
+        """Return an object that all volumes depend on; None if it is missing or invalid.
+
+        An error in it is reported when its own key is reconciled.
+        """
         with contextlib.suppress(InvalidManifest):
             return self.model(resource, "", name, kind)
         return None
@@ -276,7 +284,7 @@ class Observed:
         return tuple(SnapshotClass.read(body) for body in self._watches.values(VOLUME_SNAPSHOT_CLASSES))
 
     def evidence(self, storage_class: str) -> Iterable[Evidence]:
-        """The PersistentVolumes of a class."""
+        """Yield the PersistentVolumes of a class."""
         for body in self._watches.values(VOLUMES):
             spec = body.get("spec") or {}
             if spec.get("storageClassName") == storage_class:
@@ -287,7 +295,7 @@ class Observed:
                 )
 
     def node_ready(self, name: str) -> bool:
-        """Whether a node is there and says that it is well."""
+        """Return whether a node exists and has the condition Ready."""
         body = self._watches.get(NODES, "", name)
         conditions = ((body or {}).get("status") or {}).get("conditions") or []
         return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
@@ -324,7 +332,7 @@ class Observed:
         )
 
     def _warned(self, change: Change) -> None:
-        """Of each claim the last warning is known, as long as the API server keeps it: its provisioner's, mostly."""
+        """Record the latest warning event of a PVC, usually its provisioner's, until that event expires."""
         body = change.object
         uid, name = str(body["involvedObject"].get("uid") or ""), body["metadata"]["name"]
         known = self._warnings.get(uid, _NO_WARNING)
@@ -356,7 +364,7 @@ def _volume(body: Object) -> Volume:
 
 
 def data_ref(spec: Mapping[str, Any]) -> DataRef | None:
-    """What a claim's spec says that it is made of."""
+    """Return the reference in a PVC's spec to the object that it is created from; None if there is none."""
     ref = spec.get("dataSourceRef") or spec.get("dataSource")
     if not ref:
         return None
@@ -369,7 +377,7 @@ def data_ref(spec: Mapping[str, Any]) -> DataRef | None:
 
 
 def _size(amounts: Mapping[str, Any] | None) -> int | None:
-    """Bytes of ``storage``; None where nothing is said that can be read."""
+    """Return ``storage`` in bytes; None if it is missing or invalid."""
     text = (amounts or {}).get("storage")
     if text is None:
         return None

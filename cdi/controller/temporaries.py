@@ -1,4 +1,4 @@
-"""What becomes of what clones made for themselves and nothing owns (`cdi.reconcile.clone.temporaries`)."""
+"""Garbage collection of temporary objects of clones that have no owner (`cdi.reconcile.clone.temporaries`)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ from cdi.reconcile.clone.temporaries import (
 )
 
 _GRACE: Final = 2.0
-"""Seconds.  Whoever deletes snapshots for Kubernetes leaves one alone that a pending claim is made of, and looks again
-a quarter of an hour later.  It may hear of that claim's end later than of the snapshot's, so it is given time."""
+"""Seconds between the end of a snapshot's last user and its deletion.
+
+The snapshot controller keeps a snapshot from which a pending PVC is created, and retries only a quarter of an hour
+later. It may see the end of that PVC later than the snapshot's deletion, so the deletion is delayed.
+"""
 
 
 class Temporaries:
-    """Of one controller."""
+    """Reconciler of temporary objects."""
 
     def __init__(
         self,
@@ -43,10 +46,10 @@ class Temporaries:
         self._scope = scope
         self._now = now
         self._unneeded: dict[Key, float] = {}
-        """Since when; a snapshot."""
+        """Since when each snapshot has not been needed, in seconds since the epoch."""
 
     def plan(self, key: Key) -> Plan | None:
-        """None where it is none of ours, or is not there."""
+        """Return the plan for a temporary object; None if it does not exist or belongs to another installation."""
         match key.kind:
             case "snapshot":
                 return self._snapshot(key)
@@ -56,7 +59,7 @@ class Temporaries:
                 return self._claim(key)
 
     def _is_ours(self, body: Object | None) -> bool:
-        """Marked as such, and made for a target that is ours."""
+        """Return whether an object has the label of temporary objects and a target that this installation handles."""
         if body is None:
             return False
         metadata = body["metadata"]

@@ -1,4 +1,4 @@
-"""Of ObjectTransfers: what they are decided from, and which of them something is news for."""
+"""Read-only view of ObjectTransfers in the watch caches, and their event handlers."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 _ENDED = (TransferPhase.COMPLETE, TransferPhase.ERROR)
 _POD_ENDED = ("Succeeded", "Failed")
 Place = tuple[str, str]
-"""Namespace and name."""
+"""Namespace and name of a source or target."""
 
 
 class ObservedTransfers:
-    """Implements `cdi.reconcile.transfer.world.TransferFacts` out of the watch caches."""
+    """Implementation of `cdi.reconcile.transfer.world.TransferFacts` on the watch caches."""
 
     def __init__(self, watches: Caches, users: KnownUsers) -> None:
         self._watches = watches
@@ -44,14 +44,14 @@ class ObservedTransfers:
 
 
 def transfer(body: Object) -> Key:
-    """Its own key."""
+    """Return the key of an ObjectTransfer."""
     return Key(kind="transfer", name=body["metadata"]["name"])
 
 
 def places(body: Object) -> tuple[Place, Place]:
-    """Where an ObjectTransfer takes something from, and where to; of the target what is not given is the source's.
+    """Return the source and the target of an ObjectTransfer; the target's fields default to those of the source.
 
-    An object that was stored without any check of ours may lack either: then it is empty.
+    An object that was stored before the CRD's rules applied may lack either; its fields are empty then.
     """
     spec = body.get("spec") or {}
     source, target = spec.get("source") or {}, spec.get("target") or {}
@@ -60,12 +60,12 @@ def places(body: Object) -> tuple[Place, Place]:
 
 
 def every(caches: Caches) -> Iterator[Key]:
-    """All of them, to let go of what has ended too."""
+    """Yield the keys of all ObjectTransfers, including ended ones, which may still hold finalizers."""
     return map(transfer, caches.values(OBJECT_TRANSFERS))
 
 
 def of_transfer(change: Change, caches: Caches) -> Iterator[Key]:
-    """The transfer itself; and one that ends or goes is news for others of the same places."""
+    """Yield the key of a changed transfer; if it has ended, also of those with the same source or target."""
     yield transfer(change.object)
     if change.new is None or _has_ended(change.new):
         for place in places(change.object):
@@ -73,7 +73,10 @@ def of_transfer(change: Change, caches: Caches) -> Iterator[Key]:
 
 
 def of_volume(change: Change, caches: Caches) -> Iterator[Key]:
-    """Those of a PersistentVolume: of its claims, before and now, and whatever wrote it down."""
+    """Yield the unfinished transfers of a PersistentVolume.
+
+    Those are transfers of its PVCs before and after the change, and those that have recorded its name.
+    """
     refs = (((state or {}).get("spec") or {}).get("claimRef") or {} for state in (change.old, change.new))
     at = {(ref.get("namespace") or "", ref.get("name") or "") for ref in refs}
     name = change.object["metadata"]["name"]
@@ -84,13 +87,13 @@ def of_volume(change: Change, caches: Caches) -> Iterator[Key]:
 
 
 def of_pod(pod: Object, caches: Caches) -> Iterator[Key]:
-    """Those of the claims that a pod has."""
+    """Yield the transfers of the PVCs that a pod uses."""
     namespace = pod["metadata"]["namespace"]
     yield from concerned(caches, *((namespace, claim) for claim in _claims(pod)))
 
 
 def concerned(caches: Caches, *at: Place) -> Iterator[Key]:
-    """Those that have not ended and take something from one of these places, or to it."""
+    """Yield the unfinished transfers whose source or target is one of these."""
     if at:
         yield from (transfer(body) for body in _open(caches) if not set(at).isdisjoint(places(body)))
 

@@ -1,6 +1,6 @@
-"""Which pods have the volume of a claim: everybody's but ours, which are followed for their own sake (`Watches`).
+"""Pods that use a PVC, except our own, which are watched anyway (`Watches`).
 
-Of each that has not ended its claims are kept, by claim; a pod without one leaves nothing here but its name.
+Only the PVC names of pods that have not ended are kept, by PVC; a pod without PVCs only leaves its name in the cache.
 """
 
 from __future__ import annotations
@@ -20,19 +20,27 @@ _ENDED = ("Succeeded", "Failed")
 
 
 class Users:
-    """As far as the scope reaches."""
+    """Tracker of pods in the namespaces that the scope includes."""
 
     def __init__(
         self, client: Client, scope: Scope, *, freed: Callable[[str, str], None], now: Callable[[], float] = time.time
     ) -> None:
-        """`freed` is told namespace and name of a claim that one user less has."""
+        """Prepare the watches.
+
+        Args:
+            client: Client of the API server.
+            scope: Namespaces to watch.
+            freed: Called with namespace and name of a PVC that a pod no longer uses.
+            now: Called for the current time in seconds since the epoch.
+
+        """
         self._freed = freed
         self._now = now
         self._seen: dict[tuple[str, str], float] = {}
-        """When a user of a claim was seen last, seconds since the epoch."""
+        """When a pod that uses a PVC was seen last, in seconds since the epoch."""
         self._begun = now()
         self._by_claim: dict[tuple[str, str], dict[str, str]] = {}
-        """By uid their names."""
+        """Pod names by UID, for each PVC."""
         self._reflectors = [
             Reflector(
                 client,
@@ -47,33 +55,33 @@ class Users:
         ]
 
     def of(self, namespace: str, claim: str) -> tuple[str, ...]:
-        """The names of the pods that have a claim or are about to."""
+        """Return the names of the pods that use a PVC or are about to."""
         return tuple(sorted(self._by_claim.get((namespace, claim), {}).values()))
 
     def undisturbed(self, namespace: str, claim: str) -> float | None:
-        """Since when no pod has had a claim's volume, seconds since the epoch; None while one has."""
+        """Return since when no pod has used a PVC, in seconds since the epoch; None if one does."""
         place = (namespace, claim)
         return None if self._by_claim.get(place) else self._seen.get(place, self._begun)
 
     def missing(self) -> str:
-        """What is not listed yet, in words; empty once all is."""
+        """Return what has not been listed yet, as text; empty once everything has been."""
         waiting = [one for one in self._reflectors if not one.cache.synced.is_set()]
         return "; ".join(f"{PODS}: {one.failure.message if one.failure else 'not listed yet'}" for one in waiting)
 
     async def synced(self) -> None:
-        """Until everything that there was at the start is here."""
+        """Wait until the initial lists are complete."""
         for reflector in self._reflectors:
             await reflector.cache.synced.wait()
 
     async def run(self) -> Never:
-        """Until it is cancelled."""
+        """Run until cancelled."""
         async with asyncio.TaskGroup() as group:
             for reflector in self._reflectors:
                 group.create_task(reflector.run())
         raise AssertionError("no reflector ends")
 
     def changed(self, change: Change) -> None:
-        """A pod came, went or ended; its claims never change."""
+        """Record that a pod was created, deleted or has ended; its list of PVCs is immutable."""
         metadata = change.object["metadata"]
         for claim in change.object["claims"]:
             place = (metadata["namespace"], claim)
@@ -89,7 +97,7 @@ class Users:
 
 
 def users_of(pods: Iterable[Object], claim: str) -> tuple[str, ...]:
-    """The names of those of a namespace's pods that have a claim of it or are about to."""
+    """Return the names of the namespace's pods that use this PVC or are about to."""
     return tuple(
         sorted(
             body["metadata"]["name"]
@@ -111,5 +119,8 @@ def _claims(body: Object) -> Object:
 
 
 def _claim(volume: Mapping[str, Any]) -> str:
-    """Behind a pod's volume; empty for none.  What is made for a pod alone is never a target of ours."""
+    """Return the PVC of a pod's volume; empty if there is none.
+
+    An ephemeral volume counts as none: its PVC is never a target.
+    """
     return str((volume.get("persistentVolumeClaim") or {}).get("claimName") or "")

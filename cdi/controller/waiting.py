@@ -1,4 +1,4 @@
-"""Clones that have not ended, by what they are made of."""
+"""Index of unfinished clones by their source."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from cdi.reconcile.clone.record import pinned
 
 FINAL = ("Succeeded", "Failed")
 _Origin = tuple[str, str, bool]
-"""Namespace and name of a volume or snapshot, and whether it is a snapshot."""
+"""Namespace and name of a source, and whether it is a snapshot instead of a volume."""
 _ANY: _Origin = ("", "", False)
-"""What a DataSource stands for, which may be anything."""
+"""Entry for clones from a DataSource, which may refer to any source."""
 _Member = tuple[Resource, str, str]
 
 
 class Waiting:
-    """Of the objects in the watch caches."""
+    """Unfinished clones among the objects in the watch caches."""
 
     def __init__(self) -> None:
         self._index: Index[_Origin, _Member] = Index()
 
     def changed(self, resource: Resource, change: Change) -> None:
-        """To be told of every change."""
+        """Update the index; must be called for every change."""
         if resource not in (CLAIMS, DATA_VOLUMES):
             return
         metadata = change.object["metadata"]
@@ -34,14 +34,14 @@ class Waiting:
         self._index.put(member, None if change.new is None else _origin(resource, change.new))
 
     def on(self, namespace: str, name: str, *, snapshot: bool = False) -> Iterator[Key]:
-        """The clones of this source; those of DataSources are among them, whatever they stand for."""
+        """Yield the unfinished clones of a source, and all those from DataSources, as they may refer to it."""
         for origin in ((namespace, name, snapshot), _ANY):
             for _, space, each in self._index.of(origin):
                 yield volume(space, each)
 
 
 def _origin(resource: Resource, body: Object) -> _Origin | None:
-    """None of what is no clone, or has ended."""
+    """Return the source of an unfinished clone; None if the object is no clone or has ended."""
     if resource == CLAIMS:
         annotations = body["metadata"].get("annotations") or {}
         return None if annotations.get(ANN_POD_PHASE) in FINAL else pinned(annotations)
@@ -49,7 +49,7 @@ def _origin(resource: Resource, body: Object) -> _Origin | None:
         return None
     spec = body.get("spec") or {}
     if spec.get("sourceRef"):
-        # What it stands for may be what it was waited for.
+        # The DataSource may refer to the object whose change is handled.
         return _ANY
     for kind in ("pvc", "snapshot"):
         source = (spec.get("source") or {}).get(kind)

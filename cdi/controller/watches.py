@@ -1,7 +1,7 @@
-"""The watch caches: which resources are followed, and what of their objects is kept.
+"""Watch caches: which resources are watched and which of their fields are kept.
 
-What is kept is what a reconciler asks for: a thousand volumes are three thousand objects here, so whatever nobody
-reads is dropped as soon as it comes, and the same words are one word.
+Only fields that reconcilers use are kept: a thousand volumes are three thousand objects here, so all other fields are
+dropped on arrival, and equal strings share memory.
 """
 
 from __future__ import annotations
@@ -48,16 +48,21 @@ from cdi.reconcile.pod import ANN_JOB, ANN_JOURNAL
 
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _BIG_ANNOTATIONS = (ANN_JOB, ANN_JOURNAL)
-"""Of pods: what the worker reads, and nobody else."""
+"""Annotations of pods that only the worker reads."""
 UNREADABLE = "unreadable"
-"""Of an object of ours that has not the shape of its kind: what is wrong with it, and where (`legible`)."""
+"""Field of an object of our API that does not have the form of its kind: the error and its location (`legible`)."""
 _COMMON = 24
-"""Texts up to this length are often the same ones."""
+"""Strings up to this length are interned, as many of them are equal."""
 OnChange = Callable[[Resource, Change], None]
 
 
 def legible(body: Object) -> Object:
-    """The object; raises `InvalidManifest` for one that has not the shape of its kind."""
+    """Return the object.
+
+    Raises:
+        InvalidManifest: It does not have the form of its kind.
+
+    """
     wrong = body.get(UNREADABLE)
     if wrong is not None:
         raise InvalidManifest(wrong["what"], where=wrong["where"])
@@ -65,19 +70,19 @@ def legible(body: Object) -> Object:
 
 
 def claim_of(volume: Object | None) -> tuple[str, str] | None:
-    """Namespace and name of the claim that a PersistentVolume names, which need not exist; None of one that is gone."""
+    """Return namespace and name of the PVC in a PersistentVolume's claimRef, which need not exist; None without one."""
     ref = ((volume or {}).get("spec") or {}).get("claimRef")
     return (ref.get("namespace") or "", ref.get("name") or "") if ref else None
 
 
 class Watches:
-    """A cache of each resource, as far as the scope reaches."""
+    """Watch caches of all resources, in the namespaces that the scope includes."""
 
     def __init__(self, client: Client, scope: Scope, *, on_change: OnChange) -> None:
         self._reflectors: dict[Resource, dict[str | None, Reflector]] = {}
         self.waiting = Waiting()
         self._volumes: Index[tuple[str, str], str] = Index()
-        """Names of PersistentVolumes, by the claim that they name."""
+        """Names of PersistentVolumes by the PVC in their claimRef."""
         everywhere: tuple[str | None, ...] = (None,)
         spaces = scope.namespaces or everywhere
         plain = dict.fromkeys(spaces)
@@ -94,7 +99,8 @@ class Watches:
                 for namespace in namespaces
             }
 
-        # Pods before claims: what a pod's end led to is then known of the claim as soon as the pod's end is.
+        # Pods are listed before PVCs: a cached PVC is then at least as recent as its pod, so that what was recorded in
+        # it after the pod had ended is known together with that end.
         follow(PODS, plain, labels=f"{LABEL_APP}={APP}", strip=_pod)
         follow(CLAIMS, plain, strip=_plain)
         follow(VOLUMES, strip=_volume)
@@ -118,30 +124,30 @@ class Watches:
         follow(VOLUME_SNAPSHOT_CLASSES, strip=_plain, optional=True)
 
     def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
-        """`namespace` is empty for what belongs to none.  The object may not be altered."""
+        """Return an object, which must not be modified; `namespace` is empty for cluster-scoped resources."""
         reflector = self._of(resource, namespace)
         return reflector.cache.get(namespace, name) if reflector is not None else None
 
     def values(self, resource: Resource) -> Iterator[Object]:
-        """In no order."""
+        """Yield all objects of a resource, in any order."""
         for reflector in self._reflectors[resource].values():
             yield from reflector.cache.values()
 
     def volumes_for(self, namespace: str, claim: str) -> Iterator[Object]:
-        """The PersistentVolumes whose claimRef names this claim."""
+        """Yield the PersistentVolumes whose claimRef names this PVC."""
         for name in self._volumes.of((namespace, claim)):
             body = self.get(VOLUMES, "", name)
             if body is not None:
                 yield body
 
     def note(self, resource: Resource, body: Object) -> None:
-        """What a write of our own gave back (`Reflector.note`); nothing of it is kept where nobody follows its kind."""
+        """Record the object that our own write returned (`Reflector.note`), unless its resource is not watched."""
         reflector = self._of(resource, body["metadata"].get("namespace") or "")
         if reflector is not None:
             reflector.note(body)
 
     def missing(self) -> str:
-        """What is not listed yet, in words; empty once all is."""
+        """Return what has not been listed yet, as text; empty once everything has been."""
         waiting = [
             f"{resource}{f' in {namespace}' if namespace else ''}: "
             f"{reflector.failure.message if reflector.failure is not None else 'not listed yet'}"
@@ -152,13 +158,13 @@ class Watches:
         return "; ".join(waiting)
 
     async def synced(self) -> None:
-        """Until everything that there was at the start is here."""
+        """Wait until the initial lists are complete."""
         for reflectors in self._reflectors.values():
             for reflector in reflectors.values():
                 await reflector.cache.synced.wait()
 
     async def run(self) -> Never:
-        """Until it is cancelled."""
+        """Run until cancelled."""
         async with asyncio.TaskGroup() as group:
             for reflectors in self._reflectors.values():
                 for reflector in reflectors.values():
@@ -170,7 +176,7 @@ class Watches:
         return known.get(namespace if resource.namespaced and None not in known else None)
 
 
-# --- what is kept -----------------------------------------------------------------------------------------------
+# --- transformations of cached objects --------------------------------------------------------------------------
 
 
 def _plain(body: Object) -> Object:
@@ -182,11 +188,13 @@ def _plain(body: Object) -> Object:
 
 
 def _ours(body: Object) -> Object:
-    """As `_plain`.  What was stored before the rules were what they are may have any shape, and nobody who looks at all
-    objects is to stumble over one of them.
+    """Transform an object of our API like `_plain`, and make sure that it can be parsed.
 
-    A status that cannot be read is none, and is written anew.  A spec that cannot be read is empty here, and `legible`
-    says why; of what is about to go nobody needs it any more.
+    An object that was stored under older rules may have any form, and must not break code that iterates over all
+    objects.
+
+    An invalid status is removed, so that it is written again. An invalid spec is emptied, and `legible` reports the error,
+    unless the object is being deleted, when its spec is no longer needed.
     """
     kept = _plain(body)
     wrong = _wrong(kept)
@@ -287,7 +295,7 @@ def _identity(body: Object) -> dict[str, Any]:
 
 
 def _compact(body: Object) -> Object:
-    """The same, with words that many objects share kept once."""
+    """Return an equal object in which strings that many objects share are interned."""
     return {sys.intern(name): _shared(item) for name, item in body.items()}
 
 
