@@ -1,8 +1,8 @@
-"""Certificates by which pods that send and take volumes know each other.
+"""mTLS certificates of the pods that send and receive volumes.
 
-Both authorities are kept where the installation is, and made where they are missing.  Servers trust what the clients'
-authority signed, and clients what that of the servers did.  Whom to trust is a file of the pod on either side, which a
-kubelet brings up to date now and then.
+There are two signers, one for servers and one for clients. Both are stored in the installation namespace and created if
+they are missing. Servers trust certificates of the client signer, clients those of the server signer. Both sides read
+the CA bundle from a file in the pod, which the kubelet updates with a delay.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from cdi.reconcile.actions import ProvideCertificate
 SERVERS: Final = "cdi-uploadserver-signer"
 CLIENTS: Final = "cdi-uploadserver-client-signer"
 SETTLED: Final = dt.timedelta(minutes=10)
-"""By then a new authority is in every Secret and bundle, and a kubelet has shown it to every pod."""
+"""Time until a new CA is in every Secret and bundle and the kubelets have updated the files of all pods."""
 PATIENCE: Final = dt.timedelta(minutes=2)
-"""What a kubelet takes for it, where nothing goes wrong."""
+"""Typical time until a kubelet has updated the files of a pod."""
 _KEPT: Final = dt.timedelta(minutes=1)
-"""How long an authority that was looked at is taken for granted."""
+"""How long a CA is used before its Secret is read again."""
 
 
 def _now() -> dt.datetime:
@@ -40,7 +40,7 @@ def _now() -> dt.datetime:
 
 
 class Certifier:
-    """Of one controller."""
+    """Issuer of the certificates that plans ask for."""
 
     def __init__(
         self,
@@ -51,7 +51,16 @@ class Certifier:
         prefix: str = INSTALLATION,
         now: Callable[[], dt.datetime] = _now,
     ) -> None:
-        """`namespace` is where the authorities are kept, `prefix` what their names begin with there."""
+        """Configure where the signers are stored.
+
+        Args:
+            client: Client of the API server.
+            namespace: Namespace of the signers' Secrets and bundles.
+            lifetimes: Called for the current lifetimes of CAs and certificates.
+            prefix: First part of the Secrets' names.
+            now: Called for the current time.
+
+        """
         self.prefix = prefix
         self._client = client
         self._namespace = namespace
@@ -61,9 +70,13 @@ class Certifier:
         self._entries = asyncio.Lock()
 
     async def provide(self, action: ProvideCertificate) -> None:
-        """Raises `AlreadyExists` for a Secret of that name that is somebody else's, and what the API server answers.
+        """Create or renew the certificate that `action` describes.
 
-        Raises `UploadNotReady` where an authority was lost and its successor is not known everywhere yet.
+        Raises:
+            AlreadyExists: A Secret of that name exists and is not managed by this installation.
+            UploadNotReady: A CA's key was lost, and the new CA is not trusted everywhere yet.
+            CdiError: Any other error of the API server.
+
         """
         lifetimes = self._lifetimes()
         servers, clients = await self.authority(SERVERS), await self.authority(CLIENTS)
@@ -83,12 +96,18 @@ class Certifier:
             patience=PATIENCE,
         )
         lifetime = lifetimes.server if is_server else lifetimes.client
-        # Of a Secret that holds several, many are asked for at once.
+        # Many certificates of one shared Secret are requested at the same time; writing them one by one avoids
+        # conflicts.
         async with self._entries if action.entry else contextlib.nullcontext():
             await ensure_certificate(self._client, place, servers if is_server else clients, lifetime, self._now())
 
     async def authority(self, name: str) -> Authority:
-        """One of them; it is looked at now and then.  Raises what the API server answers."""
+        """Return a signer, created or renewed if necessary; it is cached for `_KEPT`.
+
+        Raises:
+            CdiError: Any error of the API server.
+
+        """
         now = self._now()
         known = self._known.get(name)
         if known is not None and now - known[0] < _KEPT:

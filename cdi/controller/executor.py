@@ -1,7 +1,9 @@
-"""Carries plans out against the API server.  All of it may be done twice, and may be stopped between any two lines.
+"""Plan execution against the API server.
 
-What a write gives back goes into the watch caches at once (`Watches.note`), so that the next reconcile does not rest on
-what was before: it would start a worker for an attempt whose end was just written down.
+Every action is idempotent and may be interrupted at any point.
+
+The object returned by a write goes into the watch caches at once (`Watches.note`), so that the next reconcile does not
+use an outdated state: it would start another worker for an attempt whose end was just recorded.
 """
 
 from __future__ import annotations
@@ -57,13 +59,13 @@ from cdi.reconcile.refusal import refusal_of
 from cdi.reconcile.world import WITHOUT_CLAIM, Refusal
 
 WITH_STATUS = frozenset({"datavolumes", "storageprofiles", "objecttransfers"})
-"""Resources whose status is a subresource."""
+"""Resources with a status subresource."""
 REFUSALS = (InvalidManifest, QuotaExceeded, ClusterForbidden, ClusterRefused, AlreadyExists)
-"""What the server says to one object and not to the next: it is told in that object's conditions."""
+"""Errors that concern a single object; they are reported in its conditions instead of being retried."""
 
 
 class Executor:
-    """Of one controller."""
+    """Executor of plans."""
 
     def __init__(self, client: Client, watches: Watches, certifier: Certifier) -> None:
         self._client = client
@@ -71,10 +73,21 @@ class Executor:
         self._certifier = certifier
 
     async def carry_out(self, plan: Plan, about: Object, now: float) -> Refusal | None:
-        """`about` is the object whose events and status the plan has.  The status goes last: what it says is done then.
+        """Apply a plan: its actions, then its events, and last its status, which describes the completed actions.
 
-        Gives the refusal of the action that the server would not do; the rest of the plan is void then.  Raises
-        `Conflict` where the plan rests on an older state, and what the client raises for a server that is away.
+        Args:
+            plan: The plan to apply.
+            about: The object to which the plan's events and status belong.
+            now: Current time in seconds since the epoch.
+
+        Returns:
+            The rejection of the action that the API server refused, in which case the rest of the plan is not applied;
+            None otherwise.
+
+        Raises:
+            Conflict: The plan is based on an outdated state.
+            CdiError: Any other error of the client, for instance that the API server cannot be reached.
+
         """
         for action in plan.actions:
             try:
@@ -84,7 +97,8 @@ class Executor:
                     namespace = action.body["metadata"]["namespace"]
                     remedy = "create it; what is to be made there is made by itself then"
                     return refusal_of(action, NotFound(f"namespace {namespace} does not exist", remedy=remedy))
-                # What the plan was made for is gone, so the rest is void; that it went causes another reconcile.
+                # The object that the plan is about is gone, so the rest is void; its deletion triggers another
+                # reconcile.
                 return None
             except REFUSALS as error:
                 return refusal_of(action, error)
@@ -98,18 +112,24 @@ class Executor:
         return None
 
     async def _tell_claim(self, plan: Plan, about: Object, now: float) -> None:
-        """Tell the plan's events about the claim, which has the DataVolume's name, if it exists."""
+        """Emit the plan's events for the PVC as well, which has the DataVolume's name, if it exists."""
         claim = self._watches.get(CLAIMS, about["metadata"]["namespace"], about["metadata"]["name"])
         if claim is not None:
             for fact in plan.claim_events:
                 await tell(self._client, claim, fact, now)
 
     async def write_status(self, about: Object, status: Mapping[str, Any]) -> None:
-        """Make the whole status so.  Raises `Conflict` where the object is not any more what it was."""
+        """Replace the object's status.
+
+        Raises:
+            Conflict: The status has changed since it was read.
+            NotFound: The object has been recreated under its name.
+
+        """
         resource = resource_of(about["apiVersion"], about["kind"])
         metadata = about["metadata"]
         namespace, name = metadata.get("namespace") or "", metadata["name"]
-        # A patch of this very plan may have given it a new version.
+        # An action of this plan may have patched the object and so changed its resourceVersion.
         newest = self._watches.get(resource, namespace, name) or about
         if newest["metadata"]["uid"] != metadata["uid"]:
             raise NotFound(f"{resource} {namespace}/{name} is another one now")
@@ -160,7 +180,8 @@ class Executor:
         except AlreadyExists:
             if resource != SERVICES:
                 return
-            # One that somebody else made is not among those that are followed, and is in the way.
+            # The watch only selects managed Services. An unmanaged one of that name is a conflict that must be
+            # reported.
             metadata = body["metadata"]
             made = await self._client.get(resource, metadata["namespace"], metadata["name"])
         self._watches.note(resource, made)
@@ -181,14 +202,19 @@ class Executor:
             ]
             if not any(one.get("controller") for one in owners):
                 metadata["ownerReferences"] = [*owners, dict(action.owner)]
-                # A list is replaced whole: nobody may have written to it meanwhile.
+                # A merge patch replaces the whole list, so a concurrent change must cause a conflict.
                 metadata["resourceVersion"] = current["metadata"]["resourceVersion"]
         await self._patch(resource, action.namespace or None, action.name, {"metadata": metadata})
 
     async def _patch(
         self, resource: Resource, namespace: str | None, name: str, body: Object, *, subresource: str = ""
     ) -> None:
-        """A merge patch that names the object's uid.  Raises `NotFound` where that is not its uid any more."""
+        """Send a merge patch that includes the object's UID.
+
+        Raises:
+            NotFound: The object has been recreated with another UID.
+
+        """
         try:
             made = await self._client.patch(resource, namespace, name, body, subresource=subresource)
         except InvalidManifest as error:
@@ -201,7 +227,7 @@ class Executor:
         try:
             left = await self._client.delete(resource, namespace or None, name, uid=uid, propagation="Background")
         except (NotFound, Conflict):
-            return  # it is gone, and what has its name now is somebody else's
+            return  # deleted already; an object that has its name now is not ours
         if left is not None:
             self._watches.note(resource, left)
 
@@ -217,14 +243,19 @@ class Executor:
             await self._delete(CLAIMS, action.namespace, action.name, metadata["uid"])
 
     async def _start(self, action: StartWorker) -> None:
-        """Create the pod, if nothing of the claim has changed that was not known when this was decided."""
+        """Create the pod unless the PVC has changed since the plan was made.
+
+        Raises:
+            Conflict: The PVC differs from the cached one.
+
+        """
         assert action.pod is not None
         pod = dict(action.pod)
         name = next(owner["name"] for owner in pod["metadata"]["ownerReferences"] if owner["uid"] == action.claim)
         known = self._watches.get(CLAIMS, action.namespace, name)
         claim = await self._client.get(CLAIMS, action.namespace, name)
         if known is None or known["metadata"]["resourceVersion"] != claim["metadata"]["resourceVersion"]:
-            # The end of an attempt may have been written into it.
+            # The end of the previous attempt may have been recorded in it.
             self._watches.note(CLAIMS, claim)
             raise Conflict(f"PVC {action.namespace}/{name} has changed meanwhile")
         await self._create(pod)
@@ -245,12 +276,13 @@ class Executor:
         phase = (volume.get("status") or {}).get("phase")
         if phase in WITHOUT_CLAIM:
             raise Conflict(f"PersistentVolume {action.volume} is {phase}")
-        # While its claim is there nobody takes the volume away; and that the claim goes gives the volume a new version.
+        # As long as the PVC that is bound to it exists, the volume is not released; and deleting that PVC changes the
+        # volume's resourceVersion, so that the patch below would fail.
         beside = action.prime_namespace or action.namespace
         prime = await self._client.get(CLAIMS, beside, action.prime)
         if prime["metadata"]["uid"] != action.prime_uid:
             raise NotFound(f"PVC {beside}/{action.prime} is another one now")
-        # A merge patch merges: what is not said of the new claim would stay that of the old.
+        # A merge patch keeps fields that it does not name: set the old claimRef's other fields to null.
         new = {
             "apiVersion": "v1",
             "kind": CLAIMS.kind,
@@ -307,7 +339,7 @@ class Executor:
         if action.present and "deletionTimestamp" in metadata:
             raise Conflict(f"{resource} {action.namespace}/{action.name} is being deleted")
         after = [one for one in before if one != action.finalizer] + [action.finalizer] * action.present
-        # A list is replaced whole: nobody may have written to it meanwhile.
+        # A merge patch replaces the whole list, so a concurrent change must cause a conflict.
         wanted = {"uid": action.uid, "resourceVersion": metadata["resourceVersion"], "finalizers": after}
         await self._patch(resource, action.namespace or None, action.name, {"metadata": wanted})
 
@@ -336,14 +368,14 @@ class Executor:
             current = await self._client.get(resource, action.copy.namespace, action.copy.name)
             metadata = current["metadata"]
             if not any(owner["uid"] == action.owner["uid"] for owner in metadata.get("ownerReferences") or []):
-                raise  # a user's own is never written over
+                raise  # never overwrite an object of the user
             if _content(current) != content:
                 wanted["metadata"]["resourceVersion"] = metadata["resourceVersion"]
                 await self._client.update(resource, wanted)
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """The merge patch (RFC 7396) that makes `after` of `before`; empty where they are the same."""
+    """Return the merge patch (RFC 7396) that turns `before` into `after`; empty if they are equal."""
     patch: dict[str, Any] = {name: None for name in before if name not in after}
     for name, value in after.items():
         old = before.get(name)
@@ -356,7 +388,10 @@ def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str,
 
 
 def _is_placed(action: Action, about: Object) -> TypeGuard[CreateObject]:
-    """Made in a namespace for what belongs to none: then the namespace alone can be what is missing."""
+    """Return whether the action creates a namespaced object for a cluster-scoped one.
+
+    Then NotFound can only mean that the namespace does not exist.
+    """
     if not isinstance(action, CreateObject) or not action.body["metadata"].get("namespace"):
         return False
     return "metadata" in about and not about["metadata"].get("namespace")

@@ -1,4 +1,4 @@
-"""The controller while it leads: caches, queue and reconciles, from the first list to the last write."""
+"""Controller while it is the leader: caches, work queue and reconciles."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ from cdi.reconcile.world import Pods
 
 PROGRESS_PORT = 8443
 GRACE = 20.0
-"""Seconds in which the reconciles under way may end when the process is asked to stop."""
+"""Seconds that running reconciles have to finish when the process is asked to stop."""
 KEY_EVERY, KEY_SOON = 300.0, 10.0
-"""Seconds between looks at the key of tokens, known and not."""
+"""Seconds until the signing key of tokens is read again, if it is known and if it is not."""
 LONGEST = 120.0
-"""Seconds for one reconcile; the client waits for a server that is away for a part of it."""
+"""Timeout of one reconcile in seconds, which includes the client's retries while the API server is unavailable."""
 
 log = logging.getLogger("cdi.controller")
 
 
 class Life:
-    """From winning the leadership to losing it."""
+    """Tasks of one term of leadership."""
 
     def __init__(
         self,
@@ -63,7 +63,21 @@ class Life:
         metrics: Metrics,
         stop: asyncio.Event,
     ) -> None:
-        """Where `stop` is set when it is cancelled, what is under way is finished first."""
+        """Wire up caches, queue and reconcilers.
+
+        Args:
+            client: Client of the API server.
+            scope: Objects that this controller handles.
+            pods: Settings of worker pods from the command line.
+            install_namespace: Namespace of the installation.
+            prefix: First part of the names of the installation's Secrets.
+            version: Version of the controller.
+            parts: Deployments whose health the CDI object shows.
+            workers: Number of concurrent reconciles.
+            metrics: Metrics to update.
+            stop: If it is set when `run` is cancelled, running reconciles are finished first.
+
+        """
         self.queue: Queue[Key] = Queue()
         self.watches = Watches(client, scope, on_change=self._changed)
         self._client = client
@@ -111,11 +125,11 @@ class Life:
         )
 
     def missing(self) -> str:
-        """What it does not know yet, in words; empty once it knows all."""
+        """Return what is not in sync yet, as text; empty once everything is."""
         return "; ".join(filter(None, (self.watches.missing(), self._users.missing())))
 
     async def run(self) -> Never:
-        """Until it is cancelled."""
+        """Run until cancelled."""
         async with asking() as ask, asyncio.TaskGroup() as group:
             group.create_task(self.watches.run())
             group.create_task(self._users.run())
@@ -141,7 +155,7 @@ class Life:
         return Lifetimes.of(active_cdi(self._observed.installations()))
 
     async def _keep_key(self) -> None:
-        """The key of tokens is known, and stays so when it is made anew."""
+        """Read the signing key of tokens regularly, so that a recreated one is noticed."""
         while True:
             try:
                 self._clones.key = await ensure_signing_key(self._client, self._install_namespace, self._key_secret)
@@ -150,20 +164,20 @@ class Life:
             await asyncio.sleep(KEY_EVERY if self._clones.key is not None else KEY_SOON)
 
     async def _drain(self) -> None:
-        """No key is taken any more; those that are worked on are finished."""
+        """Wait until the running reconciles have finished; no further key is taken from the queue."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GRACE):
                 while self.queue.in_work:
                     self._ended.clear()
                     await self._ended.wait()
 
-    # --- what happens -----------------------------------------------------------------------------------------------
+    # --- event handlers ---------------------------------------------------------------------------------------------
 
     def _changed(self, resource: Resource, change: Change) -> None:
         self._observed.changed(resource, change)
         if resource == PODS:
             self._follow(change)
-        if self._synced:  # before, everything is new, and looked at once all of it is here
+        if self._synced:  # before that, `run` adds all keys itself once the caches are in sync
             for key in affected(resource, change, self.watches):
                 self.queue.add(key)
 
@@ -174,7 +188,7 @@ class Life:
                 self.queue.add(key)
 
     def _follow(self, change: Change) -> None:
-        """Ask a worker that runs for its progress, and count one that has ended."""
+        """Poll the progress of a running worker, and count the outcome of one that has ended."""
         pod = change.object
         uid = pod["metadata"]["uid"]
         if change.type == "DELETED":
@@ -195,7 +209,7 @@ class Life:
                 self.queue.add(key)
 
     async def _keep(self, target: Target, journal: str) -> None:
-        """Keep a journal in the claim that the pod fills, which outlives the pod."""
+        """Store a journal in an annotation of the PVC that the pod fills, as the PVC outlives the pod."""
         pod = self.watches.get(PODS, target.namespace, target.name)
         owners = (pod or {}).get("metadata", {}).get("ownerReferences") or ()
         for owner in owners:
@@ -205,7 +219,7 @@ class Life:
                     made = await self._client.patch(CLAIMS, target.namespace, owner["name"], {"metadata": metadata})
                     self.watches.note(CLAIMS, made)
 
-    # --- what is done about it --------------------------------------------------------------------------------------
+    # --- reconciles -------------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
         while True:
@@ -218,21 +232,21 @@ class Life:
                 self._ended.set()
 
     async def _step(self, key: Key) -> None:
-        """One object's trouble is not another's."""
+        """Reconcile one key; its errors do not affect other keys."""
         try:
             with self._metrics.reconciling(key.kind):
                 async with asyncio.timeout(LONGEST):
                     pause = await self._reconcilers.reconcile(key)
         except Conflict as error:
-            # What it rested on has changed, which mostly has brought the key back already.
+            # The cached state was outdated. The watch event with the new state has usually added the key already.
             self.queue.retry(key)
             log.debug("again", extra=fields(key=key, reason=error))
         except AdmissionDenied as error:
-            # What a policy says today of a status or an annotation, it need not say tomorrow.
+            # An admission policy that denies a status or an annotation now may be changed later.
             pause = self.queue.retry(key)
             log.warning("failed", extra=fields(key=key, reason=error, pause=round(pause, 1)))
         except InvalidManifest as error:
-            # It changes only with the object, and then the key comes again.
+            # The error persists until the object is changed, and that adds the key again.
             log.error("not understood", extra=fields(key=key, reason=error))  # noqa: TRY400  the error says it all
             await self._complain(key, error)
         except TimeoutError:
@@ -253,7 +267,7 @@ class Life:
         try:
             await self._reconcilers.complain(key, error)
         except CdiError as trouble:
-            # A server whose rules the object breaks may refuse every write of it: then the event has to do.
+            # The API server may reject every write of an invalid object; then only the event reports the error.
             log.warning("its status is not written", extra=fields(key=key, reason=trouble))
 
 

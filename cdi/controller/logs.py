@@ -1,9 +1,9 @@
-"""The controller's log: one JSON object per line on standard error, for people with ``jq`` and for collectors.
+"""JSON logging: one object per line on standard error, for ``jq`` and for log collectors.
 
     {"time":"2026-01-02T03:04:05.678Z","level":"info","logger":"cdi.controller","message":"phase",
      "key":"volume images/fedora","phase":"ImportInProgress","reason":"Pod is running"}
 
-What a record is about goes into fields (`fields`), never into its message, so that nothing has to be cut out of text.
+Variable data goes into fields (`fields`), never into the message, so that nothing has to be parsed out of text.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from cdi.api.errors import CdiError
 
 _FIELDS = "cdi"
 _LONGEST = 4096
-"""Characters of a value: an object that somebody else made may hold anything."""
+"""Maximum length of a value in characters: objects of users may contain any text."""
 
 
 def fields(**values: object) -> Mapping[str, Any]:
-    """For ``extra=``: what the record is about; empty values are left out."""
+    """Return the ``extra=`` argument with a log record's fields; empty values are left out."""
     return {_FIELDS: {name: value for name, value in values.items() if value not in ("", None)}}
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one line."""
+    """Formatter that writes a record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
@@ -57,12 +57,12 @@ def _plain(value: object) -> object:
 
 
 def configure(verbosity: int) -> None:
-    """Send every record to standard error; `verbosity` 2 and above shows debug records, 1 and below none."""
+    """Send all records to standard error; the package's debug records only if `verbosity` is 2 or more."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     logging.getLogger("cdi").setLevel(logging.DEBUG if verbosity > 1 else logging.INFO)
-    # One line per request, of which a scrape and a probe make several a minute.
+    # The access log has one line for each request, and scrapes and probes send several a minute.
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)

@@ -1,8 +1,8 @@
-"""What the controller tells Prometheus.
+"""Prometheus metrics of the controller.
 
-What can be counted from the watch caches is counted when it is asked for, and so never contradicts them; only what
-happens and is gone (a reconcile, an attempt's end) is counted as it happens.  Names that begin with ``kubevirt_cdi_``
-are those of KubeVirt's CDI, for its alerts and dashboards.  ``docs/reference/metrics.md`` explains all of them.
+What can be counted in the watch caches is counted at each scrape, and so never contradicts them; only events (a
+reconcile, the end of an attempt) are counted as they happen. Names that begin with ``kubevirt_cdi_`` are those of
+KubeVirt's CDI, for its alerts and dashboards. ``docs/reference/metrics.md`` explains all of them.
 """
 
 from __future__ import annotations
@@ -40,18 +40,26 @@ from cdi.reconcile.storageclass import StorageClass, default_class
 from cdi.reconcile.storageprofile import SnapshotClass, clones_fast, complete, shared
 
 Values = Callable[[Resource], Iterable[Object]]
-"""All objects of a resource that are known."""
+"""Function that returns all known objects of a resource."""
 SUCCEEDED = "Succeeded"
-"""The outcome of an attempt that brought the volume's content; any other is an error's code."""
+"""Outcome of an attempt that filled the volume; any other outcome is an error code."""
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _WAITING = ("", Phase.PENDING)
 
 
 class Metrics:
-    """All of the controller's metrics, in a registry of their own (`serving` serves it)."""
+    """All of the controller's metrics, in a registry of their own (served by `serving`)."""
 
     def __init__(self, values: Values, *, version: str, waiting: Callable[[], int], in_work: Callable[[], int]) -> None:
-        """`waiting` and `in_work` are the work queue's: keys that are due and not taken, and keys that are taken."""
+        """Register the metrics.
+
+        Args:
+            values: Called for all known objects of a resource.
+            version: Version of the controller.
+            waiting: Called for the number of keys that are due and not taken.
+            in_work: Called for the number of keys that are taken.
+
+        """
         self.registry = CollectorRegistry()
         self._durations = Histogram(
             "cdi_reconcile_duration_seconds",
@@ -77,7 +85,7 @@ class Metrics:
 
     @contextlib.contextmanager
     def reconciling(self, kind: str) -> Iterator[None]:
-        """Time a reconcile of an object of this kind; one that raises an error is counted as a failure too."""
+        """Time a reconcile of an object of this kind, and count its failure if it raises an error."""
         began = time.perf_counter()
         try:
             yield
@@ -88,12 +96,12 @@ class Metrics:
             self._durations.labels(kind).observe(time.perf_counter() - began)
 
     def ended(self, outcome: str) -> None:
-        """An attempt has ended: `SUCCEEDED` or an error's code."""
+        """Count an attempt that has ended with `outcome`: `SUCCEEDED` or an error code."""
         self._imports.labels(outcome).inc()
 
 
 class _Observed(Collector):
-    """Gauges out of the caches, computed when they are asked for."""
+    """Gauges that are computed from the caches at each scrape."""
 
     def __init__(self, values: Values, *, version: str, waiting: Callable[[], int], in_work: Callable[[], int]) -> None:
         self._values = values
@@ -102,7 +110,7 @@ class _Observed(Collector):
         self._in_work = in_work
 
     def describe(self) -> Iterable[Metric]:
-        """None in advance: at the start the caches are empty."""
+        """Return nothing: the caches are empty when the collector is registered."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
@@ -124,7 +132,7 @@ class _Observed(Collector):
         yield self._pods()
 
     def _ready(self) -> Metric:
-        """1, 0, or -1 where nobody has looked yet or there is no CDI object: the alert is for 0."""
+        """Return 1 or 0, or -1 if there is no CDI object or its state is unknown; the alert is on 0."""
         oldest = min(
             (body for body in self._values(CDIS) if not body["metadata"].get("deletionTimestamp")),
             key=lambda body: body["metadata"].get("creationTimestamp") or "",
@@ -145,7 +153,7 @@ class _Observed(Collector):
         profiles = {body["metadata"]["name"]: body for body in self._values(STORAGE_PROFILES)}
         drivers = frozenset(body["metadata"]["name"] for body in self._values(CSI_DRIVERS))
         snapshots = [SnapshotClass.read(body) for body in self._values(VOLUME_SNAPSHOT_CLASSES)]
-        # With one node nothing can be moved to another, so nothing is missed.
+        # A cluster with one node has no live migration, so the lack of shared volumes is no limitation.
         alone = sum(1 for _ in self._values(NODES)) == 1
         for one in classes:
             profile = _profile(profiles.get(one.name))
@@ -180,7 +188,10 @@ class _Observed(Collector):
         return found
 
     def _restarts(self, volumes: Iterable[Object]) -> Metric:
-        """Only of those that are under way and had to begin again, or there would be a series for every volume."""
+        """Return the restarts of unfinished DataVolumes.
+
+        DataVolumes without a restart are left out, so that not every volume has a time series.
+        """
         found = GaugeMetricFamily(
             "cdi_datavolume_restarts",
             "How often the worker of an unfinished DataVolume had to be started again; only where it had to",
@@ -228,7 +239,7 @@ def _profile(body: Object | None) -> StorageProfile | None:
 
 
 def _lacking(volumes: Iterable[Object], classes: list[StorageClass]) -> set[tuple[str, str]]:
-    """Namespace and name of those that wait, name no class, and have no default that could be meant."""
+    """Return namespace and name of pending DataVolumes that have neither a storage class nor a default class."""
     defaults = {form: default_class(classes, virtualization=form != "archive") for form in ("kubevirt", "archive")}
     found = set()
     for body in volumes:

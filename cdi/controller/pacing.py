@@ -1,11 +1,11 @@
-"""What is only told, and changes nothing that anybody acts on, may wait.
+"""Rate limit for informational status writes.
 
-At most one word a second is written about each volume, and in the long run five a second about all of them.
+Such writes are limited to one per second for each volume and five per second overall.
 
-A volume's course gives a new word for every step of the storage and of the node: that the pod has a node, that its
-image is there.  Each word written into an unbound claim is looked at by every provisioner of the cluster, which tells
-events of its own; most of them are out of date within a few milliseconds.  What is put off is not kept: the next
-reconcile finds it missing again, or finds something newer.
+Progress messages and mirrored annotations change with every scheduling and storage event. Each write to an unbound PVC
+makes every provisioner in the cluster handle it and emit events of its own; most of the written messages are outdated
+within a few milliseconds. A write that is held back is dropped, not queued: the next reconcile computes it again from
+the current state.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from cdi.reconcile.actions import Action, CreateObject, PatchObject, Plan
 from cdi.reconcile.synthesis import ANN_STATUS
 
 PACE = 1.0
-"""Seconds between two words about one volume, at least."""
+"""Minimum interval in seconds between informational writes for one volume."""
 RATE = 5.0
-"""Words a second about all volumes, in the long run."""
+"""Informational writes per second for all volumes together, on average."""
 LONGEST = 15.0
-"""Seconds that a word waits, at most."""
+"""Maximum delay of an informational write in seconds."""
 _MANY = 100
 _WORDS = frozenset(
     {
@@ -53,26 +53,26 @@ _WORDS = frozenset(
         names.ANN_USE_POPULATOR,
     }
 )
-"""Annotations of a claim that no reconcile rests on."""
+"""Annotations of a PVC that no reconcile depends on."""
 
 
 class Pacing:
-    """Of one controller."""
+    """Rate limiter of informational writes."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._free = 0.0
-        """When the next word may be told, whatever it is about."""
+        """When the next informational write for any volume is due."""
         self._due: dict[Key, float] = {}
-        """When the next word may be told about a volume."""
+        """When the next informational write for each volume is due."""
 
     def paced(self, key: Key, plan: Plan, about: Object) -> Plan:
-        """The plan, or as much of it as is due, with the moment of the rest in `requeue_after`."""
+        """Return the plan, or what of it is due, with the time until the rest is due in `requeue_after`."""
         rest = tuple(action for action in plan.actions if not _is_words(action))
         if len(rest) == len(plan.actions) and plan.status is None:
             return plan
         now = self._now()
-        # A clock that was set back keeps nobody waiting.
+        # If the clock was set back, the recorded times are too far in the future and are ignored.
         if not now < self._due.get(key, now) <= now + LONGEST:
             self._told(key, now)
             return plan
@@ -81,7 +81,7 @@ class Pacing:
             self._told(key, now)
             if _is_for_all(plan):
                 return plan
-            # A DataVolume's status says it; its claims say later what nobody waits for there.
+            # The DataVolume's status has the new facts; the same facts in its PVCs' annotations can wait.
             rest = tuple(one for one in plan.actions if not _is_words(one) or _is_told_of_a_pod(one))
             if len(rest) == len(plan.actions):
                 return plan
@@ -109,8 +109,11 @@ def _is_words(action: Action) -> bool:
 
 
 def _is_news(plan: Plan, about: Object) -> bool:
-    """Somebody acts on it: a client waits for a phase, for a condition, or for a server that takes uploads."""
-    # That something is made is told as it is made, and is not told again when its status comes later.
+    """Return whether the plan has a change that a client may act on.
+
+    That is a phase, a condition, or an upload server that is ready.
+    """
+    # The creation of objects was reported by the event itself, so a status that repeats it is not news.
     made = any(isinstance(action, CreateObject) for action in plan.actions)
     if any(event.type == "Warning" or not made for event in plan.events):
         return True
@@ -120,7 +123,10 @@ def _is_news(plan: Plan, about: Object) -> bool:
 
 
 def _is_for_all(plan: Plan) -> bool:
-    """It is told wherever it is told at all: an end, trouble, or what is only told of a claim."""
+    """Return whether the plan must be applied completely.
+
+    That holds for an end, for a warning, and for a plan without a status, which only changes PVCs.
+    """
     return (
         plan.status is None
         or plan.status.get("phase") in FINAL

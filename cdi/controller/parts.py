@@ -1,4 +1,4 @@
-"""The other parts of the installation, as far as it has any: the CDI object tells what is not there or not ready."""
+"""Health of the installation's other components, which the CDI object shows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cdi.kube.resources import DEPLOYMENTS, MUTATING_WEBHOOKS, VALIDATING_WEBHOO
 from cdi.reconcile.configuration import Installed
 
 LOOKS: Final = 30.0
-"""Seconds between two looks: nobody follows them."""
+"""Polling interval in seconds; these objects are not watched."""
 KINDS: Final[Mapping[str, Resource]] = {
     "deployment": DEPLOYMENTS,
     "validatingwebhookconfiguration": VALIDATING_WEBHOOKS,
@@ -23,10 +23,10 @@ KINDS: Final[Mapping[str, Resource]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One of them."""
+    """A Deployment or webhook configuration of the installation."""
 
     kind: str
-    """Of `KINDS`."""
+    """One of `KINDS`."""
     name: str
 
     def __str__(self) -> str:
@@ -34,7 +34,7 @@ class Part:
 
 
 class Parts:
-    """Those of one installation."""
+    """Components of one installation."""
 
     def __init__(self, client: Client, namespace: str, version: str, parts: tuple[Part, ...]) -> None:
         self._client = client
@@ -44,11 +44,16 @@ class Parts:
 
     @property
     def pause(self) -> float | None:
-        """Seconds until they are to be looked at again."""
+        """Seconds until the components are due to be checked again; None if there are none."""
         return LOOKS if self._parts else None
 
     async def look(self) -> Installed:
-        """What runs.  What may not be looked at counts as well.  Raises what else the client raises."""
+        """Check the components and return what is missing; one that may not be read counts as healthy.
+
+        Raises:
+            CdiError: Any error of the client other than a forbidden read.
+
+        """
         missing: list[str] = []
         for part in self._parts:
             with contextlib.suppress(ClusterForbidden):

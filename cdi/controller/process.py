@@ -1,10 +1,10 @@
-"""The controller process: what runs beside what, from its start to its end.
+"""Controller process: its tasks from start to shutdown.
 
-    watches ──► keys that are due ──► reconcilers (several at once, one to a key) ──► the API server
-    pods    ◄── asked for progress ──┘
+    watches ──► keys that are due ──► reconcilers (concurrent, one per key) ──► API server
+    pods    ◄── polled for progress ──┘
 
-Probes and metrics are served from the first moment; the rest runs only while this process leads (`Life`).  It holds
-nothing that cannot be lost: killed at any moment, the next one finds the objects as they are and goes on.
+Probes and metrics are served from the start; everything else runs only while this process is the leader (`Life`). The
+process holds no state that must survive: if it is killed, the next leader continues from the objects in the cluster.
 """
 
 from __future__ import annotations
@@ -34,31 +34,34 @@ log = logging.getLogger("cdi.controller")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the command line says."""
+    """Command line options."""
 
     namespace: str
-    """Where the controller is installed: its Lease, and what CDIConfig names."""
+    """Namespace of the installation: it has the Lease and is named in CDIConfig."""
     pods: Pods
-    """How worker pods are made, as far as CDI and CDIConfig do not say."""
+    """Settings of worker pods for which CDI and CDIConfig have no value."""
     scope: Scope = field(default_factory=Scope)
     workers: int = 8
-    """Reconciles at once."""
+    """Number of concurrent reconciles."""
     port: int = 8080
     leader_election: bool = True
     prefix: str = INSTALLATION
-    """What the names of its Lease, Secrets and ConfigMaps begin with."""
+    """First part of the names of its Lease, Secrets and ConfigMaps."""
     identity: str | None = None
-    """Who holds the Lease; a process that is begun again under its name does not wait for its own Lease to end."""
+    """Holder identity in the Lease.
+
+    A process restarted with the same identity does not wait for its own Lease to expire.
+    """
     version: str = ""
     parts: tuple[Part, ...] = ()
-    """What else belongs to the installation."""
+    """Other components of the installation."""
 
 
 class Controller:
-    """One process: it leads, perhaps several times, with nothing carried from one to the next."""
+    """Controller process, which may become the leader several times and keeps no state in between."""
 
     def __init__(self, client: Client, options: Options, stop: asyncio.Event) -> None:
-        """`stop` asks it to end, and to finish first what it is at."""
+        """Prepare the process; when `stop` is set, it finishes the running reconciles and ends."""
         self._client = client
         self._options = options
         self._stop = stop
@@ -71,7 +74,12 @@ class Controller:
         )
 
     async def run(self) -> None:
-        """Until asked to stop.  Raises `UsageError` for a port that is taken."""
+        """Run until asked to stop.
+
+        Raises:
+            UsageError: The port is in use.
+
+        """
         options = self._options
         async with serving(options.port, ready=self._ready, alive=_alive, registry=self._metrics.registry) as port:
             log.info("serving", extra=fields(port=port))
@@ -113,7 +121,10 @@ class Controller:
             self._life = None
 
     def _ready(self) -> str:
-        """A candidate that waits to lead is ready: a rolling update would never come to its end otherwise."""
+        """Return the reason why the process is not ready; empty if it is.
+
+        A candidate that waits for leadership is ready, as otherwise no rolling update could complete.
+        """
         return self._life.missing() if self._life is not None else ""
 
     def _values(self, resource: Resource) -> Iterable[Object]:
@@ -121,5 +132,5 @@ class Controller:
 
 
 def _alive() -> str:
-    """That it answers shows that the event loop turns."""
+    """Return no error: any response shows that the event loop runs."""
     return ""

@@ -1,11 +1,10 @@
-"""What running workers tell of themselves: their pods are asked, about once a second each, over HTTPS.
+"""Progress polling: running worker pods are asked about once per second over HTTPS.
 
-A worker holds no credentials of the API, so it cannot report; and it runs with a certificate of its own making, so what
-it answers is believed no further than a progress bar: bounded in size, in time and in every number, and never a reason
-to call an import complete.
+A worker has no API credentials, so it cannot push its progress. It serves a self-signed certificate, so its report is
+only trusted for display: it is bounded in size, time and every number, and never makes an import count as complete.
 
-The more pods run the less often each is asked, so that what it costs has a limit (`RATE`).  A reconcile never waits for
-an answer; it finds the newest one here.
+With more pods the interval grows, so that the total rate is limited (`RATE`). A reconcile never waits for a response;
+it uses the latest known report.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ from cdi.controller.logs import fields
 from cdi.controller.queue import Queue
 
 EVERY = 1.0
-"""Seconds between two questions to one pod, and until the first: most imports of small images are over before."""
+"""Polling interval of one pod in seconds, also before the first request: most small imports end before that."""
 RATE = 20.0
-"""Questions per second to all pods together."""
+"""Maximum number of requests per second to all pods together."""
 AT_ONCE = 16
 PATIENCE = 2.0
-"""Seconds for one answer."""
+"""Timeout of one request in seconds."""
 JOURNAL_EVERY = 10.0
-"""Seconds between two journals of one pod that are kept."""
+"""Minimum interval in seconds between two stored journals of one pod."""
 _LONGEST_ANSWER = 96 * 1024
 _LONGEST_JOURNAL = 40 * 1024
-"""As much as the next attempt's pod is given (`cdi.reconcile.pod`)."""
+"""Maximum size of a journal, which is also the limit for the next attempt's pod (`cdi.reconcile.pod`)."""
 _LONGEST_NOTE = 256
 _LONGEST_MESSAGE = 1024
 
@@ -54,7 +53,7 @@ class Target:
     address: str
     """``host:port`` of its HTTPS server."""
     keeps_journal: bool = False
-    """Its journal is lost with it, and is to be kept elsewhere."""
+    """Whether its journal is lost with the pod and must be stored elsewhere."""
 
     @property
     def place(self) -> str:
@@ -63,7 +62,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """An answer."""
+    """A worker's response."""
 
     progress: Progress
     journal: str | None = None
@@ -72,20 +71,23 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """What a pod that waits for an upload says of it."""
+    """Upload state that an upload server reports."""
 
     state: str
     """waiting, receiving, finishing or done."""
     failure: Failure | None = None
-    """Why it did not take the last one."""
+    """Why it rejected the last upload."""
 
 
 Ask = Callable[[str], Awaitable[bytes]]
-"""Gives the body of ``GET https://<address>/progress``; raises `OSError`, `ValueError` or `aiohttp.ClientError`."""
+"""Function that returns the body of ``GET https://<address>/progress``.
+
+It raises `OSError`, `ValueError` or `aiohttp.ClientError`.
+"""
 
 
 class Progresses:
-    """The newest progress of every worker pod that runs."""
+    """Latest progress of every running worker pod."""
 
     def __init__(
         self,
@@ -96,7 +98,16 @@ class Progresses:
         every: float = EVERY,
         rate: float = RATE,
     ) -> None:
-        """`told` hears of every change; `keep` stores a journal, and raises what it likes."""
+        """Start without pods.
+
+        Args:
+            told: Called with a pod whose report has changed.
+            keep: Called to store a pod's journal; it may raise any exception.
+            clock: Called for monotonic time in seconds.
+            every: Polling interval of one pod in seconds.
+            rate: Maximum number of requests per second.
+
+        """
         self._told = told
         self._keep = keep
         self._clock = clock
@@ -109,19 +120,19 @@ class Progresses:
         self._journals: dict[str, tuple[float, str]] = {}
 
     def of(self, uid: str) -> Progress | None:
-        """The newest of the pod with this uid; it is forgotten when `forget` is called, not before."""
+        """Return the latest progress of the pod with this UID, which is kept until `forget` is called."""
         return self._newest.get(uid)
 
     def refused(self, uid: str) -> Failure | None:
-        """Why this pod did not take the last upload; None where it took it, or another one is under way."""
+        """Return why this pod rejected the last upload; None if it did not, or another upload is in progress."""
         return self._refused.get(uid)
 
     def newest(self) -> Mapping[str, Progress]:
-        """By uid of the pod."""
+        """Return the latest progress by UID of the pod."""
         return self._newest
 
     def follow(self, target: Target) -> None:
-        """Ask this pod from now on."""
+        """Start polling a pod."""
         if self._targets.get(target.uid) != target:
             new = target.uid not in self._targets
             self._targets[target.uid] = target
@@ -129,18 +140,18 @@ class Progresses:
                 self._queue.add(target.uid, self._every)
 
     def leave(self, uid: str) -> None:
-        """Ask this pod no more; what it told last stays known."""
+        """Stop polling a pod; its latest progress is kept."""
         self._targets.pop(uid, None)
 
     def forget(self, uid: str) -> None:
-        """The pod is gone."""
+        """Discard everything about a deleted pod."""
         self.leave(uid)
         self._newest.pop(uid, None)
         self._refused.pop(uid, None)
         self._journals.pop(uid, None)
 
     async def run(self, ask: Ask) -> Never:
-        """Until it is cancelled."""
+        """Run until cancelled."""
         async with asyncio.TaskGroup() as group:
             for _ in range(AT_ONCE):
                 group.create_task(self._work(ask))
@@ -168,7 +179,7 @@ class Progresses:
         self._queue.forget(target.uid)
         self._queue.add(target.uid, max(self._every, len(self._targets) / self._rate))
         if target.uid not in self._targets:
-            return  # it ended while it was asked
+            return  # it ended during the request
         upload = report.upload
         refused = upload.failure if upload is not None and upload.state == "waiting" else None
         if (self._newest.get(target.uid), self._refused.get(target.uid)) != (report.progress, refused):
@@ -189,12 +200,17 @@ class Progresses:
         self._journals[target.uid] = (now, journal)
         try:
             await self._keep(target, journal)
-        except Exception as error:  # noqa: BLE001 (the next one comes soon; a lost one costs time)
+        except Exception as error:  # noqa: BLE001 (the next journal follows soon; a lost one only costs time)
             log.warning("a journal is not kept", extra=fields(pod=target.place, reason=error))
 
 
 def read(body: bytes) -> Report:
-    """The report that a worker's answer holds; raises `ValueError` for whatever no worker of ours says."""
+    """Parse and sanitize a worker's response.
+
+    Raises:
+        ValueError: It is not a report of a worker.
+
+    """
     report = decode(Report, body)
     told = report.progress
     if min(told.done, told.total or 0, told.written, told.fetched, told.rate, told.eta or 0) < 0:
@@ -210,7 +226,7 @@ def read(body: bytes) -> Report:
 
 
 def _sanitized(failure: Failure | None) -> Failure | None:
-    """Bound a failure whose text a server or an image had a hand in: one word as its code, one line as its message."""
+    """Bound a failure whose text may come from a server or an image: code to one word, message to one line."""
     if failure is None:
         return None
     code = "".join(c for c in failure.code[:64] if c.isascii() and c.isalnum()) or "Unknown"
@@ -223,9 +239,9 @@ def _printable(text: str, longest: int) -> str:
 
 @contextlib.asynccontextmanager
 async def asking() -> AsyncIterator[Ask]:
-    """Gives an `Ask` over connections that are kept open."""
+    """Yield an `Ask` that uses persistent connections."""
     connector = aiohttp.TCPConnector(
-        # The certificate is one that the worker made for itself a moment ago.
+        # The worker's certificate is self-signed and created at its start, so there is nothing to verify it against.
         ssl=False,
         limit=4 * AT_ONCE,
         keepalive_timeout=30.0,

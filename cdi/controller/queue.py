@@ -1,9 +1,9 @@
-"""The work queue: which keys are due, each of them once, and never two workers on one.
+"""Work queue that holds each key once and never hands out a key to two workers.
 
-`add` and `take` are plain functions over a clock, so that a test needs neither an event loop nor time; `get` is the one
-place that waits.
+`add` and `take` are synchronous and use an injected clock, so that tests need neither an event loop nor real time; only
+`get` waits.
 
-    (not in it) ── add ──► due or later ── take ──► in work ── done ──► (not in it)
+    (not queued) ── add ──► due or later ── take ──► in work ── done ──► (not queued)
                                   ▲                    │ added meanwhile
                                   └────────────────────┘
 """
@@ -21,13 +21,13 @@ from typing import Generic, TypeVar
 K = TypeVar("K")
 
 BASE = 0.5
-"""Seconds of the first pause after a failure; each further one is twice as long."""
+"""Seconds of the first backoff after a failure; each further one is twice as long."""
 LONGEST = 60.0
-"""The longest pause after a failure, seconds."""
+"""Maximum backoff in seconds."""
 
 
 class Queue(Generic[K]):
-    """Keys in the order in which they become due.  Belongs to one event loop."""
+    """Keys in the order in which they become due; belongs to one event loop."""
 
     def __init__(
         self,
@@ -37,7 +37,15 @@ class Queue(Generic[K]):
         base: float = BASE,
         longest: float = LONGEST,
     ) -> None:
-        """`chance` gives numbers from 0 to 1, which pauses are spread by."""
+        """Start empty.
+
+        Args:
+            clock: Called for monotonic time in seconds.
+            chance: Called for random numbers from 0 to 1, for the jitter of backoffs.
+            base: First backoff in seconds.
+            longest: Maximum backoff in seconds.
+
+        """
         self._clock = clock
         self._chance = chance
         self._base = base
@@ -51,7 +59,7 @@ class Queue(Generic[K]):
         self._news = asyncio.Event()
 
     def __len__(self) -> int:
-        """Keys that are due or will be, those in work not counted."""
+        """Return the number of keys that are due or will be, without those in work."""
         return len(self._due) + len(self._again)
 
     @property
@@ -60,14 +68,14 @@ class Queue(Generic[K]):
 
     @property
     def overdue(self) -> int:
-        """Keys that nobody has taken yet, although they are due."""
+        """Number of keys that are due and have not been taken yet."""
         now = self._clock()
         return sum(moment <= now for moment, _ in self._due.values())
 
     def add(self, key: K, delay: float = 0.0) -> None:
-        """Work on `key` in `delay` seconds, or earlier where it was added for an earlier moment.
+        """Make `key` due in `delay` seconds, or earlier if it is already due earlier.
 
-        A key that is in work comes again when that work is done, and not before its moment.
+        A key that is in work becomes due again after `done`, and not before that time.
         """
         moment = self._clock() + max(0.0, delay)
         if key in self._working:
@@ -78,9 +86,9 @@ class Queue(Generic[K]):
             self._put(key, moment)
 
     def retry(self, key: K) -> float:
-        """Add `key` after a failure; gives the pause in seconds, which grows with every call until `forget`.
+        """Add `key` after a failure and return the backoff in seconds, which grows with every call until `forget`.
 
-        Pauses are spread by a quarter either way: a thousand keys that failed together do not come back together.
+        A jitter of a quarter in both directions keeps a thousand keys that failed together from being due together.
         """
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
@@ -89,15 +97,15 @@ class Queue(Generic[K]):
         return pause
 
     def forget(self, key: K) -> None:
-        """The work on `key` went well: the next failure is its first."""
+        """Reset the backoff of `key` after a success."""
         self._failures.pop(key, None)
 
     def failures(self, key: K) -> int:
-        """How often `key` failed in a row."""
+        """Return the number of consecutive failures of `key`."""
         return self._failures.get(key, 0)
 
     def take(self) -> K | None:
-        """The key that has been due longest, now in work; None where there is none.  `done` must follow."""
+        """Take the key that has been due longest, or return None; `done` must be called for it afterwards."""
         if (nearest := self._nearest()) is None or nearest > self._clock():
             return None
         _, _, key = heapq.heappop(self._heap)
@@ -106,14 +114,14 @@ class Queue(Generic[K]):
         return key
 
     def done(self, key: K) -> None:
-        """The work that `take` began has ended, well or not."""
+        """Mark the work on a taken key as ended, successful or not."""
         self._working.discard(key)
         moment = self._again.pop(key, None)
         if moment is not None:
             self._put(key, moment)
 
     async def get(self) -> K:
-        """As `take`, waiting for it."""
+        """Wait until a key is due and take it."""
         while (key := self.take()) is None:
             self._news.clear()
             nearest = self._nearest()
@@ -124,7 +132,7 @@ class Queue(Generic[K]):
             except TimeoutError:
                 pass
         if self._heap:
-            # Whoever waits beside us may have gone to sleep until this key's moment.
+            # Another waiter may sleep until the time of the key that was just taken: wake it to look at the next one.
             self._news.set()
         return key
 
@@ -135,7 +143,7 @@ class Queue(Generic[K]):
         self._news.set()
 
     def _nearest(self) -> float | None:
-        """When the next key is due.  Entries that an earlier moment replaced are dropped on the way."""
+        """Return when the next key is due; entries that were replaced by an earlier time are dropped."""
         while self._heap and self._due.get(self._heap[0][2]) != self._heap[0][:2]:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None

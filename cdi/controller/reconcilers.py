@@ -1,4 +1,4 @@
-"""What is done for a key: observe, ask the pure reconciler, carry its plan out."""
+"""Reconcilers of all kinds of keys: observe, compute a plan with the pure reconciler, apply the plan."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ from cdi.reconcile.world import CLUSTER_RETRIES, Platform, Refusal, Retries, Wor
 
 PLATFORM = Platform(cluster=True)
 _READS = 3
-"""How often what a plan asked for is read before it is carried out: a Secret may name another."""
+"""Maximum number of rounds in which a plan's Secrets and ConfigMaps are read: one may refer to another."""
 _RESOURCES: Mapping[Kind, Resource] = {
     "volume": DATA_VOLUMES,
     "snapshot": VOLUME_SNAPSHOTS,
@@ -82,7 +82,7 @@ log = logging.getLogger("cdi.controller")
 
 
 class Reconcilers:
-    """One for each kind of key."""
+    """Dispatcher with one reconciler for each kind of key."""
 
     def __init__(
         self,
@@ -116,10 +116,16 @@ class Reconcilers:
         self.now = now
 
     async def reconcile(self, key: Key) -> float | None:
-        """One step; gives seconds until the next where nothing happens before.
+        """Reconcile a key once.
 
-        Raises `Conflict` where it rested on an older state, `InvalidManifest` for an object that cannot be read, and
-        whatever the client raises.
+        Returns:
+            Seconds until the next reconcile if no change triggers it before; None if none is needed.
+
+        Raises:
+            Conflict: The plan was based on an outdated state.
+            InvalidManifest: The object is invalid.
+            CdiError: Any other error of the client.
+
         """
         match key.kind:
             case "volume":
@@ -143,14 +149,16 @@ class Reconcilers:
         return None
 
     def about(self, key: Key) -> Object | None:
-        """The object that a key's trouble is told of."""
+        """Return the object in which errors of a key are reported; None if it does not exist."""
         found = self._watches.get(_RESOURCES[key.kind], key.namespace, key.name)
         return self._watches.get(CLAIMS, key.namespace, key.name) if found is None and key.kind == "volume" else found
 
     async def complain(self, key: Key, error: InvalidManifest) -> None:
-        """Tell of an object that cannot be read, or of one that depends on it, where users look.
+        """Report an object that is invalid, or that depends on an invalid one, in its status and events.
 
-        Raises what the API server answers to a status.
+        Raises:
+            CdiError: Any error of the API server when the status is written.
+
         """
         about = self.about(key)
         if about is None:
@@ -161,7 +169,7 @@ class Reconcilers:
             await self._executor.carry_out(plan, about, self.now())
 
     def acts_for(self, body: Object) -> bool:
-        """Whether something that was made for a claim was made by this installation."""
+        """Return whether an object created for a PVC belongs to this installation."""
         return self._is_ours(volume(body["metadata"]["namespace"], body["metadata"]["name"]), body)
 
     # --- volumes --------------------------------------------------------------------------------------------------
@@ -178,7 +186,8 @@ class Reconcilers:
         plan = self._pacing.paced(key, plan, about)
         refusal = await self._carry_out(key, plan, about)
         if refusal is None:
-            # Who waits for a Secret, or for a change of it, is told by nobody.
+            # No watch reports a change of a Secret or ConfigMap, so the volume is reconciled again when its next read
+            # is due.
             pauses = (plan.requeue_after, self._inputs.pause(key))
             return min((pause for pause in pauses if pause is not None), default=None)
         self._tell_refused(key, refusal)
@@ -190,7 +199,7 @@ class Reconcilers:
         return self._retries.patience if pause is None else pause
 
     def _is_ours(self, key: Key, about: Object) -> bool:
-        """What is filled for a claim is ours where the claim is."""
+        """Return whether this installation handles a volume: its scope selects the object or one of its owners."""
         if not self._scope.covers(key.namespace):
             return False
         for _ in range(3):
@@ -207,7 +216,7 @@ class Reconcilers:
         return False
 
     async def _planned(self, key: Key, refusal: Refusal | None) -> Plan | None:
-        """The plan, once all that it asks for is known; None where nobody wants anything of us."""
+        """Return the plan after reading the objects that it refers to; None if there is nothing to reconcile."""
         reads = 0
         while True:
             with self._inputs.asking(key):
@@ -231,7 +240,7 @@ class Reconcilers:
         )
 
     async def _temporary(self, key: Key) -> float | None:
-        """What a clone made for itself."""
+        """Reconcile a temporary object of a clone."""
         plan = self._temporaries.plan(key)
         if plan is None:
             return None
@@ -252,7 +261,7 @@ class Reconcilers:
                 log.info("phase", extra=fields(key=key, phase=phase, reason=reason))
         return None
 
-    # --- the others -----------------------------------------------------------------------------------------------
+    # --- other kinds ------------------------------------------------------------------------------------------------
 
     async def _source(self, key: Key) -> None:
         body = self._watches.get(DATA_SOURCES, key.namespace, key.name)
@@ -271,7 +280,7 @@ class Reconcilers:
         return self._scope.covers(key.namespace) and self._scope.selects(body)
 
     async def _transfer(self, key: Key) -> float | None:
-        """Both ends of one must be ours."""
+        """Reconcile an ObjectTransfer if this installation handles both its namespaces."""
         body = self._watches.get(OBJECT_TRANSFERS, "", key.name)
         model = self._observed.model(OBJECT_TRANSFERS, "", key.name, ObjectTransfer)
         if body is None or model is None or not self._scope.selects(body):
@@ -285,12 +294,12 @@ class Reconcilers:
             return plan.requeue_after
         self._tell_refused(key, refusal)
         excuse = reconcile_transfer(replace(world, now=self.now(), refusal=refusal))
-        # What was done before the refusal may have given it a new version.
+        # Actions before the rejected one may have changed its version.
         await self._carry_out(key, excuse, self._watches.get(OBJECT_TRANSFERS, "", key.name) or body)
         return excuse.requeue_after
 
     async def _profile(self, key: Key) -> None:
-        """What belongs to the whole cluster is left to whoever acts on the whole of it."""
+        """Reconcile a StorageProfile unless another controller handles the cluster-scoped objects."""
         if self._scope.alongside:
             return
         profile = self._observed.model(STORAGE_PROFILES, "", key.name, StorageProfile)
@@ -358,7 +367,7 @@ class Reconcilers:
             log.warning("refused", extra=fields(key=key, reason=refusal.failure.code, text=refusal.failure.message))
 
     def _owner(self) -> Object | None:
-        """An owner reference to the CDI object."""
+        """Return an owner reference to the CDI object; None if there is none."""
         cdi = active_cdi(self._observed.installations())
         if cdi is None:
             return None
@@ -373,7 +382,7 @@ class Reconcilers:
 
 
 def _reason(status: Mapping[str, Any]) -> str:
-    """Of what it is at, or of why it is not."""
+    """Return the reason for its current state from the first condition that has one; empty if none has."""
     conditions = {one.get("type"): one for one in status.get("conditions") or []}
     told = (conditions.get(name) or {} for name in ("Running", "Bound", "Complete"))
     return str(next((one["reason"] for one in told if one.get("reason")), ""))

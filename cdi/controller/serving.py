@@ -1,4 +1,4 @@
-"""What the controller serves: ``/healthz``, ``/readyz`` and ``/metrics``, over plain HTTP: none of it is secret."""
+"""HTTP endpoints ``/healthz``, ``/readyz`` and ``/metrics``; plain HTTP, as none of their content is secret."""
 
 from __future__ import annotations
 
@@ -17,10 +17,17 @@ from cdi.api.errors import UsageError
 async def serving(
     port: int, *, ready: Callable[[], str], alive: Callable[[], str], registry: CollectorRegistry
 ) -> AsyncIterator[int]:
-    """Serve for as long as the context lasts; gives the port, which is one that is free where `port` is 0.
+    """Serve while the context is open, and yield the port number.
 
-    `ready` and `alive` give the empty string, or what is the matter, which is answered with status 503.
-    Raises `UsageError` where the port is taken.
+    Args:
+        port: The port to listen on; 0 for any free one.
+        ready: Called by ``/readyz``; returns what is wrong, which gives status 503, or the empty string.
+        alive: The same for ``/healthz``.
+        registry: The metrics to serve.
+
+    Raises:
+        UsageError: The port is in use.
+
     """
 
     async def healthz(_: web.Request) -> web.Response:
@@ -45,7 +52,7 @@ async def serving(
 
 
 def _listen(port: int) -> socket.socket:
-    """At every address of the machine, of either family."""
+    """Listen on all IPv4 and IPv6 addresses of the machine."""
     both = socket.has_dualstack_ipv6()
     try:
         return socket.create_server(

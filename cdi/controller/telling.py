@@ -1,4 +1,4 @@
-"""Events about objects: the same event told again only counts up."""
+"""Kubernetes Events; a repeated event increments the count of the existing one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from cdi.reconcile.actions import EventFact
 COMPONENT = "cdi-controller"
 _NAME = 200
 _MESSAGE = 1024
-"""What an API server takes."""
+"""Maximum length that API servers accept."""
 
 log = logging.getLogger("cdi.controller")
 
 
 async def tell(client: Client, about: Object, fact: EventFact, now: float) -> None:
-    """Tell `fact` about an object.  That it cannot be told is logged: nothing depends on it."""
+    """Emit an event about an object; an error is only logged, as nothing depends on the event."""
     try:
         await _tell(client, about, fact, now)
     except CdiError as error:
@@ -63,7 +63,7 @@ async def _tell(client: Client, about: Object, fact: EventFact, now: float) -> N
     try:
         await client.create(EVENTS, body)
     except AlreadyExists:
-        with contextlib.suppress(NotFound):  # it expired just now: what was told an hour ago need not be told again
+        with contextlib.suppress(NotFound):  # it expired just now, and so did the need to count it up
             known = await client.get(EVENTS, namespace, name)
             again = {"count": int(known.get("count") or 1) + 1, "lastTimestamp": moment}
             await client.patch(EVENTS, namespace, name, again)

@@ -1,12 +1,13 @@
-"""The certificates of the upload proxy, and those of upload servers whose pods run for longer than a certificate lives.
+"""Certificates of the upload proxy, and renewal of those of upload servers whose pods outlive a certificate.
 
-    cdi-uploadproxy-server-cert     the proxy's own; an administrator may put another one there
-    cdi-uploadproxy-signer          who signs it, where nobody did
-    cdi-uploadserver-client-cert    by which upload servers know the proxy
+    cdi-uploadproxy-server-cert     the proxy's server certificate; an administrator may replace it
+    cdi-uploadproxy-signer          the CA that signs it unless it was replaced
+    cdi-uploadserver-client-cert    the proxy's client certificate for upload servers
 
-Beside another CDI their names begin with something else (`cdi.api.names.own_name`).
-An upload server's certificate is made with its pod (`cdi.reconcile.uploading`); here it is renewed.  Nothing of this
-keeps anybody who imports waiting: what cannot be done is told in the log and tried again.
+Beside another CDI their names have another prefix (`cdi.api.names.own_name`).
+
+An upload server's certificate is created with its pod (`cdi.reconcile.uploading`) and renewed here. Errors do not
+affect imports: they are logged and the operation is retried.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from cdi.reconcile.uploading import certificate
 from cdi.reconcile.world import Service
 
 PROXY: Final = "cdi-uploadproxy"
-"""The proxy's Service."""
+"""Name of the proxy's Service."""
 PROXY_SIGNER: Final = "cdi-uploadproxy-signer"
 PROXY_CERTIFICATE: Final = "cdi-uploadproxy-server-cert"
 CLIENT_CERTIFICATE: Final = "cdi-uploadserver-client-cert"
 EVERY: Final = 60.0
-"""Seconds between two looks."""
+"""Interval in seconds."""
 SOON: Final = 5.0
-"""Seconds after one that failed."""
+"""Interval in seconds after an error."""
 
 log = logging.getLogger("cdi.controller")
 
@@ -48,7 +49,7 @@ def _now() -> dt.datetime:
 
 
 class UploadCertificates:
-    """Of one controller."""
+    """Rotator of upload certificates."""
 
     def __init__(
         self,
@@ -62,16 +63,25 @@ class UploadCertificates:
         changed: Callable[[], None],
         now: Callable[[], dt.datetime] = _now,
     ) -> None:
-        """`services` gives the Services of upload servers, `override` where CDIConfig says that the proxy is.
+        """Start without knowledge about the proxy.
 
-        `changed` hears that `authorities` or `host` are others than before, and when they are known at last.
+        Args:
+            client: Client of the API server.
+            certifier: Issuer of the certificates, which stores the signers.
+            namespace: Namespace of the installation.
+            lifetimes: Called for the current lifetimes of CAs and certificates.
+            services: Called for the Services of upload servers.
+            override: Called for the proxy's URL in CDIConfig; empty if there is none.
+            changed: Called when `known`, `authorities` or `host` has changed.
+            now: Called for the current time.
+
         """
         self.known = False
-        """Somebody has looked; what follows says nothing before."""
+        """Whether `authorities` and `host` have been read; they are empty before that."""
         self.authorities = ""
-        """PEM of who signed the proxy's certificate; empty where that is not known here."""
+        """PEM of the CAs that signed the proxy's certificate; empty if they are unknown."""
         self.host = ""
-        """Where an Ingress leads to the proxy."""
+        """Host name of an Ingress that leads to the proxy; empty if there is none."""
         self._client = client
         self._certifier = certifier
         self._namespace = namespace
@@ -82,7 +92,7 @@ class UploadCertificates:
         self._now = now
 
     async def run(self) -> Never:
-        """Until it is cancelled."""
+        """Run until cancelled."""
         while True:
             pause = EVERY
             for look in (self.look, self.look_at_client):
@@ -100,9 +110,12 @@ class UploadCertificates:
             await asyncio.sleep(pause)
 
     async def look_at_client(self) -> None:
-        """By what upload servers know the proxy.
+        """Create or renew the proxy's client certificate for upload servers.
 
-        Raises what the API server answers, and `UploadNotReady` while they do not know an authority that is new.
+        Raises:
+            UploadNotReady: Upload servers do not trust a new CA yet.
+            CdiError: Any other error of the API server.
+
         """
         servers, clients = await self._certifier.authority(SERVERS), await self._certifier.authority(CLIENTS)
         place = CertificatePlace(
@@ -117,7 +130,12 @@ class UploadCertificates:
         await ensure_certificate(self._client, place, clients, self._lifetimes().client, self._now())
 
     async def look(self) -> None:
-        """The proxy's own, and where it is.  Raises what the API server answers."""
+        """Create or renew the proxy's server certificate, and read its host.
+
+        Raises:
+            CdiError: Any error of the API server.
+
+        """
         lifetimes, now = self._lifetimes(), self._now()
         before = (self.known, self.authorities, self.host)
         signer = await self._certifier.authority(PROXY_SIGNER)
@@ -137,7 +155,12 @@ class UploadCertificates:
             self._changed()
 
     async def renew(self, service: Object) -> None:
-        """Raises what the API server answers."""
+        """Renew the certificate of an upload server.
+
+        Raises:
+            CdiError: Any error of the API server.
+
+        """
         metadata = service["metadata"]
         owners = metadata.get("ownerReferences") or ()
         owner = next((one for one in owners if one.get("controller") and one.get("kind") == CLAIMS.kind), None)
@@ -147,7 +170,7 @@ class UploadCertificates:
         await self._certifier.provide(certificate(metadata["namespace"], owner["name"], known))
 
     async def _ingress(self) -> str:
-        """The host by which an Ingress leads to the proxy; empty where none does, or nobody may look."""
+        """Return the host of an Ingress to the proxy; empty if there is none or Ingresses may not be read."""
         try:
             found = await self._client.list(INGRESSES, self._namespace)
         except (ClusterForbidden, KindNotServed):
@@ -162,7 +185,7 @@ class UploadCertificates:
 
 
 def _host(url: str) -> tuple[str, ...]:
-    """Of ``host``, ``host:port`` or a URL."""
+    """Return the host of ``host``, ``host:port`` or a URL."""
     try:
         host = urlsplit(url if "://" in url else f"//{url}").hostname or ""
     except ValueError:
