@@ -1,6 +1,6 @@
-"""What would become of a DataVolume in a cluster: the controller's own reconciler, run in thought.
+"""Dry run of a DataVolume in a cluster with the controller's own reconciler.
 
-So what is explained is what runs: same class, claims, sizes, secrets and refusals.  Nothing is written.
+So the explanation has the same storage class, PVCs, sizes, Secrets and errors as a real run. Nothing is written.
 """
 
 from __future__ import annotations
@@ -37,56 +37,64 @@ from cdi.store.base import Key
 
 PLATFORM: Final = Platform(cluster=True)
 _STEPS: Final = 12
-"""More than any DataVolume takes from being made to its worker."""
+"""More reconciles than any DataVolume needs from its creation to its worker."""
 _LEAVE: Final = "explained"
 _WAITING: Final = (Phase.WAIT_FOR_FIRST_CONSUMER.value, Phase.PENDING_POPULATION.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Foreseen:
-    """How far a DataVolume would come by itself."""
+    """How far a DataVolume would get without further input."""
 
     key: Key
     operation: Operation
     claims: tuple[Object, ...] = ()
-    """That would be made, the DataVolume's own first."""
+    """PVCs that would be created, the DataVolume's own first."""
     storage_class: StorageClass | None = None
     named_class: str | None = None
-    """What the manifest itself says."""
+    """The class that the manifest itself names."""
     waits_for_consumer: bool = False
-    """It would stand still until a pod that uses the volume is scheduled; the rest is what comes then."""
+    """Whether it would wait until a pod that uses the volume is scheduled; the other fields describe what follows then.
+    """
     work: Work | None = None
-    """What its worker would be given."""
+    """The worker's job."""
     pod: Mapping[str, Any] | None = None
     failure: CdiError | None = None
-    """What it would end with before any worker is started."""
+    """The error with which it would end before any worker is started."""
     waits: str = ""
-    """What it would wait for."""
+    """The reason for which it would wait, as a sentence; empty if it would not."""
     reason: str = ""
-    """Of the waiting, as its Ready condition has it."""
+    """The reason in its Ready condition while it waits."""
     clone: Object | None = None
-    """Its own claim, where that is a clone and says how it is made."""
+    """Its PVC, if it is a clone whose strategy has been chosen."""
     measured: bool = False
-    """A pod would look first how large the disk in the source is."""
+    """Whether a size-detection pod would run first."""
 
     @property
     def populated(self) -> bool:
-        """It is filled through a claim in its place."""
+        """Whether it is filled through a prime PVC."""
         return len(self.claims) > 1
 
 
 May = Callable[[Clone], bool]
-"""Whether whoever asks may clone what is in another namespace.  Raises `ClusterError`."""
+"""Function that returns whether the caller may clone from another namespace, or raises `ClusterError`."""
 
 
 def foresee(lookups: Lookups, manifest: Object, may: May) -> Foreseen:
-    """Of a DataVolume that does not exist yet: a whole, valid manifest with its namespace."""
+    """Dry-run a DataVolume that does not exist yet.
+
+    Args:
+        lookups: The cluster's objects.
+        manifest: A complete, valid manifest with its namespace.
+        may: Called to find out whether the caller may clone from another namespace.
+
+    """
     found = _foresee(lookups, manifest, may, at_once=False)
     return found if not found.waits_for_consumer else _foresee(lookups, manifest, may, at_once=True)
 
 
 def _foresee(lookups: Lookups, manifest: Object, may: May, *, at_once: bool) -> Foreseen:
-    """With `at_once`, as if somebody had asked for it to be bound without a consumer."""
+    """Dry-run a DataVolume; with `at_once` as if immediate binding had been requested."""
     body = _imagined(manifest, "explained")
     if at_once:
         body["metadata"]["annotations"] = {
@@ -107,7 +115,7 @@ def _foresee(lookups: Lookups, manifest: Object, may: May, *, at_once: bool) -> 
     failure = failure_of(shown)
     ready = find_condition(_conditions(shown), ConditionType.READY)
     clone = thought.cloned(key)
-    # Once it is decided how it is cloned, it goes on by itself.
+    # Once its strategy has been chosen, a clone completes without further input.
     waits = thought.started is None and failure is None and ready is not None and clone is None
     phase = (shown.get("status") or {}).get("phase")
     return Foreseen(
@@ -128,7 +136,7 @@ def _foresee(lookups: Lookups, manifest: Object, may: May, *, at_once: bool) -> 
 
 
 def blocked(found: Foreseen) -> CdiError | None:
-    """What it would wait for, where that will not come by itself."""
+    """Return the error for what it would wait for, if waiting does not help; None otherwise."""
     kinds: dict[str, type[CdiError]] = {
         Reason.ERR_CLAIM_NOT_VALID: TargetUnsuitable,
         Reason.ERR_EXCEEDED_QUOTA: QuotaExceeded,
@@ -140,7 +148,7 @@ def blocked(found: Foreseen) -> CdiError | None:
 
 
 class _Clones(ObservedClones):
-    """No key is needed for a token that nobody signed."""
+    """Clones with a placeholder token, which needs no signing key."""
 
     leave: Grant | None = None
 
@@ -152,7 +160,7 @@ class _Clones(ObservedClones):
 
 
 class _Thought:
-    """Objects as they are, and over them those that would be."""
+    """The cluster's objects, overlaid with those that the reconciler would create or change."""
 
     def __init__(self, lookups: Lookups, dv: Object, may: May) -> None:
         self.claims: list[Object] = []
@@ -167,7 +175,7 @@ class _Thought:
         lookups.put(DATA_VOLUMES, dv)
 
     def step(self, key: Key) -> Plan:
-        """One reconcile, and what follows from it."""
+        """Run one reconcile and apply its plan to the overlay."""
         self.moved = False
         world = self._world(key)
         if world is None:
@@ -188,12 +196,12 @@ class _Thought:
         return plan
 
     def shown(self, key: Key, plan: Plan) -> Object:
-        """The DataVolume with the status that it would show."""
+        """Return the DataVolume with the status that it would have."""
         body = self._lookups.get(DATA_VOLUMES, key.namespace, key.name) or self._dv
         return {**body, "status": dict(plan.status)} if plan.status is not None else body
 
     def cloned(self, key: Key) -> Object | None:
-        """Its claim, once that says how it is cloned."""
+        """Return its PVC once that records how it is cloned; None before."""
         body = self._lookups.get(CLAIMS, key.namespace, key.name) if self.claims else None
         notes = (body or {}).get("metadata", {}).get("annotations") or {}
         return body if ANNOTATION in notes else None
@@ -214,7 +222,7 @@ class _Thought:
         )
 
     def _with_leave(self, key: Key, world: World) -> World:
-        """As the webhook lets it in: with a token, where whoever asks may clone out of another namespace."""
+        """Return the world with the token that the webhook would add if the caller may clone from there."""
         origin = find_origin(world)
         if not isinstance(origin, Clone) or origin.namespace == key.namespace or not self._may(origin):
             return world
@@ -229,7 +237,7 @@ class _Thought:
         return self._world(key) or world
 
     def storage_class(self) -> StorageClass | None:
-        """Of the claim, else of the manifest, else the default one."""
+        """Return the storage class of the PVC, else that of the manifest, else the default class."""
         spec = self._dv.get("spec") or {}
         claim = self.claims[0]["spec"] if self.claims else spec.get("storage") or spec.get("pvc") or {}
         name = claim.get("storageClassName")
@@ -242,7 +250,7 @@ class _Thought:
         body = _imagined(manifest, f"explained-{len(self.claims)}")
         resource = resource_of(body["apiVersion"], body["kind"])
         if resource == PODS and measures(body):
-            # Nobody looks now; the source's volume is the bound.
+            # No size-detection pod runs in a dry run; the source volume's size is the upper bound.
             self._note_dv(Key.of_object(self._dv), unknown(body["metadata"]["annotations"][ANN_SOURCE_UID]))
             self.measured = self.moved = True
             return
@@ -260,7 +268,7 @@ class _Thought:
         self._lookups.put(DATA_VOLUMES, body)
 
     def _bind(self, body: Object) -> None:
-        """A claim is bound as soon as it can be; one that a populator fills is bound at the end only."""
+        """Set the status of a new PVC: Bound, unless it waits for a consumer or is bound by a populator at the end."""
         spec = body["spec"]
         size = ((spec.get("resources") or {}).get("requests") or {}).get("storage")
         ref = spec.get("dataSourceRef") or spec.get("dataSource")
@@ -307,6 +315,6 @@ def _conditions(body: Object) -> Any:
 
 
 def requested(claim: Object) -> int | None:
-    """Bytes that a claim asks for."""
+    """Return the size in bytes that a PVC requests; None if there is none."""
     text = (((claim.get("spec") or {}).get("resources") or {}).get("requests") or {}).get("storage")
     return None if text is None else Quantity.parse(str(text)).bytes

@@ -1,4 +1,4 @@
-"""Whether whoever asks may clone out of another namespace: what the webhook would ask the API server about them."""
+"""Clone permission check with SelfSubjectAccessReviews, which ask what the webhook would ask about the user."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from cdi.reconcile.origin import Clone
 
 
 def may_clone(calls: Blocking, origin: Clone) -> bool:
-    """Raises `ClusterError`."""
+    """Return whether the current user may clone from another namespace.
+
+    Raises:
+        ClusterError: The API server cannot be asked.
+
+    """
     ways = sufficient(origin.kind, origin.namespace, origin.name)
     return any(all(_may(calls, right) for right in way) for way in ways)
 

@@ -1,4 +1,4 @@
-"""A cluster looked at object by object, for whoever asks once and goes: with the controller's eyes, not its caches."""
+"""Uncached view of a cluster for one-off commands: the controller's reconcilers on objects read one by one."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from cdi.reconcile.configuration import INSTALL_NAMESPACE
 from cdi.reconcile.world import Input, Platform, Pods, World
 
 IMAGINED: Final = "explained"
-"""How the resourceVersion of what was put here begins."""
+"""Prefix of the resourceVersion of simulated objects."""
 _NEEDED = (SECRETS, CONFIG_MAPS)
-"""What is wrong without them is not found out by looking past them."""
+"""Resources without which an error cannot be found: a forbidden read of them is an error itself."""
 
 
 class Lookups:
-    """Every object is asked for once; implements `Caches` and `KnownInputs`.
+    """Objects that are read once, on first use; implements `Caches` and `KnownInputs`.
 
-    Kinds that may not be looked at, or that the server does not have, count as having no objects; `hidden` names the
-    former.  Methods raise other `ClusterError`s.
+    Kinds that may not be read (recorded in `hidden`) or that the API server does not serve count as empty. Methods
+    raise any other `ClusterError`.
     """
 
     def __init__(self, blocking: Blocking) -> None:
@@ -39,7 +39,7 @@ class Lookups:
         self._listed: dict[Resource, list[Object]] = {}
         self._pods: dict[str, list[Object]] = {}
 
-    # --- as caches ----------------------------------------------------------------------------------------------
+    # --- Caches -------------------------------------------------------------------------------------------------
 
     def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         key = (resource, namespace, name)
@@ -53,22 +53,22 @@ class Lookups:
         return self._listed[resource]
 
     def volumes_for(self, namespace: str, claim: str) -> list[Object]:
-        """The PersistentVolumes whose claimRef names this claim."""
+        """Return the PersistentVolumes whose claimRef names this PVC."""
         return [body for body in self.values(VOLUMES) if claim_of(body) == (namespace, claim)]
 
     def pods(self, namespace: str) -> list[Object]:
-        """Those of one namespace."""
+        """Return the pods of a namespace."""
         if namespace not in self._pods:
             self._pods[namespace] = self._list(PODS, namespace)
         return self._pods[namespace]
 
     def is_there(self, resource: Resource, namespace: str, name: str) -> bool:
-        """In the cluster, and not in thought alone."""
+        """Return whether an object exists in the cluster and is not only simulated."""
         found = self.get(resource, namespace, name)
         return found is not None and not str(found["metadata"].get("resourceVersion")).startswith(IMAGINED)
 
     def branch(self) -> Self:
-        """The same, for whoever puts into it what is nowhere else."""
+        """Return a copy to which simulated objects can be added without changing this one."""
         other = type(self)(self._blocking)
         other.hidden = self.hidden
         other._found, other._listed = dict(self._found), self._listed  # noqa: SLF001  its own kind
@@ -76,7 +76,7 @@ class Lookups:
         return other
 
     def put(self, resource: Resource, body: Object) -> None:
-        """What is to count as there from now on."""
+        """Add a simulated object, or replace a real one."""
         metadata = body["metadata"]
         self._found[resource, metadata.get("namespace") or "", metadata["name"]] = body
 
@@ -103,7 +103,12 @@ class Lookups:
     # --- Secrets and ConfigMaps -----------------------------------------------------------------------------------
 
     def input(self, ref: InputRef) -> Input | None:
-        """Which keys it has.  Raises `ClusterForbidden`."""
+        """Return the keys and the version of a Secret or ConfigMap; None if it does not exist.
+
+        Raises:
+            ClusterForbidden: It may not be read.
+
+        """
         body = self._input(ref)
         if body is None:
             return None
@@ -112,7 +117,13 @@ class Lookups:
         return Input(version=f"{metadata['uid']}/{metadata['resourceVersion']}", keys=frozenset(keys))
 
     def content(self, ref: InputRef) -> Mapping[str, bytes]:
-        """Its values; raises `NotFound`, `ClusterForbidden`."""
+        """Return the values of a Secret or ConfigMap.
+
+        Raises:
+            NotFound: It does not exist.
+            ClusterForbidden: It may not be read.
+
+        """
         body = self._input(ref)
         if body is None:
             raise NotFound(f"{ref} does not exist")
@@ -127,16 +138,16 @@ class Lookups:
     def _input(self, ref: InputRef) -> Object | None:
         return self.get(SECRETS if ref.kind == "Secret" else CONFIG_MAPS, ref.namespace, ref.name)
 
-    # --- the whole ------------------------------------------------------------------------------------------------
+    # --- views for reconcilers ------------------------------------------------------------------------------------
 
     def observed(self) -> Observed:
-        """These objects as reconcilers ask for them."""
+        """Return these objects in the form that reconcilers use."""
         return Observed(
             self, _NoProgress(), _Inputs(self), _Users(self), pods=Pods(), install_namespace=INSTALL_NAMESPACE
         )
 
     def world(self, dv: DataVolume) -> World:
-        """For a job of `dv` that is run on this machine."""
+        """Return the input of a reconciler for `dv` when its job is run on this machine."""
         observed = self.observed()
         return World(
             now=time.time(),
@@ -162,7 +173,7 @@ class _Users:
         self._lookups = lookups
 
     def of(self, namespace: str, claim: str) -> tuple[str, ...]:
-        """What does not exist yet has none; what is cloned may have some."""
+        """Return the pods that use a PVC; a simulated PVC has none, the source of a clone may have some."""
         return (
             users_of(self._lookups.pods(namespace), claim) if self._lookups.is_there(CLAIMS, namespace, claim) else ()
         )
@@ -170,7 +181,7 @@ class _Users:
 
 class _NoProgress:
     def of(self, uid: str) -> None:
-        """Nobody asked a worker."""
+        """Return None: no worker is asked."""
 
     def refused(self, uid: str) -> None:
-        """Nor this."""
+        """Return None: no worker is asked."""

@@ -1,4 +1,4 @@
-"""What an import into a cluster would come to, before it begins: ``cdi explain``."""
+"""Preflight check of an import into a cluster, for ``cdi explain``."""
 
 from __future__ import annotations
 
@@ -33,10 +33,22 @@ HERE: Final = "the source was asked from this machine; the cluster may reach it 
 def preflight(
     calls: Calls, lookups: Lookups, manifest: Object, *, sized: bool = True, on_progress: OnProgress | None = None
 ) -> Explanation:
-    """Of a DataVolume that does not exist yet: valid, with its namespace.
+    """Explain the import of a DataVolume that does not exist yet.
 
-    Without `sized` its size is of no meaning, and the image's own is taken.  Raises `ClusterError`, `Interrupted`; what
-    the import would end with is ``refusal``.
+    Args:
+        calls: Blocking client of the API server.
+        lookups: The cluster's objects.
+        manifest: A valid manifest with its namespace.
+        sized: Whether its size counts; if not, the size of the image is used.
+        on_progress: Called with the progress of the inspection.
+
+    Returns:
+        The explanation; the error that would end the import is its ``refusal``.
+
+    Raises:
+        ClusterError: The cluster cannot be read.
+        Interrupted: The inspection was interrupted.
+
     """
     found = foresee(lookups, manifest, lambda origin: may_clone(calls, origin))
     course = Course(
@@ -95,7 +107,7 @@ def _look(
     sized: bool,
     on_progress: OnProgress | None,
 ) -> None:
-    """At the source, as its worker would."""
+    """Inspect the source as the worker would."""
     metadata = manifest["metadata"]
     item = Item(
         name=metadata["name"], namespace=metadata["namespace"], label=metadata["name"], place="", manifest=manifest

@@ -1,4 +1,4 @@
-"""Whether a namespace's quotas leave room for what an import would make."""
+"""Check whether the quotas of a namespace allow the objects of an import."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _POD = ("requests.cpu", "requests.memory", "limits.cpu", "limits.memory")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shortage:
-    """One limit that would be exceeded.  Amounts are as the quota writes them."""
+    """A limit that would be exceeded, with amounts in the quota's notation."""
 
     quota: str
     resource: str
@@ -31,7 +31,7 @@ class Shortage:
 
 
 def needs(claims: Iterable[Mapping[str, Any]], pod: Mapping[str, Any] | None) -> dict[str, Fraction]:
-    """What claims and a pod count for, by the names that ResourceQuota has for it."""
+    """Return what PVCs and a pod count for, by resource names of ResourceQuota."""
     total: defaultdict[str, Fraction] = defaultdict(Fraction)
     for claim in claims:
         spec = claim.get("spec") or {}
@@ -54,9 +54,9 @@ def needs(claims: Iterable[Mapping[str, Any]], pod: Mapping[str, Any] | None) ->
 
 
 def shortages(quotas: Iterable[Mapping[str, Any]], needed: Mapping[str, Fraction]) -> Iterator[Shortage]:
-    """Where the hard limit is below what is used and needed together.
+    """Yield the resources whose hard limit is below the sum of used and needed amounts.
 
-    Quotas of some pods only (scopes) are passed over: which pods those are, is told when they are made.
+    The pod limits of quotas with scopes are ignored: which pods they cover is only known when those are created.
     """
     for quota in quotas:
         spec, status = quota.get("spec") or {}, quota.get("status") or {}
@@ -73,7 +73,7 @@ def shortages(quotas: Iterable[Mapping[str, Any]], needed: Mapping[str, Fraction
 
 
 def _amount(text: object) -> Fraction:
-    """Of a quantity: processors, bytes, pieces."""
+    """Parse a quantity (CPUs, bytes or a count); 0 if it is missing or invalid."""
     try:
         return Fraction(0) if text is None else Quantity.parse(str(text)).value
     except InvalidManifest:
