@@ -1,8 +1,8 @@
-"""A worker by hand: one job, from its file to its outcome.
+"""Command line of the worker: one job, from its file to its outcome.
 
-``python -m cdi.worker run JOB.json --status-dir DIR`` as the embedded mode runs it, ``python -m cdi.worker pod`` as
-in a pod, ``clone-source`` and ``clone-target`` as in the two pods of a clone, ``upload`` as in an upload server's,
-``measure`` as in one that looks how large a source's disk is.
+``python -m cdi.worker run JOB.json --status-dir DIR`` runs a job in embedded mode, ``python -m cdi.worker pod`` in a
+pod, ``clone-source`` and ``clone-target`` in the two pods of a clone, ``upload`` in an upload server's pod, and
+``measure`` in a size-detection pod.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 
 
 def command(arguments: list[str]) -> int:
-    """The program ``cdi-worker`` of the image: a pod's work, an import unless another is named first."""
+    """Run the program ``cdi-worker`` of the image; the default subcommand is ``pod``."""
     named = bool(arguments) and not arguments[0].startswith("--")
     return _main(arguments if named else ["pod", *arguments])
 

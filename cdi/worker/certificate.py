@@ -1,7 +1,7 @@
-"""A certificate of the worker's own, for as long as it lives.
+"""Self-signed certificate of a worker, created at each start.
 
-Whoever asks a worker for its progress reaches it by its pod's address and has no reason to know its key beforehand: the
-certificate keeps the conversation private, it proves nothing.
+Clients that read a worker's progress reach it by its pod's IP address and have no way to know its key beforehand. So
+the certificate only encrypts the connection and authenticates nothing.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import ssl
 from datetime import UTC, datetime, timedelta
 
 _EARLIER = timedelta(days=1)
-"""The clocks of two nodes differ."""
+"""Tolerance for clock differences between nodes."""
 _LATER = timedelta(days=365)
 
 
 def server_context(name: str) -> ssl.SSLContext:
-    """For a TLS server whose certificate, signed by nobody else, is for `name`."""
-    # Loading the library costs more processor time than a small image: whoever asks for this has waited a while.
+    """Return the context of a TLS server with a self-signed certificate for `name`."""
+    # Importing the library costs more CPU time than a small image, so it is deferred until the server starts.
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -37,7 +37,7 @@ def server_context(name: str) -> ssl.SSLContext:
         .sign(key, hashes.SHA256())
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    # OpenSSL takes a key only from a file; this one is in memory and nowhere else.
+    # OpenSSL only loads a key from a file, so it is written to an anonymous one in memory.
     file = os.memfd_create("certificate", os.MFD_CLOEXEC)
     try:
         os.write(

@@ -1,4 +1,4 @@
-"""The file by which a running transfer's limits are changed."""
+"""File that changes the limits of a running transfer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _LARGEST = 4096
 
 
 class LimitsFile:
-    """Tells a transfer what the file at `path` says, whenever it says something else.
+    """Watcher that applies the limits in the file at `path` when the file changes.
 
-    It may be missing or empty: then nothing is changed, or, after it said something, what the job began with counts
-    again.  It may be written in place or replaced, also by way of links, as a kubelet does it.
+    A missing or empty file changes nothing, or restores the initial limits if it had content before. The file may be
+    written in place or replaced, also through symbolic links, as the kubelet does.
     """
 
     def __init__(self, path: str, unchanged: Limits) -> None:
@@ -25,7 +25,7 @@ class LimitsFile:
         self._counts = unchanged
 
     def look(self, control: Control) -> None:
-        """Read the file if it is another than at the last look.  A file that makes no sense is told in the log."""
+        """Read the file if it has changed since the last call; a file that cannot be parsed is logged and ignored."""
         try:
             found = os.stat(self._path)
             stamp = (found.st_mtime_ns, found.st_ino)

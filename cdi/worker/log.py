@@ -1,6 +1,6 @@
-"""The worker's log on standard error: what it was asked for, every change of its course, and how it ended.
+"""Log of the worker on standard error: its job, changes of phase, progress and outcome.
 
-Every line begins with the time in UTC.  Nothing in it is secret: a source is named without user, password and query.
+Every line begins with the time in UTC. No line has a secret: sources are written without user, password and query.
 """
 
 from __future__ import annotations
@@ -28,22 +28,28 @@ from cdi.api.job import (
 from cdi.image.sizes import human
 
 EVERY = 10.0
-"""Seconds between two lines that only say that it goes on."""
+"""Interval in seconds between progress lines without another change."""
 OFTEN = 1.0
-"""The same where much is to be told."""
+"""The same interval at a higher verbosity."""
 VERBOSITY = "CDI_VERBOSITY"
-"""In the environment, CDIConfig's logVerbosity: 0 tells beginning and end only, 1 the course, more the course often."""
+"""Environment variable with CDIConfig's logVerbosity.
+
+At 0 only start and end are logged, at 1 progress too, and above that progress is logged more often.
+"""
 
 
 def say(text: str) -> None:
-    """One line; control characters in it, which may come from a server or an image, are shown as escapes."""
+    """Write one line.
+
+    Control characters are escaped, as they may come from a server or an image.
+    """
     line = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
     with contextlib.suppress(OSError):  # a log that cannot be written is no reason to end the work
         print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}", file=sys.stderr, flush=True)  # noqa: T201 - the log
 
 
 class Course:
-    """Tells of a transfer's progress what a person reading the log would miss."""
+    """Logger of a transfer's progress."""
 
     def __init__(self) -> None:
         verbosity = os.environ.get(VERBOSITY, "")
@@ -54,9 +60,9 @@ class Course:
         self._when = 0.0
 
     def tell(self, progress: Progress) -> None:
-        """Say it if the phase or the note changed, or a while after the last line while bytes flow."""
+        """Log a change of the phase or the note, or after an interval the number of bytes if it has changed."""
         if self._silent or progress.phase == "done" or (progress.phase == "preparing" and not progress.note):
-            return  # the first line and the last say more
+            return  # the first line and the last have more information
         now = time.monotonic()
         state = (progress.phase, _without_numbers(progress.note))
         if state == self._state and (now - self._when < self._every or progress.done == self._done):
@@ -76,7 +82,7 @@ def limited(limits: Limits) -> None:
 
 
 def ended(outcome: Outcome) -> None:
-    """The last line."""
+    """Log the outcome."""
     if outcome.failure is not None:
         say(f"error[{outcome.failure.code}]: {outcome.failure.message}")
         return
@@ -120,5 +126,5 @@ def _words(progress: Progress) -> str:
 
 
 def _without_numbers(note: str) -> str:
-    """A count-down in a note is no change of course."""
+    """Return a note without digits, so that a countdown in it does not count as a change."""
     return "".join(c for c in note if not c.isdigit())

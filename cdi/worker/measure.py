@@ -1,7 +1,7 @@
-"""How large the disk of a volume is: ``cdi-worker measure PATH ID [TERMINATION-LOG]``.
+"""Size detection of the disk in a volume: ``cdi-worker measure PATH ID [TERMINATION-LOG]``.
 
-A clone's target may have to be as large as the disk in its source's file system, which only a look there tells.  The
-end is an `Outcome` with `disk_size`, as the last words of other pods; nothing is opened but for reading.
+A clone's target may have to be as large as the disk in its source's filesystem, which can only be found out there. The
+termination message is an `Outcome` with `disk_size`, as in other pods; everything is opened read-only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cdi.worker.termination import termination_message
 
 
 def main(arguments: list[str]) -> int:
-    """Gives the exit status."""
+    """Run ``measure`` and return the exit status."""
     if len(arguments) not in (2, 3):
         log.say("usage: cdi-worker measure PATH ID [TERMINATION-LOG]")
         return UsageError.exit_status

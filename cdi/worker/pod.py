@@ -1,13 +1,13 @@
-"""The worker in a pod: the job comes as an annotation, the outcome goes as the container's termination message.
+"""Worker in a pod: it reads the job from an annotation and writes the outcome as the container's termination message.
 
     /var/run/cdi/pod/job       the `Job`; this directory shows annotations of the pod (downwardAPI)
-    /var/run/cdi/pod/limits    `Limits`, read again whenever it changes
-    /var/run/cdi/pod/journal   what an earlier pod left, for a volume that cannot keep it itself
-    /dev/termination-log       how it ended (`cdi.worker.termination`)
-    :8443                      ``/progress``, ``/metrics``, ``/healthz`` over HTTPS, from the second second on
+    /var/run/cdi/pod/limits    `Limits`, read again when it changes
+    /var/run/cdi/pod/journal   journal of an earlier pod, for a volume that cannot store it
+    /dev/termination-log       the outcome (`cdi.worker.termination`)
+    :8443                      ``/progress``, ``/metrics``, ``/healthz`` over HTTPS, one second after the start
 
-SIGTERM stops the transfer where it is; what was done is kept for the next attempt.  The exit status is 0, or that of
-the failure (docs/reference/errors.md).
+SIGTERM stops the transfer at its current position; its progress is kept for the next attempt. The exit status is 0, or
+that of the failure (docs/reference/errors.md).
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
 _TICK = 0.5
 _QUIET = 1.0
-"""Seconds until somebody may ask: most small imports are over by then, and save the price of a certificate."""
+"""Seconds until the server starts: most small imports end before that and need no certificate."""
 _LARGEST_JOB = 1 << 20
 _LARGEST_JOURNAL = 1 << 16
 _OWN_DIRECTORY = ".cdi"
-"""What a volume has beside its disk while it is filled, for the journal."""
+"""Directory of the journal beside the disk while a volume is being filled."""
 _J = TypeVar("_J", Job, "CopySourceJob", "CopyTargetJob")
 _USAGE = """\
 usage: cdi-worker [--job FILE] [--limits FILE] [--journal FILE] [--termination-log FILE] [--port NUMBER]
@@ -53,7 +53,7 @@ The files of a pod are taken where no other is named; port 0 is none."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Where things are; the defaults are a pod's."""
+    """Paths and port; the defaults are those of a pod."""
 
     job: str = "/var/run/cdi/pod/job"
     limits: str = "/var/run/cdi/pod/limits"
@@ -61,33 +61,33 @@ class Options:
     termination_log: str = "/dev/termination-log"
     port: str = "8443"
     tls: str = "/var/run/cdi/tls"
-    """An upload server's own certificate, and who signed those of its clients."""
+    """Directory of an upload server's certificate and of its clients' CA."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Errand(Generic[_J]):
-    """What a pod is for."""
+    """Task of a pod: how to parse its job and run it."""
 
     parse: Callable[[bytes], _J]
-    """Raises `InvalidManifest`."""
+    """Function that parses the job, or raises `InvalidManifest`."""
     asked: Callable[[_J], None]
-    """Tells the log."""
+    """Function that logs the job."""
     control: Callable[[_J], Control]
     carry_out: Callable[[_J, Control], Outcome]
-    """Raises nothing."""
+    """Function that runs the job and never raises."""
     volume: Callable[[_J], Job | None]
-    """The volume that is written, as a job whose journal is kept for the next attempt."""
+    """Function that returns the written volume as a job whose journal is kept for the next attempt, or None."""
     work: Literal["import", "clone"] = "import"
-    """In the name of the metric."""
+    """Part of the metric's name."""
 
 
 def main(arguments: list[str]) -> int:
-    """Gives the exit status."""
+    """Run an import with these command line arguments and return the exit status."""
     return started(arguments, run)
 
 
 def started(arguments: list[str], run: Callable[[Options], int]) -> int:
-    """Gives the exit status."""
+    """Parse the command line, run the job and return the exit status."""
     try:
         options = _parsed(arguments)
     except ValueError:
@@ -113,7 +113,7 @@ def _parsed(arguments: list[str]) -> Options:
 
 
 def run(options: Options) -> int:
-    """One import, from the pod's files to its last words."""
+    """Import one image, from reading the job to the termination message, and return the exit status."""
     return attempt(
         options,
         Errand(parse=Job.from_json, asked=log.asked, control=Control, carry_out=transfer, volume=lambda job: job),
@@ -121,7 +121,7 @@ def run(options: Options) -> int:
 
 
 def attempt(options: Options, errand: Errand[_J]) -> int:
-    """One attempt at any errand; gives the exit status."""
+    """Run one attempt of any task and return the exit status."""
     job: _J | None = None
     try:
         stop = Stop()
@@ -135,7 +135,7 @@ def attempt(options: Options, errand: Errand[_J]) -> int:
         outcome = Outcome(id=job.id if job else "", failure=failure_of(defect))
     left = journal_of(errand.volume(job)) if job is not None and outcome.failure is not None else None
     try:
-        # Written in place: it is a file that the kubelet mounts.
+        # The kubelet has mounted this file, so it must be written in place.
         with open(options.termination_log, "w", encoding="ascii") as file:
             file.write(termination_message(outcome, left))
     except OSError as error:
@@ -175,7 +175,7 @@ def _carry_out(job: _J, errand: Errand[_J], options: Options, stop: Stop) -> Out
         ended.set()
         reporter.join()
         if own is not None:
-            # It goes when there is nothing to be gone on with.
+            # This succeeds only if the journal was removed because there is nothing to resume.
             with contextlib.suppress(OSError):
                 os.rmdir(own)
 
@@ -184,10 +184,20 @@ def _carry_out(job: _J, errand: Errand[_J], options: Options, stop: Stop) -> Out
 
 
 def _prepare_journal(job: Job | None, carried: str) -> str | None:
-    """Make the journal's directory, and begin with what an earlier pod left where the volume has no journal itself.
+    """Create the journal's directory, with the earlier pod's journal if the volume has none itself.
 
-    Gives the directory if it is the volume's and not to stay.  A volume that an archive is unpacked into is the
-    archive's alone, and there is no going on in the midst of one.  Raises the target's errors.
+    An archive gets no journal: its volume holds nothing else, and its extraction cannot be resumed.
+
+    Args:
+        job: The job that writes the volume; None if none is written.
+        carried: Path of the earlier pod's journal.
+
+    Returns:
+        The directory if it is on the volume and must be removed at the end.
+
+    Raises:
+        TargetError: The directory or journal cannot be written.
+
     """
     path = None if job is None else job.journal
     if job is None or path is None or isinstance(job.target, DirectoryTargetSpec):
@@ -202,7 +212,7 @@ def _prepare_journal(job: Job | None, carried: str) -> str | None:
 
 
 def journal_of(job: Job | None) -> str | None:
-    """The journal's text where it is lost with the pod; None where the volume keeps it, or there is none."""
+    """Return the journal's text if it would be lost with the pod; None if the volume keeps it or there is none."""
     if job is None or job.journal is None or not isinstance(job.target, BlockTargetSpec):
         return None
     try:
@@ -247,7 +257,7 @@ def _serve(
     try:
         server = Server(port, server_context(os.uname().nodename), answering())
     except OSError as error:
-        # Nobody can ask then; the import is none the worse.
+        # The progress is not served then, which does not affect the import.
         log.say(f"port {port} cannot be listened at: {error.strerror}")
         return
     serving.callback(server.close)

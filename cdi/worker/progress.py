@@ -1,4 +1,4 @@
-"""What a worker answers when it is asked how far it is."""
+"""HTTP endpoints with the progress of a worker."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from cdi.worker.serve import Answer
 
 METRIC = "kubevirt_cdi_{}_progress_total"
 OWNER = "OWNER_UID"
-"""The environment variable that names the metric's owner; the job's id where it is not set."""
+"""Environment variable with the UID for the metric's ``ownerUID`` label; the default is the job's id."""
 
 
 def answers(
     job: AnyJob, control: Control, journal: Callable[[], str | None], work: str = "import"
 ) -> Mapping[str, Callable[[], Answer]]:
-    """By path: ``/progress`` in JSON, ``/metrics`` as Prometheus reads it, ``/healthz``."""
+    """Return the endpoints by path: ``/progress`` in JSON, ``/metrics`` for Prometheus, ``/healthz``."""
     metric = METRIC.format(work)
 
     def progress() -> Answer:
@@ -41,5 +41,5 @@ def answers(
 
 
 def _escaped(value: str) -> str:
-    """For a label (the exposition format, "Comments, help text, and type information")."""
+    """Escape a label value (exposition format, "Comments, help text, and type information")."""
     return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

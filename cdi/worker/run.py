@@ -1,12 +1,12 @@
-"""The worker process: a `Job` goes in; progress, then exactly one `Outcome` come out, as files of a status directory.
+"""Worker process in embedded mode: it takes a `Job` and writes progress and one `Outcome` to a status directory.
 
-    DIR/lock            held with flock(2) for as long as the worker lives
+    DIR/lock            locked with flock(2) as long as the worker lives
     DIR/progress.json   `Progress`, replaced about twice a second
-    DIR/control.json    `Limits`, read again whenever it changes
+    DIR/control.json    `Limits`, read again when it changes
     DIR/outcome.json    `Outcome`, written once at the end
 
-SIGTERM and SIGINT stop the transfer where it is; what was done is kept for the next attempt.  The exit status is 0, or
-that of the failure (docs/reference/errors.md).
+SIGTERM and SIGINT stop the transfer at its current position; its progress is kept for the next attempt. The exit status
+is 0, or that of the failure (docs/reference/errors.md).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _USAGE = "usage: python -m cdi.worker run JOB.json --status-dir DIR"
 
 
 def main(arguments: list[str]) -> int:
-    """Gives the exit status."""
+    """Run the command line and return the exit status."""
     if len(arguments) != 4 or arguments[0] != "run" or arguments[2] != "--status-dir":
         print(_USAGE, file=sys.stderr)  # noqa: T201 - the one thing a wrong call can be told
         return UsageError.exit_status
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
 
 
 def run(job_path: str, directory: str) -> int:
-    """Carry out the job of `job_path`, reporting into `directory`."""
+    """Run the job in the file `job_path`, report to `directory`, and return the exit status."""
     lock = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -81,7 +81,7 @@ def _carry_out(job_path: str, directory: str) -> Outcome:
 
 
 def _work(job: Job) -> tuple[Control, Callable[[], Outcome]]:
-    """The transfer; or, where uploads are brought to this worker by connections, whatever they make of it."""
+    """Return a job's control and a function that runs it: a transfer, or a server for uploads to a listening socket."""
     if isinstance(job.source, StreamSourceSpec):
         from cdi.worker import upload_local
 

@@ -1,7 +1,7 @@
-"""A worker's answers to those who ask how far it is, over HTTPS.
+"""HTTPS server with the status of a worker.
 
-It has one kind of request, ``GET`` of a known path, and one size of it.  Whoever reaches the pod may ask; what a client
-can cost is bounded: so many at a time, so many bytes, so many seconds.  Nothing of a request but its first line counts.
+It only answers ``GET`` requests for known paths, and only reads their first line. Any client that reaches the pod may
+send one, so the number of connections, the size of a request and its duration are limited.
 """
 
 from __future__ import annotations
@@ -15,27 +15,37 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 MOST_CLIENTS = 8
-"""At a time; the next one is hung up on."""
+"""Maximum number of concurrent clients; further connections are closed."""
 LARGEST_REQUEST = 8192
-"""Bytes up to the empty line."""
+"""Maximum size of a request's header section in bytes."""
 PATIENCE = 5.0
-"""Seconds that one client has, from its first byte to the last of its answer."""
+"""Seconds that a client has from its connection to the end of the response."""
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The body of an answer."""
+    """Content type and body of a response."""
 
     content_type: str
     body: bytes
 
 
 class Server:
-    """Listens from its making to its end, in threads of its own.  `answers` are by path, made when asked for."""
+    """Server with threads of its own, which listens from its creation until `close`."""
 
     def __init__(self, port: int, context: ssl.SSLContext, answers: Mapping[str, Callable[[], Answer]]) -> None:
-        """Port 0 takes a free one.  Raises `OSError` where the port cannot be had."""
+        """Start to listen.
+
+        Args:
+            port: The port to listen on; 0 for any free one.
+            context: TLS settings with the certificate.
+            answers: Functions by path, called for each request's response.
+
+        Raises:
+            OSError: The port cannot be opened.
+
+        """
         self._context = context
         self._answers = answers
         self._free = threading.BoundedSemaphore(MOST_CLIENTS)
@@ -48,7 +58,7 @@ class Server:
         self._thread.start()
 
     def close(self) -> None:
-        """Hear nobody any more; answers that are under way end by themselves."""
+        """Stop accepting connections; responses in progress are still sent."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         self._thread.join()
@@ -69,7 +79,7 @@ class Server:
 
     def _converse(self, connection: socket.socket) -> None:
         try:
-            with connection, contextlib.suppress(OSError):  # the client's affair, and ssl.SSLError is one of them
+            with connection, contextlib.suppress(OSError):  # the client's; ssl.SSLError is an OSError
                 until = time.monotonic() + PATIENCE
                 connection.settimeout(PATIENCE)
                 with self._context.wrap_socket(connection, server_side=True) as tls:
@@ -90,7 +100,7 @@ class Server:
 
 
 def _head(tls: ssl.SSLSocket, until: float) -> bytes | None:
-    """A request up to its empty line; None where the client does not get that far."""
+    """Return a request up to its empty line; None if the client does not send that much in time."""
     head = b""
     while b"\r\n\r\n" not in head:
         left = until - time.monotonic()

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the transfer stops where it is, and what was done is kept for the next attempt."""
+"""Signal handler of the worker: SIGTERM and SIGINT stop the transfer, whose progress is kept for the next attempt."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from cdi.transfer.control import Control
 
 
 class Stop:
-    """Takes the two signals from now on; one that comes before there is a transfer stops it as it begins.
+    """Handler of both signals from its creation on; a signal before `watch` stops the transfer when it starts.
 
-    In a pod the worker is the first process of its container, for which the kernel drops a signal without a handler.
+    In a pod the worker is PID 1 of its container, for which the kernel ignores signals without a handler.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Stop:
             signal.signal(number, self._handle)
 
     def watch(self, control: Control) -> None:
-        """Stop this transfer when asked."""
+        """Cancel this transfer when a signal arrives, or at once if one has already arrived."""
         self._control = control
         if self._asked:
             control.cancel()
@@ -30,5 +30,6 @@ class Stop:
     def _handle(self, _signal: int, _frame: FrameType | None) -> None:
         self._asked = True
         if self._control is not None:
-            # A handler runs between any two lines of the main thread: everything else is left to a thread.
+            # A handler may interrupt the main thread while it holds a lock that `cancel` needs, so another thread
+            # cancels.
             threading.Thread(target=self._control.cancel, daemon=True).start()

@@ -1,10 +1,10 @@
-"""The last words of a worker pod, which the kubelet copies into the pod's status.
+"""Termination message of a worker pod, which the kubelet copies into the pod's status.
 
     {"message": "Import Complete", "preallocationApplied": false, "scratchSpaceRequired": false, "labels": {…},
      "outcome": {…}, "journal": "…"}
 
-The first four are those that readers of the upstream importer know; `outcome` is `cdi.api.job.Outcome`; `journal` is
-there where the volume itself cannot keep it and the next attempt can go on from it.
+The first four fields are those of the upstream importer; `outcome` is a `cdi.api.job.Outcome`; `journal` is present if
+the volume itself cannot store it and the next attempt can resume from it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from dataclasses import asdict, dataclass, replace
 from cdi.api.job import Outcome
 
 LIMIT = 4096
-"""The kubelet cuts off what is longer, bytes; half a document tells nothing."""
+"""Maximum length in bytes: the kubelet truncates longer messages, which would then be invalid JSON."""
 COMPLETE = "Import Complete"
 _SHORT = 120
-"""Characters of a text that makes way."""
+"""Maximum length in characters of a text that is shortened."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastWords:
-    """What is to be said."""
+    """Content of a termination message."""
 
     outcome: Outcome
     message: str
@@ -46,17 +46,17 @@ class LastWords:
 
 
 def termination_message(outcome: Outcome, journal: str | None = None, limit: int = LIMIT) -> str:
-    """At most `limit` bytes of ASCII, and valid JSON whatever is in it.
+    """Return valid JSON of at most `limit` bytes of ASCII.
 
-    What the document says twice gives way first, then what is least missed: warnings, labels, and at last the end of
-    the failure's message.  The journal stays: what it saves is worth more than words.
+    If the content is too long, redundant text is shortened first, then the least important: warnings, labels, and at
+    last the end of the failure's message. The journal is dropped only after that, as it saves more work than any text.
     """
     text = ""
     for words in _shorter_and_shorter(outcome, journal):
         text = words.to_json()
         if len(text) <= limit:
             return text
-    return text[:limit]  # a limit below anything that could be said
+    return text[:limit]  # only for a limit below the shortest possible message
 
 
 def _shorter_and_shorter(outcome: Outcome, journal: str | None) -> Iterator[LastWords]:
@@ -73,7 +73,7 @@ def _shorter_and_shorter(outcome: Outcome, journal: str | None) -> Iterator[Last
     yield words
     words = replace(words, outcome=replace(words.outcome, labels={}))
     yield words
-    # Foreign texts of any length.
+    # External text of any length.
     words = replace(words, outcome=replace(words.outcome, validator=None))
     yield words
     if failure is not None:
