@@ -1,20 +1,20 @@
-"""The upload server: ``cdi-worker upload``, a pod that waits for an image and ends when the volume holds it.
+"""Upload server: ``cdi-worker upload``, a pod that waits for an image and ends when it is written to the volume.
 
-It is made and read as the pod of an import is (`cdi.worker.pod`): the same files, options and last words; its job's
-source is a stream.  Beside them:
+It uses the same files, options and termination message as an import's pod (`cdi.worker.pod`); its job's source is a
+stream. In addition it has:
 
-    /var/run/cdi/tls/{tls.crt,tls.key,ca.crt}   its certificate, and who signs those of its clients; read again when
-                                                they change
-    :8443                                       uploads, for who shows a certificate with the name
+    /var/run/cdi/tls/{tls.crt,tls.key,ca.crt}   its certificate and its clients' CA; read again when they change
+    :8443                                       uploads from clients whose certificate has the name
                                                 ``client.upload-server.cdi.kubevirt.io``; ``/progress``, ``/metrics``
-                                                and ``/healthz`` for everybody
+                                                and ``/healthz`` for any client
 
-``/progress`` says beside what an import says: ``"upload": {"state": "waiting" | "receiving" | "finishing" | "done",
-"failure": Failure | null}``, the failure being that of the last upload that made room for another.  The pod is ready
-(``/healthz``) as soon as it listens.
+``/progress`` has one more field than in an import: ``"upload": {"state": "waiting" | "receiving" | "finishing" |
+"done", "failure": Failure | null}``, where the failure is that of the last upload that failed and allowed another. The
+pod is ready (``/healthz``) as soon as it listens.
 
-An upload that fails for a reason of its own is answered and the next one waited for.  The pod ends with a failure
-where another upload would fail too (`ScratchNeeded`, the volume's own errors), and without one when the volume is done.
+After an upload that fails for a reason of its own, the server responds and waits for the next upload. The pod ends with
+a failure if another upload would fail too (`ScratchNeeded`, errors of the volume), and without one when the volume is
+complete.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ from cdi.worker.upload_session import Session
 
 MOST_REQUESTS = 32
 _ANSWERING = 10.0
-"""Seconds that answers have to get out once all is done."""
+"""Seconds in which responses must be sent after the end of the session."""
 _MOST_WAITING = 100
 
 
 def main(arguments: list[str]) -> int:
-    """Gives the exit status."""
+    """Run ``upload`` and return the exit status."""
     return started(arguments, run)
 
 
 def run(options: Options) -> int:
-    """Wait for one upload that succeeds, from the pod's files to its last words."""
+    """Wait for a successful upload, from reading the job to the termination message, and return the exit status."""
     return attempt(
-        # It serves its progress itself, beside the uploads.
+        # The progress is served on the same port as the uploads.
         replace(options, port="0"),
         Errand(
             parse=Job.from_json,
@@ -117,9 +117,9 @@ def _context(certificate: str, key: str, authorities: str) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(certificate, key)
     context.load_verify_locations(authorities)
-    # Whoever asks for the progress has no certificate.
+    # Clients that only read the progress have no certificate.
     context.verify_mode = ssl.CERT_OPTIONAL
-    # A body's own length tells whether it was cut off; the connection must stay good for the answer.
+    # A truncated body is detected by its length, and the connection must stay usable for the response.
     context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
     context.set_alpn_protocols(["http/1.1"])
     return context

@@ -1,4 +1,4 @@
-"""What requests bring, as a source is fed with it (`cdi.source.fed.Brought`)."""
+"""Request bodies as input of an upload source (`cdi.source.fed.Brought`)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,23 @@ from cdi.source.inbound.visit import Visit
 
 _BUFFER = 256 << 10
 MOST_HELD = 16 << 20
-"""Bytes of a piece with a checksum that are held until it is known to be right; a larger one is written as it comes."""
+"""Maximum size in bytes of a piece with a checksum that is buffered until it is verified.
+
+A larger one is written as it arrives.
+"""
 
 
 class IncomingBody:
-    """A request's body, of which the proxy may keep the start (`KEPT_FIELD`) until this server reads beyond it."""
+    """Body of a request, whose start the proxy may keep (`KEPT_FIELD`) until this server reads beyond it."""
 
     def __init__(self, visit: Visit) -> None:
-        """Have the client send the body.  Raises `ConnectionLost`, `UploadMalformed`."""
+        """Ask the client to send the body.
+
+        Raises:
+            ConnectionLost: The connection broke.
+            UploadMalformed: The headers are invalid.
+
+        """
         self._visit = visit
         self._kept = number(visit.head.headers, KEPT_FIELD) if visit.head.expects else None
         if self._kept is not None:
@@ -33,7 +42,12 @@ class IncomingBody:
         return self._body.ended
 
     def readinto(self, view: memoryview) -> int:
-        """Read some bytes; 0 at the end.  Raises what the body raises."""
+        """Read some bytes and return their number, 0 at the end.
+
+        Raises:
+            CdiError: The body is incomplete or the connection broke.
+
+        """
         if self._kept == 0:
             self._kept = None
             try:
@@ -47,7 +61,7 @@ class IncomingBody:
 
 
 class WholeBody:
-    """A request's body as it is."""
+    """Body that is the content."""
 
     def __init__(self, visit: Visit) -> None:
         self._visit = visit
@@ -61,7 +75,7 @@ class WholeBody:
 
 
 class HashedBody(WholeBody):
-    """A request's body, and its digest when it was read."""
+    """Body that is the content, with a digest of what has been read."""
 
     def __init__(self, visit: Visit, algorithm: str) -> None:
         super().__init__(visit)
@@ -79,7 +93,7 @@ class HashedBody(WholeBody):
 
 
 class HeldBody:
-    """Bytes that are here already."""
+    """Buffered content."""
 
     def __init__(self, data: bytearray) -> None:
         self._view = memoryview(data)
@@ -91,11 +105,16 @@ class HeldBody:
         return count
 
     def interrupt(self) -> None:
-        """It never waits."""
+        """Do nothing: reads never block."""
 
 
 def hold(body: HashedBody, length: int) -> bytearray:
-    """Read `length` bytes, or up to the end where it comes before.  Raises what the body raises."""
+    """Read `length` bytes, or fewer if the body ends before.
+
+    Raises:
+        CdiError: The body is incomplete or the connection broke.
+
+    """
     data = bytearray(length)
     view, done = memoryview(data), 0
     while done < length and (count := body.readinto(view[done:])):
@@ -106,7 +125,7 @@ def hold(body: HashedBody, length: int) -> bytearray:
 
 
 class FormBody:
-    """The file in a form."""
+    """Content of the file in a multipart form."""
 
     def __init__(self, visit: Visit, form: FormFile) -> None:
         self._visit = visit
@@ -116,7 +135,12 @@ class FormBody:
         self._ready: deque[memoryview] = deque()
 
     def begin(self) -> None:
-        """Read up to where the file begins.  Raises `UploadMalformed` where there is none."""
+        """Read up to the beginning of the file.
+
+        Raises:
+            UploadMalformed: The form has no file.
+
+        """
         while not self._form.found:
             self._read()
 
@@ -133,7 +157,12 @@ class FormBody:
         return count
 
     def drain(self) -> None:
-        """Take in what follows the file.  Raises what the body raises."""
+        """Read and discard what follows the file.
+
+        Raises:
+            CdiError: The body is incomplete or the connection broke.
+
+        """
         while not self._body.ended and self._body.readinto(self._buffer):
             pass
 

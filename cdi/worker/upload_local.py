@@ -1,9 +1,8 @@
-"""Uploads on one machine: the embedded mode's worker, whose standard input is a socket that is listened at.
+"""Uploads on one machine: a worker in embedded mode whose standard input is a listening socket.
 
-Who connects, as the same user, speaks to it as the upload proxy speaks to an upload server, with all that this has: an
-upload that breaks off is gone on with, and one that fails for a reason of its own makes room for the next.  Where
-nobody goes on for a while the worker makes room for others and ends as one that was interrupted; what it has done is
-kept, and gone on with by the worker that an upload of the same name is brought to next.
+Clients of the same user send requests as the upload proxy does to an upload server. So an upload that breaks off can be
+continued, and after one that fails for a reason of its own another may follow. After a time without requests the worker
+ends as interrupted; its progress is kept, and the next worker for an upload of the same name continues it.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _LOOK_SECONDS = 0.2
 
 
 def listens(job: Job) -> bool:
-    """Whether the job's stream is a socket that is listened at."""
+    """Return whether the job's stream is a listening socket."""
     if not isinstance(job.source, StreamSourceSpec):
         return False
     try:
@@ -41,7 +40,7 @@ def listens(job: Job) -> bool:
 
 
 def receive(job: Job, session: Session, *, left_alone: float = LEFT_ALONE) -> Outcome:
-    """Take uploads until one of them is the volume, or nobody brings any more."""
+    """Receive uploads until one of them fills the volume, or no request has arrived for `left_alone` seconds."""
     assert isinstance(job.source, StreamSourceSpec)
     listener = socket.socket(fileno=os.dup(job.source.descriptor))
     reception = Reception(

@@ -1,4 +1,4 @@
-"""What an upload server answers: uploads from the proxy, which its certificate shows; its progress to anybody."""
+"""Request handler of an upload server: uploads from the proxy with its certificate, and the progress for any client."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ from cdi.worker.upload_bodies import MOST_HELD, FormBody, HashedBody, HeldBody, 
 from cdi.worker.upload_session import EXPIRES, Attempt, Session, told
 
 _OPENING = 30.0
-"""Seconds until a transfer knows where it goes on."""
+"""Seconds until the offset of a transfer must be known."""
 _TAKING_OVER = 10.0
 _TUS: Mapping[str, str] = {"Tus-Resumable": TUS_VERSION, "Cache-Control": "no-store"}
 
 
 class UploadServer:
-    """Serves requests, each in a thread of its own."""
+    """Request handler; each request has a thread of its own."""
 
     def __init__(self, session: Session, answers: Mapping[str, Callable[[], Answer]]) -> None:
         self._session = session
         self._answers = answers
 
     def serve(self, visit: Visit) -> bool:
-        """Answer; whether the connection may carry another request."""
+        """Respond to a request and return whether its connection can be used for another one."""
         head = visit.head
         make = self._answers.get(head.path)
         if make is not None and head.method == "GET":
@@ -183,7 +183,13 @@ class UploadServer:
         )
 
     def _offset(self, attempt: Attempt) -> int:
-        """Where an upload goes on; whoever still brings something to it is sent away."""
+        """Return the offset at which an upload continues, after stopping any other request that still sends data to it.
+
+        Raises:
+            UploadNotReady: The transfer has not started in time.
+            _Refusal: The transfer has failed.
+
+        """
         if not attempt.source.wait_open(_OPENING):
             if attempt.done.wait(_TAKING_OVER) and attempt.failure is not None:
                 raise _Refusal(attempt.failure)
@@ -231,7 +237,15 @@ class UploadServer:
             raise SourceTruncated("the upload ended", remedy="send it again")
 
     def _bring_checked(self, visit: Visit, attempt: Attempt, checksum: Digest, length: int) -> None:
-        """What has another checksum is thrown away: the piece, or where it is large the upload up to it."""
+        """Write a piece if its checksum matches.
+
+        Otherwise a small piece is discarded before it is written, and for a large one the upload starts again at byte
+        0.
+
+        Raises:
+            _Refusal: The checksum does not match, or the transfer has failed.
+
+        """
         body = HashedBody(visit, checksum.algorithm)
         if length <= MOST_HELD:
             data = hold(body, length)
@@ -248,7 +262,7 @@ class UploadServer:
 
 
 class _Refusal(Exception):
-    """A failure, and how it is answered."""
+    """A failure with its response status and headers."""
 
     def __init__(
         self, failure: CdiError | Failure, status: int | None = None, headers: Mapping[str, str] | None = None

@@ -1,7 +1,7 @@
-"""The uploads into one volume: one at a time, until one of them is the volume.
+"""Upload session of one volume: one upload at a time, until one of them fills the volume.
 
-An upload is a transfer whose source is fed by requests.  One that fails for a reason of its own (no image, too large,
-cut off) makes room for the next; any other failure, and success, end the session, and with it the pod.
+An upload is a transfer whose source is fed by requests. After an upload that fails for a reason of its own (not an
+image, too large, truncated) another may follow; any other failure, and success, end the session and so the pod.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ from cdi.transfer.journal import Journal
 from cdi.transfer.run import failure_of, transfer
 
 EXPIRES = 24 * 3600.0
-"""Seconds after which a resumable upload that nobody went on with is removed."""
+"""Seconds without a request after which a resumable upload is removed."""
 GIVES_WAY = 60.0
-"""Seconds after which it is removed for the sake of another."""
+"""Seconds without a request after which another upload may replace it."""
 _STOPPING = 60.0
-"""The longest that a transfer takes to end once it was told to, seconds."""
+"""Seconds that a cancelled transfer has to end."""
 _FAILED_KEPT = 100
 _LOOK_SECONDS = 0.02
 
 
 class Attempt:
-    """One upload and its transfer, which runs in a thread of its own."""
+    """One upload with its transfer, which runs in a thread of its own."""
 
     def __init__(self, job: Job, source: FedSource, upload: UploadId | None, ended: Callable[[Attempt], None]) -> None:
         self.source = source
@@ -80,14 +80,17 @@ class Attempt:
         return self.outcome.failure if self.outcome is not None else None
 
     def wait(self) -> Failure | None:
-        """Until the volume is done, or the upload has failed."""
+        """Wait until the volume is complete or the upload has failed; return the failure."""
         self.done.wait()
         return self.failure
 
     def wait_validated(self) -> Failure | None:
-        """Until all of it has come and was looked at, as far as that is possible before it is converted."""
+        """Wait until the content is complete and has been validated; return the failure.
+
+        Only what can be validated before the conversion is waited for.
+        """
         while not self.done.wait(_LOOK_SECONDS):
-            # Not "done": that is said of a failure too, a moment before it can be told which.
+            # The phase "done" does not count: it is set after a failure too, just before the outcome is.
             if self.source.complete and self.control.meter.phase in {"converting", "flushing"}:
                 return None
         return self.failure
@@ -98,7 +101,7 @@ class Attempt:
 
 
 class Session(Control):
-    """The control of a pod that takes uploads: what is asked of it is passed on to the upload under way."""
+    """Control of an upload server, which forwards requests to the control of the current upload."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -106,15 +109,15 @@ class Session(Control):
         self.ended = threading.Event()
         self.outcome: Outcome | None = None
         self.last_failure: Failure | None = None
-        """Of an upload that made room for the next."""
+        """Failure of the latest upload that allowed another one."""
         self._limits: Limits | None = None
         self._current: Attempt | None = None
         self._turn = threading.RLock()
         self._gone: dict[str, str] = {}
-        """Names of uploads that are no more, and why."""
+        """Names of removed uploads, with the reason."""
         self._finished: UploadId | None = None
 
-    # --- as a control -------------------------------------------------------------------------------------------
+    # --- control ------------------------------------------------------------------------------------------------
 
     def progress(self) -> Progress:
         current = self._current
@@ -129,7 +132,7 @@ class Session(Control):
             current.control.limit(limits)
 
     def cancel(self) -> None:
-        """The pod is to end; what can be gone on with is kept."""
+        """Stop the current upload, keep its progress, and end the session."""
         super().cancel()
         with self._turn:
             current = self._current
@@ -137,7 +140,7 @@ class Session(Control):
             current.stop()
         self._end(Outcome(id=self.job.id, failure=failure_of(Interrupted("the upload server was stopped"))))
 
-    # --- as a session -------------------------------------------------------------------------------------------
+    # --- uploads ------------------------------------------------------------------------------------------------
 
     @property
     def state(self) -> str:
@@ -150,7 +153,14 @@ class Session(Control):
         return "finishing" if current.source.complete else "receiving"
 
     def check_free(self) -> None:
-        """Raises `AlreadyUploaded`, `UploadUnderWay`, `UploadNotReady`; an upload that was left alone makes way."""
+        """Check that an upload may begin, and remove a resumable one that has been idle for `GIVES_WAY`.
+
+        Raises:
+            AlreadyUploaded: The volume is complete.
+            UploadUnderWay: Another upload is in progress.
+            UploadNotReady: The session has ended with a failure.
+
+        """
         with self._turn:
             self._expire()
             if self.ended.is_set():
@@ -165,9 +175,9 @@ class Session(Control):
             self._drop(current, "another upload was begun")
 
     def check_room(self, length: int) -> None:
-        """Raise `TargetTooSmall` where no image in a file of `length` bytes fits the volume.
+        """Raise `TargetTooSmall` if no image in a file of `length` bytes fits the volume.
 
-        What the file holds is not known yet: a compressed image is shorter than its disk, others are a little longer.
+        The content is not known yet: a compressed image is shorter than its disk, other formats are a little longer.
         """
         disk = min(self._room(), MAX_DISK)
         if length > largest_file(disk):
@@ -177,7 +187,10 @@ class Session(Control):
             )
 
     def _room(self) -> int:
-        """Return how many bytes the volume holds at most; what cannot be found out is found out by the transfer."""
+        """Return the maximum number of bytes on the volume, or `MAX_DISK` if it is unknown.
+
+        The transfer checks the size again.
+        """
         target = self.job.target
         if self.job.size is not None:
             return self.job.size
@@ -192,12 +205,12 @@ class Session(Control):
         return found.f_blocks * found.f_frsize
 
     def begin(self, *, length: int | None, announced: int | None, digests: tuple[Digest, ...]) -> Attempt:
-        """An upload in one request; raises as `check_free`."""
+        """Begin an upload in one request; raises the errors of `check_free`."""
         source = FedSource(location="the upload", length=length, announced=announced, digests=digests)
         return self._begin(source, None)
 
     def begin_resumable(self, length: int, digest: Digest | None) -> UploadId:
-        """Raises as `check_free`."""
+        """Begin a resumable upload and return its id; raises the errors of `check_free`."""
         upload = UploadId(nonce=secrets.token_hex(16), length=length, digest=digest)
         self._begin_named(upload)
         return upload
@@ -224,10 +237,14 @@ class Session(Control):
         return attempt
 
     def find(self, upload: UploadId) -> Attempt | None:
-        """The transfer of a resumable upload; None where it has become the volume.
+        """Return the transfer of a resumable upload; None if that upload has filled the volume.
 
-        One that is not known here was begun at an earlier pod: it is gone on with where that one left a journal of it,
-        or begun again at its first byte.  Raises `UploadUnknown`.
+        An upload that this session does not know was begun at an earlier pod: it continues from the journal that the
+        pod has left, or starts again at byte 0.
+
+        Raises:
+            UploadUnknown: It was removed, or another upload is in progress.
+
         """
         name = str(upload)
         with self._turn:
@@ -246,7 +263,12 @@ class Session(Control):
             return self._begin_named(upload)
 
     def drop(self, upload: UploadId, why: str = "its client removed it") -> None:
-        """End a resumable upload; nothing of it is left on the volume.  Raises `UploadUnknown`."""
+        """End a resumable upload and remove what it has written to the volume.
+
+        Raises:
+            UploadUnknown: It has ended or been removed.
+
+        """
         with self._turn:
             attempt = self.find(upload)
             if attempt is None or attempt.source.complete:
@@ -254,7 +276,7 @@ class Session(Control):
             self._drop(attempt, why)
 
     def begin_again(self, attempt: Attempt) -> None:
-        """From the first byte, under the same name: what came is not what was meant."""
+        """Restart a resumable upload at byte 0 under the same name, because the received data is wrong."""
         with self._turn:
             if attempt.upload is not None and self._current is attempt:
                 self._drop(attempt, "")
@@ -280,7 +302,10 @@ class Session(Control):
             self._drop(current, "nobody went on with it")
 
     def _attempt_ended(self, attempt: Attempt) -> None:
-        """Called by a transfer's own thread; whoever drops an upload holds the lock and waits for it."""
+        """Record the outcome; called by the transfer's own thread.
+
+        A thread that drops an upload holds the lock while it waits for this one, so the lock must not be awaited then.
+        """
         if attempt.dropped:
             return
         outcome, failure = attempt.outcome, attempt.failure
@@ -313,7 +338,7 @@ def _error_of(failure: Failure) -> CdiError:
 
 
 def told(failure: Failure) -> Failure:
-    """A transfer's failure, in words for the client."""
+    """Return a transfer's failure with a message for the client."""
     if failure.code != ScratchNeeded.__name__:
         return failure
     return failure_of(
