@@ -193,8 +193,8 @@ def _ours(body: Object) -> Object:
     An object that was stored under older rules may have any form, and must not break code that iterates over all
     objects.
 
-    An invalid status is removed, so that it is written again. An invalid spec is emptied, and `legible` reports the error,
-    unless the object is being deleted, when its spec is no longer needed.
+    An invalid status is removed, so that it is written again. An invalid spec is emptied, and `legible` reports the
+    error, unless the object is being deleted, when its spec is no longer needed.
     """
     kept = _plain(body)
     wrong = _wrong(kept)
