@@ -25,8 +25,8 @@ def of_claim(change: Change, watches: Watches) -> Iterator[Key]:
     """Yield the keys that depend on a changed PVC.
 
     - of a clone source: its clones;
-    - of a temporary PVC: the target that it was created for;
-    - of a target: the temporary objects that it uses or has just stopped using, and its source pods.
+    - of a temporary PVC: the target that it was created for, and the clones that record it;
+    - of a target: the snapshots and temporary objects that it uses or has just stopped using, and its source pods.
     """
     body = change.object
     yield from stood_in_for(body)
@@ -51,7 +51,7 @@ def of_claim(change: Change, watches: Watches) -> Iterator[Key]:
 
 
 def of_snapshot(namespace: str, name: str, watches: Watches) -> Iterator[Key]:
-    """Yield the clones created from a snapshot, and the snapshot's own key if it is temporary or may be."""
+    """Yield the key of a snapshot and those of the clones that are created from it or record it."""
     body = watches.get(VOLUME_SNAPSHOTS, namespace, name)
     yield Key(kind="snapshot", namespace=namespace, name=name)
     if body is None or not _is_temporary(body):
@@ -83,7 +83,7 @@ def measures(pod: Object) -> bool:
 
 
 def reader(pod: Object, watches: Watches) -> Iterator[Key]:
-    """Yield the key of a source pod and those of the clones that it serves, has served or may serve."""
+    """Yield the key of a source or size-detection pod and those of the clones that it serves, served or may serve."""
     if not _is_temporary(pod):
         return
     yield Key(kind="reader", namespace=pod["metadata"]["namespace"], name=pod["metadata"]["name"])

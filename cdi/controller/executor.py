@@ -97,7 +97,7 @@ class Executor:
                     namespace = action.body["metadata"]["namespace"]
                     remedy = "create it; what is to be made there is made by itself then"
                     return refusal_of(action, NotFound(f"namespace {namespace} does not exist", remedy=remedy))
-                # The object that the plan is about is gone, so the rest is void; its deletion triggers another
+                # The object that the plan is about was deleted, so the rest is void; its deletion triggers another
                 # reconcile.
                 return None
             except REFUSALS as error:

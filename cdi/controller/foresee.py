@@ -54,7 +54,9 @@ class Foreseen:
     named_class: str | None = None
     """The class that the manifest itself names."""
     waits_for_consumer: bool = False
-    """Whether it would wait until a pod that uses the volume is scheduled; the other fields describe what follows then.
+    """Whether it would wait until a pod that uses the volume is scheduled.
+
+    The other fields describe what follows then.
     """
     work: Work | None = None
     """The worker's job."""
@@ -72,7 +74,7 @@ class Foreseen:
 
     @property
     def populated(self) -> bool:
-        """Whether it is filled through a prime PVC."""
+        """Return whether it is filled through a prime PVC."""
         return len(self.claims) > 1
 
 

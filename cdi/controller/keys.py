@@ -46,7 +46,7 @@ class Scope:
 
     @property
     def alongside(self) -> bool:
-        """Whether another controller handles the other objects and the cluster-scoped ones."""
+        """Return whether another controller handles the other objects and the cluster-scoped ones."""
         return bool(self.namespaces or self.selector)
 
     def covers(self, namespace: str) -> bool:

@@ -72,7 +72,7 @@ class Life:
             install_namespace: Namespace of the installation.
             prefix: First part of the names of the installation's Secrets.
             version: Version of the controller.
-            parts: Deployments whose health the CDI object shows.
+            parts: Components whose health the CDI object shows.
             workers: Number of concurrent reconciles.
             metrics: Metrics to update.
             stop: If it is set when `run` is cancelled, running reconciles are finished first.

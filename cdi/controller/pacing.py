@@ -113,7 +113,8 @@ def _is_news(plan: Plan, about: Object) -> bool:
 
     That is a phase, a condition, or an upload server that is ready.
     """
-    # The creation of objects was reported by the event itself, so a status that repeats it is not news.
+    # Normal events of a plan with creations report these. They are emitted now even if the status is held back, so they
+    # are no reason to write it.
     made = any(isinstance(action, CreateObject) for action in plan.actions)
     if any(event.type == "Warning" or not made for event in plan.events):
         return True

@@ -37,7 +37,7 @@ class Options:
     """Command line options."""
 
     namespace: str
-    """Namespace of the installation: it has the Lease and is named in CDIConfig."""
+    """Namespace of the installation, with its Lease and the objects that CDIConfig refers to."""
     pods: Pods
     """Settings of worker pods for which CDI and CDIConfig have no value."""
     scope: Scope = field(default_factory=Scope)

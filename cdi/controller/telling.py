@@ -63,7 +63,7 @@ async def _tell(client: Client, about: Object, fact: EventFact, now: float) -> N
     try:
         await client.create(EVENTS, body)
     except AlreadyExists:
-        with contextlib.suppress(NotFound):  # it expired just now, and so did the need to count it up
+        with contextlib.suppress(NotFound):  # it has just expired, so its latest repetition is dropped too
             known = await client.get(EVENTS, namespace, name)
             again = {"count": int(known.get("count") or 1) + 1, "lastTimestamp": moment}
             await client.patch(EVENTS, namespace, name, again)

@@ -79,7 +79,7 @@ class Server:
 
     def _converse(self, connection: socket.socket) -> None:
         try:
-            with connection, contextlib.suppress(OSError):  # the client's; ssl.SSLError is an OSError
+            with connection, contextlib.suppress(OSError):  # an error of the client; includes ssl.SSLError
                 until = time.monotonic() + PATIENCE
                 connection.settimeout(PATIENCE)
                 with self._context.wrap_socket(connection, server_side=True) as tls:

@@ -239,8 +239,7 @@ class UploadServer:
     def _bring_checked(self, visit: Visit, attempt: Attempt, checksum: Digest, length: int) -> None:
         """Write a piece if its checksum matches.
 
-        Otherwise a small piece is discarded before it is written, and for a large one the upload starts again at byte
-        0.
+        Otherwise a small piece is discarded before it is written; after a large one the upload starts again at byte 0.
 
         Raises:
             _Refusal: The checksum does not match, or the transfer has failed.
