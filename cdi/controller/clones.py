@@ -56,7 +56,7 @@ class Calm(Protocol):
 class Unwatched:
     """Placeholder used without a watch on pods: any existing snapshot may be older than the last write."""
 
-    def undisturbed(self, namespace: str, claim: str) -> float | None:  # noqa: ARG002  the protocol's
+    def undisturbed(self, namespace: str, claim: str) -> float | None:  # noqa: ARG002  signature of the protocol
         return None
 
 

@@ -180,8 +180,7 @@ class Executor:
         except AlreadyExists:
             if resource != SERVICES:
                 return
-            # The watch only selects managed Services. An unmanaged one of that name is a conflict that must be
-            # reported.
+            # The watch only selects Services with our label; one without it blocks the name and must be known too.
             metadata = body["metadata"]
             made = await self._client.get(resource, metadata["namespace"], metadata["name"])
         self._watches.note(resource, made)

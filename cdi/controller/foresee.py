@@ -157,7 +157,7 @@ class _Clones(ObservedClones):
     def grant(self, token: str, moment: float) -> Grant | None:
         return self.leave if token == _LEAVE else super().grant(token, moment)
 
-    def extend(self, grant: Grant) -> str:  # noqa: ARG002  the protocol's
+    def extend(self, grant: Grant) -> str:  # noqa: ARG002  signature of the protocol
         return _LEAVE
 
 

@@ -247,7 +247,7 @@ class Life:
             log.warning("failed", extra=fields(key=key, reason=error, pause=round(pause, 1)))
         except InvalidManifest as error:
             # The error persists until the object is changed, and that adds the key again.
-            log.error("not understood", extra=fields(key=key, reason=error))  # noqa: TRY400  the error says it all
+            log.error("not understood", extra=fields(key=key, reason=error))  # noqa: TRY400  no traceback needed
             await self._complain(key, error)
         except TimeoutError:
             pause = self.queue.retry(key)

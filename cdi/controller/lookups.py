@@ -71,8 +71,8 @@ class Lookups:
         """Return a copy to which simulated objects can be added without changing this one."""
         other = type(self)(self._blocking)
         other.hidden = self.hidden
-        other._found, other._listed = dict(self._found), self._listed  # noqa: SLF001  its own kind
-        other._pods = self._pods  # noqa: SLF001  its own kind
+        other._found, other._listed = dict(self._found), self._listed  # noqa: SLF001  same class
+        other._pods = self._pods  # noqa: SLF001  same class
         return other
 
     def put(self, resource: Resource, body: Object) -> None:

@@ -91,7 +91,7 @@ def started(arguments: list[str], run: Callable[[Options], int]) -> int:
     try:
         options = _parsed(arguments)
     except ValueError:
-        print(_USAGE, file=sys.stderr)  # noqa: T201 - the one thing a wrong call can be told
+        print(_USAGE, file=sys.stderr)  # noqa: T201 - usage errors go to standard error
         return UsageError.exit_status
     return run(options)
 
@@ -129,7 +129,7 @@ def attempt(options: Options, errand: Errand[_J]) -> int:
         outcome = _carry_out(job, errand, options, stop)
     except CdiError as error:
         outcome = Outcome(id=job.id if job else "", failure=failure_of(error))
-    except Exception as error:  # noqa: BLE001 - a defect is an outcome too: without one the pod says nothing
+    except Exception as error:  # noqa: BLE001 - without an outcome the pod would have no message
         traceback.print_exc()
         defect = InternalError(f"{type(error).__name__}: {error}")
         outcome = Outcome(id=job.id if job else "", failure=failure_of(defect))

@@ -34,7 +34,7 @@ _USAGE = "usage: python -m cdi.worker run JOB.json --status-dir DIR"
 def main(arguments: list[str]) -> int:
     """Run the command line and return the exit status."""
     if len(arguments) != 4 or arguments[0] != "run" or arguments[2] != "--status-dir":
-        print(_USAGE, file=sys.stderr)  # noqa: T201 - the one thing a wrong call can be told
+        print(_USAGE, file=sys.stderr)  # noqa: T201 - usage errors go to standard error
         return UsageError.exit_status
     return run(arguments[1], arguments[3])
 
