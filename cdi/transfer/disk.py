@@ -1,4 +1,4 @@
-"""One attempt at one disk image: look, decide, write, verify, finish."""
+"""One attempt to import a disk image: inspect, plan, write, verify, commit."""
 
 from __future__ import annotations
 
@@ -55,10 +55,11 @@ _RAW = ImageInfo(format="raw", virtual_size=None)
 
 
 class DiskTransfer:
-    """`source` to the disk of ``job.target``.
+    """One attempt to write the image in `source` to the disk of ``job.target``.
 
-    With `layer` the source is a registry's layer, and this finds the disk in it.  After a failure that may pass the
-    unfinished disk stays (`cdi.transfer.abandon` ends what nobody tries again); after any other nothing stays.
+    If `layer` is given, the source is a layer of a container image and the disk is a file in it. After a retryable
+    error the unfinished disk is kept (`cdi.transfer.abandon` removes it if there is no retry); after any other error it
+    is wiped.
     """
 
     def __init__(
@@ -77,7 +78,12 @@ class DiskTransfer:
         self.meter = control.meter
 
     def run(self) -> None:
-        """Raises `CdiError`, and `RestartRequired` where the caller may begin again."""
+        """Run the attempt.
+
+        Raises:
+            CdiError: The attempt failed.
+            RestartRequired: The source has to be read again from its first byte.
+        """
         fetcher = Fetcher(self.source, self.control)
         self.control.on_cancel(fetcher.abort)
         target = open_target(self.job.target)
@@ -105,7 +111,7 @@ class DiskTransfer:
         forget(self.job.journal)
         self.result.begun, self.result.wiped = False, True
 
-    # --- look and decide ----------------------------------------------------------------------------------------
+    # --- inspect and plan ---------------------------------------------------------------------------------------
 
     def _import(self, fetcher: Fetcher, target: Target) -> None:
         facts = fetcher.facts
@@ -148,7 +154,7 @@ class DiskTransfer:
         self.result.virtual_size = peeled.image.virtual_size
         return found
 
-    # --- a source that can be read anywhere ---------------------------------------------------------------------
+    # --- sources with range requests ----------------------------------------------------------------------------
 
     def _ranged(
         self, fetcher: Fetcher, target: Target, peeled: Peeled, wanted: Expectation, digest: ResumableHash | None
@@ -210,7 +216,7 @@ class DiskTransfer:
         self.meter.advance(length)
         self._finish(fetcher, target, plan, wanted, digest)
 
-    # --- a source that comes once -------------------------------------------------------------------------------
+    # --- sources that are read once, in order -------------------------------------------------------------------
 
     def _streamed(self, fetcher: Fetcher, target: Target, wanted: Expectation, digest: ResumableHash | None) -> None:
         facts = fetcher.facts
@@ -230,7 +236,7 @@ class DiskTransfer:
                 disk_size: int | None = self._raw_stream(pieces, fetcher, target, plan, wanted, intake)
             else:
                 plan, disk_size = self._unwrapped(pieces, fetcher, target, wanted, digest, intake)
-            # Whatever follows the image belongs to the content: its length and digest are not known before its end.
+            # Read the data after the image too: the content's length and digest include it.
             for _ in pieces:
                 pass
         except ImageError as error:
@@ -250,7 +256,7 @@ class DiskTransfer:
         digest: ResumableHash | None,
         intake: Intake,
     ) -> tuple[Plan, int | None]:
-        """Begin at the first byte; how it was done, and the size of the disk."""
+        """Unwrap the stream from its first byte and write the image; return the plan and the disk's size in bytes."""
         try:
             layer = None if self.layer is None else self.layer.content
             peeled = peel_stream(pieces, fetcher.facts, archive=False, layer=layer, on_format=self._require_scratch)
@@ -279,7 +285,7 @@ class DiskTransfer:
         return plan, self._raw_stream(stream, fetcher, target, plan, wanted, whole)
 
     def _require_scratch(self, image_format: str) -> None:
-        """Raise `ScratchNeeded` as soon as the format shows it: what was read of an upload can then be sent again."""
+        """Raise `ScratchNeeded` as soon as the format is known, while an upload can still be restarted."""
         if self.job.scratch is None and needs_scratch(image_format):
             raise ScratchNeeded(f"no scratch space is given, and {image_format} that comes but once is kept there")
 
@@ -291,7 +297,7 @@ class DiskTransfer:
         wanted: Expectation,
         digest: ResumableHash | None,
     ) -> NoReturn:
-        """That there is no disk is only believed of the true content."""
+        """Raise that there is no disk, after the content's digest is verified: damaged content proves nothing."""
         for _ in pieces:
             pass
         if digest is not None:
@@ -330,7 +336,10 @@ class DiskTransfer:
         wanted: Expectation,
         intake: Intake | None,
     ) -> int:
-        """The disk's size.  `intake` is given where the stream is the content itself."""
+        """Write a raw stream and return the disk's size in bytes.
+
+        `intake` is given if the stream is the unwrapped content.
+        """
         facts, disk_size = fetcher.facts, plan.disk_size
         if disk_size is not None:
             limit, grow = disk_size, None
@@ -341,7 +350,10 @@ class DiskTransfer:
             raise TargetTooSmall(f"the image has {facts.announced} bytes and the disk may have {limit}")
 
         def trim(tail: memoryview, total: int) -> int:
-            """A fixed VHD is a raw disk with a footer behind it; some clients send the end of a form."""
+            """Return the number of trailing bytes that do not belong to the disk.
+
+            A fixed VHD is a raw disk followed by a footer, and some upload clients send a form's closing delimiter.
+            """
             nonlocal footed
             extra = _closing_length(tail) if trailing else 0
             payload = fixed_payload(bytes(tail[: len(tail) - extra][-_TAIL:]), total - extra)
@@ -364,10 +376,10 @@ class DiskTransfer:
             target.resize(rounded)
         return disk_size or rounded
 
-    # --- begin and finish ---------------------------------------------------------------------------------------
+    # --- prepare and commit -------------------------------------------------------------------------------------
 
     def _begin(self, target: Target, plan: Plan, image: ImageInfo) -> None:
-        """Size the disk and empty it: nothing of an earlier attempt is left."""
+        """Resize the disk and discard the data of earlier attempts."""
         self.result.begun = True
         if self.job.journal is not None:
             with mapped(self.job.journal):
@@ -378,13 +390,13 @@ class DiskTransfer:
         if self.job.policy.preallocation and plan.disk_size is not None:
             target.preallocate()
             self.result.preallocated = True
-        # What the disk has beyond the image reads as zeros, and old data survive on block devices.
+        # The disk beyond the image must read as zeros, but a block device may still hold old data there.
         size = image.virtual_size
         if size is not None and not target.reads_zero and target.size > size:
             target.zero(size, target.size - size)
 
     def _check_room(self, spec: FileTargetSpec, data: int) -> None:
-        """A disk that cannot fit is refused before it is fetched, not when the volume is full."""
+        """Raise `TargetFull` before anything is fetched if the volume has less than `data` bytes free."""
         found = os.statvfs(os.path.dirname(spec.path) or ".")
         free = found.f_bavail * found.f_frsize
         if data > free:
@@ -404,7 +416,7 @@ class DiskTransfer:
         *,
         disk_size: int | None = None,
     ) -> None:
-        """Verified, flushed, named: in that order."""
+        """Verify the content, then flush the disk, then give it its final name."""
         facts = fetcher.facts
         self.meter.phase = "verifying"
         proof = fetcher.proof_of_end(end_marked=end_mark(self.result.wrappers, self.result.format) is not None)
@@ -416,7 +428,7 @@ class DiskTransfer:
             wanted.check(digest.digest(), facts.location, self.result, may_be_cut=fetcher.may_be_cut)
         fetcher.check()
         if self.layer is not None:
-            # The disk has no name yet: a lower layer may show that it is not the only one.
+            # Check before the commit: a lower layer may hold a second disk, which makes the image ambiguous.
             self.layer.confirm()
         disk_size = disk_size or plan.disk_size
         if self.job.policy.preallocation and not self.result.preallocated:

@@ -1,10 +1,10 @@
-"""What a container of an image sees below /disk, derived from the headers of the layers' tars alone.
+"""The content of /disk in a container image, derived from the tar headers of its layers.
 
-Follows the OCI image specification 1.1, "Image Layer Filesystem Changeset" (layer.md).  Layers are merged from the
-topmost down, so that reading can stop at the first layer that hides everything below it.
+Follows the OCI image specification 1.1, "Image Layer Filesystem Changeset" (layer.md). Layers are merged from the
+topmost down, so that reading can stop at the first layer that hides all lower ones.
 
-Symbolic links are never followed.  Where what a container sees depends on following one (/disk is a link, or a layer
-writes through a link below /disk), the image is refused instead.
+Symbolic links are never followed. If the content of /disk depends on one (/disk is a link, or a layer writes through a
+link below /disk), the image is rejected.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Literal
 from cdi.api.errors import DiskNotInImage, ImageUnsafe
 
 MAX_ENTRIES = 1000
-"""Names right below /disk in one layer, and in all of them together."""
+"""Maximum number of names directly below /disk, in one layer and in the merged image."""
 MAX_NAME = 255
-"""Bytes of a file's name, as Linux has it."""
+"""Maximum length of a file name in bytes (Linux: NAME_MAX)."""
 MAX_PATH = 4096
-"""Characters of a member's name or of a link's target; Linux has no longer paths."""
+"""Maximum length of a member's name or a link's target in characters (Linux: PATH_MAX)."""
 MAX_LINKABLE = 1 << 20
-"""Members of one layer that a hard link may refer to; 8 bytes each."""
+"""Maximum number of members of one layer that hard links may refer to; each takes 8 bytes of memory."""
 
 _DIRECTORY = "disk"
 _WHITEOUT = ".wh."
@@ -45,7 +45,7 @@ _KIND_NAMES: dict[EntryKind, str] = {
 
 
 def split_name(name: str) -> list[str]:
-    """Split a member's name into its components from the root, with ``.`` and ``..`` resolved as text."""
+    """Split a member's name into its components from the root; resolve ``.`` and ``..`` lexically."""
     parts: list[str] = []
     for part in name.split("/"):
         if part == "..":
@@ -57,16 +57,16 @@ def split_name(name: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A name below /disk, or /disk itself, and what it stands for."""
+    """A file system entry: /disk itself, or a name directly below it."""
 
     kind: EntryKind
     layer: int
-    """1 is the lowest."""
+    """Number of the layer; 1 is the lowest."""
     position: int = -1
-    """Of its member in the layer's tar, counted from 0."""
+    """Index of the member in the layer's tar, from 0."""
     link: str = ""
     final: bool = False
-    """Nothing of a lower layer shows through."""
+    """Whether this entry hides lower layers' entries of the same name."""
 
     @property
     def is_file(self) -> bool:
@@ -78,10 +78,10 @@ class Entry:
 
 
 class Changeset:
-    """What one layer changes below /disk, collected from its tar's members in their order.
+    """The changes of one layer below /disk, collected from the members of its tar in order.
 
-    As extracting the tar would have it: a later member replaces an earlier one of the same name, and whiteouts apply to
-    lower layers only, wherever in the tar they stand.
+    The result is that of extracting the tar: a later member replaces an earlier one of the same name, and whiteouts
+    apply to lower layers only, wherever they are in the tar.
     """
 
     def __init__(self, layer: int) -> None:
@@ -91,24 +91,25 @@ class Changeset:
         self.mentioned: set[str] = set()
         """Names below /disk that the layer sets or hides."""
         self.implicit: set[str] = set()
-        """Those of them that have content before any member makes the directory: lower layers say what they are."""
+        """Names in `mentioned` whose directory has content but no member before it; lower layers decide their kind."""
         self.opaque = False
-        """What lower layers have below /disk is hidden."""
+        """Whether the layer hides the lower layers' content of /disk."""
         self.hides_disk = False
-        """What lower layers have at /disk is hidden, whatever it is."""
+        """Whether the layer hides /disk of the lower layers, whatever its kind."""
         self.disk: Entry | None = None
-        """/disk, where it is not a directory."""
+        """The entry /disk if it is not a directory."""
         self.mentions_disk = False
         self.disk_implicit = False
-        """As `implicit`, of /disk itself."""
+        """Whether /disk has content but no member before it, as in `implicit`."""
         self._linkable = _Linkable()
         self._position = -1
 
     def add(self, name: str, kind: str, link: str = "") -> None:
-        """Take the tar's next member in; `kind` as `cdi.codec.tar.Kind` has it.
+        """Add the next member of the tar; `kind` is a `cdi.codec.tar.Kind`.
 
-        Raises `DiskNotInImage` for members that no container can be made of, and `ImageUnsafe` for too many of them or
-        too long names.
+        Raises:
+            DiskNotInImage: No container can be created from these members.
+            ImageUnsafe: There are too many names, or a name is too long.
         """
         self._position += 1
         if max(len(name), len(link)) > MAX_PATH:
@@ -125,7 +126,7 @@ class Changeset:
             self._set(parts[1], self._entry(kind, link) if len(parts) == 2 else None)
 
     def link_target(self, entry: Entry) -> int | None:
-        """Return the position of the regular file that a hard link of this layer refers to, None where it has none."""
+        """Return the position of the regular file that a hard link of this layer refers to; None if there is none."""
         return self._linkable.find(split_name(entry.link), entry.position)
 
     def _entry(self, kind: str, link: str) -> Entry:
@@ -158,7 +159,7 @@ class Changeset:
             self._mention(hidden)
 
     def _enter(self) -> None:
-        """Note that something lies below /disk."""
+        """Record that the layer has a member below /disk."""
         if self.disk is not None:
             raise DiskNotInImage(f"layer {self.layer} has files below /disk, which is {self.disk.describe()}")
         self.disk_implicit |= not self.mentions_disk
@@ -173,7 +174,7 @@ class Changeset:
             self.disk = None
 
     def _set(self, name: str, entry: Entry | None) -> None:
-        """Set a name below /disk; without an entry it is a directory that something lies in."""
+        """Set the entry of a name below /disk; None stands for a directory that is known by a member inside it."""
         before = self.entries.get(name)
         if before is not None and before.kind == "directory" and (entry is None or entry.kind == "directory"):
             return
@@ -184,7 +185,7 @@ class Changeset:
             if name not in self.mentioned:
                 self.implicit.add(name)
         elif entry.kind != "directory" or before is not None:
-            # The member, or the one that it replaces, took the place of whatever the lower layers have.
+            # The member, or the one it replaces, has replaced the lower layers' entry of this name.
             entry = replace(entry, final=True)
         self.entries[name] = entry
         self._mention(name)
@@ -200,9 +201,10 @@ class Changeset:
 
 
 class _Linkable:
-    """What hard links of a layer may refer to: a hash of each member's name, and whether it is a regular file.
+    """The possible hard link targets of a layer: a hash of each member's name, and its kind.
 
-    Hashes keep this small.  They are keyed anew in each process, so nobody can arrange for two names to have the same.
+    Hashes keep this small. Python keys them with a new random value in each process, so an image cannot be crafted to
+    contain colliding names.
     """
 
     _OTHER, _FILE, _DIRECTORY = 0, 1, 2
@@ -212,18 +214,18 @@ class _Linkable:
         self._members: array[int] = array("q")
 
     def add(self, parts: list[str], kind: str) -> None:
-        """Add the next member; no parts stand for one that is no file or directory of a container."""
+        """Add the next member; `parts` is empty for a member that creates no file or directory in a container."""
         if len(self._members) < MAX_LINKABLE:
             code = {"file": self._FILE, "directory": self._DIRECTORY}.get(kind, self._OTHER)
             self._members.append(self._hashed(parts) | (code if parts else self._DIRECTORY))
 
     def find(self, parts: list[str], before: int) -> int | None:
-        """Return the position of the regular file of that name that is there when the member `before` is extracted."""
+        """Return the position of the regular file of that name which exists when the member `before` is extracted."""
         if not parts or before >= len(self._members):
             return None
         wanted = self._hashed(parts)
         if self._members[before] & ~self._KIND_BITS == wanted:
-            # What the link replaces is removed first.
+            # The link refers to its own name, which extraction removes before it creates the link.
             return None
         parents = {self._hashed(parts[:count]) for count in range(1, len(parts))}
         for position in range(before - 1, -1, -1):
@@ -231,7 +233,7 @@ class _Linkable:
             if hashed == wanted:
                 return position if code == self._FILE else None
             if hashed in parents and code != self._DIRECTORY:
-                # It took the place of the directory that the file was in.
+                # This member replaced a parent directory of the file.
                 return None
         return None
 
@@ -241,28 +243,33 @@ class _Linkable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlay:
-    """Some layers, from the topmost down, merged into what a container sees below /disk."""
+    """The topmost layers of an image, merged into the /disk that a container sees."""
 
     entries: Mapping[str, Entry] = field(default_factory=lambda: MappingProxyType({}))
-    """By name; deleted ones are among them, so that they stay deleted."""
+    """Entries by name, with deleted ones, so that they hide those of lower layers."""
     disk: Entry | None = None
-    """/disk, where it is not a directory."""
+    """The entry /disk if it is not a directory."""
     complete: bool = False
-    """Lower layers cannot change anything any more."""
+    """Whether lower layers have no effect on /disk."""
     hidden_by: int | None = None
-    """The layer that hides what lower layers have in /disk."""
+    """Number of the layer that hides the lower layers' content of /disk."""
     _mentions_disk: bool = False
     _disk_implicit: bool = False
-    """The lowest of these layers that mentions /disk counts on a lower one to have made it."""
+    """Whether the lowest of these layers that mentions /disk expects a lower one to have created it."""
     _implicit: frozenset[str] = frozenset()
-    """Directories below /disk of which the same is true."""
+    """Directories below /disk that these layers expect a lower one to have created."""
 
     def over(self, lower: Changeset) -> Overlay:
-        """Return these layers laid over one more; raises `DiskNotInImage` where no container can be made of them."""
+        """Return these layers merged over the next lower one.
+
+        Raises:
+            DiskNotInImage: No container can be created from these layers.
+            ImageUnsafe: There are too many names below /disk.
+        """
         if lower.disk is not None:
             if self._disk_implicit:
                 raise DiskNotInImage(f"upper layers have files below /disk, which is {lower.disk.describe()}")
-            # A directory of an upper layer has taken its place.
+            # If an upper layer mentions /disk, its directory has replaced this entry.
             return replace(self, disk=None if self._mentions_disk else lower.disk, complete=True)
         entries, implicit = dict(self.entries), self._implicit
         if self.hidden_by is None:
@@ -281,7 +288,7 @@ class Overlay:
         hidden_by = lower.layer if hides and self.hidden_by is None else self.hidden_by
         return Overlay(
             entries=MappingProxyType(entries),
-            # A layer that counts on lower ones to have made /disk would write through a link there.
+            # With an implicit /disk, lower layers still matter: the layer would write through a link at /disk.
             complete=hidden_by is not None and not disk_implicit,
             hidden_by=hidden_by,
             _mentions_disk=self._mentions_disk or lower.mentions_disk,
@@ -290,11 +297,11 @@ class Overlay:
         )
 
     def shows(self, name: str) -> bool:
-        """Whether a file of that name in the next lower layer would be seen."""
+        """Return whether a container would see a file of that name in the next lower layer."""
         return not self.complete and self.hidden_by is None and name not in self.entries
 
     def file(self) -> tuple[str, Entry] | None:
-        """Return the one file below /disk, None where there is none yet; raises `DiskNotInImage` for two."""
+        """Return the only file below /disk, None if there is none yet; raise `DiskNotInImage` if there are several."""
         files = [(name, entry) for name, entry in self.entries.items() if entry.is_file]
         if len(files) > 1:
             files.sort(key=lambda file: (file[1].layer, file[1].position))
@@ -307,7 +314,7 @@ class Overlay:
         return files[0] if files else None
 
     def missing(self, layers: int) -> DiskNotInImage:
-        """Return the error for an image without a file below /disk, of so many layers."""
+        """Return the error for an image of `layers` layers without a file below /disk."""
         if self.disk is not None:
             return DiskNotInImage(
                 f"/disk is {self.disk.describe()}, not a directory",
@@ -329,7 +336,7 @@ class Overlay:
 
 
 def _merged(upper: Entry | None, lower: Entry) -> Entry:
-    """Return what is seen of a name in a layer and those above it."""
+    """Return the entry that is visible if `upper` is merged over `lower`."""
     if upper is None:
         return lower
     if upper.final or upper.kind != "directory":
