@@ -1,7 +1,7 @@
-"""Bytes from a source that is sometimes away: retries, limits, counting, read-ahead.
+"""Reader of a source, with retries, rate limits, progress counting and read-ahead.
 
-A lost connection goes on in place: the next request begins at the byte where the last one broke off, guarded by the
-source against a changed content.  What that costs is the transfer's budget of retries (`cdi.transfer.retry`).
+After a lost connection the next request begins at the byte where the last one ended; the source checks that the content
+is still the same. Each such continuation spends the transfer's retry budget (`cdi.transfer.retry`).
 """
 
 from __future__ import annotations
@@ -29,16 +29,18 @@ from cdi.transfer.retry import RestartRequired
 
 STREAM_CHUNK = 2 << 20
 _STREAM_MEMORY = 6 * STREAM_CHUNK
-"""The most that is read ahead, bytes: a decoder may need 128 MiB beside it."""
+"""Maximum size of the read-ahead in bytes: a decoder may need 128 MiB in addition."""
 _FIRST = 256 << 10
-"""Up to here, in bytes, what comes but once is read in small pieces and not ahead: most images are recognised, and
-refused, before more of them was taken from whoever sends them."""
+"""Number of bytes at the start of a stream that are read in small pieces and without read-ahead.
+
+Most images are recognised, and unsupported ones rejected, before more is taken from the sender.
+"""
 _FIRST_PIECE = 64 << 10
 _PAGE = 4096
 
 
 def _bounded(facts: SourceFacts) -> SourceFacts:
-    """Return `facts`; raise `FormatUnsupported` where the source states a length that no image has."""
+    """Return `facts`; raise `FormatUnsupported` if the source states a length that no image can have."""
     for stated in (facts.length, facts.announced):
         if stated is not None:
             require_size(stated, "the source announces", where=facts.location)
@@ -46,10 +48,10 @@ def _bounded(facts: SourceFacts) -> SourceFacts:
 
 
 class Fetcher:
-    """Reads a source on behalf of one transfer.
+    """Reader of one transfer's source.  Thread-safe.
 
-    All methods may be called from several threads at once.  Raises the source's own errors once the budget is spent,
-    and `Interrupted` when cancelled.
+    The methods raise the source's own errors once the retry budget is spent, and `Interrupted` when the transfer is
+    cancelled.
     """
 
     def __init__(self, source: Source, control: Control) -> None:
@@ -62,27 +64,27 @@ class Fetcher:
         self._lock = threading.Lock()
         self.facts: SourceFacts = _bounded(self._retries.call(source.probe))
         self.digest_promised = False
-        """A digest is known that the content will be compared with."""
+        """Whether the content will be compared with a known digest."""
         self.unclean_end: SourceTruncated | None = None
-        """The stream ended with this, which does not tell whether all of it has come."""
+        """The error that ended the stream, if it leaves open whether the stream was complete."""
 
     @property
     def ranged(self) -> bool:
-        """Whether the content is read in ranges."""
+        """Whether the content is read with range requests."""
         return may_use_ranges(self.facts, digest_promised=self.digest_promised)
 
     # --- the end of the content -------------------------------------------------------------------------------------
 
     @property
     def may_be_cut(self) -> bool:
-        """Whether the stream could have been cut off without a sign of it."""
+        """Whether the stream could have been truncated undetected."""
         facts = self.facts
         return facts.length is None and (facts.ending is Ending.CLOSE or self.unclean_end is not None)
 
     def proof_of_end(self, *, end_marked: bool) -> str | None:
-        """Return what has shown that all of the content came, None where nothing did.
+        """Return what proves that the content is complete, or None.
 
-        `end_marked` says that the content was decoded to an end mark of its own.
+        `end_marked` is whether the content was decoded up to an end mark of its own.
         """
         if self.facts.length is not None:
             return "length"
@@ -91,10 +93,11 @@ class Fetcher:
         return "content structure" if end_marked else None
 
     def truncated(self, error: ImageError) -> Exception:
-        """Return what to raise for content that was found to be empty, or to end early.
+        """Return the exception to raise for content that is empty or ends early.
 
-        That is `RestartRequired` where the connection may have been cut off, and `error` where the transfer was
-        complete, so that the file itself is short.
+        Returns:
+            `RestartRequired` if the connection may have been cut off; `error` if the transfer was complete, so that the
+            file itself is too short.
         """
         if not self.may_be_cut:
             return error
@@ -108,7 +111,10 @@ class Fetcher:
     # --- cancellation -------------------------------------------------------------------------------------------
 
     def abort(self) -> None:
-        """Wake every read that is under way; `cancelled` is set before."""
+        """Interrupt all reads in progress.
+
+        A cancellation sets `cancelled` first, so that reads opened later are interrupted too.
+        """
         with self._lock:
             readers = list(self._readers)
         for reader in readers:
@@ -131,13 +137,13 @@ class Fetcher:
         reader.close()
 
     def connections(self, planned: int) -> int:
-        """How many are wanted now: what a limit says, or else those that were `planned`."""
+        """Return how many connections to use now: the limit if one is set, else `planned`."""
         return self._throttle.connections or planned
 
     # --- reading ------------------------------------------------------------------------------------------------
 
     def fill(self, offset: int, view: memoryview) -> None:
-        """Read exactly ``len(view)`` bytes from `offset`.  Needs ranges."""
+        """Read exactly ``len(view)`` bytes from `offset`; the source must support ranges."""
         got = 0
         ticket = self._throttle.ticket()
         while got < len(view):
@@ -164,7 +170,7 @@ class Fetcher:
                 self._meter.clear_failure()
 
     def read(self, offset: int, length: int) -> bytes:
-        """A small range, clipped to the content."""
+        """Return a small range, clipped to the content."""
         if self.facts.length is not None:
             length = max(0, min(length, self.facts.length - offset))
         data = bytearray(length)
@@ -173,18 +179,18 @@ class Fetcher:
         return bytes(data)
 
     def stream(self, connections: int, start: int = 0) -> Generator[memoryview, None, None]:
-        """The whole content in order, from `start` where the source `resumes`.
+        """Yield the content in order, from the byte `start` if the source `resumes`.
 
-        A view is good until the next one is asked for.  With ranges several connections read ahead, and a break is
-        mended in place.  Without, there is one connection, and a break is `RestartRequired`: the caller starts over.
-        An end that proves nothing is an end, and noted in `unclean_end`.
+        A view is valid until the next one is requested. With ranges, several connections read ahead, and a lost one is
+        continued where it broke. Without, there is one connection, and its loss raises `RestartRequired`: the caller
+        has to start over. An end that may be a truncation ends the stream and is recorded in `unclean_end`.
         """
         if self.ranged and self.facts.length is not None:
             return self._ahead(self.facts.length, max(1, connections))
         return self._once(start)
 
     def _once(self, start: int) -> Generator[memoryview, None, None]:
-        """One connection, read by a thread of its own so that decoding and receiving overlap."""
+        """Yield the content of one connection, read by a separate thread so that decoding and receiving overlap."""
         ready: deque[tuple[memoryview, int] | BaseException | None] = deque()
         free = deque([aligned_buffer(STREAM_CHUNK)])
         more = [aligned_buffer(STREAM_CHUNK) for _ in range(2)]

@@ -1,8 +1,8 @@
-"""qcow2 as a one-way stream: decoded while it comes.
+"""Streaming qcow2 decoder, for images that cannot be read with range requests.
 
-The usual writers lay a table before the data that it maps, so most clusters can go straight to the disk.  What comes
-before its table is kept aside (`cdi.transfer.spill`) and looked up when the table has come.  The stream is cut into
-windows; the extents of a window are decoded by a small pool of threads while the next window fills.
+Most programs write a table before the data that it maps, so most clusters can be written to the disk as they arrive.
+Data that precedes its table is stored (`cdi.transfer.spill`) and read back once the table has arrived. The stream is
+cut into windows; a small pool of threads decodes the extents of one window while the next one fills.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from cdi.transfer.spill import Spill
 
 _WINDOW = 4 << 20
 _CARRY = RUN_LIMIT
-"""The largest extent, which a window may hand on to the next one; twice a cluster where that is more."""
+"""Maximum number of bytes carried over to the next window: the largest extent, or two clusters if that is more."""
 _WINDOWS = 4
 _DECODERS = 4
-"""More than processors: each waits for its own writes."""
+"""Number of threads; it exceeds the number of processors because each thread waits for its own writes."""
 _SECTOR = 512
 _POSITION_BITS = 32
-"""More than `EXTENT_LIMIT` and a table's entries need."""
+"""Bits for a position in the map; more than `EXTENT_LIMIT` and a table's entries need."""
 
 
 class _Table:
-    """L1 or an L2 table on its way in."""
+    """The L1 table or an L2 table, while it is received."""
 
     __slots__ = ("data", "index", "offset", "size")
 
     def __init__(self, offset: int, size: int, index: int) -> None:
         self.offset, self.size, self.index = offset, size, index
-        """`index` of the L2 table, -1 for L1."""
+        """Index of the L2 table; -1 for the L1 table."""
         self.data = bytearray()
 
     @property
@@ -48,9 +48,15 @@ class _Table:
 
 
 class Qcow2Stream:
-    """Takes the file's bytes in order and writes the disk.
+    """Decoder that consumes a qcow2 file in order and writes the disk.
 
-    Raises `ContentTruncated`, `ImageCorrupt`, `DecoderFailed`, `ScratchNeeded`, `MapTooLarge`, and target errors.
+    Raises:
+        ContentTruncated: The file ends early.
+        ImageCorrupt: The metadata is inconsistent.
+        DecoderFailed: A compressed cluster cannot be inflated.
+        ScratchNeeded: More data precedes its tables than memory may hold, and there is no scratch space.
+        MapTooLarge: The image has too many extents.
+        TargetError: The disk cannot be written.
     """
 
     def __init__(self, header: Qcow2Header, target: Target, scratch: str | None) -> None:
@@ -58,17 +64,19 @@ class Qcow2Stream:
         self._target = target
         self._spill = Spill(scratch)
         self._future: list[int] = []
-        """A heap of the extents still to come: host and position in the map in one number, as there may be a million
-        of them."""
+        """Heap of the extents not yet received, with host offset and map position packed into one number each.
+
+        There may be a million of them.
+        """
         offset, size = self._map.l1_range
         self._tables: list[tuple[int, int, _Table]] = [(offset, -1, _Table(offset, size, -1))]
         self._expected = 1
-        """Tables, L1 among them, that are not read yet."""
+        """Number of tables still to be read, the L1 table included."""
         self._writers: deque[ClusterWriter] = deque(
             ClusterWriter(target, inflater(header.compression_type), self._map.cluster_size) for _ in range(_DECODERS)
         )
         self._base = 0
-        """Offset of the window in the file."""
+        """Offset of the window in the file, in bytes."""
 
     @property
     def scratch(self) -> int:
@@ -87,8 +95,8 @@ class Qcow2Stream:
                 self._target.zero(offset, size)
 
     def _consume(self, pieces: Iterator[Buffer], pool: ThreadPoolExecutor) -> None:
-        # The carry of one window goes to the head of the next: the largest extent, behind a pad that keeps file
-        # offsets and memory aligned alike.
+        # The incomplete end of a window, at most one extent, is copied to the start of the next one. Padding before it
+        # gives memory the alignment of the file offset, so that data can be written with direct I/O.
         carry = max(_CARRY, 2 * self._map.cluster_size) + ALIGNMENT
         free = deque(aligned_buffer(carry + _WINDOW) for _ in range(_WINDOWS))
         busy: deque[tuple[list[Future[None]], memoryview]] = deque()
@@ -124,8 +132,10 @@ class Qcow2Stream:
         free.append(buffer)
 
     def _window(self, window: memoryview, pool: ThreadPoolExecutor, *, final: bool) -> tuple[int, list[Future[None]]]:
-        """Deal with `window`, the file's bytes from `_base`; gives how many of them are done with, and the jobs that
-        still read from it.
+        """Process `window`, the file's bytes from `_base`.
+
+        Returns:
+            The number of bytes that are processed, and the jobs that still read from the window.
         """
         base, stop = self._base, self._base + len(window)
         known = self._read_tables(window, base)
@@ -144,12 +154,12 @@ class Qcow2Stream:
                     raise ContentTruncated(f"the image ends at byte {stop}, within the data at {host:#x}")
             heapq.heappop(self._future)
             if at < 0:
-                # Its beginning went by in an earlier window, as another extent's (clusters may share bytes).
+                # It begins in an earlier window, as part of another extent (compressed clusters may share a sector).
                 self._late(extent, window, pool)
                 continue
             claimed = extent.size
             if extent.compressed:
-                # Where in its last sector it ends is only known once it is inflated; another may begin there.
+                # Where it ends within its last sector is known only after inflation; another extent may begin there.
                 claimed = max(0, extent.size - _SECTOR)
                 doubtful.append((host + claimed, host + extent.size))
             known.append((host, host + claimed))
@@ -159,7 +169,7 @@ class Qcow2Stream:
         return end - base, self._dispatch(batch, pool)
 
     def _read_tables(self, window: memoryview, base: int) -> list[tuple[int, int]]:
-        """Take in the tables whose bytes have come, and those that they lead to; gives the runs that they take up."""
+        """Read the tables whose bytes have arrived, and those they refer to; return the byte runs that they occupy."""
         stop = base + len(window)
         known: list[tuple[int, int]] = []
         unfinished = []
@@ -197,10 +207,10 @@ class Qcow2Stream:
     def _keep(
         self, known: list[tuple[int, int]], doubtful: list[tuple[int, int]], window: memoryview, base: int, end: int
     ) -> None:
-        """Put aside what no table has claimed yet.
+        """Store the data that no table refers to yet.
 
-        `doubtful` are the last sectors of compressed extents.  What lies between such an extent's end and the next
-        known one is mostly nothing, and at most a small cluster of a table still to come.
+        `doubtful` are the last sectors of compressed extents. The gap from such a sector to the next known run is
+        usually padding, and at most a small compressed cluster of a table not yet received.
         """
         tails = deque(sorted(doubtful))
 
@@ -219,12 +229,12 @@ class Qcow2Stream:
             gap(position, end)
 
     def _late(self, extent: Extent, window: memoryview, pool: ThreadPoolExecutor) -> None:
-        """Write an extent that begins before the window: from what was put aside, and the window's beginning."""
+        """Write an extent that begins before the window, from the stored data and the start of the window."""
         data = self._spill.read(extent.host, extent.size)
         at = extent.host + len(data) - self._base
         if len(data) < extent.size and 0 <= at < len(window):
             data += window[at : at + extent.size - len(data)]
-        # A compressed extent's last sector may belong to its neighbour.
+        # The last sector of a compressed extent may belong to its neighbour.
         missing = extent.size - len(data)
         if not data or (missing and not (extent.compressed and missing < _SECTOR)):
             raise ImageCorrupt(f"the data of disk offset {extent.guest:#x} at {extent.host:#x} overlaps other data")
@@ -235,7 +245,7 @@ class Qcow2Stream:
         return [pool.submit(self._decode, batch[at : at + share]) for at in range(0, len(batch), share or 1)]
 
     def _decode(self, batch: list[tuple[Extent, memoryview]]) -> None:
-        # There are as many writers as threads, so there is always one free.
+        # There are as many writers as threads, so one is always free.
         writer = self._writers.popleft()
         try:
             for extent, data in batch:
@@ -245,7 +255,7 @@ class Qcow2Stream:
             self._writers.append(writer)
 
     def _finish(self, total: int, pool: ThreadPoolExecutor) -> None:
-        """The stream has ended after `total` bytes: nothing may be missing."""
+        """Write the remaining extents after a stream of `total` bytes; raise `ContentTruncated` if data is missing."""
         if self._tables:
             raise ContentTruncated(f"the image ends at byte {total}, before its table at {self._tables[0][0]:#x}")
         while self._future:

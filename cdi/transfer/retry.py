@@ -1,9 +1,9 @@
-"""Retries of one transfer: one budget and one backoff schedule for everything that it asks of its source.
+"""Retries of one transfer: one budget and one backoff schedule for all requests to its source.
 
 Opening a source, probing and reading it, beginning it again, and the requests to a registry all spend the same budget:
-``policy.retries`` failures in a row, after which the error is raised.  Content that comes further than any before it
-refills the budget; a successful request alone does not, or a server that answers every probe and breaks off every
-download at its first byte would be asked for ever.
+``policy.retries`` failures in a row, after which the error is raised. Content received beyond the furthest earlier
+attempt refills the budget. A successful request alone does not: otherwise a server that answers every probe and breaks
+off every download at its first byte would be retried without end.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ if TYPE_CHECKING:
     from cdi.transfer.result import Result
 
 _BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
-"""Seconds before each retry in a row; the last holds for all that follow."""
+"""Seconds to wait before each retry in a row; the last value applies to all further retries."""
 _MIN_RESTART_PROGRESS = 16 << 20
-"""Bytes that a restarted attempt must come beyond the furthest attempt before it to refill the budget.  Otherwise a
-server that gives one byte more each time would be asked for the whole content once for each of its bytes."""
+"""Bytes by which a restarted attempt must exceed the furthest earlier attempt to refill the budget.
+
+Otherwise a server that sends one more byte each time would be asked for the whole content once for each of its bytes.
+"""
 _CANCEL_INTERVAL = 0.1
-"""Seconds until `RetryBudget.run_abandonable` notices a cancellation, at most."""
+"""Maximum time in seconds until `RetryBudget.run_abandonable` notices a cancellation."""
 _REMOTE = ("http", "s3", "gcs", "registry")
-"""Sources that may be waiting for an answer, and whose closing interrupts that."""
+"""Kinds of sources that may block on a server's response; closing the source interrupts that."""
 _T = TypeVar("_T")
 
 
 class RestartRequired(Exception):
-    """A stream that cannot be continued where it broke with `cause`: it has to be read again from its first byte."""
+    """Loss of a stream that cannot be continued where it broke with `cause` and must be read from its first byte."""
 
     def __init__(self, cause: CdiError) -> None:
         super().__init__(str(cause))
@@ -60,10 +62,13 @@ class RetryBudget:
         cancelled: threading.Event,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`retries` failures in a row are waited out.
+        """Create a full budget.
 
-        The content that `meter` counts as fetched is the progress that refills the budget.  `jitter` returns 0 to 1, so
-        that many workers do not come back at the same moment.
+        Args:
+            retries: Number of failures in a row that are retried.
+            meter: Counts the fetched content, whose progress refills the budget.
+            cancelled: Ends every wait with `Interrupted`.
+            jitter: Returns a number from 0 to 1, so that many workers do not retry at the same moment.
         """
         self._retries = retries
         self._meter = meter
@@ -73,16 +78,16 @@ class RetryBudget:
         self._failures = 0
         self._attempt = 0
         self._resume_at = 0.0
-        """When the latest backoff ends, by `time.monotonic`."""
+        """End of the latest backoff, as a `time.monotonic` value."""
         self._base = 0
-        """`Meter.fetched` when the content was begun, or begun again."""
+        """`Meter.fetched` when the content was started or restarted."""
         self._furthest = 0
-        """Bytes that the furthest of the earlier attempts at the content had fetched."""
+        """Bytes that the furthest earlier attempt at the content had fetched."""
         self._reached = 0
         """Bytes beyond which this attempt makes progress."""
 
     def check(self) -> None:
-        """Raise `Interrupted` once the transfer was cancelled."""
+        """Raise `Interrupted` if the transfer was cancelled."""
         if self._cancelled.is_set():
             raise Interrupted("the transfer was stopped")
 
@@ -92,12 +97,14 @@ class RetryBudget:
             return self._attempt
 
     def backoff(self, error: CdiError, attempt: int | None = None) -> None:
-        """Wait before the next try after `error`, at least for the server's Retry-After.
+        """Wait before the retry after `error`, at least for the server's Retry-After.
 
         Connections of one transfer usually fail together: of all that began in the same `attempt`, one failure counts
         and the others share its pause.
 
-        Raises `error` if trying again cannot help or the budget is spent, and `Interrupted` when cancelled.
+        Raises:
+            CdiError: `error`, if it is not retryable or the budget is spent.
+            Interrupted: The transfer was cancelled.
         """
         self.check()
         if error.retry is not Retry.BACKOFF or isinstance(error, Interrupted | SourceChanged):
@@ -113,15 +120,17 @@ class RetryBudget:
         self._wait(error, seconds)
 
     def begin_content(self) -> None:
-        """Begin with another content, for which the budget is full: a layer of a container image, for example."""
+        """Refill the budget for another content, such as the next layer of a container image."""
         with self._lock:
             self._failures, self._base = 0, self._meter.fetched
             self._furthest = self._reached = 0
 
     def restart(self, error: CdiError) -> None:
-        """Wait before the content is read again from its first byte, because of `error`.
+        """Wait before the content is read again from its first byte because of `error`.
 
-        Raises `error` if the budget is spent, and `Interrupted` when cancelled.
+        Raises:
+            CdiError: `error`, if the budget is spent.
+            Interrupted: The transfer was cancelled.
         """
         self.check()
         with self._lock:
@@ -135,15 +144,15 @@ class RetryBudget:
         self._wait(error, seconds, from_start=True)
 
     def limited(self, retries: int) -> RetryBudget:
-        """Return a budget apart from this one, of `retries` at most, for files that the transfer can do without."""
+        """Return a separate budget of at most `retries`, for optional files."""
         return RetryBudget(
             min(retries, self._retries), meter=self._meter, cancelled=self._cancelled, jitter=self._jitter
         )
 
     def call(self, act: Callable[[], _T], late: Callable[[_T], object] = _noop) -> _T:
-        """Return what `act` returns, called again after passing faults until the budget is spent.
+        """Call `act` and return its result; retry it after retryable errors until the budget is spent.
 
-        `late` is that of `run_abandonable`, which calls it.
+        `late` is passed to `run_abandonable`.
         """
         failed = False
         while True:
@@ -159,10 +168,16 @@ class RetryBudget:
                 return found
 
     def run_abandonable(self, act: Callable[[], _T], late: Callable[[_T], object] = _noop) -> _T:
-        """Return what `act` returns, called in a thread that is abandoned when the transfer is cancelled.
+        """Call `act` in a thread that is abandoned when the transfer is cancelled, and return its result.
 
-        For calls that cannot be interrupted: name resolution, and libraries that ask for credentials.  `late` is called
-        with a result that comes after that.  Raises what `act` raises, and `Interrupted` when cancelled.
+        For calls that cannot be interrupted: name resolution, and libraries that fetch credentials.
+
+        Args:
+            act: The function to call; what it raises is raised here.
+            late: Called with a result that `act` returns after it was abandoned.
+
+        Raises:
+            Interrupted: The transfer was cancelled.
         """
         self.check()
         call = _AbandonableCall(act, late)
@@ -176,7 +191,7 @@ class RetryBudget:
         return call.result()
 
     def _count(self, error: CdiError) -> float:
-        """Count a failure and return the seconds to wait; raise `error` if it was the last one.  Under the lock."""
+        """Count a failure and return the seconds to wait; raise `error` if the budget is spent.  Needs the lock."""
         self._failures += 1
         if self._failures > self._retries:
             raise error
@@ -195,12 +210,12 @@ class RetryBudget:
 
 
 def _retry_after(error: CdiError) -> float:
-    """Return the seconds that the server asked to wait."""
+    """Return the server's Retry-After in seconds; 0 if there is none."""
     return (error.retry_after or 0.0) if isinstance(error, SourceUnavailable) else 0.0
 
 
 class _AbandonableCall(Generic[_T]):
-    """One call in a thread, for another thread that may stop waiting for it."""
+    """A call in a thread whose caller may stop waiting for the result."""
 
     def __init__(self, act: Callable[[], _T], late: Callable[[_T], object]) -> None:
         self.done = threading.Event()
@@ -223,7 +238,7 @@ class _AbandonableCall(Generic[_T]):
             self._close()
 
     def abandon(self) -> None:
-        """Have the result closed, now or when it comes."""
+        """Have the result closed, at once or as soon as the call returns."""
         with self._lock:
             self._abandoned = True
             done = self.done.is_set()
@@ -252,17 +267,17 @@ def run_with_restarts(
     reopen: Callable[[], AbstractContextManager[Source]],
     attempt: Callable[[Source], None],
 ) -> None:
-    """Call `attempt` with an open source until it ends; call it again where it has to begin from the first byte.
+    """Call `attempt` with an open source, and again from the first byte after `RestartRequired` and `SourceChanged`.
 
-    That is after `RestartRequired` and `SourceChanged`, as long as ``control.retries`` allows.  Every other failure is
-    raised at once: it has spent the budget where trying again made sense.
+    The number of restarts is limited by ``control.retries``. Every other error is raised at once: if it was retryable,
+    it has already spent the budget.
     """
     budget = control.retries
     budget.begin_content()
     while True:
         cause: CdiError
         try:
-            # Opening asks too, for credentials and the like.
+            # Opening a source may send requests too, for example for credentials.
             with budget.call(reopen, _close) as source:
                 if job.source.kind in _REMOTE:
                     control.on_cancel(source.close)
@@ -270,7 +285,7 @@ def run_with_restarts(
             return
         except InternalError as error:
             if control.cancelled.is_set():
-                # The source was closed under the attempt.
+                # The cancellation closed the source while the attempt was using it.
                 raise Interrupted("the transfer was stopped") from error
             raise
         except SourceChanged as changed:
