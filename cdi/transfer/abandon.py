@@ -1,4 +1,4 @@
-"""The end of a transfer that failed: either it can be gone on with, or nothing of it is left on the volume."""
+"""Cleanup after a failed transfer: keep what a later run can resume from, wipe everything else."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from cdi.transfer.journal import Journal, forget, marked
 
 
 def abandon(job: Job, error: CdiError, *, begun: bool) -> None:
-    """Wipe the unfinished disk, unless `error` may pass and the journal says where to go on.
+    """Wipe the unfinished disk, unless `error` is retryable and the journal holds a position to resume from.
 
-    `begun`: this run wrote to the volume, or another did and it ends for good.  What an earlier one did is also told by
-    the journal it left.  A file's unfinished disk is removed in any case, as nothing can be made of it.  A device that
-    nobody wrote to is left as it is.
+    An unfinished disk file is removed even if nothing was written to it. A device is left unchanged unless this run
+    wrote to it, or the journal shows that an earlier one did.
+
+    Args:
+        job: The failed job.
+        error: What it failed with.
+        begun: Whether this run wrote to the volume, or an earlier one did and there is no further retry.
     """
     if isinstance(error, TargetBusy) or isinstance(job.target, DirectoryTargetSpec):
-        # It is somebody else's; a directory shows nothing before it is whole.
+        # A busy target belongs to another worker; a directory shows no files before the archive is complete.
         return
     journal = None if job.journal is None else Journal.load(job.journal)
     if error.retry is not Retry.NEVER and journal is not None:
@@ -25,7 +29,7 @@ def abandon(job: Job, error: CdiError, *, begun: bool) -> None:
         try:
             target = open_target(job.target)
         except TargetError:
-            # That it cannot be opened is mostly the error itself; its journal still tells the next attempt.
+            # Usually the same error that ended the transfer. The journal stays, so that the next attempt wipes.
             return
         try:
             target.wipe()

@@ -10,7 +10,7 @@ from cdi.transfer.result import Result
 
 
 def make_blank(job: Job, control: Control, result: Result) -> None:
-    """Make the target's disk ``job.size`` bytes of zeros (the whole device where no size is given)."""
+    """Make the target's disk ``job.size`` bytes of zeros; the whole device if no size is given."""
     target = open_target(job.target)
     try:
         size = job.size if job.size is not None else target.capacity

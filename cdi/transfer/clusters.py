@@ -1,4 +1,4 @@
-"""Data clusters of a qcow2 image, inflated and put where they belong."""
+"""Writer for the data clusters of a qcow2 image, with decompression."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from cdi.target.base import Target
 from cdi.target.buffer import aligned_buffer, data_runs
 
 _OUTPUT = 2 << 20
-"""Neighbouring clusters are gathered up to this many bytes before they are written."""
+"""Maximum size in bytes of adjacent clusters that are combined into one write."""
 
 Inflate = Callable[[memoryview, int], bytes | bytearray]
 
 
 def inflate_deflate(data: memoryview, size: int) -> bytes | bytearray:
-    """One raw deflate stream with a window of 4 KiB, as QEMU writes it; what follows it in the sector is ignored."""
+    """Inflate a raw deflate stream with a window of 4 KiB, as QEMU writes it; ignore what follows it in the sector."""
     try:
         # libdeflate takes two thirds of ISA-L's time for buffers of this size.
         return deflate.deflate_decompress(data, size)
     except deflate.DeflateError:
-        # It wants the stream's end; QEMU is content with as much as fills the cluster.  A new object a cluster costs
-        # little, and unlike the one-shot call it never gives more than `size` bytes.
+        # libdeflate requires the end of the stream, QEMU only enough data to fill the cluster. A new object for each
+        # cluster is cheap, and unlike the one-shot call it never returns more than `size` bytes.
         return isal_zlib.decompressobj(-12).decompress(data, size)
 
 
 def inflate_zstd() -> Inflate:
-    """For images of compression type 1."""
+    """Return the function that inflates clusters of compression type 1."""
     from backports import zstd
 
     def inflate(data: memoryview, size: int) -> bytes:
@@ -40,17 +40,17 @@ def inflate_zstd() -> Inflate:
 
 
 def inflater(compression: int) -> Inflate:
-    """By the header's compression type: 0 deflate, 1 zstd."""
+    """Return the inflate function for the header's compression type: 0 is deflate, 1 is zstd."""
     return inflate_zstd() if compression == 1 else inflate_deflate
 
 
 def memory_of_writer(cluster_size: int) -> int:
-    """Bytes that a `ClusterWriter` takes for compressed clusters: one as it is inflated, and those gathered."""
+    """Return the bytes of memory that a `ClusterWriter` needs: one inflated cluster and the combined output."""
     return cluster_size + max(_OUTPUT, cluster_size)
 
 
 class ClusterWriter:
-    """Writes extents to the target, neighbours on the disk in one go.  One a thread."""
+    """Writer of extents that combines adjacent compressed clusters.  Not thread-safe: use one in each thread."""
 
     def __init__(self, target: Target, inflate: Inflate, cluster_size: int) -> None:
         self._target = target
@@ -61,7 +61,7 @@ class ClusterWriter:
         self._filled = 0
 
     def put(self, extent: Extent, data: memoryview) -> None:
-        """Decode and write one extent.  `data` are its bytes in the file, fewer where the file ends."""
+        """Decode and write one extent; `data` are its bytes in the file, fewer if the file ends within it."""
         if not extent.compressed:
             self.flush()
             self._plain(extent, data)
@@ -74,7 +74,7 @@ class ClusterWriter:
             self._guest = extent.guest
         try:
             plain = self._inflate(data, self._cluster)
-        # Each decoder has an exception class of its own, and whatever it is, the cluster is damaged.
+        # Each decoder has its own exception class; any exception means that the cluster is damaged.
         except Exception as error:
             raise DecoderFailed(
                 f"the compressed cluster at {extent.host:#x} (disk offset {extent.guest:#x}) cannot be inflated: "
@@ -94,7 +94,7 @@ class ClusterWriter:
         if len(data) < extent.length:
             if not data:
                 raise ImageCorrupt(f"the data of disk offset {extent.guest:#x} lies beyond the end of the file")
-            # As QEMU reads it: past the end of the file are zeros.
+            # QEMU reads zeros past the end of the file.
             write_sparse(self._target, data, extent.guest)
             if not self._target.reads_zero:
                 self._target.zero(extent.guest + len(data), extent.length - len(data))
@@ -102,14 +102,14 @@ class ClusterWriter:
         write_sparse(self._target, data[: extent.length], extent.guest)
 
     def flush(self) -> None:
-        """Write what has been gathered; to be called after the last `put` of a piece."""
+        """Write the combined clusters; call this after the last `put` of a piece."""
         if self._filled:
             filled, self._filled = self._filled, 0
             write_sparse(self._target, self._output[:filled], self._guest)
 
 
 def write_sparse(target: Target, view: memoryview, offset: int) -> None:
-    """Write what is not zero; the zeros only where the target would not read as zero without them."""
+    """Write the data in `view`; zero the gaps only if the target does not read as zero already."""
     position = 0
     for start, stop in data_runs(view):
         if start > position and not target.reads_zero:

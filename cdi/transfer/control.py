@@ -1,4 +1,4 @@
-"""What is shared by all parts of one running transfer: cancellation, limits, counters, retries."""
+"""State shared by all parts of a running transfer: cancellation, limits, counters, retries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Control:
-    """The handle by which a transfer is watched, limited and stopped from outside, from any thread."""
+    """Handle to observe, limit and cancel a transfer.  Thread-safe."""
 
     def __init__(self, job: AnyJob) -> None:
         self.cancelled = threading.Event()
@@ -25,12 +25,12 @@ class Control:
         self.retries = RetryBudget(job.policy.retries, meter=self.meter, cancelled=self.cancelled)
         self.throttle = Throttle(Limits(bandwidth=job.policy.bandwidth), self.cancelled)
         self.written: Callable[[], int] = int
-        """Bytes that the target took so far."""
+        """Returns the number of bytes written to the target so far."""
         self._on_cancel: list[Callable[[], None]] = []
         self._lock = threading.Lock()
 
     def on_cancel(self, act: Callable[[], None]) -> None:
-        """Call `act` when the transfer is cancelled, at once if it already is."""
+        """Call `act` when the transfer is cancelled; at once if it already is."""
         with self._lock:
             self._on_cancel.append(act)
         if self.cancelled.is_set():
@@ -38,7 +38,7 @@ class Control:
 
     @contextmanager
     def cancelling(self, act: Callable[[], None]) -> Iterator[None]:
-        """As `on_cancel`, as long as the context lasts."""
+        """Call `act` if the transfer is cancelled while the context is open."""
         self.on_cancel(act)
         try:
             yield
@@ -47,7 +47,7 @@ class Control:
                 self._on_cancel.remove(act)
 
     def cancel(self) -> None:
-        """Stop soon, leaving a journal that a later run goes on from."""
+        """Request the transfer to stop; it leaves a journal from which a later run can resume."""
         self.cancelled.set()
         with self._lock:
             acts = list(self._on_cancel)

@@ -1,10 +1,9 @@
-"""The search for the disk of a container image: the one place that decides which member of which layer it is.
+"""Search for the disk of a container image: decides which member of which layer it is.
 
-Layers are read from the topmost down.  The first file below /disk that a container may see is given to the caller while
-it is read, so that the usual image, a single layer with a single file, is read once.  Whether it is the disk is known
-only later: at the end of its layer, where a later member may have replaced it, and after all lower layers that show
-through, of which only the headers are of interest.  Whoever writes the disk calls `LayerReading.confirm` before the
-disk gets its name.
+Layers are read from the topmost down. The first file below /disk that a container may see is passed to the caller while
+it is read, so that the usual image, one layer with one file, is read once. Whether that file is the disk is known only
+later: at the end of its layer, as a later member may replace it, and after all lower layers that are not hidden, of
+which only the tar headers matter. The caller must call `LayerReading.confirm` before it commits the disk.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ if TYPE_CHECKING:
     from cdi.source.registry.open import Layer, RegistryImage
 
 _FIRST = -1
-"""Give the first file that may be the disk."""
+"""Position that selects the first file that may be the disk."""
 _NONE = -2
-"""Give no file."""
+"""Position that selects no file."""
 _READINGS = 3
-"""Of one layer: guess, correct the guess, and once more where the first reading was of damaged content."""
+"""Maximum number of times a layer is read: a guess, its correction, and one more if the first read was damaged."""
 
 
 class OtherMember(Exception):
-    """Another member is the disk: `position` is its place in the layer, None where the layer has no disk."""
+    """Signal that another member is the disk, at `position` in the layer; None if the layer has no disk."""
 
     def __init__(self, position: int | None) -> None:
         super().__init__(position)
@@ -39,26 +38,36 @@ class OtherMember(Exception):
 
 
 class LayerReading:
-    """A reading of one layer: gives the disk's bytes, and learns what else the layer has.
+    """One pass over a layer, which yields the disk's bytes and collects the layer's other members.
 
-    It can be used again where a connection broke and the layer is read from its start.
+    It can be reused if a connection broke and the layer is read from its start again.
     """
 
     def __init__(self, above: Overlay, number: int, wanted: int, confirm: Callable[[Overlay], None]) -> None:
-        """`number` is the layer's, 1 the lowest; `wanted` is the position of the member to give."""
+        """Prepare a pass over layer `number`.
+
+        Args:
+            above: The merged layers above this one.
+            number: Number of the layer; 1 is the lowest.
+            wanted: Position of the member to yield.
+            confirm: Checks the lower layers that are not hidden.
+        """
         self.number = number
         self.overlay = above
-        """This layer and all above it, once `ended`."""
+        """The merged layers above this one; after `ended`, with this one."""
         self.ended = False
-        """The layer was read to its end."""
+        """Whether the layer was read to its end."""
         self._above = above
         self._wanted = wanted
         self._confirm = confirm
 
     def content(self, members: Iterator[Member]) -> Iterator[Buffer]:
-        """Give the bytes of the member that should be the disk, then read the tar to its end.
+        """Yield the bytes of the member that may be the disk, then read the tar to its end.
 
-        Raises `NoDiskInLayer`, `OtherMember`, and `DiskNotInImage` where the image cannot have a disk.
+        Raises:
+            NoDiskInLayer: The layer does not contain the disk.
+            OtherMember: Another member is the disk, or the one that was yielded is not.
+            DiskNotInImage: The image cannot have a disk.
         """
         self.ended = False
         changes = Changeset(self.number)
@@ -76,7 +85,7 @@ class LayerReading:
             raise NoDiskInLayer
 
     def confirm(self) -> None:
-        """Read the lower layers that show through; raises `DiskNotInImage` where one of them has another disk."""
+        """Read the lower layers that are not hidden; raise `DiskNotInImage` if one of them has another disk."""
         self._confirm(self.overlay)
 
     def _is_candidate(self, position: int, member: Member, changes: Changeset) -> bool:
@@ -108,8 +117,12 @@ class DiskSearch:
     """The search through the layers of one image."""
 
     def __init__(self, image: RegistryImage, survey: Callable[[Layer, LayerReading], None]) -> None:
-        """`survey` reads a layer that should not have the disk to its end, compares it with its digest, and raises what
-        `LayerReading.content` raises.
+        """Prepare a search in `image`.
+
+        Args:
+            image: The container image.
+            survey: Reads to its end a layer that should not contain the disk, and verifies its digest; raises what
+                `LayerReading.content` raises.
         """
         self._image = image
         self._survey = survey
@@ -117,14 +130,18 @@ class DiskSearch:
 
     @property
     def bytes_below(self) -> int:
-        """Length of the layers below the one that is being read, compressed as they are."""
+        """Compressed size in bytes of the layers below the current one."""
         return sum(layer.size for _, layer in self._below)
 
     def find(self, take: Callable[[Layer, LayerReading], None]) -> int:
-        """Have `take` read layer after layer until it returns, having taken the disk; return the number of that layer.
+        """Call `take` for one layer after the other until it returns; return the number of the layer with the disk.
 
-        `take` raises what `LayerReading.content` raises, and may be called again for the same layer.  Raises
-        `DiskNotInImage` where there is no disk, or more than one, and what else `take` raises.
+        Args:
+            take: Reads a layer and writes its disk; raises what `LayerReading.content` raises. It may be called again
+                for the same layer. Its other errors are raised here.
+
+        Raises:
+            DiskNotInImage: There is no disk, or more than one.
         """
         overlay = Overlay()
         try:
@@ -139,7 +156,7 @@ class DiskSearch:
             raise
 
     def _confirm(self, overlay: Overlay) -> None:
-        # Nothing is removed from the queue: the disk's layer may have to be read again, and then all of these.
+        # Keep the queue: the disk's layer may have to be read again, and then these layers too.
         for number, layer in self._below:
             if overlay.complete:
                 return
@@ -148,7 +165,7 @@ class DiskSearch:
     def _read(
         self, above: Overlay, number: int, layer: Layer, act: Callable[[Layer, LayerReading], None], wanted: int
     ) -> tuple[Overlay, bool]:
-        """Read a layer; return it with those above it, and whether the disk was taken from it."""
+        """Read a layer; return the merged layers down to it, and whether the disk was read from it."""
         for _ in range(_READINGS):
             reading = LayerReading(above, number, wanted, self._confirm)
             try:
