@@ -1,4 +1,4 @@
-"""What the content has to be: digests given, promised by the source, or published beside the image."""
+"""Expected digests of the content: given in the job, declared by the source, or published beside the image."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from cdi.transfer.retry import RestartRequired
 _STRENGTH = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
 _SUMS_MOST = 1 << 20
 _OPTIONAL_RETRIES = 2
-"""For files that need not be there."""
+"""Maximum number of retries for optional files."""
 _DISCOVERED_KINDS = frozenset({"http", "s3", "gcs", "file"})
 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """A digest that the whole content must have, and who said so."""
+    """A digest that the whole content must have, and where it comes from."""
 
     digest: Digest
     by: str
@@ -39,16 +39,24 @@ class Promise:
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """The digest to compute, and what to compare it with."""
+    """The digest algorithm to use, and the values to compare the result with."""
 
     algorithm: str | None
     promises: tuple[Promise, ...] = ()
 
     def check(self, found: Digest, location: str, result: Result, *, may_be_cut: bool = False) -> None:
-        """Compare the digest that was found with those that are promised, and record it.
+        """Record the content's digest and compare it with the expected ones.
 
-        Raises `ChecksumMismatch`.  Of content that `may_be_cut` without a sign of it, that is only believed of the same
-        content twice: the first time, and whenever it differs from the attempt before, raises `RestartRequired`.
+        Args:
+            found: The digest of the received content.
+            location: The source's location, for messages.
+            result: Receives the digest and what verified it.
+            may_be_cut: Whether the content may have been truncated undetected.
+
+        Raises:
+            ChecksumMismatch: The digests differ.
+            RestartRequired: They differ, but the content may be truncated: the mismatch is reported only after two
+                attempts in a row have received the same content.
         """
         before, result.digest = result.digest, str(found)
         for promise in self.promises:
@@ -63,10 +71,15 @@ class Expectation:
 
 
 def expectation(job: Job, source: Source, facts: SourceFacts, result: Result, control: Control) -> Expectation:
-    """Gather what is known before a byte is transferred.
+    """Collect the expected digests before the transfer begins.
 
-    Raises `ChecksumInvalid`, `ChecksumMissing`, `ChecksumMismatch` (two promises contradict each other),
-    `SignatureInvalid`, `SignatureMissing`; and the passing fault that kept a file away which the policy requires.
+    Raises:
+        ChecksumInvalid: A checksum or a checksum file is malformed.
+        ChecksumMissing: The policy requires a checksum, and there is none.
+        ChecksumMismatch: Two expected digests contradict each other.
+        SignatureInvalid: A checksum file has a bad signature.
+        SignatureMissing: The policy requires a signature, and there is none.
+        CdiError: A retryable error prevented the download of a file that the policy requires.
     """
     policy = job.policy
     promises = []
@@ -100,7 +113,7 @@ def _agree(promises: list[Promise], location: str) -> None:
 
 
 class _Discovery:
-    """Looks for checksum files beside an image, and for their signatures."""
+    """Search for checksum files beside an image, and for their signatures."""
 
     def __init__(self, source: Source, facts: SourceFacts, policy: Policy, result: Result, control: Control) -> None:
         self._source = source
@@ -109,7 +122,7 @@ class _Discovery:
         self._result = result
         self._control = control
         self._required = policy.require_checksum or policy.signature == "require"
-        # A server may answer every name that it does not have with a failure that looks as if it would pass.
+        # Some servers answer requests for missing files with errors that look retryable.
         self._retries = control.retries if self._required else control.retries.limited(_OPTIONAL_RETRIES)
 
     def promises(self) -> list[Promise]:
@@ -128,8 +141,8 @@ class _Discovery:
             try:
                 digest = find_digest(body, name, file_name=candidate)
             except ChecksumInvalid as error:
-                # A server that answers everything with a page of its own has no such file; whoever must have one is
-                # told.
+                # Some servers answer requests for missing files with a web page. This is an error only if the policy
+                # requires a checksum.
                 if policy.require_checksum:
                     raise
                 self._result.warn(f"{candidate} beside the image is not used: {error.what}")
@@ -148,10 +161,13 @@ class _Discovery:
         return []
 
     def _is_signed(self, candidate: str, body: bytes) -> bool:
-        """Whether the checksum file is to be believed: its signature is good, or it has none and need not have one.
+        """Return whether the checksum file is trusted: its signature is good, or it has none and needs none.
 
-        Raises `SignatureInvalid`: a bad signature is never passed over; and the passing fault that kept one away: who
-        can make a server fail must not be able to take a signature away.
+        Raises:
+            SignatureInvalid: The signature is bad; the policy cannot allow that.
+            SignatureMissing: The policy names no keyring.
+            CdiError: A retryable error prevented the download of the signature. It is not treated as a missing
+                signature, or an attacker could drop signatures by making the server fail.
         """
         from cdi.verify.signature import is_clearsigned, verify_clearsigned, verify_detached
         from cdi.verify.sums import signature_files
@@ -177,19 +193,19 @@ class _Discovery:
         return bool(signers) or self._policy.signature == "if-present"
 
     def _small(self, name: str) -> bytes | CdiError | None:
-        """A file beside the image; None where there is none, the failure where nobody can tell whether there is."""
+        """Return a file beside the image, None if it does not exist, or the error if that cannot be determined."""
         try:
             return self._retries.call(lambda: self._read(name))
         except Interrupted:
             raise
         except CdiError as error:
-            # Most servers have no such file, and each says so in its own way.
+            # Most servers have no such file, and they report that with various errors.
             return error if error.retry is Retry.BACKOFF else None
 
     def _read(self, name: str) -> bytes | None:
         sibling = self._source.sibling(name)
         if sibling is None:
             return None
-        # Closing it interrupts what is read of it.
+        # Closing the source on cancellation interrupts a read in progress.
         with sibling, self._control.cancelling(sibling.close):
             return read_small(sibling, _SUMS_MOST)

@@ -1,4 +1,4 @@
-"""The source's bytes in order, hashed and counted on their way into a decoder."""
+"""Stream of the source's content, hashed and counted while a decoder consumes it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from cdi.transfer.watermark import Hash
 
 
 class Intake:
-    """One reading of the content to its end.  To be closed."""
+    """One pass over the content to its end; the caller closes it."""
 
     def __init__(self, fetcher: Fetcher, digest: Hash | None, meter: Meter, connections: int, start: int = 0) -> None:
-        """`start` is where a source that `resumes` goes on, bytes."""
+        """Open the stream at byte `start`, which is 0 unless the source `resumes`."""
         self._fetcher = fetcher
         self._digest = digest
         self._meter = meter
@@ -24,18 +24,18 @@ class Intake:
         self._pool = ThreadPoolExecutor(1, "digest")
         self.start = start
         self.total = start
-        """Bytes that have come, those before `start` included."""
+        """Offset of the next byte: bytes received, plus those before `start`."""
         self.is_empty = True
-        """No byte has come yet."""
+        """Whether no byte was received yet."""
         self.remembers = False
-        """Keep the digest's state after every piece, for `passed`."""
+        """Whether the digest's state is kept after every piece, for `passed`."""
         self._states: deque[tuple[int, bytes | None]] = deque()
 
     def pieces(self) -> Iterator[memoryview]:
-        """From the first byte to the last; a view is good until the next one is asked for."""
+        """Yield the content in order; a view is valid until the next one is requested."""
         for view in self._stream:
             self.is_empty = False
-            # The digest is taken beside the decoder, which works on the same bytes.
+            # Hash in another thread while the decoder works on the same bytes.
             hashing = None if self._digest is None else self._pool.submit(self._digest.update, view)
             try:
                 yield view
@@ -48,10 +48,11 @@ class Intake:
                 self._states.append((self.total, None if self._digest is None else self._digest.save()))
 
     def interruptible(self, decoded: Iterator[Buffer]) -> Iterator[Buffer]:
-        """Yield from what `pieces` decode to; raise `Interrupted` once the transfer is cancelled and no piece is used.
+        """Yield from `decoded`, the output of a decoder of `pieces`; raise `Interrupted` after a cancellation.
 
-        A sparse member of a tar archive decodes to terabytes of zeros without another byte of the source. What was
-        received before a cancellation is still given, so that a watermark covers it.
+        Output that consumes source bytes is still yielded after a cancellation, so that a watermark covers all received
+        data. The check is needed for output that consumes none: a sparse member of a tar archive decodes to terabytes
+        of zeros.
         """
         used = None
         for piece in decoded:
@@ -61,9 +62,10 @@ class Intake:
             yield piece
 
     def passed(self, offset: int) -> tuple[int, bytes | None] | None:
-        """The last end of a piece that is not beyond `offset`, and the digest's state there.
+        """Return the end of the last piece that is not beyond `offset`, and the digest's state there.
 
-        None where there is none, or its state cannot be had.  Any thread; `offset` only grows.
+        Returns None if there is no such piece, or the state cannot be saved. Thread-safe; `offset` must not decrease
+        from call to call.
         """
         found = None
         while self._states and self._states[0][0] <= offset:

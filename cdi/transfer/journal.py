@@ -1,7 +1,7 @@
-"""What one attempt leaves for the next: how far it came, of which content, and what its digest needs to end true.
+"""Journal of an unfinished transfer: its position, the identity of the content, and the state of its digest.
 
-A journal is written only after the target was flushed up to its watermark, and replaced in one step, so whatever a
-crash leaves is a true statement about the volume.
+A journal is written only after the target was flushed up to its watermark, and is replaced atomically, so after a crash
+it still describes the volume correctly.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ class Journal:
     job: str
     """`Job.id`."""
     path: str
-    """The pipeline (`cdi.image.plan`); another one cuts the content differently."""
+    """Name of the pipeline (`cdi.image.plan`); pipelines divide the content differently."""
     validator: str | None
     length: Annotated[int, Range(at_least=0)] | None
     watermark: Annotated[int, Range(at_least=0)]
-    """All of the source before this offset is decoded, written and flushed."""
+    """Offset in the source before which everything is decoded, written and flushed."""
     disk_size: Annotated[int, Range(at_least=0)]
     algorithm: str | None
-    """Of the digest that was being computed."""
+    """Algorithm of the digest."""
     digest_state: str | None
-    """Base64 of the digest's state at the watermark; None where it cannot be saved."""
+    """Base64 of the digest's state at the watermark; None if it cannot be saved."""
     version: Annotated[int, Range(at_least=VERSION, at_most=VERSION)] = VERSION
 
     @property
@@ -45,7 +45,7 @@ class Journal:
 
     @classmethod
     def load(cls, path: str) -> Self | None:
-        """The journal at `path`; None where there is none, or none that can be trusted."""
+        """Return the journal at `path`; None if there is none, or it is invalid."""
         try:
             with open(path, "rb") as file:
                 journal = decode(cls, file.read(_SIZE_LIMIT))
@@ -55,16 +55,20 @@ class Journal:
         return journal
 
     def save(self, path: str) -> None:
-        """Replace the journal at `path`.  Raises `OSError`."""
+        """Replace the journal at `path`; raise `OSError` if that fails."""
         durable.write(path, json.dumps(asdict(self)).encode(), alone=True)
 
 
 def mark(path: str) -> None:
-    """Note beside the journal, which is removed, that the volume is no longer as it was.  Raises `OSError`."""
+    """Record in a file beside the journal that the volume was modified, and remove the journal.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     try:
         descriptor = _create(f"{path}.begun")
     except FileNotFoundError:
-        # A pod that was deleted without patience may be there still for a moment, and takes its directory along.
+        # A force-deleted pod may still be shutting down, and its directory is removed with it.
         with contextlib.suppress(FileExistsError):
             os.mkdir(os.path.dirname(path), 0o700)
         descriptor = _create(f"{path}.begun")
@@ -80,12 +84,12 @@ def _create(path: str) -> int:
 
 
 def marked(path: str | None) -> bool:
-    """Whether an attempt that did not come to its end wrote to the volume."""
+    """Return whether an unfinished attempt has written to the volume."""
     return path is not None and (os.path.exists(f"{path}.begun") or os.path.exists(path))
 
 
 def forget(path: str | None) -> None:
-    """Remove a journal and its mark, if there are any."""
+    """Remove the journal and the mark, if they exist."""
     if path is not None:
         for name in (path, f"{path}.new", f"{path}.begun"):
             _remove(name)

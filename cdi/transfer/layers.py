@@ -1,4 +1,4 @@
-"""Container images: the disk is a file in one of the layers."""
+"""Import from container images, whose disk is a file in one of the layers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from cdi.verify.hashing import ResumableHash
 
 
 def import_registry(job: Job, spec: RegistrySourceSpec, control: Control, result: Result) -> None:
-    """Import the one file that a container of the image sees below /disk.
+    """Import the only file that a container of the image sees below /disk.
 
-    Every layer that is read is compared with its digest, the ones without a disk too.
+    Every layer that is read is verified against its digest, even if it does not contain the disk.
     """
     if job.content_type == "archive":
         raise FormatUnsupported("a container image cannot be imported as an archive", remedy="use contentType kubevirt")
@@ -47,9 +47,9 @@ def import_registry(job: Job, spec: RegistrySourceSpec, control: Control, result
 
 
 def survey_layer(job: Job, control: Control, result: Result, layer: Layer, reading: LayerReading) -> None:
-    """Read a layer to its end for `reading`, which takes no disk from it, and compare it with its digest.
+    """Read a layer to its end for `reading`, which expects no disk in it, and verify the layer's digest.
 
-    Raises what ``reading.content`` raises, and the source's own errors once the policy's budget is spent.
+    Raises what ``reading.content`` raises, and the source's own errors once the retry budget is spent.
     """
 
     def attempt(source: Source) -> None:
@@ -67,7 +67,7 @@ def survey_layer(job: Job, control: Control, result: Result, layer: Layer, readi
             try:
                 peel_stream(pieces, facts, archive=False, layer=reading.content)
             except NoDiskInLayer:
-                # What the layer has is only believed of the true content.
+                # Verify the digest before the result is used: damaged content proves nothing.
                 for _ in pieces:
                     pass
                 if digest is not None:
@@ -87,7 +87,7 @@ def survey_layer(job: Job, control: Control, result: Result, layer: Layer, readi
 
 
 def _checked(job: Job, image: RegistryImage, result: Result) -> Job:
-    """A checksum of a container image is that of what its name stands for; it vouches for the layers' digests."""
+    """Verify the job's checksum against the image's digest, which covers the layers; return the job without it."""
     if job.checksum is None:
         return job
     if Digest.parse(job.checksum) != image.digest:

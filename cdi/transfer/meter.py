@@ -1,4 +1,4 @@
-"""Counting bytes, and what can be told from the count: rate and time to go."""
+"""Progress of a transfer: byte counters, transfer rate and estimated time left."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from cdi.api.job import Failure, Progress
 Phase = Literal["preparing", "transferring", "converting", "verifying", "flushing", "done"]
 
 _WINDOW = 10.0
-"""Seconds that the rate is taken over."""
+"""Period in seconds over which the rate is averaged."""
 
 
 class Meter:
-    """Thread-safe counters of one transfer."""
+    """Progress counters of one transfer.  Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -31,7 +31,7 @@ class Meter:
         self.note = ""
         self._failure: Failure | None = None
         self._fetched_before_failure = 0
-        """`fetched` at the time of the last failed try."""
+        """`fetched` at the time of the last failed attempt."""
 
     def add_fetched(self, size: int) -> None:
         with self._lock:
@@ -40,10 +40,15 @@ class Meter:
                 self._failure = None
 
     def record_failure(self, error: CdiError, note: str, *, from_start: bool = False) -> None:
-        """Count a failed try, after which the transfer waits; with `from_start` it then begins again at its first byte.
+        """Record a failed attempt, after which the transfer waits.
 
-        A connection that breaks while bytes flow is mended in place and is no failure of the transfer: it becomes one
-        when the next try gives no byte either, or when none had come before.
+        A connection that breaks after it has received bytes is continued in place and does not count as a failure of
+        the transfer. It does if no byte was received since the last failed attempt, or at all.
+
+        Args:
+            error: What the attempt failed with.
+            note: Text that is shown while the transfer waits.
+            from_start: Whether the transfer then starts again at its first byte.
         """
         with self._lock:
             self.note = note
@@ -52,18 +57,18 @@ class Meter:
             self._fetched_before_failure = self.fetched
 
     def clear_failure(self) -> None:
-        """Forget the last failed try and its note: the source answered again."""
+        """Clear the last failed attempt and its note, after the source has answered."""
         with self._lock:
             self.note = ""
             self._failure = None
 
     def advance(self, done: int) -> None:
-        """The watermark; never backwards unless `restart` was called."""
+        """Set the number of bytes done; it never decreases, except by `restart`."""
         with self._lock:
             self.done = max(self.done, done)
 
     def restart(self, note: str, done: int = 0, *, failure: CdiError | None = None) -> None:
-        """Begin again at `done`; `failure` is what ended the try before, if one did."""
+        """Start again at `done` bytes; `failure` is what ended the previous attempt, if there was one."""
         with self._lock:
             self.done = done
             self.note = note

@@ -1,4 +1,4 @@
-"""From a source's first bytes to the image in it: wrapper after wrapper, until an image is recognised."""
+"""Detection of the image in a source: unwraps compression and archives until an image is recognised."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 HEAD = 64 << 10
 READ_AHEAD = 512 << 10
-"""Read at once from the start of a source with ranges: mostly the tables of a qcow2 image lie there too."""
+"""Bytes of the first range request to a source; the tables of a qcow2 image are usually within them."""
 DEPTH = 4
-"""Wrappers within one another: registry layer, tar, and a disk that is compressed once more, even twice."""
+"""Maximum number of nested wrappers: registry layer, tar, and a disk that is compressed once or even twice."""
 
 Wrapper = Literal["gz", "xz", "zst", "tar"]
 
 
 LayerContent = Callable[["Iterator[Member]"], Iterator[Buffer]]
-"""Gives the disk's bytes out of the members of a registry layer; raises `NoDisk` where the layer has no disk."""
+"""Function that yields the disk's bytes from the members of a registry layer; raises `NoDisk` if it has no disk."""
 
 _WRAPPER_NAMES: dict[Wrapper, str] = {
     "gz": "a gzip stream",
@@ -43,37 +43,37 @@ _WRAPPER_NAMES: dict[Wrapper, str] = {
 
 _OVF = ".ovf"
 _OVA_EXTRAS = (".ovf", ".mf", ".cert", ".xml", ".nvram", ".iso")
-"""Files of an OVA beside its disks: descriptor, manifest, certificate, messages, firmware's variables, CD images."""
+"""Files of an OVA other than disks: descriptor, manifest, certificate, messages, firmware variables, CD images."""
 _OVA_MEMBERS = 16
 _OVA_BYTES = 16 << 20
 
 
 class NoDisk(Exception):
-    """The tar was read to its end and no member of it is the disk."""
+    """Signal that a tar was read to its end and no member is the disk."""
 
 
 class NoDiskInLayer(NoDisk):
-    """The disk is not in this layer of a container image; another may have it."""
+    """Signal that the disk is not in this layer of a container image; another layer may have it."""
 
 
 @dataclass(slots=True)
 class Peeled:
     """The image inside a source.
 
-    Either `stream` gives the innermost content from its start, or it is None and the source itself is the content, to
-    be read at any place; then `head` are its first bytes.
+    Either `stream` yields the innermost content from its start, or it is None and the source itself is the content,
+    which can be read at any offset; then `head` are its first bytes.
     """
 
     wrappers: tuple[Wrapper, ...]
     image: ImageInfo | None
-    """None where the content is to be an archive."""
+    """The recognised image; None if an archive is imported."""
     stream: Iterator[Buffer] | None = None
     head: bytes = b""
     close: Callable[[], None] = field(default=lambda: None)
 
 
 def peel_ranged(fetcher: Fetcher, facts: SourceFacts, *, archive: bool) -> Peeled | None:
-    """Look into a source with ranges; None where it is wrapped and must be read as a stream."""
+    """Inspect a source with range requests; return None if it is wrapped and must be read as a stream."""
     assert facts.length is not None
     head = fetcher.read(0, READ_AHEAD)
     refuse_strangers(head, facts)
@@ -95,12 +95,24 @@ def peel_stream(
     layer: LayerContent | None = None,
     on_format: Callable[[str], None] = lambda _: None,
 ) -> Peeled:
-    """Look into a one-way stream, unwrapping as it goes.
+    """Inspect a stream and unwrap it.
 
-    With `layer` the stream is a registry's layer, which has to be a tar; without, the only file of a tar is the disk.
-    `on_format` is called with the image's format where more than `HEAD` bytes have to be read to check it, and may
-    refuse it by raising.  Raises what the decoders, the inspectors and `layer` raise, `SourceNotAnImage`,
-    `NestedTooDeep`, `DiskNotInImage`, `NoDisk`.
+    Args:
+        pieces: The stream.
+        facts: What is known about the source.
+        archive: Whether a tar archive is expected instead of a disk image.
+        layer: Selects the disk in a registry layer, if the stream is one; it then has to be a tar. Otherwise the disk
+            is the only file of a tar.
+        on_format: Called with the image's format if more than `HEAD` bytes must be read to check the image; may
+            reject it by raising.
+
+    Raises:
+        SourceNotAnImage: The content is a web page or the like.
+        FormatUnsupported: The content has another format.
+        NestedTooDeep: There are more than `DEPTH` wrappers.
+        DiskNotInImage: A tar holds several files.
+        NoDisk: A tar holds no file.
+        ImageError: A decoder, an inspector or `layer` found the content invalid.
     """
     wrappers: list[Wrapper] = []
     if layer is not None:
@@ -138,7 +150,7 @@ def peel_stream(
 
 
 def refuse_strangers(head: bytes, facts: SourceFacts, *, content_type: str | None = "") -> None:
-    """Raise for what is plainly something else: a web page, a zip."""
+    """Raise an error for content that is obviously not a disk image, such as a web page or a zip file."""
     if content_type == "":
         content_type = facts.content_type
     document = recognise_document(head, content_type)
@@ -152,7 +164,7 @@ def refuse_strangers(head: bytes, facts: SourceFacts, *, content_type: str | Non
 
 
 def look(pieces: Iterator[Buffer], size: int) -> tuple[bytes, Iterator[Buffer]]:
-    """The first `size` bytes (fewer at the end of the content), and an iterator that gives all of them again."""
+    """Return the first `size` bytes, or fewer if the content ends, and an iterator over the whole content."""
     held = bytearray()
     while len(held) < size and (piece := next(pieces, None)) is not None:
         held += piece
@@ -168,7 +180,7 @@ def _chain(held: bytearray, rest: Iterator[Buffer]) -> Iterator[Buffer]:
 def _disk_of_layer(
     pieces: Iterator[Buffer], facts: SourceFacts, wrappers: list[Wrapper], layer: LayerContent
 ) -> Iterator[Buffer]:
-    """Give the bytes of the disk in a registry layer, a tar that is compressed once at most; adds to `wrappers`."""
+    """Return the bytes of the disk in a registry layer, a tar that is compressed at most once; extend `wrappers`."""
     from cdi.codec.tar import members
 
     head, pieces = look(pieces, HEAD)
@@ -180,7 +192,7 @@ def _disk_of_layer(
     if wrapper == "tar":
         wrappers.append("tar")
         return layer(members(pieces))
-    # A tar without members is its end mark, zeros, and the layer of a build step that changed nothing.
+    # A build step that changes nothing makes a layer without members: only the tar's end mark, which is zeros.
     first = next((piece for piece in pieces if bytes(piece).strip(b"\0")), None)
     if first is None:
         return layer(iter(()))
@@ -194,7 +206,7 @@ def _disk_of_layer(
 
 
 def _name(head: bytes) -> str:
-    """Name what `head` begins, with its article."""
+    """Return a name, with its article, for the kind of content that begins with `head`."""
     if document := recognise_document(head, None):
         return document
     if foreign := recognise_foreign(head):
@@ -205,7 +217,7 @@ def _name(head: bytes) -> str:
 
 
 def _only_disk(pieces: Iterator[Buffer], facts: SourceFacts) -> Iterator[Buffer]:
-    """Give the bytes of the only file in a tar; what follows it is read to the end."""
+    """Yield the bytes of the only file in a tar, then read the tar to its end."""
     from cdi.codec.tar import members
 
     found: str | None = None
@@ -228,7 +240,7 @@ def _only_disk(pieces: Iterator[Buffer], facts: SourceFacts) -> Iterator[Buffer]
 
 
 def _disk_of_ova(archive: Iterator[Member]) -> str | None:
-    """Return the name of the first disk behind the descriptor of an OVA, None where much else lies between."""
+    """Return the name of the first disk after the descriptor of an OVA; None if too much other data precedes it."""
     skipped = 0
     for member in islice(archive, _OVA_MEMBERS):
         if member.kind == "file" and not member.name.lower().endswith(_OVA_EXTRAS):

@@ -1,4 +1,4 @@
-"""What was found, in the words of `cdi.image.plan`."""
+"""Input for `cdi.image.plan`, derived from the job, the source and the image."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cdi.source.base import Ending, SourceFacts
 
 
 def may_use_ranges(facts: SourceFacts, *, digest_promised: bool) -> bool:
-    """Return whether a content may be read in ranges, over several connections and continued after a break.
+    """Return whether content may be read with range requests, over several connections and across connection losses.
 
-    Its pieces are then of one content: either every answer carries the same validator, or the digest of the whole is
-    compared with a promised one.  A weak validator serves as well: of a Last-Modified, two versions within one second
-    are the same (RFC 9110 section 8.8.2.2), which is better than to read everything over one connection.
+    All ranges must be of the same content: either every response carries the same validator, or the digest of the whole
+    is compared with an expected one. A weak validator is accepted too. A Last-Modified does not distinguish versions
+    within one second (RFC 9110 section 8.8.2.2), but the alternative is to read everything over one connection.
     """
     return facts.ranges and facts.length is not None and (facts.validator is not None or digest_promised)
 
@@ -32,7 +32,7 @@ def plan_input(
     digest_promised: bool,
     engine: Literal["auto", "qemu"] | None = None,
 ) -> PlanInput:
-    """The facts that decide how `job` is done; `engine` overrides its policy."""
+    """Return the facts that determine the plan for `job`; `engine` overrides the engine in its policy."""
     ranges = may_use_ranges(facts, digest_promised=digest_promised)
     return PlanInput(
         length=facts.length,
@@ -57,7 +57,7 @@ def plan_input(
 
 
 def _sized(image: ImageInfo | None, facts: SourceFacts, wrappers: tuple[str, ...]) -> ImageInfo | None:
-    """A raw image that comes as a stream has the length that its source announced."""
+    """Return `image`; if it is a raw image in a stream, with the length announced by the source as its size."""
     if image is None or image.format != "raw" or image.virtual_size is not None or wrappers or facts.length is None:
         return image
     from dataclasses import replace
