@@ -1,4 +1,4 @@
-"""qcow2 over ranges: the tables first, then the file from front to back, each cluster straight to its place."""
+"""qcow2 import with range requests: reads the tables, then the file in order, and writes each cluster directly."""
 
 from __future__ import annotations
 
@@ -14,18 +14,27 @@ from cdi.transfer.ranged import Handler, run_ranged
 from cdi.transfer.watermark import Watermark
 
 _TABLES_AT_ONCE = 1 << 20
-"""Neighbouring L2 tables are read together up to this many bytes."""
+"""Maximum size in bytes of adjacent L2 tables that are read with one request."""
 _TABLES_GAP = 256 << 10
-"""Reading over so many bytes between two tables is cheaper than another request."""
+"""Maximum gap in bytes between two tables of one request; reading over it is cheaper than another request."""
 _TABLES_CONNECTIONS = 8
-"""The most that tables are read over: two reads for each of them are kept in memory."""
+"""Maximum number of connections that read tables; two reads for each of them are kept in memory."""
 
 
 def load_map(fetcher: Fetcher, header: Qcow2Header, length: int, connections: int, head: bytes = b"") -> Qcow2Map:
-    """Read L1 and all L2 tables; gives the sealed map.
+    """Read the L1 table and all L2 tables, and return the sealed map.
 
-    `head` are bytes from the start of the file that are at hand already.  Raises `MapTooLarge`, `ImageCorrupt`, and
-    what the source raises.
+    Args:
+        fetcher: The source.
+        header: The image's header.
+        length: Size of the file in bytes.
+        connections: Maximum number of connections.
+        head: Bytes from the start of the file that are already in memory.
+
+    Raises:
+        MapTooLarge: The image has too many extents.
+        ImageCorrupt: The tables are inconsistent.
+        SourceError: The source cannot be read.
     """
     image = Qcow2Map(header, length)
 
@@ -42,7 +51,7 @@ def load_map(fetcher: Fetcher, header: Qcow2Header, length: int, connections: in
     connections = max(1, min(connections, _TABLES_CONNECTIONS))
 
     with ThreadPoolExecutor(connections, "tables") as pool:
-        # Read a few ahead, in order: a large disk's tables together may be larger than the memory that is ours.
+        # Read only a few tables ahead: all tables of a large disk may exceed the worker's memory limit.
         waiting = [pool.submit(read, start, stop - start) for start, stop, _ in reads[: 2 * connections]]
         following = iter(reads[len(waiting) :])
         for (start, _, group), _ in zip(reads, indices, strict=True):
@@ -56,7 +65,7 @@ def load_map(fetcher: Fetcher, header: Qcow2Header, length: int, connections: in
 
 
 def _grouped(tables: list[tuple[int, int]], cluster: int) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
-    """Neighbouring tables as one read: (start, stop, tables)."""
+    """Yield the reads for adjacent tables, as ``(start, stop, tables)``."""
     group: list[tuple[int, int]] = []
     start = stop = 0
     for index, offset in sorted(tables, key=lambda table: table[1]):
@@ -83,8 +92,16 @@ def qcow2_ranged(
 ) -> None:
     """Fetch the file from the watermark on and write every cluster.
 
-    `whole`: every byte of the file is fetched, as a digest needs.  Where the target does not read as zero, the disk's
-    holes are zeroed first.
+    If the target does not read as zero, the disk's holes are zeroed first.
+
+    Args:
+        fetcher: The source.
+        image: The map of the image.
+        target: The disk.
+        watermark: Tracks the progress.
+        length: Size of the file in bytes.
+        whole: Whether to fetch every byte of the file, which a digest needs.
+        connections: Planned number of connections.
     """
     if not target.reads_zero:
         for offset, size in image.holes():
@@ -106,7 +123,7 @@ def qcow2_ranged(
     def cut(begin: int, size: int) -> Iterator[Piece]:
         return pieces(image, length, begin=begin, size=size, whole=whole)
 
-    # The last extent of a piece may reach so far beyond it.
+    # The last extent of a piece may extend this many bytes beyond it.
     beside = max(RUN_LIMIT, image.cluster_size)
     if 1 in image.kinds:
         beside += memory_of_writer(image.cluster_size)

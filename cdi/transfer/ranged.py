@@ -1,6 +1,6 @@
-"""The fast path: pieces of a file fetched side by side, each decoded and written by the thread that fetched it.
+"""Parallel range requests: each thread fetches a piece of the file, decodes it and writes it.
 
-Nothing is handed from thread to thread, so a byte is touched by one processor while it is warm.
+No data is passed between threads, so each byte is processed by one processor while it is in the cache.
 """
 
 from __future__ import annotations
@@ -17,22 +17,29 @@ from cdi.transfer.watermark import Watermark
 
 PIECE_SIZE = 4 << 20
 SMALLEST = 1 << 20
-"""What a piece shrinks to where many are fetched at a time, bytes."""
+"""Minimum size in bytes of a piece, used if many are fetched at a time."""
 MEMORY = 88 << 20
-"""For all pieces that are under way, bytes: it leaves the interpreter and a map of a million extents their part of the
-192 MiB of a worker."""
+"""Memory limit in bytes for all pieces in flight.
+
+The rest of a worker's 192 MiB is for the interpreter and a map of a million extents.
+"""
 _LOOK_SECONDS = 0.25
-"""The longest until a new limit is seen."""
+"""Maximum time in seconds until a changed limit takes effect."""
 
 Handler = Callable[[Piece, memoryview], None]
 Cut = Callable[[int, int], Iterator[Piece]]
-"""Pieces from an offset (a former piece's ``stop``) on, of about so many bytes."""
+"""Function of an offset, which is the ``stop`` of an earlier piece, and a size: yields pieces of about that size."""
 
 
 def share(wanted: int, beside: int) -> tuple[int, int]:
-    """How many connections there may be of those that are `wanted`, and of how many bytes their pieces then are.
+    """Fit connections into `MEMORY`.
 
-    `beside` are the bytes of memory that each needs beside its piece.
+    Args:
+        wanted: Desired number of connections.
+        beside: Bytes of memory that each needs in addition to its piece.
+
+    Returns:
+        The number of connections, and the size of their pieces in bytes.
     """
     connections = max(1, min(wanted, MEMORY // (SMALLEST + beside)))
     size = min(PIECE_SIZE, MEMORY // connections - beside)
@@ -48,12 +55,19 @@ def run_ranged(
     connections: int,
     beside: int,
 ) -> None:
-    """Fetch every piece from the watermark on, hand it to a handler and then to the watermark.
+    """Fetch every piece from the watermark on, pass it to a handler, and then to the watermark.
 
-    `connections` are those that were planned for; a limit that is set meanwhile goes before it, up and down, as far as
-    `share` has memory.  `handlers` makes one handler for each thread, of `beside` bytes at most.  The view that a
-    handler gets begins at ``piece.start``, and where that is a multiple of `ALIGNMENT` so is its memory.  The first
-    failure ends the others and is raised.
+    The first failure stops the other threads and is raised.
+
+    Args:
+        fetcher: The source.
+        cut: Divides the file into pieces.
+        watermark: Tracks the progress.
+        handlers: Creates a handler for each thread. The handler's view begins at ``piece.start``; if that is a multiple
+            of `ALIGNMENT`, so is the view's memory address.
+        connections: Planned number of connections. A limit that is set during the transfer replaces it, in both
+            directions, as far as `share` has memory.
+        beside: Maximum memory of a handler in bytes.
     """
     crew = _Crew(fetcher, cut, watermark, handlers, connections, beside)
     try:
@@ -61,12 +75,12 @@ def run_ranged(
     finally:
         crew.end()
     if crew.failures:
-        # The others were only told to stop; the one that is no interruption is the cause.
+        # The first failure interrupts the other threads, so the cause is the one that is not an interruption.
         raise min(crew.failures, key=lambda failure: isinstance(failure, Interrupted))
 
 
 class _Crew:
-    """The threads, which come and go with the limit."""
+    """The worker threads, whose number follows the connection limit."""
 
     def __init__(
         self,
@@ -85,7 +99,7 @@ class _Crew:
         self._planned = connections
         self._beside = beside
         self._turn = threading.Condition()
-        """Guards what follows; somebody left."""
+        """Lock for the fields below; notified when a thread ends."""
         self._threads: set[threading.Thread] = set()
         self._leaving: list[threading.Thread] = []
         self._stopped = False
@@ -96,7 +110,7 @@ class _Crew:
         self._exhausted = False
 
     def run(self) -> None:
-        """Until every piece is done, or one failed."""
+        """Run threads until every piece is done, or one has failed."""
         with self._turn:
             while not (self._stopped or (self._exhausted and not self._threads)):
                 wanted, _ = self._share()
@@ -108,11 +122,11 @@ class _Crew:
                 self._bury()
 
     def end(self) -> None:
-        """Let nothing go on."""
+        """Stop all threads and wait for them."""
         with self._turn:
             self._stopped = True
             while self._threads:
-                # Again and again: one may have been about to read.
+                # Repeat it: a thread may have been about to open a reader.
                 self._stop()
                 self._turn.wait(_LOOK_SECONDS)
             self._bury()
@@ -130,7 +144,7 @@ class _Crew:
         self._fetcher.abort()
 
     def _next(self) -> tuple[int, Piece, int] | None:
-        """The next piece, with its number and the size that it was cut by; None where this thread is not needed."""
+        """Return the next piece with its number and the current piece size; None if this thread has to end."""
         with self._turn:
             wanted, size = self._share()
             if self._stopped or len(self._threads) > wanted:
@@ -167,7 +181,7 @@ class _Crew:
             pad = piece.start % ALIGNMENT
             needed = pad + piece.fetch - piece.start
             if needed > len(buffer) or size != made_for:
-                # The old one is let go of first.
+                # Release the old buffer before the new one is allocated.
                 buffer = view = memoryview(b"")
                 buffer, made_for = aligned_buffer(max(needed, size + ALIGNMENT)), size
             view = buffer[pad:needed]

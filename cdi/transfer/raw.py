@@ -1,4 +1,4 @@
-"""Raw images: write what is not zero where it belongs."""
+"""Import of raw images, with zeros left out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def raw_ranged(
     payload: int,
     connections: int,
 ) -> None:
-    """Fetch all `length` bytes from the watermark on; the first `payload` of them are the disk."""
+    """Fetch the file of `length` bytes from the watermark on; its first `payload` bytes are the disk."""
 
     def cut(begin: int, size: int) -> Iterator[Piece]:
         for start in range(begin, length, size):
@@ -58,16 +58,23 @@ def raw_stream(
     trim: Callable[[memoryview, int], int] | None = None,
     watermark: Watermark | None = None,
 ) -> int:
-    """Write an ordered stream; gives the number of bytes that the disk has of it.
+    """Write a stream to the disk, and return the number of bytes that belong to the disk.
 
-    `watermark` is told of every block that is written, and says where in the content the stream begins.
+    Args:
+        pieces: The stream.
+        target: The disk.
+        limit: Maximum size of the disk in bytes.
+        grow: Called with the required size of the disk before each write.
+        trim: Called with the end of the content (at least 1024 bytes, if there are as many) and the content's length;
+            returns how many bytes at the end do not belong to the disk. If these are more than a block, some may
+            have been written.
+        watermark: Records every written block; its value is the offset at which the stream begins.
 
-    `trim` sees the end of the content (1024 bytes at least where there are as many) and its whole length, and says how
-    many bytes at the end are not the disk's; of a great many, some may have been written.  Raises `TargetTooSmall` as
-    soon as more than `limit` bytes have come.
+    Raises:
+        TargetTooSmall: More than `limit` bytes were received.
     """
     free: SimpleQueue[memoryview] = SimpleQueue()
-    # Those that are written, one to be filled, and one that waits.
+    # Buffers for the writers, for the block being filled, and for the one held back.
     for _ in range(_WRITERS + 3):
         free.put(aligned_buffer(_BLOCK))
     busy: deque[Future[None]] = deque()
@@ -97,7 +104,7 @@ def raw_stream(
                 busy.popleft().result()
 
         current, filled, offset = free.get(), 0, begin
-        # A full block waits until the one after it is full too, so that the end of the content is always at hand.
+        # Hold back each full block until the next one is full too, so that `trim` can see the end of the content.
         waiting: memoryview | None = None
         for piece in pieces:
             view = memoryview(piece)

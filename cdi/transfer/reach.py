@@ -1,4 +1,4 @@
-"""Reads an image's tables, over ranges or from a file, to see that the image is whole (`cdi.image.reach`)."""
+"""Check that an image's tables refer to data within the file (`cdi.image.reach`), for sources and local files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cdi.transfer.fetch import Fetcher
 
 
 def reach_of_source(fetcher: Fetcher, image: ImageInfo, connections: int, head: bytes = b"") -> Check | None:
-    """As `check_reach`, of a source with ranges.
+    """Run `check_reach` on a source with range requests.
 
-    `head` are bytes from the start of the file that are at hand already.  Raises what the source raises, too.
+    `head` are bytes from the start of the file that are already in memory. Also raises the source's errors.
     """
     length = fetcher.facts.length
     assert length is not None
@@ -32,13 +32,13 @@ def reach_of_source(fetcher: Fetcher, image: ImageInfo, connections: int, head: 
             return map(one, ranges)
         return pool.map(one, ranges)
 
-    # Its threads are not started before there is something for them.
+    # The pool starts its threads only when work is submitted.
     with ThreadPoolExecutor(max(1, connections), "tables") as pool:
         return check_reach(image, length, read)
 
 
 def reach_of_file(descriptor: int, image: ImageInfo) -> Check | None:
-    """As `check_reach`, of an open file."""
+    """Run `check_reach` on an open file."""
 
     def read(ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         for offset, size in ranges:

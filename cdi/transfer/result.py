@@ -1,4 +1,4 @@
-"""What a transfer finds out on its way, until it is an `Outcome`."""
+"""Result of a running transfer, from which its `Outcome` is built."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WARNINGS = 20
 
 @dataclass(slots=True)
 class Result:
-    """Filled in by the parts of a transfer; the fields are those of `Outcome`, and one more."""
+    """Mutable counterpart of `Outcome`, filled in by the parts of a transfer, with two fields more."""
 
     id: str
     failure: Failure | None = None
@@ -24,9 +24,11 @@ class Result:
     verified_by: list[str] = field(default_factory=list)
     fetched: int = 0
     written: int = 0
-    """Bytes that were given to the target: data, and zeros where they had to be written out.  Neither holes nor ranges
-    that storage was only asked to make zero, nor what preallocation reserved.  Of QEMU's part, what the kernel counted
-    for it (`cdi.transfer.qemu.convert.ConvertResult`)."""
+    """Bytes written to the target: data, and zeros that had to be written.
+
+    Not counted are holes, ranges that were zeroed by the storage, and preallocated blocks. For QEMU, it is what the
+    kernel counted (`cdi.transfer.qemu.convert.ConvertResult`).
+    """
     scratch: int = 0
     resumed_at: int = 0
     preallocated: bool = False
@@ -35,9 +37,9 @@ class Result:
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
     begun: bool = False
-    """The volume is no longer as it was."""
+    """Whether the volume was modified."""
     wiped: bool = False
-    """Nothing is left on it of what this attempt or an earlier one wrote."""
+    """Whether the data of this attempt and of earlier ones was removed from the volume."""
 
     def warn(self, text: str) -> None:
         if text not in self.warnings and len(self.warnings) < _WARNINGS:

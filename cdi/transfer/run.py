@@ -1,9 +1,9 @@
-"""One transfer, from a `Job` to its `Outcome`.
+"""Entry point of a transfer, from a `Job` to its `Outcome`.
 
     probe ─► expectations ─► peel ─► plan ─► fetch, decode, write ─► verify ─► flush ─► name it
 
-A source that breaks or changes under way is begun again here; whatever can be gone on with later ends with a journal,
-everything else with the target wiped.
+If the source breaks or changes during the transfer, the transfer is restarted here. A failure that can be resumed later
+leaves a journal; after any other the target is wiped.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from cdi.transfer.result import Result
 
 
 def transfer(job: Job, control: Control, source: Source | None = None) -> Outcome:
-    """Carry `job` out.  Raises nothing: a failure is part of the outcome.
+    """Run `job` and return its outcome, which includes any failure; this function does not raise.
 
-    `source` is read instead of what the job names, a stream: it comes from within this process.
+    `source` replaces the job's source, which then is a stream from within this process.
     """
     began = time.monotonic()
     result = Result(job.id)
@@ -42,8 +42,8 @@ def transfer(job: Job, control: Control, source: Source | None = None) -> Outcom
 
 
 def _abandoned(job: Job, error: CdiError, result: Result) -> CdiError:
-    """What is to be reported: `error`, and that it could not be cleaned up where that is so."""
-    # What an earlier attempt left is worth something to the next one, but nothing to anybody once there is none.
+    """Clean up after `error` and return it; record a failed cleanup as a warning."""
+    # The unfinished disk of an earlier attempt is useful only if there is another attempt.
     left = job.continued and not result.wiped and error.retry is Retry.NEVER
     try:
         abandon(job, error, begun=result.begun or left)
@@ -65,7 +65,7 @@ def _dispatch(job: Job, control: Control, result: Result, given: Source | None) 
 
         import_registry(job, source, control, result)
     else:
-        # An empty disk is made in less time than it takes to load these.
+        # Import them here: loading them takes longer than making a blank disk.
         from cdi.source.open import open_source
         from cdi.transfer.retry import run_with_restarts
 

@@ -1,4 +1,4 @@
-"""What arrived before it was known where it belongs: kept in memory while it is little, on scratch beyond."""
+"""Buffer for stream data whose place on the disk is not known yet, in memory and then in scratch space."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from cdi.target.failure import mapped
 
 MEMORY_LIMIT = 16 << 20
 SMALL_RUNS = 1 << 13
-"""So many of the runs that are hardly ever asked for are kept, the latest ones; they are of one sector at most."""
+"""Minimum number of the latest small runs that are kept; each has at most one sector, and is rarely needed."""
 
 
 class Spill:
-    """Runs of a stream, by their offset in it; added in ascending order.
+    """Byte runs of a stream, added in ascending order and found by their offset.
 
-    `directory` is where a nameless file is made once `MEMORY_LIMIT` is passed; without it, that is `ScratchNeeded`.
+    If they exceed `MEMORY_LIMIT`, they go to an unlinked file in `directory`; without one, `ScratchNeeded` is raised.
     """
 
     def __init__(self, directory: str | None, limit: int = MEMORY_LIMIT) -> None:
         self._directory = directory
         self._limit = limit
-        # A hostile image makes very many runs of very few bytes: three numbers each, and no object.
+        # A malicious image can make very many tiny runs, so each takes three numbers and no object.
         self._starts = array("Q")
         self._sizes = array("Q")
         self._places = array("q")
-        """Offset in the scratch file; for those in memory the offset in `_memory`, inverted."""
+        """Offset of each run in the scratch file, or the bitwise inverse of its offset in `_memory`."""
         self._memory = bytearray()
         self._small_starts: list[int] = []
         self._small_runs: list[bytes] = []
         self._file: int | None = None
         self.scratch = 0
-        """Bytes written to scratch."""
+        """Bytes written to scratch space."""
 
     def add(self, offset: int, data: memoryview) -> None:
         if not data:
@@ -51,20 +51,20 @@ class Spill:
         self._places.append(place)
 
     def add_small(self, offset: int, data: memoryview) -> None:
-        """The same for a run that is hardly ever asked for; after very many more of them it is forgotten."""
+        """Add a run that is rarely needed; it is dropped after many more such runs were added."""
         self._small_starts.append(offset)
         self._small_runs.append(bytes(data))
         if len(self._small_runs) >= 2 * SMALL_RUNS:
             del self._small_starts[:SMALL_RUNS], self._small_runs[:SMALL_RUNS]
 
     def _to_scratch(self, data: memoryview) -> int:
-        """Gives where it lies in the file."""
+        """Append `data` to the scratch file and return its offset there."""
         if self._directory is None:
             raise ScratchNeeded(
                 "the image keeps more data before the tables that place it than memory may hold",
                 remedy="serve the image with byte ranges, rewrite it with qemu-img convert, or allow scratch space",
             )
-        # Hardly any image comes here, and the module takes a fifth of a worker's start.
+        # Few images need it, and importing this module takes a fifth of a worker's start-up time.
         import tempfile
 
         with mapped(self._directory):
@@ -79,7 +79,7 @@ class Spill:
         return place
 
     def read(self, offset: int, size: int) -> bytes:
-        """As many of the `size` bytes at `offset` as are held without a gap; b"" where the first is not."""
+        """Return the stored bytes from `offset` up to the first gap, at most `size`; empty if the first is missing."""
         found = self._read_small(offset, size)
         position = bisect_right(self._starts, offset + len(found)) - 1
         while 0 <= position < len(self._starts) and len(found) < size:

@@ -1,8 +1,8 @@
 """Bandwidth and concurrency limits that can be changed while a transfer runs.
 
-Who came first is served first.  Shared out evenly, a low limit would bring all pieces of a file to their end at the
-same time, and a transfer that is killed meanwhile would lose every one of them; so the oldest takes all that its
-connection gives, and the others what is left.
+Waiting requests are served in order, oldest first. If a low bandwidth were shared evenly, all pieces of a file would
+complete at the same time, and a transfer that is killed before would lose all of them. So the oldest request uses all
+that its connection delivers, and the others use the rest.
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ from cdi.api.job import Limits
 
 _BURST_SECONDS = 0.1
 _LOOK_SECONDS = 0.25
-"""The longest sleep until the limits are looked at again."""
+"""Maximum time in seconds until changed limits take effect."""
 _YIELD_SECONDS = 0.005
 _SPAN = 4 << 20
 _STARVED_SECONDS = 30
-"""Servers hang up on a client that does not read for a minute, so a low limit is not shared by more connections than
-can have `_SPAN` bytes each within this time."""
+"""Time in seconds within which each connection must be able to receive `_SPAN` bytes.
+
+A low bandwidth limits the number of connections accordingly, because servers close a connection if the client does not
+read for a minute.
+"""
 
 
 class Throttle:
-    """A token bucket over all connections of a transfer, and a cap on how many of them are at work.
+    """Token bucket over all connections of a transfer, and a limit on the number of active ones.
 
-    `cancelled` ends every wait at once with `Interrupted`.
+    Setting `cancelled` ends every wait with `Interrupted`.
     """
 
     def __init__(
@@ -45,27 +48,27 @@ class Throttle:
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._credit = 0.0
-        """Bytes that may come; below zero, those that came early."""
+        """Bytes that may be received; if negative, bytes received in advance."""
         self._credited_at = clock()
         self._spending: list[int] = []
-        """A heap of the tickets that wait to go on receiving, the oldest first."""
+        """Heap of the tickets that wait to continue receiving, the oldest first."""
         self._entering: list[int] = []
-        """A heap of the tickets that wait for a connection."""
+        """Heap of the tickets that wait for a connection, the oldest first."""
         self._active = 0
         self._slot = threading.Condition()
 
     @property
     def bandwidth(self) -> int:
-        """Bytes per second; 0 is unlimited."""
+        """The limit in bytes per second; 0 is unlimited."""
         return self._limits.bandwidth
 
     @property
     def connections(self) -> int:
-        """Ranges at a time; 0 where that is left to the plan."""
+        """The maximum number of concurrent range requests; 0 if the plan decides."""
         return self._limits.connections
 
     def change(self, limits: Limits) -> None:
-        """From now on, those that wait already included."""
+        """Set new limits, which also apply to requests that already wait."""
         with self._lock:
             self._earn(self._limits.bandwidth)
             self._limits = limits
@@ -73,16 +76,16 @@ class Throttle:
             self._slot.notify_all()
 
     def ticket(self) -> int:
-        """A place in the queue, to be kept over the retries of the same bytes."""
+        """Return a position in the queue; retries of the same bytes keep it."""
         return next(self._numbers)
 
     def grain(self, wanted: int) -> int:
-        """How much to read at once so that a low limit is kept smoothly, bytes."""
+        """Return how many bytes to read at once, so that a low limit gives an even flow."""
         rate = self._limits.bandwidth
         return wanted if rate <= 0 else max(4096, min(wanted, rate // 10))
 
     def spend(self, size: int, ticket: int) -> None:
-        """Account for `size` bytes that were received, and sleep until their turn has come."""
+        """Account for `size` received bytes; block until the bandwidth limit allows them."""
         if self._limits.bandwidth <= 0:
             return
         with self._lock:
@@ -97,7 +100,7 @@ class Throttle:
                 heapq.heapify(self._spending)
 
     def _wait(self, size: int, ticket: int) -> float:
-        """Take the tokens and give 0, or the seconds until it is worth asking again."""
+        """Take the tokens and return 0, or return the seconds to wait before the next call."""
         with self._lock:
             rate = self._limits.bandwidth
             if rate <= 0:
@@ -117,7 +120,7 @@ class Throttle:
 
     @contextmanager
     def slot(self, ticket: int) -> Iterator[None]:
-        """One of the connections that may be at work."""
+        """Wait for a free connection and occupy it while the context is open."""
         with self._slot:
             heapq.heappush(self._entering, ticket)
             try:
@@ -129,7 +132,7 @@ class Throttle:
             finally:
                 self._entering.remove(ticket)
                 heapq.heapify(self._entering)
-                # The next one may be free to enter as well.
+                # Another connection may be free for the next ticket.
                 self._slot.notify_all()
         try:
             yield

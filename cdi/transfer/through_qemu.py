@@ -1,4 +1,4 @@
-"""Images that only QEMU reads: over ranges without scratch, or from scratch where the source comes but once."""
+"""Import of images that only QEMU can read: with range requests, or from scratch space if the source is a stream."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ from cdi.transfer.watermark import Hash
 
 
 class Rereading:
-    """`Fetcher.fill` for a window that may fetch a block twice: once for QEMU, once more for the digest.
+    """`Fetcher.fill` for a cache that may fetch a block twice: once for QEMU and once for the digest.
 
-    The digest speaks only of what QEMU was given if both times the same bytes came, so blocks are compared by a hash
-    of their own.
+    The digest proves what QEMU received only if both reads return the same bytes, so a hash of each block is compared.
     """
 
     def __init__(self, fetcher: Fetcher) -> None:
@@ -40,7 +39,7 @@ class Rereading:
         self._lock = threading.Lock()
 
     def __call__(self, offset: int, view: memoryview) -> None:
-        """Raises `SourceChanged` when a block is not what it was."""
+        """Read into `view` from `offset`; raise `SourceChanged` if the block differs from the first read."""
         self._fetcher.fill(offset, view)
         found = hashlib.blake2b(view, digest_size=16).digest()
         with self._lock:
@@ -62,7 +61,7 @@ def convert_bridged(
     control: Control,
     result: Result,
 ) -> None:
-    """Have QEMU read the source through a window of ranges; the digest sees every byte in order."""
+    """Have QEMU read the source through a block cache that uses range requests; update `digest` in order."""
     length = fetcher.facts.length
     assert length is not None
     cache = BlockCache(
@@ -78,7 +77,7 @@ def convert_bridged(
         cache.finish()
     except CdiError as error:
         if server.cause is not None:
-            # QEMU only knows of an input/output error.
+            # QEMU itself reports only an input/output error.
             raise server.cause from error
         raise
     finally:
@@ -97,8 +96,8 @@ def convert_spooled(
 ) -> None:
     """Write the stream to scratch space, have QEMU convert it from there, and remove it.
 
-    `begin` readies the target for the image, which is looked at once more when all of it is there: what its end says
-    (a raw disk's size, a VHD's footer, the place of a table) is only known then.
+    The complete file is inspected again, because some facts are known only at its end: a raw disk's size, a VHD's
+    footer, the offset of a table. `begin` is called with the result and prepares the target.
     """
     if job.scratch is None:
         raise ScratchNeeded("the image cannot be decoded as a stream and no scratch space is given")
@@ -161,7 +160,7 @@ def _convert(
 
 
 def _place(job: Job) -> tuple[str, bool]:
-    """Where the disk stands while it is unfinished, and whether that is a device."""
+    """Return the path of the unfinished disk, and whether it is a device."""
     if isinstance(job.target, BlockTargetSpec):
         return job.target.path, True
     assert isinstance(job.target, FileTargetSpec)

@@ -1,4 +1,4 @@
-"""``contentType: archive``: a tar, wrapped or not, into a directory."""
+"""Import for ``contentType: archive``: unpacks a tar, which may be compressed, into a directory."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ from cdi.verify.hashing import ResumableHash
 
 
 def unpack_archive(job: Job, source: Source, control: Control, result: Result) -> None:
-    """Unpack `source` into the directory of ``job.target``; it appears there whole, once it is verified.
+    """Unpack `source` into the directory of ``job.target``, where its files appear only after it was verified.
 
-    Raises `CdiError`, and `RestartRequired` where the caller may begin again; either way the directory is as it was.
+    After an error the directory is unchanged.
+
+    Raises:
+        CdiError: The import failed.
+        RestartRequired: The source has to be read again from its first byte.
     """
     if not isinstance(job.target, DirectoryTargetSpec):
         raise TargetUnsuitable("an archive is unpacked into a directory, not onto a disk", where=job.target.path)
@@ -42,7 +46,7 @@ def _unpack(
     digest = None if wanted.algorithm is None else ResumableHash(wanted.algorithm)
     fetcher.digest_promised = bool(wanted.promises)
     connections = job.policy.connections or (4 if fetcher.ranged else 1)
-    # Archives without an end mark are read, unless only that mark would show that the connection was not cut off.
+    # Archives without an end mark are accepted, unless only that mark can prove that the connection was not cut off.
     marked = facts.length is None and facts.ending in (Ending.CLOSE, Ending.TLS_CLOSE) and not wanted.promises
     intake = Intake(fetcher, digest, control.meter, connections)
     pieces = intake.pieces()
@@ -72,7 +76,7 @@ def _unpack(
         control.meter.phase = "transferring"
         assert peeled.stream is not None
         directory.unpack(members(peeled.stream, require_end_mark=marked), progress)
-        # What follows the archive's end belongs to the content and to its digest.
+        # Read the data after the archive's end too: the content and its digest include it.
         for _ in peeled.stream:
             pass
         for _ in pieces:
