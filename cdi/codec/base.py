@@ -1,7 +1,7 @@
-"""Decoders: an iterator of buffers goes in, an iterator of buffers comes out, each piece bounded.
+"""Interface of decoders, which turn an iterator of buffers into an iterator of buffers of bounded size.
 
-Pulling drives the chain, so nothing is decoded that nobody asked for and memory stays bounded: a decoder holds one
-input buffer and gives pieces of at most `PIECE` bytes.
+The consumer drives the chain, so decoding is lazy and memory stays bounded: a decoder holds one input buffer and yields
+pieces of at most `PIECE` bytes.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Protocol
 from cdi.api.errors import DecoderFailed
 
 PIECE = 1 << 20
-"""The most that a decoder gives at once, bytes."""
+"""Maximum size in bytes of a piece that a decoder yields."""
 
 Buffer = bytes | memoryview
 
 
 def trailing_data(stream: str, head: bytes) -> DecoderFailed:
-    """Return the error for content behind the end of a compressed stream that begins no other one."""
+    """Return the error for data after a compressed stream that is not another such stream."""
     return DecoderFailed(
         f"data follows the end of the {stream}, beginning with {head[:8].hex(' ')}",
         remedy="cut off what was appended to the compressed file, or compress the image again, and publish that",
@@ -26,11 +26,16 @@ def trailing_data(stream: str, head: bytes) -> DecoderFailed:
 
 
 class Decoder(Protocol):
-    """One wrapper (gz, xz, zst)."""
+    """Decoder of one compression format (gz, xz, zst)."""
 
     def decode(self, pieces: Iterator[Buffer]) -> Iterator[Buffer]:
-        """Raises `DecoderFailed`, `ContentTruncated`, `DecoderLimit`.
+        """Yield the decoded content.
 
-        A buffer that went in is not touched after the next one was asked for, so that it can be used again.
+        An input buffer is not accessed after the next one was requested, so that it can be reused.
+
+        Raises:
+            DecoderFailed: The stream is damaged.
+            ContentTruncated: The stream ends early.
+            DecoderLimit: The stream requires more memory than is allowed.
         """
         ...

@@ -8,7 +8,7 @@ from cdi.api.errors import ContentTruncated
 from cdi.codec.base import Buffer
 
 FORM_END = b"\r\n--"
-"""How the closing line of a multipart form begins (RFC 2046 section 5.1.1)."""
+"""Start of the closing delimiter of a multipart form (RFC 2046 section 5.1.1)."""
 _FORM_END_MOST = 1024
 _MAX_ZERO_WINDOW = 64 << 10
 
@@ -16,9 +16,9 @@ _NOTHING = memoryview(b"")
 
 
 class Feed:
-    """Reads from `pieces` what is asked for, and holds no more than the buffer that it came in.
+    """A cursor over `pieces` that holds only the current buffer.
 
-    `name` says in messages what ends too early.
+    `name` is the name of the content in messages.
     """
 
     def __init__(self, pieces: Iterator[Buffer], name: str) -> None:
@@ -28,9 +28,9 @@ class Feed:
         self.name = name
 
     def window(self, most: int) -> memoryview:
-        """At least one and at most `most` of the next bytes, not consumed; empty at the end of the content.
+        """Return the next bytes without consuming them: between 1 and `most`, or none at the end of the content.
 
-        The view is good until the next call of anything but `advance` and `back`.
+        The view is valid until the next call of any method except `advance` and `back`.
         """
         while self._at == len(self._piece):
             piece = next(self._pieces, None)
@@ -44,11 +44,11 @@ class Feed:
         self._at += count
 
     def back(self, count: int) -> None:
-        """Return the last `count` bytes that were consumed from one window."""
+        """Put back the last `count` bytes that were consumed from the current window."""
         self._at -= count
 
     def peek(self, count: int) -> bytes:
-        """The next `count` bytes, not consumed; fewer at the end of the content."""
+        """Return the next `count` bytes without consuming them; fewer if the content ends."""
         head = bytes(self.window(count))
         if not head or len(head) == count:
             return head
@@ -64,7 +64,7 @@ class Feed:
         return bytes(self._piece[:count])
 
     def take(self, count: int) -> bytes:
-        """Consume exactly `count` bytes; raises `ContentTruncated`."""
+        """Consume and return exactly `count` bytes; raise `ContentTruncated` if there are fewer."""
         parts = []
         while count:
             part = bytes(self._must(count))
@@ -74,9 +74,9 @@ class Feed:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def views(self, count: int, most: int) -> Iterator[memoryview]:
-        """Consume exactly `count` bytes as views of at most `most`; raises `ContentTruncated`.
+        """Consume exactly `count` bytes and yield them as views of at most `most` bytes.
 
-        Each view is good until the next one is asked for.
+        A view is valid until the next one is requested. Raises `ContentTruncated` if there are fewer bytes.
         """
         while count:
             view = self._must(min(count, most))
@@ -91,10 +91,10 @@ class Feed:
         return view
 
     def skip_zeros(self) -> int:
-        """Consume zeros; return how many there were.
+        """Consume zeros and return their number.
 
-        The window grows with the zeros that are found, so that a call that meets other content looks at one byte of
-        it: decoders call this after every member, and a file may consist of millions of them.
+        The window starts at one byte and grows with the zeros found: decoders call this after every member, and a file
+        may consist of millions of members with no zeros between them.
         """
         skipped, size = 0, 1
         while view := self.window(size):
@@ -107,9 +107,9 @@ class Feed:
         return skipped
 
     def skip_form_end(self) -> bool:
-        """Consume the closing line of a multipart form, if that is all that is left.
+        """Consume the closing delimiter of a multipart form if nothing else remains; return whether it was there.
 
-        Some clients send it after the image when they upload.
+        Some upload clients send it after the image.
         """
         if bytes(self.window(1)) != FORM_END[:1]:
             return False

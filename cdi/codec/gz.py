@@ -1,6 +1,6 @@
-"""gzip (RFC 1952), any number of members, by ISA-L, which also checks each member's CRC and length.
+"""Decoder for gzip (RFC 1952) with any number of members, based on ISA-L, which checks each member's CRC and length.
 
-The headers are read here: ISA-L 2.31 loses its place in a header that has several optional fields and comes in
+The headers are parsed here, because ISA-L 2.31 fails on a header with several optional fields that is split over
 several buffers.
 """
 
@@ -20,27 +20,27 @@ _MAGIC = b"\x1f\x8b\x08"
 _FHCRC, _FEXTRA, _FNAME, _FCOMMENT = 0x02, 0x04, 0x08, 0x10
 _RESERVED = 0xE0
 _TEXT_MOST = 64 << 10
-"""The longest name or comment, bytes; no limit is specified, and gzip writes a file name of 255 at most."""
+"""Maximum length of a name or comment in bytes; no limit is specified, and gzip writes at most 255."""
 
 _FAILURES: tuple[type[Exception], ...] = (igzip_lib.IsalError,)  # type: ignore[assignment]  # its stub says instance
 
 
 class GzDecoder:
-    """Satisfies `cdi.codec.base.Decoder`."""
+    """A `cdi.codec.base.Decoder` for gzip."""
 
     def decode(self, pieces: Iterator[Buffer]) -> Iterator[Buffer]:
         return decode_members(Feed(pieces, "gzip stream"), _Members().start, _FAILURES)
 
 
 class _Members:
-    """The members of one file: the first one has to be one, a later one may turn out to be data behind the last."""
+    """Factory of member decoders, which distinguishes content that is not gzip from data after the last member."""
 
     def __init__(self) -> None:
         self._first = True
 
     def start(self, feed: Feed) -> MemberDecoder:
         magic = feed.peek(len(_MAGIC))
-        # Where it ends within the magic, it is a member that was cut off.
+        # If the content ends within the magic, it is a truncated member, which the header's parser reports.
         if not _MAGIC.startswith(magic):
             if not self._first:
                 raise trailing_data(feed.name, feed.peek(8))
@@ -52,7 +52,7 @@ class _Members:
 
 
 def _read_header(feed: Feed) -> None:
-    """RFC 1952 section 2.3; raises `DecoderFailed` and `ContentTruncated`."""
+    """Consume a member's header (RFC 1952 section 2.3); raise `DecoderFailed` or `ContentTruncated`."""
     head = feed.take(10)
     flags = head[3]
     if flags & _RESERVED:

@@ -1,8 +1,8 @@
-"""What gz and zst have in common: a run of members (frames), each decoded by an object like `bz2.BZ2Decompressor`.
+"""Decoding of concatenated members (gz) or frames (zst), each by an object like `bz2.BZ2Decompressor`.
 
-Members follow each other directly.  After the last, zeros are padding (a file that was copied from a device), and
-the closing line of a multipart form is passed over: some upload clients send it after the image.  Anything else is
-refused: it may be a damaged member, and dropping it would cut the image short.
+Members follow each other directly. After the last one, zeros are accepted as padding of a file copied from a device,
+and so is the closing delimiter of a multipart form, which some upload clients send after the image. Anything else is
+rejected: it may be a damaged member, and ignoring it would truncate the image.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from cdi.codec.feed import Feed
 _MIN_INPUT = 4 << 10
 _MAX_INPUT = 256 << 10
 _MIN_OUTPUT = 64 << 10
-# A decoder copies the input that it has not used yet, and allocates the output that it may give. Both begin small with
-# each member and double, or a file of millions of short members would be copied, and memory mapped, over and over.
+# A decoder copies the input that it has not used yet, and allocates its maximum output. Both start small with each
+# member and double. Otherwise a file of millions of short members would cause a large copy and allocation for each.
 
 
 class MemberDecoder(Protocol):
-    """One member under way, in the manner of `bz2.BZ2Decompressor`."""
+    """Decoder of one member, with the interface of `bz2.BZ2Decompressor`."""
 
     @property
     def eof(self) -> bool: ...
@@ -41,8 +41,14 @@ def decode_members(
 ) -> Iterator[Buffer]:
     """Decode members until the content ends.
 
-    `start` makes the decoder of the next member; it may look ahead, and refuse.  `failures` are what a decoder raises.
-    Raises `ContentTruncated` and `DecoderFailed`.
+    Args:
+        feed: The content.
+        start: Returns the decoder for the next member; it may peek into the feed, and raise.
+        failures: The exceptions that a decoder raises for damaged input.
+
+    Raises:
+        ContentTruncated: The content is empty or ends early.
+        DecoderFailed: The content is damaged.
     """
     if not feed.window(1):
         raise ContentTruncated(f"the {feed.name} is empty")
@@ -73,5 +79,5 @@ def _member(feed: Feed, decoder: MemberDecoder, failures: tuple[type[Exception],
             yield output
         elif not (hungry or decoder.needs_input or decoder.eof):
             raise DecoderFailed(f"the {feed.name} is damaged: its decoder stands still")
-    # Input is given only to a decoder that has used all that it had, so this lies within what was taken last.
+    # A decoder gets input only after it has used up all earlier input, so unused data is from the current window.
     feed.back(len(decoder.unused_data))

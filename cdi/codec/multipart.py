@@ -1,7 +1,7 @@
-"""Forms with a file in them (``multipart/form-data``, RFC 7578 over RFC 2046): the file's bytes, as they come.
+"""Streaming parser for a file in a form (``multipart/form-data``, RFC 7578 over RFC 2046).
 
-Parts before the file are passed over, whatever follows it too.  A part's content goes from the caller's buffer to the
-caller without being gathered; only what may be the beginning of a delimiter waits for the next piece.
+Parts before the file and everything after it are ignored. Content is not buffered, except for bytes that may be the
+start of a delimiter.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from cdi.api.errors import UploadMalformed
 from cdi.codec.base import Buffer
 
 MOST_HEADERS = 8 << 10
-"""Bytes of one part's header fields."""
+"""Maximum size in bytes of one part's header."""
 MOST_PARTS = 100
-"""Before the file."""
+"""Maximum number of parts before the file."""
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 _CLOSING = re.compile(rb"\r\n--[0-9A-Za-z'()+_,./:=? -]{1,70}--(?:\r\n)?\Z")
 _PARAMETER = re.compile(
@@ -25,7 +25,7 @@ _PARAMETER = re.compile(
 
 
 def parameters(value: str) -> tuple[str, dict[str, str]]:
-    """A field like Content-Type: its value in lower case, and its parameters; names in lower case."""
+    """Parse a header field like Content-Type; return its value and parameters, with value and names in lower case."""
     head, _, _ = value.partition(";")
     found: dict[str, str] = {}
     for match in _PARAMETER.finditer(value, len(head)):
@@ -35,7 +35,7 @@ def parameters(value: str) -> tuple[str, dict[str, str]]:
 
 
 def boundary_of(content_type: str) -> bytes:
-    """Raises `UploadMalformed` where it is no form."""
+    """Return the boundary of a form; raise `UploadMalformed` if `content_type` is not that of a form."""
     kind, given = parameters(content_type)
     boundary = given.get("boundary", "")
     if kind != "multipart/form-data" or not _BOUNDARY.fullmatch(boundary):
@@ -46,7 +46,10 @@ def boundary_of(content_type: str) -> bytes:
 
 
 def closing_length(tail: bytes) -> int:
-    """How many bytes at the end are a form's closing delimiter, which some programs pass on with the file."""
+    """Return the length in bytes of a form's closing delimiter at the end of `tail`.
+
+    Some programs pass it on with the file.
+    """
     match = _CLOSING.search(tail)
     return 0 if match is None else len(match[0])
 
@@ -60,32 +63,33 @@ class _At(enum.Enum):
 
 
 class FormFile:
-    """The one part of a form that is named `field`; pushed to, in pieces of any size."""
+    """Parser for the part of a form named `field`; it is fed with pieces of any size."""
 
     def __init__(self, boundary: bytes, field: str = "file") -> None:
         self._delimiter = b"\r\n--" + boundary
         self._field = field
-        # The first delimiter need not have a line break before it.
+        # A line break before the first delimiter is optional.
         self._held = b"\r\n"
         self._at = _At.PREAMBLE
         self._parts = 0
         self.headers: Mapping[str, str] = {}
-        """Of the file's part, once its first byte has come; names in lower case."""
+        """Header fields of the file's part, once they were received; names in lower case."""
 
     @property
     def found(self) -> bool:
-        """The file has begun."""
+        """Whether the file's part has started."""
         return self._at in {_At.FILE, _At.AFTER}
 
     @property
     def ended(self) -> bool:
-        """The file is whole."""
+        """Whether the file is complete."""
         return self._at is _At.AFTER
 
     def feed(self, piece: Buffer) -> Iterator[memoryview]:
-        """The bytes of the file in this piece; a view is good until the next is asked for.  Raises `UploadMalformed`.
+        """Yield the bytes of the file in this piece; raise `UploadMalformed` if the form is malformed.
 
-        To be read to its end before the next piece is fed.
+        A view is valid until the next one is requested. The caller must exhaust the iterator before it feeds the next
+        piece.
         """
         if self._at is _At.AFTER:
             return
@@ -114,19 +118,19 @@ class FormFile:
         self._held = text[position:]
 
     def end(self) -> None:
-        """No more is to come.  Raises `UploadMalformed` where there was no file, or not all of it."""
+        """Finish the form; raise `UploadMalformed` if the file is missing or incomplete."""
         if not self.found:
             raise UploadMalformed(f"the form has no field {self._field!r}", remedy=f"curl -F {self._field}=@IMAGE")
         if not self.ended:
             raise UploadMalformed("the form ends within the file", remedy="send it again")
 
     def _before_doubt(self, text: bytes, position: int) -> int:
-        """Where the end of `text` may be the beginning of a delimiter; its length where it cannot."""
+        """Return the offset at which a delimiter may begin at the end of `text`; its length if there is none."""
         last = text.rfind(b"\r", max(position, len(text) - len(self._delimiter) + 1))
         return last if last >= 0 and self._delimiter.startswith(text[last:]) else len(text)
 
     def _read_headers(self, text: bytes) -> int | None:
-        """What follows a delimiter: the part's fields; where its content begins, None where they are not all there."""
+        """Parse a part's header, which follows a delimiter; return its length, or None if it is incomplete."""
         if text.startswith(b"--"):
             raise UploadMalformed(f"the form has no field {self._field!r}", remedy=f"curl -F {self._field}=@IMAGE")
         end = text.find(b"\r\n\r\n")

@@ -1,4 +1,4 @@
-"""The decoder of a wrapper."""
+"""Selection of the decoder for a compression format."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from cdi.codec.base import Decoder
 
 
 def decoder(kind: Literal["gz", "xz", "zst"]) -> Decoder:
-    """A new decoder; only the library that it needs is imported."""
-    # A worker pays for importing one library, not for three.
+    """Return a new decoder."""
+    # Import only the library that is needed, to keep a worker's start short.
     match kind:
         case "gz":
             from cdi.codec.gz import GzDecoder

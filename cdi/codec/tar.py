@@ -1,6 +1,6 @@
-"""tar archives as a stream of members: ustar, pax, GNU long names, GNU sparse files (old, 0.0, 0.1 and 1.0).
+"""Streaming reader for tar archives: ustar, pax, GNU long names, GNU sparse files (old, 0.0, 0.1 and 1.0).
 
-Nothing here touches a file system; what a member may do is for `cdi.target.directory` to judge.
+It does not access a file system and does not validate names; `cdi.target.directory` decides what a member may do.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cdi.codec.tarformat import (
 )
 
 EXTENDED_MOST = 1 << 20
-"""The largest extended header or long name, bytes."""
+"""Maximum size in bytes of an extended header or long name."""
 _EXTENDED_IN_A_ROW = 16
 
 Kind = Literal["file", "directory", "symlink", "hardlink", "character", "block", "fifo", "other"]
@@ -53,28 +53,28 @@ _ZEROS = bytes(PIECE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One entry.  Its content can be read once, and only until the next member is asked for."""
+    """An entry of the archive; its content can be read once, and only before the next member is requested."""
 
     name: str
-    """As in the archive; bytes that are not UTF-8 are surrogates (`os.fsencode`)."""
+    """Name as in the archive; bytes that are not UTF-8 are surrogates (`os.fsencode`)."""
     kind: Kind
     size: int
-    """Bytes of content; for a sparse file those between its parts, too.  0 for all that is no file."""
+    """Size of the content in bytes, including the holes of a sparse file; 0 if it is not a file."""
     stored: int
-    """Bytes of content in the archive."""
+    """Bytes of content stored in the archive."""
     offset: int
-    """Where the stored content begins in the archive, bytes."""
+    """Offset of the stored content in the archive, in bytes."""
     mode: int
-    """Permission bits, setuid and the like included."""
+    """Permission bits, with setuid, setgid and sticky."""
     mtime: float
     link: str
-    """Where a link points to."""
+    """Target of a link."""
     parts: tuple[tuple[int, int], ...]
-    """``(offset, length)`` of what is stored; the rest of the content is zero."""
+    """The stored parts of the content, as ``(offset, length)``; the rest is zero."""
     _content: Iterator[memoryview] = field(repr=False)
 
     def chunks(self) -> Iterator[tuple[int, Buffer]]:
-        """What is stored, in pieces of at most `PIECE` bytes with their place in the content."""
+        """Yield the stored content in pieces of at most `PIECE` bytes, each with its offset in the content."""
         parts = iter(self.parts)
         at = left = 0
         for view in self._content:
@@ -87,7 +87,7 @@ class Member:
                 at, left, begin = at + len(piece), left - len(piece), begin + len(piece)
 
     def read(self) -> Iterator[Buffer]:
-        """The content, zeros included, in pieces of at most `PIECE` bytes."""
+        """Yield the content, zeros included, in pieces of at most `PIECE` bytes."""
         at = 0
         for offset, piece in self.chunks():
             yield from _zeros(offset - at)
@@ -103,17 +103,23 @@ def _zeros(count: int) -> Iterator[Buffer]:
 
 
 def members(pieces: Iterator[Buffer], *, require_end_mark: bool = False) -> Iterator[Member]:
-    """The members of an archive in their order; what follows its end mark is read and dropped.
+    """Yield the members of an archive in order; data after its end mark is read and ignored.
 
-    Some writers leave that mark out, which is accepted unless `require_end_mark`.  Raises `ContentTruncated`,
-    `ImageCorrupt`, `FormatUnsupported` for a later volume of several, and `ImageUnsafe` for extended headers that are
-    too large.
+    Args:
+        pieces: The archive.
+        require_end_mark: Whether to reject an archive without an end mark, which some programs do not write.
+
+    Raises:
+        ContentTruncated: The archive ends early.
+        ImageCorrupt: The archive is damaged.
+        FormatUnsupported: The archive is a later volume of several.
+        ImageUnsafe: Extended headers are too large.
     """
     return _Archive(pieces, require_end_mark=require_end_mark).members()
 
 
 class _Extended:
-    """What extended headers say about the next member."""
+    """Values from extended headers for the next member."""
 
     def __init__(self, shared: dict[str, bytes]) -> None:
         self.values = dict(shared)
@@ -121,7 +127,7 @@ class _Extended:
         self._offset: int | None = None
 
     def add(self, key: str, value: bytes) -> None:
-        # Version 0.0 of the sparse format repeats this pair of keys for every part.
+        # Version 0.0 of the sparse format repeats this pair of keys for each part.
         if key == "GNU.sparse.offset":
             self._offset = decimal(value)
         elif key == "GNU.sparse.numbytes" and self._offset is not None:
@@ -143,7 +149,7 @@ class _Extended:
 
 
 def _refuse_volume(key: str, value: bytes) -> None:
-    """Refuse what GNU tar says in pax archives at the start of each volume but the first."""
+    """Raise an error for the key that GNU tar writes at the start of each pax volume except the first."""
     if key == "GNU.volume.filename":
         raise later_volume(text(value))
 
@@ -166,7 +172,7 @@ class _Archive:
             for _ in member._content:  # noqa: SLF001 - what the caller left unread
                 pass
             self._take(-member.stored % BLOCK)
-        # The rest belongs to the transfer, whose digest covers it.
+        # Consume the rest, because the digest of the transfer covers it.
         while view := self._feed.window(PIECE):
             self._feed.advance(len(view))
 
@@ -175,7 +181,7 @@ class _Archive:
         return self._feed.take(count)
 
     def _header(self) -> Header | None:
-        """None at the end: a block of zeros, or the end of the content where a header should be."""
+        """Return the next header; None at the end mark, which is a block of zeros, or at the end of the content."""
         if not self._feed.window(1):
             if self._require_end_mark:
                 raise ContentTruncated("the tar archive ends before its end mark")
@@ -218,7 +224,7 @@ class _Archive:
                 case b"K":
                     extended.values.setdefault("linkpath", self._payload(header))
                 case b"V":
-                    # A volume's label: it names the archive, not a member.
+                    # A volume label names the archive, not a member.
                     self._payload(header)
                 case b"M":
                     raise later_volume(header.name)
@@ -235,7 +241,7 @@ class _Archive:
         link = extended.name("linkpath")
         mtime = extended.values.get("mtime")
         stored = header.size if "size" not in extended.values else decimal(extended.values["size"])
-        # A link or directory may carry a size, but never content (as Go's and Python's readers have it).
+        # A link or directory may state a size but has no content; Go's and Python's readers do the same.
         if kind not in ("file", "other"):
             stored = 0
         size, parts, stored = self._sparse(header, extended, stored) if kind == "file" else (stored, None, stored)
@@ -259,7 +265,7 @@ class _Archive:
     def _sparse(
         self, header: Header, extended: _Extended, stored: int
     ) -> tuple[int, tuple[tuple[int, int], ...] | None, int]:
-        """Size, parts (None where all is stored) and stored size of a file."""
+        """Return the size, the parts (None if all is stored) and the stored size of a file."""
         values = extended.values
         if header.type == b"S":
             size, parts = self._old_map(header.raw)
@@ -285,7 +291,7 @@ class _Archive:
         return length(number(raw[483:495])), parts
 
     def _map_in_content(self, stored: int) -> tuple[list[tuple[int, int]], int]:
-        """Version 1.0: the map stands before the content, as lines, filled up to a block.  Also gives its size."""
+        """Read a sparse map of version 1.0, lines before the content padded to a block; return it and its size."""
         used, rest = 0, b""
         numbers: list[int] = []
         wanted = 1

@@ -1,4 +1,4 @@
-"""The fields of tar headers: POSIX ustar and pax, and GNU's extensions (tar(5), GNU tar manual appendices D and E)."""
+"""Parsers for tar headers: POSIX ustar and pax, and GNU extensions (tar(5), GNU tar manual appendices D and E)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cdi.image.sizes import require_size
 
 BLOCK = 512
 SPARSE_MOST = 1 << 18
-"""The most parts that a sparse member may have."""
+"""Maximum number of parts of a sparse member."""
 
 _REMEDY = "build the archive again and publish it"
 
@@ -20,7 +20,7 @@ def corrupt(what: str) -> ImageCorrupt:
 
 
 def later_volume(name: str) -> FormatUnsupported:
-    """Return the error for an archive that goes on with a member which an earlier volume began."""
+    """Return the error for an archive that continues a member of an earlier volume."""
     return FormatUnsupported(
         f"the tar archive is a later volume of several, and goes on with {name[:200]!r}",
         remedy="extract all volumes together (tar -x -M -f FIRST -f SECOND ...) and publish the image in one file",
@@ -29,7 +29,7 @@ def later_volume(name: str) -> FormatUnsupported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """One block, as it stands; names are not yet those of extended headers."""
+    """A header block; extended headers are not applied to it yet."""
 
     name: str
     type: bytes
@@ -41,12 +41,12 @@ class Header:
 
 
 def text(raw: bytes) -> str:
-    """A field up to its NUL.  What is not UTF-8 survives as surrogates, so that names come out as they went in."""
+    """Return a field up to its NUL; bytes that are not UTF-8 become surrogates, so that names keep their bytes."""
     return raw.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 
 def number(raw: bytes) -> int:
-    """An octal field, or GNU's base-256 one; raises `ImageCorrupt`."""
+    """Parse a numeric field, octal or in GNU's base 256; raise `ImageCorrupt` if it is malformed."""
     if raw[0] & 0x80:
         value = int.from_bytes(bytes((raw[0] & 0x7F,)) + raw[1:], "big")
         return value - (1 << (8 * len(raw) - 1)) if raw[0] & 0x40 else value
@@ -67,18 +67,18 @@ def length(value: int) -> int:
 
 
 def decimal(raw: bytes) -> int:
-    """A pax record's number; raises `ImageCorrupt`."""
-    # int() would also take signs, spaces and underscores.
+    """Parse a number in a pax record; raise `ImageCorrupt` if it is malformed."""
+    # int() would also accept signs, spaces and underscores.
     if not raw.isdigit() or len(raw) > 19:
         raise corrupt(f"{raw[:40]!r} is no decimal number")
     return length(int(raw))
 
 
 def parse_header(raw: bytes) -> Header:
-    """A header block; raises `ImageCorrupt`."""
+    """Parse a header block; raise `ImageCorrupt` if it is invalid."""
     stored = number(raw[148:156])
     blank = raw[:148] + b" " * 8 + raw[156:]
-    # Some old writers summed signed bytes.
+    # Some old programs sum signed bytes.
     if stored not in (sum(blank), sum(blank) - 256 * sum(byte >> 7 for byte in blank)):
         raise corrupt("a header's check sum is wrong")
     name = text(raw[:100])
@@ -96,9 +96,12 @@ def parse_header(raw: bytes) -> Header:
 
 
 def parse_pax(raw: bytes) -> Iterator[tuple[str, bytes]]:
-    """The records of an extended header, ``length key=value`` and a newline; raises `ImageCorrupt`."""
+    """Yield the records of an extended header as ``(key, value)``; raise `ImageCorrupt` if one is malformed.
+
+    A record is ``length key=value`` and a newline.
+    """
     at = 0
-    # GNU tar pads with NULs at times.
+    # GNU tar sometimes pads with NULs.
     end = len(raw.rstrip(b"\0"))
     while at < end:
         space = raw.find(b" ", at, at + 20)
@@ -114,7 +117,7 @@ def parse_pax(raw: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def parse_time(raw: bytes) -> float:
-    """A pax time, seconds; raises `ImageCorrupt`."""
+    """Parse a pax time in seconds; raise `ImageCorrupt` if it is malformed."""
     try:
         value = float(raw[:40])
     except ValueError as error:
@@ -125,12 +128,12 @@ def parse_time(raw: bytes) -> float:
 
 
 def _time(seconds: float) -> float:
-    """Within what ext4 can store: no time stamp is worth refusing an archive."""
+    """Clamp a time to the range that ext4 can store: a time stamp is no reason to reject an archive."""
     return float(min(max(seconds, -(1 << 31)), 1 << 33))
 
 
 def sparse_entries(raw: bytes) -> Iterator[tuple[int, int]]:
-    """Parts in an old GNU sparse header: pairs of offset and length, an empty one ends them."""
+    """Yield the parts in an old GNU sparse header, as ``(offset, length)``, up to the first empty entry."""
     for at in range(0, len(raw) - 23, 24):
         if not raw[at]:
             return
@@ -138,7 +141,7 @@ def sparse_entries(raw: bytes) -> Iterator[tuple[int, int]]:
 
 
 def check_sparse(parts: list[tuple[int, int]], size: int, stored: int) -> tuple[tuple[int, int], ...]:
-    """The parts of a sparse member in order, without empty ones; raises `ImageCorrupt`."""
+    """Return the non-empty parts of a sparse member in order; raise `ImageCorrupt` if they are inconsistent."""
     end = total = 0
     for offset, count in parts:
         if offset < end or offset + count > size:

@@ -1,13 +1,13 @@
-"""xz, its blocks decoded at the same time even when they come as a stream.
+"""Streaming decoder for xz that decodes blocks in parallel.
 
-liblzma's decoder gives some 60 MB/s on one core, so an xz image is bound by it.  ``xz -T`` (the default since 5.6)
-cuts the content into blocks and notes their sizes in front of them: such blocks are cut out here and decoded by
-several threads, in order of their content.  Each block is given to liblzma as a stream of its own, with the real
-header before and an index and footer made for it behind, so that liblzma checks sizes and check sum; the real index
-and footer are compared with what was seen.
+liblzma decodes about 60 MB/s on one core, which limits the import of an xz image. ``xz -T`` (the default since 5.6)
+divides the content into blocks and writes their sizes into the block headers. Such blocks are extracted here and
+decoded by several threads; the output keeps their order. Each block is passed to liblzma as a separate stream, with the
+real header and a generated index and footer, so that liblzma verifies sizes and checksum. The real index and footer are
+compared with the blocks that were read.
 
-A block without sizes (``xz -T1``), or too large to be kept, is decoded while it arrives.  Where its end is not known
-beforehand it is found from the headers of its LZMA2 chunks.
+A block without sizes (``xz -T1``), or too large for the memory limit, is decoded while it is received. If its
+compressed size is unknown, its end is found from the headers of its LZMA2 chunks.
 """
 
 from __future__ import annotations
@@ -41,21 +41,26 @@ from cdi.codec.xzformat import (
 )
 
 IN_FLIGHT = 96 << 20
-"""The most memory for blocks that are decoded side by side, bytes: input, output and dictionaries."""
+"""Memory limit in bytes for blocks that are decoded in parallel: input, output and dictionaries."""
 THREADS_MOST = 8
 
 _SLICE = 256 << 10
-# liblzma's Python object keeps a copy of input that it has not used.
+# Input is passed in slices because Python's decompressor object copies the input that it has not used.
 _BLOCKS_MOST = 64
 _OVERHEAD = 1 << 16
-# What a block costs beside its bytes.
+# Memory in bytes that a block needs in addition to its data.
 
 
 class XzDecoder:
-    """Satisfies `cdi.codec.base.Decoder`."""
+    """A `cdi.codec.base.Decoder` for xz."""
 
     def __init__(self, threads: int | None = None, in_flight: int = IN_FLIGHT) -> None:
-        """`threads` is the number of processors that this process may use unless given."""
+        """Create a decoder.
+
+        Args:
+            threads: Number of threads; by default the number of processors available to this process.
+            in_flight: Memory limit in bytes for blocks that are decoded in parallel.
+        """
         self._threads = min(threads or len(os.sched_getaffinity(0)), THREADS_MOST)
         self._in_flight = in_flight
 
@@ -65,7 +70,7 @@ class XzDecoder:
             try:
                 yield from _streams(feed, pool)
             except ImageError:
-                # What was read before the fault is good as far as its blocks are.
+                # Yield the blocks before the damage first; they are valid unless their own decoding fails.
                 yield from pool.drain()
                 raise
             yield from pool.drain()
@@ -76,10 +81,10 @@ def _streams(feed: Feed, pool: _Pool) -> Iterator[Buffer]:
         yield from _stream(feed, pool)
         padding = feed.skip_zeros()
         if not feed.window(1) or feed.skip_form_end():
-            # Padding is a multiple of four between streams; at the end it may come from a device's sectors.
+            # Between streams, padding must be a multiple of four bytes; at the end it may be the rest of a device.
             return
         head = feed.peek(len(STREAM_MAGIC))
-        # Where it ends within the magic, it is a stream that was cut off.
+        # If the content ends within the magic, it is a truncated stream, which the header's parser reports.
         if not STREAM_MAGIC.startswith(head):
             raise trailing_data(feed.name, head)
         if padding % 4:
@@ -106,7 +111,7 @@ def _stream(feed: Feed, pool: _Pool) -> Iterator[Buffer]:
     _check_index(feed, header, seen)
 
 
-# --- a block that is decoded while it arrives -------------------------------------------------------------------
+# --- blocks that are decoded while they are received ------------------------------------------------------------
 
 
 def _decode_arriving(feed: Feed, header: StreamHeader, block: BlockHeader, seen: _Records) -> Iterator[Buffer]:
@@ -123,9 +128,9 @@ def _decode_arriving(feed: Feed, header: StreamHeader, block: BlockHeader, seen:
 
 
 def _chunk_sizes(feed: Feed) -> Iterator[int]:
-    """The sizes of an LZMA2 stream's chunks, with their headers, up to and including its end mark.
+    """Yield the sizes in bytes of an LZMA2 stream's chunks, including their headers, up to and with the end mark.
 
-    As in liblzma's lzma2_decoder.c; the format has no other description.
+    This follows liblzma's lzma2_decoder.c, the only description of the format.
     """
     while True:
         head = feed.peek(6)
@@ -134,7 +139,7 @@ def _chunk_sizes(feed: Feed) -> Iterator[int]:
             yield 1
             return
         if control >= 0x80:
-            # Two bytes of compressed size, less one; a byte of properties where the state is set anew.
+            # Two bytes hold the compressed size minus one; a properties byte follows if the state is reset.
             size = int.from_bytes(head[3:5], "big") + 1 + (6 if control >= 0xC0 else 5)
         elif control <= 2:
             size = int.from_bytes(head[1:3], "big") + 1 + 3
@@ -144,14 +149,14 @@ def _chunk_sizes(feed: Feed) -> Iterator[int]:
 
 
 class _OneBlock:
-    """One block, decoded as a stream of its own."""
+    """Decoder of a single block, as a separate stream."""
 
     def __init__(self, header: StreamHeader, block: BlockHeader) -> None:
         self._header = header
         self._block = block
         self._lzma = lzma.LZMADecompressor(lzma.FORMAT_XZ)
         self.given = 0
-        """Bytes of content so far."""
+        """Bytes of content decoded so far."""
         self._run(header.raw + block.raw)
 
     def feed(self, data: Buffer) -> Iterator[bytes]:
@@ -165,7 +170,7 @@ class _OneBlock:
             output = self._run(b"")
 
     def finish(self, compressed: int) -> Iterator[bytes]:
-        """All `compressed` bytes and the check were fed: nothing may come any more, and liblzma must agree."""
+        """Check that the block is complete after its `compressed` bytes and its check were fed; yield nothing."""
         unpadded = len(self._block.raw) + compressed + self._header.check_size
         end = stream_end(self._header, unpadded, self.given)
         for output in self.feed(end):
@@ -181,11 +186,11 @@ class _OneBlock:
             raise damaged(str(error)) from error
 
 
-# --- blocks that are decoded side by side -----------------------------------------------------------------------
+# --- blocks that are decoded in parallel ------------------------------------------------------------------------
 
 
 class _Job:
-    """A whole block on its way through a thread; its output is taken from `pieces`."""
+    """A complete block to be decoded by a thread."""
 
     def __init__(self, header: StreamHeader, block: BlockHeader, data: bytes, cost: int) -> None:
         self.header = header
@@ -193,11 +198,11 @@ class _Job:
         self.data = data
         self.cost = cost
         self.pieces: queue.SimpleQueue[bytes | CdiError | Exception | None] = queue.SimpleQueue()
-        """Content; then None, or what went wrong."""
+        """Queue of the decoded content, followed by None or the error."""
 
 
 class _Pool:
-    """Threads, and the blocks that they work on in the order of the content."""
+    """Pool of decoding threads that yields its blocks in the order of the content."""
 
     def __init__(self, threads: int, in_flight: int) -> None:
         self._wanted = threads
@@ -222,11 +227,11 @@ class _Pool:
         self._order.clear()
 
     def cost(self, block: BlockHeader) -> int | None:
-        """Memory for the block while it is in flight, bytes; None where it must be decoded as it arrives."""
+        """Return the memory in bytes for the block while in flight; None if it must be decoded while it is received."""
         if self._wanted < 2 or block.compressed is None or block.uncompressed is None:
             return None
         cost = block.compressed + block.uncompressed + min(block.dictionary, block.uncompressed) + _OVERHEAD
-        # Where two of them find no room, nothing would be gained by keeping one.
+        # If two such blocks exceed the limit, there is nothing to decode in parallel.
         return cost if cost <= self._limit // 2 else None
 
     def submit(self, job: _Job) -> None:
@@ -239,7 +244,7 @@ class _Pool:
             thread.start()
 
     def make_room(self, cost: int) -> Iterator[Buffer]:
-        """Give content, in order, until a block of that cost may be added."""
+        """Yield content in order until a block of `cost` bytes can be added."""
         while self._order and (self._used + cost > self._limit or len(self._order) >= _BLOCKS_MOST):
             yield from self._first()
 
@@ -251,7 +256,7 @@ class _Pool:
         job = self._order.popleft()
         while (piece := job.pieces.get()) is not None:
             if isinstance(piece, Exception):
-                # The blocks behind a broken one are not content.
+                # Drop the blocks after a damaged one: their output must not follow a gap.
                 self._order.clear()
                 raise piece
             yield piece
@@ -282,7 +287,7 @@ class _Pool:
 
 
 class _Records:
-    """The sizes of a stream's blocks, in constant memory however many there are."""
+    """Hash over the sizes of a stream's blocks, so that any number of them takes constant memory."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
@@ -301,7 +306,7 @@ class _Records:
 
 
 def _check_index(feed: Feed, header: StreamHeader, seen: _Records) -> None:
-    """Section 4: the index and the footer say what was seen; raises `DecoderFailed`."""
+    """Compare the index and the footer with the blocks read (section 4); raise `DecoderFailed` if they differ."""
     crc, size, found = zlib.crc32(b"\0"), 1, _Records()
 
     def number() -> int:

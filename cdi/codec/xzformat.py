@@ -1,4 +1,4 @@
-"""The .xz file format (version 1.2.1, tukaani.org): headers, index and footer, as far as a block decoder needs them."""
+"""Headers, index and footer of the .xz file format (version 1.2.1, tukaani.org), as needed to decode single blocks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from cdi.api.errors import DecoderFailed, DecoderLimit
 STREAM_MAGIC = b"\xfd7zXZ\0"
 FOOTER_MAGIC = b"YZ"
 HEADER_SIZE = 12
-"""Of a stream's header and of its footer."""
+"""Size in bytes of a stream's header, and of its footer."""
 DICTIONARY_MOST = 128 << 20
-"""The largest dictionary that is accepted, bytes; ``xz -9`` makes 64 MiB."""
+"""Maximum size of the dictionary in bytes; ``xz -9`` uses 64 MiB."""
 
 _CHECK_SIZES = (0, 4, 4, 4, 8, 8, 8, 16, 16, 16, 32, 32, 32, 64, 64, 64)
 _LZMA2 = 0x21
@@ -23,7 +23,7 @@ _LZMA2 = 0x21
 class StreamHeader:
     raw: bytes
     check_size: int
-    """Bytes of the check after each block."""
+    """Size in bytes of the check after each block."""
 
     @property
     def flags(self) -> bytes:
@@ -34,10 +34,11 @@ class StreamHeader:
 class BlockHeader:
     raw: bytes
     compressed: int | None
-    """Bytes of the compressed data, without padding and check."""
+    """Size in bytes of the compressed data, without padding and check; None if the header does not state it."""
     uncompressed: int | None
+    """Size in bytes of the content; None if the header does not state it."""
     dictionary: int
-    """Bytes."""
+    """Size of the dictionary in bytes."""
 
 
 def damaged(what: str) -> DecoderFailed:
@@ -45,7 +46,7 @@ def damaged(what: str) -> DecoderFailed:
 
 
 def parse_stream_header(raw: bytes) -> StreamHeader:
-    """Section 2.1.1; raises `DecoderFailed`."""
+    """Parse a stream header (section 2.1.1); raise `DecoderFailed` if it is invalid."""
     if raw[:6] != STREAM_MAGIC:
         raise damaged(f"no stream begins with {raw[:6].hex(' ')}")
     if zlib.crc32(raw[6:8]) != int.from_bytes(raw[8:12], "little"):
@@ -56,7 +57,12 @@ def parse_stream_header(raw: bytes) -> StreamHeader:
 
 
 def parse_block_header(raw: bytes) -> BlockHeader:
-    """Section 3.1; raises `DecoderFailed`, and `DecoderLimit` for a dictionary above `DICTIONARY_MOST`."""
+    """Parse a block header (section 3.1).
+
+    Raises:
+        DecoderFailed: The header is invalid.
+        DecoderLimit: The dictionary exceeds `DICTIONARY_MOST`.
+    """
     if zlib.crc32(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
         raise damaged("a block header's CRC is wrong")
     flags, at, end = raw[1], 2, len(raw) - 4
@@ -78,7 +84,7 @@ def parse_block_header(raw: bytes) -> BlockHeader:
         properties, at = raw[at : at + size], at + size
     if any(raw[at:end]):
         raise damaged("a block header has content that no specification knows")
-    # Only LZMA2 can end a chain of filters, the others transform its output (section 5.3).
+    # Only LZMA2 can be the last filter of a chain; the others transform its output (section 5.3).
     if last != _LZMA2 or len(properties) != 1 or properties[0] > 40:
         raise damaged("a block is not compressed with LZMA2")
     return BlockHeader(
@@ -87,7 +93,7 @@ def parse_block_header(raw: bytes) -> BlockHeader:
 
 
 def _dictionary_size(code: int) -> int:
-    """Section 5.3.1."""
+    """Decode the dictionary size in bytes (section 5.3.1); raise `DecoderLimit` if it exceeds `DICTIONARY_MOST`."""
     size = 0xFFFFFFFF if code == 40 else (2 | code & 1) << (code // 2 + 11)
     if size > DICTIONARY_MOST:
         raise DecoderLimit(
@@ -98,7 +104,7 @@ def _dictionary_size(code: int) -> int:
 
 
 def parse_number(raw: bytes, at: int, end: int) -> tuple[int, int]:
-    """A variable-length integer (section 1.2) and the position after it; raises `DecoderFailed`."""
+    """Return a variable-length integer (section 1.2) and the position after it; raise `DecoderFailed` if malformed."""
     value = 0
     for shift in range(0, 63, 7):
         if at >= end:
@@ -123,7 +129,7 @@ def format_number(value: int) -> bytes:
 
 
 def parse_footer(raw: bytes, header: StreamHeader) -> int:
-    """The size of the index that goes before it, bytes (section 2.1.2); raises `DecoderFailed`."""
+    """Return the size in bytes of the index before the footer (section 2.1.2); raise `DecoderFailed` if invalid."""
     if raw[10:] != FOOTER_MAGIC or zlib.crc32(raw[4:10]) != int.from_bytes(raw[:4], "little"):
         raise damaged("the stream footer is wrong")
     if raw[8:10] != header.flags:
@@ -132,7 +138,7 @@ def parse_footer(raw: bytes, header: StreamHeader) -> int:
 
 
 def stream_end(header: StreamHeader, unpadded: int, uncompressed: int) -> bytes:
-    """Index and footer of a stream that has this one block: with them liblzma itself says whether it is whole."""
+    """Return index and footer of a stream with a single block, with which liblzma can verify the block's sizes."""
     index = b"\0\x01" + format_number(unpadded) + format_number(uncompressed)
     index += bytes(-len(index) % 4)
     index += struct.pack("<I", zlib.crc32(index))

@@ -1,6 +1,6 @@
-"""Zstandard frames (RFC 8878), skippable ones included.
+"""Decoder for Zstandard frames (RFC 8878), including skippable ones.
 
-A frame's checksum, where it has one, is checked by the library.
+The library verifies a frame's checksum if it has one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from cdi.codec.feed import Feed
 from cdi.codec.members import MemberDecoder, decode_members
 
 WINDOW_LOG = 27
-"""The largest window is 2 to this power: 128 MiB, what ``zstd --long`` makes unless told otherwise."""
+"""Binary logarithm of the maximum window size: 128 MiB, the default of ``zstd --long``."""
 
 _SKIPPABLE = b"\x2a\x4d\x18"
-"""How skippable frames go on, whose first byte is 0x50 to 0x5f (RFC 8878 section 3.1.2)."""
+"""Bytes 2 to 4 of a skippable frame, whose first byte is 0x50 to 0x5f (RFC 8878 section 3.1.2)."""
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _HEADER_MOST = 14
 _CONTENT_SIZE_BYTES = (0, 2, 4, 8)
@@ -30,14 +30,14 @@ _DICTIONARY_BYTES = (0, 1, 2, 4)
 
 
 class ZstDecoder:
-    """Satisfies `cdi.codec.base.Decoder`."""
+    """A `cdi.codec.base.Decoder` for Zstandard."""
 
     def decode(self, pieces: Iterator[Buffer]) -> Iterator[Buffer]:
         return decode_members(Feed(pieces, "zstd stream"), _Frames().start, (zstd.ZstdError,))
 
 
 class _Frames:
-    """The frames of one file: the first one has to be one, a later one may turn out to be data behind the last."""
+    """Factory of frame decoders, which distinguishes content that is not Zstandard from data after the last frame."""
 
     def __init__(self) -> None:
         self._first = True
@@ -53,12 +53,12 @@ class _Frames:
 
 
 def _begins_frame(head: bytes) -> bool:
-    """Whether these bytes, four or those up to the content's end, may begin a frame."""
+    """Return whether a frame may begin with these bytes, which are four, or fewer if the content ends."""
     return _MAGIC.startswith(head) or (head[0] & 0xF0 == 0x50 and _SKIPPABLE.startswith(head[1:]))
 
 
 def _check_frame(head: bytes) -> None:
-    """Refuse by name what the library would only call an error (RFC 8878 section 3.1.1.1)."""
+    """Raise a specific error for frames that the library only rejects as invalid (RFC 8878 section 3.1.1.1)."""
     if not head:
         return
     descriptor, at = head[0], 1
@@ -75,7 +75,7 @@ def _check_frame(head: bytes) -> None:
     if single:
         at += _DICTIONARY_BYTES[descriptor & 3]
         width = _CONTENT_SIZE_BYTES[descriptor >> 6] or 1
-        # Such a frame is its own window.
+        # The window of a single-segment frame is its whole content.
         window = int.from_bytes(head[at : at + width], "little") + (256 if width == 2 else 0)
     if window is not None and window > 1 << WINDOW_LOG:
         raise DecoderLimit(
