@@ -1,64 +1,66 @@
-"""What the engine needs of a disk that is being written."""
+"""Interface of a disk that is being written."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 ALIGNMENT = 4096
-"""Buffers, offsets and lengths that are multiples of this can be written past the page cache."""
+"""Alignment in bytes of buffers, offsets and lengths that direct I/O requires."""
 
 
 class Target(Protocol):
-    """A disk of fixed capacity.  All calls block, raise only `TargetError`s, and may come from several threads as
-    long as their ranges do not overlap.
+    """A disk that is being written.
+
+    All methods block and raise only `TargetError`s. They may be called from several threads if the ranges do not
+    overlap.
     """
 
     capacity: int | None
-    """Bytes that the device has; None for a file, which is as large as it is made."""
+    """Size of the device in bytes; None for a file, whose size is set by `resize`."""
 
     size: int
-    """Bytes of the disk as it stands: what `resize` made it, or an earlier attempt."""
+    """Current size of the disk in bytes, as set by `resize` or an earlier attempt."""
 
     reads_zero: bool
-    """What was never written reads as zeros."""
+    """Whether ranges that were never written read as zeros."""
 
     @property
     def written(self) -> int:
-        """Bytes handed to the kernel so far."""
+        """Bytes passed to the kernel so far."""
         ...
 
     def resize(self, size: int) -> None:
-        """Make the disk `size` bytes (a file), or see that the device holds as much (`TargetTooSmall`)."""
+        """Set the disk's size in bytes; raise `TargetTooSmall` if a device is smaller."""
         ...
 
     def write(self, view: memoryview, offset: int) -> None:
-        """All of `view`, never past the size (that is a defect and raises `InternalError`)."""
+        """Write all of `view`; raise `InternalError` if it extends past the disk's size, which is a defect."""
         ...
 
     def zero(self, offset: int, length: int) -> None:
-        """Make the range read as zeros, freeing its blocks where that is possible."""
+        """Make the range read as zeros, and free its blocks if possible."""
         ...
 
     def preallocate(self) -> None:
-        """Give every block of the disk its place, keeping what is there."""
+        """Allocate every block of the disk, and keep the data."""
         ...
 
     def flush(self) -> None:
-        """Return when everything written is on stable storage."""
+        """Flush everything written to stable storage."""
         ...
 
     def reset(self) -> None:
-        """Forget everything written: nothing of it can be read afterwards."""
+        """Discard everything written, so that it cannot be read afterwards."""
         ...
 
     def commit(self) -> None:
-        """The disk is verified: flush, and give it its final name."""
+        """Flush the verified disk and give it its final name."""
         ...
 
     def wipe(self) -> None:
-        """The disk is refused: remove it, or make its content unreadable."""
+        """Remove the failed disk, or make its content unreadable."""
         ...
 
     def close(self) -> None:
-        """Let go; what was written stays for the next attempt."""
+        """Release the disk; what was written is kept for the next attempt."""
         ...

@@ -1,4 +1,4 @@
-"""A block device as a disk."""
+"""Target that writes to a block device."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from cdi.target.descriptor import Descriptors
 from cdi.target.failure import UNSUPPORTED, mapped, target_error
 
 EDGE = 1 << 20
-"""Overwritten first at both ends when a device is wiped: partition tables and file systems begin there."""
+"""Bytes at each end of a device that are overwritten first when it is wiped: they hold partition tables and headers."""
 STEP = 1 << 30
-"""The most that one call zeroes, bytes, so that an interrupt is heard."""
+"""Maximum number of bytes zeroed by one system call, so that it can be interrupted between calls."""
 
 
 _REMEDY = (
@@ -24,18 +24,24 @@ _REMEDY = (
 
 
 class BlockDevice:
-    """Satisfies `cdi.target.base.Target`.
+    """A `cdi.target.base.Target` on a block device.
 
-    Opened exclusively: a device that is mounted, or used by another worker, gives `TargetBusy`.
+    The device is opened exclusively: if it is mounted, or used by another worker, that raises `TargetBusy`.
     """
 
     def __init__(self, spec: BlockTargetSpec) -> None:
-        """Raises `TargetBusy`, `TargetPermission`, `TargetUnsuitable` (no block device)."""
+        """Open the device.
+
+        Raises:
+            TargetBusy: The device is in use.
+            TargetPermission: The device may not be written.
+            TargetUnsuitable: The path is not a block device.
+        """
         self.path = spec.path
         self.reads_zero = spec.known_zero
         self._io: Descriptors | None = None
         with mapped(spec.path):
-            # O_EXCL means "claim it" for a block device only, so the kind is looked at first.
+            # Check the type first: O_EXCL without O_CREAT is an exclusive open only for block devices.
             if not stat.S_ISBLK(os.stat(spec.path).st_mode):
                 raise TargetUnsuitable(
                     "this is no block device", where=spec.path, remedy="use a file target, or name the device"
@@ -44,18 +50,18 @@ class BlockDevice:
             try:
                 block = linux.logical_block_size(direct)
                 self._capacity = os.lseek(direct, 0, os.SEEK_END)
-                # The same device, even if the path should name another one by now.
+                # Open it via /proc: the path may refer to another device by now.
                 cached = os.open(f"/proc/self/fd/{direct}", os.O_RDWR | os.O_CLOEXEC)
             except BaseException:
                 os.close(direct)
                 raise
         self.capacity: int | None = self._capacity
         self._io = Descriptors(cached, direct, block)
-        # Through another descriptor than that which claims the device the kernel refuses to zero a range (EBUSY) as
-        # soon as there are dirty pages in it.
+        # The kernel refuses to zero a range with dirty pages (EBUSY) unless the call uses the descriptor that was opened
+        # exclusively.
         self._claimed = direct
         self.size = self._capacity
-        """Bytes of the device that the disk takes, all of it until `resize`."""
+        """Size of the disk in bytes; that of the device until `resize`."""
 
     @property
     def written(self) -> int:
@@ -76,7 +82,7 @@ class BlockDevice:
             raise target_error(error, self.path) from error
 
     def zero(self, offset: int, length: int) -> None:
-        """Discards the blocks where the device then reads zeros for certain, else has zeros written."""
+        """Discard the blocks if the device guarantees that they then read as zeros; otherwise write zeros."""
         self._check(offset, length)
         try:
             self._zero(offset, length)
@@ -84,17 +90,17 @@ class BlockDevice:
             raise target_error(error, self.path) from error
 
     def preallocate(self) -> None:
-        """A device has all of its blocks; whether a thin pool behind it has them is the pool's affair."""
+        """Do nothing: a device has all its blocks, and a thin pool below it manages its own allocation."""
 
     def flush(self) -> None:
         with mapped(self.path):
             os.fsync(self._descriptors.cached)
 
     def reset(self) -> None:
-        """Have the device forget the disk's range where it can do so at once; `reads_zero` says whether it did.
+        """Discard the disk's range if the device supports that, and set `reads_zero` accordingly.
 
-        A device without such a function keeps the old bytes between its first and last MiB until they are written
-        over: the import that follows writes or zeroes every byte, as `reads_zero` is then False.
+        Otherwise the old data between the first and last MiB stays until it is overwritten: `reads_zero` is then False,
+        so the following import writes or zeroes every byte.
         """
         try:
             forgotten = self._whole(0, self.size, (linux.PUNCH_HOLE,))
@@ -108,9 +114,9 @@ class BlockDevice:
         self.flush()
 
     def wipe(self) -> None:
-        """Zero the disk's range, first its ends, and flush: nothing of it can be read once this returns.
+        """Zero the disk's range, its ends first, and flush, so that nothing of it can be read afterwards.
 
-        If it is interrupted, the first and last MiB are gone at least.
+        If this is interrupted, at least the first and last MiB are zeroed.
         """
         try:
             self._edges()
@@ -141,7 +147,7 @@ class BlockDevice:
 
     def _zero(self, offset: int, length: int) -> None:
         io = self._descriptors
-        # The kernel drops the page cache of the range: whole pages only, lest it drops a neighbour's bytes.
+        # Zero whole blocks only: the kernel drops the page cache of the range, which must not include adjacent data.
         start = -(-offset // io.block) * io.block
         stop = (offset + length) // io.block * io.block
         if start >= stop:
@@ -153,9 +159,10 @@ class BlockDevice:
         io.write_zeros(stop, offset + length - stop)
 
     def _whole(self, offset: int, length: int, modes: tuple[int, ...]) -> bool:
-        """Zero whole blocks by the first of `modes` that the device knows; the odd end of a device is written.
+        """Zero the range with the first of `modes` that the device supports, and return whether there is one.
 
-        For a device the kernel answers PUNCH_HOLE only if the range reads as zeros afterwards.
+        An incomplete block at the end of a device is written. For devices, the kernel supports PUNCH_HOLE only if the
+        range reads as zeros afterwards.
         """
         block = self._descriptors.block
         end = offset + length // block * block
@@ -192,9 +199,9 @@ class BlockDevice:
 
 
 def _claim(path: str) -> int:
-    """A descriptor that nobody else has for writing at the same time."""
+    """Open the device exclusively, for direct I/O, and return the descriptor."""
     try:
         return os.open(path, os.O_RDWR | os.O_EXCL | os.O_DIRECT | os.O_CLOEXEC)
     except PermissionError as error:
-        # What a pod's user may do to a device is not said in any manifest: the reason most pods meet this.
+        # In pods, this is usually due to a setting of the node's container runtime, which no manifest shows.
         raise TargetPermission(f"the device cannot be written: {error.strerror}", where=path, remedy=_REMEDY) from error

@@ -1,4 +1,4 @@
-"""Memory that can be written past the page cache, and the search for zeros in it."""
+"""Buffers for direct I/O, and the detection of zeros in them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from cdi.target.base import ALIGNMENT
 
 COARSE = 64 << 10
-"""Zeros are looked for in steps of this: a shorter gap costs more as a hole of its own than as written zeros."""
+"""Granularity in bytes of the search for zeros: a separate hole costs more than writing fewer zeros."""
 
 _ZERO = bytes(1 << 20)
 
 
 def aligned_buffer(size: int) -> memoryview:
-    """`size` bytes of zeroed anonymous memory that begins on a page.
+    """Return `size` bytes of zeroed, page-aligned anonymous memory.
 
-    It is given back to the system when the last view of it is gone.  Raises `ValueError` below one byte.
+    It is unmapped when its last view is released. Raises `ValueError` if `size` is less than one byte.
     """
     if size <= 0:
         raise ValueError(f"a buffer of {size} bytes")
@@ -26,9 +26,9 @@ def aligned_buffer(size: int) -> memoryview:
 
 
 def is_aligned(view: memoryview, alignment: int = ALIGNMENT) -> bool:
-    """Whether the memory begins on a multiple of `alignment`.
+    """Return whether the memory address is a multiple of `alignment`.
 
-    Read-only views count as unaligned: their address cannot be had cheaply, and `bytes` objects never are aligned.
+    Read-only views count as unaligned: their address is expensive to determine, and `bytes` objects are never aligned.
     """
     if view.readonly or not view.nbytes:
         return False
@@ -36,7 +36,7 @@ def is_aligned(view: memoryview, alignment: int = ALIGNMENT) -> bool:
 
 
 def is_zero(view: memoryview) -> bool:
-    """Whether every byte is zero (an empty view is)."""
+    """Return whether every byte is zero; true for an empty view."""
     size = len(view)
     if size <= len(_ZERO):
         # startswith is memcmp without a copy; comparing a memoryview with bytes is twenty times slower.
@@ -45,11 +45,10 @@ def is_zero(view: memoryview) -> bool:
 
 
 def data_runs(view: memoryview, granularity: int = COARSE) -> Iterator[tuple[int, int]]:
-    """The parts that are not zero, as ``(start, stop)`` offsets in the view, in order and apart from each other.
+    """Yield the runs that contain data, as ``(start, stop)`` offsets in the view, in order and not adjacent.
 
-    What lies outside of them is zero.  Gaps are whole steps of `granularity` bytes, counted from the view's start;
-    the ends of a run are trimmed to steps of `ALIGNMENT`, so starts are multiples of it, and so is every stop but
-    that at the end of the view.
+    Everything between them is zero. A gap includes at least one whole step of `granularity` bytes, counted from the
+    view's start; the ends of a run are trimmed to multiples of `ALIGNMENT`, except at the end of the view.
     """
     size = len(view)
     startswith = _ZERO.startswith
@@ -68,7 +67,7 @@ def data_runs(view: memoryview, granularity: int = COARSE) -> Iterator[tuple[int
 
 
 def zero_runs(view: memoryview, granularity: int = COARSE) -> Iterator[tuple[int, int]]:
-    """The complement of `data_runs`."""
+    """Yield the gaps between the runs of `data_runs`."""
     end = 0
     for start, stop in data_runs(view, granularity):
         if start > end:

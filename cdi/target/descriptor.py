@@ -1,8 +1,8 @@
-"""Writing through two descriptors of one disk: whole blocks past the page cache, the rest through it.
+"""Writer with two descriptors of one disk: direct I/O for whole blocks, buffered I/O for the rest.
 
-A block is never written both ways by the same call, and a partial block always goes through the page cache, where
-the kernel merges the bytes of several writers; so writers whose ranges meet inside a block need no lock.  Copying
-into the page cache and out again costs more processor time than everything else in an import of a raw image.
+Copying through the page cache takes more processor time than everything else in an import of a raw image. A call never
+writes a block both ways, and a partial block always goes through the page cache, where the kernel merges the bytes of
+several writers. So writers whose ranges meet inside a block need no lock.
 """
 
 from __future__ import annotations
@@ -15,26 +15,32 @@ from cdi.target.base import ALIGNMENT
 from cdi.target.buffer import aligned_buffer, is_aligned
 
 BOUNCE = 1 << 20
-"""Unaligned memory is copied in pieces of this size, bytes; one such buffer per writing thread."""
+"""Size in bytes of the buffer into which unaligned memory is copied; each writing thread has one."""
 
 _ZEROS = aligned_buffer(BOUNCE)
 
 
 class Descriptors:
-    """A disk, open once or twice.  Raises plain `OSError`s; its owner maps them."""
+    """One or two open descriptors of a disk.  Raises `OSError`s, which the owner maps."""
 
     def __init__(self, cached: int, direct: int | None, block: int = ALIGNMENT) -> None:
-        """`direct` is opened with ``O_DIRECT``, or None where that is not to be had; `block` is its unit, bytes."""
+        """Take over the descriptors.
+
+        Args:
+            cached: Descriptor for buffered I/O.
+            direct: Descriptor opened with ``O_DIRECT``; None if that is not supported.
+            block: Block size of direct I/O in bytes.
+        """
         self.cached = cached
         self.direct = direct
         self.block = max(block, ALIGNMENT)
         self.written = 0
-        """Bytes handed to the kernel."""
+        """Bytes passed to the kernel."""
         self._lock = threading.Lock()
         self._local = threading.local()
 
     def write(self, view: memoryview, offset: int) -> None:
-        """All of `view` (bytes, contiguous) at `offset`."""
+        """Write all of `view`, which is contiguous bytes, at `offset`."""
         size = len(view)
         head = min(-offset % self.block, size)
         body = (size - head) // self.block * self.block
@@ -48,10 +54,10 @@ class Descriptors:
             self._cached(view[head + body :], offset + head + body)
 
     def write_zeros(self, offset: int, length: int) -> None:
-        """Zeros, written out; for where the kernel offers nothing better."""
+        """Write zeros, for ranges that the kernel cannot zero otherwise."""
         end = offset + length
         while offset < end:
-            # The first piece ends on a boundary, so that all others are whole blocks.
+            # The first piece ends on a block boundary, so that the other pieces are whole blocks.
             step = min(BOUNCE - offset % BOUNCE, end - offset)
             self.write(_ZEROS[:step], offset)
             offset += step
@@ -89,13 +95,13 @@ class Descriptors:
         while view:
             fd = self.direct
             if fd is None or len(view) % self.block:
-                # A short write stopped inside a block, or direct writing was given up below.
+                # There is no direct I/O, or a short write ended inside a block.
                 self._cached(view, offset)
                 return
             try:
                 done = os.pwrite(fd, view, offset)
             except OSError as error:
-                # A few file systems take O_DIRECT at open and refuse the write.  Another thread may be using the
+                # A few file systems accept O_DIRECT at open but reject the write. Another thread may be using the
                 # descriptor, so it stays open until close().
                 if error.errno != errno.EINVAL:
                     raise

@@ -1,7 +1,7 @@
-"""An archive unpacked into a directory: all of it, or nothing.
+"""Target that unpacks an archive into a directory, completely or not at all.
 
-Members go to a hidden directory inside the volume first, and are moved to their places when all of them are there
-and were found harmless.
+Members are first written to a hidden staging directory inside the volume. After all of them were written and checked,
+they are moved to their final places.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cdi.target.tree import Path, Tree, remove, shown, split
 STAGING = ".cdi-unpack.partial"
 MEMBERS_MOST = 1_000_000
 NAMES_MOST = 32 << 20
-"""Bytes of the names of all directories, which are kept until their modes and times are set."""
+"""Maximum total size in bytes of directory names, which are kept in memory until modes and times are set."""
 DIRECTORIES_MOST = 200_000
 
 LOST_AND_FOUND = "lost+found"
@@ -31,7 +31,7 @@ _ROOM_CHECKED_FROM = 1 << 20
 
 
 class ArchiveMember(Protocol):
-    """What is needed of a member; `cdi.codec.tar.Member` is one."""
+    """Interface of an archive member, such as `cdi.codec.tar.Member`."""
 
     @property
     def name(self) -> str: ...
@@ -54,23 +54,27 @@ class ArchiveMember(Protocol):
 class Unpacked:
     members: int
     written: int
-    """Bytes of content."""
+    """Bytes of content written."""
 
 
 class DirectoryTarget:
-    """A directory that takes one archive: `unpack`, then, when the archive is verified, `commit`; or `wipe`.
+    """A directory into which one archive is unpacked.
 
-    The directory is locked with ``flock(2)``: a second worker gets `TargetBusy`.
+    Call `unpack`, and then `commit` once the archive is verified, or else `wipe`. The directory is locked with
+    ``flock(2)``; a second worker gets `TargetBusy`.
     """
 
     def __init__(self, spec: DirectoryTargetSpec) -> None:
-        """Raises `TargetBusy`, `TargetPermission`, `TargetUnsuitable` (no such directory).
+        """Lock the directory and remove the unfinished files of an earlier attempt.
 
-        What an earlier attempt left unfinished is removed.
+        Raises:
+            TargetBusy: Another worker uses the directory.
+            TargetPermission: The directory may not be written.
+            TargetUnsuitable: The directory does not exist.
         """
         self.path = spec.path
         self.written = 0
-        """Bytes of content that were written so far."""
+        """Bytes of content written so far."""
         self._root = self._staging = -1
         self._directories: dict[Path, tuple[int, float]] = {}
         with mapped(spec.path):
@@ -87,11 +91,18 @@ class DirectoryTarget:
                 raise
 
     def unpack(self, members: Iterable[ArchiveMember], progress: Callable[[int], None] | None = None) -> Unpacked:
-        """Write all members to the staging directory; what was there is removed first.
+        """Write all members to the staging directory, which is emptied first.
 
-        Modes (without setuid, setgid and sticky bits) and times are the archive's, the owner is this process.
-        `progress` is told of the bytes written, piece by piece.  Raises `ArchiveUnsafe` and `TargetError`s, and lets
-        what `members` raises pass; nothing is left to be seen in the directory then, after `wipe` or a new attempt.
+        Modes (without setuid, setgid and sticky bits) and times are taken from the archive; the owner is this process.
+        After an error, `wipe` or a new attempt removes the staging directory.
+
+        Args:
+            members: The members; what the iterator raises is raised here.
+            progress: Called with the number of bytes of each piece after it was written.
+
+        Raises:
+            ArchiveUnsafe: A member is not allowed, or there are too many.
+            TargetError: A member cannot be written.
         """
         count = names = 0
         with mapped(self.path):
@@ -113,7 +124,7 @@ class DirectoryTarget:
         return Unpacked(members=count, written=self.written)
 
     def commit(self) -> None:
-        """Flush, and move everything to its place; what stood there under the same name is replaced."""
+        """Flush, and move everything to its final place; entries of the same name are replaced."""
         with mapped(self.path):
             linux.sync_file_system(self._staging)
             top = os.listdir(self._staging)
@@ -130,14 +141,14 @@ class DirectoryTarget:
             linux.sync_file_system(self._root)
 
     def wipe(self) -> None:
-        """Remove what was unpacked and not committed; the rest of the directory is left as it is."""
+        """Remove the staging directory; the rest of the directory is unchanged."""
         with mapped(self.path):
             self._close_staging()
             remove(STAGING, self._root)
             os.fsync(self._root)
 
     def close(self) -> None:
-        """Let go.  What was not committed stays hidden until the next attempt removes it."""
+        """Close the descriptors and release the lock; uncommitted files stay hidden until the next attempt."""
         self._close_staging()
         if self._root >= 0:
             os.close(self._root)
@@ -204,7 +215,7 @@ class DirectoryTarget:
             os.close(fd)
 
     def _finish_directories(self, tree: Tree, wanted: Callable[[Path], bool]) -> None:
-        """Set modes and times, children before parents: a parent may forbid to look into it."""
+        """Set modes and times, children before parents: a parent's mode may deny access to its children."""
         for path in sorted(filter(wanted, self._directories), key=len, reverse=True):
             mode, mtime = self._directories[path]
             parent = tree.directory(path[:-1])
@@ -238,7 +249,7 @@ class DirectoryTarget:
 
     def _move(self, name: str) -> None:
         if name == LOST_AND_FOUND and self._is_directory(name, self._root) and self._is_empty(name):
-            # An archive of a whole file system brings one; the volume has its own.
+            # An archive of a whole file system contains this directory, but the volume has its own.
             os.rmdir(name, dir_fd=self._staging)
             self._directories.pop((name,), None)
             return

@@ -1,4 +1,4 @@
-"""The target that a job names."""
+"""Selection of the target for a job."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from cdi.target.file import DiskFile
 
 
 def open_target(spec: FileTargetSpec | BlockTargetSpec | DirectoryTargetSpec) -> Target:
-    """Open what `spec` names for writing a disk; the caller closes it.
+    """Open the target for writing a disk; the caller closes it.
 
-    Raises `TargetError`s; `TargetUnsuitable` for a directory, which takes archives only
-    (`cdi.target.directory.DirectoryTarget`).
+    Raises:
+        TargetUnsuitable: The target is a directory, which takes only archives
+            (`cdi.target.directory.DirectoryTarget`).
+        TargetError: The target cannot be opened.
     """
     match spec:
         case FileTargetSpec():

@@ -1,9 +1,9 @@
-"""A directory tree that is built from names that nobody trusts.
+"""Directory tree that is created from untrusted names.
 
-Every name is walked from the root component by component with ``openat(2)`` and ``O_NOFOLLOW``, so nothing is ever
-made, read or removed through a link, whoever put it there.  A symbolic link is accepted if it cannot lead out of the
-tree: its directory is known to be a real one, so ``..`` in front of its target climbs exactly; behind a name,
-``..`` may climb from wherever another link leads, and is looked at when the tree is complete.
+Every name is resolved from the root, component by component, with ``openat(2)`` and ``O_NOFOLLOW``, so nothing is
+created, read or removed through a link, even one that already exists. A symbolic link is accepted if it cannot lead out
+of the tree. Its own directory is known to be a real one, so a leading ``..`` in its target has a known effect. A ``..``
+after a name may start from wherever another link leads, so it is checked after the tree is complete.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from contextlib import suppress
 from cdi.api.errors import ArchiveUnsafe
 
 DEPTH_MOST = 256
-"""Directories within directories."""
+"""Maximum number of nested directories."""
 _NAME_MOST = 255
 _PATH_MOST = 4095
 _HOPS_MOST = 40
-# As in the kernel (path_resolution(7)).
+# Maximum number of links followed, as in the kernel (path_resolution(7)).
 _CLIMBING_LINKS_MOST = 10_000
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Path = tuple[str, ...]
-"""Components from the root of the tree, none of them empty, ``.`` or ``..``."""
+"""Components of a path from the root of the tree; none is empty, ``.`` or ``..``."""
 
 
 def split(name: str) -> Path:
-    """The components of a member's name; raises `ArchiveUnsafe`."""
+    """Return the components of a member's name; raise `ArchiveUnsafe` if the name is not allowed."""
     if name.startswith("/"):
         raise ArchiveUnsafe("the archive has a member of an absolute name", where=shown(name))
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
@@ -44,12 +44,12 @@ def split(name: str) -> Path:
 
 
 def shown(name: str) -> str:
-    """A name from an archive, fit for a message."""
+    """Return a name from an archive, escaped and shortened for a message."""
     return ascii(name if len(name) <= 200 else f"{name[:200]}…")
 
 
 class Tree:
-    """Makes entries below `root`, a descriptor that stays its owner's.  Raises `ArchiveUnsafe` and `OSError`."""
+    """A tree below the descriptor `root`, which the caller closes.  Raises `ArchiveUnsafe` and `OSError`."""
 
     def __init__(self, root: int) -> None:
         self._root = root
@@ -62,7 +62,10 @@ class Tree:
             self._last = None
 
     def directory(self, path: Path) -> int:
-        """A descriptor of the directory, made with its parents where it is missing; good until the next call."""
+        """Return a descriptor of the directory, which is valid until the next call.
+
+        The directory and its parents are created if they do not exist.
+        """
         if not path:
             return self._root
         if self._last is not None and self._last[0] == path:
@@ -73,13 +76,16 @@ class Tree:
         return fd
 
     def file(self, path: Path) -> int:
-        """A new, empty regular file, open for writing; replaces what is no directory."""
+        """Create an empty regular file and open it for writing; replace anything but a non-empty directory."""
         parent = self._vacate(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(path[-1], flags, 0o600, dir_fd=parent)
 
     def hardlink(self, path: Path, existing: Path) -> None:
-        """Another name for a file of this tree.  That of a symbolic link becomes a link of its own, judged anew."""
+        """Create a hard link to a file of this tree.
+
+        For a symbolic link, create another symbolic link, which is checked at its own place.
+        """
         source = self._existing_parent(existing)
         try:
             mode = self._mode(existing[-1], source)
@@ -112,7 +118,7 @@ class Tree:
                 raise ArchiveUnsafe("the archive has too many links that climb with .. behind a name")
 
     def check_links(self) -> None:
-        """To be called when the tree is complete; raises `ArchiveUnsafe` for a link that leads out of it."""
+        """Check links after the tree is complete; raise `ArchiveUnsafe` if one leads out of the tree."""
         for path in self._climbing:
             try:
                 mode = os.stat("/".join(path), dir_fd=self._root, follow_symlinks=False).st_mode
@@ -146,7 +152,7 @@ class Tree:
         return fd
 
     def _existing_parent(self, path: Path) -> int:
-        """A descriptor of its own of the directory that holds a link's target."""
+        """Return a new descriptor of the directory that contains a hard link's target; the caller closes it."""
         if not path:
             raise ArchiveUnsafe("the archive links to its own root")
         fd = os.dup(self._root)
@@ -166,7 +172,7 @@ class Tree:
         return fd
 
     def _vacate(self, path: Path) -> int:
-        """The parent of `path`, in which its last name is free."""
+        """Remove the entry at `path` if there is one, and return a descriptor of its parent."""
         if not path:
             raise ArchiveUnsafe("the archive has a file in the place of its root")
         parent = self.directory(path[:-1])
@@ -194,7 +200,7 @@ class Tree:
         return os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
 
     def _resolve(self, path: Path) -> None:
-        """Follow a link as the kernel would, without letting the kernel do it."""
+        """Resolve a link by the kernel's rules without following it; raise `ArchiveUnsafe` if it leaves the tree."""
         unsafe = ArchiveUnsafe("the archive has a link that leads out of it", where=shown("/".join(path)))
         here = list(path[:-1])
         todo = [path[-1]]
@@ -210,7 +216,7 @@ class Tree:
             if len(here) > DEPTH_MOST:
                 raise unsafe
             target = ""
-            # What does not exist leads nowhere; it is counted as a directory.
+            # A missing component cannot lead anywhere; it is treated as a directory.
             with suppress(FileNotFoundError, NotADirectoryError):
                 if stat.S_ISLNK(self._mode("/".join(here), self._root)):
                     target = os.readlink("/".join(here), dir_fd=self._root)
@@ -223,9 +229,9 @@ class Tree:
 
 
 def remove(name: str, parent: int) -> None:
-    """Remove `name` and all below it, never through a link; what is not there is removed already.
+    """Remove `name` and everything below it without following links; do nothing if it does not exist.
 
-    Directories without permissions are given them first.  Raises `OSError`.
+    Directories are first made accessible. Raises `OSError` if something cannot be removed.
     """
     try:
         os.unlink(name, dir_fd=parent)
