@@ -77,12 +77,12 @@ class FormFile:
 
     @property
     def found(self) -> bool:
-        """Whether the file's part has started."""
+        """True if the file's part has started."""
         return self._at in {_At.FILE, _At.AFTER}
 
     @property
     def ended(self) -> bool:
-        """Whether the file is complete."""
+        """True if the file is complete."""
         return self._at is _At.AFTER
 
     def feed(self, piece: Buffer) -> Iterator[memoryview]:

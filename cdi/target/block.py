@@ -57,8 +57,8 @@ class BlockDevice:
                 raise
         self.capacity: int | None = self._capacity
         self._io = Descriptors(cached, direct, block)
-        # The kernel refuses to zero a range with dirty pages (EBUSY) unless the call uses the descriptor that was opened
-        # exclusively.
+        # The kernel refuses to zero a range with dirty pages (EBUSY) unless the call uses the descriptor that was
+        # opened exclusively.
         self._claimed = direct
         self.size = self._capacity
         """Size of the disk in bytes; that of the device until `resize`."""

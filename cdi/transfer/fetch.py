@@ -70,14 +70,14 @@ class Fetcher:
 
     @property
     def ranged(self) -> bool:
-        """Whether the content is read with range requests."""
+        """True if the content is read with range requests."""
         return may_use_ranges(self.facts, digest_promised=self.digest_promised)
 
     # --- the end of the content -------------------------------------------------------------------------------------
 
     @property
     def may_be_cut(self) -> bool:
-        """Whether the stream could have been truncated undetected."""
+        """True if the stream may have been truncated undetected."""
         facts = self.facts
         return facts.length is None and (facts.ending is Ending.CLOSE or self.unclean_end is not None)
 

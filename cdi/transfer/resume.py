@@ -1,4 +1,4 @@
-"""Going on where an earlier attempt was stopped: whether its journal is about the same bytes, and keeping one."""
+"""Resuming an earlier attempt: checks that its journal matches the content and the disk, and writes new journals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cdi.verify.hashing import ResumableHash
 
 
 def has_watermark(job: Job, path: str) -> bool:
-    """Whether an earlier attempt at `job` left a watermark of this pipeline."""
+    """Return whether an earlier attempt at `job` left a watermark of this pipeline."""
     journal = None if job.journal is None else Journal.load(job.journal)
     return journal is not None and journal.job == job.id and journal.path == path
 
@@ -34,14 +34,17 @@ def resume(
     digest: ResumableHash | None,
     result: Result,
 ) -> tuple[int | None, ResumableHash | None]:
-    """The watermark to go on from, bytes, and the digest at it; None where the disk has to be begun anew.
+    """Return the watermark to resume from and the digest's state at it.
 
-    The target is ready to be written to where there is a watermark.  Raises the target's errors.
+    If there is a watermark, the target is resized and ready for writing. Raises the target's errors.
+
+    Returns:
+        The offset in bytes, or None if the disk has to be written from its start; and the restored digest, or `digest`.
     """
     journal = None if job.journal is None else Journal.load(job.journal)
     if journal is None:
         return None, digest
-    # A source that says nothing of its identity can only be trusted to be the same where a digest will tell.
+    # Without a validator, only the comparison with an expected digest can show that the content is still the same.
     known = facts.validator is not None or bool(wanted.promises)
     same = (
         journal.job == job.id
@@ -69,10 +72,9 @@ def resume(
 
 
 def _size(target: Target, plan: Plan) -> int | None:
-    """Of the disk that an earlier attempt left, bytes.
+    """Return the size in bytes of the disk that an earlier attempt left.
 
-    A file remembers it; a device is always as large as it is, and of how much of it was the disk only the journal
-    knows.
+    This is the size of a file. The size of a device does not show how much of it is the disk; only the journal does.
     """
     if target.capacity is None or plan.disk_size is None:
         return target.size
@@ -82,7 +84,7 @@ def _size(target: Target, plan: Plan) -> int | None:
 def checkpoints(
     job: Job, facts: SourceFacts, target: Target, plan: Plan, wanted: Expectation
 ) -> Callable[[int, bytes | None], None] | None:
-    """What makes a watermark and the digest's state at it durable; None where no journal is kept."""
+    """Return a function that flushes the target and writes a journal; None if the job has no journal."""
     path, disk_size = job.journal, plan.disk_size
     if path is None:
         return None
@@ -116,9 +118,9 @@ def keep_watermark(
     intake: Intake | None,
     control: Control,
 ) -> Iterator[Watermark | None]:
-    """For what is written as it comes in; None where nobody could go on from it.
+    """Yield a watermark with checkpoints for a stream that is written in order; None if it could not be resumed.
 
-    `intake` is None where what is written is not the content itself.  Raises what a checkpoint raised.
+    `intake` is None if the written data is not the unwrapped content. Raises what a checkpoint raised.
     """
     if not facts.resumes or intake is None or job.journal is None or plan.disk_size is None:
         yield None

@@ -1,8 +1,8 @@
-"""Order out of disorder: pieces are written by several threads, the digest and the journal want them one after another.
+"""Watermark of a transfer: orders the pieces that several threads write, as the digest and the journal require.
 
-The watermark is the offset before which everything is decoded, written and hashed.  A thread that has written its
-piece hands it in here; it waits until the pieces before it are handed in, hashes its bytes, and moves the watermark
-on.  The oldest piece is always being worked on, so nobody waits for ever.
+The watermark is the offset before which everything is decoded, written and hashed. A thread that has written its piece
+calls `Watermark.complete`, which waits until all earlier pieces are complete, hashes the piece, and advances the
+watermark. The oldest piece is always being processed, so no thread waits forever.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Hash(Protocol):
 
 
 class Watermark:
-    """One per transfer.
+    """The watermark of one transfer.  Thread-safe.
 
-    `checkpoint(watermark, digest_state)` makes the progress durable; it is called from a thread of its own, one call
-    at a time, and never again after `close`.
+    `checkpoint(watermark, digest_state)` makes the progress durable. It is called from a separate thread, one call at a
+    time, and not after `close` has returned.
     """
 
     def __init__(
@@ -65,9 +65,15 @@ class Watermark:
             self._thread.start()
 
     def complete(self, index: int, view: memoryview, stop: int) -> None:
-        """Piece number `index` (counted from 0) is written; `view` holds its bytes up to offset `stop`.
+        """Record that a piece was written; return once `view` may be reused.
 
-        Returns once `view` may be used again.  Raises `Interrupted` when the transfer ends meanwhile.
+        Args:
+            index: Number of the piece, from 0.
+            view: Its bytes, for the digest.
+            stop: Offset in bytes at which it ends.
+
+        Raises:
+            Interrupted: The transfer ended in the meantime.
         """
         with self._turn:
             if self._digest is None:
@@ -79,7 +85,7 @@ class Watermark:
                 self._turn.wait(0.5)
                 if self._failed or self._cancelled.is_set():
                     raise Interrupted("the transfer was stopped")
-        # Only the thread whose turn it is gets here, so the digest needs no lock.
+        # Only the thread with the next piece gets here, so the digest needs no lock.
         self._digest.update(view)
         with self._turn:
             state = self._digest.save() if self._due(stop) else None
@@ -104,7 +110,7 @@ class Watermark:
             self._turn.notify_all()
 
     def fail(self) -> None:
-        """A thread gave up: let the others go."""
+        """Interrupt the threads that wait for earlier pieces, after one has failed."""
         with self._turn:
             self._failed = True
             self._turn.notify_all()
@@ -126,9 +132,12 @@ class Watermark:
                 self._pending = None
 
     def close(self, *, final: bool) -> None:
-        """End the checkpoints.  `final`: the transfer broke off; keep how far it came.
+        """Stop the checkpoint thread.
 
-        Raises what a checkpoint raised (a full journal disk), unless the transfer failed anyway.
+        Raises what a checkpoint raised, for example for a full journal disk, unless the transfer failed anyway.
+
+        Args:
+            final: Whether the transfer failed; its progress is then saved.
         """
         with self._turn:
             self._closed = True
