@@ -170,7 +170,10 @@ class _OneBlock:
             output = self._run(b"")
 
     def finish(self, compressed: int) -> Iterator[bytes]:
-        """Check that the block is complete after its `compressed` bytes and its check were fed; yield nothing."""
+        """Check with liblzma that the block is complete, after its `compressed` bytes and its check were fed.
+
+        Returns an empty iterator; raises `DecoderFailed` if the block is not complete.
+        """
         unpadded = len(self._block.raw) + compressed + self._header.check_size
         end = stream_end(self._header, unpadded, self.given)
         for output in self.feed(end):

@@ -297,7 +297,7 @@ class DiskTransfer:
         wanted: Expectation,
         digest: ResumableHash | None,
     ) -> NoReturn:
-        """Raise that there is no disk, after the content's digest is verified: damaged content proves nothing."""
+        """Raise the error for a missing disk after the digest was verified: damaged content proves nothing."""
         for _ in pieces:
             pass
         if digest is not None:

@@ -1,4 +1,4 @@
-"""Import of raw images, with zeros left out."""
+"""Import of raw images, of which only data other than zeros is written."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Retries of one transfer: one budget and one backoff schedule for all requests to its source.
 
-Opening a source, probing and reading it, beginning it again, and the requests to a registry all spend the same budget:
+Opening a source, probing, reading and restarting it, and the requests to a registry all spend the same budget:
 ``policy.retries`` failures in a row, after which the error is raised. Content received beyond the furthest earlier
 attempt refills the budget. A successful request alone does not: otherwise a server that answers every probe and breaks
 off every download at its first byte would be retried without end.
@@ -30,7 +30,7 @@ _BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 _MIN_RESTART_PROGRESS = 16 << 20
 """Bytes by which a restarted attempt must exceed the furthest earlier attempt to refill the budget.
 
-Otherwise a server that sends one more byte each time would be asked for the whole content once for each of its bytes.
+Otherwise a server that sends one more byte each time would cause as many downloads as the content has bytes.
 """
 _CANCEL_INTERVAL = 0.1
 """Maximum time in seconds until `RetryBudget.run_abandonable` notices a cancellation."""
