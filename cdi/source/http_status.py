@@ -22,6 +22,7 @@ MAX_BODY = 16 << 10
 """As much of an error's text is read, bytes."""
 PASSING = frozenset({408, 421, 423, 425, 429, 500, 502, 503, 504})
 _TEXTUAL = ("text/", "application/json", "application/problem+json", "application/xml", "application/problem+xml")
+_CODE = re.compile(rb"<Code>([A-Za-z0-9._-]{1,80})</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]{1,2000})</Message>")
 _SNIFFED = 1 << 10
 
@@ -75,9 +76,11 @@ def _said(response: Response, body: bytes) -> str:
     kind = fields.media_type(response.headers)
     if b"\0" in body or not (_is_text(body) if kind is None else kind.startswith(_TEXTUAL)):
         return ""
-    # Services that speak S3 put one sentence for people into a document of many elements.
-    message = _MESSAGE.search(body)
+    # Services that speak S3 put a code and one sentence for people into a document of many elements.
+    message, code = _MESSAGE.search(body), _CODE.search(body)
     text = fields.excerpt(body if message is None else message[1])
+    if message is not None and code is not None:
+        text = f"{code[1].decode('ascii')}: {text}"
     return f": {text}" if text else ""
 
 

@@ -147,7 +147,7 @@ def test_the_sentence_of_an_error_document_is_shown(fault_server: FaultServer, s
     typed = Fault(status=status, body=XML, headers=() if kind is None else (("Content-Type", kind),))
     untyped = Fault(status=status, body=XML, without=("Content-Type",))
     error = refusal(fault_server.put("/x", DATA, always=untyped if kind is None else typed))
-    assert error.what.endswith(f"({status}): Request has expired")
+    assert error.what.endswith(f"({status}): AccessDenied: Request has expired")
 
 
 def test_plain_text_is_shown_bounded_and_without_control_characters(fault_server: FaultServer) -> None:
