@@ -1,0 +1,151 @@
+"""The page's requests, from their first byte to the last of the answer: each has one, and a status that says what it is.
+
+python tests/fuzz/fuzz_page_api.py -max_total_time=60
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import atheris
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+with atheris.instrument_imports(include=["cdi.server.page", "cdi.source.inbound", "cdi.api.document", "cdi.api.quantity"]):
+    from cdi.api.errors import ClusterUnauthorized, UploadMalformed
+    from cdi.api.names import is_dns_subdomain
+    from cdi.server.page.desk import Session
+    from cdi.server.page.service import Page
+    from cdi.source.inbound.head import MAX_HEAD, parse, split
+    from cdi.source.inbound.plain import PlainContext
+    from cdi.source.inbound.turn import Turn
+    from cdi.source.inbound.visit import Visit
+
+from tests.fuzz.seeds import run
+
+STATUSES = {200, 201, 304, 400, 401, 404, 413, 415, 422}
+TOKEN = "good"
+
+
+class Desk:
+    """Whatever gets here is fit for an API server."""
+
+    def authenticate(self) -> None: ...
+
+    def session(self, namespace: str | None) -> Session:
+        return Session(namespace="default", namespaces=(), may={})
+
+    def volumes(self, namespace: str) -> list[dict[str, Any]]:
+        assert is_dns_subdomain(namespace)
+        return []
+
+    def create(self, body: dict[str, Any]) -> None:
+        metadata = body["metadata"]
+        assert is_dns_subdomain(metadata["name"])
+        assert is_dns_subdomain(metadata["namespace"])
+        assert len(json.dumps(body)) < 4096
+
+    def delete(self, namespace: str, name: str, uid: str) -> None:
+        assert is_dns_subdomain(name)
+        assert isinstance(uid, str)
+
+    def upload_token(self, namespace: str, name: str) -> str:
+        assert is_dns_subdomain(name)
+        return "token"
+
+
+class Desks:
+    hint = "hint"
+
+    def recognises(self, token: str) -> bool:
+        return True
+
+    def of(self, token: str) -> Desk:
+        if token != TOKEN:
+            raise ClusterUnauthorized("no")
+        return Desk()
+
+
+class Raised(logging.Handler):
+    """A defect is logged and answered; here it counts."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.last = record
+
+
+RAISED = Raised()
+logging.getLogger("cdi.server.page.service").addHandler(RAISED)
+logging.getLogger("cdi.server.page.service").propagate = False
+PAGE = Page(Desks())
+
+
+def target(data: bytes) -> None:
+    # A byte 0xff stands for a good token's line, and 0xfe for more levels than a fuzzer would come to write.
+    data = data.replace(b"\xff", b"Authorization: Bearer good\r\nContent-Type: application/json\r\n")
+    data = data.replace(b"\xfe", b"[" * 200)
+    parts = split(data[:MAX_HEAD])
+    if parts is None:
+        return
+    try:
+        head = parse(parts[0])
+    except UploadMalformed:
+        return
+    client, ours = socket.socketpair()
+    with client, PlainContext().wrap_socket(ours) as sock:
+        client.settimeout(10)
+        client.sendall(data[MAX_HEAD:])
+        client.shutdown(socket.SHUT_WR)
+        RAISED.last = None  # type: ignore[assignment]
+        visit = Visit(sock, head, parts[1], stall_timeout=10.0, where="the client")
+        begun = PAGE.begin(visit)
+        if begun is None:
+            assert not visit.answered
+            assert not head.path.startswith("/page/api/")
+            return
+        answer_of(visit, begun)
+        assert visit.hang_up()
+        got = b""
+        while piece := client.recv(1 << 16):
+            got += piece
+    assert RAISED.last is None, RAISED.last.getMessage()
+    assert visit.status in STATUSES, got
+    fields, _, body = got.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").partition(b"\r\n\r\n")
+    assert f"HTTP/1.1 {visit.status} ".encode() in fields
+    assert b"Access-Control" not in fields
+    if head.path.startswith("/page/api/") and head.method != "HEAD":
+        said = json.loads(body)
+        assert visit.status < 400 or set(said) == {"code", "message"}
+
+
+def answer_of(visit: Visit, begun: Turn | bool) -> None:
+    if isinstance(begun, Turn):
+        begun.run(visit)
+    visit.end()
+    assert visit.answered
+    assert visit.outgoing is None
+
+
+def seeds() -> list[bytes]:
+    found = []
+    for method, path, body in (
+        ("GET", "/", ""), ("GET", "/page/js/main.js", ""), ("GET", "/page/api/about", ""), ("GET", "/page/api/session?namespace=a", ""),
+        ("GET", "/page/api/volumes/team", ""), ("OPTIONS", "/page/api/volumes/team", ""), ("HEAD", "/page/api/session", ""),
+        ("POST", "/page/api/volumes/team", '{"name": "a", "size": "10Gi", "storageClass": "fast", "accessMode": "RWO"}'),
+        ("POST", "/page/api/volumes/team/a/clone", '{"name": "b"}'), ("POST", "/page/api/volumes/team/a/token", "{}"),
+        ("DELETE", "/page/api/volumes/team/a?uid=u-1", ""), ("POST", "/page/api/volumes/%74eam", "\xfe"),
+    ):  # fmt: skip
+        content = body.encode("latin-1")
+        length = len(content.replace(b"\xfe", b"[" * 200))
+        start = f"{method} {path} HTTP/1.1\r\nHost: h\r\n".encode()
+        found.append(start + b"\xff" + f"Content-Length: {length}\r\n\r\n".encode() + content)
+        found.append(start + b"\xffTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n" + b"%x\r\n%s\r\n0\r\n\r\n" % (length, content))
+    return found
+
+
+if __name__ == "__main__":
+    run(target, seeds(), 4096)
