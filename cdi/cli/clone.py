@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from cdi.api.errors import NotFound
 from cdi.cli.options import duration, quantity
 from cdi.cli.session import Session, one_datavolume, subcommand
 from cdi.cli.wait import wait_for
@@ -33,8 +34,13 @@ def command(
     Blocks are shared where the file system can, else copied inside the kernel; holes stay holes.
     """
     session.here("cdi clone", "a PersistentVolumeClaim with a dataSource, where the storage can clone or restore")
-    storage: dict[str, Any] = {} if size is None else {"resources": {"requests": {"storage": size}}}
     origin = {"namespace": from_namespace or session.namespace, "name": one_datavolume(source)}
+    if not any(_exists(session, kind, **origin) for kind in ("pvc", "dv")):
+        # A manifest may name a source that comes later.  Whoever types a command has mistyped the name.
+        raise NotFound(
+            f"volume {origin['namespace']}/{origin['name']} does not exist", remedy="cdi get pvc -A lists the volumes"
+        )
+    storage: dict[str, Any] = {} if size is None else {"resources": {"requests": {"storage": size}}}
     session.embedded.apply(
         [
             {
@@ -49,3 +55,11 @@ def command(
         wait_for(session, session.namespace, name, timeout=timeout)
     else:
         click.echo(f"datavolume/{name} created")
+
+
+def _exists(session: Session, kind: str, namespace: str, name: str) -> bool:
+    try:
+        session.embedded.get(kind, namespace, name)
+    except NotFound:
+        return False
+    return True

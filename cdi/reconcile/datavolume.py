@@ -371,12 +371,14 @@ def _next_attempt(world: World, claim: Claim, ledger: Ledger, request: UploadReq
             actions = _start(world, claim, for_attempt(prepared, number), number, upload)
         except InvalidManifest as error:
             return failed(claim, as_failure(error))
+    # The client was shown UploadReady before it sent anything, and phases do not go back.
+    uploaded = Phase.UPLOAD_READY if upload else Phase.UPLOAD_SCHEDULED
     last = shown_failure(world, ledger)
     if last is not None and world.admitted:
         decision = failing(world, claim, last, world.worker)
     else:
         state = State(
-            phase=phase_of(dv, Phase.IMPORT_SCHEDULED, Phase.CLONE_SCHEDULED, Phase.UPLOAD_SCHEDULED),
+            phase=phase_of(dv, Phase.IMPORT_SCHEDULED, Phase.CLONE_SCHEDULED, uploaded),
             bound=bound_aspect(claim),
             running=no(reason, message),
             ready=no(reason, message),

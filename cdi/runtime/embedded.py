@@ -238,8 +238,13 @@ class Embedded:
 
     def volume_path(self, namespace: str | None, name: str) -> Path:
         """The disk of a volume, or its directory where it holds an archive.  Raises `NotFound`."""
-        self.get("pvc", namespace, name)
         key = Key.of("pvc", namespace, name)
+        try:
+            self._store.get(key)
+        except NotFound as error:
+            raise NotFound(
+                f"volume {key.namespace}/{key.name} does not exist", remedy="cdi get pvc lists the volumes"
+            ) from error
         disk, directory = self.home.disk(key.namespace, key.name), self.home.volume(key.namespace, key.name)
         with self.home.mapped("the volumes"):
             if disk.is_file():

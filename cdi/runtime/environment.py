@@ -12,12 +12,12 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from cdi import durable
 from cdi.api.document import parse_json
 from cdi.runtime.home import Home
-from cdi.store import files
 from cdi.store.base import Key
 
 _INTERPRETER = frozenset({"LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH"})
@@ -87,6 +87,7 @@ class Environments:
 
     def __init__(self, home: Home) -> None:
         self._root = home.environments
+        self._mapped = partial(home.mapped, "the environments of workers")
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[Callable[[Key], None]]:
@@ -100,14 +101,14 @@ class Environments:
             directory = "/"
         content = json.dumps(of_user(os.environ, directory), sort_keys=True).encode("utf-8", "surrogateescape")
         with contextlib.ExitStack() as stack:
-            with files.mapped(self._root):
+            with self._mapped():
                 self._root.mkdir(mode=0o700, exist_ok=True)
                 stack.enter_context(durable.locked(self._lock))
             yield lambda key: self._keep(key, content)
 
     def of(self, key: Key) -> dict[str, str] | None:
         """As written down; None where nothing is."""
-        with files.mapped(self._path(key)):
+        with self._mapped():
             content = durable.read(self._path(key))
         if content is None:
             return None
@@ -119,7 +120,7 @@ class Environments:
 
     def collect(self, wanted: Callable[[Key], bool]) -> bool:
         """Remove what was written down for objects that are not `wanted`; True where it has to be called again."""
-        with files.mapped(self._root):
+        with self._mapped():
             if not self._root.is_dir():
                 return False
             with durable.locked(self._lock, wait=False) as lock:
@@ -141,7 +142,7 @@ class Environments:
         if key.plural != "datavolumes":
             return
         path = self._path(key)
-        with files.mapped(path):
+        with self._mapped():
             if durable.read(path) != content:
                 path.parent.mkdir(mode=0o700, exist_ok=True)
                 durable.write(path, content)
