@@ -103,6 +103,16 @@ def test_a_shell_block_parses(block):
         assert done.returncode == 0, f"{step.where}: {done.stderr}"
 
 
+def test_every_test_on_the_page_of_defects_exists():
+    page = (ROOT / "docs/reference/defects.md").read_text()
+    references = re.findall(r"`(tests/[\w/.]+\.py)((?:::\w+)*)", page)
+    assert references
+    for path, names in references:
+        source = (ROOT / path).read_text()
+        for name in filter(None, names.split("::")):
+            assert re.search(rf"(?:def|class) {name}\b", source), f"{path} has no {name}"
+
+
 def test_every_page_that_a_file_names_exists():
     named = subprocess.run(
         ["git", "grep", "-hoE", r"(^|[^/[:alnum:]])docs/[a-z/-]+\.(md|svg)", "--", "cdi", "charts", "scripts", "tests",
