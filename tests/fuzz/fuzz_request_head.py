@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 with atheris.instrument_imports(include=["cdi.source.inbound.head", "cdi.api.upload_protocol"]):
     from cdi.api.errors import UploadMalformed
     from cdi.api.upload_protocol import PlainUpload, TusUpload, route
-    from cdi.source.inbound.head import MAX_FIELDS, MAX_HEAD, Head, parse
+    from cdi.source.inbound.head import MAX_FIELDS, MAX_HEAD, Head, parse, split
 
 from tests.fuzz.seeds import run
 
@@ -40,6 +40,10 @@ def target(data: bytes) -> None:
     data = data.partition(END)[0][: MAX_HEAD - len(END)] + END
     # A byte 0xff stands for more blanks than a fuzzer would come to write.
     data = data.replace(b"\xff", b" " * BLANKS)[: MAX_HEAD - len(END)].removesuffix(END) + END
+    # One empty line before it is ignored, and a body behind it is not looked at.
+    if data.index(END) == len(data) - len(END) and not data.startswith(b"\r\n"):
+        for before in (b"", b"\r\n"):
+            assert split(before + data + b"\r\n\r\nbody") == (data, b"\r\n\r\nbody")
     try:
         head = parse(data)
     except UploadMalformed as error:
