@@ -268,7 +268,8 @@ def test_a_limit_needs_a_number(cdi, manifest):
 
 
 def test_boot_check_of_nothing(cdi, tmp_path):
-    assert "there is no persistentvolumeclaim default/x" in cdi("boot-check", "x").err
+    done = cdi("boot-check", "x", "-n", "prod")
+    assert (done.status, done.err.partition(".")[0]) == (2, "error[NotFound]: volume prod/x does not exist")
     assert "there is no such disk" in cdi("boot-check", str(tmp_path / "x")).err
 
 
@@ -315,3 +316,26 @@ def test_a_name_that_yaml_takes_for_something_else_is_told_with_its_document(cdi
     assert "must be of type string, not" in done.err
     assert "put it in quotes" in done.err
     assert f"({manifest}:10: " in done.err
+
+
+def test_a_clone_of_nothing_is_refused_at_once(cdi, manifest):
+    done = cdi("clone", "NOPE".lower(), "x")
+    assert (done.status, done.out) == (2, "")
+    assert done.err == "error[NotFound]: volume default/nope does not exist. Try: cdi get pvc -A lists the volumes\n"
+    assert "volume other/golden does not exist" in cdi("clone", "golden", "x", "--from-namespace", "other").err
+    assert cdi("get", "dv", "-o", "name").out == ""
+    # One that is on its way is waited for, and so is what a manifest names.
+    cdi("apply", "-f", str(manifest))
+    assert cdi("clone", "golden", "x", "--no-wait").out == "datavolume/x created\n"
+    manifest.write_text((DV % "y").replace('http: {url: "http://127.0.0.1:1/x.qcow2"}', "pvc: {namespace: d, name: later}"))
+    assert cdi("apply", "-f", str(manifest)).out == "datavolume/y created\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["get dv", "get all -A -o json", "describe dv/x", "describe dv", "wait dv/x", "logs dv/x", "explain dv/x", "explain -f {}",
+     "apply -f {} --dry-run", "boot-check x", "delete dv --all", "inspect {}", "explain {}"],
+)  # fmt: skip
+def test_what_only_looks_makes_no_home(cdi, manifest, tmp_path, line):
+    cdi(*line.format(manifest).split())
+    assert not (tmp_path / "home").exists()

@@ -381,6 +381,8 @@ def test_an_upload_waits_for_its_file():
     assert sim.status["phase"] == "Succeeded"
     assert sim.starts[0].work.source.path == "/tmp/x"
     assert sim.starts[0].upload == "1"
+    assert list(dict.fromkeys(sim.phases)) == ["Pending", "UploadReady", "Succeeded"]
+    assert sim.phases == sorted(sim.phases, key=["Pending", "UploadReady", "Succeeded"].index)
 
 
 def test_a_broken_stream_is_asked_for_again_not_read_again():
