@@ -342,27 +342,27 @@ BODIES = {
     "more-than-the-volume-in-chunks": (
         "Transfer-Encoding: chunked", [b"%x\r\n" % MIB + b"x" * MIB + b"\r\n"] * 20, "TargetTooSmall",
     ),
-    "a-chunk-without-a-size": ("Transfer-Encoding: chunked", [b"5\r\nbytes\r\nhello\r\n"], "SourceProtocolError"),
-    "a-chunk-of-negative-size": ("Transfer-Encoding: chunked", [b"-5\r\nbytes\r\n0\r\n\r\n"], "SourceProtocolError"),
-    "a-chunk-of-any-size": ("Transfer-Encoding: chunked", [b"f" * 16 + b"\r\nbytes\r\n"], "SourceProtocolError"),
+    "a-chunk-without-a-size": ("Transfer-Encoding: chunked", [b"5\r\nbytes\r\nhello\r\n"], "UploadMalformed"),
+    "a-chunk-of-negative-size": ("Transfer-Encoding: chunked", [b"-5\r\nbytes\r\n0\r\n\r\n"], "UploadMalformed"),
+    "a-chunk-of-any-size": ("Transfer-Encoding: chunked", [b"f" * 16 + b"\r\nbytes\r\n"], "UploadMalformed"),
     "a-chunk-that-is-longer-than-its-size": (
-        "Transfer-Encoding: chunked", [b"2\r\nbytes\r\n0\r\n\r\n"], "SourceProtocolError",
+        "Transfer-Encoding: chunked", [b"2\r\nbytes\r\n0\r\n\r\n"], "UploadMalformed",
     ),
     "a-chunk-without-its-carriage-return": (
-        "Transfer-Encoding: chunked", [b"5\nbytes\r\n0\r\n\r\n"], "SourceProtocolError",
+        "Transfer-Encoding: chunked", [b"5\nbytes\r\n0\r\n\r\n"], "UploadMalformed",
     ),
     "a-bare-line-feed-behind-a-chunk": (
-        "Transfer-Encoding: chunked", [b"5\r\nbytes\n0\r\n\r\n"], "SourceProtocolError",
+        "Transfer-Encoding: chunked", [b"5\r\nbytes\n0\r\n\r\n"], "UploadMalformed",
     ),
-    "a-blank-before-a-size": ("Transfer-Encoding: chunked", [b" 5\r\nbytes\r\n0\r\n\r\n"], "SourceProtocolError"),
+    "a-blank-before-a-size": ("Transfer-Encoding: chunked", [b" 5\r\nbytes\r\n0\r\n\r\n"], "UploadMalformed"),
     "a-trailer-without-its-carriage-return": (
-        "Transfer-Encoding: chunked", [b"5\r\nbytes\r\n0\r\nX: y\n\r\n"], "SourceProtocolError",
+        "Transfer-Encoding: chunked", [b"5\r\nbytes\r\n0\r\nX: y\n\r\n"], "UploadMalformed",
     ),
     "an-endless-line-before-a-chunk": (
         "Transfer-Encoding: chunked", [b"5;" + b"x" * 100_000 + b"\r\nbytes\r\n"], "SourceTruncated",
     ),
     "endless-trailers": (
-        "Transfer-Encoding: chunked", [b"5\r\nbytes\r\n0\r\n" + b"X: y\r\n" * 10_000], "SourceProtocolError",
+        "Transfer-Encoding: chunked", [b"5\r\nbytes\r\n0\r\n" + b"X: y\r\n" * 10_000], "UploadMalformed",
     ),
 }  # fmt: skip
 

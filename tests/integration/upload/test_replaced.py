@@ -122,6 +122,16 @@ def test_an_image_that_the_next_server_refuses_is_refused(stand, images):
     assert (answer.status, answer.body.startswith("error[TargetTooSmall]: ")) == (400, True)
 
 
+def test_where_no_other_server_comes_the_client_is_told_what_was_last_in_the_way(lone, images):
+    lone.stop_proxy()
+    lone.start_proxy(replacement=1.0)
+    server = lone.start_server(size=DISK)
+    answer = lone.curl("/v1beta1/upload", "-X", "POST", "-T", str(images.get("vdi").path))
+    assert server.outcome().failure.code == "ScratchNeeded"
+    assert (answer.status, answer.body.startswith("error[UploadNotReady]: ")) == (503, True)
+    assert "did not become ready within 1 s: " in answer.body
+
+
 def test_servers_that_all_end_are_not_waited_for_for_ever(stand, images, tmp_path):
     """None of them gets scratch space."""
     image = images.get("vdi")
