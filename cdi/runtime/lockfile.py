@@ -33,7 +33,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from cdi import durable
 from cdi.api.digest import Digest
-from cdi.api.document import parse_json
+from cdi.api.document import json_type, parse_json
 from cdi.api.errors import CdiError, InvalidManifest, TargetPermission, UsageError
 
 NAME = "cdi.lock"
@@ -116,7 +116,7 @@ class Lock:
         problems: list[str] = []
         images: dict[str, Entry] = {}
         if not isinstance(body, dict) or not isinstance(body.get("images"), dict):
-            problems.append("it is no mapping with images")
+            problems.append("it must be an object with images")
         elif body.get("version") != VERSION:
             problems.append(f"version: {str(body.get('version'))[:20]!r} is not {VERSION}")
         else:
@@ -212,20 +212,26 @@ def _locked(directory: Path) -> Iterator[None]:
 
 def _wrong(entry: Any, path: str) -> Iterator[str]:
     if not isinstance(entry, dict):
-        yield f"{path}: it is no mapping"
+        yield f"{path}: must be of type object, not {json_type(entry)}"
         return
     for name in entry:
         if name not in _FIELDS:
             yield f"{path}.{name[:80]}: no such field"
-    if not isinstance(entry.get("url"), str):
-        yield f"{path}.url: it is missing, or no text"
+    if "url" not in entry:
+        yield f"{path}.url: Required value"
+    elif not isinstance(entry["url"], str):
+        yield f"{path}.url: must be of type string, not {json_type(entry['url'])}"
     for name in ("validator", "digest", "format"):
         if not isinstance(entry.get(name), str | None):
-            yield f"{path}.{name}: it is no text"
+            yield f"{path}.{name}: must be of type string, not {json_type(entry[name])}"
     for name in ("length", "virtualSize"):
         value = entry.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63):
-            yield f"{path}.{name}: it is no number of bytes"
+        if value is None:
+            continue
+        if json_type(value) != "integer":
+            yield f"{path}.{name}: must be of type integer, not {json_type(value)}"
+        elif not 0 <= value < 1 << 63:
+            yield f"{path}.{name}: must be from 0 to {(1 << 63) - 1}"
     digest = entry.get("digest")
     if isinstance(digest, str):
         try:
