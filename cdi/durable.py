@@ -1,6 +1,7 @@
-"""Small files that are there whole or not at all, locks between processes, and what the kernel's refusals mean.
+"""Atomic file writes, locks between processes, and the mapping of operating system errors.
 
-For every package that does I/O.  The functions raise plain `OSError`s; `mapped` makes this project's errors of them.
+Shared by every package that does I/O. The functions raise plain `OSError`s; `mapped` converts them to this project's
+errors.
 """
 
 from __future__ import annotations
@@ -14,17 +15,21 @@ from collections.abc import Iterator
 from cdi.api.errors import TargetError, TargetFull, TargetIo, TargetPermission, TargetUnsuitable
 
 SMALL = 1 << 20
-"""No file that processes tell each other things by is larger, bytes."""
+"""Maximum size in bytes of the files that processes use to communicate."""
 
 
 def write(
     path: str | os.PathLike[str], content: bytes, *, mode: int = 0o600, alone: bool = False, lasting: bool = True
 ) -> None:
-    """Replace `path`, whose directory must exist; a reader sees the old or the new content, never a part.
+    """Replace a file atomically: a reader sees either the old or the new content.
 
-    `lasting`: it survives a power failure once this returns.  `alone`: nobody else writes this file at the same time,
-    so what one that was killed left half written, ``PATH.new``, is overwritten by the next; its blocks are used again,
-    so space that `reserve` set aside is enough.
+    Args:
+        path: File to replace; its directory must exist.
+        content: New content.
+        mode: Permissions of the new file.
+        alone: No other process writes this file at the same time. The temporary file is then ``PATH.new``; one that a
+            killed writer left behind is overwritten, and its blocks are reused, so space from `reserve` is sufficient.
+        lasting: Flush the file and its directory, so that the new content survives a power failure.
     """
     name = os.fspath(path)
     directory = os.path.dirname(name)
@@ -49,9 +54,12 @@ def write(
 
 
 def reserve(path: str | os.PathLike[str], size: int) -> None:
-    """Set space aside for the next ``write(path, alone=True)`` of at most `size` bytes.
+    """Reserve space for the next ``write(path, alone=True)`` of at most `size` bytes.
 
-    Raises `OSError` where there is not so much.  A file system that cannot allocate ahead promises nothing.
+    There is no guarantee on a file system that does not support ``fallocate(2)``.
+
+    Raises:
+        OSError: There is not enough space.
     """
     temporary = f"{os.fspath(path)}.new"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -66,7 +74,7 @@ def reserve(path: str | os.PathLike[str], size: int) -> None:
 
 
 def sync(directory: str | os.PathLike[str]) -> None:
-    """Return when the names in it are on stable storage."""
+    """Flush the entries of a directory to stable storage."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -75,7 +83,7 @@ def sync(directory: str | os.PathLike[str]) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> bytes | None:
-    """None where there is none; not more than `SMALL` bytes of it."""
+    """Read at most `SMALL` bytes of a file; return None if it does not exist."""
     try:
         with open(path, "rb") as file:
             return file.read(SMALL)
@@ -85,7 +93,7 @@ def read(path: str | os.PathLike[str]) -> bytes | None:
 
 @contextlib.contextmanager
 def locked(path: str | os.PathLike[str], *, wait: bool = True) -> Iterator[int | None]:
-    """Hold the lock; gives its descriptor, or None where it is held elsewhere and `wait` is False."""
+    """Hold an exclusive lock; yield its descriptor, or None if another process holds it and `wait` is False."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -99,9 +107,9 @@ def locked(path: str | os.PathLike[str], *, wait: bool = True) -> Iterator[int |
 
 
 def held(path: str | os.PathLike[str]) -> bool:
-    """Whether some process holds the lock.
+    """Return whether a process holds the lock.
 
-    Asked with a shared lock, so that two who ask at the same time do not take each other for the holder.
+    The check uses a shared lock, so that two concurrent checks do not mistake each other for the holder.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -124,14 +132,18 @@ _MISPLACED = frozenset(
 
 
 def is_full(error: OSError) -> bool:
-    """Whether the file system, or this user's share of it, has no space left."""
+    """Return whether the file system or the user's quota has no space left."""
     return error.errno in _FULL
 
 
 def storage_error(error: OSError, what: str, where: str, *, elsewhere: str = "") -> TargetError:
-    """Return what an `OSError` means for `what`, things of this program's own that are kept at `where`.
+    """Return the `TargetError` for an `OSError` in this program's own storage.
 
-    `elsewhere` is how another place is chosen, for the remedy.
+    Args:
+        error: Error of a system call.
+        what: What is stored there, as the subject of the message.
+        where: Path for the message.
+        elsewhere: How to choose another location, for the remedy.
     """
     reason = os.strerror(error.errno) if error.errno else str(error)
     instead = f", or {elsewhere}" if elsewhere else ""
@@ -151,7 +163,7 @@ def storage_error(error: OSError, what: str, where: str, *, elsewhere: str = "")
 
 @contextlib.contextmanager
 def mapped(what: str, where: str | os.PathLike[str], *, elsewhere: str = "") -> Iterator[None]:
-    """Raise every `OSError` from within as `storage_error` has it."""
+    """Raise every `OSError` from the block as its `storage_error`."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Space that a directory holds back, so that what is in it can still be changed when its file system is full.
+"""Disk space reserved for updates to stored objects when the file system is full.
 
-A controller has to write down why it cannot go on, and a volume has to be marked before it is deleted to make room.
-Both replace an object, which takes a few blocks for a moment.  Nothing but that may use this space.
+A controller must be able to record why it cannot continue, and a volume must be marked before it is deleted to free
+space. Both replace an object, which needs a few blocks for a moment. Only such updates may use the reserved space.
 """
 
 from __future__ import annotations
@@ -12,21 +12,24 @@ from pathlib import Path
 from typing import Final
 
 SIZE: Final = 256 << 10
-"""Bytes that are held back."""
+"""Size of the reserve in bytes."""
 PIECE: Final = 32 << 10
-"""Bytes that are given back at a time: others who write into the full file system may take them first."""
+"""Bytes released at a time; other writers on the full file system may claim released blocks first."""
 _PLENTY: Final = 4
-"""Times `SIZE` that must be free before that much is taken."""
+"""Free space, as a multiple of `SIZE`, that is required before the reserve is allocated."""
 
 
 class Ballast:
-    """A file that holds nothing but space."""
+    """A preallocated file without content."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def restore(self) -> None:
-        """Take the space, again where some was given back, unless the file system is nearly full.  Raises nothing."""
+        """Allocate the reserve, or top it up after `release`, unless the file system is nearly full.
+
+        Errors are ignored.
+        """
         with contextlib.suppress(OSError):
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
@@ -39,7 +42,11 @@ class Ballast:
                 os.close(descriptor)
 
     def release(self) -> bool:
-        """Give a piece back to the file system; False where nothing is left.  Raises `OSError`."""
+        """Return up to `PIECE` bytes to the file system; return False if the reserve is used up.
+
+        Raises:
+            OSError: The file cannot be truncated.
+        """
         try:
             size = self._path.stat().st_size
         except FileNotFoundError:

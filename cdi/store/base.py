@@ -1,9 +1,9 @@
-"""Where objects live, seen from those who use them: Kubernetes' own rules, without Kubernetes.
+"""Interface of an object store with the semantics of the Kubernetes API.
 
-Objects are plain dictionaries as they stand in a manifest.  A store gives each one an identity (``metadata.uid``), a
-version (``metadata.resourceVersion``) that changes with every write and with nothing else, and a watch.  The rules
-are those of the Kubernetes API's conventions ("API conventions", sections *Metadata*, *Concurrency Control* and
-*Finalizers*), so a reconciler cannot tell one store from another.
+Objects are plain dictionaries, as written in a manifest. A store gives each object an identity (``metadata.uid``), a
+version (``metadata.resourceVersion``) that changes with every write and only then, and a watch. The rules follow the
+Kubernetes API conventions (sections *Metadata*, *Concurrency Control* and *Finalizers*), so that a reconciler works the
+same with every store.
 """
 
 from __future__ import annotations
@@ -35,25 +35,31 @@ SERVER_OWNED = (
     "selfLink",
     "uid",
 )
-"""Fields of the metadata that nobody who creates an object chooses; the namespace by its key only."""
+"""Metadata fields that the server sets and a creator cannot; the namespace is taken from the key only."""
 _AMEND_TRIES = 50
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Key:
-    """Names one object."""
+    """Identity of one object by kind, namespace and name."""
 
     plural: str
     namespace: str
-    """Empty for kinds that belong to no namespace."""
+    """Namespace; empty for cluster-scoped kinds."""
     name: str
 
     @classmethod
     def of(cls, word: str, namespace: str | None, name: str) -> Self:
-        """The checked key of `name`; `word` is any name of its kind.
+        """Return the validated key of the object `name`.
 
-        The namespace is ignored for kinds that have none, and is ``default`` where it is None or empty.
-        Raises `NotFound` for an unknown kind, `InvalidManifest` for names that no API server would take (RFC 1123).
+        Args:
+            word: Any name of the kind, as accepted by `kind_of`.
+            namespace: Ignored for cluster-scoped kinds; ``default`` if None or empty.
+            name: Name of the object.
+
+        Raises:
+            NotFound: The kind is unknown.
+            InvalidManifest: The name or namespace is not valid in Kubernetes (RFC 1123).
         """
         kind = kind_of(word)
         space = (namespace or "default") if kind.namespaced else ""
@@ -71,7 +77,7 @@ class Key:
 
     @classmethod
     def of_object(cls, body: Mapping[str, Any]) -> Self:
-        """The key of a manifest; raises as `of` does."""
+        """Return the key of a manifest; raise the same errors as `of`."""
         metadata = body.get("metadata")
         if not isinstance(metadata, dict):
             raise InvalidManifest("metadata is missing", where="metadata")
@@ -99,19 +105,19 @@ class Key:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What happened to one object since the watch last looked; only the newest state is told."""
+    """Change of one object since the previous poll; intermediate states are not reported."""
 
     type: Literal["ADDED", "MODIFIED", "DELETED"]
     key: Key
     body: Object
-    """The object; its last known state where it was deleted."""
+    """Current object, or its last known state if it was deleted."""
 
 
 class Watch(Protocol):
-    """Tells changes, beginning with everything that there is as ``ADDED``."""
+    """Stream of changes, beginning with an ``ADDED`` for every existing object."""
 
     def poll(self, timeout: float) -> list[Change]:
-        """Changes since the last call, waiting up to `timeout` seconds for the first of them."""
+        """Return the changes since the last call, waiting up to `timeout` seconds for the first one."""
         ...
 
     def close(self) -> None: ...
@@ -122,51 +128,64 @@ class Watch(Protocol):
 
 
 class Store(Protocol):
-    """Objects by kind, namespace and name.  Calls block and may come from any thread and process.
+    """Object store by kind, namespace and name.
 
-    What comes out belongs to the caller; what goes in is not kept.  Every method that writes returns the object as
-    it now stands.
+    All methods block and may be called from any thread and process. Returned objects belong to the caller, and objects
+    passed in are not retained. Every method that writes returns the object as stored.
     """
 
     def get(self, key: Key) -> Object:
-        """Raises `NotFound`."""
+        """Return the object; raise `NotFound` if it does not exist."""
         ...
 
     def list(self, plural: str, namespace: str | None = None) -> list[Object]:
-        """By namespace, then name; of all namespaces where None."""
+        """Return the objects of a kind, sorted by namespace and name; of all namespaces if `namespace` is None."""
         ...
 
     def create(self, body: Object) -> Object:
-        """Raises `AlreadyExists`, `InvalidManifest`.  A status in `body` is dropped where the kind has one."""
+        """Create an object; a status in `body` is dropped if the kind has a status.
+
+        Raises:
+            AlreadyExists: An object with this key exists.
+            InvalidManifest: `body` is not a valid object.
+        """
         ...
 
     def update(self, body: Object) -> Object:
         """Replace everything but the status.
 
-        Raises `NotFound`; `Conflict` where `body` carries a resourceVersion or uid that is not the current one.
-        A change of nothing keeps the version; a change beyond metadata raises ``metadata.generation``.  Taking the
-        last finalizer off an object that is being deleted removes it.
+        An update without changes keeps the resourceVersion; a change outside of metadata increments
+        ``metadata.generation``. Removing the last finalizer of an object that is being deleted removes the object.
+
+        Raises:
+            NotFound: The object does not exist.
+            Conflict: `body` has a resourceVersion or uid that is not the current one.
         """
         ...
 
     def update_status(self, body: Object) -> Object:
-        """Replace the status only; raises as `update` does."""
+        """Replace the status only; raise the same errors as `update`."""
         ...
 
     def delete(self, key: Key, *, uid: str | None = None) -> Object | None:
-        """Remove it, or, where it has finalizers, mark it with ``metadata.deletionTimestamp``.
+        """Delete an object, or set its ``metadata.deletionTimestamp`` if it has finalizers.
 
-        None once it is gone, else the marked object.  Raises `NotFound`; `Conflict` where `uid` is not its uid.
+        Returns:
+            None once the object is removed, otherwise the object that waits for its finalizers.
+
+        Raises:
+            NotFound: The object does not exist.
+            Conflict: `uid` is not the object's uid.
         """
         ...
 
     def watch(self, plurals: Collection[str]) -> Watch:
-        """Of these kinds, in every namespace."""
+        """Watch these kinds in all namespaces."""
         ...
 
 
 def plain(body: Object) -> Object:
-    """A copy of its own, of JSON only; raises `InvalidManifest` for anything else."""
+    """Return a deep copy as plain JSON types; raise `InvalidManifest` if `body` is not plain JSON."""
     try:
         copied: Object = json.loads(json.dumps(body, allow_nan=False))  # noqa: TID251  a copy
     except (TypeError, ValueError, RecursionError) as error:
@@ -175,9 +194,13 @@ def plain(body: Object) -> Object:
 
 
 def amend(store: Store, key: Key, change: Callable[[Object], None], *, uid: str | None = None) -> Object:
-    """Read, let `change` alter it in place, write; again where somebody else was faster.
+    """Read an object, let `change` modify it in place, and write it; retry on conflicts.
 
-    Raises what `Store.get` and `Store.update` raise; `NotFound` also where `uid` is not the object's.
+    Raises:
+        NotFound: The object does not exist, or its uid is not `uid`.
+        Conflict: Every attempt conflicted with another writer.
+
+    Other errors of `Store.get` and `Store.update` are passed on.
     """
     for _ in range(_AMEND_TRIES):
         body = store.get(key)

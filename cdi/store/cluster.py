@@ -1,8 +1,8 @@
-"""A cluster's API server as a store.
+"""Object store on the API server of a cluster.
 
-Where Kubernetes' kinds differ from each other, the rules of `cdi.store.base` hold here for all of them: a status is
-written apart also where the kind has no status subresource, and an object may be replaced without naming a version also
-where the API server wants one.
+The rules of `cdi.store.base` apply to all kinds, also where Kubernetes' own kinds differ: the status is written
+separately even if the kind has no status subresource, and an object may be replaced without a resourceVersion even if
+the API server requires one.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ from cdi.store.kinds import Kind, kind_of
 
 _TRIES = 50
 _LOOK = 1.0
-"""Seconds between two looks whether a watch has failed."""
+"""Seconds between checks for a failed watch."""
 _WITH_STATUS_SUBRESOURCE = {kind.plural for kind in kinds.KINDS if kind.status_subresource} | {CLAIMS.plural}
 
 
 class ClusterStore:
-    """Implements `cdi.store.base.Store`.  Besides what that says, every call may raise a `ClusterError`.
+    """Implementation of `cdi.store.base.Store` on an API server.
 
-    Objects come without ``managedFields``.
+    Every call may additionally raise a `ClusterError`. Returned objects have no ``managedFields``.
     """
 
     def __init__(self, blocking: Blocking) -> None:
-        """`blocking` is closed by whoever made it."""
+        """Create a store on `blocking`, which the caller closes."""
         self._blocking = blocking
         self._client = blocking.client
 
     @classmethod
     def connect(cls, kubeconfig: str | None = None, context: str | None = None) -> Self:
-        """See `cdi.kube.client.connect`; to be closed."""
+        """Connect as `cdi.kube.client.connect` does; the caller closes the store."""
         return cls(Blocking(connect(kubeconfig, context)))
 
     @property
     def namespace(self) -> str:
-        """Of the kubeconfig's context or of the pod: where an object is that names none."""
+        """Default namespace, from the kubeconfig's context or the pod."""
         return self._client.namespace
 
     def get(self, key: Key) -> Object:
@@ -91,7 +91,7 @@ class ClusterStore:
         return None if marked is None else _bare(marked)
 
     def watch(self, plurals: Collection[str], namespace: str | None = None) -> ClusterWatch:
-        """Of `namespace` only where it is given: for those who may not look at others."""
+        """Watch these kinds, in `namespace` only if it is given, for callers without access to other namespaces."""
         return ClusterWatch(self._blocking, [_resource(kind_of(plural)) for plural in plurals], namespace)
 
     def close(self) -> None:
@@ -104,7 +104,7 @@ class ClusterStore:
         self.close()
 
     def _replace(self, body: Object, *, status: bool) -> Object:
-        """Write the status of `body`, or everything else of it."""
+        """Write either the status of `body` or everything except the status."""
         key, body = Key.of_object(body), plain(body)
         claimed = body["metadata"]
         subresource = "status" if status and key.plural in _WITH_STATUS_SUBRESOURCE else ""
@@ -120,7 +120,7 @@ class ClusterStore:
             new["metadata"] = {**base["metadata"], **current}
             if key.namespace:
                 new["metadata"]["namespace"] = key.namespace
-            new["metadata"].pop("managedFields", None)  # without them, the API server keeps its own
+            new["metadata"].pop("managedFields", None)  # the API server keeps its own if there are none
             try:
                 work = self._client.update(_resource(key.kind), new, subresource=subresource)
                 return _bare(self._blocking.run(work))
@@ -131,10 +131,10 @@ class ClusterStore:
 
 
 class ClusterWatch:
-    """Implements `cdi.store.base.Watch`: reflectors in the background, and what they told since the last `poll`."""
+    """Implementation of `cdi.store.base.Watch` with reflectors that run in the background."""
 
     def __init__(self, blocking: Blocking, resources: Collection[Resource], namespace: str | None) -> None:
-        """Returns when everything that there is is known; raises what keeps it from that."""
+        """Start the reflectors and wait until all existing objects are known; raise a permanent failure."""
         self._pending = Pending()
         self._reflectors = [
             Reflector(blocking.client, each, namespace=namespace, on_change=self._pending.listener(each))
@@ -149,7 +149,12 @@ class ClusterWatch:
             raise
 
     def poll(self, timeout: float) -> list[Change]:
-        """Raises what only a person can end, such as `ClusterForbidden`; a server that is away is waited out."""
+        """Return the changes since the last call, waiting up to `timeout` seconds for the first one.
+
+        Raises:
+            ClusterError: A watch failed permanently, such as with `ClusterForbidden`. An unreachable API server is not
+                an error; its watches are retried.
+        """
         deadline = time.monotonic() + timeout
         while True:
             changes = self._pending.take()
@@ -186,14 +191,14 @@ class ClusterWatch:
 
 
 class Pending:
-    """Changes that nobody has taken yet, at most one life's end and one state for each object."""
+    """Buffer of unread changes, coalesced to at most one deletion and one current state per object."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._changes: dict[Key, list[Change]] = {}
 
     def listener(self, resource: Resource) -> Callable[[Told], None]:
-        """For the reflector of `resource`."""
+        """Return the callback for the reflector of `resource`."""
 
         def listen(told: Told) -> None:
             metadata = told.object["metadata"]
@@ -208,14 +213,14 @@ class Pending:
         return listen
 
     def wait(self, timeout: float) -> None:
-        """For something to take, up to `timeout` seconds."""
+        """Wait up to `timeout` seconds until there is a change to take."""
         with self._changed:
             self._changed.wait_for(lambda: bool(self._changes), timeout)
 
     def take(self) -> list[Change]:
         with self._changed:
             changes, self._changes = self._changes, {}
-        # The bodies are the reflector's own.
+        # Copied because the bodies belong to the reflector's cache.
         return [
             Change(type=each.type, key=each.key, body=copy.deepcopy(each.body))
             for waiting in changes.values()
@@ -224,12 +229,12 @@ class Pending:
 
 
 def joined(waiting: list[Change], change: Change) -> list[Change]:
-    """What is left to tell of one object when `change` follows upon what waits."""
+    """Return the changes of one object that remain when `change` follows the unread ones in `waiting`."""
     if not waiting:
         return [change]
     *before, last = waiting
     match last.type, change.type:
-        case "ADDED", "DELETED":  # nobody knew of it
+        case "ADDED", "DELETED":  # its creation was never reported
             return before
         case "ADDED", "MODIFIED":
             return [*before, Change(type="ADDED", key=change.key, body=change.body)]

@@ -1,4 +1,4 @@
-"""Object files and their directories, with every foreign exception mapped."""
+"""Object files and their directories, with operating system errors mapped to `CdiError`s."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from cdi.api.errors import CdiError, InternalError
 from cdi.store.base import Key, Object
 
 ELSEWHERE: Final = "set CDI_HOME to another directory"
-"""How another place for objects, volumes and all that belongs to them is chosen."""
+"""Remedy that names how to choose another directory for objects, volumes and related files."""
 
 
 def read(path: Path) -> Object | None:
-    """None where it is gone; a file that a power failure or a hand has damaged is an `InternalError`."""
+    """Read an object file; return None if it does not exist.
+
+    Raises:
+        InternalError: The file is damaged, for example by a power failure or manual editing.
+    """
     with mapped(path):
         try:
             text = path.read_bytes()
@@ -34,9 +38,10 @@ def read(path: Path) -> Object | None:
 
 
 def _check_shape(body: Object) -> None:
-    """What everybody relies on; raises one of many exceptions where it is not so.
+    """Check the fields that all users of stored objects rely on.
 
-    Files may be edited by hand, and one that is wrong must be found here, not in the middle of a controller.
+    Files may be edited by hand. A wrong one must be detected here and not in the middle of a controller. Raises one of
+    several exceptions, which `read` maps.
     """
     Key.of_object(body)
     metadata = body["metadata"]
@@ -72,5 +77,5 @@ def exists(path: Path) -> bool:
 
 
 def mapped(where: Path) -> contextlib.AbstractContextManager[None]:
-    """Foreign exceptions become this project's at this edge."""
+    """Map operating system errors to this project's errors."""
     return durable.mapped("the objects", where, elsewhere=ELSEWHERE)

@@ -1,4 +1,4 @@
-"""The kinds of object that a store holds, and every name a person may call them by."""
+"""Kinds of objects in a store, and all their accepted names."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from cdi.api.errors import NotFound
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """One kind, as an API server lists it."""
+    """One kind of object, as an API server's discovery lists it."""
 
     name: str
-    """CamelCase, as in a manifest."""
+    """Name in CamelCase, as in a manifest."""
     plural: str
-    """Lower case; the store's key."""
+    """Plural in lower case; used in the store's keys."""
     singular: str
     short_names: tuple[str, ...] = ()
     api_version: str
     namespaced: bool = True
     has_status: bool = True
-    """Status is written apart from the rest."""
+    """Whether the status is written separately from the rest."""
     confidential: bool = False
-    """Only its owner may read it where it lies."""
+    """Whether only the file's owner may read the stored object."""
 
 
 _WITHOUT_STATUS = ("Secret", "ConfigMap")
@@ -49,7 +49,7 @@ _BY_WORD = {word.lower(): kind for kind in KINDS for word in (kind.name, kind.pl
 
 
 def kind_of(word: str) -> Kind:
-    """The kind that `word` names: its kind, plural, singular or a short name, in any case; raises `NotFound`."""
+    """Return the kind for a name, plural, singular or short name in any case; raise `NotFound` if unknown."""
     kind = _BY_WORD.get(word.strip().lower())
     if kind is None:
         known = ", ".join(k.plural for k in KINDS)

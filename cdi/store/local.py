@@ -1,8 +1,8 @@
-"""A directory as a store: ``<root>/<plural>/<namespace>/<name>.json``, shared by any number of processes.
+"""Object store in a directory, ``<root>/<plural>/<namespace>/<name>.json``, shared by any number of processes.
 
-Every write happens under one lock (``flock``), goes to a new file that is flushed and renamed into place, and takes
-the next number of a counter as its resourceVersion.  Readers take no lock: a rename shows them the old file or the
-new one.  The counter also serves watchers: as long as it stands still, nothing has changed.
+Every write holds one lock (``flock(2)``), flushes a new file and renames it into place, and uses the next value of a
+counter as its resourceVersion. Readers take no lock, because the rename is atomic: they read either the old or the new
+file. Watchers poll the counter: while it does not change, no object has changed.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from cdi.store.base import SERVER_OWNED, Change, Key, Object, plain
 from cdi.store.kinds import kind_of
 
 CLUSTER = "_cluster"
-"""The directory of objects without a namespace; no namespace can be called so."""
+"""Directory of cluster-scoped objects; it is not a valid namespace name."""
 OBJECT_LIMIT = 1 << 20
-"""The most that one object may take, bytes, as etcd has it."""
+"""Maximum size of one object in bytes, similar to etcd's limit."""
 POLL = 0.1
-"""Seconds between two looks at the counter."""
+"""Seconds between reads of the counter."""
 _FILE_NAME = 200
 _COUNTER_DIGITS = 20
 
 
 class LocalStore:
-    """Implements `cdi.store.base.Store`.
+    """Implementation of `cdi.store.base.Store` in a directory.
 
-    The directory is made with mode 0700 by the first write.  What replaces an object has space held back for it
-    (`cdi.store.ballast`), so a full file system keeps nobody from seeing why, nor from deleting.
+    The first write creates the directory with mode 0700. Space is reserved for replacing objects (`cdi.store.ballast`),
+    so that errors can be recorded and objects deleted even if the file system is full.
     """
 
     def __init__(self, root: Path, *, now: Callable[[], datetime] | None = None) -> None:
@@ -151,7 +151,10 @@ class LocalStore:
         return LocalWatch(self, [kind_of(plural).plural for plural in plurals])
 
     def version(self) -> int:
-        """The resourceVersion of the newest write; whoever saw it saw everything."""
+        """Return the resourceVersion of the newest write.
+
+        A caller that has read all objects at this version has seen every change.
+        """
         with files.mapped(self._root):
             try:
                 text = (self._root / ".version").read_bytes()
@@ -162,7 +165,7 @@ class LocalStore:
     # --- inside -----------------------------------------------------------------------------------------------
 
     def _path(self, key: Key) -> Path:
-        """Names beyond what a file system takes are cut and told apart by their digest."""
+        """Return the path of an object; a name too long for a file system is truncated and given a hash."""
         checked = Key.of(key.plural, key.namespace, key.name)
         name = checked.name
         if len(name) > _FILE_NAME:
@@ -170,7 +173,7 @@ class LocalStore:
         return self._root / checked.plural / (checked.namespace or CLUSTER) / f"{name}.json"
 
     def _scan(self, plural: str, namespace: str | None) -> Iterator[tuple[Path, os.stat_result]]:
-        """Every object's file; one that vanishes meanwhile is left out."""
+        """Yield the path and status of every object's file, except for files that vanish during the scan."""
         top = self._root / plural
         spaces = [namespace] if namespace is not None else files.names(top)
         for space in spaces:
@@ -190,7 +193,7 @@ class LocalStore:
         return old
 
     def _write(self, key: Key, body: Object, *, new: bool = False) -> Object:
-        """Under the lock; what replaces an object may take the space that is held back."""
+        """Write an object while the lock is held; replacing one may use the reserved space."""
         path = self._path(key)
         with files.mapped(path):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -203,7 +206,7 @@ class LocalStore:
                         raise
 
     def _put(self, key: Key, path: Path, body: Object) -> Object:
-        """Number it, flush it, rename it into place."""
+        """Assign the next version, write and flush the file, and rename it into place."""
         body["metadata"]["resourceVersion"] = str(self._next_version())
         text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
         if len(text) > OBJECT_LIMIT:
@@ -219,7 +222,7 @@ class LocalStore:
             durable.sync(path.parent)
 
     def _next_version(self) -> int:
-        """Counted before the write that it numbers, so no number is ever given twice."""
+        """Increment the counter, before the write that uses its value, so that no version is used twice."""
         descriptor = os.open(self._root / ".version", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
             text = os.pread(descriptor, _COUNTER_DIGITS, 0)
@@ -231,7 +234,7 @@ class LocalStore:
         return number
 
     def _highest(self) -> int:
-        """The counter is gone or damaged: it goes on after the newest object."""
+        """Return the highest version of all objects, to restore a counter that is missing or damaged."""
         versions = [0]
         for plural in files.names(self._root):
             for path, _ in self._scan(plural, None):
@@ -242,7 +245,7 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Excludes every other writer, of this process too: each use opens the lock anew."""
+        """Hold the exclusive lock, also against other threads, because each use opens the lock file separately."""
         with files.mapped(self._root):
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -255,7 +258,10 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _still(self) -> Iterator[bool]:
-        """Excludes writers without writing anything; False where nobody has written yet, so that somebody may begin."""
+        """Block writers without writing anything.
+
+        Yields False, without a lock, if no writer has created the lock file yet.
+        """
         with files.mapped(self._root):
             try:
                 descriptor = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
@@ -277,7 +283,7 @@ class LocalStore:
 
 
 class LocalWatch:
-    """Compares what lies in the directory with what it saw before, whenever the counter has moved."""
+    """Watch that compares the directory with its last known state whenever the counter has changed."""
 
     def __init__(self, store: LocalStore, plurals: list[str]) -> None:
         self._store = store
@@ -292,8 +298,8 @@ class LocalWatch:
             version = self._store.version()
             if version != self._version:
                 changes = self._compare()
-                # The counter moves before the file does: a write that is under way now has already counted, so
-                # only a look under the lock may be remembered as complete.
+                # A writer increments the counter before it replaces the file, so a scan without the lock may miss a
+                # write that is already counted. Only a scan under the lock is recorded as complete.
                 if changes:
                     return changes
             left = deadline - time.monotonic()
@@ -314,7 +320,7 @@ class LocalWatch:
         changes: list[Change] = []
         present: set[Path] = set()
         with self._store._still() as still:  # noqa: SLF001  the watch is the store's other half
-            # Only what was looked at while nobody wrote may be remembered as complete.
+            # Record the version only if no write was possible during the scan.
             self._version = self._store.version() if still else None
             for plural in self._plurals:
                 for path, stat in self._store._scan(plural, None):  # noqa: SLF001  as above
@@ -325,7 +331,7 @@ class LocalWatch:
                     try:
                         body = files.read(path)
                     except InternalError:
-                        # One damaged file must not blind the watch to all others; whoever reads it is told.
+                        # One damaged file must not block the watch of all other objects; reading it raises the error.
                         continue
                     if body is None:
                         continue

@@ -1,4 +1,4 @@
-"""What the kernel says about a volume, as `TargetError`s."""
+"""Mapping of operating system errors on a volume to `TargetError`s."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from cdi.api.errors import QuotaExceeded, TargetBusy, TargetError, TargetFull, T
 from cdi.durable import storage_error
 
 UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV, errno.ENOTTY})
-"""Answers of a kernel or file system that does not know a call; another way must be found."""
+"""Error codes of a system call that the kernel or file system does not support; a fallback is needed."""
 
 
 def target_error(error: OSError, where: str, room: str = "", remedy: str | None = None) -> TargetError:
-    """The class for an errno; `room` says how much is wanted and there, `remedy` what helps if that is full.
+    """Return the `TargetError` for an `OSError` on a volume.
 
-    What is special about disks is here, the rest is `cdi.durable.storage_error`.
+    Errors that are not specific to disks are mapped by `cdi.durable.storage_error`.
+
+    Args:
+        error: Error of a system call.
+        where: Path for the message.
+        room: Required and available space, for the message if the volume is full.
+        remedy: Remedy if the volume is full; None for the default.
     """
     text = os.strerror(error.errno) if error.errno else str(error)
     match error.errno:
@@ -44,13 +50,21 @@ def target_error(error: OSError, where: str, room: str = "", remedy: str | None 
 
 
 def occupied(what: str, where: str) -> TargetUnsuitable:
-    """The refusal to write a disk over something that is no file.  It may be a device, so nothing is to be removed."""
+    """Return the error for a target path that is not a regular file.
+
+    Its remedy does not suggest removing the file, because it may be a device.
+    """
     return TargetUnsuitable(what, where=where, remedy="use an empty volume, or name a new file or a block device")
 
 
 @contextmanager
 def mapped(where: str, *, named: bool = False) -> Iterator[None]:
-    """Raise every `OSError` from within as a `TargetError` at `where`; if `named`, at the file that it names itself."""
+    """Raise every `OSError` from the block as a `TargetError`.
+
+    Args:
+        where: Path for the message.
+        named: Use the file name from the `OSError` instead, if it has one.
+    """
     try:
         yield
     except OSError as error:

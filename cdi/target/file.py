@@ -1,4 +1,4 @@
-"""A raw disk image in a directory, sparse, under another name until it is verified."""
+"""Raw disk image in a directory: a sparse file that gets its final name after verification."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from cdi.target.descriptor import BOUNCE, Descriptors
 from cdi.target.failure import UNSUPPORTED, mapped, occupied, target_error
 
 MODE = 0o660
-"""Of the disk: its owner and group may use it, QEMU being one of them."""
+"""Permissions of a disk: its owner and group, such as QEMU's, may read and write it."""
 SPARE = 1 << 20
-"""Bytes of a file system that are left to the journal, and to the map of a disk that has all its blocks."""
+"""Bytes of the file system reserved for the journal and the block map of a fully allocated disk."""
 _MOST_OVERHEAD = 999
-"""Thousandths (`cdi.api.overhead`)."""
+"""Largest overhead in thousandths (see `cdi.api.overhead`)."""
 
 
 def partial_name(name: str) -> str:
-    """What the disk `name` is called until it is committed: hidden, and never taken for a disk."""
+    """Return the name of a disk before `commit`: hidden, and not mistaken for a disk."""
     return f".{name}.partial"
 
 
 def kind_of_file(mode: int) -> str:
-    """What a file is by its mode, for messages: ``a FIFO``."""
+    """Return the file type of a mode with its article, for messages, such as ``a FIFO``."""
     return _KINDS.get(stat.S_IFMT(mode), "of an unknown kind")
 
 
@@ -46,23 +46,28 @@ _KINDS = {
 
 
 class DiskFile:
-    """Satisfies `cdi.target.base.Target`.
+    """Implementation of `cdi.target.base.Target` for a file in a directory.
 
-    The file is made at once, or found as an earlier attempt left it, and locked with ``flock(2)``: a second writer
-    gets `TargetBusy`.  What was never written is a hole and reads as zeros.  An older disk of the final name stays
-    untouched until `commit`.
+    The file is created, or opened if an earlier attempt left it, and locked with ``flock(2)``: a second writer gets
+    `TargetBusy`. Ranges never written are holes and read as zeros. An older disk with the final name is not modified
+    before `commit`.
     """
 
     capacity: int | None = None
 
     def __init__(self, spec: FileTargetSpec) -> None:
-        """Raises `TargetBusy`, `TargetPermission`, `TargetUnsuitable` (no such directory; the name is taken by
-        something that is no file), `TargetFull`.
+        """Open and lock the unfinished disk.
+
+        Raises:
+            TargetBusy: Another process writes this disk.
+            TargetPermission: The directory or file is not writable.
+            TargetUnsuitable: The directory does not exist, or the path is not a regular file.
+            TargetFull: There is no space for the file.
         """
         self.path = spec.path
         self.reads_zero = True
         self.size = 0
-        """Bytes of the disk as it stands."""
+        """Current size of the disk in bytes."""
         directory, self._final = os.path.split(spec.path)
         if self._final in ("", ".", ".."):
             raise TargetUnsuitable("the path names no file", where=spec.path)
@@ -89,7 +94,7 @@ class DiskFile:
 
     @property
     def allocated(self) -> int:
-        """Bytes of storage that the disk takes up."""
+        """Bytes of storage allocated to the disk."""
         with mapped(self.path):
             return os.fstat(self._descriptors.cached).st_blocks * 512
 
@@ -110,7 +115,7 @@ class DiskFile:
             raise self._failure(error) from error
 
     def zero(self, offset: int, length: int) -> None:
-        """Punches a hole; after `preallocate` the blocks stay, and are marked as zeros."""
+        """Punch a hole; after `preallocate`, keep the blocks and mark them as zeros."""
         self._check(offset, length)
         try:
             self._zero(offset, length)
@@ -118,9 +123,12 @@ class DiskFile:
             raise self._failure(error) from error
 
     def preallocate(self) -> None:
-        """``fallocate(2)``; where the file system cannot, zeros are written into the holes.
+        """Allocate all blocks with ``fallocate(2)``, or write zeros into the holes if that is not supported.
 
-        Not to be called while another thread writes.  Raises `TargetFull` where there is no room for all of the disk.
+        Not safe while another thread writes.
+
+        Raises:
+            TargetFull: There is no space for the whole disk.
         """
         if self._allocated or not self.size:
             return
@@ -136,7 +144,7 @@ class DiskFile:
         self._allocated = True
 
     def flush(self) -> None:
-        # One fsync covers what both descriptors wrote: they are one inode.
+        # One fsync is sufficient, because both descriptors refer to the same inode.
         with mapped(self.path):
             os.fsync(self._descriptors.cached)
 
@@ -148,9 +156,9 @@ class DiskFile:
         self._allocated = False
 
     def commit(self) -> None:
-        """Flush, rename to the final name (replacing what stood there), and flush the directory.
+        """Flush the disk, rename it to the final name (replacing an older disk), and flush the directory.
 
-        Calling it again does nothing more than flush.
+        A second call only flushes.
         """
         self.flush()
         with mapped(self.path):
@@ -160,7 +168,7 @@ class DiskFile:
             os.fsync(self._directory)
 
     def wipe(self) -> None:
-        """Remove the file, whichever of its names it has; an older committed disk stays."""
+        """Remove the file under its current name; an older committed disk remains."""
         with mapped(self.path):
             try:
                 os.unlink(self._name, dir_fd=self._directory)
@@ -200,16 +208,17 @@ class DiskFile:
             fd = os.open(self._name, flags, MODE, dir_fd=self._directory)
             try:
                 self._lock(fd)
-                # A link put in its place would have been refused by O_NOFOLLOW, another kind of file is refused here.
+                # O_NOFOLLOW rejects a symbolic link in its place; other file types are rejected here.
                 if stat.S_ISREG(os.fstat(fd).st_mode) and self._is_named(fd):
-                    # The umask does not apply to a disk that QEMU's group must be able to open.
+                    # Ignore the umask: QEMU's group must be able to open the disk.
                     if stat.S_IMODE(os.fstat(fd).st_mode) != MODE:
                         os.fchmod(fd, MODE)
                     return fd
             except BaseException:
                 os.close(fd)
                 raise
-            # Between open and lock its former owner committed or removed it: this descriptor is another file's.
+            # Between open and lock, the previous owner renamed or removed the file, so this descriptor belongs to
+            # another file.
             os.close(fd)
         raise TargetBusy("another worker keeps replacing the unfinished disk", where=self.path)
 
@@ -217,7 +226,8 @@ class DiskFile:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            # Some network file systems have no locks; there the volume's own access mode must serve.
+            # Some network file systems do not support locks; there the volume's access mode has to prevent a second
+            # writer.
             if error.errno not in UNSUPPORTED and error.errno != errno.ENOLCK:
                 raise
 
@@ -255,7 +265,7 @@ class DiskFile:
         self._descriptors.write_zeros(stop, offset + length - stop)
 
     def _zero_blocks(self, offset: int, length: int) -> bool:
-        # A hole would take back what preallocation gave.
+        # Punching a hole would release preallocated blocks.
         modes = (linux.ZERO_RANGE,) if self._allocated else (linux.PUNCH_HOLE, linux.ZERO_RANGE)
         for mode in modes:
             try:
@@ -269,11 +279,11 @@ class DiskFile:
 
     def _fill_holes(self) -> None:
         fd, at = self._descriptors.cached, 0
-        # Without this the search for holes would miss blocks that are still only in memory.
+        # SEEK_HOLE would miss blocks that are only in the page cache.
         os.fsync(fd)
         while at < self.size:
             hole = os.lseek(fd, at, os.SEEK_HOLE)
-            # A file system that cannot tell holes calls everything data: there, zeros are written over zeros.
+            # A file system without hole detection reports everything as data: zeros are then rewritten over zeros.
             for start in range(at, min(hole, self.size), BOUNCE):
                 self._rewrite_zeros(start, min(BOUNCE, min(hole, self.size) - start))
             if hole >= self.size:
@@ -310,7 +320,7 @@ class DiskFile:
         free = found.f_bavail * found.f_frsize
         room = f"the disk has {self.size} bytes, {taken} of them are stored, {free} bytes are available"
         whole, used = found.f_blocks * found.f_frsize, (found.f_blocks - found.f_bfree) * found.f_frsize
-        # A journal and the file system's own blocks are little; more than that is somebody else's.
+        # The journal and file system metadata are small; more used space belongs to other files.
         alone = self._volume is not None and whole <= self._volume and used - taken <= whole // 8
         remedy = self._remedy(self._volume, free + taken) if self._volume is not None and alone else None
         if remedy is not None and preallocating:
@@ -318,11 +328,14 @@ class DiskFile:
         return target_error(error, self.path, room, remedy)
 
     def _remedy(self, volume: int, room: int) -> str | None:
-        """Where the file system of a volume that is the disk's alone keeps more for itself than was reckoned; else the
-        usual one.
+        """Return a remedy if the file system reserves more of the disk's own volume than expected, otherwise None.
 
-        The disk's size comes from the volume's by the overhead of its storage class, so nothing is to be freed here.
-        Small file systems keep the most: ext4 13 % of 256 MiB, xfs 27 % of 300 MiB.
+        The disk's size is derived from the volume's size with the overhead of its storage class, so freeing space does
+        not help. Small file systems reserve the most: ext4 13 % of 256 MiB, xfs 27 % of 300 MiB.
+
+        Args:
+            volume: Size of the volume in bytes.
+            room: Bytes available to the disk, including those it occupies.
         """
         fits = (room - SPARE) // MEBI * MEBI
         if fits <= 0 or self.size <= fits:
