@@ -1,7 +1,6 @@
-"""What a host-assisted clone asks of its two workers: one reads a volume and sends it to all who are to
-have it, the others fill a volume with it each.
+"""Jobs of a host-assisted clone: one worker reads a volume, others fill one volume each with its data.
 
-Like `cdi.api.job.Job`: complete, without secrets, the same in a pod and in a test.  Sizes are bytes.
+As `cdi.api.job.Job`, they are complete and contain no secrets. Sizes are bytes.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ from cdi.api.errors import InvalidManifest
 from cdi.api.job import Job, Policy, StreamSourceSpec, TargetSpec
 
 PORT = 8444
-"""Where a target waits for its source; `/progress` and `/metrics` have a port of their own."""
+"""Port on which a target listens for its source; `/progress` and `/metrics` use another port."""
 TARGETS = "/var/run/cdi/pod/targets"
-"""Where a reader's pod shows whom it serves."""
+"""File that lists the targets of a source pod (downward API)."""
 TICKET_PREFIX = "cdi.kubevirt.io/clone.target."
-"""Of the annotations of a reader's pod, each of which is a target's `Ticket`."""
+"""Prefix of the source pod's annotations that contain one target's `Ticket` each."""
 TARGETS_MOST = 24
-"""That one reader serves at a time."""
+"""Maximum number of targets that one reader serves at a time."""
 CLIENT_NAME = "client.upload-server.cdi.kubevirt.io"
-"""The common name that every client certificate of uploads and clones has."""
+"""Common name in all client certificates for uploads and clones."""
 
 EACH_TARGET = "{target}"
-"""In a path of a reader's files: the id of the target that is to know it by them."""
+"""Placeholder for a target's id in the paths of a reader's certificate files."""
 
 Content = Literal["kubevirt", "archive"]
 _T = TypeVar("_T")
@@ -34,15 +33,15 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsFiles:
-    """Paths of PEM files; both ends show a certificate and check the other's."""
+    """Paths of PEM files for mutual TLS."""
 
     certificate: str = "/var/run/cdi/tls/tls.crt"
     key: str = "/var/run/cdi/tls/tls.key"
     ca: str = "/var/run/cdi/tls/ca.crt"
-    """Who signed the other end's certificate."""
+    """Authority that signed the peer's certificate."""
 
     def for_target(self, target: str) -> TlsFiles:
-        """Those to show a target of this id."""
+        """Return the paths with `EACH_TARGET` replaced by the target's id."""
         return replace(
             self,
             certificate=self.certificate.replace(EACH_TARGET, target),
@@ -52,24 +51,24 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ticket:
-    """A target that a source is to be sent to."""
+    """Target that a source is sent to."""
 
     id: str
-    """That of the target's job, which takes nothing that is meant for another.  Part of a file's name."""
+    """Id of the target's job, which accepts no data for another id. It is used in a file name."""
     address: str
-    """``host:port`` of the target; an IPv6 address in brackets.  Empty for one that is not to be called yet."""
+    """``host:port`` of the target, with an IPv6 address in brackets; empty while it must not be contacted."""
     server_name: str | None = None
-    """The name in the target's certificate, where it is not the address's host."""
+    """Name in the target's certificate, if it is not the host of `address`."""
     attempt: str = ""
-    """Another one is another process that waits there, and was not sent anything yet."""
+    """Identifies the target's process; a different value means a new process that has received no data."""
     bandwidth: Annotated[int, Range(at_least=0)] = 0
-    """Bytes per second that this target is sent; 0 is unlimited."""
+    """Bytes per second sent to this target; 0 is unlimited."""
     claim: str = ""
-    """``namespace/name`` of what is cloned into, for people and the controller."""
+    """``namespace/name`` of the target, for messages and the controller."""
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Raises `InvalidManifest` naming every field that is wrong."""
+        """Parse JSON; raise `InvalidManifest` that names every invalid field."""
         return _decoded(cls, text)
 
     def to_json(self) -> str:
@@ -78,35 +77,36 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopySourceJob:
-    """Read a volume once and send what is allocated of it to all who are to have it."""
+    """Read a volume once and send its allocated data to all targets."""
 
     id: str
-    """Of the reader: in a cluster the source claim's uid."""
+    """Id of the reader; in a cluster, the uid of the source claim."""
     path: str
-    """A disk file or block device; a directory where `content_type` is ``archive``.  Opened for reading only."""
+    """A disk file or block device, or a directory if `content_type` is ``archive``. Opened read-only."""
     targets: str = TARGETS
-    """A file of lines ``<TICKET_PREFIX><target's id>="<a `Ticket` in JSON, quoted>"``, as a kubelet shows annotations.
-    Other lines are passed over.  It is looked at again and again: targets come, go, and are others."""
+    """A file in the format of annotations in the downward API, with a line ``<TICKET_PREFIX><target's id>="<a `Ticket`
+    in JSON, quoted>"`` for each target. Other lines are ignored. The file is read repeatedly, because targets are
+    added, removed and replaced."""
     content_type: Content = "kubevirt"
     identity: str = ""
-    """Changes when the path shows another volume: the source claim's uid, say, or a snapshot's."""
+    """Identity of the volume at the path, such as the uid of the source claim or snapshot."""
     expected: Annotated[int, Range(at_least=1)] = 1
-    """So many targets are about to come, and are waited for, for some seconds, before anything is read."""
+    """Number of targets to wait for, up to some seconds, before reading begins."""
     linger: Annotated[float, Range(at_least=0, at_most=86_400)] = 0.0
-    """Seconds without a target that has not all, until the end."""
+    """Seconds without unfinished targets after which the reader ends."""
     tls: TlsFiles = TlsFiles(
         certificate=f"/var/run/cdi/tls/{EACH_TARGET}.crt", key=f"/var/run/cdi/tls/{EACH_TARGET}.key"
     )
-    """A certificate of each target's own may come later than its ticket: it is waited for."""
+    """A target's certificate may appear later than its ticket; the reader waits for it."""
     policy: Policy = field(default_factory=Policy)
-    """Of it `bandwidth` (of all targets together), `stall_timeout` and `retries` (content that changed while it was
+    """Only `bandwidth` (total of all targets), `stall_timeout` and `retries` (for content that changes while it is
     read) are used."""
     patience: Annotated[float, Range(above=0, at_most=86_400)] = 600.0
-    """Seconds without getting a target any further until that one is given up: it is not there, or goes away."""
+    """Seconds without progress after which an unreachable or disconnected target is given up."""
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Raises `InvalidManifest` naming every field that is wrong."""
+        """Parse JSON; raise `InvalidManifest` that names every invalid field."""
         return _decoded(cls, text)
 
     def to_json(self) -> str:
@@ -115,36 +115,36 @@ class CopySourceJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyTargetJob:
-    """Wait for a source and fill a volume with what it sends."""
+    """Wait for a source and fill a volume with the data it sends."""
 
     id: str
-    """As `Job.id`: a journal of another id is not continued."""
+    """As `Job.id`: a journal with another id is not resumed."""
     target: TargetSpec
     content_type: Content = "kubevirt"
     size: int | None = None
-    """As `Job.size`: a smaller source is grown to it, a larger one refused.  None: the source's own size (a file
-    target), or the device's."""
+    """As `Job.size`: a smaller source is grown to this size, a larger one is rejected. None is the source's own size
+    (file target) or the device's size."""
     journal: str | None = None
-    """Where progress is kept for the next attempt."""
+    """Path of the journal that stores progress for the next attempt."""
     port: Annotated[int, Range(at_least=0, at_most=65535)] = PORT
     client_name: str = CLIENT_NAME
-    """The common name that the source's certificate must have; empty for any that the CA signed."""
+    """Common name required in the source's certificate; empty for any that the CA signed."""
     tls: TlsFiles = TlsFiles()
     policy: Policy = field(default_factory=Policy)
-    """Of it `preallocation`, `stall_timeout` and `retries` (sources that break the protocol) are used."""
+    """Only `preallocation`, `stall_timeout` and `retries` (for sources that violate the protocol) are used."""
     patience: Annotated[float, Range(above=0, at_most=86_400)] = 600.0
-    """Seconds without a source until it is given up, at first and after each one that went away."""
+    """Seconds without a connected source after which the job fails, initially and after each disconnect."""
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Raises `InvalidManifest` naming every field that is wrong."""
+        """Parse JSON; raise `InvalidManifest` that names every invalid field."""
         return _decoded(cls, text)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
 
     def as_job(self) -> Job:
-        """The same volume filled from a stream: what has to do with targets and journals takes this."""
+        """Return the equivalent `Job` with a stream as its source, for code that handles targets and journals."""
         return Job(
             id=self.id,
             source=StreamSourceSpec(),

@@ -1,20 +1,20 @@
-"""Every failure that this project reports, as one tree.
+"""Tree of all errors that this project reports.
 
-A `CdiError` carries what a person and a program need: a stable code, whether trying again can help, one sentence
-on what is wrong, where, and what to do about it.  Foreign exceptions are mapped onto this tree where they enter
-(a source, a codec, a target); nothing further in decides by searching the text of a message.
+A `CdiError` carries a stable code, whether a retry can help, one sentence on what is wrong, where, and a remedy.
+Foreign exceptions are mapped to this tree where they enter (a source, a codec, a target); inner code never decides by
+searching the text of a message.
 
     CdiError
     ├── UsageError      exit 2   the command or manifest is wrong
     ├── SourceError     exit 3   the image cannot be fetched
-    ├── ImageError      exit 4   the image was fetched and is refused
-    ├── VerifyError     exit 5   the image is not what was promised
-    ├── TargetError     exit 6   the volume cannot take it
+    ├── ImageError      exit 4   the image was fetched and rejected
+    ├── VerifyError     exit 5   the image does not match its checksum or signature
+    ├── TargetError     exit 6   the volume cannot store the image
     ├── EngineError     exit 7   the importer itself failed
     ├── ClusterError    exit 10  the Kubernetes API server cannot be used
-    ├── UploadError     exit 11  an upload was refused before its content was looked at
+    ├── UploadError     exit 11  an upload was rejected before its content was read
     ├── OutputFailed    exit 12  standard output cannot be written
-    └── Interrupted     exit 130 somebody asked it to stop; it can go on later
+    └── Interrupted     exit 130 the work was asked to stop and can be resumed
 
 `docs/reference/errors.md` is generated from this module.
 """
@@ -26,22 +26,22 @@ from typing import ClassVar
 
 
 class Retry(enum.StrEnum):
-    """Whether the same work may succeed if it is tried again."""
+    """Condition under which the same work may succeed if it is retried."""
 
     NEVER = "never"
-    """The same input gives the same failure: the DataVolume ends as Failed."""
+    """Not retried: the same input gives the same failure, and the DataVolume ends as Failed."""
     BACKOFF = "backoff"
-    """A passing fault: try again, with growing pauses and within a budget."""
+    """Transient: retried with exponential backoff up to a limit."""
     ON_CHANGE = "on-change"
-    """It succeeds only after something else changes (a secret, a quota, what a server holds): try again then, and with
-    growing pauses without end.  Whoever waits for it is told at once."""
+    """Retried when something else changes (a Secret, a quota, the content of a server), and periodically with growing
+    intervals without a limit. Users who wait for it are informed at once."""
 
 
 class CdiError(Exception):
-    """A failure with a code, a cause and a remedy.
+    """Error with a code, a cause and a remedy.
 
-    `what` is one sentence without a full stop; `where` names the thing that it happened to (a URL without its
-    credentials, a path, a field); `remedy` overrides the class's own.  The class docstring is the text of
+    `what` is one sentence without a full stop; `where` names the affected thing (a URL without its credentials, a path,
+    a field); `remedy` overrides the default of the class. The docstring of the class is the text in
     `docs/reference/errors.md`.
     """
 
@@ -57,7 +57,7 @@ class CdiError(Exception):
 
     @property
     def code(self) -> str:
-        """The stable name, also the reason of a condition (CamelCase)."""
+        """Stable name of the error in CamelCase, also used as the reason of a condition."""
         return type(self).__name__
 
     @property
@@ -70,7 +70,7 @@ class CdiError(Exception):
 
 
 def render(what: str, where: str | None, remedy: str) -> str:
-    """The one place that puts a message together: ``what (where). Try: remedy``."""
+    """Format a message as ``what (where). Try: remedy``; the only place that does so."""
     text = f"{what} ({where})." if where else f"{what}."
     return f"{text} Try: {remedy}" if remedy else text
 
@@ -79,20 +79,20 @@ def render(what: str, where: str | None, remedy: str) -> str:
 
 
 class UsageError(CdiError):
-    """The command line or a file given to it is wrong."""
+    """The command line or an input file is invalid."""
 
     exit_status = 2
     default_remedy = "cdi --help"
 
 
 class InvalidManifest(UsageError):
-    """A manifest does not say what its kind needs, or says it twice."""
+    """A manifest lacks what its kind requires, or contains a field twice."""
 
     default_remedy = "correct the named fields and apply again"
 
 
 class AdmissionDenied(InvalidManifest):
-    """A webhook or an admission policy of the cluster does not let the object in."""
+    """A webhook or an admission policy of the cluster rejected the object."""
 
     retry = Retry.ON_CHANGE
     default_remedy = "satisfy the policy that is named, or have it make an exception for this object"
@@ -105,27 +105,27 @@ class NotFound(UsageError):
 
 
 class AlreadyExists(UsageError):
-    """An object or volume of that name already exists and is not to be replaced."""
+    """An object or volume of that name already exists and may not be replaced."""
 
     default_remedy = "delete it first, or choose another name"
 
 
 class Conflict(UsageError):
-    """Somebody else changed the object meanwhile."""
+    """The object was changed concurrently."""
 
     retry = Retry.BACKOFF
     default_remedy = "read it again and repeat the change"
 
 
 class LockMismatch(UsageError):
-    """The lock file pins another image than the source now offers."""
+    """The lock file pins another image than the source offers now."""
 
     exit_status = 5
     default_remedy = "run cdi batch without --locked to accept the new image, or restore the old one"
 
 
 class WaitTimeout(UsageError):
-    """The time given to `wait` ran out before the condition came true."""
+    """The timeout of `wait` expired before the condition became true."""
 
     exit_status = 8
     default_remedy = "cdi describe shows what it waits for; wait longer with --timeout"
@@ -141,33 +141,33 @@ class SourceError(CdiError):
 
 
 class SourceNotSupported(SourceError):
-    """The API knows this kind of source; this build cannot read from it."""
+    """The API defines this kind of source, but this build cannot read from it."""
 
     default_remedy = "download the image with the vendor's own tool and upload it"
 
 
 class SourceUrlInvalid(SourceError):
-    """The URL cannot be used: its scheme, host or form is wrong."""
+    """The URL cannot be used: its scheme, host or syntax is wrong."""
 
     default_remedy = "correct the source's url"
 
 
 class SourceNotFound(SourceError):
-    """The server says that there is nothing at this place (404, 410, NoSuchKey, MANIFEST_UNKNOWN)."""
+    """The server reports that the object does not exist (404, 410, NoSuchKey, MANIFEST_UNKNOWN)."""
 
     retry = Retry.ON_CHANGE
     default_remedy = "check the URL, the object's key or the tag"
 
 
 class SourceUnauthorized(SourceError):
-    """The server or a proxy wants credentials, or other ones (401, 407)."""
+    """The server or a proxy requires credentials or rejects the given ones (401, 407)."""
 
     retry = Retry.ON_CHANGE
     default_remedy = "check the secret named by secretRef"
 
 
 class SourceForbidden(SourceError):
-    """The credentials are known and not allowed to read this (403)."""
+    """The credentials are valid but do not permit reading this object (403)."""
 
     retry = Retry.ON_CHANGE
     default_remedy = "grant read permission, or renew a presigned URL that has expired"
@@ -181,7 +181,7 @@ class SourceCredentialsInvalid(SourceError):
 
 
 class SourceRefused(SourceError):
-    """The server does not accept the request (other 4xx)."""
+    """The server rejected the request (other 4xx)."""
 
     retry = Retry.ON_CHANGE
     default_remedy = "read the server's answer; the request itself is not accepted"
@@ -195,14 +195,14 @@ class SourceUnreachable(SourceError):
 
 
 class SourceHostUnknown(SourceUnreachable):
-    """The name servers know no host of this name."""
+    """The host name does not exist in DNS."""
 
     retry = Retry.ON_CHANGE
     default_remedy = "correct the host's name in the URL, or have it made known to the name servers"
 
 
 class SourceUnavailable(SourceError):
-    """The server is there and cannot serve now (429, 5xx)."""
+    """The server is reachable but cannot serve the request now (429, 5xx)."""
 
     retry = Retry.BACKOFF
     default_remedy = "the import goes on by itself; if it does not end, look at the server"
@@ -212,11 +212,11 @@ class SourceUnavailable(SourceError):
     ) -> None:
         super().__init__(what, where=where, remedy=remedy)
         self.retry_after = retry_after
-        """Seconds that the server asked to wait, where it did."""
+        """Delay in seconds that the server requested, if any."""
 
 
 class SourceStalled(SourceError):
-    """The connection stands and no byte came for the length of the stall time-out."""
+    """The connection is open but no data arrived within the stall timeout."""
 
     retry = Retry.BACKOFF
     default_remedy = "the import goes on over a new connection; if it does not end, look at the server"
@@ -233,24 +233,24 @@ class SourceTruncated(SourceError):
     ) -> None:
         super().__init__(what, where=where, remedy=remedy)
         self.unclean_eof = unclean_eof
-        """TLS ended without its closing alert where only that ends the content, which may be whole nevertheless."""
+        """Whether TLS ended without its closing alert where only that ends the content, which may still be complete."""
 
 
 class SourceLengthUnknown(SourceError):
-    """The server announces no length, and nothing else would show that the content was cut off."""
+    """The server announces no length, and nothing else would reveal truncated content."""
 
     retry = Retry.ON_CHANGE
     default_remedy = "give a checksum, or use a server that sends Content-Length"
 
 
 class SourceTooLong(SourceError):
-    """More bytes came than were announced."""
+    """The server sent more bytes than announced."""
 
     default_remedy = "the server's Content-Length is wrong, or the file is still being written"
 
 
 class SourceProtocolError(SourceError):
-    """The server's answer contradicts the protocol (another range than asked for, unreadable headers)."""
+    """The server's response violates the protocol (another range than requested, malformed headers)."""
 
     default_remedy = "a proxy or server on the way alters answers; fetch past it"
 
@@ -276,14 +276,14 @@ class SourceTlsUntrusted(SourceError):
 
 
 class SourceTooManyRedirects(SourceError):
-    """The server sends from place to place."""
+    """The server redirects too often."""
 
     retry = Retry.ON_CHANGE
     default_remedy = "use the final URL"
 
 
 class PlatformNotFound(SourceError):
-    """The image index has no entry for the wanted architecture."""
+    """The image index has no entry for the requested architecture."""
 
     default_remedy = "set platform.architecture to one that the index has"
 
@@ -298,39 +298,39 @@ class DiskNotInImage(SourceError):
 
 
 class ImageError(CdiError):
-    """The image was fetched and is refused."""
+    """The image was fetched and rejected."""
 
     exit_status = 4
     checks: tuple[object, ...] = ()
-    # What was looked at, passed and failed (`cdi.image.checks.Check`), where that is how it was refused.
+    # All checks, passed and failed (`cdi.image.checks.Check`), if the image was rejected by checks.
 
 
 class FormatUnrecognised(ImageError):
-    """No known format, or more than one at the same time."""
+    """The content matches no known format, or several at the same time."""
 
     default_remedy = "convert the image to qcow2 with qemu-img convert"
 
 
 class FormatUnsupported(ImageError):
-    """The format is known and this variant of it is not accepted."""
+    """The format is known, but this variant of it is not accepted."""
 
     default_remedy = "convert the image to qcow2 with qemu-img convert"
 
 
 class ImageCorrupt(ImageError):
-    """A structure of the image points outside of it or contradicts another."""
+    """A structure of the image points outside the image or contradicts another one."""
 
     default_remedy = "check the original with qemu-img check and export it again"
 
 
 class ImageUnsafe(ImageError):
-    """The image refers to something outside of itself, or is built to exhaust its reader."""
+    """The image refers to something outside itself, or is built to exhaust its reader."""
 
     default_remedy = "flatten the image with qemu-img convert and use only images that you trust"
 
 
 class BackingFileRefused(ImageUnsafe):
-    """The image is an overlay over another file."""
+    """The image is an overlay on another file."""
 
     default_remedy = "flatten it: qemu-img convert -O qcow2 overlay.qcow2 flat.qcow2"
 
@@ -366,19 +366,19 @@ class DecoderFailed(ImageError):
 
 
 class DecoderLimit(ImageUnsafe):
-    """A compressed stream wants more memory or gives more output than is allowed."""
+    """A compressed stream requires more memory or produces more output than is allowed."""
 
     default_remedy = "compress the image with usual settings"
 
 
 class ArchiveUnsafe(ImageUnsafe):
-    """An archive has a member that would leave the volume, or is of a refused kind."""
+    """An archive has a member that would be extracted outside the volume, or of a file type that is not allowed."""
 
     default_remedy = "build the archive from relative paths of files, directories and inner links only"
 
 
 class NestedTooDeep(ImageUnsafe):
-    """Wrapper within wrapper within wrapper."""
+    """Too many layers of compression or archives are nested."""
 
     default_remedy = "unpack the image once before publishing it"
 
@@ -387,7 +387,7 @@ class NestedTooDeep(ImageUnsafe):
 
 
 class VerifyError(CdiError):
-    """The image is not what was promised."""
+    """The image does not match its checksum or signature."""
 
     exit_status = 5
 
@@ -405,7 +405,7 @@ class ChecksumInvalid(VerifyError):
 
 
 class ChecksumMissing(VerifyError):
-    """Policy wants a checksum and none was found."""
+    """The policy requires a checksum and none was found."""
 
     default_remedy = "set source.http.checksum, or publish SHA256SUMS beside the image"
 
@@ -417,7 +417,7 @@ class SignatureInvalid(VerifyError):
 
 
 class SignatureMissing(VerifyError):
-    """Policy wants a signature and none was found."""
+    """The policy requires a signature and none was found."""
 
     default_remedy = "publish SHA256SUMS.gpg or SHA256SUMS.asc beside the image, or relax the policy"
 
@@ -426,7 +426,7 @@ class SignatureMissing(VerifyError):
 
 
 class TargetError(CdiError):
-    """The volume cannot take the image."""
+    """The volume cannot store the image."""
 
     exit_status = 6
 
@@ -445,14 +445,14 @@ class TargetFull(TargetError):
 
 
 class QuotaExceeded(TargetError):
-    """A quota leaves no room for the volume."""
+    """A quota does not leave enough space for the volume."""
 
     retry = Retry.ON_CHANGE
     default_remedy = "raise the quota or delete volumes"
 
 
 class TargetBusy(TargetError):
-    """Another worker or machine uses the volume."""
+    """Another worker or machine is using the volume."""
 
     retry = Retry.BACKOFF
     default_remedy = "wait until it ends, or stop it"
@@ -466,14 +466,14 @@ class TargetIo(TargetError):
 
 
 class TargetPermission(TargetError):
-    """The volume may not be written by this user."""
+    """This user has no permission to write to the volume."""
 
     retry = Retry.ON_CHANGE
     default_remedy = "give the worker's user (107) the right to write"
 
 
 class ClaimLost(TargetError):
-    """The volume is gone, although the DataVolume had it."""
+    """The DataVolume's claim or its volume no longer exists."""
 
     default_remedy = "delete the DataVolume and apply it again"
 
@@ -485,13 +485,13 @@ class ClaimMisbound(TargetError):
 
 
 class TargetUnsuitable(TargetError):
-    """The target is not of the kind that the content needs (an archive wants a directory)."""
+    """The target is not of the kind that the content needs (an archive needs a directory)."""
 
     default_remedy = "use volumeMode Filesystem for archives"
 
 
 class StorageClassMissing(TargetError):
-    """The volume names no StorageClass and there is no default one, or the one that it names does not exist."""
+    """The volume names no StorageClass and there is no default one, or the named one does not exist."""
 
     retry = Retry.ON_CHANGE
     default_remedy = (
@@ -501,14 +501,14 @@ class StorageClassMissing(TargetError):
 
 
 class StorageProfileIncomplete(TargetError):
-    """Access modes or volume mode were left to the StorageProfile, and it does not know them."""
+    """Access modes or volume mode were left to the StorageProfile, which does not define them."""
 
     retry = Retry.ON_CHANGE
     default_remedy = "name accessModes and volumeMode in the manifest, or in the StorageProfile's spec"
 
 
 class ScratchNeeded(TargetError):
-    """This image cannot be decoded as a stream and no scratch space is given."""
+    """This image cannot be decoded as a stream and there is no scratch space."""
 
     retry = Retry.ON_CHANGE
     default_remedy = "serve the image with byte ranges, or allow scratch space"
@@ -524,7 +524,7 @@ class EngineError(CdiError):
 
 
 class CloneUnauthorised(SourceError):
-    """Nobody who may has allowed a volume of another namespace to be cloned."""
+    """No authorized user has permitted cloning this volume from another namespace."""
 
     default_remedy = (
         "apply the DataVolume as a user who may create datavolumes/source in the source's namespace, while the "
@@ -553,40 +553,40 @@ class QemuMissing(EngineError):
 
 
 class ResourceLimit(EngineError):
-    """A limit on memory or processor time stopped a decoder."""
+    """A decoder exceeded its limit on memory or processor time."""
 
     default_remedy = "the image is unusual or hostile; convert it yourself first"
 
 
 class WorkerLost(EngineError):
-    """The worker ended without an outcome (killed, out of memory, machine restarted)."""
+    """The worker ended without reporting an outcome (killed, out of memory, machine restarted)."""
 
     retry = Retry.BACKOFF
     default_remedy = "the import goes on from its journal by itself"
 
 
 class WorkerEvicted(WorkerLost):
-    """The worker's pod was evicted from its node, which needed the room."""
+    """The worker's pod was evicted because its node ran short of resources."""
 
     default_remedy = "the import goes on by itself; if it happens again, look at the node's memory and disk"
 
 
 class PeerUnreachable(EngineError):
-    """The other end of a clone is not there, fell silent, or hung up."""
+    """The other end of a clone is unreachable, does not respond, or closed the connection."""
 
     retry = Retry.BACKOFF
     default_remedy = "the clone goes on by itself; if it does not end, look at the other pod and the network policies"
 
 
 class PeerUntrusted(EngineError):
-    """The other end of a clone shows a certificate that is not trusted, or the own one cannot be used."""
+    """The certificate of the other end of a clone is not trusted, or the local one cannot be used."""
 
     retry = Retry.ON_CHANGE
     default_remedy = "look at the secrets with the certificates of uploads and clones; they are renewed if deleted"
 
 
 class PeerProtocolError(EngineError):
-    """The other end of a clone says what the protocol does not allow."""
+    """The other end of a clone violates the protocol."""
 
     default_remedy = "run both ends from the same image; if they are, report it with both logs"
 
@@ -598,14 +598,14 @@ class ToolMissing(EngineError):
 
 
 class BootFailed(EngineError):
-    """The guest did not come up."""
+    """The virtual machine did not boot."""
 
     exit_status = 9
     default_remedy = "read the serial console that is shown; does the image hold a boot loader and support virtio?"
 
 
 class RetryBudgetSpent(EngineError):
-    """A passing fault came again and again until the budget of tries was spent."""
+    """A transient error recurred until the retry limit was reached."""
 
     default_remedy = "remove the cause, then delete and apply the DataVolume again"
 
@@ -620,13 +620,13 @@ class ClusterError(CdiError):
 
 
 class ClusterConfigInvalid(ClusterError):
-    """No kubeconfig and no service account tells where the cluster is, or what does cannot be used."""
+    """No kubeconfig or service account describes the cluster, or it cannot be used."""
 
     default_remedy = "name a file with --kubeconfig or KUBECONFIG, and one of its contexts with --context"
 
 
 class ClusterUnreachable(ClusterError):
-    """No connection to the API server, or no answer in time."""
+    """The API server cannot be reached, or does not respond in time."""
 
     retry = Retry.BACKOFF
     default_remedy = "check the server's address in the kubeconfig, the network, and whether the API server runs"
@@ -639,21 +639,21 @@ class ClusterTlsUntrusted(ClusterError):
 
 
 class ClusterUnauthorized(ClusterError):
-    """The API server does not know who asks (401)."""
+    """The API server rejects the credentials (401)."""
 
     retry = Retry.ON_CHANGE
     default_remedy = "log in again; the credentials of the kubeconfig or service account have expired or are wrong"
 
 
 class ClusterForbidden(ClusterError):
-    """A rule of the cluster forbids it (403)."""
+    """The API server denies the request (403)."""
 
     retry = Retry.ON_CHANGE
     default_remedy = "grant the named right with a Role or ClusterRole, or satisfy the policy that is named"
 
 
 class ClusterUnavailable(ClusterError):
-    """The API server is there and cannot serve now (429, 5xx)."""
+    """The API server is reachable but cannot serve the request now (429, 5xx)."""
 
     retry = Retry.BACKOFF
     default_remedy = "try again later; if it does not end, look at the API server and at the webhooks it asks"
@@ -663,17 +663,17 @@ class ClusterUnavailable(ClusterError):
     ) -> None:
         super().__init__(what, where=where, remedy=remedy)
         self.retry_after = retry_after
-        """Seconds that the server asked to wait, where it did."""
+        """Delay in seconds that the server requested, if any."""
 
 
 class ClusterRefused(ClusterError):
-    """The API server does not take this request (other 4xx)."""
+    """The API server rejected the request (other 4xx)."""
 
     default_remedy = "the API server may be too old or too new for this program"
 
 
 class WorkerPodInvalid(ClusterError):
-    """The API server finds the worker's pod invalid as it would be made."""
+    """The API server rejects the worker's pod as invalid."""
 
     retry = Retry.ON_CHANGE
     default_remedy = (
@@ -683,7 +683,7 @@ class WorkerPodInvalid(ClusterError):
 
 
 class ClusterProtocolError(ClusterError):
-    """What came is no answer of an API server, or is larger than any can be."""
+    """The response is not one of an API server, or exceeds the size limit."""
 
     retry = Retry.BACKOFF
     default_remedy = "a proxy on the way may alter answers; check the server's address in the kubeconfig"
@@ -698,7 +698,7 @@ class KindNotServed(NotFound):
 
 
 class HistoryExpired(ClusterError):
-    """The API server has forgotten the changes since the version asked for (410)."""
+    """The API server no longer keeps the changes since the requested version (410)."""
 
     retry = Retry.BACKOFF
     default_remedy = "list again and watch from there"
@@ -708,20 +708,20 @@ class HistoryExpired(ClusterError):
 
 
 class UploadError(CdiError):
-    """An upload was refused before its content was looked at."""
+    """An upload was rejected before its content was read."""
 
     exit_status = 11
 
 
 class UploadMalformed(UploadError):
-    """The request is not one that the upload protocol knows (400 and other 4xx)."""
+    """The request does not follow the upload protocol (400 and other 4xx)."""
 
     default_remedy = "docs/how-to/upload.md shows the requests; cdi upload makes them"
 
     def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None, status: int = 400) -> None:
         super().__init__(what, where=where, remedy=remedy)
         self.status = status
-        """Of the HTTP answer."""
+        """Status of the HTTP response."""
 
 
 class TokenInvalid(UploadError):
@@ -731,37 +731,37 @@ class TokenInvalid(UploadError):
 
 
 class TokenMisused(TokenInvalid):
-    """The token is good, but for something else (400)."""
+    """The token is valid, but for another purpose (400)."""
 
 
 class UploadNotReady(UploadError):
-    """The volume cannot take an upload, or not yet (503)."""
+    """The volume does not accept an upload, or not yet (503)."""
 
     retry = Retry.BACKOFF
     default_remedy = "wait until the DataVolume's phase is UploadReady, then send again"
 
 
 class UploadUnderWay(UploadError):
-    """Somebody else is uploading into the volume (503)."""
+    """Another upload into the volume is in progress (503)."""
 
     retry = Retry.BACKOFF
     default_remedy = "wait until it ends"
 
 
 class AlreadyUploaded(UploadError):
-    """The volume has been filled (409)."""
+    """The volume has already been filled (409)."""
 
     default_remedy = "make another DataVolume for another image"
 
 
 class UploadUnknown(UploadError):
-    """There is no such resumable upload: it was never begun, was removed, expired or failed (404)."""
+    """The resumable upload does not exist: it was never created, was removed, has expired or failed (404)."""
 
     default_remedy = "begin a new one"
 
 
 class UploadOffsetConflict(UploadError):
-    """The bytes do not continue those that came before (409)."""
+    """The offset does not continue the data received so far (409)."""
 
     retry = Retry.BACKOFF
     default_remedy = "ask with HEAD for the offset and go on there"
@@ -771,21 +771,21 @@ class UploadOffsetConflict(UploadError):
 
 
 class OutputFailed(CdiError):
-    """Standard output cannot be written: the file system that it goes to is full, or its device failed."""
+    """Standard output cannot be written: its file system is full or its device failed."""
 
     exit_status = 12
     default_remedy = "free space where standard output goes, or redirect it; work that was begun goes on"
 
 
 class OutputClosed(OutputFailed):
-    """The reader of standard output is gone (a broken pipe); nothing is printed about it."""
+    """Standard output is a broken pipe because its reader has exited; no message is printed."""
 
     exit_status = 141
     default_remedy = ""
 
 
 class Interrupted(CdiError):
-    """The work was asked to stop; a later run goes on from the journal."""
+    """The work was asked to stop; a later run resumes from the journal."""
 
     exit_status = 130
     retry = Retry.BACKOFF
@@ -793,7 +793,7 @@ class Interrupted(CdiError):
 
 
 def all_errors() -> list[type[CdiError]]:
-    """Every class of the tree, parents before children, in the order of definition."""
+    """Return all error classes, parents before children, in the order of their definition."""
     found: list[type[CdiError]] = []
 
     def walk(cls: type[CdiError]) -> None:
@@ -806,5 +806,5 @@ def all_errors() -> list[type[CdiError]]:
 
 
 def by_code(code: str) -> type[CdiError]:
-    """The class of a code, `InternalError` where a newer worker sent one that is not known here."""
+    """Return the class of a code; `InternalError` if unknown, such as one from a newer worker."""
     return {cls.__name__: cls for cls in all_errors()}.get(code, InternalError)

@@ -85,6 +85,7 @@ def _reference(what: str) -> tuple[Rule, ...]:
         ),
     )
 
+
 _IMPORTED = ("http", "s3", "gcs", "registry", "blank", "imageio", "vddk")
 
 MODEL_RULES: dict[str, tuple[Rule, ...]] = {
