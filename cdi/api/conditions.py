@@ -1,4 +1,4 @@
-"""Setting conditions.  Pure: the time is passed in, and a list goes out."""
+"""Pure functions that read and set conditions."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from cdi.api.phases import ConditionStatus
 from cdi.api.timestamps import timestamp
 
 MAX_MESSAGE = 32768
-"""Characters; Kubernetes' own limit for conditions."""
+"""Maximum length of a message in characters; Kubernetes' limit for conditions."""
 
 
 def find_condition(conditions: Iterable[Condition] | None, kind: str) -> Condition | None:
-    """The condition of that type."""
+    """Return the condition of type `kind`, None if there is none."""
     return next((condition for condition in conditions or () if condition.type == kind), None)
 
 
 def is_true(conditions: Iterable[Condition] | None, kind: str) -> bool:
-    """Whether the condition is there and True."""
+    """Return whether the condition of type `kind` exists and is True."""
     found = find_condition(conditions, kind)
     return found is not None and found.status == ConditionStatus.TRUE
 
@@ -34,10 +34,10 @@ def set_condition(
     now: dt.datetime,
     heartbeat: dt.timedelta | None = None,
 ) -> list[Condition]:
-    """The conditions with one of them set, the others as they were, in the same order.
+    """Return the conditions with one of them set; the order and the other conditions are kept.
 
-    ``lastTransitionTime`` moves only when the status changes, ``lastHeartbeatTime`` when anything does.  So the same
-    call again changes nothing, unless `heartbeat` is given and the last sign of life is older than that.
+    ``lastTransitionTime`` changes only with the status, ``lastHeartbeatTime`` with any field. A repeated call therefore
+    changes nothing, unless `heartbeat` is given and the last heartbeat is older than that.
     """
     word = ConditionStatus(str(status)) if isinstance(status, bool) else status
     old = find_condition(conditions, kind)

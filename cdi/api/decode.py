@@ -1,10 +1,11 @@
-"""JSON into frozen dataclasses, strictly, for what crosses between the planes.
+"""Strict decoder from JSON to frozen dataclasses, for data that control plane and data plane exchange.
 
-The models of the API are pydantic's.  A worker that moves one small image would spend more time on importing pydantic
-than on the image, so `Job` and its kin are read by this: exact types, no unknown or repeated fields, whole numbers of
-64 bits, finite others, every problem in one message.
-Understands str, int, float, bool, Literal, enums of strings, ``X | None``, ``tuple[X, ...]``, ``dict[str, X]``,
-dataclasses, and unions of dataclasses that are told apart by a Literal field ``kind``; `Range` bounds numbers.
+The models of the API use Pydantic. A worker that transfers one small image would spend more time on importing Pydantic
+than on the image, so `Job` and related classes use this decoder: types are exact, unknown and repeated fields are
+rejected, integers have at most 64 bits, other numbers are finite, and one message lists all problems.
+
+Supported types are str, int, float, bool, Literal, enums of strings, ``X | None``, ``tuple[X, ...]``, ``dict[str, X]``,
+dataclasses, and unions of dataclasses with a Literal field ``kind`` as the discriminator; `Range` limits numbers.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ T = TypeVar("T")
 _DEPTH = 16
 _LARGEST = (1 << 63) - 1
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
-"""What JSON Schema calls them."""
+"""Names of the types in JSON Schema."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """In ``Annotated[int, Range(...)]``: the values that a number may have."""
+    """Allowed values of a number, in ``Annotated[int, Range(...)]``."""
 
     at_least: float | None = None
     at_most: float | None = None
@@ -45,7 +46,7 @@ class Range:
 
 
 class DecodeError(ValueError):
-    """The document is not one of these; `problems` are ``field: what is wrong``."""
+    """Error for an invalid document; `problems` are strings ``field: what is wrong``."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
@@ -53,7 +54,7 @@ class DecodeError(ValueError):
 
 
 def decode(cls: type[T], text: str | bytes) -> T:
-    """Read one JSON document.  Raises `DecodeError`."""
+    """Parse one JSON document as `cls`; raise `DecodeError` with all problems."""
     try:
         document = parse_json(text, unique_fields=True)
     except ValueError as error:
@@ -71,7 +72,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _value(hint: Any, value: Any, at: str, problems: list[str]) -> Any:
-    """`value` as the type `hint`; adds to `problems` and gives None where it is none."""
+    """Return `value` as the type `hint`; if it is invalid, append to `problems` and return None."""
     bound: Range | None = None
     if get_origin(hint) is Annotated:
         hint, *notes = get_args(hint)
@@ -103,7 +104,7 @@ def _value(hint: Any, value: Any, at: str, problems: list[str]) -> Any:
         return _wrong(at, "is too large a number", problems)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    # A bool is an int to Python and to nobody else.
+    # In Python, bool is a subclass of int.
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         return _wrong(at, f"must be of type {_TYPES[hint]}", problems)
     if bound is not None and (problem := bound.problem(value)) is not None:

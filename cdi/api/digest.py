@@ -1,4 +1,4 @@
-"""Digests as they are written in manifests, manifests of registries and lock files: ``algorithm:hex``."""
+"""Digests ``algorithm:hex``, as in manifests, registry manifests and lock files."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ HEX_LENGTH = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """A digest of known algorithm; `hex` is lower case."""
+    """Digest with a known algorithm; `hex` is in lower case."""
 
     algorithm: str
     hex: str
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``algorithm:hex``, any case; raises `ChecksumInvalid`."""
+        """Parse ``algorithm:hex`` in any case; raise `ChecksumInvalid` if it is malformed."""
         algorithm, colon, value = text.strip().partition(":")
         algorithm, value = algorithm.lower(), value.lower()
         length = HEX_LENGTH.get(algorithm)

@@ -1,11 +1,11 @@
-"""Documents from outside, before any model sees them.
+"""Parsing and limits of untrusted documents, before they are converted to models.
 
-A manifest is untrusted: it may be nested a thousand levels deep, refer to itself, hold numbers that JSON cannot
-express, or be a few lines of YAML that unfold to gigabytes.
+A manifest may be nested a thousand levels deep, contain reference cycles or numbers that JSON cannot express, or be a
+few lines of YAML that expand to gigabytes.
 
-`parse_json` is the only caller of the JSON parser (ruff's TID251 sees to that; the exceptions are marked).  The parser
-of CPython calls itself for each level, and from 3.12 on its limit counts calls and does not look at the stack that is
-left: a few thousand brackets end a process whose thread has a small one.
+`parse_json` is the only caller of the JSON parser (enforced by ruff's TID251; exceptions are marked). CPython's parser
+recurses for each level, and since 3.12 its limit counts calls without regard to the remaining stack: a few thousand
+brackets crash a process whose thread has a small stack.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from typing import Any, NoReturn
 from cdi.api.errors import InvalidManifest
 
 MAX_DEPTH = 64
-"""Levels; the deepest field of the API is at about 15."""
+"""Maximum nesting of a manifest; the deepest field of the API is at about level 15."""
 MAX_VALUES = 100_000
-"""Values in all.  An API server takes 3 MiB."""
+"""Maximum number of values; an API server accepts 3 MiB."""
 MAX_TEXT = 3 << 20
-"""Characters in all."""
+"""Maximum number of characters."""
 MAX_NESTING = 128
-"""Levels of any JSON: a manifest's, and those of what it is wrapped in."""
+"""Maximum nesting of any JSON document: a manifest and the objects it is wrapped in."""
 _PIECE = 1 << 18
 _BRACKETS = b"[{]}"
 _STEPS = bytes.maketrans(_BRACKETS, b"\x01\x01\xff\xff")
-"""What a bracket does to the depth, as a signed byte."""
+"""Change of the depth at each bracket, as a signed byte."""
 _OTHERS = bytes(set(range(256)) - set(_BRACKETS))
 
 
@@ -61,17 +61,17 @@ def check_nesting(text: str) -> None:
 
 
 class NestingCheck:
-    """Follows the depth of a JSON text that is fed piece by piece.
+    """Incremental check of the nesting of a JSON text.
 
-    It reads the text as the parser does, up to the first place where that would fail; what comes behind such a place
-    is not parsed, so it does not matter what is made of it.
+    The check reads text as the parser does, up to the first syntax error. Text after that is never parsed, so the
+    result for it does not matter.
     """
 
     def __init__(self) -> None:
         self._depth = 0
         self._in_string = False
         self._rest = ""
-        """A backslash at the end of the last piece, whose other half is in the next one."""
+        """A backslash at the end of the last piece, whose escaped character is in the next one."""
 
     def feed(self, piece: str) -> None:
         """Raise `ValueError` where it is nested more than `MAX_NESTING` levels deep."""
@@ -79,7 +79,7 @@ class NestingCheck:
         backslashes = len(piece) - len(piece.rstrip("\\"))
         self._rest = "\\" if backslashes % 2 else ""
         piece = piece.removesuffix(self._rest)
-        # Without escaped backslashes and quotes every quote begins or ends a string.
+        # Without escaped backslashes and quotes, every quote starts or ends a string.
         parts = piece.replace("\\\\", "").replace('\\"', "").split('"')
         outside = "".join(parts[self._in_string :: 2])
         self._in_string ^= len(parts) % 2 == 0
@@ -91,7 +91,7 @@ class NestingCheck:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, in which no field may be said twice: which of them counts would be the reader's choice."""
+    """Return the object; raise `ValueError` if a field is repeated, because parsers differ in which value counts."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
@@ -101,7 +101,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(text: str) -> NoReturn:
-    """NaN and the infinities, which Python reads and JSON does not have (RFC 8259 section 6)."""
+    """Reject NaN and the infinities, which Python parses but JSON does not allow (RFC 8259, section 6)."""
     raise ValueError(f"{text} is no number")
 
 
@@ -110,9 +110,9 @@ _UNIQUE_DECODER = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=
 
 
 def plain(document: object) -> dict[str, Any]:
-    """A copy of a document that is plain JSON; raises `InvalidManifest` naming the place where it is not.
+    """Return a copy of a document as plain JSON types; raise `InvalidManifest` naming the invalid place.
 
-    A time is a string: YAML reads an unquoted one as its own type, and Kubernetes does not.
+    Timestamps become strings: YAML parses an unquoted one as a separate type, Kubernetes does not.
     """
     if not isinstance(document, Mapping):
         raise InvalidManifest(f"a manifest must be of type object, not {json_type(document)}")
@@ -122,7 +122,7 @@ def plain(document: object) -> dict[str, Any]:
 
 
 class _Copy:
-    """One copying under way, with what it has used up."""
+    """State of one copy operation, with the consumed share of the limits."""
 
     def __init__(self) -> None:
         self._values = 0
@@ -130,7 +130,7 @@ class _Copy:
 
     def of(self, value: object, path: str, depth: int) -> Any:
         self._values += 1
-        # What an alias names is counted wherever it stands, so a document that unfolds is refused while it is small.
+        # Aliased values count each time, so an expanding document is rejected while it is small.
         if self._values > MAX_VALUES:
             raise InvalidManifest(f"the manifest has more than {MAX_VALUES} values")
         if depth > MAX_DEPTH:
@@ -195,7 +195,7 @@ def _time(value: dt.date, path: str) -> str:
 
 
 def json_type(value: object) -> str:
-    """Return the type of a value as OpenAPI names it, ``string`` or ``boolean`` for instance."""
+    """Return the OpenAPI name of a value's type, such as ``string`` or ``boolean``."""
     match value:
         case None:
             return "null"

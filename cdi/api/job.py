@@ -1,8 +1,8 @@
-"""The contract between the planes: one `Job` goes into a worker; progress, then exactly one `Outcome` come out.
+"""Contract between control plane and data plane: a worker gets one `Job`, reports progress and ends with one `Outcome`.
 
-A job is complete: a worker needs nothing else, talks to no Kubernetes, and gives the same result in a pod, in a
-subprocess and in a test.  Secrets are named by the path of a file that holds them, never by value, so a job can be
-logged.  Sizes and offsets are bytes.
+A job is complete: a worker needs nothing else, does not use the Kubernetes API, and gives the same result in a pod, in
+a subprocess and in a test. Secrets are passed as paths of files that contain them, never by value, so that a job can be
+logged. Sizes and offsets are bytes.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from cdi.api.errors import CdiError, InvalidManifest, Retry
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """Paths of files, each holding one secret value without a trailing newline."""
+    """Paths of files that each contain one secret value without a trailing newline."""
 
     access_key_file: str | None = None
-    """User name, or access key id."""
+    """User name or access key id."""
     secret_key_file: str | None = None
-    """Password, or secret access key."""
+    """Password or secret access key."""
     session_token_file: str | None = None
-    """A temporary S3 credential's session token."""
+    """Session token of temporary S3 credentials."""
     service_account_file: str | None = None
-    """A Google service account's JSON key."""
+    """JSON key of a Google service account."""
     docker_config_file: str | None = None
-    """A ``.dockerconfigjson``."""
+    """File in the format of ``.dockerconfigjson``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """How a server's certificate is checked."""
+    """Settings for checking a server's certificate."""
 
     ca_dir: str | None = None
-    """A directory (a mounted ConfigMap): every file in it, whatever its name, may hold PEM certificates that are
-    trusted beside the system's."""
+    """A directory, such as a mounted ConfigMap. Each file in it, with any name, may contain PEM certificates that are
+    trusted in addition to the system's."""
     insecure: bool = False
-    """Do not check certificates at all; for a registry also: plain HTTP is allowed."""
+    """Do not check certificates; for a registry, also allow plain HTTP."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proxy:
-    """As in CDIConfig's importProxy.  Empty means: what the environment says."""
+    """Proxy settings as in CDIConfig's importProxy; unset values are taken from the environment."""
 
     http: str | None = None
     https: str | None = None
@@ -59,16 +59,16 @@ class HttpSourceSpec:
     tls: Tls = Tls()
     proxy: Proxy = Proxy()
     headers: tuple[str, ...] = ()
-    """Whole ``Header: value`` lines."""
+    """Complete ``Header: value`` lines."""
     secret_header_files: tuple[str, ...] = ()
-    """Paths; every line of each is a whole ``Header: value`` line."""
+    """Paths of files whose lines are complete ``Header: value`` lines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3SourceSpec:
     kind: Literal["s3"] = "s3"
     url: str
-    """``s3://bucket/key`` or an endpoint's URL, ``https://host/bucket/key``."""
+    """``s3://bucket/key``, or a URL on an endpoint, ``https://host/bucket/key``."""
     credentials: Credentials = Credentials()
     tls: Tls = Tls()
     proxy: Proxy = Proxy()
@@ -87,7 +87,7 @@ class GcsSourceSpec:
     tls: Tls = Tls()
     proxy: Proxy = Proxy()
     endpoint: str | None = None
-    """Another service that speaks the JSON API."""
+    """Endpoint of another service with the same JSON API."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,21 +99,21 @@ class RegistrySourceSpec:
     tls: Tls = Tls()
     proxy: Proxy = Proxy()
     architecture: str | None = None
-    """An OCI architecture; that of this machine where none is given."""
+    """OCI architecture; None is that of this machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSourceSpec:
     kind: Literal["file"] = "file"
     path: str
-    """A regular file or a block device."""
+    """A regular file or block device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSourceSpec:
     kind: Literal["stream"] = "stream"
     descriptor: int = 0
-    """An open file descriptor that is read once, from front to back."""
+    """Open file descriptor that is read once, sequentially."""
     length: int | None = None
 
 
@@ -135,14 +135,14 @@ SourceSpec = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileTargetSpec:
-    """A raw disk image in a directory: written beside its name and moved there when it is verified."""
+    """Raw disk image in a directory, written under a temporary name and renamed after verification."""
 
     kind: Literal["file"] = "file"
     path: str
-    """The disk, usually ``…/disk.img``; made with mode 0660."""
+    """Path of the disk, usually ``…/disk.img``, which is created with mode 0660."""
     volume: int | None = None
-    """Bytes of the volume that this disk is to have for itself; what its file system keeps is reckoned from them.  None
-    where others have room in it too."""
+    """Size in bytes of a volume that is reserved for this disk, from which the file system's overhead is calculated.
+    None if the volume also contains other files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,12 +150,12 @@ class BlockTargetSpec:
     kind: Literal["block"] = "block"
     path: str
     known_zero: bool = False
-    """The device is known to read as zeros, so zeros need not be written."""
+    """Whether the device is known to read as zeros, so that zeros need not be written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectoryTargetSpec:
-    """Where an archive is unpacked."""
+    """Directory that an archive is extracted to."""
 
     kind: Literal["directory"] = "directory"
     path: str
@@ -166,60 +166,60 @@ TargetSpec = FileTargetSpec | BlockTargetSpec | DirectoryTargetSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How the work is done; everything has a sound default."""
+    """Settings for how the work is done, all with defaults."""
 
     engine: Literal["auto", "qemu"] = "auto"
-    """``qemu`` gives every image to QEMU: the escape hatch."""
+    """``qemu`` converts every image with QEMU, as a workaround for defects of the built-in formats."""
     connections: Annotated[int, Range(at_least=0, at_most=64)] = 0
-    """How many ranges are fetched at a time; 0 chooses."""
+    """Number of ranges fetched in parallel; 0 chooses automatically."""
     bandwidth: Annotated[int, Range(at_least=0)] = 0
     """Bytes per second from the source; 0 is unlimited."""
     discover_checksum: bool = True
-    """Look for SHA256SUMS and the like beside an HTTP image where no checksum is given."""
+    """Look for checksum files such as SHA256SUMS next to an HTTP image without a given checksum."""
     require_checksum: bool = False
     record_digest: bool = False
-    """Compute the content's sha256 even where there is nothing to compare it with."""
+    """Compute the SHA-256 digest of the content even if there is no digest to compare it with."""
     signature: Literal["ignore", "if-present", "require"] = "ignore"
-    """Whether SHA256SUMS's detached signature is checked against `keyring`."""
+    """Whether the detached signature of SHA256SUMS is checked against `keyring`."""
     keyring: str | None = None
-    """A file of OpenPGP public keys, binary or armoured."""
+    """File with OpenPGP public keys, binary or armored."""
     preallocation: bool = False
     stall_timeout: Annotated[float, Range(above=0, at_most=86_400)] = 60.0
-    """Seconds without a byte until a connection is given up."""
+    """Seconds without data after which a connection is closed."""
     retries: Annotated[int, Range(at_least=0)] = 8
-    """Failures in a row, without a byte of progress, until a passing fault is handed to the controller."""
+    """Number of consecutive failures without progress after which a transient error ends the job."""
     qemu_memory: Annotated[int, Range(above=0)] = 1 << 30
-    """Address space for a QEMU program, bytes."""
+    """Address space limit of a QEMU program in bytes."""
     qemu_cpu_seconds: Annotated[int, Range(above=0)] = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Everything that one transfer needs."""
+    """Complete description of one transfer."""
 
     id: str
-    """Names the volume's life, not the attempt's: a journal of another id is not continued."""
+    """Identifies the volume across attempts: a journal with another id is not resumed."""
     source: SourceSpec
     target: TargetSpec
     content_type: Literal["kubevirt", "archive"] = "kubevirt"
     size: int | None = None
-    """The disk's size in bytes: an image that is smaller is grown to it, a larger one refused.  None: the image's
-    own virtual size (a file target), or the device's."""
+    """Size of the disk in bytes: a smaller image is grown to it, a larger one is rejected. None is the image's virtual
+    size (file target) or the device's size."""
     checksum: str | None = None
-    """``algorithm:hex`` of the bytes that the source serves, before any unpacking; of a registry's image, its
-    manifest's digest."""
+    """Digest ``algorithm:hex`` of the bytes that the source serves, before decompression; for a registry image, of its
+    manifest."""
     policy: Policy = Policy()
     journal: str | None = None
-    """Where progress is kept for the next attempt."""
+    """Path of the journal that stores progress for the next attempt."""
     scratch: str | None = None
-    """A directory for what cannot be decoded as a stream; without it such images are refused."""
+    """Directory for images that cannot be decoded as a stream; without it they are rejected."""
     continued: bool = False
-    """An earlier attempt may have written to the target, also where no journal says so: its machine may have gone with
-    it."""
+    """Whether an earlier attempt may have written to the target even if there is no journal, which may be lost with its
+    machine."""
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Raises `InvalidManifest` naming every field that is wrong."""
+        """Parse JSON; raise `InvalidManifest` that names every invalid field."""
         try:
             return decode(cls, text)
         except DecodeError as error:
@@ -231,27 +231,30 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A `CdiError`, as it crosses from worker to controller."""
+    """Serialized `CdiError`, passed from worker to controller."""
 
     code: str
     message: str
-    """What, where and remedy, rendered."""
+    """Message with cause, place and remedy."""
     retry: Retry
     exit_status: int = 1
 
     @classmethod
     def of(cls, error: CdiError) -> Self:
-        """Return the failure that `error` is."""
+        """Return the failure for `error`."""
         return cls(code=error.code, message=error.message, retry=error.retry, exit_status=error.exit_status)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """A moment of a transfer.  Counters only grow, except when the work starts over."""
+    """Snapshot of a running transfer.
+
+    Counters only increase, except when the work starts over.
+    """
 
     phase: Literal["preparing", "transferring", "converting", "verifying", "flushing", "done"]
     done: int
-    """Bytes of the source that are dealt with (the watermark), those of earlier attempts included."""
+    """Bytes of the source that are processed (the watermark), including earlier attempts."""
     total: int | None
     written: int = 0
     """Bytes written to the target in this attempt."""
@@ -260,22 +263,22 @@ class Progress:
     rate: float = 0.0
     """Bytes per second, smoothed."""
     eta: float | None = None
-    """Seconds to go."""
+    """Estimated seconds until completion."""
     note: str = ""
-    """What is out of the ordinary, e.g. that it resumed or waits for a server."""
+    """Unusual circumstances, such as a resumed transfer or a wait for a server."""
     failure: Failure | None = None
-    """Why the last try failed, while the worker waits before the next one; None while bytes flow."""
+    """Error of the last attempt while the worker waits to retry, None while data flows."""
 
     @property
     def fraction(self) -> float | None:
-        """0.0 to 1.0, None where the total is not known."""
+        """Progress from 0.0 to 1.0, None if the total is unknown."""
         if self.total is None:
             return None
         return 1.0 if self.total == 0 else min(1.0, self.done / self.total)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Raises `ValueError`."""
+        """Parse JSON; raise `ValueError` if it is invalid."""
         return decode(cls, text)
 
     def to_json(self) -> str:
@@ -284,46 +287,47 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a job ended.  `failure` is None on success."""
+    """Result of a job; `failure` is None on success."""
 
     id: str
     failure: Failure | None = None
     format: str | None = None
-    """Of the innermost image: raw, qcow2, vmdk, vdi, vpc, vhdx, archive, blank."""
+    """Format of the innermost image: raw, qcow2, vmdk, vdi, vpc, vhdx, archive, blank."""
     wrappers: tuple[str, ...] = ()
-    """Outermost first: gz, xz, zst, tar."""
+    """Compression and archive layers, outermost first: gz, xz, zst, tar."""
     path: str | None = None
-    """Which pipeline did it (`cdi.image.plan`)."""
+    """Pipeline that processed the image (`cdi.image.plan`)."""
     virtual_size: int | None = None
     disk_size: int | None = None
-    """The size of the disk as it stands on the volume."""
+    """Size of the disk on the volume in bytes."""
     digest: str | None = None
-    """Of the source's bytes as far as one was computed, ``algorithm:hex``."""
+    """Digest ``algorithm:hex`` of the source's bytes, if one was computed."""
     verified_by: tuple[str, ...] = ()
-    """What was checked: length, checksum, SHA256SUMS, registry digest, signature …"""
+    """Completed checks: length, checksum, SHA256SUMS, registry digest, signature …"""
     fetched: int = 0
     written: int = 0
-    """Bytes that the target was given: data and written-out zeros, neither holes nor what was only reserved."""
+    """Bytes written to the target as data or zeros; holes and preallocated blocks are not included."""
     scratch: int = 0
-    """Bytes that went through scratch space."""
+    """Bytes written to scratch space."""
     resumed_at: int = 0
-    """The watermark that this attempt began from."""
+    """Watermark in bytes at which this attempt started."""
     preallocated: bool = False
     validator: str | None = None
-    """The source's ETag or similar."""
+    """Validator of the source, such as its ETag."""
     labels: dict[str, str] = field(default_factory=dict)
-    """From a containerDisk's environment."""
+    """Labels from the environment of a containerDisk."""
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Raises `ValueError`."""
+        """Parse JSON; raise `ValueError` if it is invalid."""
         return decode(cls, text)
 
     def to_json(self, limit: int = 4096) -> str:
-        """At most `limit` bytes, and not below 1024: what is least missed gives way first, at last the tail of a
-        failure's message.
+        """Return JSON of at most `limit` bytes, dropping the least important fields first.
+
+        The end of a failure's message is dropped last. A `limit` below 1024 is not supported.
         """
         body = asdict(self)
 
@@ -349,19 +353,19 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What may be changed while a worker runs (its control file)."""
+    """Settings that may be changed while a worker runs (its control file)."""
 
     bandwidth: Annotated[int, Range(at_least=0)] = 0
-    """Bytes per second, 0 unlimited."""
+    """Bytes per second; 0 is unlimited."""
     connections: Annotated[int, Range(at_least=0, at_most=64)] = 0
-    """Ranges at a time, more or fewer than planned; 0 leaves it to the plan.  What is asked for is given as far as it
-    fits the 192 MiB of a worker (`cdi.transfer.ranged.share`): 64 for raw images, 44 for qcow2, 21 where its clusters
-    are compressed, fewer with clusters of a MiB and more.  An image that QEMU reads, or that is unwrapped as it comes,
-    is never fetched over more than it began with."""
+    """Number of ranges fetched in parallel; 0 leaves it to the plan. It is limited by the worker's 192 MiB of memory
+    (`cdi.transfer.ranged.share`): 64 for raw images, 44 for qcow2, 21 for compressed qcow2 clusters, fewer for clusters
+    of 1 MiB and more. An image that QEMU reads or that is decompressed as a stream never uses more connections than at
+    its start."""
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Raises `ValueError`."""
+        """Parse JSON; raise `ValueError` if it is invalid."""
         return decode(cls, text)
 
     def to_json(self) -> str:

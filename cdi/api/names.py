@@ -1,6 +1,6 @@
-"""Annotations, labels and object names that other programs look up, letter for letter.
+"""Names of annotations, labels and objects that other programs rely on.
 
-Where a text is also written by KubeVirt's CDI, it is the same, so that clients of either work with both.
+Names that KubeVirt's CDI also uses are identical, so that clients of either work with both.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ VERSION = "v1beta1"
 UPLOAD_GROUP = "upload.cdi.kubevirt.io"
 
 MAX_NAME = 253
-"""Characters of an object's name (a DNS subdomain)."""
+"""Maximum length of an object's name (a DNS subdomain), in characters."""
 MAX_LABEL = 63
-"""Characters of a label's value and of a service's name (a DNS label)."""
+"""Maximum length of a label's value or a Service's name (a DNS label), in characters."""
 
 # --- annotations that users set ---------------------------------------------------------------------------------
 
 ANN_IMMEDIATE_BINDING = f"{GROUP}/storage.bind.immediate.requested"
-"""Its presence counts, not its value."""
+"""Only its presence matters, not its value."""
 ANN_USE_POPULATOR = f"{GROUP}/storage.usePopulator"
 ANN_POD_RETAIN = f"{GROUP}/storage.pod.retainAfterCompletion"
 ANN_ALLOW_CLAIM_ADOPTION = f"{GROUP}/allowClaimAdoption"
@@ -27,9 +27,9 @@ ANN_PRE_POPULATED = f"{GROUP}/storage.prePopulated"
 ANN_POPULATED_FOR = f"{GROUP}/storage.populatedFor"
 ANN_CHECK_STATIC_VOLUME = f"{GROUP}/storage.checkStaticVolume"
 ANN_FILLED_FOR = f"{GROUP}/storage.filledFor"
-"""Of a PersistentVolume that was filled in another claim's place: the uid of the claim that it is for."""
+"""On a PersistentVolume filled through a temporary claim: the uid of the claim that it is for."""
 ANN_PERSISTENT_VOLUMES = f"{GROUP}/storage.persistentVolumeList"
-"""Of a claim that is to be bound to one of these, which hold its content: a JSON list of names."""
+"""On a claim to be bound to one of these existing, filled PersistentVolumes: a JSON list of names."""
 ANN_PERMISSIVE_CLONE = f"{GROUP}/permissiveClone"
 ANN_EXTERNAL_POPULATION = f"{GROUP}/externalPopulation"
 ANN_UPLOAD_TARGET = f"{GROUP}/storage.upload.target"
@@ -42,7 +42,7 @@ ANN_VDDK_EXTRA_ARGS = f"{GROUP}/storage.pod.vddk.extraargs"
 ANN_CLONE_REQUEST = "k8s.io/CloneRequest"
 
 ANN_SOURCE = f"{GROUP}/storage.import.source"
-"""http, s3, gcs, glance, none, registry, imageio or vddk."""
+"""One of http, s3, gcs, glance, none, registry, imageio and vddk."""
 ANN_ENDPOINT = f"{GROUP}/storage.import.endpoint"
 ANN_SECRET = f"{GROUP}/storage.import.secretName"
 ANN_CERT_CONFIG_MAP = f"{GROUP}/storage.import.certConfigMap"
@@ -55,9 +55,9 @@ ANN_INSECURE_SKIP_VERIFY = f"{GROUP}/storage.import.insecureSkipVerify"
 ANN_BACKING_FILE = f"{GROUP}/storage.import.backingFile"
 ANN_THUMBPRINT = f"{GROUP}/storage.import.vddk.thumbprint"
 ANN_EXTRA_HEADERS = f"{GROUP}/storage.import.extraHeaders"
-"""A prefix: ``.0``, ``.1`` and so on follow."""
+"""Prefix, followed by ``.0``, ``.1`` and so on."""
 ANN_SECRET_EXTRA_HEADERS = f"{GROUP}/storage.import.secretExtraHeaders"
-"""A prefix: ``.0``, ``.1`` and so on follow."""
+"""Prefix, followed by ``.0``, ``.1`` and so on."""
 ANN_CHECKSUM = f"{GROUP}/storage.import.checksum"
 
 ANN_POD_NETWORK = "k8s.v1.cni.cncf.io/networks"
@@ -71,7 +71,7 @@ POD_ANNOTATIONS = (
     ANN_POD_ISTIO_INJECTION,
     ANN_POD_LINKERD_INJECTION,
 )
-"""Copied from a DataVolume or claim to its worker pod."""
+"""Annotations copied from a DataVolume or claim to its worker pod."""
 
 # --- annotations that are written as status ---------------------------------------------------------------------
 
@@ -85,7 +85,7 @@ ANN_REQUIRES_SCRATCH = f"{GROUP}/storage.import.requiresScratch"
 ANN_REQUIRES_DIRECT_IO = f"{GROUP}/storage.import.requiresDirectIo"
 ANN_UPLOAD_POD = f"{GROUP}/storage.uploadPodName"
 ANN_IMAGE_VALIDATOR = f"{GROUP}/image.validator"
-"""Of a volume that a resumable upload has filled: the upload's name (`cdi.api.upload_protocol.UploadId`)."""
+"""On a volume filled by a resumable upload: the upload's id (`cdi.api.upload_protocol.UploadId`)."""
 ANN_SOURCE_CLONE_POD = f"{GROUP}/storage.sourceClonePodName"
 ANN_RUNNING_CONDITION = f"{GROUP}/storage.condition.running"
 ANN_RUNNING_CONDITION_MESSAGE = f"{GROUP}/storage.condition.running.message"
@@ -100,7 +100,7 @@ ANN_PREVIOUS_CHECKPOINT = f"{GROUP}/storage.checkpoint.previous"
 ANN_CURRENT_CHECKPOINT = f"{GROUP}/storage.checkpoint.current"
 ANN_FINAL_CHECKPOINT = f"{GROUP}/storage.checkpoint.final"
 ANN_CHECKPOINTS_COPIED = f"{GROUP}/storage.checkpoint.copied"
-"""A prefix: a dot and the checkpoint's name follow."""
+"""Prefix, followed by a dot and the checkpoint's name."""
 ANN_CHECKPOINT_POD_ID = f"{GROUP}/storage.checkpoint.pod.id"
 ANN_CHECKPOINT_DONE = f"{GROUP}/storage.checkpoint.done"
 ANN_POPULATOR_PROGRESS = f"{GROUP}/storage.populator.progress"
@@ -123,9 +123,9 @@ ANN_UPLOAD_CLIENT_NAME = f"{GROUP}/uploadClientName"
 ANN_EVENT_SOURCE = f"{GROUP}/events.source"
 ANN_EVENT_SOURCE_KIND = f"{GROUP}/events.source.kind"
 ANN_DELETE_AFTER_COMPLETION = f"{GROUP}/storage.deleteAfterCompletion"
-"""Clients still set it; it has no effect."""
+"""Still set by clients, without effect."""
 ANN_GARBAGE_COLLECTED = f"{GROUP}/garbageCollected"
-"""Clients still read it."""
+"""Still read by clients."""
 
 # --- annotations on other objects -------------------------------------------------------------------------------
 
@@ -141,7 +141,7 @@ ANN_DEFAULT_VIRT_CLASS = "storageclass.kubevirt.io/is-default-virt-class"
 ANN_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 ANN_CLONE_STRATEGY = f"{GROUP}/clone-strategy"
 ANN_LEARNED_SETS = f"{GROUP}/learnedClaimPropertySets"
-"""Of a StorageProfile: what the volumes of its class have shown, in the order in which they showed it."""
+"""On a StorageProfile: capabilities inferred from the volumes of its class, in order of discovery."""
 ANN_MINIMUM_PVC_SIZE = f"{GROUP}/minimumSupportedPvcSize"
 ANN_CRON_READ_WRITE_ONCE = f"{GROUP}/useReadWriteOnceForDataImportCron"
 ANN_CRON_SNAPSHOT_CLASS = f"{GROUP}/snapshotClassForDataImportCron"
@@ -149,7 +149,7 @@ ANN_CONFIG_AUTHORITY = f"{GROUP}/configAuthority"
 ANN_SELECTED_NODE = "volume.kubernetes.io/selected-node"
 ANN_PROVISIONER = "volume.kubernetes.io/storage-provisioner"
 ANN_PROVISIONER_BEFORE = "volume.beta.kubernetes.io/storage-provisioner"
-"""The same, for provisioners of before Kubernetes 1.23."""
+"""`ANN_PROVISIONER` for provisioners older than Kubernetes 1.23."""
 
 # --- labels -----------------------------------------------------------------------------------------------------
 
@@ -173,36 +173,36 @@ LABEL_DEFAULT_PREFERENCE_KIND = "instancetype.kubevirt.io/default-preference-kin
 
 COMMON_LABELS = {LABEL_APP: APP}
 TEMPORARY_CLAIM_LABELS = {LABEL_VELERO_EXCLUDE: "true", LABEL_ALERT_FILLING_UP: "disabled"}
-"""On prime and scratch claims: nobody backs them up or is woken because they fill."""
+"""Labels of prime and scratch claims, which exclude them from backups and from alerts about full volumes."""
 
 
 def propagates(label: str) -> bool:
-    """Whether a label goes from a source to its claim, DataVolume and DataSource: all of KubeVirt's own do."""
+    """Return whether a label is copied from a source to its claim, DataVolume and DataSource, as KubeVirt's are."""
     domain, slash, _ = label.partition("/")
     return bool(slash) and (domain == "kubevirt.io" or domain.endswith(".kubevirt.io"))
 
 
 def means_true(value: str | None) -> bool:
-    """Whether an annotation's value is true, as Go's programs (``strconv.ParseBool``) read one."""
+    """Return whether an annotation's value is true for Go's ``strconv.ParseBool``."""
     return value in ("1", "t", "T", "true", "True", "TRUE")
 
 
 # --- names ------------------------------------------------------------------------------------------------------
 
 INSTALLATION = "cdi"
-"""What the names of an installation's own objects begin with, unless another one has them."""
+"""Prefix in the names of an installation's own objects, unless the installation has another one."""
 
 
 def own_name(name: str, prefix: str = INSTALLATION) -> str:
-    """The name of an installation's own object, which is `name` (``cdi-…``) where it is the cluster's only one."""
+    """Return the name of an installation's own object; `name` is its name with the default prefix."""
     return prefix + name.removeprefix(INSTALLATION)
 
 
 def joined(base: str, suffix: str, limit: int = MAX_NAME) -> str:
-    """``base-suffix``, shortened with a hash where it would be longer than `limit` characters.
+    """Return ``base-suffix``, shortened with a hash if it exceeds `limit` characters.
 
-    The same inputs give the same name in KubeVirt's CDI: it uses OpenShift's namer, where the base gives way
-    first, and the suffix as well where there is no room for it.
+    The result equals that of KubeVirt's CDI, which uses OpenShift's namer: the base is truncated first, and the suffix
+    is dropped if there is no space for it.
     """
     name = f"{base}-{suffix}"
     if len(name) <= limit:
@@ -214,13 +214,13 @@ def joined(base: str, suffix: str, limit: int = MAX_NAME) -> str:
 
 
 def label_name(name: str) -> str:
-    """A name as a label's value or a service's name: no dots, at most 63 characters."""
+    """Return a name as a label's value or a Service's name: without dots, at most 63 characters."""
     flat = name.replace(".", "-")
     return flat if len(flat) <= MAX_LABEL else joined(flat, "cdi", MAX_LABEL)
 
 
 def importer_pod(claim: str) -> str:
-    """The importer pod of a claim; of a populated one, give its prime claim."""
+    """Return the name of a claim's importer pod; for a populated claim, pass its prime claim."""
     return joined("importer", claim)
 
 
@@ -229,12 +229,18 @@ def upload_pod(claim: str) -> str:
 
 
 def upload_service(claim: str) -> str:
-    """The service in front of a claim's upload pod."""
+    """Return the name of the Service for a claim's upload pod."""
     return label_name(upload_pod(claim))
 
 
 def clone_source_pod(source_uid: str, number: int = 0, *, archive: bool = False) -> str:
-    """A pod that reads a clone's source, a tree where `archive`; where one is not enough, further ones have numbers."""
+    """Return the name of a clone's source pod, with a number for each additional one.
+
+    Args:
+        source_uid: The uid of the source claim.
+        number: Number of an additional pod; 0 for the first one.
+        archive: The pod sends a directory tree instead of a disk.
+    """
     parts = [source_uid, *(["archive"] if archive else []), *([str(number)] if number else []), "source-pod"]
     return "-".join(parts)
 
@@ -244,7 +250,7 @@ def scratch_claim(claim: str) -> str:
 
 
 def prime_claim(uid: str) -> str:
-    """The claim that is filled in place of the claim with this uid."""
+    """Return the name of the temporary claim that is filled for the claim with this uid."""
     return f"prime-{uid}"
 
 
@@ -257,7 +263,7 @@ def temporary_snapshot(uid: str) -> str:
 
 
 def import_source(uid: str) -> str:
-    """The VolumeImportSource that a DataVolume of this uid makes."""
+    """Return the name of the VolumeImportSource that belongs to the DataVolume with this uid."""
     return f"volume-import-source-{uid}"
 
 
@@ -270,17 +276,20 @@ def clone_source(uid: str) -> str:
 
 
 def cron_import(managed_data_source: str, digest: str) -> str:
-    """The DataVolume of one import of a DataImportCron; `digest` with or without its algorithm."""
+    """Return the name of the DataVolume for one import of a DataImportCron.
+
+    The algorithm in `digest` is optional.
+    """
     return joined(managed_data_source, digest.rpartition(":")[2][:12])
 
 
 def _cut(text: str, length: int) -> str:
-    # A label of a DNS name cannot begin with the hyphen that follows.
+    # A DNS label cannot start with the hyphen that follows.
     return text[: max(0, length)].rstrip(".")
 
 
 def _hash(text: str) -> str:
-    """FNV-1a, 32 bits, as eight hex digits."""
+    """Return the 32-bit FNV-1a hash as eight hex digits."""
     value = 0x811C9DC5
     for byte in text.encode():
         value = (value ^ byte) * 0x01000193 & 0xFFFFFFFF
@@ -296,7 +305,7 @@ _LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?")
 
 
 def is_label(name: str, value: str) -> bool:
-    """Whether an API server takes this as a label."""
+    """Return whether Kubernetes accepts this label name and value."""
     domain, slash, rest = name.rpartition("/")
     return (
         (not slash or is_dns_subdomain(domain))
@@ -306,10 +315,10 @@ def is_label(name: str, value: str) -> bool:
 
 
 def is_dns_label(text: str) -> bool:
-    """RFC 1123: a namespace, a service."""
+    """Return whether a text is a DNS label (RFC 1123), such as the name of a namespace or Service."""
     return len(text) <= MAX_LABEL and _DNS_LABEL.fullmatch(text) is not None
 
 
 def is_dns_subdomain(text: str) -> bool:
-    """RFC 1123: most objects."""
+    """Return whether a text is a DNS subdomain (RFC 1123), such as the names of most objects."""
     return len(text) <= MAX_NAME and _DNS_SUBDOMAIN.fullmatch(text) is not None
