@@ -1,4 +1,4 @@
-"""The parts of a PersistentVolumeClaim's spec, in its own form and in the form that a storage profile completes."""
+"""Parts of a PersistentVolumeClaim's spec, as in Kubernetes and in the form that a storage profile completes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cdi.api.quantity import Quantity
 
 
 class AccessMode(enum.StrEnum):
-    """Who may mount a volume at the same time."""
+    """Access mode of a volume."""
 
     READ_WRITE_ONCE = "ReadWriteOnce"
     READ_ONLY_MANY = "ReadOnlyMany"
@@ -22,12 +22,12 @@ class AccessMode(enum.StrEnum):
 
 
 class VolumeMode(enum.StrEnum):
-    """What a volume looks like to who uses it."""
+    """Volume mode: block device or file system."""
 
     FILESYSTEM = "Filesystem"
     BLOCK = "Block"
     FROM_STORAGE_PROFILE = "FromStorageProfile"
-    """Only on a claim that asks for its profile: the profile's own mode is filled in."""
+    """Only on a claim that uses its StorageProfile: the profile's volume mode is inserted."""
 
 
 class VolumeResources(Model):
@@ -61,7 +61,7 @@ class StorageSpec(Model):
 
     @property
     def size(self) -> Quantity | None:
-        """What is asked for."""
+        """Requested size."""
         requests = self.resources.requests if self.resources else None
         return requests.get("storage") if requests else None
 
@@ -94,4 +94,4 @@ AccessModes = Annotated[
         }
     ),
 ]
-"""The list as a StorageProfile has it."""
+"""List of access modes in a StorageProfile."""

@@ -1,4 +1,4 @@
-"""CDIConfig: how the controllers and workers behave."""
+"""CDIConfig: configuration of the controllers and workers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cdi.api.meta import KubeObject, LocalObjectReference
 from cdi.api.model import Amount, Int32, Model
 
 CONFIG_NAME = "config"
-"""The name of the one CDIConfig of a cluster."""
+"""Name of the cluster's only CDIConfig."""
 
 Percent = Annotated[str, Field(json_schema_extra={"pattern": r"^(0(?:\.\d{1,3})?|1)$"})]
 

@@ -1,4 +1,4 @@
-"""The kinds of Kubernetes' core group that a machine without a cluster keeps itself."""
+"""Kinds of Kubernetes' core group that are stored locally on a machine without a cluster."""
 
 from __future__ import annotations
 
@@ -10,52 +10,52 @@ from cdi.api.model import Amount, Model
 
 
 class Secret(KubeObject):
-    """Credentials, by key."""
+    """Credentials by key."""
 
     group_version: ClassVar[str] = "v1"
 
     type: str | None = None
-    """What the Secret is for, such as Opaque or kubernetes.io/dockerconfigjson."""
+    """Purpose of the Secret, such as Opaque or kubernetes.io/dockerconfigjson."""
     data: dict[str, str] | None = None
-    """Values in base64."""
+    """Values in Base64."""
     string_data: dict[str, str] | None = None
-    """Values as they are; they go before those of data."""
+    """Values as plain text, which override those in data."""
     immutable: bool | None = None
-    """The content cannot be changed any more."""
+    """Whether the content cannot be changed."""
 
 
 class ConfigMap(KubeObject):
-    """Texts that are no secrets, by key."""
+    """Configuration values by key that are not secret."""
 
     group_version: ClassVar[str] = "v1"
 
     data: dict[str, str] | None = None
-    """Texts."""
+    """Values as text."""
     binary_data: dict[str, str] | None = None
-    """Values in base64."""
+    """Values in Base64."""
     immutable: bool | None = None
-    """The content cannot be changed any more."""
+    """Whether the content cannot be changed."""
 
 
 class ClaimStatus(Model):
-    """What was found."""
+    """Observed state of a claim."""
 
     phase: str | None = None
     """Pending, Bound or Lost."""
     access_modes: list[str] | None = None
-    """The volume's access modes."""
+    """Access modes of the volume."""
     capacity: dict[str, Amount] | None = None
-    """How much the volume holds; `storage` in bytes."""
+    """Capacity of the volume; `storage` is in bytes."""
     conditions: list[Condition] | None = None
-    """Of a resize, for instance."""
+    """Conditions, for example of a resize."""
 
 
 class PersistentVolumeClaim(KubeObject):
-    """A request for a volume, and its tie to one."""
+    """Request for a volume, and its binding to one."""
 
     group_version: ClassVar[str] = "v1"
 
     spec: ClaimSpec
-    """What is asked for."""
+    """Requested properties of the volume."""
     status: ClaimStatus | None = None
-    """What was found."""
+    """Observed state of the claim."""

@@ -1,4 +1,4 @@
-"""DataImportCron: import an image again whenever it changes."""
+"""DataImportCron: repeated imports of an image whenever it changes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ DEFAULT_IMPORTS_TO_KEEP = 3
 
 
 class GarbageCollect(enum.StrEnum):
-    """What becomes of older imports."""
+    """Handling of outdated imports."""
 
     OUTDATED = "Outdated"
     NEVER = "Never"
 
 
 class RetentionPolicy(enum.StrEnum):
-    """What becomes of imports and the DataSource when the DataImportCron is deleted."""
+    """Handling of imports and the DataSource when the DataImportCron is deleted."""
 
     NONE = "None"
     ALL = "All"

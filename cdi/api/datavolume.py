@@ -1,4 +1,4 @@
-"""DataVolume: a volume and what it shall hold."""
+"""DataVolume: a volume and its content."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cdi.api.sources import DataVolumeSource, SourceKind
 
 
 class ContentType(enum.StrEnum):
-    """What the bytes are."""
+    """Type of the content."""
 
     KUBEVIRT = "kubevirt"
-    """A disk image, in any known format; the default."""
+    """A disk image in any supported format; the default."""
     ARCHIVE = "archive"
-    """A tar archive to be unpacked."""
+    """A tar archive to be extracted."""
 
 
 ContentTypeField = Annotated[str, Field(json_schema_extra={"enum": [str(kind) for kind in ContentType]})]
@@ -71,12 +71,12 @@ class DataVolumeSpec(Model):
 
     @property
     def claim(self) -> StorageSpec | None:
-        """The claim in whichever form it is given."""
+        """Claim in whichever form is set."""
         return self.pvc if self.pvc is not None else self.storage
 
     @property
     def is_clone(self) -> bool:
-        """The content comes from another volume or snapshot, which also knows its size."""
+        """Whether the content comes from another volume or snapshot, which also defines its size."""
         if self.source_ref is not None:
             return True
         kinds = {kind for kind, _ in self.source.given()} if self.source else set()

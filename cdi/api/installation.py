@@ -15,14 +15,14 @@ from cdi.api.storageprofile import CloneStrategy
 
 
 class UninstallStrategy(enum.StrEnum):
-    """What happens when the CDI object is deleted while DataVolumes exist."""
+    """Behavior when the CDI object is deleted while DataVolumes exist."""
 
     REMOVE_WORKLOADS = "RemoveWorkloads"
     BLOCK_IF_WORKLOADS_EXIST = "BlockUninstallIfWorkloadsExist"
 
 
 class PullPolicy(enum.StrEnum):
-    """When container images are pulled."""
+    """Pull policy of container images."""
 
     ALWAYS = "Always"
     IF_NOT_PRESENT = "IfNotPresent"

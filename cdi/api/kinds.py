@@ -1,6 +1,6 @@
-"""The kinds of objects: their names in the API and on the command line.
+"""Kinds of objects with their names in the API and on the command line.
 
-Models are imported when they are first needed, since building all of them takes a third of a second.
+Models are imported on first use, because building all of them takes a third of a second.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column of ``kubectl get`` and ``cdi get``."""
+    """Column in the output of ``kubectl get`` and ``cdi get``."""
 
     name: str
     type: str
     path: str
-    """A JSONPath within the object."""
+    """JSONPath within the object."""
     description: str = ""
 
 
@@ -32,12 +32,12 @@ _AGE = Column(name="Age", type="date", path=".metadata.creationTimestamp")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """One kind of object."""
+    """Kind of objects in the API."""
 
     name: str
     plural: str
     module: str
-    """Where its model is."""
+    """Module in `cdi.api` that contains the model."""
     group: str = GROUP
     version: str = VERSION
     short_names: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class Kind:
     columns: tuple[Column, ...] = ()
     status_subresource: bool = False
     defined: bool = True
-    """Whether this project brings a CustomResourceDefinition for it."""
+    """Whether this project defines the kind with a CustomResourceDefinition."""
 
     @property
     def api_version(self) -> str:
@@ -58,7 +58,7 @@ class Kind:
 
     @property
     def model(self) -> type[KubeObject]:
-        """The model of its objects."""
+        """Model class of the kind's objects."""
         model: type[KubeObject] = getattr(importlib.import_module(f"cdi.api.{self.module}"), self.name)
         return model
 
@@ -161,7 +161,7 @@ _BY_WORD = {word: kind for kind in reversed(KINDS) for word in (kind.plural, kin
 
 
 def kind_of(api_version: str, name: str) -> Kind:
-    """The kind of a manifest; raises `InvalidManifest` where it is not one of `KINDS`."""
+    """Return the kind of a manifest; raise `InvalidManifest` if it is not in `KINDS`."""
     kind = _BY_NAME.get(name)
     if kind is None:
         raise InvalidManifest(f"kind {name[:80]!r} is not known: it is one of {', '.join(_BY_NAME)}", where="kind")
@@ -173,6 +173,6 @@ def kind_of(api_version: str, name: str) -> Kind:
 
 
 def kind_named(word: str) -> Kind | None:
-    """The kind that a word of the command line means: ``dv``, ``datavolumes``, ``DataVolume``; None if it is none."""
+    """Return the kind for a name on the command line (``dv``, ``datavolumes``, ``DataVolume``), None if unknown."""
     group_less = word.lower().partition(".")[0]
     return _BY_WORD.get(group_less)

@@ -1,4 +1,4 @@
-"""What objects have in common: metadata, conditions, references to others."""
+"""Common parts of objects: metadata, conditions and references to other objects."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ObjectMeta(Model):
 
 
 class KubeObject(Resource):
-    """Something with metadata."""
+    """Object with metadata."""
 
     api_version: str | None = None
     """The group and version of this object's schema."""

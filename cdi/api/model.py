@@ -1,9 +1,8 @@
-"""What all models of the API share.
+"""Base classes of the models of the API.
 
-A model checks shape: which fields there are and of what type.  What the values mean is checked by
-`cdi.api.validation`, so that an object that a cluster already holds can always be read, and so that a refusal has
-one clear message.  Fields that are not known are not lost: they are kept aside, written again, and named by
-`unknown_fields`.
+A model checks the shape of an object: its fields and their types. `cdi.api.validation` checks the values, so that
+objects already in a cluster can always be read and a rejection has one clear message. Unknown fields are preserved:
+they are kept separately, written back, and listed by `unknown_fields`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from cdi.api.errors import InvalidManifest
 from cdi.api.names import GROUP, VERSION
 from cdi.api.quantity import PATTERN, Notation, Quantity
 
-# Where the API's own spelling is not the camel case of the attribute.
+# Names in the API that are not the camel case of the attribute.
 _SPELLING = {
     "init_image_url": "initImageURL",
     "upload_proxy_url": "uploadProxyURL",
@@ -37,7 +36,7 @@ _SPELLING = {
 
 
 def wire_name(attribute: str) -> str:
-    """The name of an attribute in manifests: ``secret_ref`` is ``secretRef``."""
+    """Return the name of an attribute in manifests, such as ``secretRef`` for ``secret_ref``."""
     return _SPELLING.get(attribute) or to_camel(attribute)
 
 
@@ -66,13 +65,13 @@ Amount = Annotated[
         {"anyOf": [{"type": "integer"}, {"type": "string"}], "pattern": PATTERN, "x-kubernetes-int-or-string": True}
     ),
 ]
-"""A quantity, read from a string or an integer and written as it was written."""
+"""Quantity, parsed from a string or an integer and serialized in its original form."""
 FreeForm = dict[str, Any]
-"""An object whose fields are somebody else's."""
+"""Object with arbitrary fields that this project does not define."""
 
 
 class Model(BaseModel):
-    """A part of an object.  Made in Python with snake_case names, read and written with the API's own."""
+    """Part of an object, with snake_case names in Python and the API's names in JSON."""
 
     model_config = ConfigDict(
         alias_generator=wire_name,
@@ -87,11 +86,11 @@ class Model(BaseModel):
     )
 
     def to_dict(self) -> dict[str, Any]:
-        """As it is written in JSON; what was never set is left out."""
+        """Return the JSON form without unset fields."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
     def pruned(self) -> Self:
-        """The same without fields that are not known, as an API server stores it."""
+        """Return a copy without unknown fields, as an API server stores it."""
         known = {
             name: _pruned(getattr(self, name)) for name in type(self).model_fields if name in self.model_fields_set
         }
@@ -111,7 +110,7 @@ def _pruned(value: Any) -> Any:
 
 
 def unknown_fields(value: object, path: str = "") -> Iterator[str]:
-    """The paths of fields that no model knows, such as ``spec.source.http.checkum``; typing errors, mostly."""
+    """Yield the paths of unknown fields, which usually are typing errors, such as ``spec.source.http.checkum``."""
     match value:
         case Model():
             for name in value.model_extra or {}:
@@ -129,12 +128,12 @@ def unknown_fields(value: object, path: str = "") -> Iterator[str]:
 
 
 def child(path: str, name: str) -> str:
-    """A field's path in a message: ``spec.pvc``."""
+    """Return the path of a field for messages, such as ``spec.pvc``."""
     return f"{path}.{name}" if path else name
 
 
 class Resource(Model):
-    """An object with a kind of its own."""
+    """Object with its own kind."""
 
     group_version: ClassVar[str] = f"{GROUP}/{VERSION}"
 
@@ -143,5 +142,5 @@ class Resource(Model):
         return cls.__name__
 
     def to_dict(self) -> dict[str, Any]:
-        """As it is written in JSON, with its ``apiVersion`` and ``kind``."""
+        """Return the JSON form including ``apiVersion`` and ``kind``."""
         return {"apiVersion": self.group_version, "kind": self.kind_name(), **super().to_dict()}

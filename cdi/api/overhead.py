@@ -1,11 +1,11 @@
-"""How large a volume must be for a disk, and how large a disk fits a volume.
+"""Conversion between the sizes of volumes and of disks in their file systems.
 
-A file system keeps some space for itself.  CDI reckons with a fraction `overhead` of the disk's size on top of it:
+A file system reserves some space for its metadata. CDI expects it to need the fraction `overhead` of the disk's size:
 
     required = ceil(roundUp(size, 1Mi) * (1 + overhead))
     usable   = roundDown(ceil(available / (1 + overhead)), 1Mi)
 
-All arithmetic is exact, so ``usable(required(size)) >= size`` for every size and overhead.  Sizes are bytes.
+All arithmetic is exact, so ``usable(required(size)) >= size`` for every size and overhead. Sizes are bytes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from cdi.api.quantity import MIB
 
 DEFAULT_OVERHEAD = Fraction(6, 100)
 NO_OVERHEAD = Fraction(0)
-"""Of a block volume."""
+"""Overhead of a block volume."""
 
 
 def parse_overhead(text: str) -> Fraction:
-    """Read ``0`` to ``0.999``, at most three decimals; raises `InvalidManifest`."""
+    """Parse an overhead from 0 to 0.999 with at most three decimals; raise `InvalidManifest` if it is invalid."""
     if not re.fullmatch(r"0(\.[0-9]{1,3})?", text):
         raise InvalidManifest(f"{text[:40]!r} is not a file system overhead: a number from 0 to 0.999")
     return Fraction(text)
@@ -32,29 +32,33 @@ def parse_overhead(text: str) -> Fraction:
 def choose_overhead(
     default: str | None, by_storage_class: Mapping[str, str] | None, storage_class: str | None
 ) -> Fraction:
-    """The overhead of a storage class: its own, else the global one, else 6 %.  Raises `InvalidManifest`."""
+    """Return the overhead of a storage class: its own, else the global one, else 6 %.
+
+    Raises:
+        InvalidManifest: The chosen overhead is not valid.
+    """
     own = (by_storage_class or {}).get(storage_class) if storage_class is not None else None
     chosen = own or default
     return parse_overhead(chosen) if chosen else DEFAULT_OVERHEAD
 
 
 def round_up(size: int, unit: int) -> int:
-    """The least multiple of `unit` that is not below `size`."""
+    """Return the smallest multiple of `unit` that is not below `size`."""
     return -(-size // unit) * unit
 
 
 def round_down(size: int, unit: int) -> int:
-    """The greatest multiple of `unit` that is not above `size`."""
+    """Return the largest multiple of `unit` that is not above `size`."""
     return size // unit * unit
 
 
 def required(size: int, overhead: Fraction = DEFAULT_OVERHEAD) -> int:
-    """Bytes that a volume must have to hold a disk of `size` bytes."""
+    """Return the size in bytes that a volume needs for a disk of `size` bytes."""
     return _ceil(round_up(size, MIB) * (1 + overhead))
 
 
 def usable(available: int, overhead: Fraction = DEFAULT_OVERHEAD) -> int:
-    """Bytes of the largest disk for a volume of `available` bytes."""
+    """Return the size in bytes of the largest disk for a volume of `available` bytes."""
     return round_down(_ceil(available / (1 + overhead)), MIB)
 
 

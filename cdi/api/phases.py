@@ -1,4 +1,4 @@
-"""Phases, condition types and reasons: the words of status that other programs compare."""
+"""Phases, condition types and reasons in status, which other programs compare."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import enum
 
 
 class Phase(enum.StrEnum):
-    """Where a DataVolume is."""
+    """Phase of a DataVolume."""
 
     UNSET = ""
     PENDING = "Pending"
@@ -34,12 +34,12 @@ class Phase(enum.StrEnum):
 
     @property
     def final(self) -> bool:
-        """Nothing more will happen."""
+        """Whether the phase is final."""
         return self in (Phase.SUCCEEDED, Phase.FAILED)
 
 
 class ClonePhase(enum.StrEnum):
-    """The value of the ``clonePhase`` annotation."""
+    """Value of the ``clonePhase`` annotation."""
 
     PENDING = "Pending"
     SNAPSHOT = "Snapshot"
@@ -53,7 +53,7 @@ class ClonePhase(enum.StrEnum):
 
 
 class TransferPhase(enum.StrEnum):
-    """Where an ObjectTransfer is."""
+    """Phase of an ObjectTransfer."""
 
     UNSET = ""
     PENDING = "Pending"
@@ -63,7 +63,7 @@ class TransferPhase(enum.StrEnum):
 
 
 class TransferReason(enum.StrEnum):
-    """Of an ObjectTransfer's condition Complete.  A failure's own code (`cdi.api.errors`) is a reason as well."""
+    """Reason of an ObjectTransfer's condition Complete, besides the error codes in `cdi.api.errors`."""
 
     NO_SOURCE = "NoSource"
     NOT_POPULATED = "NotPopulated"
@@ -96,7 +96,7 @@ class ConditionType(enum.StrEnum):
 
 
 class Reason(enum.StrEnum):
-    """Of a condition.  A failure's own code (`cdi.api.errors`) is a reason as well."""
+    """Reason of a condition, besides the error codes in `cdi.api.errors`."""
 
     PENDING = "Pending"
     BOUND = "Bound"
@@ -128,13 +128,13 @@ class Reason(enum.StrEnum):
 
 
 FAILING = frozenset({Reason.ERROR, Reason.CHECKSUM_ERROR, Reason.IMAGE_PULL_FAILED})
-"""Reasons of the condition Running, with the status False, that tell of a failure and not of a step on the way."""
+"""Reasons of condition Running with status False that indicate an error rather than an intermediate step."""
 PULL_FAILED = "failed to pull image"
-"""What a message says that has the reason `Reason.IMAGE_PULL_FAILED`, letter for letter that of KubeVirt's CDI."""
+"""Text in messages with the reason `Reason.IMAGE_PULL_FAILED`, identical to that of KubeVirt's CDI."""
 
 
 class EventReason(enum.StrEnum):
-    """Of an event about a DataVolume or claim."""
+    """Reason of an event about a DataVolume or claim."""
 
     IMPORT_SCHEDULED = "ImportScheduled"
     IMPORT_IN_PROGRESS = "ImportInProgress"
@@ -184,8 +184,8 @@ PROGRESS_UNKNOWN = "N/A"
 
 
 def progress(fraction: float | None) -> str:
-    """A DataVolume's progress: ``xx.xx%``, ``100.0%`` at the end, ``N/A`` where it is not known."""
+    """Return a DataVolume's progress as ``xx.xx%``; ``100.0%`` when complete, ``N/A`` if unknown."""
     if fraction is None:
         return PROGRESS_UNKNOWN
-    # Rounding must not show the end before it is reached.
+    # Rounding must not show 100 % before the transfer is complete.
     return PROGRESS_DONE if fraction >= 1 else f"{min(max(fraction, 0) * 100, 99.99):.2f}%"

@@ -1,6 +1,6 @@
-"""Import settings from a DataVolume's annotations ``cdi.kubevirt.io/policy.*``.
+"""Import settings in the annotations ``cdi.kubevirt.io/policy.*`` of a DataVolume.
 
-The API's fields stay those of KubeVirt's CDI; features beyond them are requested with these annotations.
+The fields of the API are those of KubeVirt's CDI; additional features are configured by these annotations.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ _LONGEST_CLONE = 7 * 24 * 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knobs:
-    """The values of the annotations; None or a default if unset."""
+    """Values of the annotations; None or a default if unset."""
 
     engine: Literal["auto", "qemu"] = "auto"
     connections: int = 0
     bandwidth: int = 0
-    """Bytes per second."""
+    """Bytes per second; 0 is unlimited."""
     discover_checksum: bool = True
     require_checksum: bool = False
     record_digest: bool = False
     checksum: str | None = None
-    """``algorithm:hex`` for sources without a checksum field; for a registry image, the digest of its manifest."""
+    """Digest ``algorithm:hex`` for sources without a checksum field; for a registry image, of its manifest."""
     signature: Literal["ignore", "if-present", "require"] = "ignore"
     keyring: str | None = None
-    """An absolute path, or ``configmap`` or ``configmap/key``."""
+    """An absolute path, ``configmap`` or ``configmap/key``."""
     stall_timeout: int | None = None
-    """Seconds."""
+    """Stall timeout in seconds."""
     clone_timeout: int | None = None
-    """Seconds that the storage has for a clone before the volume is copied by pods instead."""
+    """Seconds until a clone by the storage is given up in favor of copying by pods."""
     endpoint: str | None = None
     """URL of another service with the S3 or GCS API."""
     region: str | None = None
     addressing: Literal["auto", "path", "virtual"] = "auto"
     anonymous: bool = False
     insecure: bool = False
-    """Disable TLS verification, and allow a registry over plain HTTP; on a local machine only."""
+    """Disable TLS verification and allow plain HTTP for registries; only on a local machine."""
 
     def policy(self, *, preallocation: bool, keyring: str | None) -> Policy:
         """Return the policy of a job; `keyring` is the path of the key ring file."""
@@ -72,7 +72,7 @@ class Knobs:
 
 
 def read_knobs(annotations: Mapping[str, str] | None) -> Knobs:
-    """Parse the annotations.  Raises `InvalidManifest` with everything that `check_policy` finds."""
+    """Parse the annotations; raise `InvalidManifest` with all problems that `check_policy` finds."""
     values, problems = _parse(annotations or {})
     if problems:
         text = "; ".join(f"{name}: {problem.message}" for name, problem in problems)
@@ -81,13 +81,13 @@ def read_knobs(annotations: Mapping[str, str] | None) -> Knobs:
 
 
 def check_policy(annotations: Mapping[str, str] | None, field: str = "metadata.annotations") -> Iterator[Problem]:
-    """Yield a problem for each annotation that cannot be followed, those with an unknown name included."""
+    """Yield a problem for each annotation that is invalid or has an unknown name."""
     for name, problem in _parse(annotations or {})[1]:
         yield replace(problem, field=f"{field}[{shown(name, 200)}]")
 
 
 def check_policy_change(before: Mapping[str, str] | None, after: Mapping[str, str] | None) -> Iterator[Problem]:
-    """As `check_policy` for an object that exists: annotations that stay as they are cause no problem."""
+    """Yield the problems that `check_policy` finds, or none if the annotations are unchanged."""
     if _selected(before or {}) != _selected(after or {}):
         yield from check_policy(after)
 
@@ -97,7 +97,7 @@ def _selected(annotations: Mapping[str, str]) -> dict[str, str]:
 
 
 def _parse(annotations: Mapping[str, str]) -> tuple[dict[str, Any], list[tuple[str, Problem]]]:
-    """Return the values for `Knobs`, and the names of annotations that cannot be followed with what is wrong."""
+    """Return the values for `Knobs`, and a problem for each invalid annotation, by its name."""
     values: dict[str, Any] = {}
     problems: list[tuple[str, Problem]] = []
     for name, text in sorted(_selected(annotations).items()):

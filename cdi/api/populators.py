@@ -1,4 +1,4 @@
-"""Volume populators: what a claim's ``dataSourceRef`` names to be filled, with or without a DataVolume."""
+"""Volume populators, which fill the claims that name them in ``dataSourceRef``, with or without a DataVolume."""
 
 from __future__ import annotations
 

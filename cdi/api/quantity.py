@@ -1,13 +1,13 @@
-"""Kubernetes quantities: ``10Gi``, ``1500m``, ``2e3``.
+"""Kubernetes quantities such as ``10Gi``, ``1500m`` and ``2e3``.
 
-The grammar, the rounding and the canonical form are those of ``k8s.io/apimachinery/pkg/api/resource``:
+Grammar, rounding and canonical form follow ``k8s.io/apimachinery/pkg/api/resource``:
 
     quantity  = [sign] number [suffix]
     number    = digits | digits "." | digits "." digits | "." digits
     suffix    = "Ki".."Ei" | "n" | "u" | "m" | "k" | "M" | "G" | "T" | "P" | "E" | ("e" | "E") [sign] digits
 
-Values are exact fractions, so no size is ever changed by a float.  Anything finer than a thousand-millionth is
-rounded away from zero, as Kubernetes does.
+Values are exact fractions, so sizes never suffer from the rounding of floats. Values finer than 10^-9 are rounded away
+from zero, as in Kubernetes.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from cdi.api.document import json_type
 from cdi.api.errors import InvalidManifest
 
 MAX_TEXT = 128
-"""Characters; nothing sensible is longer, and an unbounded number costs quadratic time to read."""
+"""Maximum length in characters; valid input is shorter, and parsing an unbounded number takes quadratic time."""
 MAX_EXPONENT = 64
 MAX_BYTES = (1 << 63) - 1
-"""The largest size that Kubernetes and the kernel's offsets can express."""
+"""Largest size in bytes that Kubernetes and the kernel's offsets can represent."""
 
 KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 
 PATTERN = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
-"""For JSON schemas."""
+"""Regular expression for JSON schemas."""
 _GRAMMAR = re.compile(
     r"(?P<sign>[+-]?)(?P<whole>[0-9]*)(?:\.(?P<part>[0-9]*))?"
     r"(?:(?P<binary>[KMGTPE])i|(?P<decimal>[numkMGTPE])|[eE](?P<exponent>[+-]?[0-9]+))?"
@@ -46,10 +46,10 @@ _NANO = 10**9
 
 
 class Notation(enum.StrEnum):
-    """How a quantity was written, and so how its canonical form is written."""
+    """Notation of a quantity, which determines its canonical form."""
 
     NUMBER = "number"
-    """A plain number, not text; it is written as one again."""
+    """A plain number instead of text; it is also serialized as a number."""
     DECIMAL = "decimal"
     BINARY = "binary"
     EXPONENT = "exponent"
@@ -58,16 +58,20 @@ class Notation(enum.StrEnum):
 @total_ordering
 @dataclass(frozen=True, slots=True, eq=False)
 class Quantity:
-    """An exact amount.  Equality and order are those of the value: ``1Gi == 1024Mi``."""
+    """Exact amount; equality and order are those of the value: ``1Gi == 1024Mi``."""
 
     text: str
-    """As it was written."""
+    """Original text."""
     value: Fraction
     notation: Notation
 
     @classmethod
     def parse(cls, text: object) -> Self:
-        """Read a quantity from a string, or a plain number from an integer.  Raises `InvalidManifest`."""
+        """Parse a quantity from a string, or a plain number from an integer.
+
+        Raises:
+            InvalidManifest: `text` is not a quantity.
+        """
         if isinstance(text, bool) or not isinstance(text, str | int):
             raise InvalidManifest(f"a quantity must be of type string or integer, not {json_type(text)}")
         if isinstance(text, int):
@@ -77,7 +81,7 @@ class Quantity:
         if len(text) > MAX_TEXT:
             raise InvalidManifest(f"a quantity of {len(text)} characters is too long")
         match = _GRAMMAR.fullmatch(text)
-        # [0-9] also keeps out the other digits of Unicode, which int() would read.
+        # [0-9] excludes other Unicode digits, which int() would accept.
         if match is None or not (match["whole"] or match["part"]):
             raise InvalidManifest(f"{text!r} is not a quantity such as 10Gi, 500M or 1.5Ti")
         part = match["part"] or ""
@@ -99,21 +103,21 @@ class Quantity:
 
     @classmethod
     def of_bytes(cls, size: int) -> Self:
-        """The quantity of `size` bytes, written canonically in binary units."""
+        """Return the quantity of `size` bytes in canonical form with binary units."""
         plain = cls(str(size), Fraction(size), Notation.BINARY)
         return cls(plain.canonical(), plain.value, Notation.BINARY)
 
     @property
     def bytes(self) -> int:
-        """The value as a whole number, rounded away from zero."""
+        """Value as an integer, rounded away from zero."""
         magnitude = abs(self.value)
         whole = -(-magnitude.numerator // magnitude.denominator)
         return whole if self.value >= 0 else -whole
 
     def canonical(self) -> str:
-        """The largest suffix that leaves a whole number: ``1024Mi`` is ``1Gi``, ``1.5`` is ``1500m``.
+        """Return the form with the largest suffix and an integer: ``1Gi`` for ``1024Mi``, ``1500m`` for ``1.5``.
 
-        As in Kubernetes, small or fractional binary amounts are written in decimal.
+        As in Kubernetes, small or fractional binary amounts are written in decimal notation.
         """
         if not self.value:
             return "0"
@@ -145,7 +149,7 @@ class Quantity:
 
 
 def human(size: int) -> str:
-    """A size for people: exact where that is short (``20Gi``), otherwise with one decimal (``1.5Gi``)."""
+    """Return a readable size: exact if that is short (``20Gi``), otherwise with one decimal (``1.5Gi``)."""
     if size < KIB:
         return f"{size} bytes"
     exact = Quantity.of_bytes(size).text

@@ -1,4 +1,4 @@
-"""The reference pages: every error with its remedy, every field of every kind."""
+"""Generated reference pages of errors and of the API's fields."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RETRY = {
 
 
 def errors_page() -> str:
-    """``docs/reference/errors.md``."""
+    """Return the content of ``docs/reference/errors.md``."""
     lines = [
         "# Errors",
         "",
@@ -37,7 +37,7 @@ def errors_page() -> str:
 
 
 def api_page() -> str:
-    """``docs/reference/api.md``."""
+    """Return the content of ``docs/reference/api.md``."""
     own = [kind for kind in KINDS if kind.group]
     lines = ["# API reference", ""]
     lines += [f"- [{kind.name}](#{kind.singular})" for kind in own]

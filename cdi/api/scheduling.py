@@ -1,4 +1,4 @@
-"""Where pods may run: the parts of a pod's spec that the CDI object passes on."""
+"""Scheduling constraints: the parts of a pod's spec that the CDI object defines for pods."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""CustomResourceDefinitions out of the models.
+"""CustomResourceDefinitions generated from the models.
 
-Kubernetes wants *structural* schemas: every value has one type, nothing refers elsewhere, and ``anyOf`` only
-adds to what stands beside it.  Pydantic's schemas become so by a short walk: references are written out, the
-``null`` of optional fields is dropped, and titles and defaults go.  Rules in the Common Expression Language come from
-`cdi.api.cel`.
+Kubernetes requires *structural* schemas: every value has one type, there are no references, and ``anyOf`` only adds
+constraints. Pydantic's schemas are converted by replacing references with their targets and removing ``null`` of
+optional fields, titles and defaults. Validation rules in the Common Expression Language come from `cdi.api.cel`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _PRESERVE = "x-kubernetes-preserve-unknown-fields"
 
 
 def definition(kind: Kind) -> Schema:
-    """The CustomResourceDefinition of a kind."""
+    """Return the CustomResourceDefinition of a kind."""
     version: Schema = {
         "name": kind.version,
         "served": True,
@@ -57,9 +56,9 @@ def definition(kind: Kind) -> Schema:
 
 
 def object_schema(kind: Kind) -> Schema:
-    """The structural schema of a kind's objects."""
+    """Return the structural schema of a kind's objects."""
     schema = structural(kind.model)
-    # The API server knows metadata better than any schema, and accepts none but this.
+    # The API server validates metadata itself and accepts no other schema for it.
     schema["properties"]["metadata"] = {"type": "object"}
     if kind.name in IMMUTABLE:
         schema["properties"]["spec"] = freeze(schema["properties"]["spec"], IMMUTABLE[kind.name])
@@ -67,7 +66,7 @@ def object_schema(kind: Kind) -> Schema:
 
 
 def structural(model: type[Model]) -> Schema:
-    """The structural schema of a model."""
+    """Return the structural schema of a model."""
     schema = model.model_json_schema(by_alias=True)
     return _walk(schema, schema.get("$defs", {}), root=True)
 
@@ -76,7 +75,7 @@ def _walk(node: Schema, definitions: dict[str, Schema], *, root: bool = False) -
     node = _resolved(node, definitions)
     if "x-kubernetes-int-or-string" in node:
         return {key: value for key, value in node.items() if key not in _DROPPED}
-    # A nested object's metadata (a template's) has no API server to fill it: what it holds is kept as it is.
+    # The API server does not handle nested metadata (of a template), so all its fields are preserved.
     if node.get("title") == "ObjectMeta" and not root:
         return {"type": "object", "description": node["description"], _PRESERVE: True}
     made: Schema = {}
@@ -89,11 +88,11 @@ def _walk(node: Schema, definitions: dict[str, Schema], *, root: bool = False) -
             case "additionalProperties" if isinstance(value, dict):
                 made[key] = _walk(value, definitions)
             case "additionalProperties":
-                # Of a model it says only that unknown fields are read; of a mapping, that it is free.
+                # For a model, this only permits unknown fields; for a mapping, it permits any fields.
                 if value and "properties" not in node:
                     made[_PRESERVE] = True
             case "minimum" | "maximum" if node.get("format") == "int64":
-                pass  # the format says it, and a number of JSON could not, exactly
+                pass  # implied by the format, and not exactly representable as a JSON number
             case _ if key not in _DROPPED:
                 made[key] = value
             case _:
@@ -106,7 +105,7 @@ def _walk(node: Schema, definitions: dict[str, Schema], *, root: bool = False) -
 
 
 def _resolved(node: Schema, definitions: dict[str, Schema]) -> Schema:
-    """References written out and ``null`` dropped; what stands beside a reference goes before its target."""
+    """Resolve references and remove ``null``; keys next to a reference override those of its target."""
     while True:
         if "$ref" in node:
             target = definitions[node["$ref"].rpartition("/")[2]]

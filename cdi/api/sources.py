@@ -1,4 +1,4 @@
-"""Where an image comes from: the members of a DataVolume's ``spec.source``."""
+"""Sources of images: the members of ``spec.source`` of a DataVolume."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class SourceVddk(Model):
 
 
 class SourceKind(enum.StrEnum):
-    """The members of a DataVolume's source; the value is the field's name."""
+    """Members of a DataVolume's source; the value is the name of the field."""
 
     HTTP = "http"
     S3 = "s3"
@@ -181,7 +181,7 @@ class ImportSource(Model):
     """A disk of a VMware vCenter or ESXi host."""
 
     def given(self) -> Iterator[tuple[SourceKind, AnySource]]:
-        """The members that are set, in the order of `SourceKind`; one in a valid object."""
+        """Yield the members that are set, in the order of `SourceKind`; a valid object has exactly one."""
         for kind in SourceKind:
             member: AnySource | None = getattr(self, kind.value, None)
             if member is not None:

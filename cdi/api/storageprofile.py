@@ -1,4 +1,4 @@
-"""StorageProfile: what a storage class can do."""
+"""StorageProfile: capabilities of a storage class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_CLAIM_PROPERTY_SETS = 8
 
 
 class CloneStrategy(enum.StrEnum):
-    """How volumes of a class are cloned."""
+    """Method for cloning volumes of a class."""
 
     COPY = "copy"
     SNAPSHOT = "snapshot"
@@ -23,7 +23,7 @@ class CloneStrategy(enum.StrEnum):
 
 
 class CronSourceFormat(enum.StrEnum):
-    """How imports of a DataImportCron are kept."""
+    """Form in which imports of a DataImportCron are stored."""
 
     PVC = "pvc"
     SNAPSHOT = "snapshot"

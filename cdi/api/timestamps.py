@@ -1,4 +1,4 @@
-"""Times as Kubernetes writes them."""
+"""Timestamps in the format of Kubernetes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime as dt
 
 
 def timestamp(now: dt.datetime) -> str:
-    """RFC 3339 in UTC, whole seconds; `now` must know its zone."""
+    """Format an aware time as RFC 3339 in UTC with whole seconds."""
     if now.tzinfo is None:
         raise ValueError("a time without a zone")
     return now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,4 +1,4 @@
-"""ObjectTransfer: moves a claim or DataVolume to another namespace or name."""
+"""ObjectTransfer: a move of a claim or DataVolume to another namespace or name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""UploadTokenRequest: the right to send an image.  Served by the aggregated API, never stored."""
+"""UploadTokenRequest, which grants an upload; it is served by the aggregated API and never stored."""
 
 from __future__ import annotations
 

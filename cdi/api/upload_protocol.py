@@ -1,7 +1,7 @@
-"""What clients of uploads, the proxy and the upload server have in common: paths, fields, digests, statuses.
+"""Protocol that upload clients, the proxy and the upload server share: paths, fields, digests and statuses.
 
-Beside the paths of the upstream importer there is tus 1.0.0 (https://tus.io/protocols/resumable-upload) with the
-extensions that `TUS_EXTENSIONS` names.
+Besides the paths of the upstream importer, it includes tus 1.0.0 (https://tus.io/protocols/resumable-upload) with the
+extensions in `TUS_EXTENSIONS`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from cdi.api.errors import (
 from cdi.api.names import is_dns_subdomain
 
 CLIENT_NAME = "client.upload-server.cdi.kubevirt.io"
-"""The common name of the certificate by which an upload server knows the proxy."""
+"""Common name of the client certificate by which an upload server identifies the proxy."""
 SERVER_PORT = 8443
 FORM_FIELD = "file"
 
@@ -53,16 +53,16 @@ TUS_EXTENSIONS = "creation,creation-with-upload,termination,checksum,expiration"
 TUS_CONTENT = "application/offset+octet-stream"
 TUS_ALGORITHMS = ("sha1", "sha256", "md5")
 TUS_MISMATCH = 460
-"""The status of a piece that does not have its checksum."""
+"""Status for a chunk that does not match its checksum."""
 TUS_START = "/v1beta1/tus/"
-"""What the paths of resumable uploads begin with."""
+"""Prefix of the paths for resumable uploads."""
 
 KEPT_FIELD = "cdi-body-kept"
-"""A field of requests from the proxy to an upload server: bytes at the start of the body that the proxy keeps.
+"""Request field from the proxy to an upload server: number of bytes at the start of the body that the proxy buffers.
 
-A server that knows the field repeats it in ``100 Continue``.  The proxy then sends no more than these bytes before the
-server says ``102 Processing``, which the server does once it reads on.  If the server refuses the upload before, or is
-lost, the proxy can send the whole request to the server that takes its place.
+A server that supports the field repeats it in ``100 Continue``. The proxy then sends at most this number of bytes
+before it receives ``102 Processing``, which the server sends when it continues to read. If the server rejects the
+upload or is lost before that, the proxy can send the complete request to a replacement server.
 """
 
 _LARGEST = 1 << 60
@@ -77,19 +77,19 @@ _DIGEST_FIELDS = ("content-digest", "repr-digest", "digest", "content-md5")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlainUpload:
-    """The whole image in one request; the token says into which volume."""
+    """Path for the whole image in one request; the token identifies the volume."""
 
     path: str
     form: bool = False
-    """The body is a form with the image as a file in it."""
+    """Whether the body is a multipart form that contains the image as a file."""
     asynchronous: bool = False
-    """The answer comes when the image is transferred and looked at, and not only when the volume is done."""
+    """Whether the response is sent once the image is transferred and validated, before the volume is complete."""
     archive: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TusUpload:
-    """A resumable upload into a volume, or the place where one is begun."""
+    """Path of a resumable upload into a volume, or of its creation if there is no id."""
 
     namespace: str
     claim: str
@@ -109,7 +109,7 @@ _PLAIN = {
 
 
 def route(path: str) -> PlainUpload | TusUpload | None:
-    """What is at a path, which is compared as it came: nothing in it is decoded or cleaned."""
+    """Return the upload at a path, None if there is none; the path is compared without decoding or normalization."""
     plain = _PLAIN.get(path)
     if plain is not None or not path.startswith(TUS_START):
         return plain
@@ -130,14 +130,14 @@ def tus_path(namespace: str, claim: str, upload: str | None = None) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadId:
-    """The name of a resumable upload.  It says what has to be known of it after the upload server was lost."""
+    """Name of a resumable upload, which contains all facts needed after its upload server was lost."""
 
     nonce: str
     """32 hex digits."""
     length: int
-    """Bytes of the whole."""
+    """Length of the whole content in bytes."""
     digest: Digest | None = None
-    """Of the whole."""
+    """Digest of the whole content."""
 
     def __str__(self) -> str:
         end = f"-{self.digest.algorithm}-{self.digest.hex}" if self.digest is not None else ""
@@ -145,7 +145,7 @@ class UploadId:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises `UploadUnknown`."""
+        """Parse the name of an upload; raise `UploadUnknown` if it is malformed."""
         match = _UPLOAD_ID.fullmatch(text)
         if match is None or int(match[2]) > _LARGEST or (match[3] and len(match[4]) != HEX_LENGTH.get(match[3])):
             raise UploadUnknown("no upload has such a name")
@@ -153,7 +153,7 @@ class UploadId:
 
 
 def number(headers: Mapping[str, str], name: str) -> int | None:
-    """Return a length or offset in bytes, None where it is not given.  Raises `UploadMalformed`."""
+    """Return a length or offset in bytes, None if the field is absent; raise `UploadMalformed` if it is invalid."""
     text = headers.get(name.lower())
     if text is None:
         return None
@@ -163,7 +163,7 @@ def number(headers: Mapping[str, str], name: str) -> int | None:
 
 
 def upload_metadata(text: str | None) -> dict[str, str]:
-    """Upload-Metadata: names and values, the latter in Base64.  Raises `UploadMalformed`."""
+    """Return the names and decoded values of Upload-Metadata; raise `UploadMalformed` if it is invalid."""
     found: dict[str, str] = {}
     for pair in (text or "").split(","):
         name, _, value = pair.strip().partition(" ")
@@ -177,7 +177,7 @@ def upload_metadata(text: str | None) -> dict[str, str]:
 
 
 def piece_checksum(text: str | None) -> Digest | None:
-    """Upload-Checksum, of the bytes of one request.  Raises `UploadMalformed`."""
+    """Return the digest in Upload-Checksum, of the bytes of one request; raise `UploadMalformed` if it is invalid."""
     if text is None:
         return None
     algorithm, _, value = text.strip().partition(" ")
@@ -187,9 +187,12 @@ def piece_checksum(text: str | None) -> Digest | None:
 
 
 def content_digests(headers: Mapping[str, str]) -> tuple[Digest, ...]:
-    """What the fields say of the content (RFC 9530, RFC 3230, RFC 1864); unknown algorithms are passed over.
+    """Return the digests in the request fields of RFC 9530, RFC 3230 and RFC 1864.
 
-    Names in `headers` are in lower case.  Raises `UploadMalformed`: what cannot be read must not go unchecked.
+    Names in `headers` must be in lower case. Unknown algorithms are ignored.
+
+    Raises:
+        UploadMalformed: A field cannot be parsed; ignoring it would skip a check that the client asked for.
     """
     found: list[Digest] = []
     for field in _DIGEST_FIELDS:
@@ -215,9 +218,12 @@ def content_digests(headers: Mapping[str, str]) -> tuple[Digest, ...]:
 
 
 def declared_digest(headers: Mapping[str, str]) -> Digest | None:
-    """Of a resumable upload's whole content: a field of the request that begins it, or its metadata's ``checksum``.
+    """Return the digest of a resumable upload's whole content, None if none is declared.
 
-    Raises `UploadMalformed`.
+    It comes from ``checksum`` in the upload's metadata or from a field of the request that creates the upload.
+
+    Raises:
+        UploadMalformed: The metadata or a field cannot be parsed.
     """
     text = upload_metadata(headers.get("upload-metadata")).get("checksum")
     if text is None:
@@ -243,7 +249,7 @@ def _of_base64(algorithm: str, text: str, field: str) -> Digest:
 
 
 def status_of(error: CdiError) -> int:
-    """The HTTP status by which a client is told of a failure."""
+    """Return the HTTP status that reports a failure to a client."""
     match error:
         case UploadMalformed():
             return error.status
@@ -270,11 +276,11 @@ def status_of(error: CdiError) -> int:
 
 
 def status_of_code(code: str) -> int:
-    """The same of a failure's code."""
+    """Return the HTTP status for a failure's code."""
     return status_of(by_code(code)(""))
 
 
 def is_of_the_upload(error: CdiError) -> bool:
-    """Whether another upload may do better, so that the server waits for one; any other failure ends it."""
+    """Return whether another upload may succeed, so that the server waits for one; other failures end the server."""
     mine = (ImageError, VerifyError, TargetTooSmall, TargetUnsuitable, SourceError, UploadError)
     return isinstance(error, mine)

@@ -1,7 +1,8 @@
-"""Whether an object says what its kind needs: the checks that can be made without looking at anything else.
+"""Validation of objects without access to other objects.
 
-They are those of KubeVirt CDI's webhooks, in its words where programs look for them, and more where a mistake would
-otherwise show only when the import runs.  All problems of an object are found at once.
+The checks include those of the webhooks of KubeVirt's CDI, with their messages where programs rely on them, and further
+ones for mistakes that would otherwise be noticed only during the import. All problems of an object are reported
+together.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from cdi.api.rules.shape import shape_problems
 from cdi.api.rules.update import check_update
 
 MAX_PROBLEMS = 20
-"""So many are named in a message; the rest is counted."""
+"""Maximum number of problems in a message; the others are counted."""
 
 _IMPORTED = ("DataVolume", "PersistentVolumeClaim")
-"""Kinds whose annotations tell how an import is done."""
+"""Kinds whose annotations configure an import."""
 
-# Imported when first needed, as the models are.
+# Imported on first use, as the models are.
 _RULES = {
     "DataVolume": ("datavolume", "check_datavolume"),
     "DataSource": ("datasource", "check_datasource"),
@@ -48,19 +49,22 @@ _RULES = {
 
 
 def parse(document: Mapping[str, Any]) -> KubeObject:
-    """The model of an object that was admitted before, by a cluster or store: only its shape is checked.
+    """Return the model of an object that a cluster or store has already admitted, checking only its shape.
 
-    Raises `InvalidManifest` naming every field that is missing or of a wrong type.
+    Raises:
+        InvalidManifest: Fields are missing or have a wrong type; the message names all of them.
     """
     body = plain(document)
     return _model(body, _kind(body))
 
 
 def parse_manifest(document: Mapping[str, Any]) -> KubeObject:
-    """The model of a manifest from a user.
+    """Return the model of a user's manifest after full validation.
 
-    Raises `InvalidManifest` with all problems in one message.  Fields that are not known are no problem here:
-    `cdi.api.model.unknown_fields` names them.
+    Unknown fields are permitted here; `cdi.api.model.unknown_fields` lists them.
+
+    Raises:
+        InvalidManifest: The manifest is invalid; the message lists all problems.
     """
     body = plain(document)
     obj = _model(body, _kind(body))
@@ -71,9 +75,9 @@ def parse_manifest(document: Mapping[str, Any]) -> KubeObject:
 def examine(
     document: Mapping[str, Any], old: Mapping[str, Any] | None = None
 ) -> tuple[KubeObject | None, tuple[Problem, ...]]:
-    """The model of an object that is to be made, or to replace `old`, and everything that is wrong with it.
+    """Return the model and all problems of an object to be created or to replace `old`.
 
-    No model where the object has not even the shape of its kind.
+    The model is None if the object does not have the shape of its kind.
     """
     try:
         body = plain(document)
@@ -86,12 +90,12 @@ def examine(
     try:
         before = parse(old) if old is not None else None
     except InvalidManifest:
-        before = None  # what was stored under older rules cannot be compared with; the new object is judged alone
+        before = None  # an object stored under older rules may be unreadable; the new object is validated alone
     return new, validate(new) if before is None else validate_update(before, new)
 
 
 def validate(obj: KubeObject) -> tuple[Problem, ...]:
-    """Everything that is wrong with an object that is to be made."""
+    """Return all problems of an object to be created."""
     kind = kind_of(obj.group_version, obj.kind_name())
     module, function = _RULES[kind.name]
     rule: Callable[[KubeObject], Problems] = getattr(importlib.import_module(f"cdi.api.rules.{module}"), function)
@@ -99,11 +103,10 @@ def validate(obj: KubeObject) -> tuple[Problem, ...]:
 
 
 def validate_update(old: KubeObject, new: KubeObject) -> tuple[Problem, ...]:
-    """Everything that is wrong with replacing `old` by `new`.
+    """Return all problems of replacing `old` by `new`.
 
-    An object whose spec stays as it is may always be updated, even where rules have become stricter since it was
-    made: its finalizers and annotations must stay within reach.  Annotations that tell how an import is done are
-    checked where they change.
+    An update that keeps the spec is always permitted, even if rules have become stricter since the object was created,
+    so that finalizers and annotations can be changed. Annotations that configure an import are checked if they change.
     """
     problems, changed = check_update(old, new)
     if problems:
@@ -116,7 +119,7 @@ def validate_update(old: KubeObject, new: KubeObject) -> tuple[Problem, ...]:
 
 
 def raise_problems(problems: Iterable[Problem], *, where: str | None) -> None:
-    """Raise `InvalidManifest` with all problems in one message; nothing happens where there is none."""
+    """Raise `InvalidManifest` with all problems in one message; return if there is none."""
     found = list(problems)
     if not found:
         return
@@ -127,7 +130,7 @@ def raise_problems(problems: Iterable[Problem], *, where: str | None) -> None:
 
 
 def describe(obj: KubeObject) -> str:
-    """An object for messages: ``DataVolume default/fedora``."""
+    """Return kind, namespace and name of an object for messages, such as ``DataVolume default/fedora``."""
     meta = obj.metadata
     name = shown(meta.name or f"{meta.generate_name or ''}*")
     return f"{obj.kind_name()} {shown(meta.namespace)}/{name}" if meta.namespace else f"{obj.kind_name()} {name}"

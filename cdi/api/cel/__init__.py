@@ -1,10 +1,10 @@
-"""Rules that an API server checks itself, in the Common Expression Language: ``x-kubernetes-validations``.
+"""Validation rules in the Common Expression Language (``x-kubernetes-validations``), evaluated by the API server.
 
-They say what `cdi.api.rules` says, as far as the language can, and in its words, so that a cluster refuses a broken
-object also while the webhooks are away.  What they leave out is whatever would cost more than an API server allows, or
-needs another object to be seen.
+They implement `cdi.api.rules` with the same messages, as far as the language permits, so that a cluster rejects invalid
+objects even while the webhooks are down. Rules that would exceed the API server's cost limit or need other objects are
+omitted.
 
-Cost.  An API server reckons each rule's worst case from the schema before it takes a definition: a string without a
-maxLength counts as three megabytes, a list without maxItems as a million members.  Hence the limits here; none refuses
-what could ever have worked.
+Cost: when a definition is created, the API server estimates each rule's worst case from the schema. A string without
+maxLength counts as three megabytes, a list without maxItems as a million elements. The limits here exist for that
+reason; none rejects a value that could work.
 """

@@ -1,4 +1,4 @@
-"""The rules, put into the schema of a definition."""
+"""Insertion of the rules into the schema of a definition."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cdi.api.cel.models import MODEL_RULES
 
 
 def apply_rules(model: str, schema: Schema) -> Schema:
-    """An object's schema with the rules and limits of its model."""
+    """Return an object's schema with the rules and limits of its model."""
     fields = FIELD_RULES.get(model, {})
     rules = [rule.to_dict() for rule in MODEL_RULES.get(model, ())]
     made = dict(schema)

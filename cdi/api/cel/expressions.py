@@ -1,4 +1,4 @@
-"""One rule, and the pieces that expressions are put together from."""
+"""Validation rule and helpers to build its expression."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ RULES = "x-kubernetes-validations"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One expression that must be true, and what is wrong where it is not."""
+    """Expression that must be true, and the message if it is false."""
 
     rule: str
     message: str
     field: str = ""
-    """The member that the problem is shown at, where it is not the value itself: ``.storage``."""
+    """Path of the member to report, if it is not the value itself, such as ``.storage``."""
     reason: str = ""
-    """FieldValueRequired or the like; FieldValueInvalid where nothing is said."""
+    """Reason such as FieldValueRequired; FieldValueInvalid if empty."""
 
     def to_dict(self) -> dict[str, str]:
-        """As it stands in a schema."""
+        """Return the rule as in a schema."""
         made = {"rule": self.rule, "message": self.message}
         return (
             made | ({"fieldPath": self.field} if self.field else {}) | ({"reason": self.reason} if self.reason else {})
@@ -31,7 +31,7 @@ class Rule:
 REQUIRED = "FieldValueRequired"
 LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 WARM = "has(self.source) && (has(self.source.imageio) || has(self.source.vddk))"
-"""A volume that is filled in stages."""
+"""Expression for a volume that is filled in stages (warm import)."""
 
 
 def size_of(claim: str) -> str:
@@ -43,7 +43,7 @@ def has_size(claim: str) -> str:
 
 
 def amount(expression: str) -> str:
-    """A quantity is a number or a text; either becomes one that can be compared."""
+    """Return an expression that converts a quantity, as number or string, to a comparable value."""
     return f"quantity(string({expression}))"
 
 

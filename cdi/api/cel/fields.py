@@ -1,4 +1,4 @@
-"""What a field may say by itself, and how long it may be."""
+"""Validation rules and length limits of single fields."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cdi.api.rules.urls import GCS_SCHEMES, HTTP_SCHEMES, MAX_URL, S3_SCHEMES
 
 
 def _name(what: str, *, required: bool = False, limit: int = MAX_NAME) -> Schema:
-    """The name of another object: a DNS subdomain, or a label of one."""
+    """Return the rules for the name of another object, a DNS subdomain or DNS label."""
     pattern = f"^{LABEL}$" if limit == MAX_LABEL else rf"^{LABEL}(\\.{LABEL})*$"
     form = f"a DNS label of 1 to {MAX_LABEL} characters" if limit == MAX_LABEL else "a DNS subdomain"
     rules = [Rule(rule=f"self == '' || self.matches('{pattern}')", message=f"Name of {what} is not {form}")]

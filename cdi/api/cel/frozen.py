@@ -1,4 +1,4 @@
-"""What may not change."""
+"""Validation rules for immutable objects."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from cdi.api.cel.expressions import RULES, WARM, Rule, Schema, amount, has_size, size_of
 
 _ESCAPED = {"namespace"}
-"""Field names that are words of the language."""
+"""Field names that are reserved words of the language."""
 _NOT_COMPARED = {"apiVersion", "kind", "metadata", "status", "createdBy"}
 _BY_VALUE = "resources"
-"""Compared by what stands in them: Go writes empty ones, and sizes in a notation of its own."""
+"""Compared by content, because Go clients write empty fields and change the notation of sizes."""
 _BY_STAGE = {"checkpoints", "finalCheckpoint"}
 _ABSENT_IS_FALSE = {"finalCheckpoint"}
 
 
 def freeze(schema: Schema, message: str) -> Schema:
-    """An object's schema with rules that let nothing in it change, at any depth.
+    """Return an object's schema with rules that reject changes at any depth.
 
-    Clients written in Go write a field back as null, empty or in another notation that they read otherwise; as in
-    `cdi.api.rules.update`, what means the same is the same.  The stages of a warm import may go on.
+    Go clients may write a field back as null, empty or in another notation. As in `cdi.api.rules.update`, equivalent
+    values count as equal. The checkpoints of a warm import may still change.
     """
     made = dict(schema)
     properties = schema.get("properties", {})

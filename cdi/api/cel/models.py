@@ -1,4 +1,4 @@
-"""What must hold between the fields of a model."""
+"""Validation rules for several fields of a model."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ _FILLED = " || ".join(
     f"(has(self.{form}) && (has(self.{form}.dataSource) || has(self.{form}.dataSourceRef)))"
     for form in ("pvc", "storage")
 )
-"""Something other than CDI fills the volume."""
+"""Expression for a volume that is filled by something other than CDI."""
 _CLONE = "has(self.sourceRef) || (has(self.source) && (has(self.source.pvc) || has(self.source.snapshot)))"
 
 
 def _sizes(what: str) -> tuple[Rule, ...]:
-    """The size of a claim, where it has one."""
+    """Return the rules for the size of a claim, if it has one."""
     here = size_of("self")
     absent = f"!({has_size('self')})"
     field = ".resources.requests"
@@ -33,7 +33,7 @@ def _sizes(what: str) -> tuple[Rule, ...]:
 
 
 def _content(source: str) -> tuple[Rule, ...]:
-    """What may be an archive; `source` is the expression of the source."""
+    """Return the rules for sources that cannot be archives; `source` is the expression of the source."""
     archive = "!has(self.contentType) || self.contentType != 'archive'"
     return (
         Rule(

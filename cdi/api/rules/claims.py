@@ -1,4 +1,4 @@
-"""The claim that a DataVolume asks for, in both forms."""
+"""Validation of the claim in a DataVolume, in both forms."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from cdi.api.rules.problems import Cause, Problem, Problems, one_of, optional_na
 
 
 def check_claim(claim: StorageSpec, field: str, *, size_optional: bool) -> Problems:
-    """`size_optional`: the content knows its own size (a clone into the storage form)."""
+    """Yield the problems of a claim.
+
+    Args:
+        claim: The claim in either form.
+        field: Path of the claim for messages.
+        size_optional: The content determines the size (a clone into the storage form).
+    """
     what = "PVC" if isinstance(claim, ClaimSpec) else "Storage"
     yield from check_size(claim, field, what, optional=size_optional)
     modes = claim.access_modes or []
@@ -27,7 +33,7 @@ def check_claim(claim: StorageSpec, field: str, *, size_optional: bool) -> Probl
 
 
 def check_size(claim: StorageSpec, field: str, what: str, *, optional: bool) -> Problems:
-    """A size of at least 1 MiB that fits into 64 bits."""
+    """Yield a problem if the size is missing, below 1 MiB or does not fit into 64 bits."""
     path = f"{field}.resources.requests.storage"
     size = claim.size
     if size is None:
@@ -42,12 +48,12 @@ def check_size(claim: StorageSpec, field: str, what: str, *, optional: bool) -> 
 
 
 def check_access_modes(modes: list[str], field: str) -> Problems:
-    """Known modes, each once."""
+    """Yield a problem for each unknown access mode."""
     for mode in dict.fromkeys(modes):
         if mode not in tuple(AccessMode):
             yield Problem(field=field, message=unsupported(mode, tuple(AccessMode)), cause=Cause.NOT_SUPPORTED)
 
 
 def external_population(claim: StorageSpec) -> bool:
-    """Something other than CDI fills the volume."""
+    """Return whether the volume is filled by something other than CDI."""
     return claim.data_source is not None or claim.data_source_ref is not None

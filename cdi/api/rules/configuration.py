@@ -1,4 +1,4 @@
-"""What the administrator's objects must and must not say: CDI, CDIConfig, StorageProfile."""
+"""Validation of the administrator's objects: CDI, CDIConfig and StorageProfile."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PATCH_TYPES = ("json", "merge", "strategic")
 
 
 def check_storage_profile(profile: StorageProfile) -> Problems:
-    """A StorageProfile."""
+    """Yield the problems of a StorageProfile."""
     spec, field = profile.spec, "spec"
     yield from one_of(spec.clone_strategy, tuple(CloneStrategy), f"{field}.cloneStrategy")
     yield from one_of(
@@ -63,7 +63,7 @@ def check_storage_profile(profile: StorageProfile) -> Problems:
 
 
 def check_config(config: CDIConfig) -> Problems:
-    """A CDIConfig."""
+    """Yield the problems of a CDIConfig."""
     yield from _config(config.spec, "spec")
 
 
@@ -83,7 +83,7 @@ def _config(spec: ConfigSpec, field: str) -> Problems:
 
 
 def check_installation(cdi: CDI) -> Problems:
-    """A CDI."""
+    """Yield the problems of a CDI."""
     spec, field = cdi.spec, "spec"
     yield from one_of(spec.image_pull_policy, tuple(PullPolicy), f"{field}.imagePullPolicy")
     yield from one_of(spec.uninstall_strategy, tuple(UninstallStrategy), f"{field}.uninstallStrategy")

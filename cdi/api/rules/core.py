@@ -1,4 +1,4 @@
-"""What claims, Secrets and ConfigMaps must and must not say, for where no API server checks them."""
+"""Validation of claims, Secrets and ConfigMaps where there is no API server to do it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from cdi.api.rules.claims import check_access_modes, check_size
 from cdi.api.rules.problems import Cause, Problem, Problems, one_of, optional_name, shown
 
 MAX_CONTENT = 1 << 20
-"""Bytes of all values together."""
+"""Maximum size of all values together in bytes."""
 _KEY = re.compile(r"[-._a-zA-Z0-9]+")
 
 
 def check_secret(secret: Secret) -> Problems:
-    """A Secret."""
+    """Yield the problems of a Secret."""
     yield from _content("data", secret.data, encoded=True)
     yield from _content("stringData", secret.string_data, encoded=False)
 
 
 def check_config_map(config_map: ConfigMap) -> Problems:
-    """A ConfigMap."""
+    """Yield the problems of a ConfigMap."""
     yield from _content("data", config_map.data, encoded=False)
     yield from _content("binaryData", config_map.binary_data, encoded=True)
     for key in (config_map.data or {}).keys() & (config_map.binary_data or {}).keys():
@@ -32,10 +32,10 @@ def check_config_map(config_map: ConfigMap) -> Problems:
 
 
 def check_pvc(claim: PersistentVolumeClaim) -> Problems:
-    """A PersistentVolumeClaim."""
-    # One with annotations for an import stands for a DataVolume.
+    """Yield the problems of a PersistentVolumeClaim."""
+    # A claim with annotations for an import is treated as a DataVolume.
     yield from check_policy(claim.metadata.annotations)
-    # What such a claim leaves out is filled in when it is made.
+    # Missing fields of such a claim are filled in on creation.
     completed = (claim.metadata.labels or {}).get(LABEL_APPLY_STORAGE_PROFILE) == "true"
     yield from check_size(claim.spec, "spec", "PVC", optional=completed)
     if not claim.spec.access_modes and not completed:
@@ -48,10 +48,10 @@ def check_pvc(claim: PersistentVolumeClaim) -> Problems:
 
 
 def _content(field: str, values: dict[str, str] | None, *, encoded: bool) -> Problems:
-    # Values may be secrets: no message repeats one.
+    # Values may be secret, so no message contains one.
     total = 0
     for key, value in (values or {}).items():
-        # A key becomes a file's name where the object is mounted.
+        # Keys become file names where the object is mounted.
         if not _KEY.fullmatch(key) or len(key) > MAX_NAME or key in (".", "..") or key.startswith(".."):
             yield Problem(field=field, message=f"{shown(key)!r} is not a valid key: letters, digits, '-', '_' and '.'")
         if not encoded:

@@ -1,4 +1,4 @@
-"""What a DataImportCron must and must not say."""
+"""Validation of a DataImportCron."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from cdi.api.rules.schedule import schedule_problem
 from cdi.api.sources import SourceKind
 
 POLLED = {SourceKind.REGISTRY, SourceKind.PVC, SourceKind.HTTP, SourceKind.S3, SourceKind.GCS}
-"""Sources that can be asked whether their content changed."""
+"""Sources whose content can be polled for changes."""
 
 
 def check_dataimportcron(cron: DataImportCron) -> Problems:
-    """A DataImportCron, with the DataVolume in it."""
+    """Yield the problems of a DataImportCron, including its DataVolume template."""
     spec, field = cron.spec, "spec"
     yield from check_policy(spec.template.metadata.annotations, f"{field}.template.metadata.annotations")
     template = spec.template.spec
@@ -29,7 +29,7 @@ def check_dataimportcron(cron: DataImportCron) -> Problems:
         yield from check_spec(template, path)
     if template.source_ref is not None or template.content_type or template.checkpoints or template.final_checkpoint:
         yield Problem(field=path, message="Unsettable fields: SourceRef, ContentType, Checkpoints, FinalCheckpoint")
-    # An empty schedule: nothing is polled, somebody else says in an annotation which digest is wanted.
+    # With an empty schedule nothing is polled; another program sets the desired digest in an annotation.
     problem = schedule_problem(spec.schedule) if spec.schedule else None
     if problem:
         yield Problem(field=f"{field}.schedule", message=f"Illegal cron schedule {shown(spec.schedule)!r}: {problem}")

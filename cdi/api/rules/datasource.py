@@ -1,4 +1,4 @@
-"""What a DataSource must and must not say.  One without a source is sound: its image has yet to come."""
+"""Validation of a DataSource, which may have no source until its first image exists."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cdi.api.rules.sources import check_reference
 
 
 def check_datasource(datasource: DataSource) -> Problems:
-    """A DataSource."""
+    """Yield the problems of a DataSource."""
     source = datasource.spec.source
     given = {
         name: member

@@ -1,4 +1,4 @@
-"""What a DataVolume must and must not say."""
+"""Validation of a DataVolume."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from cdi.api.sources import ImportSource
 
 
 def check_datavolume(datavolume: DataVolume) -> Problems:
-    """A DataVolume."""
+    """Yield the problems of a DataVolume."""
     yield from check_policy(datavolume.metadata.annotations)
     yield from check_spec(datavolume.spec, "spec")
 
 
 def check_spec(spec: DataVolumeSpec, field: str) -> Problems:
-    """A DataVolume's spec, also that of a template."""
+    """Yield the problems of the spec of a DataVolume or a template."""
     claim = spec.claim
     if claim is None:
         yield Problem(field=f"{field}.storage", message="Missing Data volume PVC: give storage or pvc")
@@ -71,7 +71,7 @@ def _source_ref(ref: SourceRef, field: str) -> Problems:
 
 
 def check_checkpoints(checkpoints: list[Checkpoint] | None, source: ImportSource | None, field: str) -> Problems:
-    """Stages are for sources that keep snapshots; each names its own snapshot, once."""
+    """Yield a problem if the source has no checkpoints, or if a checkpoint lacks its own, unique snapshot."""
     if not checkpoints:
         return
     if source is None or not any(kind in WARM_SOURCES for kind, _ in source.given()):

@@ -1,4 +1,4 @@
-"""Durations as Go writes them: ``48h0m0s``, ``1.5h``, ``300ms``."""
+"""Durations in Go's notation, such as ``48h0m0s``, ``1.5h`` and ``300ms``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _LONGEST = Fraction((1 << 63) - 1, 10**9)
 
 
 def parse_duration(text: str) -> Fraction | None:
-    """Seconds of a positive duration (or ``0``); None where it is none or longer than Go can hold (292 years)."""
+    """Return the seconds of a positive duration or of ``0``.
+
+    Returns None if the text is invalid or the duration exceeds Go's limit (292 years).
+    """
     if text == "0":
         return Fraction(0)
     if len(text) > 128 or not _WHOLE.fullmatch(text):

@@ -1,4 +1,4 @@
-"""Names, namespaces, labels and annotations: Kubernetes' own rules, for where no API server enforces them."""
+"""Validation of names, namespaces, labels and annotations as in Kubernetes, where no API server enforces the rules."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from cdi.api.names import MAX_LABEL, MAX_NAME, is_dns_label, is_dns_subdomain
 from cdi.api.rules.problems import Cause, Problem, Problems, object_name, shown
 
 MAX_ANNOTATIONS = 256 << 10
-"""Bytes of all annotations together."""
+"""Maximum size of all annotations together in bytes."""
 _QUALIFIED = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?")
 _WHAT = {"DataVolume": "data volume"}
 
 
 def check_metadata(meta: ObjectMeta, kind: Kind) -> Problems:
-    """The metadata of an object that is to be stored."""
+    """Yield the problems in the metadata of an object to be stored."""
     what = _WHAT.get(kind.name, kind.name)
     if meta.name:
         yield from object_name(meta.name, "metadata.name", what)
     elif meta.generate_name:
-        # The server adds five characters; where the prefix ends with a hyphen or dot they complete it.
+        # The server appends five characters, so a prefix that ends with a hyphen or dot is valid.
         stem = meta.generate_name.rstrip("-.")
         if len(meta.generate_name) > MAX_NAME - 5 or not is_dns_subdomain(stem):
             yield Problem(
@@ -44,7 +44,7 @@ def check_metadata(meta: ObjectMeta, kind: Kind) -> Problems:
 
 
 def check_labels(labels: dict[str, str] | None, field: str) -> Problems:
-    """Keys are qualified names; values are at most 63 characters."""
+    """Yield a problem for each key that is not a qualified name and each value that is not a valid label value."""
     for key, value in (labels or {}).items():
         yield from _key(key, field)
         if len(value) > MAX_LABEL or (value and not _QUALIFIED.fullmatch(value)):

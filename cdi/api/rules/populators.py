@@ -1,4 +1,4 @@
-"""What volume populators, transfers and requests for tokens must and must not say."""
+"""Validation of volume populators."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from cdi.api.rules.problems import Cause, Problem, Problems, object_name, one_of
 from cdi.api.rules.sources import WARM_SOURCES, check_content_type, check_one_source
 
 CLONE_KINDS = {"PersistentVolumeClaim": "", "VolumeSnapshot": "snapshot.storage.k8s.io"}
-"""What can be cloned, and its API group."""
+"""Kinds that can be cloned, with their API groups."""
 
 
 def check_import_source(populator: VolumeImportSource) -> Problems:
-    """A VolumeImportSource."""
+    """Yield the problems of a VolumeImportSource."""
     spec = populator.spec
     yield from check_one_source(spec.source, "spec.source", "VolumeImport")
     yield from check_content_type(spec.content_type, spec.source, "spec.contentType")
@@ -27,12 +27,12 @@ def check_import_source(populator: VolumeImportSource) -> Problems:
 
 
 def check_upload_source(populator: VolumeUploadSource) -> Problems:
-    """A VolumeUploadSource."""
+    """Yield the problems of a VolumeUploadSource."""
     yield from check_content_type(populator.spec.content_type, None, "spec.contentType")
 
 
 def check_clone_source(populator: VolumeCloneSource) -> Problems:
-    """A VolumeCloneSource."""
+    """Yield the problems of a VolumeCloneSource."""
     spec = populator.spec
     if not spec.source.kind:
         yield Problem(field="spec.source.kind", message="Required value: the kind is empty", cause=Cause.REQUIRED)

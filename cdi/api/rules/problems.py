@@ -1,4 +1,4 @@
-"""What is wrong with an object, and small checks that many rules share."""
+"""Validation problems, and small checks that many rules share."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from cdi.api.names import MAX_NAME, is_dns_subdomain
 
 
 class Cause(enum.StrEnum):
-    """What kind of problem it is, in the words of Kubernetes' API (``CauseType``)."""
+    """Category of a problem, with Kubernetes' names (``CauseType``)."""
 
     INVALID = "FieldValueInvalid"
     REQUIRED = "FieldValueRequired"
     NOT_SUPPORTED = "FieldValueNotSupported"
     DUPLICATE = "FieldValueDuplicate"
-    """Something of that name is there already; by custom also a change of what cannot be changed."""
+    """A value that already exists; by convention also a change of an immutable field."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing that is wrong."""
+    """Problem in one field of an object."""
 
     field: str
-    """The path of the field, such as ``spec.source.http.url``."""
+    """Path of the field, such as ``spec.source.http.url``."""
     message: str
-    """What is wrong with it, in one sentence without a full stop."""
+    """Description of the problem, one sentence without a full stop."""
     cause: Cause = Cause.INVALID
 
     def __str__(self) -> str:
@@ -37,19 +37,19 @@ Problems = Iterator[Problem]
 
 
 def one_of(value: str | None, allowed: Collection[str], field: str) -> Problems:
-    """An optional word from a list; empty is the same as absent, as in Go."""
+    """Yield a problem unless a value is allowed or empty, which equals absent as in Go."""
     if value and value not in allowed:
         yield Problem(field=field, message=unsupported(value, allowed), cause=Cause.NOT_SUPPORTED)
 
 
 def unsupported(value: str, allowed: Collection[str]) -> str:
-    """Kubernetes' own wording."""
+    """Return Kubernetes' message for an unsupported value."""
     words = ", ".join(f'"{word}"' for word in sorted(allowed))
     return f'Unsupported value: "{shown(value)}": supported values: {words}'
 
 
 def object_name(name: str, field: str, what: str) -> Problems:
-    """A name that an object may have; `what` is for the message."""
+    """Yield a problem if a name is missing or invalid for an object; `what` names the object in the message."""
     if not name:
         yield Problem(field=field, message=f"Required value: the name of {what} is missing", cause=Cause.REQUIRED)
     elif len(name) > MAX_NAME:
@@ -63,23 +63,23 @@ def object_name(name: str, field: str, what: str) -> Problems:
 
 
 def optional_name(name: str | None, field: str, what: str) -> Problems:
-    """As `object_name`, where empty is the same as absent."""
+    """Yield the problems that `object_name` finds, or none if the name is empty or absent."""
     if name:
         yield from object_name(name, field, what)
 
 
 def each(values: list[str] | None, field: str, check: Callable[[str, str], Problems]) -> Problems:
-    """Apply a check to the members of a list."""
+    """Apply a check to each element of a list."""
     for index, value in enumerate(values or []):
         yield from check(value, f"{field}[{index}]")
 
 
 def has_control_characters(text: str) -> bool:
-    """C0, DEL and C1: what breaks lines, headers and terminals."""
+    """Return whether a text contains C0, DEL or C1 characters, which can break lines, headers and terminals."""
     return any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in text)
 
 
 def shown(text: str, limit: int = 80) -> str:
-    """A value as it may stand in a message: bounded, and without characters that act on a terminal."""
+    """Return a value for messages: truncated, and without characters that control a terminal."""
     cut = text if len(text) <= limit else text[:limit] + "…"
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in cut)

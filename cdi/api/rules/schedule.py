@@ -1,8 +1,8 @@
-"""Schedules in cron format, as Kubernetes' CronJob takes them (github.com/robfig/cron, standard parser).
+"""Schedules in cron format, as in Kubernetes' CronJob (github.com/robfig/cron, standard parser).
 
-Five fields: minute, hour, day of the month, month, day of the week; each a list of ``*``, ``?``, ``a``, ``a-b``, any
-with ``/step``; months and days of the week also by their English names.  Or ``@hourly`` and its like, or
-``@every 1h30m``.
+A schedule has five fields: minute, hour, day of the month, month and day of the week. Each is a list of ``*``, ``?``,
+``a`` or ``a-b``, optionally with ``/step``; months and days of the week may be English names. Alternatives are
+``@hourly`` and similar words, and ``@every 1h30m``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_LENGTH = 512
 
 
 def schedule_problem(text: str) -> str | None:
-    """What is wrong with a schedule; None where it is sound."""
+    """Return the problem of a schedule, None if it is valid."""
     if len(text) > MAX_LENGTH:
         return f"it is longer than {MAX_LENGTH} characters"
     if text.startswith("@"):

@@ -1,7 +1,7 @@
-"""Pydantic's complaints about the shape of a document, as problems in the words of Kubernetes' API.
+"""Conversion of Pydantic's validation errors to problems with Kubernetes' messages.
 
-A field of a wrong type is "must be of type string, not boolean", with the types of OpenAPI.  The value is named as it
-was read: what somebody wrote as ``yes`` or ``1.0`` is a boolean or a number to YAML, and only quotes make it a string.
+A field of a wrong type "must be of type string, not boolean", with OpenAPI's type names. The message shows the value as
+parsed: an unquoted ``yes`` or ``1.0`` in YAML is a boolean or a number, and only quotes make it a string.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WANTED: Final = {
     "string_type": "string",
 }
 _MEMBERS: Final = {"str": "string_type", "bool": "bool_type", "int": "int_type"}
-"""How Pydantic names the members of a union in a path, and the error that each gives for a value of another type."""
+"""Pydantic's names of union members in a path, and the error of each for a value of another type."""
 _LONGEST: Final = 200
 
 

@@ -1,4 +1,4 @@
-"""The members of a source, each with the fields that its kind needs."""
+"""Validation of sources, each with the fields that its kind requires."""
 
 from __future__ import annotations
 
@@ -36,11 +36,17 @@ from cdi.api.sources import (
 
 PULL_METHODS = ("node", "pod")
 WARM_SOURCES = {SourceKind.IMAGEIO, SourceKind.VDDK}
-"""Sources that can be imported in stages."""
+"""Sources that can be imported in stages (warm import)."""
 
 
 def check_one_source(source: ImportSource | None, field: str, what: str) -> Problems:
-    """Exactly one member, and that one complete; `what` is for messages (Data volume, VolumeImport)."""
+    """Yield a problem unless exactly one member is set, and the problems of that member.
+
+    Args:
+        source: The source to check.
+        field: Path of the source for messages.
+        what: Name of the object in messages (Data volume, VolumeImport).
+    """
     given = list(source.given()) if source else []
     if not given:
         yield Problem(field=field, message=f"Missing {what} source")
@@ -53,7 +59,7 @@ def check_one_source(source: ImportSource | None, field: str, what: str) -> Prob
 
 
 def check_source(source: AnySource, field: str) -> Problems:
-    """One member of a source."""
+    """Yield the problems of one member of a source."""
     match source:
         case SourceHttp():
             yield from check_url(source.url, HTTP_SCHEMES, f"{field}.url")
@@ -102,7 +108,7 @@ def check_source(source: AnySource, field: str) -> Problems:
 
 
 def check_content_type(content_type: str | None, source: ImportSource | None, field: str) -> Problems:
-    """A known content type that the source can give."""
+    """Yield a problem if the content type is unknown, or not available from the source."""
     if content_type and content_type not in tuple(ContentType):
         yield Problem(
             field=field,
@@ -118,7 +124,7 @@ def check_content_type(content_type: str | None, source: ImportSource | None, fi
 
 
 def check_reference(namespace: str, name: str, field: str, what: str) -> Problems:
-    """An object of a namespace, both named."""
+    """Yield the problems of a reference that must have a namespace and a name."""
     if not namespace or not name:
         yield Problem(field=field, message=f"{what} is not valid: namespace and name are needed")
         return
@@ -175,7 +181,7 @@ def _checksum(checksum: str | None, field: str) -> Problems:
 
 
 def _header(line: str, field: str) -> Problems:
-    # The line may hold a token, so it is not repeated.
+    # The line may contain a token, so the message does not repeat it.
     name, colon, _ = line.partition(":")
     if not colon or not name.strip() or has_control_characters(line.replace("\t", " ")):
         yield Problem(field=field, message="it is not one whole header line, 'Name: value'")

@@ -1,4 +1,4 @@
-"""What an ObjectTransfer must and must not say."""
+"""Validation of an ObjectTransfer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ KINDS = ("DataVolume", "PersistentVolumeClaim")
 
 
 def check_transfer(transfer: ObjectTransfer) -> Problems:
-    """An ObjectTransfer."""
+    """Yield the problems of an ObjectTransfer."""
     source, target = transfer.spec.source, transfer.spec.target
     if source.kind not in KINDS:
         yield Problem(

@@ -1,4 +1,4 @@
-"""What may change in an object that exists."""
+"""Validation of changes to existing objects."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BY_SERVER = {"createdBy"}
 
 
 def check_update(old: KubeObject, new: KubeObject) -> tuple[tuple[Problem, ...], bool]:
-    """What is wrong with replacing `old` by `new`, and whether what the user may set has changed."""
+    """Return the problems of replacing `old` by `new`, and whether any field that users may set has changed."""
     if type(old) is not type(new):
         problem = Problem(field="kind", message=f"a {old.kind_name()} cannot become a {new.kind_name()}")
         return (problem,), True
@@ -42,7 +42,7 @@ def check_update(old: KubeObject, new: KubeObject) -> tuple[tuple[Problem, ...],
 
 
 def _next_stage(new: KubeObject, before: dict[str, Any], after: dict[str, Any]) -> bool:
-    """A warm import goes on: only its checkpoints change."""
+    """Return whether only the checkpoints of a warm import change."""
     spec: DataVolumeSpec | None = getattr(new, "spec", None)
     source = getattr(spec, "source", None)
     if source is None or not getattr(spec, "checkpoints", None):
@@ -53,7 +53,7 @@ def _next_stage(new: KubeObject, before: dict[str, Any], after: dict[str, Any]) 
 
 
 def _content(obj: KubeObject) -> dict[str, Any]:
-    """What the user says, in a form where equal meaning is equal."""
+    """Return the fields that users set, normalized so that equivalent values are equal."""
     everything = _meaning(obj, skip={"apiVersion", "kind", "metadata", "status"})
     spec = everything.get("spec")
     return everything | {"spec": _without(spec, _BY_SERVER)} if isinstance(spec, dict) else everything
@@ -66,9 +66,9 @@ def _without(values: dict[str, Any], names: set[str]) -> dict[str, Any]:
 
 
 def _meaning(model: Model, skip: frozenset[str] | set[str] = frozenset()) -> dict[str, Any]:
-    """As Kubernetes compares: absent, null and empty are the same, amounts are compared by value.
+    """Return the normalized fields of a model: absent, null and empty are the same, amounts are compared by value.
 
-    An empty member such as ``blank: {}`` means something; it stays.
+    An empty member such as ``blank: {}`` is kept, because it selects a source.
     """
     found: dict[str, Any] = {}
     for attribute in type(model).model_fields:

@@ -1,4 +1,4 @@
-"""What a request for an upload token must say."""
+"""Validation of a request for an upload token."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from cdi.api.upload import UploadTokenRequest
 
 
 def check_upload_token_request(request: UploadTokenRequest) -> Problems:
-    """An UploadTokenRequest."""
+    """Yield the problems of an UploadTokenRequest."""
     yield from object_name(request.spec.pvc_name, "spec.pvcName", "PersistentVolumeClaim")

@@ -1,4 +1,4 @@
-"""URLs of sources.  What stands in a message never holds a password or a signature."""
+"""Validation of source URLs, without passwords or signatures in messages."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _HOST = re.compile(r"[^\s/?#@\\<>\"^`{|}%]+")
 
 
 def redacted(url: str) -> str:
-    """A URL for messages: without user name, password and query."""
+    """Return a URL for messages, without user name, password and query."""
     return shown(re.sub(r"//[^/?#]*@", "//", url.partition("?")[0].partition("#")[0]))
 
 
 def check_url(url: str | None, schemes: Collection[str], field: str) -> Problems:
-    """A source's URL with a host, of one of the schemes."""
+    """Yield the problems of a source's URL, which must have a host and one of the schemes."""
     parts = _split(url, field)
     if isinstance(parts, Problem):
         yield parts
@@ -48,7 +48,7 @@ def check_url(url: str | None, schemes: Collection[str], field: str) -> Problems
 
 
 def check_registry_url(url: str, field: str) -> Problems:
-    """``docker://host/repository[:tag|@digest]`` or ``oci-archive:path``."""
+    """Yield the problems of ``docker://host/repository[:tag|@digest]`` or ``oci-archive:path``."""
     parts = _split(url, field)
     if isinstance(parts, Problem):
         yield Problem(field=field, message=parts.message.replace("Invalid source URL", "Illegal registry source URL"))
@@ -71,7 +71,7 @@ def _split(url: str | None, field: str) -> SplitResult | Problem:
         return Problem(field=field, message="source URL is empty")
     if len(url) > MAX_URL:
         return Problem(field=field, message=f"Invalid source URL: it is longer than {MAX_URL} characters")
-    # urlsplit drops some control characters silently, so they are refused before it sees them.
+    # urlsplit silently removes some control characters, so they are rejected first.
     if has_control_characters(url) or url != url.strip():
         return Problem(
             field=field, message=f"Invalid source URL: {redacted(url)} holds control characters or outer spaces"
