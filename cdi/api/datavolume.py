@@ -76,7 +76,7 @@ class DataVolumeSpec(Model):
 
     @property
     def is_clone(self) -> bool:
-        """Whether the content comes from another volume or snapshot, which also defines its size."""
+        """True if the content comes from another volume or snapshot, which also defines its size."""
         if self.source_ref is not None:
             return True
         kinds = {kind for kind, _ in self.source.given()} if self.source else set()

@@ -38,12 +38,11 @@ def parse_json(text: str | bytes | bytearray, *, unique_fields: bool = False) ->
     """Parse a JSON document (RFC 8259); bytes may be UTF-8, UTF-16 or UTF-32.
 
     Args:
-        text: The document.  The caller has bounded its size.
-        unique_fields: Refuse an object that has a field twice; otherwise the last one counts.
+        text: The document, whose size the caller has limited.
+        unique_fields: Reject an object that repeats a field; otherwise the last value is used.
 
     Raises:
-        ValueError: It is not JSON, or it is nested more than `MAX_NESTING` levels deep.
-
+        ValueError: The text is not JSON, or it is nested more than `MAX_NESTING` levels deep.
     """
     if not isinstance(text, str):
         text = text.decode(json.detect_encoding(text), "surrogatepass")
@@ -52,7 +51,7 @@ def parse_json(text: str | bytes | bytearray, *, unique_fields: bool = False) ->
 
 
 def check_nesting(text: str) -> None:
-    """Raise `ValueError` for JSON that is nested more than `MAX_NESTING` levels deep; other text may pass."""
+    """Raise `ValueError` for JSON nested more than `MAX_NESTING` levels deep; invalid JSON may pass."""
     if text.count("[") + text.count("{") <= MAX_NESTING:
         return
     check = NestingCheck()
@@ -74,7 +73,7 @@ class NestingCheck:
         """A backslash at the end of the last piece, whose escaped character is in the next one."""
 
     def feed(self, piece: str) -> None:
-        """Raise `ValueError` where it is nested more than `MAX_NESTING` levels deep."""
+        """Check the next part of the text; raise `ValueError` if it is nested more than `MAX_NESTING` levels deep."""
         piece = self._rest + piece
         backslashes = len(piece) - len(piece.rstrip("\\"))
         self._rest = "\\" if backslashes % 2 else ""

@@ -34,7 +34,7 @@ class Phase(enum.StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether the phase is final."""
+        """True if no other phase follows."""
         return self in (Phase.SUCCEEDED, Phase.FAILED)
 
 

@@ -10,25 +10,25 @@ from cdi.api.names import UPLOAD_GROUP, VERSION
 
 
 class UploadTokenRequestSpec(Model):
-    """What shall be uploaded to."""
+    """Target of the upload."""
 
     pvc_name: str
-    """The claim, of the same namespace."""
+    """The name of the claim in the same namespace."""
 
 
 class UploadTokenRequestStatus(Model):
-    """The answer."""
+    """Response of the server."""
 
     token: str | None = None
-    """What the client sends as `Authorization: Bearer`; it is good for five minutes."""
+    """The token that the client sends as `Authorization: Bearer`; valid for five minutes."""
 
 
 class UploadTokenRequest(KubeObject):
-    """Asks for a token that allows an upload to one claim."""
+    """A request for a token that allows an upload to one claim."""
 
     group_version: ClassVar[str] = f"{UPLOAD_GROUP}/{VERSION}"
 
     spec: UploadTokenRequestSpec
-    """What shall be uploaded to."""
+    """Target of the upload."""
     status: UploadTokenRequestStatus | None = None
-    """The answer."""
+    """Response of the server."""

@@ -245,7 +245,7 @@ def _of_base64(algorithm: str, text: str, field: str) -> Digest:
     return Digest(algorithm, value)
 
 
-# --- answers ------------------------------------------------------------------------------------------------------
+# --- responses ----------------------------------------------------------------------------------------------------
 
 
 def status_of(error: CdiError) -> int:

@@ -162,7 +162,7 @@ class LocalStore:
                 return 0
         return int(text) if text.strip().isdigit() else 0
 
-    # --- inside -----------------------------------------------------------------------------------------------
+    # --- internal ---------------------------------------------------------------------------------------------
 
     def _path(self, key: Key) -> Path:
         """Return the path of an object; a name too long for a file system is truncated and given a hash."""

@@ -1,4 +1,4 @@
-"""Validation of claims, Secrets and ConfigMaps where there is no API server to do it."""
+"""Validation of claims, Secrets and ConfigMaps for stores without an API server."""
 
 from __future__ import annotations
 
