@@ -1,6 +1,6 @@
-"""TCP and TLS connections that one thread uses and any thread may interrupt; idle ones wait to be used again.
+"""TCP and TLS connections that one thread uses and any thread can interrupt, and a pool of idle ones.
 
-The bulk of a body goes from the kernel (or OpenSSL) straight into the caller's buffer; only heads and chunk sizes pass
+Bodies are received from the kernel (or OpenSSL) directly into the caller's buffer; only heads and chunk sizes pass
 through a small buffer here.
 """
 
@@ -17,21 +17,23 @@ from collections.abc import Callable, Hashable, Iterator
 from cdi.api.errors import Interrupted, SourceHostUnknown, SourceStalled, SourceUnreachable, SourceUrlInvalid
 
 CONNECT_TIMEOUT = 30.0
-"""Seconds for each address of a host, and for a TLS handshake."""
+"""Seconds for connecting to each address of a host, and for a TLS handshake."""
 MAX_ADDRESSES = 16
 MAX_IDLE = 64
-"""Connections kept for use again."""
+"""Idle connections that a pool keeps."""
 MAX_IDLE_SECONDS = 50.0
-"""Servers close idle connections after 60 s or more (nginx 75, Apache 5: those are seen to be closed)."""
+"""Seconds an idle connection is kept. Most servers close idle connections after 60 s or more; an earlier close
+(Apache: 5 s) is detected before reuse.
+"""
 _NO_SUCH_HOST = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
-"""What the resolver says of a name that the name servers answer for, and that has no address."""
+"""Resolver errors for a name that the name servers answer for but that has no address."""
 _BUFFER = 16 << 10
 _TLS_BATCH = 256 << 10
 _TLS_BATCH_SECONDS = 0.1
 
 
 class Canceller:
-    """Lets one thread interrupt what another does on a socket, at once and without a time-out."""
+    """A handle with which one thread interrupts another thread's socket operation at once, without a timeout."""
 
     __slots__ = ("_lock", "_requested", "_socket")
 
@@ -45,12 +47,13 @@ class Canceller:
         return self._requested
 
     def cancel(self) -> None:
-        """From any thread; what is under way, and everything after it, raises `Interrupted`."""
+        """Interrupt the current operation and all later ones, which raise `Interrupted`. Thread-safe."""
         with self._lock:
             self._requested = True
             if self._socket is not None:
                 with contextlib.suppress(OSError):
-                    # The plain socket's own: SSLSocket.shutdown would take the TLS state from under its reader.
+                    # SSLSocket.shutdown would discard the TLS state while the reader still uses it, so shut down the
+                    # plain socket.
                     socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def check(self) -> None:
@@ -58,28 +61,32 @@ class Canceller:
             raise Interrupted("reading was interrupted")
 
     def attach(self, sock: socket.socket) -> None:
-        """`sock` is used from now on; raises `Interrupted` if that is not wanted any more."""
+        """Make `sock` the socket that `cancel` shuts down; raise `Interrupted` if already cancelled."""
         with self._lock:
             self._socket = sock
         self.check()
 
     def detach(self) -> None:
-        """Always before a socket is closed or lent to another: its number may be another's at once."""
+        """Forget the socket, so that `cancel` no longer shuts it down.
+
+        Call this before closing the socket or passing it to another user: the kernel may reuse the descriptor at once,
+        and `cancel` would shut down an unrelated socket.
+        """
         with self._lock:
             self._socket = None
 
 
 class Dialer:
-    """Opens sockets; remembers which address of a host answered, and begins with it the next time.
+    """A connector that tries the address of a host first that last worked.
 
-    Hosts behind several addresses often tag one file differently on each, which would look like a changed file.
+    The servers behind several addresses often give one file different ETags, which would look like a changed file.
     """
 
     def __init__(self) -> None:
         self._good: dict[tuple[str, int], object] = {}
 
     def dial(self, host: str, port: int, cancel: Canceller, *, where: str) -> socket.socket:
-        """A connected socket, attached to `cancel`; raises `SourceUnreachable`, `Interrupted`."""
+        """Return a connected socket, attached to `cancel`; raise `SourceUnreachable` or `Interrupted`."""
         cancel.check()
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -93,7 +100,7 @@ class Dialer:
         for family, kind, protocol, _, address in found:
             try:
                 sock = socket.socket(family, kind, protocol)
-            except OSError as error:  # no IPv6 on this machine, or too many files open
+            except OSError as error:  # no IPv6 support, or no file descriptors left
                 problem = error
                 continue
             try:
@@ -123,33 +130,33 @@ class Dialer:
 
 
 def resolution_error(host: str, error: OSError, *, where: str) -> SourceUnreachable:
-    """Return the error for a name that cannot be resolved: either there is no such host, or nobody answered."""
+    """Return the error for a failed name resolution, which tells a missing host from an unreachable name server."""
     what = f"the name {host} cannot be resolved: {error.strerror}"
     kind = SourceHostUnknown if error.errno in _NO_SUCH_HOST else SourceUnreachable
     return kind(what, where=where)
 
 
 class ConnectionLost(Exception):
-    """The peer closed or reset the connection before it sent a byte of the answer."""
+    """The peer closed or reset the connection before it sent a byte of the response."""
 
 
 class Overheard(Exception):
-    """There is something to read elsewhere (`Connection.heed`)."""
+    """The descriptor given to `Connection.heed` became readable."""
 
 
 class Connection:
-    """A connected stream, plain or TLS.
+    """A connected byte stream, plain or TLS, used by one thread at a time.
 
-    Used by one thread at a time.  `read` and `readline` raise `SourceStalled`, `SourceUnreachable`, `Interrupted`.
+    `read` and `readline` raise `SourceStalled`, `SourceUnreachable` and `Interrupted`.
     """
 
     def __init__(self, sock: socket.socket, key: Hashable, *, stall_timeout: float, where: str) -> None:
         self.key = key
         self.where = where
-        """Of the request under way, for messages."""
+        """The location of the current request, for messages."""
         self.uses = 0
         self.ragged = False
-        """TLS ended without its closing alert: an end of file that anybody could have made."""
+        """Whether TLS ended without a close_notify alert; an attacker on the network can cause such an end of file."""
         self.received = 0
         self._sock = sock
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
@@ -169,7 +176,7 @@ class Connection:
         return self._tls is not None
 
     def lend(self, cancel: Canceller, *, where: str) -> None:
-        """To the thread that uses it from now on."""
+        """Attach the connection to `cancel` for a new request."""
         self.where = where
         self._cancel = cancel
         self.uses += 1
@@ -177,7 +184,7 @@ class Connection:
         cancel.attach(self._sock)
 
     def lend_again(self, cancel: Canceller) -> None:
-        """To another thread, which reads on in the same answer."""
+        """Attach the connection to another thread's `cancel` within the same response."""
         self._cancel = cancel
         cancel.attach(self._sock)
 
@@ -192,12 +199,15 @@ class Connection:
             self._sock.close()
 
     def cut(self) -> None:
-        """From any thread: whoever uses it finds it lost."""
+        """Shut the socket down, so that its user gets an error. Thread-safe."""
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def quiet(self) -> bool:
-        """Nothing to read, not even an end: a server that closed it, or talks unasked, is not to be used again."""
+        """Return whether there is nothing to read, not even an end of file, so that the connection can be reused.
+
+        A server that closed the connection, or sent data without a request, makes it unusable.
+        """
         if self._start != self._end or (self._tls is not None and self._tls.pending()):
             return False
         poller = select.poll()
@@ -206,7 +216,10 @@ class Connection:
 
     @contextlib.contextmanager
     def deadline(self) -> Iterator[None]:
-        """All reads within share one stall time-out, so that a head cannot be dripped for ever."""
+        """Limit all reads within the context to one stall timeout in total.
+
+        Otherwise a peer could send a head one byte at a time.
+        """
         self._deadline = time.monotonic() + self._stall
         try:
             yield
@@ -215,30 +228,30 @@ class Connection:
             self._sock.settimeout(self._stall)
 
     def unread(self, data: bytes) -> None:
-        """Read this first: it came with what was read elsewhere.  At most 16 KiB, before anything else is read."""
+        """Put `data` back, to be read first; at most 16 KiB, and only before anything else is read."""
         self._buffer[: len(data)] = data
         self._start, self._end = 0, len(data)
 
     def held(self) -> bytes:
-        """What was received and not read yet; it is not given again."""
+        """Return and remove the bytes that are received but not yet read."""
         data = bytes(self._buffer[self._start : self._end])
         self._start = self._end = 0
         return data
 
     def heed(self, other: int | None) -> None:
-        """From now on a read that would wait raises `Overheard` where there is something to read at this descriptor."""
+        """Make blocking reads raise `Overheard` while the descriptor `other` is readable; None turns this off."""
         self._other = other
 
     def end_at(self, descriptor: int) -> None:
-        """From now on reads find the end of the stream as soon as there is something to read at this descriptor.
+        """Make reads report the end of the stream as soon as `descriptor` is readable.
 
-        Shutting the socket down for reading would do the same, but after that the kernel opens its window no more, and
-        the peer waits with what it has still to send.
+        Shutting the socket down for reading would have the same effect, but the kernel would then stop opening the
+        receive window, and the peer would block with data still to send.
         """
         self._ender = descriptor
 
     def send(self, data: bytes | memoryview) -> None:
-        """Raises `ConnectionLost` when the peer is gone."""
+        """Send all of `data`; raise `ConnectionLost` if the peer closed the connection."""
         try:
             self._sock.sendall(data)
         except TimeoutError as error:
@@ -248,7 +261,7 @@ class Connection:
             raise ConnectionLost(error.strerror or type(error).__name__) from error
 
     def readline(self, limit: int = -1, /) -> bytes:
-        """A line with its end, `limit` bytes at most; shorter only at the end of the stream."""
+        """Return a line with its line end, at most `limit` bytes; it is shorter only at the end of the stream."""
         if limit < 0:
             limit = _BUFFER
         line = b""
@@ -267,9 +280,9 @@ class Connection:
         return line
 
     def read(self, view: memoryview, *, due: bool = False) -> int:
-        """Some bytes into `view`, which is not empty; 0 at the end of the stream.
+        """Read some bytes into `view`, which must not be empty; return 0 at the end of the stream.
 
-        `due`: the peer has promised as many, so it does no harm to wait for some more of them.
+        `due` says that the peer has announced that many bytes, so waiting briefly for more of them is harmless.
         """
         held = self._end - self._start
         if held:
@@ -308,7 +321,7 @@ class Connection:
         return count
 
     def _receive_watching(self, view: memoryview, *, due: bool) -> int:
-        """The same, with an eye on the other descriptors: also while a record is there in part only."""
+        """Receive while also polling the other descriptors, even while a TLS record is incomplete."""
         timeout = self._sock.gettimeout() or 0.0
         self._sock.settimeout(0)
         try:
@@ -321,7 +334,7 @@ class Connection:
         return count
 
     def _receive_until(self, view: memoryview, until: float) -> int:
-        """From a socket that does not block.  Raises `TimeoutError`, `Overheard`."""
+        """Receive from the non-blocking socket; raise `TimeoutError` after `until` (monotonic) and `Overheard`."""
         poller = select.poll()
         for descriptor in (self._sock.fileno(), self._other, self._ender):
             if descriptor is not None:
@@ -343,14 +356,17 @@ class Connection:
 
     @staticmethod
     def _more_records(receive: Callable[[memoryview], int], view: memoryview, count: int) -> int:
-        """One read gives one record of 16 KiB at most; several at a time save the caller's work per piece."""
+        """Receive more TLS records into `view`, and return the total number of bytes.
+
+        A single read returns at most one record of 16 KiB; larger pieces reduce the caller's overhead per piece.
+        """
         wanted = min(len(view), _TLS_BATCH)
         enough = time.monotonic() + _TLS_BATCH_SECONDS
         while 0 < count < wanted and time.monotonic() < enough:
             try:
                 more = receive(view[count:])
             except (OSError, Overheard):
-                break  # what came is good; the next call meets the failure again
+                break  # return what was received; the next call raises the error again
             if not more:
                 break
             count += more
@@ -367,7 +383,7 @@ class Connection:
 
 
 class Pool:
-    """Idle connections by where they lead; any thread."""
+    """A pool of idle connections by destination; thread-safe."""
 
     def __init__(self, limit: int = MAX_IDLE) -> None:
         self._lock = threading.Lock()
@@ -377,7 +393,7 @@ class Pool:
         self._closed = False
 
     def take(self, key: Hashable) -> Connection | None:
-        """The one that was used last, since it is the likeliest to be alive."""
+        """Return the most recently used idle connection for `key`, which is the least likely to be closed, or None."""
         now = time.monotonic()
         while True:
             with self._lock:
@@ -391,7 +407,7 @@ class Pool:
             found.close()
 
     def add(self, connection: Connection) -> None:
-        """It is in use from now on."""
+        """Register a connection that is in use."""
         with self._lock:
             self._busy.add(connection)
             closed = self._closed
@@ -399,7 +415,7 @@ class Pool:
             connection.cut()
 
     def give_back(self, connection: Connection) -> None:
-        """For the next request; the caller saw the last answer to its end."""
+        """Return a connection for reuse; its last response must have been read to the end."""
         connection.release()
         connection.idle_since = time.monotonic()
         with self._lock:
@@ -413,14 +429,14 @@ class Pool:
             extra.close()
 
     def drop(self, connection: Connection) -> None:
-        """It cannot be used again."""
+        """Close a connection that cannot be reused."""
         with self._lock:
             self._busy.discard(connection)
-            # Under the lock: `close` of the pool must not cut a descriptor that is somebody else's by now.
+            # Close under the lock: `Pool.close` must not shut down a descriptor that the kernel has already reused.
             connection.close()
 
     def close(self) -> None:
-        """Close the idle ones and cut off those in use."""
+        """Close the idle connections and shut down those in use."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []

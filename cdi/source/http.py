@@ -1,11 +1,11 @@
-"""Bytes over HTTP, for every kind of source that ends in HTTP.
+"""Random access over HTTP, for every kind of source that is based on HTTP.
 
-Ranges are asked for by a GET of the first byte, never by HEAD (presigned URLs refuse it), and never believed: each
-answer's Content-Range, length and validators are compared with what the first one said.  A Content-Encoding of gzip
-or zstd is taken as a wrapper around the image, which the engine recognises by its bytes, since that is what Apache
-says of a plain ``.gz`` file; others are refused.
+Range support is detected with a GET of the first byte, never with HEAD (presigned URLs reject it), and is never taken
+for granted: the Content-Range, length and validators of each response are compared with those of the first. A
+Content-Encoding of gzip or zstd is treated as compression of the image itself, which the engine detects from the
+content, because Apache sends it for a plain ``.gz`` file; other codings are rejected.
 
-Nothing here tries again after a passing fault: that is the engine's business.
+Nothing here retries after a transient failure; the engine does that.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from cdi.source.validator import Validator
 class HttpSource:
     """A `cdi.source.base.Source` over any `Endpoint`.
 
-    `stall_timeout` is in seconds.  `transport` is shared with other sources of the same TLS and proxy settings; one of
-    its own is made where none is given.  All methods may be called from any thread; each `Reader` belongs to one.
+    `stall_timeout` is in seconds. `transport` is shared with other sources of the same TLS and proxy settings; without
+    one, the source creates its own. All methods are thread-safe; each `Reader` is used by one thread.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class HttpSource:
         stall_timeout: float = 60.0,
         transport: Transport | None = None,
     ) -> None:
-        """Raises `SourceUrlInvalid` for a proxy that cannot be used."""
+        """Set up the source; raise `SourceUrlInvalid` for an unusable proxy URL."""
         self.endpoint = endpoint
         self.transport = transport or Transport(tls=tls, proxy=proxy, stall_timeout=stall_timeout)
         self.transport.acquire()
@@ -61,12 +61,12 @@ class HttpSource:
         self._if_range = True
         self._closed = False
 
-    # --- the contract ---------------------------------------------------------------------------------------------
+    # --- Source protocol ---
 
     def probe(self) -> SourceFacts:
-        """One GET of the first byte, two or three where the server's answer to that is odd; remembered.
+        """Send a GET of the first byte, and one or two more if the response is unusual; the result is cached.
 
-        Raises a `SourceError`, or whatever the endpoint makes of the service's own.
+        Raises a `SourceError`, or the error that the endpoint derives from the service's response.
         """
         with self._probing:
             if self._facts is None:
@@ -74,7 +74,7 @@ class HttpSource:
             return self._facts
 
     def open(self, offset: int = 0, length: int | None = None) -> HttpReader:
-        """The request goes out with the first `readinto`, so that `abort` reaches it too."""
+        """Return a reader that sends its request on the first `readinto`, so that `abort` can interrupt it."""
         facts = self.probe()
         if not facts.ranges and offset:
             raise InternalError("a part was asked for of a source without ranges", where=facts.location)
@@ -93,16 +93,16 @@ class HttpSource:
 
     @property
     def redirected(self) -> str | None:
-        """Where the object was found in the end, for messages, if redirects led to another place."""
+        """The URL that redirects ended at, for messages; None without redirects."""
         return self._asker.redirected
 
     def sibling(self, name: str) -> HttpSource | None:
-        """Shares this one's connections and stays usable when this one is closed."""
+        """Return the neighbouring object, which shares this source's connections and outlives it."""
         endpoint = self.endpoint.sibling(name)
         return None if endpoint is None else HttpSource(endpoint, transport=self.transport)
 
     def close(self) -> None:
-        """Interrupts whatever is under way, in any thread."""
+        """Close the source and interrupt all its operations in any thread."""
         with self._lock:
             if self._closed:
                 return
@@ -122,7 +122,7 @@ class HttpSource:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    # --- the first look -------------------------------------------------------------------------------------------
+    # --- Probing ---
 
     def _probe(self) -> SourceFacts:
         response = self._asker.ask(self._cancel, ("Range", "bytes=0-0"))
@@ -137,8 +137,8 @@ class HttpSource:
         elif response.status == 416:
             self.transport.finish(response)
         if response.status not in WHOLE:
-            # An empty file, a server that dislikes so short a range, an unknown total, another range than asked for:
-            # without a Range there is nothing to misunderstand.
+            # Reached for an empty file, an unknown total, a different range, or a server that rejects such a short
+            # range. A request without Range is unambiguous.
             response = self._asker.ask(self._cancel)
         try:
             return self._whole(response)
@@ -153,7 +153,10 @@ class HttpSource:
         checks.refuse_html(beginning, page.url)
 
     def _whole(self, response: Response) -> SourceFacts:
-        """Facts from an answer that carries everything; it is kept for the first reader, as URLs may work only once."""
+        """Return the facts from a complete response, which is kept for the first reader.
+
+        Some URLs work only once.
+        """
         checks.refuse_status(response)
         length = response.body.length
         if checks.says_html(response):
@@ -174,7 +177,7 @@ class HttpSource:
         return facts
 
     def _has_ranges_after_all(self, whole: Response, length: int | None) -> bool:
-        """Of a server that says so, and yet answered the first byte with everything."""
+        """Return whether a server that advertises ranges but sent everything for the first byte serves a later byte."""
         if length is None or length < 2 or "bytes" not in whole.headers.get("Accept-Ranges", "").lower():
             return False
         whole.connection.release()
@@ -203,11 +206,11 @@ class HttpSource:
             name=self.endpoint.name,
         )
 
-    # --- for readers ----------------------------------------------------------------------------------------------
+    # --- Interface for readers ---
 
     def fetch(self, start: int, end: int | None, cancel: Canceller) -> tuple[Response, int | None]:
         facts = self.probe()
-        # Pieces of one content, asked for one by one, could be of two versions where nothing tells those apart.
+        # Without a validator, separately requested ranges could belong to two versions of the content.
         at_once = self._seen.is_empty and start == 0 and end == facts.length
         if not facts.ranges or at_once:
             with self._lock:
@@ -227,7 +230,7 @@ class HttpSource:
             return self._asker.ask(cancel, wanted)
         response = self._asker.ask(cancel, wanted, ("If-Range", self._seen.strong))
         if response.status in WHOLE and checks.same(response, self._seen, facts):
-            # Some servers take any If-Range for a reason to send everything.
+            # Some servers answer any If-Range with the whole content.
             self.transport.abandon(response)
             response = self._asker.ask(cancel, wanted)
             self._if_range = response.status != 206
@@ -251,5 +254,5 @@ class HttpSource:
 
 
 def open_http(spec: HttpSourceSpec, stall_timeout: float) -> HttpSource:
-    """A file at a URL; raises `SourceUrlInvalid`, `SourceCredentialsInvalid`, `InvalidManifest`."""
+    """Open a file at a URL; raise `SourceUrlInvalid`, `SourceCredentialsInvalid` or `InvalidManifest`."""
     return HttpSource(HttpEndpoint.from_spec(spec), tls=spec.tls, proxy=spec.proxy, stall_timeout=stall_timeout)

@@ -1,7 +1,7 @@
-"""HTTP/1.1 messages on a connection (RFC 9112): the request's bytes, the answer's head and the framing of its body.
+"""HTTP/1.1 messages on a connection (RFC 9112): the request, the head of the response and the framing of its body.
 
-The standard library parses the fields; framing is done here, since bodies must go into the caller's buffer without a
-copy, end exactly where they were announced to, and be told apart from bodies that were cut off.
+The standard library parses the header fields. Framing is implemented here because bodies are received into the caller's
+buffer without a copy, must end exactly where announced, and must be distinguishable from truncated ones.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from cdi.source.connection import Connection, ConnectionLost
 from cdi.source.http_url import Url
 
 MAX_HEAD = 128 << 10
-"""Bytes of an answer's status line and header fields."""
+"""The maximum size of the status line and header fields of a response, in bytes."""
 MAX_FIELD = 64 << 10
-"""Bytes of one line of a header field; this and the next are the limits of `http.client`."""
+"""The maximum size of one header line, in bytes; this and `MAX_FIELDS` are the limits of `http.client`."""
 MAX_FIELDS = 100
-"""Lines of header fields in an answer."""
+"""The maximum number of header lines in a response."""
 MAX_INTERIM = 8
-"""1xx answers before the real one."""
+"""The maximum number of informational (1xx) responses before the final one."""
 MAX_DRAIN = 64 << 10
-"""Rather read this much of an unwanted body than open another connection."""
+"""The maximum number of unwanted body bytes to read in order to keep a connection."""
 _STATUS = re.compile(rb"HTTP/1\.([0-9])[ \t]+([1-9][0-9]{2})(?:[ \t][^\r\n]*)?\r?\n")
 _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
 _MAX_LINE = 8 << 10
@@ -36,7 +36,7 @@ _MAX_TRAILERS = 100
 
 
 class Framing(enum.Enum):
-    """What shows the end of a body."""
+    """The ways to find the end of a body."""
 
     LENGTH = enum.auto()
     CHUNKED = enum.auto()
@@ -44,22 +44,24 @@ class Framing(enum.Enum):
 
 
 class Body:
-    """The bytes of one answer, from front to back."""
+    """The body of one message, read sequentially."""
 
     def __init__(
         self, connection: Connection, framing: Framing, length: int | None, *, reusable: bool, strict: bool = False
     ) -> None:
-        """`strict`: no chunk is mended that others may read in another way (section 2.2), as requests could be hidden
-        in the difference.
+        """Set up a body of `length` bytes, or of unknown length for None.
+
+        `strict` rejects malformed chunks that other implementations parse differently (section 2.2), because that
+        difference allows request smuggling.
         """
         self.length = length
-        """As announced; None where the answer does not say."""
+        """The announced length in bytes; None if the message does not state one."""
         self.ended = framing is Framing.LENGTH and length == 0
-        """Read to its proper end."""
+        """Whether the body was read to its proper end."""
         self.reusable = reusable
-        """The connection may carry another request once the body has ended."""
+        """Whether the connection can carry another request once the body has ended."""
         self.endless = framing is Framing.CLOSE
-        """Only the connection's end shows the body's."""
+        """Whether only the end of the connection marks the end of the body."""
         self._connection = connection
         self._framing = framing
         self._left = length or 0
@@ -67,9 +69,9 @@ class Body:
         self._within_chunks = False
 
     def readinto(self, view: memoryview) -> int:
-        """Some bytes; 0 at the proper end.
+        """Read some bytes into `view`; return 0 at the proper end.
 
-        Raises `SourceTruncated` at an improper one, `SourceProtocolError`, and what the connection raises.
+        Raises `SourceTruncated` if the body ends early, `SourceProtocolError`, and whatever the connection raises.
         """
         if self.ended or not len(view):
             return 0
@@ -98,7 +100,7 @@ class Body:
         return count
 
     def _next_chunk(self) -> bool:
-        """Section 7.1: False after the last chunk and its trailers."""
+        """Read the next chunk header (section 7.1); return False after the last chunk and its trailers."""
         if self._within_chunks and self._line(3) not in {b"\r\n", b"\n"}:
             raise self._broken("a chunk does not end where it should")
         line = self._line(_MAX_LINE)
@@ -115,7 +117,7 @@ class Body:
             line = self._line(_MAX_LINE)
             if line in {b"\r\n", b"\n"}:
                 return False
-            if not line:  # the content is whole; only the connection is not
+            if not line:  # the content is complete; only the connection is unusable
                 self.reusable = False
                 return False
         raise self._broken(f"more than {_MAX_TRAILERS} trailer fields follow the last chunk")
@@ -135,12 +137,12 @@ class Body:
 
 
 WHOLE = frozenset({200, 203})
-"""Success with the whole content; 203 is that of a proxy which transformed it (RFC 9110 section 15.3.4)."""
+"""Status codes of a complete response; 203 is one that a proxy transformed (RFC 9110 section 15.3.4)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """The head of an answer, and its body still to be read."""
+    """The head of a response, and its body that is still to be read."""
 
     url: Url
     status: int
@@ -149,7 +151,7 @@ class Response:
     connection: Connection
 
     def beginning(self, limit: int) -> bytes:
-        """At most `limit` bytes of the body, for messages: failures end it early."""
+        """Return at most `limit` bytes of the body, for messages; a failure only ends it early."""
         data = bytearray(limit)
         view = memoryview(data)
         done = 0
@@ -159,7 +161,7 @@ class Response:
         return bytes(view[:done])
 
     def drain(self) -> bool:
-        """Read the rest if it is short; whether the connection can be used again."""
+        """Read the rest of the body if it is short; return whether the connection can be reused."""
         if not self.body.reusable:
             return False
         if not self.body.ended:
@@ -174,7 +176,10 @@ class Response:
 
 
 def request_bytes(method: str, target: str, host: str, headers: Iterable[tuple[str, str]]) -> bytes:
-    """A request without a body.  Header values are checked where they come in; a user's Host replaces ours."""
+    """Return a request without a body.
+
+    Header values are validated where they are read. A Host header of the user replaces the default one.
+    """
     names = {name.lower() for name, _ in headers}
     lines = [f"{method} {target} HTTP/1.1"]
     if "host" not in names:
@@ -186,7 +191,7 @@ def request_bytes(method: str, target: str, host: str, headers: Iterable[tuple[s
 
 
 class _Lines:
-    """The lines of a head, with limits on each of them, on their number, and on the whole."""
+    """A line reader for message heads that limits each line, their number and their total size."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -216,10 +221,10 @@ class _Lines:
 
 
 def read_response(connection: Connection, url: Url, *, method: str = "GET") -> Response:
-    """Read an answer's head.
+    """Read the head of a response.
 
-    Raises `ConnectionLost` when no byte of it came, `SourceProtocolError`, `SourceTruncated`, and what the connection
-    raises.
+    Raises `ConnectionLost` if the connection ends before the first byte, `SourceProtocolError`, `SourceTruncated`, and
+    whatever the connection raises.
     """
     lines = _Lines(connection)
     with connection.deadline():
@@ -258,7 +263,7 @@ def _body(connection: Connection, minor: int, status: int, headers: HTTPMessage,
         return Body(connection, Framing.LENGTH, 0, reusable=reusable)
     is_chunked = fields.chunked(headers, where=connection.where)
     if is_chunked:
-        # With a length as well the answer may be an attempt at smuggling: nothing after it is believed.
+        # A response that also has a Content-Length may be an attempt at smuggling, so do not reuse the connection.
         return Body(connection, Framing.CHUNKED, None, reusable=reusable and "Content-Length" not in headers)
     length = fields.content_length(headers, where=connection.where)
     if length is None:

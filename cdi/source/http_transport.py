@@ -1,7 +1,7 @@
-"""One HTTP exchange: find or open a connection (through a proxy, over TLS), send, and read the answer's head.
+"""HTTP exchanges: get a connection (through a proxy, over TLS), send the request, and read the head of the response.
 
-A `Transport` is shared by the sources that go to the same places, so that trust is loaded once and connections are
-used again.
+Sources that use the same servers share a `Transport`, so that CA certificates are loaded once and connections are
+reused.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ USER_AGENT = "cdi-importer"
 
 
 class Transport:
-    """Connections under one set of TLS and proxy settings.  Any thread."""
+    """Connections with one set of TLS and proxy settings; thread-safe."""
 
     def __init__(self, *, tls: Tls, proxy: Proxy, stall_timeout: float) -> None:
-        """Raises `SourceUrlInvalid` for a proxy that cannot be used."""
+        """Read the settings; raise `SourceUrlInvalid` for an unusable proxy URL."""
         self._tls = tls
         self._proxies = ProxyChoice.make(proxy)
         self._stall = stall_timeout
@@ -51,12 +51,12 @@ class Transport:
         self._users = 0
 
     def acquire(self) -> None:
-        """One more source uses it."""
+        """Register one more user of this transport."""
         with self._lock:
             self._users += 1
 
     def release(self) -> None:
-        """The last one to go closes everything."""
+        """Unregister a user; the last one closes all connections."""
         with self._lock:
             self._users -= 1
             last = self._users <= 0
@@ -64,10 +64,10 @@ class Transport:
             self._pool.close()
 
     def get(self, url: Url, headers: Headers, cancel: Canceller) -> Response:
-        """Send a GET and read the answer's head; the caller gives the response to `finish`.
+        """Send a GET and read the head of the response, which the caller passes to `finish` or `abandon`.
 
-        An idle connection that the server closed meanwhile is replaced by a new one, once.  Raises `SourceError`s and
-        `Interrupted`; a status of whatever kind is no error here.
+        An idle connection that the server has closed is replaced by a new one, once. A status code never raises;
+        otherwise a `SourceError` or `Interrupted` is raised.
         """
         proxy = self._proxies.for_url(url)
         target = url.target
@@ -82,7 +82,7 @@ class Transport:
             try:
                 return self._exchange(connection, url, data, cancel)
             except ConnectionLost:
-                pass  # the server was about to close it; the request was not served
+                pass  # the server was closing the idle connection and did not process the request
         connection = self._open(url, proxy, key, cancel)
         try:
             return self._exchange(connection, url, data, cancel)
@@ -92,14 +92,14 @@ class Transport:
             ) from error
 
     def finish(self, response: Response) -> None:
-        """Done with the answer: keep its connection if nothing of it is left to come."""
+        """Release a response whose short remainder may be read, so that the connection can be reused."""
         if response.drain():
             self._pool.give_back(response.connection)
         else:
             self._pool.drop(response.connection)
 
     def abandon(self, response: Response) -> None:
-        """Done with the answer, whatever is left of it."""
+        """Release a response without reading the rest of its body."""
         if response.body.ended and response.body.reusable:
             self._pool.give_back(response.connection)
         else:
@@ -146,7 +146,7 @@ class Transport:
 
     def _wrap(self, sock: socket.socket, url: Url, proxy: ProxyServer | None, cancel: Canceller) -> ssl.SSLSocket:
         context = self._trust()
-        # The wrapped socket takes the descriptor over, so the old object must not be interrupted any more.
+        # wrap_socket() moves the descriptor to a new object, so `cancel` must not refer to the old one.
         cancel.detach()
         sock.settimeout(CONNECT_TIMEOUT)
         wrapped = context.wrap_socket(
@@ -193,7 +193,7 @@ class Transport:
             return self._context
 
     def _certificate(self, url: Url, proxy: ProxyServer | None, cancel: Canceller) -> bytes | None:
-        """The certificate that was just refused, fetched once more for the message: OpenSSL does not keep it."""
+        """Fetch the rejected certificate again for the error message, because OpenSSL does not keep it."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -212,7 +212,7 @@ class Transport:
         return None
 
     def _tunnel(self, sock: socket.socket, url: Url, proxy: ProxyServer, cancel: Canceller) -> None:
-        """CONNECT (RFC 9110 section 9.3.6); the socket is the tunnel afterwards."""
+        """Open a tunnel with CONNECT (RFC 9110 section 9.3.6); `sock` carries the tunnelled bytes afterwards."""
         host = f"[{url.host}]" if ":" in url.host else url.host
         place = f"{host}:{url.port}"
         headers: Headers = (("User-Agent", USER_AGENT),)
@@ -236,7 +236,7 @@ class Transport:
         if not 200 <= response.status < 300:
             raise _proxy_refusal(response, proxy, where=url.location)
         if not connection.quiet():
-            # TLS begins with us: a byte from the other side before that was put there by somebody else.
+            # In TLS the client speaks first, so any byte received before that was injected.
             raise SourceProtocolError("the proxy sends data of its own into the tunnel", where=url.location)
 
 
