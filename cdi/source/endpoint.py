@@ -1,8 +1,8 @@
-"""What stands between a kind of source and the HTTP bytes under it.
+"""The interface between a kind of source and the shared HTTP code.
 
-S3, GCS and registries are HTTP with their own way of naming and authorising; each gives an `Endpoint`, and
-`cdi.source.http.HttpSource` does the rest for all of them: connections, ranges, redirects, certificates, proxies,
-resuming.
+S3, GCS and registries are HTTP services with their own addressing and authorization. Each provides an `Endpoint`, and
+`cdi.source.http.HttpSource` implements the rest for all of them: connections, ranges, redirects, certificates, proxies
+and resuming.
 """
 
 from __future__ import annotations
@@ -19,43 +19,46 @@ Headers = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpRequest:
-    """One GET, without its Range."""
+    """A GET request, without its Range."""
 
     url: str
     headers: Headers = ()
-    """Sent wherever redirects lead."""
+    """Headers that are sent to every redirect target."""
     secret_headers: Headers = ()
-    """Authorization and the user's own headers: dropped when a redirect leaves the origin (scheme, host, port)."""
+    """Authorization and user-defined headers; dropped when a redirect leaves the origin (scheme, host, port)."""
 
 
 class Endpoint(Protocol):
-    """How one object is asked for."""
+    """The description of how to request one object."""
 
     location: str
-    """For messages: no secrets."""
+    """The object's location for messages, without secrets."""
 
     name: str | None
     """The last part of the object's name."""
 
     digests: tuple[Digest, ...]
-    """Of the whole content, where the service told them beforehand."""
+    """The digests of the whole content, if the service stated them beforehand."""
 
     def request(self) -> HttpRequest:
-        """Called for every request, from any thread: signatures and tokens expire."""
+        """Return the request, which is created for each use because signatures and tokens expire. Thread-safe."""
         ...
 
     def refused(self, status: int) -> bool:
-        """The server answered 401 or 403.  True: the credentials were renewed, ask again (at most once a request)."""
+        """Renew the credentials that the server rejected with 401 or 403.
+
+        Returns whether they changed, so that the request is repeated, at most once.
+        """
         ...
 
     def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> CdiError | None:
-        """What the service itself says in an answer that is an error (4xx, 5xx, a 3xx without a Location).
+        """Return the error that the service itself describes in a response (4xx, 5xx, a 3xx without a Location).
 
-        `headers` have lower-case names, `body` is the beginning of the answer, 16 KiB at most and possibly empty.
-        None: the status alone says it, in the terms of HTTP.
+        `headers` have lower-case names; `body` is the beginning of the body, at most 16 KiB and possibly empty. None
+        means that the status alone determines the error.
         """
         ...
 
     def sibling(self, name: str) -> Endpoint | None:
-        """The object of that name beside this one."""
+        """Return the object of that name beside this one."""
         ...

@@ -1,7 +1,6 @@
-"""Header fields: those that users give, and what servers answer.
+"""Parsing of header fields that users configure and that servers send.
 
-Everything a server sends is untrusted: each function here bounds what it reads and gives None, or an error, for what
-it cannot make sense of.
+Servers are not trusted: each function limits what it reads, and returns None or raises for invalid values.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ _OURS = frozenset(
 _CONTENT_RANGE = re.compile(r"bytes[ =]\s*(?:(\d{1,19})\s*-\s*(\d{1,19})|\*)\s*/\s*(\d{1,19}|\*)", re.IGNORECASE)
 _ETAG = re.compile(r'(W/)?("[^"\x00-\x1f\x7f]{0,512}")')
 _MAX_LENGTH_DIGITS = 19
-"""Those of the largest 64-bit number. The engine refuses what is too large for an image, and names both sizes."""
+"""The digits of the largest 64-bit number. The engine rejects a length too large for an image, and names both sizes."""
 MAX_RETRY_AFTER = 300.0
-"""Seconds; a server that asks for more is asked again sooner."""
+"""The maximum Retry-After in seconds; a longer one is shortened to this."""
 MAX_SECRET_FILE = 64 << 10
 
 
 def parse_line(line: str) -> tuple[str, str]:
-    """One ``Name: value`` line; raises ValueError with a reason that does not hold the value."""
-    # A block scalar in YAML ends with a line break; one within the line would be another header.
+    """Parse a ``Name: value`` line; raise ValueError with a reason that does not contain the value."""
+    # A YAML block scalar ends with a line break; one inside the line would start another header.
     name, colon, value = line.removesuffix("\n").removesuffix("\r").partition(":")
     name = name.strip()
     value = value.strip(" \t")
@@ -50,7 +49,7 @@ def parse_line(line: str) -> tuple[str, str]:
 
 
 def from_manifest(lines: Iterable[str]) -> Headers:
-    """The job's own header lines; raises `InvalidManifest`."""
+    """Parse the job's header lines; raise `InvalidManifest`."""
     found = []
     for number, line in enumerate(lines, 1):
         try:
@@ -61,7 +60,7 @@ def from_manifest(lines: Iterable[str]) -> Headers:
 
 
 def from_secret_files(paths: Iterable[str]) -> Headers:
-    """Every line of each file; raises `SourceCredentialsInvalid`, naming file and line but no content."""
+    """Parse every line of each file; raise `SourceCredentialsInvalid` with the file and line but no content."""
     found = []
     for path in paths:
         for number, line in enumerate(read_secret(path).split("\n"), 1):
@@ -75,7 +74,7 @@ def from_secret_files(paths: Iterable[str]) -> Headers:
 
 
 def read_secret(path: str) -> str:
-    """A small secret file's text, without the newline that editors add; raises `SourceCredentialsInvalid`."""
+    """Return the text of a small secret file without its final newline; raise `SourceCredentialsInvalid`."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_SECRET_FILE + 1)
@@ -91,7 +90,7 @@ def read_secret(path: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ContentRange:
-    """What a 206 or 416 says it carries; `end` is inclusive, as on the wire."""
+    """The Content-Range of a 206 or 416; `end` is inclusive, as on the wire."""
 
     start: int | None
     end: int | None
@@ -99,7 +98,7 @@ class ContentRange:
 
 
 def content_range(headers: HTTPMessage) -> ContentRange | None:
-    """The one readable Content-Range (RFC 9110 section 14.4), else None."""
+    """Return the Content-Range (RFC 9110 section 14.4); None unless there is exactly one valid value."""
     values = headers.get_all("Content-Range") or []
     if len(values) != 1:
         return None
@@ -115,7 +114,10 @@ def content_range(headers: HTTPMessage) -> ContentRange | None:
 
 
 def content_length(headers: HTTPMessage, *, where: str) -> int | None:
-    """The announced length; several that agree are one (RFC 9110 section 8.6).  Raises `SourceProtocolError`."""
+    """Return the announced length in bytes; raise `SourceProtocolError` if it is invalid.
+
+    Several equal values count as one (RFC 9110 section 8.6).
+    """
     values = {part.strip() for value in headers.get_all("Content-Length") or [] for part in value.split(",")}
     if not values:
         return None
@@ -131,7 +133,7 @@ def content_length(headers: HTTPMessage, *, where: str) -> int | None:
 
 
 def chunked(headers: HTTPMessage, *, where: str) -> bool:
-    """Whether the body comes in chunks; raises `SourceProtocolError` on any other transfer coding."""
+    """Return whether the body is chunked; raise `SourceProtocolError` for any other transfer coding."""
     values = headers.get_all("Transfer-Encoding") or []
     codings = [part.strip().lower() for value in values for part in value.split(",") if part.strip()]
     if not codings or codings == ["identity"]:
@@ -142,20 +144,22 @@ def chunked(headers: HTTPMessage, *, where: str) -> bool:
 
 
 _NO_CODING = frozenset({"", "identity", "none", "binary", "aws-chunked"})
-"""aws-chunked is how an SDK framed the object on its way up; S3 takes that off, and some services keep the name."""
+"""Values that do not change the bytes. aws-chunked is how an SDK framed the object for its upload; S3 removes the
+framing, but some services keep the name.
+"""
 
 
 def content_codings(values: Iterable[str]) -> tuple[str, ...]:
-    """What Content-Encoding fields say was done to the file, in that order, in lower case (RFC 9110 section 8.4).
+    """Return the codings that Content-Encoding lists, in order and in lower case (RFC 9110 section 8.4).
 
-    Empty where the bytes are the file's own.
+    Empty if the file is sent as it is stored.
     """
     names = (part.strip().lower() for value in values for part in value.split(","))
     return tuple(name[:40] for name in names if name not in _NO_CODING)
 
 
 def etag(headers: HTTPMessage) -> tuple[str, bool] | None:
-    """The opaque tag with its quotes, and whether it is strong (RFC 9110 section 8.8.3)."""
+    """Return the opaque tag with its quotes, and whether it is strong (RFC 9110 section 8.8.3)."""
     match = _ETAG.fullmatch((headers.get("ETag") or "").strip())
     return None if match is None else (match[2], match[1] is None)
 
@@ -166,18 +170,18 @@ def last_modified(headers: HTTPMessage) -> str | None:
 
 
 def media_type(headers: HTTPMessage) -> str | None:
-    """The Content-Type without parameters, in lower case."""
+    """Return the Content-Type without parameters, in lower case."""
     text = (headers.get("Content-Type") or "").partition(";")[0].strip().lower()
     return text if 0 < len(text) <= 128 and text.isascii() and text.isprintable() else None
 
 
 def retry_after(headers: HTTPMessage, *, now: float | None = None) -> float | None:
-    """Seconds to wait, as `delay` has them."""
+    """Return the Retry-After in seconds, as `delay` does."""
     return delay(headers.get("Retry-After"), now=now)
 
 
 def delay(value: str | None, *, now: float | None = None) -> float | None:
-    """A Retry-After in seconds, from a number or a date, at most `MAX_RETRY_AFTER` (RFC 9110 section 10.2.3)."""
+    """Convert a Retry-After number or date to seconds, at most `MAX_RETRY_AFTER` (RFC 9110 section 10.2.3)."""
     text = (value or "").strip()
     if re.fullmatch(r"[0-9]{1,12}", text):
         return min(float(text), MAX_RETRY_AFTER)
@@ -191,7 +195,7 @@ def delay(value: str | None, *, now: float | None = None) -> float | None:
 
 
 def excerpt(body: bytes, limit: int = 200) -> str:
-    """The beginning of a server's text on one line, without control characters or markup."""
+    """Return the beginning of a server's text on one line, without control characters and markup."""
     text = re.sub(
         r"<(script|style)\b.*?</\1\s*>|<[^>]*>",
         " ",

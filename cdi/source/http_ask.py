@@ -1,7 +1,7 @@
-"""Asking for an object until it is given or refused: redirects, credentials, remembered places.
+"""Requests for one object: redirects, credential renewal and cached redirects.
 
-Three things are repeated here, because the fault is not the server's: a request whose credentials were renewed, one to
-a remembered redirect that has expired, and (in the transport) one on an idle connection that had been closed.
+Three kinds of requests are repeated here because the server is not at fault: one whose credentials were renewed, one to
+an expired cached redirect, and (in the transport) one on an idle connection that had been closed.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from cdi.source.http_url import Url
 
 MAX_REDIRECTS = 10
 _FORGET_AFTER = 3
-"""Failures in a row until a remembered redirect is asked for anew: another mirror may live."""
+"""Consecutive failures after which a cached redirect is requested again, since it may then lead to another mirror."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ANSWERS = WHOLE | {206, 416}
 _RENEWABLE = frozenset({301, 307, 400, 401, 403})
-"""Where another signature, token or region may help: S3 says 400 and 301 for some of that."""
+"""Statuses for which another signature, token or region may help; S3 uses 400 and 301 for some of these cases."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Final:
-    """Where a URL led to."""
+    """The URL that a chain of redirects ended at."""
 
     asked: str
     url: Url
     crossed: bool
-    """An origin was left on the way, so credentials stay behind."""
+    """Whether a redirect left the origin, so that credentials must not be sent."""
 
 
 class Asker:
-    """GETs for one endpoint, from any thread."""
+    """A client that sends GET requests for one endpoint; thread-safe."""
 
     def __init__(self, endpoint: Endpoint, transport: Transport) -> None:
         self._endpoint = endpoint
@@ -54,14 +54,15 @@ class Asker:
 
     @property
     def redirected(self) -> str | None:
-        """Where redirects led, for messages; None where nowhere else."""
+        """The URL that redirects ended at, for messages; None without redirects."""
         with self._lock:
             return None if self._final is None else self._final.url.location
 
     def ask(self, cancel: Canceller, *extra: tuple[str, str]) -> Response:
-        """A GET with redirects followed and credentials renewed.
+        """Send a GET, follow redirects and renew credentials.
 
-        Gives an answer with the whole content (200, 203), a part of it (206), or 416; raises for any other.
+        Returns a response with the whole content (200, 203) or a part of it (206), or with status 416; raises for any
+        other status.
         """
         renewed = False
         request = self._endpoint.request()
@@ -78,7 +79,7 @@ class Asker:
             body = response.beginning(http_status.MAX_BODY)
             self._transport.finish(response)
             if final is not None and 400 <= response.status < 500 and response.status not in http_status.PASSING:
-                # A signed link has run out, most likely: ask the one who gave it.
+                # Most likely a signed link has expired, so ask the original URL for a new one.
                 self._forget()
                 final = None
                 continue
@@ -101,7 +102,7 @@ class Asker:
     def _follow(
         self, request: HttpRequest, final: _Final | None, cancel: Canceller, extra: Headers
     ) -> tuple[Response, bool]:
-        """The answer at the end of the redirects, and whether another origin gave it."""
+        """Return the response at the end of the redirects, and whether it came from another origin."""
         url, crossed = (Url.parse(request.url), False) if final is None else (final.url, final.crossed)
         cookies = False
         for _ in range(MAX_REDIRECTS + 1):
@@ -118,7 +119,8 @@ class Asker:
                     where=url.location,
                     remedy="use a server that stays with https, or its http URL if that is what you mean",
                 )
-            # Once left, credentials stay behind even where the way leads back: whoever redirects chooses the path.
+            # Credentials are not sent even if a later redirect returns to the first origin: the other server chose that
+            # URL.
             crossed = crossed or following.origin != url.origin
             url = following
         else:

@@ -1,6 +1,6 @@
-"""Whether an answer is what was asked for, of the content that was first seen.
+"""Checks that a response matches the request and the content that was probed.
 
-Servers, caches and log-in pages answer what they like; nothing is handed on before it was compared here.
+Servers, caches and log-in pages can send anything; no response is used before it passed these checks.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from cdi.source.http_url import Url
 from cdi.source.validator import Validator
 
 WRAPPERS = frozenset({"gzip", "x-gzip", "zstd"})
-"""Content codings that the engine takes off by itself."""
+"""Content codings that the engine removes as compression of the image."""
 PEEK = 1 << 10
-"""Bytes of a page that calls itself HTML, to see whether it is."""
+"""Bytes of a response declared as HTML that are read to see whether it is HTML."""
 MIN_PART = 64 << 10
-"""A server may answer with less than the range; with ever less than this it would never come to an end."""
+"""The minimum size in bytes of a range response shorter than requested; smaller ones could make a read never finish."""
 _HTML = frozenset({"text/html", "application/xhtml+xml"})
 _HTML_BEGINNINGS = (
     *(b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<title", b"<meta", b"<!--", b"<?xml"),
@@ -26,7 +26,7 @@ _HTML_BEGINNINGS = (
 
 
 def single_byte(response: Response, body: bytes, at: int) -> int | None:
-    """The total, if a 206 is exactly the one byte that was asked for."""
+    """Return the total length if the response is a 206 with exactly the requested byte at offset `at`, else None."""
     got = fields.content_range(response.headers)
     if response.status != 206 or got is None or (got.start, got.end) != (at, at) or len(body) != 1:
         return None
@@ -34,20 +34,20 @@ def single_byte(response: Response, body: bytes, at: int) -> int | None:
 
 
 def same(response: Response, seen: Validator, facts: SourceFacts) -> bool:
-    """An answer with everything speaks of the content that was seen first."""
+    """Return whether a complete response matches the content that was probed."""
     length = response.body.length
     return Validator.of(response).agrees(seen) and (length is None or facts.length in {None, length})
 
 
 def ending(response: Response) -> Ending:
-    """Return how the end of an answer with everything is told from a connection that was cut off."""
+    """Return how the end of a complete response can be told from a truncated one."""
     if not response.body.endless:
         return Ending.FRAMED
     return Ending.TLS_CLOSE if response.connection.is_encrypted else Ending.CLOSE
 
 
 def whole(response: Response, seen: Validator, facts: SourceFacts) -> int | None:
-    """Where the answer to a request for everything ends; raises `SourceChanged`, `SourceProtocolError`."""
+    """Return the end of a response to a request without Range; raise `SourceChanged` or `SourceProtocolError`."""
     refuse_status(response)
     if facts.length is None and ending(response) is not facts.ending:
         raise SourceChanged(
@@ -59,10 +59,10 @@ def whole(response: Response, seen: Validator, facts: SourceFacts) -> int | None
 
 
 def part(response: Response, seen: Validator, facts: SourceFacts, start: int, end: int) -> int | None:
-    """Where the answer to a request for the bytes `start` to `end` (exclusive) ends, which may be earlier.
+    """Return the end of a response to a request for the bytes `start` to `end` (exclusive), at most `end`.
 
-    Raises `SourceChanged`, `SourceProtocolError`, and `SourceUnavailable` where ranges worked before: caches in front
-    of a server do that while they fetch a file.
+    Raises `SourceChanged`, `SourceProtocolError`, and `SourceUnavailable` if ranges worked before: caches in front of a
+    server stop serving ranges while they fetch a file.
     """
     where = response.url.location
     got = fields.content_range(response.headers)
@@ -97,7 +97,7 @@ def part(response: Response, seen: Validator, facts: SourceFacts, start: int, en
 
 
 def refuse_status(response: Response) -> None:
-    """Raises `SourceProtocolError` when everything was asked for and something else is sent."""
+    """Raise `SourceProtocolError` unless the response to a request without Range is complete."""
     if response.status not in WHOLE:
         raise SourceProtocolError(
             f"the server answers {response.status} to a request for everything", where=response.url.location
@@ -109,14 +109,14 @@ def says_html(response: Response) -> bool:
 
 
 def refuse_html(beginning: bytes, url: Url) -> None:
-    """Some servers call every unknown file HTML, so its first bytes decide; raises `SourceNotAnImage`."""
+    """Raise `SourceNotAnImage` if the content starts like HTML; some servers declare every unknown file as HTML."""
     text = beginning.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if not text or text.startswith(_HTML_BEGINNINGS):
         raise SourceNotAnImage("the server answered with a web page", where=url.location)
 
 
 def codings_of(response: Response) -> tuple[str, ...]:
-    """How the file is encoded; raises `SourceProtocolError` for a coding that nothing here can take off."""
+    """Return the content codings; raise `SourceProtocolError` for one that cannot be decoded."""
     codings = fields.content_codings(response.headers.get_all("Content-Encoding") or ())
     if not WRAPPERS.issuperset(codings):
         raise SourceProtocolError(
@@ -128,6 +128,6 @@ def codings_of(response: Response) -> tuple[str, ...]:
 
 
 def refuse_other_coding(response: Response, seen: tuple[str, ...]) -> None:
-    """Raises `SourceChanged` where a later answer packs the file in another way: its bytes are others."""
+    """Raise `SourceChanged` if a later response has another content coding, because its bytes differ."""
     if codings_of(response) != seen:
         raise SourceChanged("the server encodes the content otherwise than before", where=response.url.location)

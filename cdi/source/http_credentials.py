@@ -1,4 +1,4 @@
-"""Messages for answers that ask for credentials: 401 and 407 (RFC 9110 section 11)."""
+"""Errors for responses that require credentials: 401 and 407 (RFC 9110 section 11)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cdi.api.errors import SourceUnauthorized
 from cdi.source.registry.challenge import parse_challenges
 
 _SHOWN = 6
-"""The most schemes that a message names."""
+"""The maximum number of schemes that a message names."""
 _MAX_SCHEME = 20
 _SPELLED = {"ntlm": "NTLM", "oauth": "OAuth", "hoba": "HOBA"}
 _GIVE_BASIC = (
@@ -25,8 +25,12 @@ _GIVE_NEITHER = "allow Basic over TLS or Bearer tokens at the server, or use a U
 def unauthorized(headers: HTTPMessage, said: str, *, where: str, sent: str | None, dropped: bool) -> SourceUnauthorized:
     """Return the error for a 401.
 
-    `said` is an excerpt of the body, `sent` the value of the Authorization field of the request, and `dropped` says
-    that credentials were left out because a redirect had led to another origin.
+    Args:
+        headers: The header fields of the response.
+        said: An excerpt of the body, to be appended to the message.
+        where: The location for the message.
+        sent: The value of the request's Authorization field.
+        dropped: Whether credentials were left out because a redirect had led to another origin.
     """
     offered = _schemes(headers, "WWW-Authenticate")
     spoken = [scheme for scheme in offered if scheme in ("basic", "bearer")]
@@ -52,7 +56,7 @@ def unauthorized(headers: HTTPMessage, said: str, *, where: str, sent: str | Non
 
 
 def proxy_unauthorized(headers: HTTPMessage, proxy: str, *, where: str) -> SourceUnauthorized:
-    """Return the error for a 407 of `proxy`, which is its name in the message."""
+    """Return the error for a 407 of the proxy, which the message calls `proxy`."""
     offered = _schemes(headers, "Proxy-Authenticate")
     what = f"{proxy} wants credentials, or other ones (407)"
     if offered and "basic" not in offered:

@@ -1,4 +1,4 @@
-"""A file at a plain URL, with basic authentication and headers of the user's own."""
+"""A file at a plain URL, with basic authentication and user-defined headers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from cdi.source.http_url import Url
 class HttpEndpoint:
     """An `Endpoint` for `HttpSourceSpec`.
 
-    Whatever the user configured is a secret: the Authorization made from credential files (or, without those, from the
-    URL's own user), the headers and the secret headers.  They go to the URL's origin only.
+    All configured values are treated as secrets: the Authorization made from credential files (or else from the user in
+    the URL), the headers and the secret headers. They are sent to the URL's origin only.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class HttpEndpoint:
         headers: Headers,
         secret_header_files: tuple[str, ...],
     ) -> None:
-        """Raises `SourceCredentialsInvalid`."""
+        """Read the secret files; raise `SourceCredentialsInvalid`."""
         self.location = url.location
         self.name = url.name
         self.digests: tuple[Digest, ...] = ()
@@ -40,7 +40,7 @@ class HttpEndpoint:
 
     @classmethod
     def from_spec(cls, spec: HttpSourceSpec) -> HttpEndpoint:
-        """Raises `SourceUrlInvalid`, `SourceCredentialsInvalid`, `InvalidManifest`."""
+        """Create an endpoint; raise `SourceUrlInvalid`, `SourceCredentialsInvalid` or `InvalidManifest`."""
         return cls(
             Url.parse(spec.url),
             credentials=spec.credentials,
@@ -52,7 +52,7 @@ class HttpEndpoint:
         return HttpRequest(url=self._url.text, secret_headers=self._secret)
 
     def refused(self, status: int) -> bool:
-        """Mounted secrets are renewed in place: look whether these were."""
+        """Read the secrets again, since mounted Secrets are updated in place; return whether they changed."""
         if status not in {401, 403}:
             return False
         before, self._secret = self._secret, self._read()
@@ -63,7 +63,7 @@ class HttpEndpoint:
         return None
 
     def sibling(self, name: str) -> HttpEndpoint | None:
-        """None where the URL is signed: the signature is good for one path only."""
+        """Return the file beside this one; None if the URL is signed, because a signature covers one path only."""
         if self._url.signed:
             return None
         return HttpEndpoint(
@@ -81,7 +81,7 @@ class HttpEndpoint:
         return given if authorization is None else (("Authorization", authorization), *given)
 
     def _basic(self) -> str | None:
-        """RFC 7617, in UTF-8."""
+        """Return the Authorization of RFC 7617, in UTF-8; None without credentials."""
         user, password = self._url.user, self._url.password
         if self._credentials.access_key_file is not None:
             user = fields.read_secret(self._credentials.access_key_file)

@@ -1,4 +1,4 @@
-"""Reading a run of bytes, in as many answers as the server needs for it."""
+"""Sequential reading of a byte range, in as many responses as the server needs for it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from cdi.source.http_message import Response
 
 
 class Fetcher(Protocol):
-    """What a reader needs of its source."""
+    """The part of a source that a reader needs."""
 
     def fetch(self, start: int, end: int | None, cancel: Canceller) -> tuple[Response, int | None]:
-        """An answer whose body begins at `start`, and where it ends (None: not known), at most `end`."""
+        """Return a response whose body begins at `start`, and the offset of its end, at most `end`; None if unknown."""
         ...
 
     def finished(self, response: Response) -> None:
-        """Nothing more is read from it."""
+        """Release the response, from which nothing more is read."""
         ...
 
     def forget(self, reader: HttpReader) -> None:
-        """The reader need not be interrupted any more."""
+        """Unregister the reader, so that `close` does not interrupt it."""
         ...
 
 
 class HttpReader:
-    """A run of bytes of an `HttpSource`."""
+    """A reader of one byte range of an `HttpSource`."""
 
     def __init__(self, source: Fetcher, location: str, start: int, end: int | None) -> None:
         self._source = source
@@ -40,11 +40,11 @@ class HttpReader:
         self._failed = False
 
     def readinto(self, view: memoryview) -> int:
-        """As `cdi.source.base.Reader`; also any error that `HttpSource.probe` raises."""
+        """Read as `cdi.source.base.Reader` does; also raises any error of `HttpSource.probe`."""
         if self._cancel.requested:
             raise Interrupted("reading was interrupted", where=self._location)
         if self._failed:
-            # Reading on would begin at the wrong place where the source has no ranges.
+            # Without ranges, a new response would start at offset 0, not at the current position.
             raise InternalError("a reader that failed was read again", where=self._location)
         if not len(view):
             return 0
@@ -80,7 +80,7 @@ class HttpReader:
         return count
 
     def _end_of_part(self, response: Response) -> None:
-        """See that the server, too, thinks that this was all, where it was to be all."""
+        """Check that the response also ends where the part ends, and release it."""
         if self._position == self._part_end and not response.body.ended:
             self._see_end(response)
         self._response = None

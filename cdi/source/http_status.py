@@ -1,4 +1,4 @@
-"""What an HTTP status other than success means for an import (RFC 9110 section 15)."""
+"""Errors for HTTP statuses other than success (RFC 9110 section 15)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cdi.source.http_credentials import proxy_unauthorized, unauthorized
 from cdi.source.http_message import Response
 
 MAX_BODY = 16 << 10
-"""As much of an error's text is read, bytes."""
+"""The maximum number of bytes read from the body of an error response."""
 PASSING = frozenset({408, 421, 423, 425, 429, 500, 502, 503, 504})
 _TEXTUAL = ("text/", "application/json", "application/problem+json", "application/xml", "application/problem+xml")
 _CODE = re.compile(rb"<Code>([A-Za-z0-9._-]{1,80})</Code>")
@@ -28,12 +28,12 @@ _SNIFFED = 1 << 10
 
 
 def passing(status: int) -> bool:
-    """The same request may well be answered later."""
+    """Return whether the same request may succeed later."""
     return status in PASSING or (status >= 500 and status not in {501, 505})
 
 
 def lower(response: Response) -> Mapping[str, str]:
-    """Header fields by lower-case name; of repeated ones the first."""
+    """Return the header fields by lower-case name; of repeated ones the first."""
     found: dict[str, str] = {}
     for name, value in response.headers.items():
         found.setdefault(name.lower(), value)
@@ -43,7 +43,7 @@ def lower(response: Response) -> Mapping[str, str]:
 def failure(response: Response, body: bytes, *, sent: str | None, credentials_dropped: bool) -> CdiError:
     """Return the error for a status that is neither success nor a redirect.
 
-    `sent` is the value of the Authorization field that the server was given; it is used for its scheme only.
+    `sent` is the value of the request's Authorization field; only its scheme is used.
     """
     status = response.status
     where = response.url.location
@@ -72,11 +72,11 @@ def failure(response: Response, body: bytes, *, sent: str | None, credentials_dr
 
 
 def _said(response: Response, body: bytes) -> str:
-    """Return what the body says, bounded and on one line, to follow a message; empty where it is no text."""
+    """Return an excerpt of the body on one line, to be appended to a message; empty if the body is not text."""
     kind = fields.media_type(response.headers)
     if b"\0" in body or not (_is_text(body) if kind is None else kind.startswith(_TEXTUAL)):
         return ""
-    # Services that speak S3 put a code and one sentence for people into a document of many elements.
+    # S3-compatible services send an XML document with a code and a readable message among many other elements.
     message, code = _MESSAGE.search(body), _CODE.search(body)
     text = fields.excerpt(body if message is None else message[1])
     if message is not None and code is not None:
@@ -85,7 +85,7 @@ def _said(response: Response, body: bytes) -> str:
 
 
 def _is_text(body: bytes) -> bool:
-    """Return whether a body without a Content-Type reads as text; its last character may be cut off."""
+    """Return whether a body without a Content-Type is UTF-8 text, whose last character may be cut off."""
     try:
         body[:_SNIFFED].decode("utf-8")
     except UnicodeDecodeError as error:

@@ -1,7 +1,7 @@
-"""HTTP URLs as this package uses them: normalised once, and never shown with what may be a secret.
+"""Normalised HTTP URLs whose potentially secret parts are never shown.
 
-RFC 3986 for the parts, RFC 9110 section 4.2 for http and https.  Users paste URLs with spaces and umlauts; those are
-percent-encoded, since every server and most proxies want them so.
+Follows RFC 3986 for the parts and RFC 9110 section 4.2 for http and https. Spaces and non-ASCII characters in URLs are
+percent-encoded, as every server and most proxies require.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ _SIGNED = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Url:
-    """One http or https URL."""
+    """An http or https URL."""
 
     scheme: str
     host: str
-    """ASCII, lower case; an IPv6 address without its brackets."""
+    """The host in ASCII and lower case; an IPv6 address has no brackets."""
     port: int
     target: str
-    """Path and query, percent-encoded, beginning with a slash."""
+    """The path and query, percent-encoded, with a leading slash."""
     user: str | None = None
     password: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read an absolute URL; raises `SourceUrlInvalid`, whose text never holds the URL's user or query."""
+        """Parse an absolute URL; raise `SourceUrlInvalid`, whose text never contains the URL's user or query."""
         text = text.strip(" ")
         if len(text) > MAX_LENGTH:
             raise SourceUrlInvalid(f"the URL is longer than {MAX_LENGTH} bytes")
@@ -69,8 +69,8 @@ class Url:
         )
 
     def redirected(self, reference: str) -> Url:
-        """Where a Location header leads from here; a user in it is ignored.  Raises `SourceUrlInvalid`."""
-        # Header bytes arrive as Latin-1; servers that put UTF-8 there mean UTF-8.
+        """Resolve a Location header against this URL, without its user; raise `SourceUrlInvalid`."""
+        # Header bytes are decoded as Latin-1, but servers that send non-ASCII bytes mean UTF-8.
         reference = reference.encode("latin-1", "replace").decode("utf-8", "replace")
         if len(reference) > MAX_LENGTH:
             raise SourceUrlInvalid("the server redirects to a URL that is too long", where=self.location)
@@ -83,12 +83,12 @@ class Url:
 
     @property
     def origin(self) -> tuple[str, str, int]:
-        """Scheme, host and port: the border that credentials do not cross (RFC 6454)."""
+        """The scheme, host and port; credentials are not sent to another origin (RFC 6454)."""
         return self.scheme, self.host, self.port
 
     @property
     def authority(self) -> str:
-        """For the Host header: the port only where it is not the scheme's own."""
+        """The Host header: the host, with the port unless it is the default one."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if PORTS[self.scheme] == self.port else f"{host}:{self.port}"
 
@@ -106,13 +106,13 @@ class Url:
 
     @property
     def location(self) -> str:
-        """For messages: neither user nor query."""
+        """The URL without user and query, for messages."""
         text = f"{self.origin_text}{self.path}"
         return text if len(text) <= 400 else f"{text[:397]}..."
 
     @property
     def text(self) -> str:
-        """The whole URL without the user; it may hold a signature."""
+        """The whole URL without the user; it may contain a signature."""
         return f"{self.origin_text}{self.target}"
 
     @property
@@ -123,11 +123,11 @@ class Url:
 
     @property
     def signed(self) -> bool:
-        """The query carries a signature or token, so that no other path can be asked for with it."""
+        """True if the query contains a signature or token, so that it is valid for this path only."""
         return _SIGNED.search(self.query) is not None
 
     def beside(self, name: str) -> Url:
-        """The file `name` in the same directory, without this one's query."""
+        """Return the URL of the file `name` in the same directory, without this URL's query."""
         directory = self.path.rpartition("/")[0]
         return Url(
             scheme=self.scheme,

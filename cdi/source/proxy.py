@@ -1,8 +1,8 @@
-"""Which proxy a request goes through.
+"""Selection of the proxy for a request.
 
-The job's settings win, field by field, over the environment's ``http_proxy``, ``https_proxy`` and ``no_proxy`` (lower
-case before upper).  ``no_proxy`` follows Go's httpproxy, as clusters are configured for that: ``*``; addresses;
-CIDRs; ``example.com`` with its subdomains; ``.example.com`` or ``*.example.com`` the subdomains only; each with an
+Each field of the job's settings overrides the environment's ``http_proxy``, ``https_proxy`` and ``no_proxy`` (lower
+case before upper). ``no_proxy`` has the syntax of Go's httpproxy, which clusters are configured for: ``*``; addresses;
+CIDRs; ``example.com`` with its subdomains; ``.example.com`` or ``*.example.com`` for subdomains only; each with an
 optional port.
 """
 
@@ -25,36 +25,36 @@ _REMEDY = "correct the proxy settings (importProxy, or http_proxy and https_prox
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyServer:
-    """One proxy that speaks HTTP, over TCP or TLS."""
+    """An HTTP proxy, reached over TCP or TLS."""
 
     url: Url
 
     @property
     def authorization(self) -> str | None:
-        """The value of Proxy-Authorization."""
+        """The value of Proxy-Authorization; None without a user."""
         if self.url.user is None:
             return None
         return f"Basic {b64encode(f'{self.url.user}:{self.url.password or str()}'.encode()).decode('ascii')}"
 
     @property
     def label(self) -> str:
-        """For messages."""
+        """The host and port, for messages."""
         return f"{self.url.host}:{self.url.port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyChoice:
-    """The settings, read once."""
+    """The proxy settings, read once."""
 
     http: ProxyServer | None = None
     https: ProxyServer | None = None
     no_proxy: str = ""
     loopback: bool = True
-    """Loopback hosts go through a proxy too: so where the job names one, not where the environment does."""
+    """Whether requests to loopback hosts use a proxy too: only if the job names one, not the environment."""
 
     @classmethod
     def make(cls, proxy: Proxy, environment: Mapping[str, str] | None = None) -> Self:
-        """Raises `SourceUrlInvalid` when a proxy's URL cannot be used."""
+        """Read the settings; raise `SourceUrlInvalid` for an unusable proxy URL."""
         env = os.environ if environment is None else environment
 
         def setting(own: str | None, name: str) -> str:
@@ -102,7 +102,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def bypassed(no_proxy: str, host: str, port: int) -> bool:
-    """Whether `no_proxy` says to go to `host` directly."""
+    """Return whether `no_proxy` excludes the host and port from proxying."""
     host = host.rstrip(".").lower()
     address = _address(host)
     for raw in re.split(r"[,\s]+", no_proxy):

@@ -1,7 +1,7 @@
-"""Which certificates are trusted, and what to say about those that are not.
+"""The trusted CA certificates, and the errors for certificates that are not trusted.
 
-One bundle serves every source: the system's roots and whatever PEM (or single DER) certificates the files of a
-directory hold, under any name, since ConfigMaps are written with any key.
+One bundle serves every source: the system's CA certificates and the PEM (or single DER) certificates in all files of a
+directory, whatever their names, because the keys of a ConfigMap are arbitrary.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _REASONS = {
 
 
 def make_context(tls: Tls) -> ssl.SSLContext:
-    """A client context; raises `SourceTlsUntrusted` naming the file that cannot be used."""
+    """Return a client context; raise `SourceTlsUntrusted` with the file that cannot be used."""
     context = ssl.create_default_context()
-    # A pinned intermediate or the server's own certificate counts as an anchor, as it does in Go; and old private
-    # authorities lack the extensions that strict mode (the default of later Pythons) asks for.
+    # As in Go, a pinned intermediate or the server's own certificate counts as a trust anchor. Strict mode (the default
+    # of later Python versions) is off because old private CAs lack the extensions it requires.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if tls.insecure:
@@ -51,7 +51,7 @@ def make_context(tls: Tls) -> ssl.SSLContext:
 
 def _load_directory(context: ssl.SSLContext, directory: str) -> None:
     try:
-        # "..data" and "..2024_…" are how Kubernetes swaps a ConfigMap atomically; the keys are links into them.
+        # Kubernetes updates a ConfigMap atomically with "..data" and "..2024_…"; the keys are symbolic links into them.
         names = sorted(name for name in os.listdir(directory) if not name.startswith(".."))
     except OSError as error:
         raise SourceTlsUntrusted(f"the CA directory cannot be read: {error.strerror}", where=directory) from error
@@ -68,7 +68,8 @@ def _load_directory(context: ssl.SSLContext, directory: str) -> None:
             context.load_verify_locations(cadata=data.decode("latin-1") if is_pem else data)
             loaded += 1
         except (ssl.SSLError, ValueError) as error:
-            # A README beside the certificates does no harm; a damaged certificate would fail later without a name.
+            # Other files, such as a README, are ignored; a damaged certificate would cause a later error without its
+            # file name.
             if is_pem:
                 raise SourceTlsUntrusted(
                     "the file has a certificate that cannot be read",
@@ -96,7 +97,7 @@ def _read(path: str) -> bytes | None:
 def untrusted(
     error: ssl.SSLCertVerificationError, *, host: str, certificate: bytes | None, where: str
 ) -> SourceTlsUntrusted:
-    """What is wrong with the server's certificate; `certificate` is its DER form where it could be had."""
+    """Return the error for an untrusted server certificate; `certificate` is its DER encoding, if available."""
     code = error.verify_code
     reason = _REASONS.get(code, f"is not trusted: {error.verify_message}")
     summary = "" if certificate is None else _summary(certificate)
@@ -112,8 +113,8 @@ def untrusted(
 
 
 def _summary(der: bytes) -> str:
-    """Subject, issuer, names and days of a certificate, for a person."""
-    from cryptography import x509  # 50 ms, only on the way to an error
+    """Return the subject, issuer, names and validity of a certificate, for messages."""
+    from cryptography import x509  # takes 50 ms to import, needed only for an error
 
     try:
         cert = x509.load_der_x509_certificate(der)

@@ -1,4 +1,4 @@
-"""Whether two answers speak of the same content (RFC 9110 section 8.8)."""
+"""Validators that show whether two responses carry the same content (RFC 9110 section 8.8)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cdi.source.http_message import Response
 
 @dataclass(frozen=True, slots=True)
 class Validator:
-    """What an answer says about which content it carries."""
+    """The ETag and modification date of a response."""
 
     tag: str | None = None
     """The opaque part of the ETag, with its quotes."""
@@ -26,19 +26,19 @@ class Validator:
 
     @property
     def strong(self) -> str | None:
-        """For If-Range."""
+        """The ETag for If-Range; None unless it is strong."""
         return self.tag if self.is_strong else None
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing in the answer would tell another content from this one."""
+        """True if the response has no value that would change with the content."""
         return self.tag is None and self.modified is None
 
     def agrees(self, other: Self) -> bool:
-        """Nothing that both of them say differs.
+        """Return whether no value that both have differs.
 
-        Tags are compared weakly: a server that compresses on one way and not on the other marks the same tag weak.
-        Dates count only where there are no tags; replicas of one file often differ in them.
+        Tags are compared weakly, because a server that compresses only some responses marks the same tag weak in those.
+        Dates count only without tags, because they often differ between replicas of a file.
         """
         if self.tag is not None and other.tag is not None:
             return self.tag == other.tag
@@ -47,7 +47,7 @@ class Validator:
         return True
 
     def text(self, length: int | None) -> str | None:
-        """For journals; None where the server says nothing that would change with the content."""
+        """Return the validator for journals; None if the response has no value that would change with the content."""
         if self.is_strong:
             return self.tag
         parts = [f"W/{self.tag}" if self.tag else None, self.modified, None if length is None else str(length)]
