@@ -1,4 +1,4 @@
-"""What every source gives: facts first, then bytes.  Sources decide nothing.
+"""The interface of sources: facts about the content, then its bytes. Sources make no policy decisions.
 
 All calls block and are made from threads; a `Reader` is used by one thread, except for `abort`.
 """
@@ -13,80 +13,83 @@ from cdi.api.digest import Digest
 
 
 class Ending(enum.Enum):
-    """How the end of a content is told from a transfer that was cut off."""
+    """The ways to tell the end of a content from a truncated transfer."""
 
     FRAMED = enum.auto()
-    """By its framing: an announced length, chunks, the boundary of a form."""
+    """The framing shows the end: an announced length, chunks, the boundary of a form."""
     TLS_CLOSE = enum.auto()
-    """By the closing alert of TLS, which not every server sends."""
+    """The TLS close_notify alert shows the end, but not every server sends it."""
     CLOSE = enum.auto()
-    """Not at all: the connection closes, and so does one that is cut off (RFC 9112 section 8)."""
+    """Nothing shows the end: the connection is closed, as it is when truncated (RFC 9112 section 8)."""
     PIPE = enum.auto()
-    """By the end of a pipe.  Whether its writer failed is known to whoever started it."""
+    """The end of a pipe. Only the process that started its writer knows whether that failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFacts:
-    """What a source says about its content before it is read."""
+    """The facts that a source states about its content before it is read."""
 
     location: str
-    """For messages: no credentials, no query string that may hold a signature."""
+    """The location for messages, without credentials and without a query string, which may contain a signature."""
     length: int | None
-    """Bytes, None where the source does not say."""
+    """The length in bytes; None if the source does not state it."""
     ranges: bool
-    """Any part can be read at any time, as often as wanted."""
+    """Whether any range can be read at any time and repeatedly."""
     resumes: bool = False
-    """Comes once, but may be opened where an earlier attempt was stopped."""
+    """Whether a content that is read once can be opened at the offset where an earlier attempt stopped."""
     announced: int | None = None
-    """Bytes that will be sent, where a few of the last ones may not belong to the content (`length` is None then)."""
+    """The number of bytes that will be sent, if some of the last ones may not belong to the content; then `length`
+    is None.
+    """
     ending: Ending = Ending.FRAMED
     validator: str | None = None
-    """Changes whenever the content does (an ETag, Last-Modified, a generation, mtime and inode); kept in journals.
-    None where the source has nothing of that kind: two reads of it may be of different contents."""
+    """A value that changes with the content (an ETag, Last-Modified, a generation, mtime and inode); kept in
+    journals. None if the source has no such value, so that two reads may return different contents.
+    """
     digests: tuple[Digest, ...] = ()
-    """Of the whole content, as promised by the source itself (registry, S3, GCS)."""
+    """The digests of the whole content, as stated by the source itself (registry, S3, GCS)."""
     content_type: str | None = None
     name: str | None = None
-    """The last part of the path; a hint for finding it in a SHA256SUMS, never for its format."""
+    """The last part of the path; used to find the file in a SHA256SUMS, never to guess its format."""
 
 
 class Reader(Protocol):
-    """A run of bytes, from front to back."""
+    """A reader of a byte range, from its start to its end."""
 
     def readinto(self, view: memoryview) -> int:
-        """Fill some of `view`, at least a byte; 0 at the end of the run.
+        """Read at least one byte into `view`; return 0 at the end of the range.
 
-        Raises `SourceTruncated` when the run ends early, `SourceStalled`, `SourceUnreachable`, `SourceTooLong`.
+        Raises `SourceTruncated` if the range ends early, `SourceStalled`, `SourceUnreachable` or `SourceTooLong`.
         """
         ...
 
     def abort(self) -> None:
-        """From any thread: a read under way, or the next, raises `Interrupted` soon."""
+        """Make the current or next read raise `Interrupted` soon. Thread-safe."""
         ...
 
     def close(self) -> None:
-        """Done with it; a connection that was read to its end may be used again."""
+        """Release the reader; a connection that was read to its end may be reused."""
         ...
 
 
 class Source(Protocol):
-    """An image's whereabouts."""
+    """The location of an image, from which it can be read."""
 
     def probe(self) -> SourceFacts:
-        """Ask once, and remember; raises a `SourceError`."""
+        """Return the facts, which are requested once and cached; raise a `SourceError`."""
         ...
 
     def open(self, offset: int = 0, length: int | None = None) -> Reader:
-        """Read `length` bytes from `offset` (to the end where None).
+        """Return a reader of `length` bytes from `offset`, or of all remaining bytes for None.
 
-        A length needs `ranges`, an offset those or `resumes`.  The content is that which `probe` saw, or
-        `SourceChanged` is raised.  Where the source has no validator that can only be held to within one run: the whole
-        content is then read in one answer.
+        A `length` requires `ranges`; an `offset` requires `ranges` or `resumes`. The reader returns the content that
+        `probe` saw, or raises `SourceChanged`. A source without a validator can ensure that only within one response,
+        so it reads the whole content in one response.
         """
         ...
 
     def sibling(self, name: str) -> Source | None:
-        """The file of that name beside this one, where the source has such a notion."""
+        """Return the file of that name beside this one; None if the source has no such notion."""
         ...
 
     def close(self) -> None: ...

@@ -239,7 +239,7 @@ class Connection:
         return data
 
     def heed(self, other: int | None) -> None:
-        """Make blocking reads raise `Overheard` while the descriptor `other` is readable; None turns this off."""
+        """Make reads from the socket raise `Overheard` if the descriptor `other` is readable; None turns this off."""
         self._other = other
 
     def end_at(self, descriptor: int) -> None:

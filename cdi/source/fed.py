@@ -1,7 +1,7 @@
-"""A source whose bytes other threads of this process bring: the bodies of uploads, one after the other.
+"""A source that other threads of this process supply with the bodies of uploads, one after the other.
 
-The transfer's own thread reads from a body into the transfer's buffer, so nothing lies between the connection and the
-decoder; whoever brings a body waits for it to be used up.  While there is none, the transfer waits.
+The transfer's thread reads from a body directly into its own buffer, so no copy lies between the connection and the
+decoder. The thread that supplies a body blocks until it is consumed; without a body, the transfer blocks.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ _LOOK_SECONDS = 0.5
 
 
 class Brought(Protocol):
-    """Some of the content."""
+    """A body that contains a part of the content."""
 
     def readinto(self, view: memoryview) -> int:
-        """Some bytes; 0 at the proper end.  Raises a `SourceError` at any other."""
+        """Read some bytes into `view`; return 0 at the proper end, and raise a `SourceError` at any other end."""
         ...
 
     def interrupt(self) -> None:
-        """From any thread: a read under way, or the next, fails soon."""
+        """Make the current or next read fail soon. Thread-safe."""
         ...
 
 
 class FedSource:
-    """A `cdi.source.base.Source` that is opened once.
+    """A `cdi.source.base.Source` that can be opened once.
 
-    With `resumes` the bodies may come apart: one that breaks off is gone on with by the next.  Without, the first one
-    is the whole content, and when it breaks the source does.
+    With `resumes` the content may arrive in several bodies, each continuing where the previous one broke off. Otherwise
+    the first body is the whole content, and its failure is the failure of the source.
     """
 
     def __init__(
@@ -59,20 +59,20 @@ class FedSource:
         self._body: Brought | None = None
         self._last = False
         self._failure: CdiError | None = None
-        """Of the latest body."""
+        """The failure of the latest body."""
         self._broken: CdiError | None = None
-        """There is no going on."""
+        """The failure after which no further body is accepted."""
         self._opened = self._closed = self._aborted = self._complete = False
         self._offset = 0
         self._moved = time.monotonic()
 
-    # --- what the transfer sees ---------------------------------------------------------------------------------
+    # --- Source protocol, used by the transfer ---
 
     def probe(self) -> SourceFacts:
         return self._facts
 
     def open(self, offset: int = 0, length: int | None = None) -> FedReader:
-        """Raises `SourceUnreachable` the second time: what was read is gone."""
+        """Return the only reader; raise `SourceUnreachable` on a second call, as the bytes cannot be read again."""
         if length is not None or (offset and not self._facts.resumes):
             raise InternalError("a part was asked for of an upload", where=self._facts.location)
         with self._turn:
@@ -87,7 +87,7 @@ class FedSource:
         del name
 
     def close(self) -> None:
-        """Whoever brings something, or would, is told that nobody takes it any more."""
+        """Close the source: interrupt the current body, and accept no further ones."""
         with self._turn:
             self._closed = True
             if self._body is not None:
@@ -101,34 +101,37 @@ class FedSource:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    # --- what those who bring see -------------------------------------------------------------------------------
+    # --- Interface for the threads that supply bodies ---
 
     @property
     def offset(self) -> int:
-        """Where the next byte belongs."""
+        """The offset of the next byte, in the content."""
         return self._offset
 
     @property
     def complete(self) -> bool:
-        """All of the content was taken."""
+        """True if the whole content was received."""
         return self._complete
 
     @property
     def idle(self) -> float:
-        """Seconds for which nothing has come; 0 while somebody brings something."""
+        """Seconds since the last body ended, or since creation; 0 while a body is being read."""
         with self._turn:
             return 0.0 if self._body is not None else time.monotonic() - self._moved
 
     def wait_open(self, seconds: float) -> bool:
-        """Whether the transfer has got so far that `offset` is known."""
+        """Wait up to `seconds` until the transfer has opened the source; return whether it has.
+
+        Only then is `offset` valid.
+        """
         with self._turn:
             return self._turn.wait_for(lambda: self._opened or self._closed, seconds) and self._opened
 
     def bring(self, body: Brought, *, last: bool) -> bool:
-        """Wait until `body` is used up; `last` says that the content ends with it.
+        """Supply `body` and wait until it is consumed; `last` says that the content ends with it.
 
-        False where the transfer ended before, which then knows why.  Raises what the body raised, and
-        `UploadUnderWay` where another body is being read.
+        Returns False if the transfer ended earlier, which then has the reason. Raises what the body raised, and
+        `UploadUnderWay` while another body is being read.
         """
         with self._turn:
             if self._body is not None:
@@ -145,14 +148,17 @@ class FedSource:
             return not (self._aborted or self._closed) or self._complete
 
     def take_over(self, seconds: float) -> None:
-        """Send away whoever brings something; an upload that is gone on with belongs to its latest connection."""
+        """Interrupt the current body and wait up to `seconds` until it is released.
+
+        The latest connection of a resumable upload takes precedence.
+        """
         with self._turn:
             body = self._body
             if body is not None:
                 body.interrupt()
                 self._turn.wait_for(lambda: self._body is not body, seconds)
 
-    # --- the reader's side of it --------------------------------------------------------------------------------
+    # --- Interface for the reader ---
 
     def read(self, view: memoryview) -> int:
         while True:
@@ -198,17 +204,17 @@ class FedSource:
 
 
 class FedReader:
-    """The one reading of a `FedSource`."""
+    """The only reader of a `FedSource`."""
 
     def __init__(self, source: FedSource) -> None:
         self._source = source
 
     def readinto(self, view: memoryview) -> int:
-        """Raises what a body raised that cannot be gone on with, and `Interrupted`."""
+        """Read some bytes into `view`; raise the failure of a body that cannot be continued, and `Interrupted`."""
         return self._source.read(view)
 
     def abort(self) -> None:
         self._source.abort()
 
     def close(self) -> None:
-        """The source is closed by who opened it."""
+        """Do nothing: the source is closed by its owner."""

@@ -1,4 +1,4 @@
-"""A regular file or a block device on this machine."""
+"""A source that reads a regular file or a block device of this machine."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _BLKGETSIZE64 = 0x80081272
 class FileSource:
     """A `cdi.source.base.Source` over a path.
 
-    The file is opened once, so a file that is renamed over it does no harm; one that is written to while it is read
-    is noticed by its size and modification time at the end of each run, and raises `SourceChanged`.
+    The file is opened once, so replacing it by a rename has no effect. A write during the transfer is detected by size
+    and modification time on each read, which then raises `SourceChanged`.
     """
 
     def __init__(self, path: str) -> None:
@@ -40,7 +40,11 @@ class FileSource:
         self._closed = False
 
     def probe(self) -> SourceFacts:
-        """Raises `SourceNotFound`, `SourceForbidden`, `SourceNotSupported` for what is neither file nor device."""
+        """Open the file and return its facts.
+
+        Raises `SourceNotFound`, `SourceForbidden`, or `SourceNotSupported` if it is neither a regular file nor a block
+        device.
+        """
         with self._lock:
             if self._facts is None:
                 if self._closed:
@@ -50,7 +54,7 @@ class FileSource:
 
     def _open(self) -> SourceFacts:
         try:
-            # Without O_NONBLOCK, opening a FIFO would wait for its writer before it could be refused.
+            # Without O_NONBLOCK, opening a FIFO would block until it has a writer, before it could be rejected.
             fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise _mapped(error, self._path) from error
@@ -85,11 +89,11 @@ class FileSource:
         with self._lock:
             if self._fd is None:
                 raise InternalError("the source is closed", where=self._path)
-            # A descriptor of its own, so that closing the source does not take it from under the reader.
+            # The reader gets its own descriptor, so that closing the source does not affect it.
             return FileReader(os.dup(self._fd), facts, offset, length)
 
     def sibling(self, name: str) -> FileSource | None:
-        """None for a name that is a path itself."""
+        """Return the file beside this one; None if `name` is a path."""
         if not name or "/" in name or "\0" in name or name in {".", ".."}:
             return None
         return FileSource(os.path.join(os.path.dirname(self._path), name))
@@ -109,7 +113,7 @@ class FileSource:
 
 
 class FileReader:
-    """A run of bytes of a `FileSource`."""
+    """A reader of one byte range of a `FileSource`."""
 
     def __init__(self, fd: int, facts: SourceFacts, offset: int, length: int) -> None:
         self._fd: int | None = fd
@@ -119,7 +123,10 @@ class FileReader:
         self._aborted = False
 
     def readinto(self, view: memoryview) -> int:
-        """Raises `SourceTruncated`, `SourceChanged`, `SourceUnreachable` for a device that fails, `Interrupted`."""
+        """Read some bytes into `view`; return 0 at the end.
+
+        Raises `SourceTruncated`, `SourceChanged`, `SourceUnreachable` if the device fails, or `Interrupted`.
+        """
         if self._aborted:
             raise Interrupted("reading was interrupted", where=self._facts.location)
         if self._fd is None:
@@ -151,7 +158,7 @@ class FileReader:
 
 
 def identity(status: os.stat_result) -> str:
-    """Changes with the content of a regular file; a device has only its number."""
+    """Return a validator that changes with the content of a regular file; a device has only its number."""
     if stat.S_ISBLK(status.st_mode):
         return f"block:{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
     return f"{status.st_dev:x}-{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"

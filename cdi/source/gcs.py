@@ -1,8 +1,8 @@
 """Objects in Google Cloud Storage, over its JSON API.
 
-The metadata come first: they name the generation, which pins the content for every later request, and the MD5, which
-composed objects lack.  An object that was stored with ``Content-Encoding: gzip`` is asked for as it is stored, since
-unpacked on the fly it has neither a length nor ranges; the engine knows gzip by its bytes.
+The metadata are read first. They contain the generation, which pins the content for every later request, and the MD5,
+which composed objects lack. An object stored with ``Content-Encoding: gzip`` is requested in its stored form, because
+decompressed on the fly it has neither a length nor ranges; the engine detects gzip from the content.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _METADATA_LIMIT = 256 << 10
 
 
 def open_gcs(spec: GcsSourceSpec, stall_timeout: float) -> GcsSource:
-    """A source over one object; nothing is fetched yet.
+    """Open a source over one object; no request is sent yet.
 
-    `stall_timeout` is in seconds.  Raises `SourceUrlInvalid`, `SourceCredentialsInvalid`.
+    `stall_timeout` is in seconds. Raises `SourceUrlInvalid` or `SourceCredentialsInvalid`.
     """
     emulator = os.environ.get("STORAGE_EMULATOR_HOST")
     if emulator and "://" not in emulator:
@@ -57,11 +57,11 @@ def open_gcs(spec: GcsSourceSpec, stall_timeout: float) -> GcsSource:
 
 def _tokens(spec: GcsSourceSpec, location: GcsLocation, *, emulator: bool) -> Tokens | None:
     path = spec.credentials.service_account_file
-    # What the environment grants goes to Google, or where the operator says; not to a host that a URL names.
+    # Credentials from the environment are sent to Google or to the configured endpoint, but not to a host in the URL.
     trusted = location.google or spec.endpoint is not None
     if path is None and (emulator or not trusted or not os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")):
         return None
-    # google-auth costs 0.17 s of CPU to import, which public objects do without.
+    # google-auth takes 0.17 s of CPU time to import, which public objects save.
     from cdi.source.gcs_credentials import Tokens
 
     if path is not None:
@@ -91,7 +91,7 @@ class _Endpoint:
         self.digests: tuple[Digest, ...] = ()
 
     def request(self) -> HttpRequest:
-        """Raises `SourceUnauthorized`, `SourceUnreachable` where a token is wanted and none is given."""
+        """Return the request; raise `SourceUnauthorized` or `SourceUnreachable` if no token is available."""
         if self._tokens is None:
             return HttpRequest(url=self._url, headers=self._headers)
         self._used.value = self._tokens.value()
@@ -104,7 +104,7 @@ class _Endpoint:
         return self._tokens.value(instead_of=used) != used
 
     def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> CdiError | None:
-        """From the JSON API's error document."""
+        """Return the error for the JSON API's error document."""
         del headers
         said = _message(body)
         text = f"Google answered {status}" + (f": {said}" if said else "")
@@ -121,14 +121,14 @@ class _Endpoint:
         return None
 
     def sibling(self, name: str) -> None:
-        """Siblings are made by the source, which asks for their metadata first."""
+        """Return None: the source creates siblings, because it reads their metadata first."""
         del name
 
 
 class _Media(_Endpoint):
     def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> CdiError | None:
         if status in (404, 410):
-            # Its metadata were there a moment ago, under this very generation.
+            # The metadata for this generation were read just before.
             return SourceChanged("the object was replaced or deleted while it was being fetched", where=self.location)
         return super().explain(status, headers, body)
 
@@ -148,7 +148,7 @@ class GcsSource:
         self._closed = False
 
     def probe(self) -> SourceFacts:
-        """Metadata, then the first byte; remembered.  Raises a `SourceError`."""
+        """Return the facts from the metadata and the first byte, which are cached; raise a `SourceError`."""
         return self._known()[1]
 
     def open(self, offset: int = 0, length: int | None = None) -> Reader:
@@ -158,7 +158,7 @@ class GcsSource:
         return GcsSource(self._object.beside(name), self._tokens, self._transport)
 
     def close(self) -> None:
-        """Interrupts whatever is under way, in any thread."""
+        """Close the source and interrupt all its operations in any thread."""
         with self._lock:
             if self._closed:
                 return
@@ -181,7 +181,7 @@ class GcsSource:
             return self._probed
 
     def _http(self, endpoint: _Endpoint) -> HttpSource:
-        """A source that `close` closes."""
+        """Return a source that `close` also closes."""
         source = HttpSource(endpoint, transport=self._transport)
         with self._lock:
             if not self._closed:
@@ -200,7 +200,7 @@ class GcsSource:
                 f"the object has {metadata.size} bytes by its metadata and {facts.length} by its content",
                 where=facts.location,
             )
-        # The MD5 is of what is stored: where the service nevertheless unpacks it on the fly, it is of something else.
+        # The MD5 covers the stored bytes, so it does not apply if the service decompressed them despite the request.
         stored = facts.length == metadata.size
         return media, replace(
             facts,
@@ -224,7 +224,7 @@ class GcsSource:
 def _read_metadata(document: dict[str, Any]) -> _Metadata:
     def text(name: str) -> str:
         value = document.get(name)
-        # Numbers of 64 bits are strings in Google's JSON; stand-ins do not always know.
+        # 64-bit numbers are strings in Google's JSON, but emulators sometimes send numbers.
         return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
     def number(name: str) -> str | None:
@@ -251,7 +251,7 @@ def _message(body: bytes) -> str:
         document = parse_json(body)
         message = document["error"]["message"]
     except (ValueError, KeyError, TypeError):
-        # Media answers with plain text.
+        # Media responses contain plain text.
         message = body.decode("utf-8", "replace") if not body.lstrip().startswith((b"<", b"{")) else ""
     shown = "".join(c if c.isprintable() else " " for c in message[:300]) if isinstance(message, str) else ""
     return shown.strip().rstrip(".")

@@ -1,8 +1,8 @@
-"""Who asks Google: a service account, what the environment names, or anybody.
+"""Access tokens for Google: from a service account or from the environment.
 
-A secret may hold a service account's key only.  Other kinds of Google credentials name files to read, programs to run
-and hosts to send the result to, which is not for the author of a DataVolume to choose; the operator may use them all
-through GOOGLE_APPLICATION_CREDENTIALS.
+A secret may contain only a service account's key. Other kinds of Google credentials name files to read, programs to run
+and hosts to send the result to, which the author of a DataVolume must not choose. The operator may use all of them with
+GOOGLE_APPLICATION_CREDENTIALS.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from cdi.source.tls import make_context
 _SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"
 _LIMIT = 1 << 20
 _TIMEOUT = 60.0
-# google-auth says that it is typed and is not.
+# google-auth claims to have type annotations but lacks them.
 _from_info: Any = service_account.Credentials.from_service_account_info
 _default: Any = google.auth.default
 _TransportError: Any = exceptions.TransportError
@@ -45,7 +45,7 @@ ENVIRONMENT = "GOOGLE_APPLICATION_CREDENTIALS"
 
 
 class Tokens:
-    """An access token, renewed when it ends.  Any thread."""
+    """An access token that is renewed when it expires; thread-safe."""
 
     def __init__(self, credentials: Any, request: transport.Request, where: str) -> None:
         self._credentials = credentials
@@ -55,7 +55,7 @@ class Tokens:
 
     @classmethod
     def from_file(cls, path: str, *, tls: Tls, proxy: Proxy) -> Tokens:
-        """From a service account's JSON key; raises `SourceCredentialsInvalid`."""
+        """Create the tokens from a service account's JSON key; raise `SourceCredentialsInvalid`."""
         try:
             info = parse_json(read_secret(path))
         except ValueError as error:
@@ -78,13 +78,13 @@ class Tokens:
 
     @classmethod
     def from_environment(cls, *, tls: Tls, proxy: Proxy) -> Tokens | None:
-        """What GOOGLE_APPLICATION_CREDENTIALS names, of whatever kind; None where it is not set."""
+        """Create the tokens from credentials of any kind that GOOGLE_APPLICATION_CREDENTIALS names; None if not set."""
         path = os.environ.get(ENVIRONMENT)
         if not path:
             return None
         request = _Request(tls, proxy)
         try:
-            # With the variable set it looks nowhere else.
+            # If the variable is set, google-auth consults no other place.
             credentials, _ = _default(scopes=[_SCOPE], request=request)
         except (exceptions.GoogleAuthError, OSError, ValueError, RecursionError) as error:
             raise SourceCredentialsInvalid(
@@ -95,9 +95,9 @@ class Tokens:
         return cls(credentials, request, path)
 
     def value(self, *, instead_of: str | None = None) -> str:
-        """For the Authorization header; another one than `instead_of` if there is any to be had.
+        """Return the value of the Authorization header; if it equals `instead_of`, the token is renewed first.
 
-        Raises `SourceUnauthorized`, `SourceUnreachable`.
+        Raises `SourceUnauthorized` or `SourceUnreachable`.
         """
         with self._lock:
             if not self._credentials.valid or f"Bearer {self._credentials.token}" == instead_of:
@@ -128,7 +128,7 @@ def _check_token_uri(value: object, where: str) -> None:
 
 
 def _with_user(proxy: ProxyServer) -> str:
-    """The proxy's URL in urllib's form, its user and password included."""
+    """Return the proxy's URL with user and password, in urllib's form."""
     url = proxy.url
     if url.user is None:
         return url.origin_text
@@ -154,7 +154,7 @@ class _Response(transport.Response):
 
 
 def _bounded(data: bytes) -> bytes:
-    """Return `data`, which google-auth parses as JSON.  Raises `SourceProtocolError` for what is nested too deep."""
+    """Return `data`, which google-auth parses as JSON; raise `SourceProtocolError` if it is nested too deeply."""
     try:
         check_nesting(data.decode("utf-8", "replace"))
     except ValueError as error:
@@ -164,14 +164,14 @@ def _bounded(data: bytes) -> bytes:
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str) -> None:
-        """A token service has no reason to send anybody elsewhere."""
+        """Follow no redirect, since a token service has no reason to send one."""
 
 
 class _Request(transport.Request):
-    """Google-auth's way to the network, under the job's trust and proxy."""
+    """The HTTP client that google-auth uses, with the job's CA certificates and proxy."""
 
     def __init__(self, tls: Tls, proxy: Proxy) -> None:
-        # Certificates are always checked here: what goes this way is proof of who one is.
+        # Certificates are always verified here, because these requests carry credentials.
         self._context = make_context(Tls(ca_dir=tls.ca_dir))
         self._proxies = ProxyChoice.make(proxy)
 

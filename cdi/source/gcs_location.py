@@ -1,4 +1,4 @@
-"""Where an object of Google Cloud Storage lies, and the JSON API's URLs for it.
+"""Locations of Google Cloud Storage objects, and the JSON API's URLs for them.
 
 Follows the JSON API reference (objects: get) and gsutil's ``gs://bucket/object#generation``.
 """
@@ -25,19 +25,19 @@ _LONGEST_NAME = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GcsLocation:
-    """One object, perhaps of one generation."""
+    """The location of one object, optionally of one generation."""
 
     bucket: str
     object: str
     generation: str | None = None
     endpoint: str = GOOGLE
-    """Scheme, host and port of the JSON API."""
+    """The scheme, host and port of the JSON API."""
 
     @classmethod
     def parse(cls, url: str, *, endpoint: str | None = None) -> Self:
-        """Read a ``gs://`` or an http(s) URL; raises `SourceUrlInvalid`.
+        """Parse a ``gs://`` or http(s) URL; raise `SourceUrlInvalid`.
 
-        `endpoint` goes before the URL's own host; a host that is not Google's is taken for another service.
+        `endpoint` takes precedence over the URL's own host; a host other than Google's is a compatible service.
         """
         text = url.strip()
         base = None if endpoint is None else Url.parse(endpoint).origin_text
@@ -92,7 +92,7 @@ class GcsLocation:
 
     @property
     def location(self) -> str:
-        """For messages."""
+        """The object's URL, for messages."""
         return f"gs://{self.bucket}/{self.object}"
 
     def metadata_url(self) -> str:
@@ -103,7 +103,7 @@ class GcsLocation:
         return self._url({"alt": "media", **({"generation": generation} if generation else {})})
 
     def beside(self, name: str) -> GcsLocation:
-        """The object of that name under the same prefix."""
+        """Return the object of that name under the same prefix."""
         prefix, slash, _ = self.object.rpartition("/")
         return replace(self, object=f"{prefix}{slash}{name}", generation=None)
 

@@ -1,6 +1,6 @@
-"""From a job's source to the object that reads it.
+"""Creation of the source object for a job.
 
-Each kind is imported only when it is wanted: a worker for a small HTTP image must not pay for boto3.
+Each kind is imported only when used, so that a worker for a small HTTP image does not import boto3.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from cdi.source.base import Source
 
 
 def open_source(spec: SourceSpec, policy: Policy) -> Source:
-    """A source that was not asked anything yet; close it.
+    """Create the source for `spec` without sending a request; the caller closes it.
 
-    Raises errors about the job itself (`SourceUrlInvalid`, `SourceCredentialsInvalid`, `InvalidManifest`).  A registry
-    gives layers (`cdi.source.registry.open.open_registry`) and blank has no bytes: both are an `InternalError` here.
+    Raises errors about the job itself (`SourceUrlInvalid`, `SourceCredentialsInvalid`, `InvalidManifest`). A registry
+    provides layers (`cdi.source.registry.open.open_registry`) and blank has no bytes, so both raise `InternalError`.
     """
     match spec:
         case HttpSourceSpec():

@@ -1,11 +1,11 @@
-"""Objects in S3 and services that speak its language.
+"""Objects in S3 and in S3-compatible services.
 
-Bytes come through `HttpSource`, each request signed by itself; no HEAD is ever sent, as read-only policies and gateways
-refuse it.  The region may be unknown or wrong: the service says which it is, once.
+Bytes are read with `HttpSource`, and each request is signed separately. HEAD is never sent, because read-only policies
+and gateways reject it. The region may be unknown or wrong; it is corrected once from the service's response.
 
-Promised digests: a SHA-256 or SHA-1 that the service keeps for the whole object.  Checksums of parts (composite), CRCs
-and the ETag are not used: an ETag is an MD5 only for some ways of uploading and encrypting, and nothing in an answer
-tells for sure.
+Expected digests are the SHA-256 or SHA-1 that the service keeps for the whole object. Composite checksums of parts,
+CRCs and the ETag are not used: an ETag is an MD5 only for some kinds of upload and encryption, and a response does not
+show which.
 """
 
 from __future__ import annotations
@@ -91,10 +91,10 @@ _ELSEWHERE = frozenset(
 
 
 def open_s3(spec: S3SourceSpec, stall_timeout: float) -> S3Source:
-    """A source over one object; nothing is fetched yet, but credentials are looked for.
+    """Open a source over one object, and look up credentials; no request is sent to S3 yet.
 
-    `stall_timeout` is in seconds.  Raises `SourceUrlInvalid`, `SourceCredentialsInvalid`, `SourceUnreachable` (a
-    service that gives credentials).
+    `stall_timeout` is in seconds. Raises `SourceUrlInvalid`, `SourceCredentialsInvalid`, or `SourceUnreachable` (for a
+    service that provides credentials).
     """
     endpoint = spec.endpoint
     if endpoint is None and spec.url.strip().lower().startswith("s3:"):
@@ -108,7 +108,7 @@ def open_s3(spec: S3SourceSpec, stall_timeout: float) -> S3Source:
 
 
 class _Session:
-    """What the requests for a bucket's objects share, and what was learnt on the way.  Any thread."""
+    """The state shared by the requests for a bucket's objects, including a corrected region and clock; thread-safe."""
 
     def __init__(self, identity: Identity, region: str, addressing: Addressing) -> None:
         self.identity = identity
@@ -135,7 +135,10 @@ class S3Endpoint:
         self.digests: tuple[Digest, ...] = ()
 
     def request(self, headers: Mapping[str, str] | None = None) -> HttpRequest:
-        """Signed for now; `headers` (lower-case names) are signed along.  Raises `SourceCredentialsInvalid` …"""
+        """Return a request signed for the current time; `headers` (lower-case names) are signed too.
+
+        Raises what the credential provider's `keys` raises, such as `SourceCredentialsInvalid`.
+        """
         session = self._session
         keys = session.identity.keys()
         region = session.region
@@ -147,7 +150,7 @@ class S3Endpoint:
         return HttpRequest(url=url, secret_headers=signed)
 
     def refused(self, status: int) -> bool:  # noqa: ARG002  # the contract's; what matters is what has changed since
-        """True when region, clock or keys are others now than those that the request was made with."""
+        """Return whether the region, the clock correction or the keys have changed since the request was signed."""
         used = self._used
         if used.region != self._session.region or used.skew != self._session.skew:
             return True
@@ -155,7 +158,7 @@ class S3Endpoint:
         return before is not None and self._session.identity.keys() != before
 
     def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> CdiError | None:
-        """From S3's error document; also learns the bucket's region and the service's time."""
+        """Return the error for S3's error document, and record the bucket's region and the service's time."""
         found = _CODE.search(body)
         code = found[1].decode("ascii") if found else ""
         self._learn(code, status, headers, body)
@@ -218,7 +221,7 @@ class S3Source(HttpSource):
         self._promised: tuple[Digest, ...] | None = None
 
     def probe(self) -> SourceFacts:
-        """As `HttpSource.probe`, with the object's checksum where the service has one."""
+        """Return the facts of `HttpSource.probe`, with the object's checksum if the service has one."""
         facts = super().probe()
         with self._asking:
             if self._promised is None:
@@ -230,9 +233,10 @@ class S3Source(HttpSource):
         return None if endpoint is None else S3Source(endpoint, transport=self.transport)
 
     def _checksum(self) -> tuple[Digest, ...]:
-        """A request for the whole object of which only the head is read: ranges come without a checksum of the whole.
+        """Request the whole object, but read only the head, because range responses have no checksum of the whole.
 
-        Needs no permission beyond reading.  Whatever goes wrong here goes wrong, and is told, when the bytes are read.
+        This requires no more than read permission. Errors of the request are ignored, as reading the bytes will report
+        them.
         """
         request = self._s3.request({"x-amz-checksum-mode": "ENABLED"})
         try:
@@ -249,11 +253,11 @@ class S3Source(HttpSource):
 
 
 def promised(headers: Mapping[str, str]) -> tuple[Digest, ...]:
-    """The digest of the whole object, as an answer's headers (lower-case names) state it."""
+    """Return the digest of the whole object from a response's headers (lower-case names)."""
     if headers.get("x-amz-checksum-type", "FULL_OBJECT").strip().upper() != "FULL_OBJECT":
         return ()
     for name, algorithm in _CHECKSUMS:
-        # A composite value ends in "-" and the number of parts.
+        # A composite value ends in "-" and the number of parts, so it is not valid base64.
         try:
             raw = base64.b64decode(headers.get(name, "").strip(), validate=True)
         except (binascii.Error, ValueError):
@@ -264,7 +268,7 @@ def promised(headers: Mapping[str, str]) -> tuple[Digest, ...]:
 
 
 def _skew(headers: Mapping[str, str], body: bytes) -> timedelta:
-    """How far the service's clock is ahead of ours; nothing where it does not say."""
+    """Return how far the service's clock is ahead of the local one; zero if unknown."""
     found = _SERVER_TIME.search(body)
     try:
         if found is not None:

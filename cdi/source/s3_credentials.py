@@ -1,7 +1,7 @@
-"""Whose keys sign: the job's secret, what the machine itself is (boto's credential chain), or nobody's.
+"""Credentials for signing S3 requests: the job's secret, boto's credential chain, or none.
 
-The chain is boto's own and whole: environment, shared credentials and config files with their profiles, assumed
-roles, web identity, SSO, processes, container and instance metadata.
+The chain is boto's complete one: environment, shared credentials and config files with their profiles, assumed roles,
+web identity, SSO, processes, container and instance metadata.
 """
 
 from __future__ import annotations
@@ -23,21 +23,24 @@ _REMEDY = "correct the AWS configuration, or give a secret with accessKeyId and 
 
 
 class Identity(Protocol):
-    """Keys that may change while they are used.  Any thread."""
+    """A provider of keys that may change over time; thread-safe."""
 
     region: str | None
-    """As the identity's own configuration has it."""
+    """The region in the provider's own configuration."""
 
     def keys(self) -> Keys | None:
-        """Those of now; None is nobody.  Raises `SourceCredentialsInvalid`, `SourceUnreachable`."""
+        """Return the current keys; None for anonymous access.
+
+        Raises `SourceCredentialsInvalid` or `SourceUnreachable`.
+        """
         ...
 
 
 class SecretIdentity:
-    """Keys from the job's files; read each time, as a secret that is rotated changes under its path."""
+    """Keys from the job's files, which are read for each use because a rotated secret changes in place."""
 
     def __init__(self, credentials: Credentials) -> None:
-        """Raises `SourceCredentialsInvalid` for half a secret."""
+        """Store the paths; raise `SourceCredentialsInvalid` if one of the two keys is missing."""
         if credentials.access_key_file is None or credentials.secret_key_file is None:
             raise SourceCredentialsInvalid("S3 wants both accessKeyId and secretKey", where="source.s3.secretRef")
         self._access, self._secret = credentials.access_key_file, credentials.secret_key_file
@@ -53,7 +56,7 @@ class SecretIdentity:
 
 
 class NoIdentity:
-    """Requests are not signed."""
+    """Anonymous access: requests are not signed."""
 
     def __init__(self) -> None:
         self.region = environment_region()
@@ -63,16 +66,16 @@ class NoIdentity:
 
 
 class ChainIdentity:
-    """What boto finds; it renews temporary keys itself before they end."""
+    """Keys from boto's credential chain, which renews temporary keys before they expire."""
 
     def __init__(self, tls: Tls, proxy: Proxy) -> None:
-        """Raises `SourceCredentialsInvalid`, `SourceUnreachable` when something is configured and does not work."""
-        # The import costs 0.2 s of CPU; jobs with a secret of their own do without.
+        """Find credentials; raise `SourceCredentialsInvalid` or `SourceUnreachable` if configured ones do not work."""
+        # The import takes 0.2 s of CPU time, which jobs with their own secret save.
         import botocore.config
         import botocore.session
 
         session = botocore.session.get_session()
-        # Token services are asked under the same trust and through the same proxy as the object.
+        # Requests to token services use the same CA certificates and proxy as those for the object.
         if tls.ca_dir is not None:
             session.set_config_variable("ca_bundle", _bundle(tls.ca_dir))
         proxies = {scheme: url for scheme, url in (("http", proxy.http), ("https", proxy.https)) if url}
@@ -90,7 +93,7 @@ class ChainIdentity:
 
 
 def identity_for(spec: S3SourceSpec) -> Identity:
-    """Raises `SourceCredentialsInvalid`, `SourceUnreachable`."""
+    """Return the provider for a job; raise `SourceCredentialsInvalid` or `SourceUnreachable`."""
     given = spec.credentials
     if given.access_key_file is not None or given.secret_key_file is not None:
         return SecretIdentity(given)
@@ -111,8 +114,8 @@ def _line(path: str) -> str:
 
 
 def _calling(call: Callable[[], Any]) -> Any:
-    """Boto's failures, as ours."""
-    # Costs as above, and is there already when this is called.
+    """Call `call` and convert boto's exceptions to `SourceError`s."""
+    # botocore is already imported when this function is called.
     import botocore.exceptions as known
     import botocore.parsers
 
@@ -127,7 +130,7 @@ def _calling(call: Callable[[], Any]) -> Any:
         raise SourceProtocolError("a service that gives credentials answers unreadably", where=where) from error
     except (known.BotoCoreError, known.ClientError) as error:
         raise SourceCredentialsInvalid(_brief(error), where=where, remedy=_REMEDY) from error
-    except (OSError, ValueError, KeyError) as error:  # a profile's files are parsed without much care
+    except (OSError, ValueError, KeyError) as error:  # boto parses a profile's files without much validation
         kind = type(error).__name__
         raise SourceCredentialsInvalid(f"the AWS configuration cannot be used: {kind}", where=where) from error
 
@@ -137,12 +140,12 @@ def _brief(error: Exception) -> str:
 
 
 def _bundle(ca_dir: str) -> str:
-    """The system's certificates and the directory's in one file, which is the only form that boto takes."""
+    """Write the CA certificates of the system and of the directory to one file, the only form that boto accepts."""
     paths = ssl.get_default_verify_paths()
     files = [paths.cafile] if paths.cafile else []
     files += [os.path.join(ca_dir, name) for name in sorted(os.listdir(ca_dir)) if not name.startswith("..")]
     descriptor, bundle = tempfile.mkstemp(prefix="cdi-ca-", suffix=".pem")
-    # Boto reads it whenever it renews, so it stays until the end.
+    # Boto reads the file on every renewal, so it is kept until the process exits.
     atexit.register(_remove, bundle)
     with os.fdopen(descriptor, "wb") as output:
         for path in files:

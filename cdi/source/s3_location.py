@@ -1,9 +1,9 @@
-"""Where an object lies: the ways in which people write S3 URLs, and the URL that a request goes to.
+"""Locations of S3 objects: the parsing of S3 URLs, and the URLs of requests.
 
 Amazon's hosts are recognised in all their forms (virtual-hosted and path-style, dual-stack, FIPS, China, interface
-endpoints, access points); any other host is an S3-compatible service and takes the bucket as the first part of the
-path.  A key is written percent-encoded or not; it is sent with everything encoded but unreserved characters, as
-Signature Version 4 wants it.
+endpoints, access points). Any other host is an S3-compatible service with the bucket as the first part of the path. A
+key may be percent-encoded or not; in requests everything but unreserved characters is encoded, as Signature Version 4
+requires.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ACCESS_POINT = re.compile(
     rf"(?P<bucket>[a-z0-9-]+)\.s3-accesspoint(?:-fips)?(?:\.dualstack)?\.(?P<region>{_REGION})\.(?:{_DOMAIN})"
 )
 _WEBSITE = re.compile(rf".+\.s3-website[.-].*\.(?:{_DOMAIN})")
-# vpce-….s3.REGION.vpce.amazonaws.com, s3.fr-par.scw.cloud, s3.us-west-004.backblazeb2.com: many put it there.
+# For example vpce-….s3.REGION.vpce.amazonaws.com, s3.fr-par.scw.cloud and s3.us-west-004.backblazeb2.com.
 _REGION_HINT = re.compile(rf"(?:^|\.)s3[.-](?P<region>{_REGION})\.")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 _DNS_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
@@ -39,27 +39,27 @@ _PRESIGNED = ("x-amz-signature", "signature", "x-amz-credential")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3Location:
-    """One object."""
+    """The location of one object."""
 
     bucket: str
     key: str
-    """Decoded."""
+    """The key, percent-decoded."""
     version: str | None = None
     region: str | None = None
-    """As far as the URL tells."""
+    """The region, if the URL contains it."""
     endpoint: str | None = None
-    """Scheme, host and port of a service that is fixed; None: Amazon's own, by region."""
+    """The scheme, host and port of a fixed service; None for Amazon's regional hosts."""
     virtual: bool = False
-    """The bucket is a part of the endpoint's host already."""
+    """Whether the endpoint's host already contains the bucket."""
     infix: str = ""
-    """Of Amazon's hosts: ``-fips``, ``.dualstack`` or both."""
+    """The part ``-fips``, ``.dualstack`` or both of Amazon's hosts."""
     domain: str = "amazonaws.com"
 
     @classmethod
     def parse(cls, url: str, *, endpoint: str | None = None) -> Self:
-        """Read ``s3://bucket/key`` or an http(s) URL; raises `SourceUrlInvalid`.
+        """Parse ``s3://bucket/key`` or an http(s) URL; raise `SourceUrlInvalid`.
 
-        `endpoint` is the service's URL, where it is not Amazon; it goes before the URL's own host.
+        `endpoint` is the URL of a service other than Amazon's; it takes precedence over the URL's own host.
         """
         scheme = url.strip().partition("://")[0].lower()
         if scheme == "s3":
@@ -103,7 +103,7 @@ class S3Location:
     @classmethod
     def _plain(cls, url: str, endpoint: str | None) -> Self:
         rest = url[len("s3://") :]
-        # A question mark may be part of a key; only a version is taken for a query.
+        # A question mark may be part of a key, so only a version is parsed as a query.
         before, mark, query = rest.rpartition("?")
         version = None
         if mark and re.fullmatch(r"versionId=[^&]{1,1024}", query):
@@ -143,20 +143,20 @@ class S3Location:
 
     @property
     def location(self) -> str:
-        """For messages."""
+        """The object's URL, for messages."""
         if self.endpoint is None:
             return f"s3://{self.bucket}/{self.key}"
         return f"{self.endpoint}/{self.key}" if self.virtual else f"{self.endpoint}/{self.bucket}/{self.key}"
 
     def url(self, region: str, addressing: Addressing) -> str:
-        """What is asked for; with the version, without a signature."""
+        """Return the URL for requests, with the version and without a signature."""
         key = quote(self.key, safe="-_.~/", errors="surrogatepass")
         query = "" if self.version is None else f"?versionId={quote(self.version, safe='-_.~')}"
         if self.virtual:
             return f"{self.endpoint}/{key}{query}"
         if self.endpoint is None:
             base = f"https://s3{self.infix}.{region}.{self.domain}"
-            # A dot in a bucket's name is one label too many for Amazon's certificate.
+            # A dot in a bucket's name adds a label that Amazon's wildcard certificate does not cover.
             virtual = addressing != "path" and _DNS_BUCKET.fullmatch(self.bucket) is not None
         else:
             base = self.endpoint
@@ -167,13 +167,13 @@ class S3Location:
         return f"{base}/{self.bucket}/{key}{query}"
 
     def beside(self, name: str) -> S3Location:
-        """The object of that name under the same prefix."""
+        """Return the object of that name under the same prefix."""
         prefix, slash, _ = self.key.rpartition("/")
         return replace(self, key=f"{prefix}{slash}{name}", version=None)
 
 
 def _origin(url: Url) -> str | None:
-    """None for Amazon's own hosts, which are made from the region."""
+    """Return the origin; None for Amazon's own hosts, which are derived from the region."""
     return url.origin_text if _AWS.fullmatch(url.host) is None else None
 
 
@@ -194,5 +194,5 @@ def _version(query: str, where: str) -> str | None:
 
 
 def _shown(url: str) -> str:
-    # Taken apart and put together again it would not be what was written: s3:///x would become s3:/x.
+    # Parsing and reassembling would change the text: s3:///x would become s3:/x.
     return url.partition("#")[0].partition("?")[0][:400] if url.isprintable() else "s3 url"

@@ -1,4 +1,4 @@
-"""Small files whole: lists of checksums, signatures, manifests."""
+"""Reading of small files at once: lists of checksums, signatures, manifests."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from cdi.source.base import Source
 
 
 def read_small(source: Source, limit: int) -> bytes:
-    """The whole content, which must not be longer than `limit` bytes.
+    """Return the whole content of at most `limit` bytes.
 
-    Raises `SourceRefused` when it is, and whatever the source raises.
+    Raises `SourceRefused` if it is longer, and whatever the source raises.
     """
     facts = source.probe()
     if facts.length is not None and facts.length > limit:
         raise _too_large(facts.length, limit, facts.location)
-    # One more than may be: otherwise a longer file of unknown length would look complete.
+    # Read one byte more than allowed; otherwise a longer file of unknown length would look complete.
     data = memoryview(bytearray((limit if facts.length is None else facts.length) + 1))
     done = 0
     reader = source.open()

@@ -1,4 +1,4 @@
-"""A descriptor that is read once, from front to back: standard input, a pipe, a socket, an upload."""
+"""A source that reads a descriptor once, sequentially: standard input, a pipe or a socket."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from cdi.source.base import Ending, SourceFacts
 
 
 class StreamSource:
-    """A `cdi.source.base.Source` without ranges; it can be opened once.
+    """A `cdi.source.base.Source` without ranges that can be opened once.
 
-    `length` in bytes is checked where it is given; `stall_timeout` is in seconds, None waits for ever (a person at a
-    keyboard, a pipe from a slow program).  The descriptor is duplicated and the caller keeps its own.
+    `length` is in bytes and is checked if given. `stall_timeout` is in seconds; None waits without limit (for keyboard
+    input or a slow program). The descriptor is duplicated, and the caller keeps its own.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class StreamSource:
         self._opened = False
 
     def probe(self) -> SourceFacts:
-        """Raises `SourceNotFound` when the descriptor is not open, `SourceNotSupported` for a directory."""
+        """Return the facts; raise `SourceNotFound` for a closed descriptor, `SourceNotSupported` for a directory."""
         try:
             mode = os.fstat(self._descriptor).st_mode
         except (OSError, OverflowError) as error:
@@ -59,7 +59,7 @@ class StreamSource:
         return SourceFacts(location=self._location, length=self._length, ranges=False, ending=Ending.PIPE)
 
     def open(self, offset: int = 0, length: int | None = None) -> StreamReader:
-        """Raises `SourceUnreachable` the second time: what was read is gone."""
+        """Return the only reader; raise `SourceUnreachable` on a second call, as the bytes cannot be read again."""
         self.probe()
         if offset:
             raise InternalError("a part was asked for of a stream", where=self._location)
@@ -81,7 +81,7 @@ class StreamSource:
         del name
 
     def close(self) -> None:
-        """Readers stay usable; the descriptor is the caller's."""
+        """Do nothing: readers have their own descriptor, and the caller owns the original one."""
 
     def __enter__(self) -> Self:
         return self
@@ -91,7 +91,7 @@ class StreamSource:
 
 
 class StreamReader:
-    """The bytes of a `StreamSource`: `length` as promised, of which at most `limit` are wanted."""
+    """The reader of a `StreamSource` of `length` bytes, of which at most `limit` are read."""
 
     def __init__(
         self, fd: int, *, length: int | None, limit: int | None, stall_timeout: float | None, location: str
@@ -110,7 +110,10 @@ class StreamReader:
         self._poller.register(fd, select.POLLIN)
 
     def readinto(self, view: memoryview) -> int:
-        """Raises `SourceStalled`, `SourceTruncated`, `SourceTooLong`, `SourceUnreachable`, `Interrupted`."""
+        """Read some bytes into `view`; return 0 at the end.
+
+        Raises `SourceStalled`, `SourceTruncated`, `SourceTooLong`, `SourceUnreachable` or `Interrupted`.
+        """
         if self._fd is None:
             raise InternalError("the reader is closed", where=self._location)
         bounds = [bound for bound in (self._length, self._limit) if bound is not None]
@@ -128,9 +131,9 @@ class StreamReader:
         return count
 
     def _see_end(self, fd: int) -> None:
-        """As much came as was promised: what is there already must be the end.
+        """Raise `SourceTooLong` if more than the announced bytes are already available.
 
-        No waiting for it: a sender may keep its end open for an answer.
+        This does not wait for the end of the stream: a sender may keep its end open to read a reply.
         """
         if self._poller.poll(0) and not self._aborted and self._receive(fd, memoryview(bytearray(1))):
             raise SourceTooLong(f"more than the announced {self._length} bytes came", where=self._location)
@@ -147,7 +150,7 @@ class StreamReader:
             try:
                 return os.readv(fd, [view])
             except BlockingIOError:
-                continue  # somebody else made it non-blocking and was faster
+                continue  # another process made it non-blocking and read the data first
             except OSError as error:
                 raise SourceUnreachable(
                     f"reading failed: {error.strerror}", where=self._location, remedy="look at the program that sends"
