@@ -1,11 +1,11 @@
-"""How a registry is persuaded: challenge, token, header.
+"""Authentication at registries: from a challenge to a token and an Authorization header.
 
 Follows the distribution project's token authentication specification and its OAuth2 variant for identity tokens.
 
-Where secrets go.  Docker Hub keeps its token service on another host, so the realm that a registry names must be
-believed; but only over https, or where plain HTTP is allowed anyway (an insecure registry, or both on this machine).
-A user and password in the clear go to the registry itself only under the same condition.  Tokens are sent to the
-registry's own origin alone: redirects lose them.
+Docker Hub's token service is on another host, so the realm that a registry names has to be trusted, but only with https
+or where plain HTTP is allowed anyway (an insecure registry, or both on this machine). A user and password are sent
+unencrypted to the registry itself only under the same condition. Tokens are sent to the registry's own origin only, not
+to redirect targets.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _MARGIN = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authorization:
-    """The value of an Authorization header; not shown in messages."""
+    """The value of an Authorization header, which is never shown in messages."""
 
     value: str
     until: float | None = None
-    """On the monotonic clock; None: it does not end."""
+    """The expiry on the monotonic clock; None if it does not expire."""
 
     @property
     def stale(self) -> bool:
@@ -55,10 +55,10 @@ async def authorize(
     *,
     plain: bool,
 ) -> Authorization | None:
-    """Answer a registry's challenges; None where nothing can be answered.
+    """Return the authorization for a registry's challenges; None if no challenge can be answered.
 
-    `plain`: secrets may go unencrypted to whatever host (an insecure registry).  Raises `SourceUnauthorized` when the
-    token service refuses the credentials, `SourceProtocolError` for a realm that must not be trusted.
+    `plain` allows secrets to be sent unencrypted to any host (an insecure registry). Raises `SourceUnauthorized` if the
+    token service rejects the credentials, and `SourceProtocolError` for a realm that must not be trusted.
     """
     if identity is not None and identity.registry_token:
         return Authorization(value=f"Bearer {identity.registry_token}")
@@ -139,7 +139,7 @@ def _granted(body: bytes, where: str) -> Authorization:
         raise unreadable()
     life = document.get("expires_in")
     seconds = life if isinstance(life, int) and not isinstance(life, bool) and life > 0 else _DEFAULT_LIFE
-    # Renewed a little early, but never so early that a short-lived token is never used.
+    # Renew a little before the expiry, but not so early that a short-lived token is never used.
     life_used = min(max(seconds, 1), _LONGEST_LIFE)
     margin = min(_MARGIN, life_used / 2)
     return Authorization(value=f"Bearer {token}", until=time.monotonic() + life_used - margin)

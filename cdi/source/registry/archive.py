@@ -1,6 +1,6 @@
 """Container images in a file: ``oci-archive:PATH[:TAG]``, an OCI image layout in an uncompressed tar.
 
-Follows the OCI image specification 1.1 (image layout).  Blobs are read where they lie; nothing is unpacked.
+Follows the OCI image specification 1.1 (image layout). Blobs are read in place; nothing is unpacked.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zst
 
 
 def split_archive(url: str) -> tuple[str, str | None]:
-    """Path and tag of an ``oci-archive:`` URL; raises `SourceUrlInvalid`.
+    """Return the path and tag of an ``oci-archive:`` URL; raise `SourceUrlInvalid`.
 
-    A colon belongs to the path where a file of the whole name exists, else the last one begins the tag.
+    A colon belongs to the path if a file of the whole name exists; otherwise the last colon starts the tag.
     """
     prefix = next((prefix for prefix in _PREFIXES if url.startswith(prefix)), None)
     if prefix is None:
@@ -55,10 +55,13 @@ def split_archive(url: str) -> tuple[str, str | None]:
 
 
 class Archive:
-    """An open archive.  Its blobs stay readable until `close`."""
+    """An open archive, whose blobs are readable until `close`."""
 
     def __init__(self, path: str) -> None:
-        """Raises `SourceNotFound`, `SourceForbidden`, `FormatUnsupported`, and what `index_tar` raises."""
+        """Open and index the file.
+
+        Raises `SourceNotFound`, `SourceForbidden`, `FormatUnsupported`, and whatever `index_tar` raises.
+        """
         self.path = path
         self._descriptor = _open(path)
         try:
@@ -75,7 +78,10 @@ class Archive:
             self._descriptor = -1
 
     def resolve(self, tag: str | None, architecture: str | None) -> ResolvedImage:
-        """Find the image; raises as `cdi.source.registry.resolve.resolve`, and `SourceNotFound` for a tag it lacks."""
+        """Find the image for an architecture.
+
+        Raises what `cdi.source.registry.resolve.resolve` raises, and `SourceNotFound` for an unknown tag.
+        """
         where = f"{self.path}:{tag}" if tag else self.path
         body = self._read(self._members["index.json"], where)
         index = parse_manifest(body, OCI_INDEX, where)
@@ -90,7 +96,7 @@ class Archive:
             return image
 
     def layer(self, descriptor: Descriptor) -> BlobSource:
-        """The bytes of a layer; raises `SourceNotFound`, `ChecksumMismatch` where the length is another."""
+        """Return a source for a layer; raise `SourceNotFound`, or `ChecksumMismatch` if its size differs."""
         member = self._blob(descriptor, self.path)
         if member.size != descriptor.size:
             raise ChecksumMismatch(
@@ -100,11 +106,14 @@ class Archive:
         return BlobSource(self, member, descriptor.digest)
 
     def read_at(self, offset: int, view: memoryview) -> int:
-        """Bytes from a place in the file; from any thread."""
+        """Read into `view` at an offset in the file; return the number of bytes. Thread-safe."""
         return os.preadv(self._descriptor, [view], offset)
 
     def _top(self, index: Index, tag: str | None, body: bytes, where: str) -> Document:
-        """What the tag names: a manifest or an inner index; the layout's own index where that is the platforms'."""
+        """Return the document that the tag names: a manifest or a nested index, or else the layout's own index.
+
+        The layout's own index is used if its entries are the platforms of one image.
+        """
         entries = [e for e in index.entries if not e.attached]
         names = sorted({e.name for e in entries if e.name is not None})
         if tag is not None:
@@ -177,7 +186,7 @@ class Archive:
 
 def _open(path: str) -> int:
     try:
-        # Without O_NONBLOCK a named pipe would hold the worker for as long as nobody writes to it.
+        # Without O_NONBLOCK, opening a FIFO would block the worker until it has a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
         raise SourceNotFound("there is no such archive", where=path, remedy="check the path") from error
@@ -193,7 +202,7 @@ def _open(path: str) -> int:
 
 
 class BlobSource:
-    """A `Source` over one blob of an archive.  It does not own the archive."""
+    """A `Source` over one blob of an archive that it does not own."""
 
     def __init__(self, archive: Archive, member: Member, digest: Digest) -> None:
         self._archive = archive
@@ -210,7 +219,7 @@ class BlobSource:
         return self._facts
 
     def open(self, offset: int = 0, length: int | None = None) -> BlobReader:
-        """Raises `InternalError` for a range that is not within the blob."""
+        """Return a reader; raise `InternalError` for a range outside the blob."""
         size = self._member.size
         end = size if length is None else offset + length
         if not 0 <= offset <= end <= size:
@@ -218,10 +227,10 @@ class BlobSource:
         return BlobReader(self._archive, self._member.offset + offset, end - offset, self._facts.location)
 
     def sibling(self, name: str) -> None:
-        """Blobs have no names."""
+        """Return None, since blobs have no names."""
 
     def close(self) -> None:
-        """Nothing of its own is open."""
+        """Do nothing: the archive owns the descriptor."""
 
     def __enter__(self) -> Self:
         return self
@@ -231,7 +240,7 @@ class BlobSource:
 
 
 class BlobReader:
-    """A run of bytes of a blob."""
+    """A reader of one byte range of a blob."""
 
     def __init__(self, archive: Archive, offset: int, left: int, where: str) -> None:
         self._archive = archive
@@ -241,7 +250,11 @@ class BlobReader:
         self._aborted = False
 
     def readinto(self, view: memoryview) -> int:
-        """Raises `SourceTruncated` when the file became shorter, `SourceUnreachable` when it cannot be read."""
+        """Read some bytes into `view`; return 0 at the end.
+
+        Raises `SourceTruncated` if the file has become shorter, `SourceUnreachable` if it cannot be read, or
+        `Interrupted`.
+        """
         if self._aborted:
             raise Interrupted("reading was interrupted", where=self._where)
         wanted = min(len(view), self._left)
@@ -263,4 +276,4 @@ class BlobReader:
         self._aborted = True
 
     def close(self) -> None:
-        """Nothing of its own is open."""
+        """Do nothing: the archive owns the descriptor."""

@@ -1,8 +1,8 @@
-"""``WWW-Authenticate``: how a registry says which proof of identity it wants.
+"""Parsing of ``WWW-Authenticate``, in which a registry states the authentication it requires.
 
-Follows RFC 9110 section 11.6.1 as far as registries use it: any number of challenges, each a scheme with parameters.
-Lenient where servers are sloppy (a URL without quotation marks), bounded everywhere: 8 KiB of a value and 16
-challenges are looked at, in one pass.
+Follows RFC 9110 section 11.6.1 to the extent registries use it: any number of challenges, each a scheme with
+parameters. The parser accepts common errors (a URL without quotation marks) and is bounded: it reads at most 8 KiB of a
+value and 16 challenges, in one pass.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Challenge:
 
 
 def parse_challenges(values: Iterable[str]) -> tuple[Challenge, ...]:
-    """Read the header's values in the server's order; of a parameter given twice the first counts."""
+    """Parse the header's values in the server's order; of repeated parameters the first counts."""
     found: list[Challenge] = []
     for value in values:
         text = value[:_LONGEST]

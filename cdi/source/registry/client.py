@@ -1,8 +1,8 @@
 """A client for container registries: from an image's name to the digests of its layers.
 
-Follows the OCI distribution specification 1.1 (pull).  Asynchronous; a worker runs it once, a controller keeps one to
-poll digests.  Every document is verified against the digest that named it; what a tag names is verified against the
-digest that the registry states, where it states one.
+Follows the OCI distribution specification 1.1 (pull). It is asynchronous: a worker runs it once, a controller keeps one
+to poll digests. Every document is verified against the digest that named it. A document named by a tag is verified
+against the digest that the registry states, if it states one.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from cdi.source.registry.resolve import Document, ResolvedImage, Wanted, check_d
 
 _PING_LIMIT = 1 << 20
 Pause = Callable[[CdiError], None]
-"""Called with a failure: returns, perhaps after a while, when the request is to be made again, and raises when not.
-May block; called in a thread of its own."""
+"""A callback for a failure: it returns, possibly after a delay, to repeat the request, and raises to stop. It may
+block, as it is called in a separate thread.
+"""
 _STATED = frozenset({"sha256", "sha384", "sha512"})
 
 
@@ -39,15 +40,16 @@ class Access:
     """What was found out about reaching one repository."""
 
     base: Url
-    """Ends in ``/v2/``."""
+    """The base URL, which ends in ``/v2/``."""
     challenges: tuple[Challenge, ...] = ()
     authorization: Authorization | None = None
 
 
 class RegistryClient:
-    """Reads manifests and configs; an asynchronous context manager.
+    """An asynchronous context manager that reads manifests and configs.
 
-    `stall_timeout` is in seconds.  One client serves any number of references with the same credentials and trust.
+    `stall_timeout` is in seconds. One client serves any number of references with the same credentials and TLS
+    settings.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class RegistryClient:
         stall_timeout: float = 60.0,
         pause: Pause | None = None,
     ) -> None:
-        """Without `pause` every failure is raised at once."""
+        """Set up the client; without `pause` every failure is raised at once."""
         self._pause = pause
         self._credentials = credentials
         self._insecure = tls.insecure
@@ -76,10 +78,10 @@ class RegistryClient:
         await self._documents.__aexit__(kind, error, trace)
 
     async def resolve(self, reference: Reference, architecture: str | None = None) -> ResolvedImage:
-        """Find the image for an architecture (this machine's where None) behind a reference.
+        """Find the image for an architecture (None: that of this machine) that a reference names.
 
         Raises a `SourceError` (`SourceNotFound`, `SourceUnauthorized`, `PlatformNotFound`, `SourceUnavailable` with
-        `retry_after` …), `ChecksumMismatch`, or an `ImageError` for what is refused.
+        `retry_after` …), `ChecksumMismatch`, or an `ImageError` if the image is rejected.
         """
         where = str(reference)
         answer = await self._get(reference, f"manifests/{reference.selector}", ACCEPT)
@@ -95,18 +97,24 @@ class RegistryClient:
             return image
 
     async def digest(self, reference: Reference) -> Digest:
-        """What the tag names now, an index perhaps: for a poller.  Raises as `resolve` does."""
+        """Return the current digest of what the tag names, possibly an index, for polling.
+
+        Raises what `resolve` raises.
+        """
         return _verified(
             reference, await self._get(reference, f"manifests/{reference.selector}", ACCEPT), str(reference)
         )
 
     async def reach(self, reference: Reference) -> Access:
-        """How the repository is reached, as found out once."""
+        """Return the access to the repository, which is determined once and cached."""
         known = self._known.get((reference.server, reference.path))
         return await self._ping(reference) if known is None else known
 
     async def renew(self, reference: Reference, access: Access) -> bool:
-        """A new authorization, from the same challenges; False where there is none to be had.  Raises as `resolve`."""
+        """Request a new authorization for the same challenges; return False if there is none.
+
+        Raises what `resolve` raises.
+        """
         identity = identity_for(self._credentials, reference)
         access.authorization = await authorize(
             self._documents, reference, identity, access.challenges, plain=self._insecure
@@ -126,7 +134,7 @@ class RegistryClient:
             except CdiError as failure:
                 if self._pause is None:
                     raise
-                # What was found out before (scheme, token) is kept, so each try begins where the last one failed.
+                # The cached scheme and token are kept, so each attempt continues where the last one failed.
                 await asyncio.to_thread(self._pause, failure)
 
     async def _get_once(self, reference: Reference, path: str, accept: str) -> Answer:
@@ -134,7 +142,7 @@ class RegistryClient:
         if access.authorization is not None and access.authorization.stale:
             await self.renew(reference, access)
         answer = await self._ask(reference, access, path, accept)
-        # A challenge of the host that a redirect led to is not the registry's: it gets nothing.
+        # A 401 from a redirect target is not the registry's challenge, so send no credentials.
         if answer.status == 401 and not answer.moved:
             access.challenges = parse_challenges(answer.challenges)
             if await self.renew(reference, access):
@@ -152,16 +160,16 @@ class RegistryClient:
         )
 
     async def _ping(self, reference: Reference) -> Access:
-        """Find scheme and challenge: ``GET /v2/``, which every registry answers with 200 or 401.
+        """Find the scheme and the challenges with ``GET /v2/``, which every registry answers with 200 or 401.
 
-        Asked even where no credentials are at hand: some hide private repositories behind 404 until one is logged in,
-        and a later request then needs no second attempt.
+        This is requested even without credentials: some registries respond 404 for private repositories until the
+        client is logged in, and later requests then need no second attempt.
         """
         base = Url.parse(f"https://{reference.server}/v2/")
         try:
             answer = await self._documents.fetch(base, limit=_PING_LIMIT)
         except (SourceUnreachable, SourceStalled) as refused:
-            # Stalled: a server that waits for the rest of what it takes for a very odd request line.
+            # SourceStalled: a plain HTTP server that takes the TLS handshake for an incomplete request line.
             if not (self._insecure or reference.loopback):
                 raise
             base = Url.parse(f"http://{reference.server}/v2/")
@@ -175,13 +183,13 @@ class RegistryClient:
             await self.renew(reference, access)
         elif answer.status == 429 or answer.status >= 500:
             raise refusal(answer.status, answer.headers, answer.body, str(reference))
-        # Anything else (404 from a registry behind a narrow proxy) says nothing about the image itself.
+        # Any other status (404 from a registry behind a restrictive proxy) says nothing about the image itself.
         self._known[reference.server, reference.path] = access
         return access
 
 
 def _verified(reference: Reference, answer: Answer, where: str) -> Digest:
-    """The digest of what a tag or digest names; raises `ChecksumMismatch`."""
+    """Return the digest of what a tag or digest names; raise `ChecksumMismatch`."""
     if reference.digest is not None:
         check_digest(reference.digest, answer.body, where)
         return reference.digest

@@ -1,7 +1,7 @@
-"""Who one is to a registry: from a user and a password, or from a ``.dockerconfigjson``.
+"""Credentials for a registry, from a user and password or from a ``.dockerconfigjson``.
 
-Follows Docker's config file, and Kubernetes and containers/image in how an entry is matched: the longest path wins,
-``*`` stands for one label of a host name, and Docker Hub has many names.
+Follows Docker's config file format, and Kubernetes and containers/image in matching entries: the longest path wins,
+``*`` matches one label of a host name, and Docker Hub has several names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TOKEN_USER = "<token>"  # noqa: S105 - Docker's own mark for "the password is a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """One of: a user with a password, an identity token to be exchanged, a registry token to be sent as it is."""
+    """A user with a password, an identity token to exchange, or a registry token to send unchanged."""
 
     username: str = ""
     password: str = ""
@@ -35,7 +35,10 @@ class Identity:
 
 
 def identity_for(credentials: Credentials, reference: Reference) -> Identity | None:
-    """None is nobody.  Raises `SourceCredentialsInvalid`; explicit user and password go before the config file."""
+    """Return the credentials for a registry; None for anonymous access.
+
+    An explicit user and password take precedence over the config file. Raises `SourceCredentialsInvalid`.
+    """
     if credentials.access_key_file is not None or credentials.secret_key_file is not None:
         if credentials.access_key_file is None or credentials.secret_key_file is None:
             raise SourceCredentialsInvalid("a registry wants both accessKeyId and secretKey", where=reference.name)
@@ -49,7 +52,7 @@ def identity_for(credentials: Credentials, reference: Reference) -> Identity | N
 
 
 def identity_from_config(text: str, reference: Reference, *, where: str) -> Identity | None:
-    """The entry of a ``.dockerconfigjson`` (or the older ``.dockercfg``) for a repository, None where none fits."""
+    """Return a repository's entry of a ``.dockerconfigjson`` (or the older ``.dockercfg``); None if none matches."""
     try:
         document = parse_json(text)
     except ValueError as error:
@@ -66,11 +69,11 @@ def identity_from_config(text: str, reference: Reference, *, where: str) -> Iden
 
 
 def _rank(key: str, reference: Reference) -> int | None:
-    """How exactly an entry's key names the repository; None where it names another."""
+    """Return how specifically an entry's key matches the repository; None if it does not match."""
     bare = key.strip().removeprefix("https://").removeprefix("http://").rstrip("/")
     host, _, path = bare.partition("/")
     host = host.lower()
-    # "https://index.docker.io/v1/" and the like: the version of an interface, not a repository.
+    # In "https://index.docker.io/v1/" and similar keys, the path is an API version, not a repository.
     if path in ("v1", "v2") or path.startswith(("v1/", "v2/")):
         path = path[3:]
     if host in DOCKER_HUB_ALIASES:
@@ -80,7 +83,7 @@ def _rank(key: str, reference: Reference) -> int | None:
         return None
     if path and reference.path != path and not reference.path.startswith(path + "/"):
         return None
-    # A longer path beats a shorter, an exact host beats a pattern of the same path.
+    # A longer path wins; for equal paths an exact host wins over a pattern.
     return 2 * len(path) + (1 if exact else 0)
 
 
@@ -129,7 +132,7 @@ def _user(username: str, password: str, where: str) -> Identity:
 
 
 def _printable(value: str, where: str) -> str:
-    """Refuses what would end a header's line."""
+    """Return `value`; raise `SourceCredentialsInvalid` for control characters, which could end a header line."""
     if any(ord(c) < 0x20 or ord(c) == 0x7F for c in value):
         raise SourceCredentialsInvalid("a user name, password or token holds control characters", where=where)
     return value

@@ -1,6 +1,7 @@
-"""Small documents over HTTP for the registry's client: bounded, redirected with care, failures mapped.
+"""Requests for small documents of registries, with limits, safe redirects and mapped errors.
 
-Asynchronous (aiohttp), since a controller that polls many images uses it too; layers do not come this way.
+Asynchronous (aiohttp), because a controller that polls many images uses it too. Layers are read with `HttpSource`
+instead.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from cdi.source.tls import make_context, untrusted
 _REDIRECTS = 5
 _CONNECT = 30.0
 _TOTAL = 300.0
-"""Seconds for one document: who drips it a byte at a time is not waited for."""
+"""Seconds for one document, so that a server cannot send it a byte at a time without end."""
 _CHUNK = 64 << 10
 _TURNS = 5
 _HEADER = 64 << 10
@@ -43,18 +44,19 @@ _HEADER = 64 << 10
 class Answer:
     status: int
     headers: Mapping[str, str]
-    """Lower-case names; of a header given twice the last."""
+    """The header fields by lower-case name; of repeated ones the last."""
     challenges: tuple[str, ...]
-    """Every WWW-Authenticate."""
+    """All values of WWW-Authenticate."""
     body: bytes
     moved: bool
-    """Redirects led to another origin."""
+    """Whether redirects led to another origin."""
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Keeps account of its connections, so that none outlives the client.
+    """A connector that records its connections, so that none outlives the client.
 
-    A TLS connection that is closed after a failure waits for its peer's farewell, longer than the event loop lives.
+    A TLS connection that is closed after a failure waits for the peer's close_notify, for longer than the event loop
+    runs.
     """
 
     def __init__(self, context: ssl.SSLContext) -> None:
@@ -68,20 +70,20 @@ class _Connector(aiohttp.TCPConnector):
         return connection
 
     async def abort(self) -> None:
-        """Cut off whatever is still there."""
+        """Abort all connections that are still open."""
         for transport in tuple(self._opened):
             if isinstance(transport, asyncio.WriteTransport):
                 transport.abort()
-        # A transport closes its socket some turns of the loop after it was told to.
+        # A transport closes its socket only some iterations of the event loop after abort().
         for _ in range(_TURNS):
             await asyncio.sleep(0)
 
 
 class Documents:
-    """Fetches documents; an asynchronous context manager."""
+    """An asynchronous context manager that fetches documents."""
 
     def __init__(self, *, tls: Tls, proxy: Proxy, stall_timeout: float) -> None:
-        """Raises `SourceTlsUntrusted`, `SourceUrlInvalid` for settings that cannot be used."""
+        """Read the settings; raise `SourceTlsUntrusted` or `SourceUrlInvalid` if they are unusable."""
         self._tls = tls
         self._context = make_context(tls)
         self._proxies = ProxyChoice.make(proxy)
@@ -96,7 +98,7 @@ class Documents:
             timeout=aiohttp.ClientTimeout(
                 total=max(_TOTAL, self._stall), sock_connect=min(_CONNECT, self._stall), sock_read=self._stall
             ),
-            # A bomb unpacks before its length can be looked at; and nobody's cookies are of use here.
+            # A decompression bomb would expand before its size could be checked; cookies are not needed.
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
@@ -123,10 +125,10 @@ class Documents:
         authorization: str | None = None,
         form: Mapping[str, str] | None = None,
     ) -> Answer:
-        """GET, or POST a form; at most `limit` bytes of body.  Any status is an answer.
+        """Send a GET, or POST a form, and read at most `limit` bytes of body; any status is returned.
 
-        A redirect is followed five times; to another origin without `authorization`, from https never to http, with a
-        form never.  Raises a `SourceError`.
+        At most five redirects are followed: to another origin without `authorization`, never from https to http, and
+        never with a form. Raises a `SourceError`.
         """
         first = url
         for _ in range(_REDIRECTS + 1):

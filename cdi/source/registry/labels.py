@@ -1,7 +1,7 @@
-"""Labels that a containerDisk gives to its volume through its environment.
+"""Labels for a volume, from the environment of its containerDisk.
 
-Follows KubeVirt: of a variable whose name holds ``KUBEVIRT_IO_``, what stands before it becomes the label's prefix
-with dots (``INSTANCETYPE_`` → ``instancetype.``), what stands after it the name with dashes, all in lower case.
+Follows KubeVirt: in a variable whose name contains ``KUBEVIRT_IO_``, the part before it becomes the label's prefix with
+dots (``INSTANCETYPE_`` → ``instancetype.``), and the part after it becomes the name with dashes, all in lower case.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _LONGEST = 1024
 
 
 def labels_of(env: Iterable[str]) -> dict[str, str]:
-    """From ``NAME=value`` entries.
+    """Return the labels for ``NAME=value`` entries, at most 64.
 
-    What Kubernetes would refuse as a label is left out: a bad one must not keep the good ones, or the claim itself,
-    from being written.  At most 64.
+    Labels that are invalid in Kubernetes are omitted, because they would prevent the valid ones, or the PVC itself,
+    from being written.
     """
     labels: dict[str, str] = {}
     for entry in env:

@@ -1,7 +1,7 @@
-"""Manifests, indexes and configs: foreign JSON read into facts, nothing fetched.
+"""Parsing of manifests, indexes and configs from untrusted JSON, without fetching anything.
 
-Follows the OCI image specification 1.1 and Docker's image manifest version 2, schema 2.  The content decides what a
-document is; a content type that contradicts it is refused, as is a document that could be read as two kinds
+Follows the OCI image specification 1.1 and Docker's image manifest version 2, schema 2. The content determines the kind
+of a document. A content type that contradicts it is rejected, as is a document that could be parsed as two kinds
 (CVE-2021-41190).
 """
 
@@ -31,7 +31,7 @@ MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 ACCEPT = f"{OCI_INDEX}, {DOCKER_INDEX}, {OCI_MANIFEST}, {DOCKER_MANIFEST}"
 
 MANIFEST_LIMIT = 4 << 20
-"""Bytes of a manifest, an index or a config: what registries accept at most."""
+"""The maximum size in bytes of a manifest, an index or a config; registries accept no larger ones."""
 _ENTRIES = 1000
 _LAYERS = 1000
 _ENVIRONMENT = 1000
@@ -50,7 +50,7 @@ class Descriptor:
     name: str | None = None
     """The tag, in the index of an OCI layout."""
     attached: bool = False
-    """An attestation about another entry, not an image."""
+    """Whether it is an attestation about another entry, not an image."""
 
     @property
     def index(self) -> bool:
@@ -66,9 +66,9 @@ class Index:
 class Manifest:
     config: Descriptor
     layers: tuple[Descriptor, ...]
-    """Lowest first, those left out that a registry does not give away."""
+    """The layers from lowest to top, without non-distributable ones."""
     withheld: int = 0
-    """How many were left out."""
+    """The number of non-distributable layers."""
     artifact_type: str = ""
 
 
@@ -79,7 +79,7 @@ class Config:
 
 
 def parse_manifest(body: bytes, content_type: str | None, where: str) -> Index | Manifest:
-    """Read a manifest or an index; raises `SourceProtocolError`, `SourceNotSupported`, `EncryptionRefused`."""
+    """Parse a manifest or an index; raise `SourceProtocolError`, `SourceNotSupported` or `EncryptionRefused`."""
     document = _document(body, where)
     declared = document.get("mediaType")
     if declared is not None and not isinstance(declared, str):
@@ -117,7 +117,7 @@ def parse_manifest(body: bytes, content_type: str | None, where: str) -> Index |
 
 
 def parse_config(body: bytes, where: str) -> Config:
-    """Read an image's config; what an artifact's config lacks is empty.  Raises `SourceProtocolError`."""
+    """Parse an image's config, of which missing parts are empty; raise `SourceProtocolError`."""
     document = _document(body, where)
     inner = document.get("config")
     env = inner.get("Env") if isinstance(inner, dict) else None

@@ -1,4 +1,4 @@
-"""A container image as a source: its layers as blobs that the engine reads like any other file."""
+"""A container image as a source, whose layers are blobs that the engine reads like files."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from cdi.source.registry.resolve import ResolvedImage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One layer.  `source` promises `digest`; whoever reads it to its end verifies it."""
+    """One layer; `source` states `digest`, which is verified when the layer is read to its end."""
 
     source: Source
     media_type: str
     digest: Digest
     size: int
-    """Bytes, compressed as it is."""
+    """The compressed size in bytes."""
 
 
 class RegistryImage:
-    """A resolved image; its sources are usable until `close`."""
+    """A resolved image, whose sources are usable until `close`."""
 
     def __init__(self, image: ResolvedImage, layers: tuple[Layer, ...], *, archive: Archive | None = None) -> None:
         self.image = image
         self.layers = layers
-        """Top layer first: where a file is in several, the first that has it counts."""
+        """The layers, top layer first: if several layers contain a file, the first of them counts."""
         self._archive = archive
 
     @property
     def digest(self) -> Digest:
-        """Of what the tag names."""
+        """The digest of the document that the tag names."""
         return self.image.digest
 
     @property
@@ -72,9 +72,13 @@ class RegistryImage:
 def open_registry(spec: RegistrySourceSpec, stall_timeout: float, pause: Pause | None = None) -> RegistryImage:
     """Resolve a ``docker://`` or ``oci-archive:`` URL to its layers; no layer is read yet.
 
-    `stall_timeout` is in seconds.  `pause` decides after each failed request whether it is made again; without it none
-    is.  Blocks; runs an event loop of its own.  Raises as `RegistryClient.resolve` and
-    `Archive` do, and `SourceUrlInvalid` for other kinds of places.
+    Blocks, and runs its own event loop. Raises what `RegistryClient.resolve` and `Archive` raise, and
+    `SourceUrlInvalid` for other URLs.
+
+    Args:
+        spec: The source in the job.
+        stall_timeout: Seconds.
+        pause: A callback after each failed request that decides whether it is repeated; without it none is.
     """
     scheme = spec.url.strip().partition(":")[0]
     if scheme == "docker":
@@ -136,7 +140,7 @@ def _client(spec: RegistrySourceSpec, stall_timeout: float, pause: Pause | None 
 
 
 class _Gate:
-    """The authorization that all layers of an image share; renewed by whichever thread finds it stale."""
+    """The authorization that all layers of an image share, renewed by the first thread that finds it expired."""
 
     def __init__(self, spec: RegistrySourceSpec, reference: Reference, access: Access, stall_timeout: float) -> None:
         self._spec = spec
@@ -150,7 +154,7 @@ class _Gate:
         return self._access.base.text
 
     def value(self) -> str | None:
-        """For the Authorization header; raises as `RegistryClient.renew`."""
+        """Return the value of the Authorization header; raise what `RegistryClient.renew` raises."""
         with self._lock:
             authorization = self._access.authorization
             if authorization is not None and authorization.stale:
@@ -159,7 +163,7 @@ class _Gate:
             return None if authorization is None else authorization.value
 
     def renewed(self, refused: str | None) -> bool:
-        """There is another authorization than the one that was refused."""
+        """Renew the authorization unless another thread already has; return whether it differs from `refused`."""
         with self._lock:
             authorization = self._access.authorization
             if authorization is None or authorization.value == refused:
@@ -176,7 +180,7 @@ class _Gate:
 
 
 class _BlobEndpoint:
-    """One blob; the registry may send the reader on to its storage, where the token does not go."""
+    """One blob; the registry may redirect to its storage, to which the token is not sent."""
 
     def __init__(self, gate: _Gate, descriptor: Descriptor) -> None:
         self._gate = gate
@@ -192,7 +196,7 @@ class _BlobEndpoint:
         return HttpRequest(url=self._url, secret_headers=() if value is None else (("Authorization", value),))
 
     def refused(self, status: int) -> bool:
-        # 403 is an answer to who one is; only 401 asks again.
+        # A 403 means that the identity lacks permission; only a 401 asks for new credentials.
         return status == 401 and self._gate.renewed(getattr(self._last, "value", None))
 
     def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> CdiError | None:
@@ -203,7 +207,7 @@ class _BlobEndpoint:
 
 
 class LayerSource(HttpSource):
-    """An `HttpSource` that knows beforehand how long it is."""
+    """An `HttpSource` whose length is known beforehand."""
 
     def __init__(self, endpoint: _BlobEndpoint, descriptor: Descriptor, *, transport: Transport) -> None:
         super().__init__(endpoint, transport=transport)
@@ -211,7 +215,7 @@ class LayerSource(HttpSource):
         self._digest = descriptor.digest
 
     def probe(self) -> SourceFacts:
-        """As `HttpSource.probe`; raises `ChecksumMismatch` where the server has another length than the manifest."""
+        """Return the facts; raise `ChecksumMismatch` if the server's length differs from the manifest's."""
         facts = super().probe()
         if facts.length not in (None, self._size):
             raise ChecksumMismatch(
@@ -219,5 +223,5 @@ class LayerSource(HttpSource):
                 where=facts.location,
                 remedy="push the image again; what the registry holds is damaged",
             )
-        # The digest names the content better than the tags of whatever storage the registry sends one to.
+        # The digest identifies the content better than an ETag of the registry's storage.
         return replace(facts, length=self._size, validator=str(self._digest))

@@ -1,6 +1,6 @@
-"""Which entry of an image index fits a machine.
+"""Matching of the entries of an image index to a machine's platform.
 
-Follows the OCI image specification's platform object and the names that Go gives to architectures.
+Follows the platform object of the OCI image specification and Go's names of architectures.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ _ALIASES = {
     "loongarch64": "loong64",
     "ppc64el": "ppc64le",
 }
-# A wanted architecture without a variant takes the baseline first, and of the others the smallest: it runs on most.
+# For an architecture without a variant, prefer the baseline, then the smallest other variant, which runs on most
+# machines.
 _BASELINE = {"amd64": "v1", "arm64": "v8", "arm": "v7"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platform:
-    """What an image is for.  Empty where it does not say."""
+    """The platform of an image; unstated parts are empty."""
 
     architecture: str = ""
     os: str = ""
@@ -44,7 +45,7 @@ class Platform:
 
     @classmethod
     def wanted(cls, text: str | None) -> Self:
-        """From ``[linux/]architecture[/variant]``, that of this machine for None; raises `PlatformNotFound`."""
+        """Parse ``[linux/]architecture[/variant]``, for None that of this machine; raise `PlatformNotFound`."""
         system, _, rest = (text or "").strip().lower().rpartition("linux/")
         name, _, variant = (rest or os.uname().machine.lower()).partition("/")
         if system or not name or len(rest) > 64:
@@ -54,7 +55,7 @@ class Platform:
 
     @classmethod
     def offered(cls, architecture: str, system: str, variant: str) -> Self:
-        """As an index or a config has it, with other tools' names for architectures understood."""
+        """Normalise the values of an index or a config, including other tools' names of architectures."""
         name, _, usual = _ALIASES.get(architecture.lower(), architecture.lower()).partition("/")
         return cls(architecture=name, os=system.lower(), variant=variant.lower() or usual)
 
@@ -63,7 +64,7 @@ class Platform:
         return bool(self.architecture)
 
     def fits(self, wanted: Platform) -> bool:
-        """Whether a disk made for this platform serves the wanted one."""
+        """Return whether a disk for this platform runs on the wanted one."""
         if self.architecture != wanted.architecture or self.os not in ("", "linux"):
             return False
         return not wanted.variant or wanted.variant == self._variant_or_baseline()
@@ -72,7 +73,7 @@ class Platform:
         return self.variant or _BASELINE.get(self.architecture, "")
 
     def preference(self) -> tuple[int, str]:
-        """Sorts fitting platforms, best first."""
+        """Return a sort key for matching platforms, best first."""
         return (0 if self._variant_or_baseline() == _BASELINE.get(self.architecture, "") else 1, self.variant)
 
     def __str__(self) -> str:
@@ -80,11 +81,11 @@ class Platform:
 
 
 ANY_PLATFORM = Platform()
-"""Of content that does not say what it is for."""
+"""The platform of content that does not state one."""
 
 
 def not_found(wanted: Platform, offered: Iterable[Platform], where: str) -> PlatformNotFound:
-    """The error that lists what there is."""
+    """Return the error that lists the available platforms."""
     names = sorted({str(platform) for platform in offered if platform.known and platform.architecture != "unknown"})
     listed = ", ".join(name[:60] for name in names[:20]) or "none that is named"
     return PlatformNotFound(f"the image has no {wanted}; it has {listed}", where=where)

@@ -1,7 +1,7 @@
-"""Names of images in registries, as ``docker://`` URLs and Docker's short forms write them.
+"""Names of images in registries, as ``docker://`` URLs and in Docker's short forms.
 
-Follows the grammar of the distribution project's reference specification: ``[host[:port]/]path[:tag][@digest]``,
-where the first component is a host only if it has a dot, a colon, or is ``localhost``.
+Follows the grammar of the distribution project's reference specification: ``[host[:port]/]path[:tag][@digest]``, where
+the first component is a host only if it has a dot, a colon, or is ``localhost``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DIGEST_ALGORITHMS = frozenset({"sha256", "sha512"})
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host's name or address (without brackets) is this machine itself."""
+    """Return whether a host name or address (without brackets) is this machine itself."""
     if host == "localhost":
         return True
     try:
@@ -39,20 +39,20 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """An image in a registry."""
+    """The name of an image in a registry."""
 
     host: str
-    """As written, with port and an IPv6 address's brackets; ``docker.io`` where none was."""
+    """The host as written, with port and the brackets of an IPv6 address; ``docker.io`` if none was given."""
     path: str
-    """The repository, with Docker Hub's ``library/`` filled in."""
+    """The repository, including Docker Hub's implied ``library/``."""
     tag: str | None
     digest: Digest | None
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a reference, with or without ``docker://``; raises `SourceUrlInvalid`.
+        """Parse a reference, with or without ``docker://``; raise `SourceUrlInvalid`.
 
-        With both a tag and a digest the digest decides, and the tag is a comment.
+        If both a tag and a digest are given, only the digest is used.
         """
         shown = text[:200]
         rest = re.sub(r"^docker:(//)?", "", text.strip())
@@ -61,7 +61,7 @@ class Reference:
         if "://" in rest:
             raise SourceUrlInvalid("an image is named docker://host/repository[:tag]", where=shown)
         rest, at, digest_text = rest.partition("@")
-        # A user name in front of the host would end up in messages and lock files.
+        # A user name before the host would appear in messages and lock files.
         if at and "/" in digest_text:
             raise SourceUrlInvalid(
                 "credentials do not belong into an image's name",
@@ -112,7 +112,7 @@ class Reference:
 
     @property
     def server(self) -> str:
-        """Host and port to connect to."""
+        """The host and port to connect to."""
         return DOCKER_HUB_SERVER if self.host == DOCKER_HUB else self.host
 
     @property
@@ -125,17 +125,17 @@ class Reference:
 
     @property
     def loopback(self) -> bool:
-        """The registry is on this very machine, so nobody else sees what is sent in the clear."""
+        """True if the registry is on this machine, so that unencrypted secrets do not leave it."""
         return is_loopback(self.hostname)
 
     @property
     def selector(self) -> str:
-        """What a manifest is asked for by: the digest, else the tag, else ``latest``."""
+        """The part that selects the manifest: the digest, else the tag, else ``latest``."""
         return str(self.digest) if self.digest is not None else self.tag or "latest"
 
     @property
     def name(self) -> str:
-        """Host and repository, without tag and digest."""
+        """The host and repository, without tag and digest."""
         return f"{self.host}/{self.path}"
 
     def __str__(self) -> str:

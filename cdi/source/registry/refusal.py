@@ -1,7 +1,7 @@
-"""What a registry's error answer means.
+"""Errors for a registry's error responses.
 
-Follows the OCI distribution specification 1.1, section "Error codes": a JSON object with a list of errors, each with
-a code, a message and details.  Registries that answer something else are judged by their status alone.
+Follows the OCI distribution specification 1.1, section "Error codes": a JSON object with a list of errors, each with a
+code, a message and details. For any other body, the status alone determines the error.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PRIVATE = "check the image's name, and the secret: a private image, and on some
 
 
 def explain_refusal(status: int, headers: Mapping[str, str], body: bytes, where: str) -> CdiError | None:
-    """The error for a registry's own error document; None where there is none that is understood.
+    """Return the error for a registry's error document; None if there is none with a known code.
 
     `headers` have lower-case names.
     """
@@ -44,7 +44,7 @@ def explain_refusal(status: int, headers: Mapping[str, str], body: bytes, where:
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes, where: str) -> CdiError:
-    """The error for any answer that is not the one hoped for."""
+    """Return the error for any unexpected response."""
     explained = explain_refusal(status, headers, body, where)
     if explained is not None:
         return explained
@@ -67,7 +67,7 @@ def _later(text: str, headers: Mapping[str, str], where: str) -> SourceUnavailab
 
 
 def _errors(body: bytes) -> list[tuple[str, str]]:
-    """Code and message of each entry, fit to be shown."""
+    """Return the code and message of each entry, sanitised for display."""
     try:
         document = parse_json(body)
     except ValueError:

@@ -1,7 +1,7 @@
-"""From a manifest to the one image that is wanted: which documents to read, and what they must be.
+"""Resolution of a manifest or index to one image: which documents to read, and how to verify them.
 
-A resolution is a generator.  It yields a `Wanted`, the next document it needs, and is sent that document's bytes, so
-that the registry's client (asynchronous) and an archive on disk (not) share every decision and check.
+A resolution is a generator. It yields a `Wanted` for each document it needs and is sent that document's bytes, so that
+the asynchronous registry client and the synchronous archive share every decision and check.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ _DOCUMENTS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedImage:
-    """An image, down to the digests of its layers; every document on the way was verified."""
+    """An image with the digests of its layers; every document read for it was verified."""
 
     location: str
     digest: Digest
-    """Of the document that the tag names, an index perhaps: what a poller compares and a lock file pins."""
+    """The digest of the document that the tag names, possibly an index; pollers compare it and lock files pin it."""
     manifest_digest: Digest
-    """Of the platform's own manifest."""
+    """The digest of the platform's own manifest."""
     platform: Platform
-    """As the config has it."""
+    """The platform in the config."""
     env: tuple[str, ...]
     layers: tuple[Descriptor, ...]
-    """Lowest first, as in the manifest."""
+    """The layers, lowest first, as in the manifest."""
 
     @property
     def labels(self) -> dict[str, str]:
-        """For the volume, from the environment."""
+        """The volume's labels, from the environment."""
         return labels_of(self.env)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """Bytes that are known to be those of `digest`."""
+    """A document whose bytes match `digest`."""
 
     body: bytes
     digest: Digest
@@ -59,7 +59,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A document to read; `manifest` tells where a registry keeps it."""
+    """A document to read; `manifest` says whether a registry serves it as a manifest or as a blob."""
 
     descriptor: Descriptor
     manifest: bool
@@ -69,10 +69,10 @@ Resolution = Generator[Wanted, bytes, ResolvedImage]
 
 
 def resolve(top: Document, *, architecture: str | None, where: str) -> Resolution:
-    """Find the image for a platform (`Platform.wanted`) in what a tag names.
+    """Find the image for a platform (`Platform.wanted`) in the document that a tag names.
 
-    Raises `PlatformNotFound`; `SourceProtocolError` and the others of `parse_manifest`; `ChecksumMismatch` where a
-    document is not the one its descriptor promised; `NestedTooDeep` for indexes within indexes.
+    Raises `PlatformNotFound`; `SourceProtocolError` and the other errors of `parse_manifest`; `ChecksumMismatch` if a
+    document does not match its descriptor; `NestedTooDeep` for deeply nested indexes.
     """
     search = _Search(wanted=Platform.wanted(architecture), explicit=architecture is not None, where=where)
     found = yield from search.down(top, depth=0, checked=False)
@@ -89,7 +89,7 @@ def resolve(top: Document, *, architecture: str | None, where: str) -> Resolutio
 
 
 def check_document(descriptor: Descriptor, body: bytes, where: str) -> None:
-    """Raises `ChecksumMismatch` unless `body` has the length and the digest that the descriptor promises."""
+    """Raise `ChecksumMismatch` unless `body` has the size and digest of the descriptor."""
     if len(body) != descriptor.size:
         raise ChecksumMismatch(
             f"a document of {descriptor.size} bytes was promised and {len(body)} came", where=where, remedy=_REMEDY
@@ -98,7 +98,7 @@ def check_document(descriptor: Descriptor, body: bytes, where: str) -> None:
 
 
 def check_digest(digest: Digest, body: bytes, where: str) -> None:
-    """Raises `ChecksumMismatch`."""
+    """Raise `ChecksumMismatch` unless `body` has the digest."""
     actual = hashlib.new(digest.algorithm, body).hexdigest()
     if actual != digest.hex:
         raise ChecksumMismatch(
@@ -126,9 +126,10 @@ class _Search:
         self._budget = _DOCUMENTS
 
     def down(self, document: Document, *, depth: int, checked: bool) -> Generator[Wanted, bytes, _Found | None]:
-        """`checked`: an index said that this is the wanted platform, which counts for more than the config.
+        """Find the image in a manifest or, recursively, in an index; return None if no platform matches.
 
-        Images that are put together by hand, as disks are, often have the builder's architecture in the config.
+        `checked` says that an index stated the platform, which overrides the config: manually built images, such as
+        disks, often have the builder's architecture in the config.
         """
         parsed = parse_manifest(document.body, document.media_type, self.where)
         if isinstance(parsed, Manifest):
@@ -153,7 +154,7 @@ class _Search:
         self.seen += [entry.platform for entry in images]
         fitting = [entry for entry in images if entry.platform.known and entry.platform.fits(self.wanted)]
         fitting.sort(key=lambda entry: entry.platform.preference())
-        # An entry that does not say what it is for is asked itself, when no other claims to fit.
+        # If no entry states a matching platform, read the manifests of the entries that state none.
         return fitting[:1] or [entry for entry in images if not entry.platform.known]
 
     def _image(
@@ -168,7 +169,7 @@ class _Search:
         if not manifest.layers:
             raise DiskNotInImage("the image has no layers", where=self.where)
         config = parse_config((yield from self._read(manifest.config, manifest=False)), self.where)
-        # What is the only one there is need not be for this machine, unless somebody asked for a platform.
+        # A single image need not be for this machine, unless a platform was requested explicitly.
         matters = not checked and (self.explicit or not alone)
         if matters and config.platform.known and not config.platform.fits(self.wanted):
             self.seen.append(config.platform)

@@ -1,7 +1,7 @@
-"""Where the members of a plain tar file lie, found by reading its headers alone.
+"""An index of the regular files in an uncompressed tar, built from the headers alone.
 
-Follows POSIX pax (ustar, ``x`` and ``g`` headers) and GNU's long names and base-256 numbers.  The standard library's
-reader takes the length of an extended header on trust; here every length is bounded by the file and by a limit.
+Follows POSIX pax (ustar, ``x`` and ``g`` headers) and GNU's long names and base-256 numbers. The standard library
+trusts the length of an extended header; here every length is bounded by the file and by a limit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PAX = re.compile(rb"(\d{1,7}) ([^=\n]{1,255})=")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A regular file; `offset` and `size` in bytes."""
+    """A regular file; `offset` and `size` are in bytes."""
 
     name: str
     offset: int
@@ -29,9 +29,10 @@ class Member:
 
 
 def index_tar(descriptor: int, length: int, *, where: str) -> Iterator[Member]:
-    """The regular files of a tar file of `length` bytes, in order; directories and links are passed over.
+    """Yield the regular files of a tar of `length` bytes, in order, without directories and links.
 
-    Raises `FormatUnrecognised` where no tar begins, `ContentTruncated`, `ArchiveUnsafe`, `NestedTooDeep` (too many).
+    Raises `FormatUnrecognised` if the file is not a tar, `ContentTruncated`, `ArchiveUnsafe`, or `NestedTooDeep` for
+    too many members.
     """
     position = 0
     name: str | None = None
@@ -48,7 +49,7 @@ def index_tar(descriptor: int, length: int, *, where: str) -> Iterator[Member]:
         stated = _number(header[124:136], where)
         kind = header[156:157]
         data = position + BLOCK
-        # A pax size replaces the member's, not that of the extended headers before it.
+        # A pax size replaces the size of the member, but not that of extended headers before it.
         actual = stated if kind in b"xgLK" or size is None else size
         if actual > length - data:
             raise ContentTruncated("the archive ends inside a member", where=where)
@@ -121,7 +122,7 @@ def _text(raw: bytes) -> str:
 
 
 def _plain(name: str) -> str:
-    """Without the ``./`` that some writers put in front."""
+    """Return the name without the leading ``./`` that some tar writers add."""
     while name.startswith("./"):
         name = name[2:]
     return name
