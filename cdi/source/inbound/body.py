@@ -1,4 +1,4 @@
-"""The body of a request, and words for the client that sends it."""
+"""The body of a request, with errors that address the client that sends it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _SEND_CHUNKS: Final = "send Content-Length, or chunks and trailer fields as RFC 
 
 
 class RequestBody(Body):
-    """A `Body` whose failures tell a client, and not the user of a server, what is wrong and what to do."""
+    """A `Body` whose errors tell the client, not the user of a server, what is wrong and what to do."""
 
     def readinto(self, view: memoryview) -> int:
-        """Read some bytes; 0 at the proper end.
+        """Read some bytes into `view`; return 0 at the proper end.
 
-        Raises `SourceTruncated` where the client ends the body early, `SourceStalled` where it sends nothing,
-        `SourceUnreachable` where the connection breaks, and `UploadMalformed` for chunks that cannot be read.
+        Raises `SourceTruncated` if the client ends the body early, `SourceStalled` if it stops sending,
+        `SourceUnreachable` if the connection breaks, and `UploadMalformed` for invalid chunks.
         """
         try:
             return super().readinto(view)

@@ -1,4 +1,4 @@
-"""TLS contexts of files that are replaced now and then, as mounted Secrets are."""
+"""TLS contexts from files that are replaced at times, such as mounted Secrets."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from cdi.api.errors import InvalidManifest
 
 
 class FileContext:
-    """Called for every connection; gives the context that `load` makes of the files as they are now.  Any thread."""
+    """A callable that returns the context `load` creates from the current files; thread-safe.
+
+    It is called for every connection.
+    """
 
     def __init__(self, paths: Sequence[str], load: Callable[..., ssl.SSLContext]) -> None:
-        """`load` gets all of `paths`."""
+        """Store the paths, all of which are passed to `load`."""
         self._paths = tuple(paths)
         self._load = load
         self._lock = threading.Lock()
@@ -22,14 +25,14 @@ class FileContext:
         self._context: ssl.SSLContext | None = None
 
     def __call__(self) -> ssl.SSLContext:
-        """Raises `InvalidManifest` where there never was one that can be used."""
+        """Return the context; raise `InvalidManifest` if there never was a usable one."""
         with self._lock:
             try:
                 seen = [(found.st_mtime_ns, found.st_ino) for found in map(os.stat, self._paths)]
                 if self._context is None or seen != self._seen:
                     self._context, self._seen = self._load(*self._paths), seen
             except (OSError, ValueError) as error:
-                # A replacement that is seen half done is looked at again; until then the old one serves.
+                # A half-written replacement is loaded again on the next call; until then the old context is used.
                 if self._context is None:
                     raise InvalidManifest(
                         f"the certificates cannot be used: {error}",

@@ -1,8 +1,9 @@
-"""Clients that were answered and hung up on: each is listened to until it hangs up itself.
+"""Lingering close: discard request bytes that arrive after the response was sent.
 
-A connection that is closed while its client still sends is reset, and the client may lose its answer with it; many
-programs look for one only when they have sent everything.  So what still comes is taken in and thrown away, within
-bounds, by the thread that waits for all the others.
+Closing a socket with unread input makes the kernel send RST, which can destroy the response before the client reads it
+(RFC 9112, section 9.6); many clients read a response only after sending the whole request. Sockets are therefore
+half-closed and drained on the selector thread, bounded by `LONGEST`, `QUIET` and `MOST` (compare nginx's
+lingering_close).
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 LONGEST = 60.0
-"""Seconds that a client may go on sending."""
+"""Seconds after which a client that still sends is disconnected."""
 QUIET = 5.0
-"""Seconds without a byte after which it counts as gone."""
+"""Seconds without received data after which a client counts as gone."""
 MOST = 500
-"""When there are more, the one that has been here longest is cut off."""
+"""The maximum number of lingering sockets; beyond it the oldest is closed."""
 _PIECE = 1 << 20
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Leaver:
-    """One of them; what it says is cipher text, as the TLS connection has ended."""
+    """A lingering socket; its input is not decrypted, as the TLS connection has ended."""
 
     sock: socket.socket
     until: float
@@ -33,7 +34,7 @@ class Leaver:
 
 
 class Farewells:
-    """All of them.  Used by the thread of the selector; `count` by any."""
+    """All lingering sockets; used by the selector's thread, except for `count`, which is thread-safe."""
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class Farewells:
         return len(self._leavers)
 
     def take(self, sock: socket.socket) -> None:
-        """Take over a socket that nothing more is sent to."""
+        """Take ownership of a socket to which nothing more is sent."""
         if len(self._leavers) >= self._most:
             self.cut_one_off()
         now = self._clock()
@@ -69,11 +70,11 @@ class Farewells:
         self._leavers[leaver] = None
 
     def hear(self, leaver: Leaver) -> None:
-        """It has something to say, or has hung up."""
+        """Discard the available input, or close the socket at the end of file."""
         if leaver not in self._leavers:
             return
         try:
-            # Not copied out of the kernel where that knows how (tcp(7)).
+            # With MSG_TRUNC, TCP discards the data without copying it (tcp(7)).
             count = socket.socket.recv_into(leaver.sock, self._buffer, 0, socket.MSG_TRUNC)
         except BlockingIOError:
             return
@@ -85,13 +86,13 @@ class Farewells:
             self._close(leaver)
 
     def look(self) -> None:
-        """Hang up on those whose time is over."""
+        """Close the sockets whose time limits have passed."""
         now = self._clock()
         for leaver in [one for one in self._leavers if one.until < now or one.heard + self._quiet < now]:
             self._close(leaver)
 
     def cut_one_off(self) -> None:
-        """Make room, where there is anybody: the one that has been here longest goes."""
+        """Close the oldest lingering socket, if any, to free its resources."""
         if self._leavers:
             self._close(next(iter(self._leavers)))
 

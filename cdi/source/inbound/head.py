@@ -1,4 +1,4 @@
-"""The head of a request (RFC 9112), read strictly: whoever sends anything ambiguous is not a client of ours."""
+"""A strict parser for the head of a request (RFC 9112), which rejects anything ambiguous."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cdi.api.errors import UploadMalformed
 
 MAX_HEAD = 16 << 10
-"""Bytes up to and with the empty line."""
+"""The maximum size of a head in bytes, including the empty line."""
 _END = b"\r\n\r\n"
 MAX_FIELDS = 100
 _LINE = re.compile(rb"([A-Z]{1,20}) ([!-~]{1,4096}) HTTP/1\.([01])")
@@ -24,26 +24,26 @@ _ONCE = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """What a request asks for."""
+    """The parsed head of a request."""
 
     method: str
     path: str
-    """As it came, without the query."""
+    """The path as received, without the query."""
     query: str
     headers: Mapping[str, str]
-    """Names in lower case; fields that came more than once are joined."""
+    """The header fields by lower-case name; repeated fields are joined."""
     length: int | None
-    """Of the body, bytes; None where it comes in chunks."""
+    """The length of the body in bytes; None if it is chunked."""
     keep_alive: bool
-    """The connection may carry another request."""
+    """Whether the connection may carry another request."""
     expects: bool
-    """The client waits to be told that it may send its body."""
+    """Whether the client waits for 100 Continue before it sends the body."""
 
 
 def split(data: bytes | bytearray) -> tuple[bytes, bytes] | None:
-    """Return the head at the beginning of `data` and what came behind it; None while the head is not whole.
+    """Return the head at the beginning of `data` and the bytes after it; None while the head is incomplete.
 
-    One empty line before it is ignored: some clients send one after a body (RFC 9112, section 2.2).
+    One leading empty line is ignored, because some clients send one after a body (RFC 9112, section 2.2).
     """
     start = 2 if data.startswith(b"\r\n") else 0
     end = data.find(_END, start)
@@ -54,7 +54,7 @@ def split(data: bytes | bytearray) -> tuple[bytes, bytes] | None:
 
 
 def parse(data: bytes) -> Head:
-    """`data` is a head up to and with the empty line.  Raises `UploadMalformed`."""
+    """Parse a head up to and including the empty line; raise `UploadMalformed`."""
     first, *lines = data.removesuffix(_END).split(b"\r\n")
     match = _LINE.fullmatch(first)
     if match is None:
@@ -87,7 +87,7 @@ def _fields(lines: list[bytes]) -> dict[str, str]:
         raise UploadMalformed(f"the request has more than {MAX_FIELDS} header fields", status=431)
     headers: dict[str, str] = {}
     for line in lines:
-        # Not one expression for all of it: a run of blanks would be tried in every way to part it.
+        # A single regular expression would backtrack quadratically over a run of blanks.
         before, colon, after = line.partition(b":")
         if not colon or not _NAME.fullmatch(before) or _BAD.search(after):
             raise UploadMalformed("a header field cannot be read")
@@ -99,7 +99,10 @@ def _fields(lines: list[bytes]) -> dict[str, str]:
 
 
 def _length(headers: Mapping[str, str], minor: int) -> int | None:
-    """Section 6.3.  A request with both a length and chunks is how requests are smuggled."""
+    """Return the length of the body (section 6.3); None if it is chunked.
+
+    A request with both a length and chunks is rejected, because that allows request smuggling.
+    """
     coding, length = headers.get("transfer-encoding"), headers.get("content-length")
     if coding is not None:
         if length is not None or not minor:

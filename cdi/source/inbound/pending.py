@@ -1,8 +1,8 @@
-"""Answers that their clients have not taken yet: sent on by the thread that waits for all clients, within bounds.
+"""Responses that clients have not fully read, sent by the selector thread within limits.
 
-No request's thread waits for a client to read.  What the socket does not take at once is kept here with a deadline for
-all of it, and where there is too much, what has been here longest is given up; of clients that showed nothing to prove
-who they are first.  A client that never reads therefore costs some memory for some seconds, and nobody's turn.
+No request's thread waits for a client to read. What the socket does not accept at once is kept here with one deadline
+for all of it. Above the limits the oldest response is dropped, those of unverified clients first. A client that never
+reads therefore costs some memory for some seconds, but no thread.
 """
 
 from __future__ import annotations
@@ -17,42 +17,44 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 GRACE = 8.0
-"""Seconds that any answer may take."""
+"""Seconds that any response may take."""
 SLOWEST = 16 << 10
-"""Bytes per second for which an answer may take longer than that."""
+"""The minimum transfer rate in bytes per second, which extends that time for long responses."""
 MAX_ANSWERS = 500
 MAX_BYTES = 64 << 20
-"""Of all of them together."""
+"""The maximum size of all pending responses together, in bytes."""
 _RECORD = 16 << 10
-"""Bytes given to the socket at once: a TLS record."""
+"""The bytes passed to the socket in one call: one TLS record."""
 _AT_ONCE = 256 << 10
-"""Bytes after which others have their turn."""
+"""The bytes after which other connections are served."""
 _ABORT = struct.pack("ii", 1, 0)
-"""SO_LINGER: reset the connection and free what it has buffered; the client would not take it."""
+"""SO_LINGER with a timeout of 0: reset the connection and free its send buffer, which the client does not read."""
 
 
 class Outgoing:
-    """An answer on its way; never waits.  Used by one thread at a time."""
+    """A response that is sent without blocking; used by one thread at a time."""
 
     def __init__(self, sock: socket.socket, data: bytes) -> None:
         self._sock = sock
         self._data = memoryview(data)
         self.events = selectors.EVENT_WRITE
-        """What has to happen to the socket before there is any use in `send`."""
+        """The selector event on which `send` can make progress."""
 
     @property
     def size(self) -> int:
-        """Bytes that are still to be sent."""
+        """The number of bytes still to be sent."""
         return len(self._data)
 
     def send(self) -> bool:
-        """Send what the socket takes now; True when nothing is left.  Raises `OSError` when the client is gone."""
+        """Send what the socket accepts now; return whether everything is sent.
+
+        Raises `OSError` if the client closed the connection.
+        """
         self._sock.settimeout(0)
         left = _AT_ONCE
         while self._data and left > 0:
             try:
-                # After SSLWantWriteError OpenSSL has to be given the same bytes again: the same number from the same
-                # place on.
+                # After SSLWantWriteError, OpenSSL requires the same bytes again: the same start and the same length.
                 count = self._sock.send(self._data[:_RECORD])
             except (BlockingIOError, ssl.SSLWantWriteError):
                 self.events = selectors.EVENT_WRITE
@@ -67,21 +69,21 @@ class Outgoing:
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class PendingAnswer:
-    """One of them."""
+    """One response that is being sent."""
 
     sock: socket.socket
     outgoing: Outgoing
     until: float
     size: int
-    """Bytes that count, for as long as it is here."""
+    """The bytes that count towards the limit while the response is pending."""
     verified: bool
-    """The client has shown who it is."""
+    """Whether the client has authenticated."""
     sent: Callable[[], None]
-    """Called when all of it is sent, and not when it is given up."""
+    """A callback after the whole response is sent; not called if it is dropped."""
 
 
 class PendingAnswers:
-    """All of them.  Used by the thread of the selector; `count` by any."""
+    """All pending responses; used by the selector's thread, except for `count`, which is thread-safe."""
 
     def __init__(
         self,
@@ -105,7 +107,7 @@ class PendingAnswers:
         return len(self._answers)
 
     def add(self, sock: socket.socket, outgoing: Outgoing, *, verified: bool, sent: Callable[[], None]) -> None:
-        """Take over a socket and what is to be sent to it."""
+        """Take ownership of a socket and the response to be sent to it."""
         answer = PendingAnswer(
             sock=sock,
             outgoing=outgoing,
@@ -125,7 +127,7 @@ class PendingAnswers:
             self.give_one_up()
 
     def send(self, answer: PendingAnswer) -> None:
-        """The socket is ready for more."""
+        """Send more of the response on a writable socket."""
         if answer not in self._answers:
             return
         try:
@@ -140,13 +142,13 @@ class PendingAnswers:
             self._selector.modify(answer.sock, answer.outgoing.events, answer)
 
     def expire(self) -> None:
-        """Give up those whose time is over."""
+        """Drop the responses whose deadlines have passed."""
         now = self._clock()
         for answer in [one for one in self._answers if one.until < now]:
             self._give_up(answer)
 
     def give_one_up(self) -> bool:
-        """Make room; False where there is none to give up."""
+        """Drop the oldest response, of an unverified client if possible; return False if there is none."""
         answer = next((one for one in self._answers if not one.verified), next(iter(self._answers), None))
         if answer is not None:
             self._give_up(answer)

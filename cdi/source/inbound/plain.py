@@ -1,4 +1,4 @@
-"""Connections without TLS, for those who stay on one machine, in the place of those with it."""
+"""Replacements for TLS contexts where connections without TLS stay on one machine."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 class PlainContext:
-    """Wraps nothing: in the place of an `ssl.SSLContext` where none is wanted."""
+    """A replacement for an `ssl.SSLContext` that leaves connections unencrypted."""
 
     def wrap_socket(
         self, sock: socket.socket, *, server_side: bool = False, do_handshake_on_connect: bool = True
     ) -> ssl.SSLSocket:
-        """Takes `sock` over."""
+        """Return a socket without TLS that takes the descriptor of `sock`."""
         del server_side, do_handshake_on_connect
         return cast("ssl.SSLSocket", _Plain(sock, {}))
 
 
 class OwnContext(PlainContext):
-    """The same for Unix sockets, where the kernel tells who the other side is: this user, who counts as the proxy."""
+    """A plaintext context for Unix sockets that accepts only processes of one user.
+
+    The kernel reports the peer's user ID. An accepted peer has the client name of the upload proxy.
+    """
 
     def __init__(self, uid: int) -> None:
         self._uid = uid
@@ -33,7 +36,7 @@ class OwnContext(PlainContext):
     def wrap_socket(
         self, sock: socket.socket, *, server_side: bool = False, do_handshake_on_connect: bool = True
     ) -> ssl.SSLSocket:
-        """Takes `sock` over.  Raises `PermissionError` where it is another user's."""
+        """Take the descriptor of `sock`; raise `PermissionError` if the peer is another user's process."""
         del server_side, do_handshake_on_connect
         if peer_uid(sock) != self._uid:
             raise PermissionError("the socket is another user's")
@@ -41,23 +44,23 @@ class OwnContext(PlainContext):
 
 
 def peer_uid(sock: socket.socket) -> int:
-    """Of who listens at, or has connected to, a Unix socket (unix(7), SO_PEERCRED)."""
+    """Return the user ID of the process that listens at, or connected to, a Unix socket (unix(7), SO_PEERCRED)."""
     data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return int(_CREDENTIALS.unpack(data)[1])
 
 
 class _Plain(socket.socket):
-    """What `cdi.source.inbound` wants of an `ssl.SSLSocket`."""
+    """A socket with the methods of an `ssl.SSLSocket` that `cdi.source.inbound` uses."""
 
     def __init__(self, sock: socket.socket, certificate: Mapping[str, Any]) -> None:
         super().__init__(family=sock.family, type=sock.type, proto=sock.proto, fileno=sock.detach())
         self._certificate = certificate
 
     def do_handshake(self) -> None:
-        """There is none."""
+        """Do nothing: there is no handshake."""
 
     def pending(self) -> int:
-        """Bytes that are here and that a selector does not show."""
+        """Return the number of decrypted bytes that a selector does not report, which is always 0."""
         return 0
 
     def getpeercert(self) -> Mapping[str, Any]:

@@ -1,9 +1,9 @@
-"""Where clients wait until they have said what they want, and until they have taken their answers: one thread for all.
+"""An HTTP listener that receives request heads and sends pending responses on a single thread.
 
-A connection costs a thread only once its TLS handshake is done, the whole head of a request is there, and this cannot
-be answered at once; until then it is one of a bounded number, with a deadline, and when there is no more room the one
-that has been here longest goes.  So clients that say nothing, or say it a byte at a time, cost some memory and nobody
-else's turn.  The same holds of those that do not read (`cdi.source.inbound.pending`).
+A connection gets a thread only when its TLS handshake is done, the head of a request is complete, and the request
+cannot be answered at once. Until then it is one of a limited number of pending connections with a deadline; beyond the
+limit the oldest is closed. Clients that send nothing, or send very slowly, therefore cost some memory but no thread.
+The same applies to clients that do not read (`cdi.source.inbound.pending`).
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ from cdi.source.inbound.visit import Visit
 
 MOST_WAITING = 1000
 HEAD_SECONDS = 15.0
-"""For a handshake and a head together."""
+"""Seconds for a handshake and a head together."""
 IDLE_SECONDS = 60.0
-"""Between two requests of one connection."""
+"""Seconds between two requests of one connection."""
 MAX_UNVERIFIED_REQUESTS = 100
-"""On one connection, by a client that has not shown who it is."""
+"""The maximum number of consecutive requests on one connection without authentication."""
 _SEND_BUFFER = 128 << 10
-"""Bytes that the kernel keeps for a client that does not read; it would let them grow to megabytes by itself."""
+"""The kernel's send buffer for a client that does not read, in bytes; by default it can grow to megabytes."""
 _LOOK_SECONDS = 1.0
 _LAST_SECONDS = 5.0
-"""At the end, for those who were interrupted to be answered and to hear it."""
+"""Seconds at shutdown for sending responses to interrupted requests."""
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _STACK = 2 << 20
-"""Bytes of a request's thread.  What C code calls itself for (JSON) is bounded to fit by far."""
+"""The stack size of a request's thread in bytes. The recursion of C code (JSON) is limited to far less."""
 _UNREADABLE = Head(method="", path="", query="", headers={}, length=1, keep_alive=False, expects=False)
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class _Guest:
-    """A client that is being listened to."""
+    """A connection whose request head is being received."""
 
     sock: ssl.SSLSocket
     until: float
     shaken: bool = False
     data: bytearray = field(default_factory=bytearray)
     idle: bool = False
-    """It was answered before, and nothing has come since."""
+    """Whether a response was sent and nothing has been received since."""
     unverified: int = 0
-    """Requests without anything that shows who it is, since it last showed that."""
+    """The number of requests since the last one with authentication."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +67,11 @@ class _Served:
     guest: _Guest
     visit: Visit
     stays: bool
-    """The connection may carry another request."""
+    """Whether the connection may carry another request."""
 
 
 class Reception:
-    """Listens from its making to its end."""
+    """A listener that accepts connections from its creation until `close`."""
 
     def __init__(
         self,
@@ -86,13 +86,19 @@ class Reception:
         most_waiting: int = MOST_WAITING,
         ended: Callable[[Visit], None] = lambda _: None,
     ) -> None:
-        """`begin` answers a request at once, or says what is to be done in a turn.
+        """Start listening.
 
-        It runs in the thread that serves all clients: it must not wait for anything, nor read a body.  Where it
-        answers it returns whether the connection may carry another request.
-
-        There are `most` turns at a time, of which requests that are not verified get `most_unverified`; `context` is
-        asked for every connection, so certificates may change; `ended` is told of every request.
+        Args:
+            listener: The listening socket, which is closed at the end.
+            context: Called for each connection, so that certificates can change.
+            begin: Answers a request and returns whether the connection may carry another one, or returns a `Turn` to
+                run in a thread. It is called on the selector thread, so it must neither block nor read a body.
+            most: The maximum number of concurrent turns.
+            most_unverified: The maximum number of concurrent turns of unverified requests; the default is `most`.
+            stall_timeout: Seconds a read of a body may take without receiving data.
+            head_seconds: Seconds for a handshake and a head together.
+            most_waiting: The maximum number of pending connections.
+            ended: Called after each request.
         """
         self._listener = listener
         self._context = context
@@ -106,7 +112,7 @@ class Reception:
         self._selector = selectors.DefaultSelector()
         self._guests: dict[_Guest, None] = {}
         self._ready: deque[_Guest] = deque()
-        """Those of whom something is here that the selector does not show."""
+        """Connections with received data that the selector does not report."""
         self._returned: list[_Served] = []
         self._pending = PendingAnswers(self._selector)
         self._farewells = Farewells(self._selector)
@@ -115,7 +121,7 @@ class Reception:
         self._left = threading.Condition(self._lock)
         self._ending = False
         self._alone = False
-        """Nobody comes any more, and who had said nothing yet is gone."""
+        """Whether the listener is closed, and so are all connections without a complete request."""
         self._ended = False
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         listener.setblocking(False)
@@ -131,12 +137,12 @@ class Reception:
 
     @property
     def busy(self) -> int:
-        """Turns that are taken."""
+        """The number of running turns."""
         with self._lock:
             return len(self._busy)
 
     def close(self, seconds: float = 0.0) -> None:
-        """Hear nobody new; those that are being served have `seconds` to come to an end, then they are interrupted."""
+        """Stop accepting, wait up to `seconds` for running requests, then interrupt them."""
         with self._left:
             self._ending = True
             self._wake()
@@ -158,11 +164,14 @@ class Reception:
         return not (self._busy or self._returned or self._pending.count or self._farewells.count)
 
     def _wake(self) -> None:
-        """With the lock, and not after the end: the pipe's number may be another's then."""
+        """Wake the selector thread.
+
+        The lock must be held, and the pipe must be open: otherwise the kernel may have reused the descriptor.
+        """
         with contextlib.suppress(OSError):
             os.write(self._wake_write, b"\0")
 
-    # --- the one thread -----------------------------------------------------------------------------------------
+    # --- Selector thread ---
 
     def _run(self) -> None:
         looked = time.monotonic()
@@ -181,7 +190,8 @@ class Reception:
                         self._pending.send(key.data)
                     elif key.data in self._guests:
                         self._listen(key.data)
-                # One request of each: who sends many at once waits for the others.
+                # Process one request of each connection, so that a client that sends many at once does not delay the
+                # others.
                 for _ in range(len(self._ready)):
                     guest = self._ready.popleft()
                     if guest in self._guests:
@@ -202,7 +212,7 @@ class Reception:
             self._farewells.end()
 
     def _turn_away(self) -> None:
-        """Those who have not said what they want; and nobody comes any more."""
+        """Close the listener and all connections without a complete request."""
         if self._listener.fileno() >= 0:
             self._selector.unregister(self._listener)
             self._listener.close()
@@ -216,8 +226,9 @@ class Reception:
         for number in range(64):
             try:
                 plain, _ = self._listener.accept()
-            except OSError as error:  # nobody any more, or gone already
-                # Without a descriptor left it fails where nobody waits as well: only the first time somebody does.
+            except OSError as error:  # nothing left to accept, or the client has already closed the connection
+                # Out of descriptors, accept() fails even without a waiting client. Only a failure of the first call
+                # shows that a client is waiting.
                 if error.errno in _NO_ROOM and not number:
                     self._make_room()
                 return
@@ -232,7 +243,7 @@ class Reception:
             self._seat(_Guest(sock=sock, until=time.monotonic() + self._head_seconds))
 
     def _make_room(self) -> None:
-        """Close a connection that nobody would miss: the process has no descriptor left for another one."""
+        """Close the least important connection, because the process has no descriptor left for a new one."""
         if self._guests:
             self._dismiss(next(iter(self._guests)))
         elif not self._pending.give_one_up():
@@ -273,14 +284,14 @@ class Reception:
         except ssl.SSLWantWriteError:
             self._selector.modify(guest.sock, selectors.EVENT_WRITE, guest)
             return
-        except OSError:  # the client's affair, and ssl.SSLError is one of them
+        except OSError:  # an error of the client's connection, which includes ssl.SSLError
             self._dismiss(guest)
             return
         self._rise(guest)
         self._receive(guest, parts)
 
     def _receive(self, guest: _Guest, parts: tuple[bytes, bytes] | None) -> None:
-        """Begin with a request: `parts` are its head and what came behind it, None where it is longer than any."""
+        """Process a request whose head and following bytes are `parts`; None if the head is too long."""
         head, rest, refusal = _UNREADABLE, b"", None
         if parts is None:
             refusal = UploadMalformed(f"the request's head has more than {MAX_HEAD} bytes", status=431)
@@ -310,7 +321,7 @@ class Reception:
             return self._begin(visit)
         except OSError:
             return False
-        except Exception as error:  # noqa: BLE001  a defect that one request meets must not end all others
+        except Exception as error:  # a defect in one request must not stop the thread that serves all others
             defect = InternalError(f"{type(error).__name__}: {error}")
             return not visit.answered and self._refuse(visit, defect)
 
@@ -319,7 +330,7 @@ class Reception:
         return visit.refuse(error, error.status if isinstance(error, UploadMalformed) else 500)
 
     def _take_turn(self, visit: Visit) -> bool:
-        """Whether there is one."""
+        """Start a turn; return False if too many are running."""
         with self._lock:
             if len(self._busy) >= self._most:
                 return False
@@ -332,13 +343,13 @@ class Reception:
         before = threading.stack_size(_STACK)
         try:
             threading.Thread(target=self._attend, args=(visit, guest, turn), name="visit", daemon=True).start()
-        except RuntimeError:  # no thread is to be had
+        except RuntimeError:  # no thread available
             self._part(_Served(guest=guest, visit=visit, stays=False))
         finally:
             threading.stack_size(before)
 
     def _settle(self, served: _Served) -> None:
-        """See to it that the answer goes out, and then to the connection."""
+        """Make sure the rest of the response is sent, then continue with the connection."""
         outgoing = served.visit.outgoing
         if outgoing is None:
             self._answered(served)
@@ -351,7 +362,7 @@ class Reception:
         )
 
     def _answered(self, served: _Served) -> None:
-        """Listen for another request, or hang up."""
+        """Wait for the next request on the connection, or close it."""
         guest, visit = served.guest, served.visit
         if not served.stays or self._ending:
             if visit.hang_up():
@@ -374,7 +385,7 @@ class Reception:
         for served in returned:
             self._settle(served)
 
-    # --- a request's thread -------------------------------------------------------------------------------------
+    # --- Request threads ---
 
     def _attend(self, visit: Visit, guest: _Guest, turn: Turn) -> None:
         again = False
@@ -389,7 +400,7 @@ class Reception:
                 self._part(_Served(guest=guest, visit=visit, stays=again))
 
     def _part(self, served: _Served) -> None:
-        """Give the turn back, and the connection to the one thread."""
+        """End the turn and return the connection to the selector thread."""
         served.visit.end()
         with self._left:
             self._busy.discard(served.visit)

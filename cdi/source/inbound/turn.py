@@ -1,4 +1,4 @@
-"""The two halves of serving a request: what is answered at once, and what may wait and takes a turn for that."""
+"""The division of a request into a non-blocking part and a part that runs in a thread."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from cdi.source.inbound.visit import Visit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """What is left to do for a request, and may wait: it is done in a thread of its own, one of a bounded number."""
+    """The part of a request that may block; it runs in its own thread, one of a limited number."""
 
     run: Callable[[Visit], bool]
-    """Answers; whether the connection may carry another request."""
+    """Sends the response; returns whether the connection may carry another request."""
     verified: bool
-    """The client has shown a token or certificate that is good."""
+    """Whether the client has presented a valid token or certificate."""
 
 
 def in_turns(serve: Callable[[Visit], bool], *, at_once: Container[str] = ()) -> Callable[[Visit], Turn | bool]:
-    """Have `serve` answer every request in a turn, except those of the paths of `at_once`, which must not wait."""
+    """Return a `begin` that runs `serve` in a turn, or at once for the paths in `at_once`, which must not block."""
     turn = Turn(run=serve, verified=True)
     return lambda visit: serve(visit) if visit.head.path in at_once else turn

@@ -1,4 +1,4 @@
-"""One connection of a client, from a request's head on, with blocking calls."""
+"""One request of a client after its head was received, with blocking calls."""
 
 from __future__ import annotations
 
@@ -25,22 +25,27 @@ _REASONS = {460: "Checksum Mismatch"}
 
 
 class Visit:
-    """A request and its one answer.
-
-    Used by one thread at a time, but for `interrupt`.
-    """
+    """A request and its single response; used by one thread at a time, except for `interrupt`."""
 
     def __init__(self, sock: ssl.SSLSocket, head: Head, beginning: bytes, *, stall_timeout: float, where: str) -> None:
-        """`beginning` is what came with the head and belongs to the body; `stall_timeout` is in seconds."""
+        """Set up the request.
+
+        Args:
+            sock: The connection.
+            head: The head of the request.
+            beginning: The bytes received after the head, which belong to the body.
+            stall_timeout: Seconds a read may take without receiving data.
+            where: The location for messages.
+        """
         self.head = head
         self.status: int | None = None
-        """Of the answer, once there is one."""
+        """The status of the response, once there is one."""
         self.verified = False
-        """The client has shown a token or certificate that is good."""
+        """Whether the client has presented a valid token or certificate."""
         self.last = False
-        """The connection is to carry no other request, whatever the client wishes."""
+        """Whether the connection must not carry another request, whatever the client asks for."""
         self.outgoing: Outgoing | None = None
-        """What the client has not taken yet of the answer."""
+        """The part of the response that the client has not accepted yet."""
         self._sock = sock
         self._connection = Connection(sock, None, stall_timeout=stall_timeout, where=where)
         self._connection.unread(beginning)
@@ -49,7 +54,7 @@ class Visit:
         self._lock = threading.Lock()
         self._interrupted = False
         self._signal: int | None = None
-        """An eventfd, while somebody may be reading the body."""
+        """An eventfd, while a thread may be reading the body."""
 
     @property
     def answered(self) -> bool:
@@ -64,12 +69,12 @@ class Visit:
 
     @property
     def interrupted(self) -> bool:
-        """Whether `interrupt` was called: the server is stopping, and a response can still be sent."""
+        """True after `interrupt`: the server is stopping, and a response can still be sent."""
         return self._interrupted
 
     @property
     def body(self) -> Body:
-        """The request's body; whoever waits to be told to send it is told so."""
+        """The body of the request; the first access sends 100 Continue if the client expects it."""
         if self._body is None:
             head = self.head
             framing = Framing.CHUNKED if head.length is None else Framing.LENGTH
@@ -82,27 +87,27 @@ class Visit:
         return self._body
 
     def inform(self, status: int, headers: Mapping[str, str] | None = None) -> None:
-        """Send an informational response (RFC 9110, section 15.2), by the thread that reads the body.
+        """Send an informational response (RFC 9110, section 15.2) from the thread that reads the body.
 
-        Raises `ConnectionLost` where the client is gone.
+        Raises `ConnectionLost` if the client closed the connection.
         """
         self._continued |= status == 100
         fields = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         self._connection.send(f"HTTP/1.1 {status} {_reason(status)}\r\n{fields}\r\n".encode("latin-1"))
 
     def is_gone(self, seconds: float) -> bool:
-        """Whether the client hangs up within so many seconds; what it has sent stays unread.
+        """Return whether the client closes the connection within `seconds`; received data stays unread.
 
-        A client that only ends its own side (``shutdown``, section 9.6 of RFC 9112) counts as gone, too.
+        A client that only half-closes the connection (``shutdown``, RFC 9112, section 9.6) counts as gone too.
         """
         poller = select.poll()
         poller.register(self._sock, select.POLLRDHUP)
         return bool(poller.poll(seconds * 1000)) and not self.interrupted
 
     def small_body(self, limit: int) -> bytes:
-        """Read the whole body, which has to be there within one stall time-out.
+        """Return the whole body, which has to arrive within one stall timeout.
 
-        Raises `UploadMalformed` where it has more than `limit` bytes, and what reading it raises.
+        Raises `UploadMalformed` if it has more than `limit` bytes, and what reading it raises.
         """
         body, data, buffer = self.body, bytearray(), memoryview(bytearray(limit + 1))
         with self._connection.deadline():
@@ -113,14 +118,14 @@ class Visit:
         return bytes(data)
 
     def heed(self, other: int | None) -> None:
-        """From now on reading the body raises `Overheard` where there is something to read at this descriptor."""
+        """Make reads of the body raise `Overheard` if the descriptor `other` is readable; None turns this off."""
         self._connection.heed(other)
 
     def fileno(self) -> int:
         return self._sock.fileno()
 
     def interrupt(self) -> None:
-        """From any thread: a read of the body fails; an answer can still be sent."""
+        """Make reads of the body fail; a response can still be sent. Thread-safe."""
         with self._lock:
             self._interrupted = True
             if self._signal is not None:
@@ -134,9 +139,9 @@ class Visit:
         content_type: str = "text/plain; charset=utf-8",
         headers: Mapping[str, str] | None = None,
     ) -> bool:
-        """Answer without waiting for the client; what it does not take at once stays in `outgoing`.
+        """Respond without waiting for the client; what it does not accept at once stays in `outgoing`.
 
-        Returns whether the connection may carry another request, once all of this is sent.
+        Returns whether the connection may carry another request once all of this is sent.
         """
         if self.answered:
             raise InternalError("a request was answered twice")
@@ -160,7 +165,7 @@ class Visit:
         return reusable
 
     def refuse(self, error: CdiError | Failure, status: int, *, headers: Mapping[str, str] | None = None) -> bool:
-        """Answer with a failure: as a sentence, or as JSON where the client likes that better."""
+        """Respond with an error, as text or, if the client accepts it, as JSON."""
         if "application/json" in self.head.headers.get("accept", ""):
             document = {"code": error.code, "message": error.message, "retry": error.retry}
             body = json.dumps(document).encode() + b"\n"
@@ -168,24 +173,24 @@ class Visit:
         return self.answer(status, f"error[{error.code}]: {error.message}\n".encode(), headers=headers)
 
     def rest(self) -> bytes:
-        """What came of the next request already."""
+        """Return and remove the bytes already received of the next request."""
         return self._connection.held()
 
     def end(self) -> None:
-        """Nobody reads the body any more."""
+        """Release the eventfd when no thread reads the body any more."""
         with self._lock:
             if self._signal is not None:
                 os.close(self._signal)
                 self._signal = None
 
     def hang_up(self) -> bool:
-        """Send nothing more.  True where the socket is still to be closed, when the client has hung up as well.
+        """Stop sending; return whether the caller must still drain and close the socket.
 
-        One that was answered would lose its answer otherwise (`farewell`).
+        Without draining, the client could lose the response (`farewell`).
         """
         if self.answered:
             with contextlib.suppress(OSError, ValueError):
-                # The plain connection: nothing of what is still to come counts, so nobody need decipher it.
+                # Shut down below TLS: the remaining input is discarded, so it need not be decrypted.
                 socket.socket.shutdown(self._sock, socket.SHUT_WR)
                 return True
         self._connection.close()

@@ -23,7 +23,7 @@ _MOST = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Challenge:
-    """One way to prove who one is; `scheme` and the parameters' names are lower case."""
+    """One authentication method; `scheme` and the parameters' names are in lower case."""
 
     scheme: str
     parameters: dict[str, str] = field(default_factory=dict)

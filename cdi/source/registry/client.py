@@ -37,7 +37,7 @@ _STATED = frozenset({"sha256", "sha384", "sha512"})
 
 @dataclass(slots=True)
 class Access:
-    """What was found out about reaching one repository."""
+    """The state of the access to one repository."""
 
     base: Url
     """The base URL, which ends in ``/v2/``."""

@@ -41,7 +41,7 @@ _FOREIGN = ("foreign", "nondistributable")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Descriptor:
-    """A piece of content: what it is, its digest, its length in bytes."""
+    """A reference to content by media type, digest and size in bytes."""
 
     media_type: str
     digest: Digest

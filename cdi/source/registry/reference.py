@@ -117,7 +117,7 @@ class Reference:
 
     @property
     def hostname(self) -> str:
-        """Without port and brackets."""
+        """The host without port and brackets."""
         name = self.server
         if name.startswith("["):
             return name[1 : name.index("]")]
