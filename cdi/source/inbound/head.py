@@ -87,7 +87,7 @@ def _fields(lines: list[bytes]) -> dict[str, str]:
         raise UploadMalformed(f"the request has more than {MAX_FIELDS} header fields", status=431)
     headers: dict[str, str] = {}
     for line in lines:
-        # A single regular expression would backtrack quadratically over a run of blanks.
+        # A single regular expression for the whole line would backtrack excessively on a run of blanks.
         before, colon, after = line.partition(b":")
         if not colon or not _NAME.fullmatch(before) or _BAD.search(after):
             raise UploadMalformed("a header field cannot be read")

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 GRACE = 8.0
-"""Seconds that any response may take."""
+"""Seconds in which any response may be sent."""
 SLOWEST = 16 << 10
-"""The minimum transfer rate in bytes per second, which extends that time for long responses."""
+"""A transfer rate in bytes per second; the time for a response at this rate is added to `GRACE`."""
 MAX_ANSWERS = 500
 MAX_BYTES = 64 << 20
 """The maximum size of all pending responses together, in bytes."""

@@ -62,7 +62,7 @@ class _Guest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Served:
-    """A request that is over, but for what its client has still to take."""
+    """A finished request whose response may not be fully sent."""
 
     guest: _Guest
     visit: Visit
@@ -228,7 +228,7 @@ class Reception:
                 plain, _ = self._listener.accept()
             except OSError as error:  # nothing left to accept, or the client has already closed the connection
                 # Out of descriptors, accept() fails even without a waiting client. Only a failure of the first call
-                # shows that a client is waiting.
+                # after the selector reported the listener shows that a client is waiting.
                 if error.errno in _NO_ROOM and not number:
                     self._make_room()
                 return
@@ -321,7 +321,7 @@ class Reception:
             return self._begin(visit)
         except OSError:
             return False
-        except Exception as error:  # a defect in one request must not stop the thread that serves all others
+        except Exception as error:  # noqa: BLE001  a defect in one request must not stop the thread that serves all others
             defect = InternalError(f"{type(error).__name__}: {error}")
             return not visit.answered and self._refuse(visit, defect)
 

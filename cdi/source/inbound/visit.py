@@ -186,7 +186,7 @@ class Visit:
     def hang_up(self) -> bool:
         """Stop sending; return whether the caller must still drain and close the socket.
 
-        Without draining, the client could lose the response (`farewell`).
+        Without draining, the client could lose the response (see `cdi.source.inbound.farewell`).
         """
         if self.answered:
             with contextlib.suppress(OSError, ValueError):
