@@ -13,7 +13,7 @@ from cdi.api.digest import Digest
 
 
 class Ending(enum.Enum):
-    """The ways to tell the end of a content from a truncated transfer."""
+    """The ways to distinguish the end of the content from a truncated transfer."""
 
     FRAMED = enum.auto()
     """The framing shows the end: an announced length, chunks, the boundary of a form."""

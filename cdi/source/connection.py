@@ -20,10 +20,10 @@ CONNECT_TIMEOUT = 30.0
 """Seconds for connecting to each address of a host, and for a TLS handshake."""
 MAX_ADDRESSES = 16
 MAX_IDLE = 64
-"""Idle connections that a pool keeps."""
+"""The maximum number of idle connections in a pool."""
 MAX_IDLE_SECONDS = 50.0
-"""Seconds an idle connection is kept. Most servers close idle connections after 60 s or more; an earlier close
-(Apache: 5 s) is detected before reuse.
+"""Seconds an idle connection is kept. Most servers close idle connections after 60 s or more (nginx: 75 s); an
+earlier close (Apache: 5 s) is detected before reuse.
 """
 _NO_SUCH_HOST = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 """Resolver errors for a name that the name servers answer for but that has no address."""
@@ -130,7 +130,7 @@ class Dialer:
 
 
 def resolution_error(host: str, error: OSError, *, where: str) -> SourceUnreachable:
-    """Return the error for a failed name resolution, which tells a missing host from an unreachable name server."""
+    """Return the error for a failed name resolution: an unknown host, or name servers that did not answer."""
     what = f"the name {host} cannot be resolved: {error.strerror}"
     kind = SourceHostUnknown if error.errno in _NO_SUCH_HOST else SourceUnreachable
     return kind(what, where=where)

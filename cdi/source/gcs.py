@@ -61,7 +61,7 @@ def _tokens(spec: GcsSourceSpec, location: GcsLocation, *, emulator: bool) -> To
     trusted = location.google or spec.endpoint is not None
     if path is None and (emulator or not trusted or not os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")):
         return None
-    # google-auth takes 0.17 s of CPU time to import, which public objects save.
+    # google-auth takes 0.17 s of CPU time to import, which is avoided for public objects.
     from cdi.source.gcs_credentials import Tokens
 
     if path is not None:

@@ -153,9 +153,9 @@ class HttpSource:
         checks.refuse_html(beginning, page.url)
 
     def _whole(self, response: Response) -> SourceFacts:
-        """Return the facts from a complete response, which is kept for the first reader.
+        """Return the facts from a complete response.
 
-        Some URLs work only once.
+        Without ranges, the response is kept for the first reader, because some URLs work only once.
         """
         checks.refuse_status(response)
         length = response.body.length

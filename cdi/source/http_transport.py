@@ -66,8 +66,8 @@ class Transport:
     def get(self, url: Url, headers: Headers, cancel: Canceller) -> Response:
         """Send a GET and read the head of the response, which the caller passes to `finish` or `abandon`.
 
-        An idle connection that the server has closed is replaced by a new one, once. A status code never raises;
-        otherwise a `SourceError` or `Interrupted` is raised.
+        An idle connection that the server has closed is replaced by a new one, once. Raises `SourceError`s and
+        `Interrupted`, but never because of a status code.
         """
         proxy = self._proxies.for_url(url)
         target = url.target

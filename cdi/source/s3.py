@@ -149,7 +149,7 @@ class S3Endpoint:
         signed: Headers = sign(url, keys, region=region, now=session.now(), headers=headers)
         return HttpRequest(url=url, secret_headers=signed)
 
-    def refused(self, status: int) -> bool:  # noqa: ARG002  # the contract's; what matters is what has changed since
+    def refused(self, status: int) -> bool:  # noqa: ARG002  # part of the protocol; only changed state matters here
         """Return whether the region, the clock correction or the keys have changed since the request was signed."""
         used = self._used
         if used.region != self._session.region or used.skew != self._session.skew:
@@ -235,8 +235,8 @@ class S3Source(HttpSource):
     def _checksum(self) -> tuple[Digest, ...]:
         """Request the whole object, but read only the head, because range responses have no checksum of the whole.
 
-        This requires no more than read permission. Errors of the request are ignored, as reading the bytes will report
-        them.
+        This requires no more than read permission. Errors of the request are ignored, because reading the bytes will
+        report them.
         """
         request = self._s3.request({"x-amz-checksum-mode": "ENABLED"})
         try:

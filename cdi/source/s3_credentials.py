@@ -70,7 +70,7 @@ class ChainIdentity:
 
     def __init__(self, tls: Tls, proxy: Proxy) -> None:
         """Find credentials; raise `SourceCredentialsInvalid` or `SourceUnreachable` if configured ones do not work."""
-        # The import takes 0.2 s of CPU time, which jobs with their own secret save.
+        # The import takes 0.2 s of CPU time, which is avoided for jobs with their own secret.
         import botocore.config
         import botocore.session
 

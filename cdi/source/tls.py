@@ -16,7 +16,7 @@ from cdi.api.job import Tls
 MAX_CA_FILE = 4 << 20
 MAX_CA_FILES = 1000
 _PEM = b"-----BEGIN CERTIFICATE-----"
-# X509_V_ERR_* of openssl/x509_vfy.h, as `SSLCertVerificationError.verify_code` gives them.
+# X509_V_ERR_* in openssl/x509_vfy.h, which `SSLCertVerificationError.verify_code` contains.
 _REASONS = {
     9: "is not valid yet",
     10: "has expired",
@@ -129,6 +129,6 @@ def _summary(der: bytes) -> str:
             f"names {', '.join(names[:8]) or 'none'}",
             f"valid {cert.not_valid_before_utc:%Y-%m-%d} to {cert.not_valid_after_utc:%Y-%m-%d}",
         ]
-    except Exception:  # noqa: BLE001  # a certificate made to confuse its reader must not hide the real failure
+    except Exception:  # noqa: BLE001  # a malformed certificate must not hide the original error
         return ""
     return "; ".join("".join(c if c.isprintable() else "?" for c in part)[:300] for part in parts)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 GRACE = 8.0
-"""Seconds in which any response may be sent."""
+"""Seconds allowed for sending any response."""
 SLOWEST = 16 << 10
 """A transfer rate in bytes per second; the time for a response at this rate is added to `GRACE`."""
 MAX_ANSWERS = 500

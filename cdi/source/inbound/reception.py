@@ -321,7 +321,7 @@ class Reception:
             return self._begin(visit)
         except OSError:
             return False
-        except Exception as error:  # noqa: BLE001  a defect in one request must not stop the thread that serves all others
+        except Exception as error:  # noqa: BLE001  a defect in one request must not stop the listener
             defect = InternalError(f"{type(error).__name__}: {error}")
             return not visit.answered and self._refuse(visit, defect)
 
@@ -330,7 +330,7 @@ class Reception:
         return visit.refuse(error, error.status if isinstance(error, UploadMalformed) else 500)
 
     def _take_turn(self, visit: Visit) -> bool:
-        """Start a turn; return False if too many are running."""
+        """Reserve a turn for the request; return False if too many are running."""
         with self._lock:
             if len(self._busy) >= self._most:
                 return False

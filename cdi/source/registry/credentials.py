@@ -18,7 +18,7 @@ from cdi.api.job import Credentials
 from cdi.source.registry.reference import DOCKER_HUB, DOCKER_HUB_ALIASES, Reference
 
 _LIMIT = 1 << 20
-_TOKEN_USER = "<token>"  # noqa: S105 - Docker's own mark for "the password is an identity token"
+_TOKEN_USER = "<token>"  # noqa: S105 - Docker's marker for "the password is an identity token"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

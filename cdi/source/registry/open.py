@@ -202,7 +202,7 @@ class _BlobEndpoint:
     def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> CdiError | None:
         return explain_refusal(status, headers, body, self.location)
 
-    def sibling(self, name: str) -> None:  # noqa: ARG002  # the contract's
+    def sibling(self, name: str) -> None:  # noqa: ARG002  # part of the protocol
         return None
 
 
