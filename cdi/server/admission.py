@@ -1,4 +1,4 @@
-"""Whether an object may be written: what `cdi.api.validation` finds, and what takes a look at other objects."""
+"""Validation at admission: the checks of `cdi.api.validation`, and those that need other objects."""
 
 from __future__ import annotations
 
@@ -26,24 +26,27 @@ _NOT_INSTALLED = ("", "Error")
 
 
 class Cluster(Protocol):
-    """The other objects.  What is asked of the API server raises a `CdiError` where that does not answer."""
+    """The other objects; methods that query the API server raise a `CdiError` if that fails."""
 
     async def claim(self, namespace: str, name: str) -> dict[str, Any] | None:
-        """A PersistentVolumeClaim, as it is now."""
+        """Return a PersistentVolumeClaim, bypassing any cache."""
 
     async def has_data_volumes(self) -> bool: ...
 
     def adopts_claims(self) -> bool:
-        """DataVolumes take existing claims also where they do not ask for it (a feature gate)."""
+        """Return whether DataVolumes adopt existing PVCs without requesting it (a feature gate)."""
 
 
 async def validate(review: Review, cluster: Cluster, *, apart: bool = False) -> Verdict:
-    """Every problem of an object that is to be made or changed, or why it may not be deleted.
+    """Return the problems of an object that is created or changed, or the reason why it must not be deleted.
 
-    `apart` says that the object is so large that others are not to wait until it is looked through.
+    Args:
+        review: The request.
+        cluster: The other objects; its errors are raised.
+        apart: Whether the object is so large that it has to be examined in another thread.
 
-    Raises `InvalidManifest` where the object is not of the kind that the question is about, and whatever `cluster`
-    raises.
+    Raises:
+        InvalidManifest: The object is not of the kind that the request names.
     """
     if review.operation is Operation.DELETE:
         return await _uninstall(review, cluster)
@@ -68,7 +71,7 @@ def _check_kind(review: Review) -> None:
 
 
 def _warnings(model: KubeObject | None) -> list[str]:
-    """Fields that this version does not follow; the API server drops those that the definition does not have."""
+    """Return a warning for each unknown field; the API server itself drops those missing in the definition."""
     if model is None:
         return []
     skipped = ("metadata.", "status.", "apiVersion", "kind")
@@ -76,7 +79,7 @@ def _warnings(model: KubeObject | None) -> list[str]:
 
 
 async def _destination(review: Review, model: KubeObject | None, cluster: Cluster) -> list[Problem]:
-    """A claim of the DataVolume's name that is there and is not meant for it."""
+    """Return the problem that a PVC with the DataVolume's name exists and is not meant for it."""
     meta = model.metadata if model is not None else None
     name, namespace = (meta.name if meta is not None else None) or review.name, review.namespace
     if not name or not namespace:
@@ -84,7 +87,7 @@ async def _destination(review: Review, model: KubeObject | None, cluster: Cluste
     try:
         claim = await cluster.claim(namespace, name)
     except InvalidManifest:
-        return []  # no claim can have such a name, which is a problem already
+        return []  # an invalid PVC name, which has been reported already
     annotations = (meta.annotations if meta is not None else None) or {}
     if claim is None or may_exist(claim, name, annotations, adopts=cluster.adopts_claims()):
         return []
@@ -96,10 +99,10 @@ async def _destination(review: Review, model: KubeObject | None, cluster: Cluste
 
 
 def may_exist(claim: dict[str, Any], name: str, annotations: dict[str, str], *, adopts: bool) -> bool:
-    """Whether a claim that is there before the DataVolume `name` with these annotations is no obstacle to it.
+    """Return whether an existing PVC does not prevent the DataVolume `name` with these annotations.
 
-    It was filled for the DataVolume, is named as filled before, is adopted, belongs to an earlier DataVolume of the
-    same name and goes with it, or is being deleted anyway.
+    This is so if it was populated for the DataVolume, is declared as pre-populated, is adopted, belongs to an earlier
+    DataVolume of the same name and is deleted with it, or is being deleted anyway.
     """
     metadata = claim.get("metadata") or {}
     noted = metadata.get("annotations") or {}
@@ -120,7 +123,7 @@ def _controller(claim: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _uninstall(review: Review, cluster: Cluster) -> Verdict:
-    """The CDI object stays while it protects DataVolumes."""
+    """Deny the deletion of the CDI object while it protects DataVolumes."""
     spec, status = review.old.get("spec"), review.old.get("status")
     strategy = spec.get("uninstallStrategy") if isinstance(spec, dict) else None
     phase = (status.get("phase") or "") if isinstance(status, dict) else ""

@@ -1,7 +1,7 @@
-"""The aggregated API ``upload.cdi.kubevirt.io``: whoever may create an UploadTokenRequest gets a token in return.
+"""Aggregated API ``upload.cdi.kubevirt.io``: creating an UploadTokenRequest returns an upload token.
 
-Nothing of it is stored.  The API server passes requests on to here (an APIService leads it) and has asked who it is,
-and what they may; both are asked again here, since others can reach this port as well.
+Nothing is stored. The API server forwards requests to this service (registered as an APIService) after it has
+authenticated and authorized them. Both checks are repeated here, because other clients can reach this port as well.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from cdi.server.aggregated_documents import GROUP_PATH, KIND
 
 LOG = logging.getLogger(__name__)
 MAX_REQUEST = 64 << 10
-"""Bytes; it says the name of a claim."""
+"""Largest accepted request body in bytes; a request contains little more than the name of a PVC."""
 PATIENCE = 10.0
-"""Seconds in which a body has to be there."""
+"""Seconds within which the request body has to arrive."""
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
-"""What the API server makes names of: no vowels, so no words."""
+"""Characters of generated names, as in the API server: no vowels, so that no words appear."""
 _REASONS = {
     HTTPStatus.BAD_REQUEST: "BadRequest",
     HTTPStatus.UNAUTHORIZED: "Unauthorized",
@@ -59,7 +59,7 @@ _REASONS = {
 
 
 class _Refusal(Exception):
-    """An answer that is none: a ``Status``."""
+    """An error response with a ``Status`` body."""
 
     def __init__(
         self, status: HTTPStatus, message: str, *, name: str = "", kind: str = "", problems: Sequence[Problem] = ()
@@ -83,7 +83,7 @@ class _Refusal(Exception):
 
 
 class Aggregated:
-    """Serves it."""
+    """Request handlers of the aggregated API."""
 
     def __init__(
         self,
@@ -94,19 +94,27 @@ class Aggregated:
         signing_key: str,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`signing_key` is the name of a Secret in `namespace`."""
+        """Create the handlers; `refresh` has to run before tokens can be issued.
+
+        Args:
+            client: The API server.
+            cluster: Cached PVCs.
+            namespace: The namespace of the signing key.
+            signing_key: The name of the Secret that holds the signing key.
+            now: The clock, in seconds since the epoch.
+        """
         self._client, self._cluster, self._now = client, cluster, now
         self._namespace, self._secret = namespace, signing_key
         self._key: SigningKey | None = None
         self.front_proxy = FrontProxy()
 
     async def refresh(self) -> None:
-        """Learn whom to believe, and have a key.  Raises whatever the API server answers."""
+        """Read the front proxy's configuration and read or create the signing key; raise the API server's errors."""
         self.front_proxy = await front_proxy(self._client)
         self._key = await ensure_signing_key(self._client, self._namespace, self._secret)
 
     def sign(self, claims: Claims) -> str:
-        """A token.  Raises `ClusterUnavailable` while there is no key."""
+        """Return a signed token; raise `ClusterUnavailable` while no key has been read."""
         if self._key is None:
             raise ClusterUnavailable("there is no key for tokens yet", remedy="try again")
         return self._key.sign(claims, self._now())
@@ -133,10 +141,10 @@ class Aggregated:
             LOG.info("no token", extra=fields(status=int(refusal.status), reason=str(refusal)))
             answer = _json(refusal.body, refusal.status)
             if refusal.status is HTTPStatus.UNAUTHORIZED:
-                # The next connection may be asked for a certificate that this one was not asked for.
+                # The next connection may be asked for a client certificate that this one was not asked for.
                 answer.force_close()
             return answer
-        except InvalidManifest as error:  # a name that is none
+        except InvalidManifest as error:  # an invalid name
             return _json(_Refusal(HTTPStatus.BAD_REQUEST, error.what).body, HTTPStatus.BAD_REQUEST)
         except CdiError as error:
             LOG.warning("a token could not be made", exc_info=error)
@@ -196,7 +204,7 @@ class Aggregated:
 
 
 def _certificate(request: web.Request) -> bytes | None:
-    """The client's, DER; the handshake has checked it."""
+    """Return the client's certificate (DER), which the TLS handshake has verified."""
     connection = request.transport.get_extra_info("ssl_object") if request.transport is not None else None
     return connection.getpeercert(binary_form=True) if isinstance(connection, ssl.SSLObject) else None
 
@@ -217,7 +225,7 @@ async def _body(request: web.Request) -> bytes:
 
 
 def _read(data: bytes, namespace: str, strictness: str) -> tuple[dict[str, Any], list[str]]:
-    """The request as an object, with a name, and what there is to warn of."""
+    """Return the validated request as an object with a name, and the warnings to send."""
     try:
         document = parse_json(data)
     except ValueError as error:
@@ -230,7 +238,7 @@ def _read(data: bytes, namespace: str, strictness: str) -> tuple[dict[str, Any],
     if metadata.get("namespace") not in (None, "", namespace):
         raise _Refusal(HTTPStatus.BAD_REQUEST, "the namespace of the object and that of the request are not the same")
     if not metadata.get("name"):
-        # It is never stored, so that no name can be missing or taken.
+        # Requests are never stored, so a generated name cannot collide.
         metadata["name"] = str(metadata.get("generateName") or "token-") + _suffix()
     document = {**document, "metadata": {**metadata, "namespace": namespace}}
     document.pop("status", None)
@@ -256,7 +264,7 @@ def _suffix() -> str:
 
 
 def _as_wanted(made: dict[str, Any], accept: str) -> dict[str, Any]:
-    """The object, or a table of it."""
+    """Return the object in the representation that `accept` asks for: as it is, or as a Table."""
     for part in accept.split(","):
         options = {item.strip() for item in part.split(";")}
         if "as=Table" in options and "g=meta.k8s.io" in options:
@@ -307,7 +315,7 @@ def _document(make: Callable[[], dict[str, Any]]) -> Callable[[web.Request], Any
 
 
 async def _not_found(request: web.Request) -> web.Response:
-    """Answer 404 whatever is asked of a named request: none is ever stored, and clients look before they create one."""
+    """Answer 404 for any named request: none is ever stored, and clients send GET before they create one."""
     name = shown(request.match_info["name"])
     refusal = _Refusal(HTTPStatus.NOT_FOUND, f'{KIND.plural}.{KIND.group} "{name}" not found', name=name)
     return _json(refusal.body, refusal.status)

@@ -1,7 +1,7 @@
-"""Who asks the aggregated API, and whether they may: both are the API server's to say.
+"""Authentication and authorization of requests to the aggregated API; both are delegated to the API server.
 
-It passes users' requests on with its own client certificate and their names in headers.  What comes from elsewhere with
-such headers is not believed; a bearer token that somebody brings along is looked up there (TokenReview).
+The API server forwards users' requests with its own client certificate and their names in headers. Such headers are
+ignored on requests from other clients; a bearer token is verified by the API server (TokenReview).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST_GROUPS = 1000
 
 
 class Headers(Protocol):
-    """A request's, by name whatever the case; one may be there several times."""
+    """The headers of a request: names are case-insensitive and may be repeated."""
 
     def get(self, name: str, default: str, /) -> str: ...
 
@@ -39,7 +39,7 @@ class Headers(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
-    """Who asks."""
+    """The authenticated user of a request."""
 
     name: str
     uid: str = ""
@@ -49,21 +49,21 @@ class User:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontProxy:
-    """By what an API server is known that passes requests on."""
+    """How the API server is identified when it forwards requests."""
 
     authorities: str = ""
-    """PEM of who signed its certificate; empty where none is to be believed."""
+    """PEM bundle of the authorities that sign its client certificate; empty if no certificate is trusted."""
     names: tuple[str, ...] = ()
-    """It has one of these; any where empty."""
+    """Accepted common names of its certificate; empty accepts any."""
     user: tuple[str, ...] = ("X-Remote-User",)
     uid: tuple[str, ...] = ("X-Remote-Uid",)
     group: tuple[str, ...] = ("X-Remote-Group",)
     extra: tuple[str, ...] = ("X-Remote-Extra-",)
-    """Prefixes."""
+    """Prefixes of header names."""
 
     @classmethod
     def read(cls, data: Mapping[str, str]) -> Self:
-        """Of the ConfigMap in which the API server says it; what cannot be read is not believed."""
+        """Parse the data of the API server's ConfigMap; return one that trusts no certificate if malformed."""
         try:
             return cls(
                 authorities=data.get("requestheader-client-ca-file", ""),
@@ -78,9 +78,9 @@ class FrontProxy:
             return cls()
 
     def user_of(self, certificate: bytes | None, headers: Headers) -> User | None:
-        """The user in a request's headers, if it comes from the API server.
+        """Return the user named in a request's headers, or None if the API server did not send the request.
 
-        `certificate` (DER) is the client's, as far as the connection has proven that it holds the key.
+        `certificate` (DER) is the client's certificate; the TLS handshake has proven that the client holds its key.
         """
         name = _first(headers, self.user)
         if not certificate or not name or not self._knows(certificate):
@@ -99,14 +99,17 @@ class FrontProxy:
             names = [str(one.value) for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
         except ValueError:
             return False
-        # The connection may have believed an authority that was good when this process began, and is not any more.
+        # The TLS context may still trust an authority that was replaced after this process started.
         if not pki.issued_by(certificate, pki.read_bundle(self.authorities)):
             return False
         return not self.names or any(name in self.names for name in names)
 
 
 async def front_proxy(client: Client) -> FrontProxy:
-    """As the API server says it now; nobody where it does not.  Raises what says that the server is away."""
+    """Return the API server's current configuration.
+
+    Returns one that trusts no certificate if the ConfigMap cannot be read; raises retryable errors.
+    """
     try:
         found = await client.get(CONFIG_MAPS, _NAMESPACE, _NAME)
     except CdiError as error:
@@ -118,7 +121,7 @@ async def front_proxy(client: Client) -> FrontProxy:
 
 
 async def user_of_token(client: Client, token: str) -> User | None:
-    """Whose bearer token it is; None where it is nobody's.  Raises whatever the API server answers."""
+    """Return the user that a bearer token belongs to, or None if it is invalid; raise the API server's errors."""
     spec = {"token": token}
     answer = await _review(client, TOKEN_REVIEWS.path(None), TOKEN_REVIEWS.api_version, TOKEN_REVIEWS.kind, spec)
     user = answer.get("user") or {}
@@ -133,7 +136,7 @@ async def user_of_token(client: Client, token: str) -> User | None:
 
 
 async def may(client: Client, user: User, attributes: Mapping[str, str]) -> tuple[bool, str]:
-    """Whether a user may do something with a resource, and what is said about it.  Raises as `user_of_token` does."""
+    """Return whether a user may access a resource, and the reason given; raise the API server's errors."""
     spec = {
         "user": user.name,
         "uid": user.uid,
@@ -159,7 +162,7 @@ def _first(headers: Headers, names: tuple[str, ...]) -> str:
 
 
 def _texts(text: str) -> tuple[str, ...]:
-    """A JSON list.  Raises `ValueError`."""
+    """Return the strings of a JSON list; raise `ValueError` if `text` is anything else."""
     found: Any = parse_json(text)
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
         raise ValueError("no list of texts")

@@ -1,6 +1,6 @@
-"""What the aggregated API says of itself: discovery and OpenAPI, as the API server and kubectl ask for them.
+"""Discovery and OpenAPI documents of the aggregated API, as the API server and kubectl request them.
 
-It has one resource, which can be created and nothing else; so it is never listed, watched or collected as garbage.
+The API has one resource with the single verb "create". It is therefore never listed, watched or garbage-collected.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VERSION_PATH = f"{GROUP_PATH}/{KIND.version}"
 COLLECTION = f"{VERSION_PATH}/namespaces/{{namespace}}/{KIND.plural}"
 _ITEM = f"{COLLECTION}/{{name}}"
 API_SERVICE = f"{VERSION}.{KIND.group}"
-"""The name of the APIService that leads here."""
+"""The name of the APIService that registers this API."""
 _VERBS = ["create"]
 _GVK = {"group": KIND.group, "version": KIND.version, "kind": KIND.name}
 _MODEL = "io.kubevirt.cdi.upload.v1beta1.UploadTokenRequest"
@@ -46,17 +46,17 @@ def _group() -> Document:
 
 
 def group_list() -> Document:
-    """``/apis``."""
+    """Return the document at ``/apis``."""
     return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [_group()]}
 
 
 def group() -> Document:
-    """``/apis/GROUP``."""
+    """Return the document at ``/apis/GROUP``."""
     return {"kind": "APIGroup", "apiVersion": "v1", **_group()}
 
 
 def resource_list() -> Document:
-    """``/apis/GROUP/VERSION``."""
+    """Return the document at ``/apis/GROUP/VERSION``."""
     resource = {
         "name": KIND.plural,
         "singularName": KIND.singular,
@@ -69,9 +69,9 @@ def resource_list() -> Document:
 
 
 def discovery(accept: str) -> tuple[str, Document]:
-    """``/apis`` in the form that is wanted: the content type, and the document.
+    """Return the content type and the document at ``/apis`` in the representation that `accept` asks for.
 
-    The API server asks for aggregated discovery first (KEP-3352), and takes the older form where it gets that.
+    The API server asks for aggregated discovery first (KEP-3352), and accepts the older form in response.
     """
     for part in accept.split(","):
         wanted = dict(item.strip().partition("=")[::2] for item in part.split(";")[1:])
@@ -108,7 +108,7 @@ def _aggregated(version: str) -> Document:
 
 
 def openapi_v2() -> Document:
-    """``/openapi/v2``: Swagger, which the API server merges into its own."""
+    """Return the document at ``/openapi/v2`` (Swagger), which the API server merges into its own."""
     parameters = [
         {"name": name, "in": "query", "type": "string", "uniqueItems": True, "description": text}
         for name, text in _QUERY.items()
@@ -136,7 +136,7 @@ def openapi_v2() -> Document:
 
 
 def openapi_v3() -> Document:
-    """``/openapi/v3/apis/GROUP/VERSION``."""
+    """Return the document at ``/openapi/v3/apis/GROUP/VERSION``."""
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{_MODEL}"}}}
     text = {"type": "string", "uniqueItems": True}
     parameters = [{"name": name, "in": "query", "schema": text, "description": about} for name, about in _QUERY.items()]
@@ -159,7 +159,7 @@ def openapi_v3() -> Document:
 
 
 def openapi_v3_index() -> Document:
-    """``/openapi/v3``: the hash makes clients keep the document until it is another."""
+    """Return the index at ``/openapi/v3``; clients cache the document by the hash in its URL."""
     digest = hashlib.sha512(json.dumps(openapi_v3(), sort_keys=True).encode()).hexdigest()
     path = VERSION_PATH.removeprefix("/")
     return {"paths": {path: {"serverRelativeURL": f"/openapi/v3/{path}?hash={digest.upper()}"}}}
@@ -183,10 +183,10 @@ def _operation() -> Document:
 
 
 def _refused(parameters: list[Document]) -> Document:
-    """To change a request, which answers 404.
+    """Return the PATCH operation of a named request, which answers 404.
 
-    It is listed because kubectl looks at PATCH, and nowhere else, for whether a server checks fields by itself; where
-    there is none it lists all CustomResourceDefinitions, which most users may not.
+    It is listed because kubectl looks only at PATCH to find out whether a server validates fields. Without it, kubectl
+    lists all CustomResourceDefinitions, which most users are not allowed to do.
     """
     return {
         **_operation(),
@@ -209,7 +209,7 @@ def _schema(root: str) -> Document:
 
 
 def _plain(schema: Document) -> None:
-    """Without what only a CustomResourceDefinition has."""
+    """Remove the extensions that are valid only in a CustomResourceDefinition."""
     for key in [key for key in schema if key.startswith("x-kubernetes-")]:
         del schema[key]
     for part in (schema.get("properties") or {}).values():

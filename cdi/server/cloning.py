@@ -1,10 +1,11 @@
-"""Who may clone a volume of another namespace: the user is asked about when the DataVolume is made, and a token tells.
+"""Authorization of clones across namespaces: checked when the DataVolume is created, and recorded in a token.
 
-The controller makes clones with rights of its own, and the DataVolume does not say who made it; so what the user may is
-found out here, while the API server says who it is, and signed for the controller (`cdi.reconcile.clone.authority`).
+The controller clones with its own permissions, and a DataVolume does not record its creator. The user's permissions are
+therefore checked at admission, where the API server names the user, and the result is signed for the controller
+(`cdi.reconcile.clone.authority`).
 
-A token counts only where this put it: one that a DataVolume brings along is taken away, and none can be added later.
-So whoever gets one in another way, by asking for it in an API server's stead, has nothing to use it on.
+A token counts only where this webhook put it: a token in the submitted DataVolume is removed, and none can be added
+later. A token obtained in another way, by impersonating an API server, is therefore useless.
 """
 
 from __future__ import annotations
@@ -36,28 +37,33 @@ _ALPHABET = string.ascii_lowercase + string.digits
 
 
 class Access(Protocol):
-    """What is asked of the cluster; raises a `CdiError` where that does not answer."""
+    """Access to the cluster; methods raise a `CdiError` if the API server cannot be reached."""
 
     async def data_source(self, namespace: str, name: str) -> DataSource | None: ...
 
     async def may(self, user: User, attributes: Mapping[str, str]) -> bool: ...
 
     def sign(self, claims: Claims) -> str:
-        """A token.  Raises `ClusterUnavailable` while there is no key."""
+        """Return a signed token; raise `ClusterUnavailable` while there is no key."""
 
 
 async def authorise(review: Review, access: Access, labels: Mapping[str, str] | None = None) -> Verdict:
-    """A DataVolume that is being made: with a token where its source is in another namespace and the user may, else
-    without one.  One that is changed keeps the token that it was made with, or loses it.
+    """Decide on a DataVolume that is created or changed, and set or remove its clone token.
 
-    `labels` are those of the DataVolumes that this is asked about, where that is not all.  Raises what `access` does.
+    On creation, the DataVolume gets a token if its source is in another namespace and the user may clone from there,
+    and loses any other. On update, it keeps the token that it was created with, or loses it.
+
+    Args:
+        review: The request.
+        access: The cluster; its errors are raised.
+        labels: The labels of the DataVolumes that the webhook is called for; None if it is called for all.
     """
     if review.operation is Operation.UPDATE:
         return _changed(review, labels or {})
     try:
         dv = parse(review.object)
     except InvalidManifest:
-        return _without_token(review)  # the other webhook says better what is wrong
+        return _without_token(review)  # the validating webhook reports the problem
     source = await _source(dv, review.namespace, access) if isinstance(dv, DataVolume) else None
     if source is None or source.namespace == review.namespace:
         return _without_token(review)
@@ -76,13 +82,13 @@ async def authorise(review: Review, access: Access, labels: Mapping[str, str] | 
             reason="Forbidden",
         )
     if review.dry_run:
-        # The answer is printed, compared, and kept in logs; a right is good for whoever reads it there.
+        # A dry run's response is printed, compared and logged; a token in it would be valid for anybody who reads it.
         return _without_token(review)
     metadata: Mapping[str, Any] = review.object.get("metadata") or {}
     patch: list[dict[str, Any]] = []
     name = review.name or str(metadata.get("name") or "")
     if not name:
-        # The API server makes the name up later; the token is for one name.
+        # The API server generates the name after admission, but the token has to be for one name.
         name = f"{metadata.get('generateName') or ''}{''.join(secrets.choice(_ALPHABET) for _ in range(_SUFFIX))}"
         patch.append({"op": "add", "path": "/metadata/name", "value": name})
     token = access.sign(claims_of(replace(grant, target_name=name)))
@@ -92,7 +98,7 @@ async def authorise(review: Review, access: Access, labels: Mapping[str, str] | 
 
 
 def _token(body: Mapping[str, Any]) -> object:
-    """The one that an object carries, if any; an object that is sent to us may be anything."""
+    """Return the token of an object, or None; the object is not validated yet."""
     metadata = body.get("metadata")
     annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
     return annotations.get(ANN_CLONE_TOKEN) if isinstance(annotations, dict) else None
@@ -112,12 +118,12 @@ def _changed(review: Review, labels: Mapping[str, str]) -> Verdict:
     had = metadata.get("labels") if isinstance(metadata, dict) else None
     if labels.items() <= (had if isinstance(had, dict) else {}).items():
         return Allowed()
-    # It was none of ours when it was made: nobody took away what it brought along.
+    # The webhook was not called when it was created, so a token that was submitted then is still there.
     return _without_token(review)
 
 
 async def _source(dv: DataVolume, namespace: str, access: Access) -> SourcePvc | SourceSnapshot | None:
-    """What is cloned; None where that is nothing, or is not known yet."""
+    """Return the source to clone, or None if there is none or it is not known yet."""
     if dv.spec.source is not None:
         return dv.spec.source.pvc if dv.spec.source.pvc is not None else dv.spec.source.snapshot
     if dv.spec.source_ref is None:

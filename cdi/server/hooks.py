@@ -1,7 +1,7 @@
-"""The webhooks: which requests the Kubernetes API server asks us about, and what it does while nobody answers.
+"""Table of the admission webhooks: which requests they are called for, and what happens while they do not respond.
 
-One table says it for the server's routes and for the configurations that are installed.  Whatever can be said in the
-definitions themselves is said there (`cdi.api.cel`) and holds without any of this.
+The server's routes and the installed webhook configurations are both generated from it. Rules that CEL can express are
+in the CustomResourceDefinitions (`cdi.api.cel`) and hold without any webhook.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from cdi.api.names import ANN_CLONE_TOKEN, COMMON_LABELS, GROUP, LABEL_APPLY_STO
 Manifest = dict[str, Any]
 
 TIMEOUT = 5
-"""Seconds that a request waits for us; what it asks takes milliseconds, and one look at another object at most."""
+"""Seconds until the API server gives up on a webhook; a decision takes milliseconds and at most one API request.
+"""
 
 
 class Operation(enum.StrEnum):
-    """What is done to an object."""
+    """The operation of an admission request."""
 
     CREATE = "CREATE"
     UPDATE = "UPDATE"
@@ -30,39 +31,40 @@ class Operation(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hook:
-    """One webhook."""
+    """A webhook."""
 
     name: str
-    """The last part of its configuration's name, of its own name, and of its path."""
+    """The last part of its own name, its configuration's name and its path."""
     kind: Literal["validating", "mutating"]
     plurals: tuple[str, ...]
     operations: tuple[Operation, ...]
     failure: Literal["Fail", "Ignore"]
-    """What becomes of a request while nobody answers."""
+    """The failure policy: whether requests are denied or admitted while the webhook does not respond."""
     reason: str
-    """Why that."""
+    """The reason for the failure policy."""
     group: str = GROUP
     version: str = VERSION
     namespaced: bool = True
     condition: str = ""
-    """In CEL: of which requests it is asked at all."""
+    """A CEL expression; the webhook is called only for requests that match it."""
     labels: tuple[tuple[str, str], ...] = ()
-    """Of which objects."""
+    """The labels of the objects that it is called for."""
     joining: str = ""
-    """In CEL: of which others, where it is asked about objects with certain labels only, and they may come later."""
+    """A CEL expression for further requests, used if only objects with certain labels match: labels can be added later.
+    """
 
     @property
     def path(self) -> str:
-        """What follows the word that API servers are told (`cdi.server.paths`)."""
+        """Return the path below the secret prefix (`cdi.server.paths`)."""
         return f"/{self.name}"
 
     def matters(self, *, labelled: bool) -> str:
-        """`condition`, for an installation that is asked about objects with certain labels or about all."""
+        """Return the match condition, for an installation that handles objects with certain labels or all objects."""
         return f"({self.condition}) || ({self.joining})" if labelled and self.joining else self.condition
 
 
 _WRITES = (Operation.CREATE, Operation.UPDATE)
-# A finalizer, a label or an owner can so be changed while nobody answers: nothing gets stuck in its deletion.
+# Metadata-only changes are not checked: finalizers can be removed while the webhook is down, so deletion never hangs.
 _SPEC_CHANGES = (
     "request.operation == 'CREATE' || has(object.spec) != has(oldObject.spec) || "
     "(has(object.spec) && object.spec != oldObject.spec)"
@@ -73,14 +75,14 @@ def _has_token(variable: str) -> str:
     return f"has({variable}.metadata.annotations) && '{ANN_CLONE_TOKEN}' in {variable}.metadata.annotations"
 
 
-# What could be a clone, and whatever carries a token of which we do not know yet where it is from.
+# Match everything that may be a clone, and every token whose origin is not known yet.
 _CLONES = (
     "request.operation == 'CREATE' ? has(object.spec.sourceRef) || (has(object.spec.source) && "
     f"(has(object.spec.source.pvc) || has(object.spec.source.snapshot))) || ({_has_token('object')}) : "
     f"({_has_token('object')}) && !({_has_token('oldObject')} && object.metadata.annotations['{ANN_CLONE_TOKEN}'] == "
     f"oldObject.metadata.annotations['{ANN_CLONE_TOKEN}'])"
 )
-# What is given the labels by which this is asked was made while it was not.
+# Match objects that get the selected labels later: the webhook was not called when they were created.
 _JOINING = (
     f"request.operation == 'UPDATE' && ({_has_token('object')}) && "
     "(has(object.metadata.labels) != has(oldObject.metadata.labels) || "
@@ -181,34 +183,34 @@ HOOKS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installation:
-    """Where the server is reached, and what it is responsible for."""
+    """The address of the webhook server, and the objects that it handles."""
 
     namespace: str
     service: str = "cdi-api"
     prefix: str = "cdi-api"
-    """What the configurations' names begin with."""
+    """The prefix of the configurations' names."""
     url: str = ""
-    """``https://host:port`` where it is no Service of the cluster."""
+    """The URL ``https://host:port`` if the server is outside the cluster, instead of a Service."""
     authorities: str = ""
-    """The certificates that it is known by, PEM."""
+    """The CA bundle that verifies its serving certificate, PEM."""
     namespace_labels: Mapping[str, str] | None = None
-    """Namespaces that it is responsible for, where it stands beside another CDI."""
+    """The labels of the namespaces that it handles, if another CDI is installed as well."""
     namespaces: tuple[str, ...] = ()
-    """The same, by name."""
+    """The names of the namespaces that it handles, if another CDI is installed as well."""
     object_labels: Mapping[str, str] | None = None
-    """Objects that it is responsible for, where it stands beside another CDI."""
+    """The labels of the objects that it handles, if another CDI is installed as well."""
 
     def configuration(self, hook: Hook) -> str:
-        """The name of a webhook's configuration."""
+        """Return the name of a webhook's configuration."""
         return f"{self.prefix}-{hook.name}" if hook.name != "cdi-validate" else f"{self.prefix}-validate"
 
 
 def webhook_configurations(installation: Installation) -> list[Manifest]:
-    """What is installed: one ValidatingWebhookConfiguration or MutatingWebhookConfiguration for each webhook.
+    """Return one ValidatingWebhookConfiguration or MutatingWebhookConfiguration for each webhook.
 
-    The path is not in them: the server writes it (`cdi.server.publish`), and whoever installs anew leaves it as it is.
+    Paths are left out: the server writes them (`cdi.server.publish`), and another installation leaves them unchanged.
 
-    What a cluster has once is looked after by the other CDI, where this one stands beside it in namespaces of its own.
+    If another CDI is installed and this one handles only certain namespaces, the other handles cluster-scoped objects.
     """
     apart = bool(installation.namespaces or installation.namespace_labels)
     return [_configuration(hook, installation) for hook in HOOKS if hook.namespaced or not apart]

@@ -1,4 +1,4 @@
-"""``cdi serve``: the upload proxy and the page on one machine, over the embedded mode."""
+"""Upload proxy and web page on one machine (``cdi serve``), based on the embedded backend."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _STALL = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How it is served."""
+    """Options of the server."""
 
     token: str
     bind: str = "127.0.0.1"
     port: int = 8080
     certificate: str | None = None
-    """A file with the certificate, and `key` with its key; plain HTTP where None."""
+    """The file with the certificate, and `key` with its private key; None serves plain HTTP."""
     key: str | None = None
 
 
@@ -48,7 +48,7 @@ class _Claim:
 
 
 class _Rights:
-    """One token opens all doors; with it stands which one is meant: ``TOKEN~NAMESPACE~NAME``."""
+    """Verifier of the single token, which is sent with the volume that is meant: ``TOKEN~NAMESPACE~NAME``."""
 
     def __init__(self, token: str) -> None:
         self._token = token.encode()
@@ -67,7 +67,7 @@ class _Rights:
 
 
 class _MachineVolumes:
-    """Each volume's own worker takes the upload."""
+    """Upload states of local volumes; each volume's own worker receives its upload."""
 
     def __init__(self, doors: Doors) -> None:
         self._doors = doors
@@ -83,10 +83,10 @@ class _MachineVolumes:
 
 
 class Server:
-    """Serves from its making to its end."""
+    """A server that accepts connections from its construction until `close`."""
 
     def __init__(self, embedded: Embedded, options: Options) -> None:
-        """Raises `UsageError` for the port, `InvalidManifest` for the certificate."""
+        """Start serving; raise `UsageError` if the port is taken, `InvalidManifest` for an unusable certificate."""
         page = Page(MachineDesks(embedded, options.token))
         proxy = Proxy(
             _MachineVolumes(Doors(embedded)),
@@ -108,13 +108,13 @@ class Server:
         self.url = f"{scheme}://{host}:{self._reception.port}/"
 
     def close(self) -> None:
-        """Uploads that are under way are gone on with at the next server."""
+        """Stop serving; running uploads can be resumed with the next server."""
         self._reception.close(_DRAIN)
 
 
 @contextlib.contextmanager
 def served(embedded: Embedded, options: Options) -> Iterator[Server]:
-    """Raises as `Server`."""
+    """Serve for as long as the context lasts; raise the errors of `Server`."""
     server = Server(embedded, options)
     try:
         yield server
@@ -123,7 +123,7 @@ def served(embedded: Embedded, options: Options) -> Iterator[Server]:
 
 
 def _no_context() -> ssl.SSLContext:
-    """Workers of this machine are spoken to without TLS; this one would speak to nobody."""
+    """Return a context that verifies no peer; local workers are reached without TLS, so it is never used."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 

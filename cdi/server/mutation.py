@@ -1,4 +1,4 @@
-"""What is filled in where an object leaves it open, as JSON patches."""
+"""Defaults that admission fills in, as JSON patches."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from cdi.server.review import Allowed, Refused, Review, Verdict
 
 
 class Storage(Protocol):
-    """What is known of storage classes."""
+    """Information about storage classes."""
 
     def renders_claims(self) -> bool:
-        """Claims that ask for it are completed (CDIConfig's webhookPvcRendering)."""
+        """Return whether PVCs with the label are completed (CDIConfig's webhookPvcRendering)."""
 
     async def offer(self, storage_class: str | None, *, archive: bool) -> Offer:
-        """What a claim that names this class, or none, can be completed from.
+        """Return the defaults for a PVC that names this class, or none.
 
-        Raises a `CdiError` while that is not known, or the API server does not say.
+        Raises a `CdiError` while they are not known, or if the API server cannot be reached.
         """
 
 
 async def mutate_claim(review: Review, storage: Storage) -> Verdict:
-    """A claim with the label applyStorageProfile gets class, access modes, volume mode and size.
+    """Complete class, access modes, volume mode and size of a PVC with the label applyStorageProfile.
 
-    Raises what `storage` raises.
+    Raises the errors of `storage`.
     """
     try:
         parse(review.object)
@@ -48,7 +48,7 @@ async def mutate_claim(review: Review, storage: Storage) -> Verdict:
 
 
 def _is_clone(claim: dict[str, Any]) -> bool:
-    """Its size is that of what it is cloned from."""
+    """Return whether a PVC is cloned; its size is then that of the source."""
     annotations = claim["metadata"].get("annotations") or {}
     reference = claim["spec"].get("dataSourceRef") or {}
     return bool(annotations.get(ANN_CLONE_TYPE)) or (
@@ -57,7 +57,7 @@ def _is_clone(claim: dict[str, Any]) -> bool:
 
 
 def _patch(before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any]]:
-    """From one spec to the other; ``add`` also replaces (RFC 6902, section 4.1)."""
+    """Return the JSON patch from one spec to the other; ``add`` also replaces (RFC 6902, section 4.1)."""
     return [
         {"op": "add", "path": f"/spec/{name}", "value": value}
         for name, value in after.items()

@@ -1,4 +1,4 @@
-"""What the server knows of the cluster: watch caches of few and small objects, and single looks at others."""
+"""Cluster state for the server: watch caches of few and small objects, and direct reads of others."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Settings:
-    """What CDI and CDIConfig say, resolved."""
+    """The settings that result from CDI and CDIConfig."""
 
     cdi: CDI | None
     config: CDIConfig | None
@@ -54,9 +54,9 @@ class _Settings:
 
 
 class Observed:
-    """The cluster, as `cdi.server.admission.Cluster` and `cdi.server.mutation.Storage` want it.
+    """The state of the cluster, implementing `cdi.server.admission.Cluster` and `cdi.server.mutation.Storage`.
 
-    `on_change` is called when anything changed that matters to certificates, TLS or the webhooks' configurations.
+    `on_change` is called after any change that affects certificates, TLS or the webhooks' configurations.
     """
 
     def __init__(self, client: Client, on_change: Callable[[], None]) -> None:
@@ -86,23 +86,23 @@ class Observed:
         )  # fmt: skip
 
     async def run(self) -> None:
-        """Keep the caches, until cancelled."""
+        """Keep the caches up to date until cancelled."""
         async with asyncio.TaskGroup() as group:
             for reflector in self._reflectors:
                 group.create_task(reflector.run())
 
     @property
     def unsynced(self) -> bool:
-        """Something has never been read yet."""
+        """Return whether a cache has not completed its first list yet."""
         return not all(reflector.cache.synced.is_set() for reflector in self._reflectors)
 
     def trouble(self) -> str:
-        """What keeps a cache from being read, for logs and probes; empty where nothing does."""
+        """Return the error that keeps a cache from synchronizing, for logs and probes, or an empty string."""
         failures = (reflector.failure for reflector in self._reflectors if not reflector.cache.synced.is_set())
         return next((failure.message for failure in failures if failure is not None), "")
 
     async def synced(self, patience: float) -> None:
-        """Wait until everything has been read once, at most `patience` seconds."""
+        """Wait until all caches have synchronized, for at most `patience` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 for reflector in self._reflectors:
@@ -111,7 +111,7 @@ class Observed:
     # --- other objects ------------------------------------------------------------------------------------------
 
     async def claim(self, namespace: str, name: str) -> Object | None:
-        """As it is now: what a cache knew a moment ago would refuse who has just deleted it."""
+        """Return a PVC, bypassing any cache: a stale entry would reject a user who has just deleted the PVC."""
         try:
             return await self._client.get(CLAIMS, namespace, name)
         except NotFound:
@@ -128,12 +128,12 @@ class Observed:
         return bool(answer.get("items")) if isinstance(answer, dict) else False
 
     def webhooks(self, kind: str, name: str) -> Object | None:
-        """A webhook configuration, with no more than its name and clients."""
+        """Return a webhook configuration, reduced to its name and clients."""
         reflector = self._validating if kind == "validating" else self._mutating
         return reflector.cache.get("", name)
 
     def api_service(self) -> Object | None:
-        """The APIService of upload tokens, with no more than its name, where it leads and whom it trusts."""
+        """Return the APIService of upload tokens, reduced to its name, service and CA bundle."""
         return self._services.cache.get("", API_SERVICE)
 
     # --- settings -----------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ class Observed:
 
     @property
     def lifetimes(self) -> Lifetimes:
-        """Of certificates."""
+        """The lifetimes of certificates."""
         return self._current().lifetimes
 
     def _current(self) -> _Settings:
@@ -175,7 +175,7 @@ class Observed:
         classes = [StorageClass.read(body) for body in self._classes.cache]
         chosen = named_or_default(storage_class, classes, virtualization=not archive)
         if chosen is None and storage_class:
-            # Class and claim are often made in one go, and news of the class may still be on its way.
+            # Class and PVC are often created together, and the class may not have reached the cache yet.
             body = await self._get(STORAGE_CLASSES, storage_class)
             chosen = StorageClass.read(body) if body is not None else None
         body = self._profiles.cache.get("", chosen.name) if chosen is not None else None
@@ -184,7 +184,7 @@ class Observed:
         profile = next(iter(_parsed([body], StorageProfile)), None)
         settings = self._current()
         made = offer(storage_class, chosen, profile, resolve_config(settings.cdi, settings.config, classes))
-        # What the controller has learned from the class's own volumes.
+        # Fall back on what the controller has learned from volumes of this class.
         learned = (profile.status.claim_property_sets if profile is not None and profile.status else None) or []
         if made.sets or not learned:
             return made
@@ -193,7 +193,7 @@ class Observed:
 
 
 def _clients(body: Object) -> Object:
-    """A webhook configuration without all that does not matter here; they can be large."""
+    """Return a webhook configuration without the fields that are not needed here; they can be large."""
     metadata: Object = body.get("metadata") or {}
     kept: Object = {name: metadata[name] for name in ("name", "uid", "resourceVersion") if name in metadata}
     hooks = [
@@ -210,7 +210,7 @@ def _client(config: Object) -> Object:
 
 
 def _service(body: Object) -> Object:
-    """An APIService without its status, which changes now and then."""
+    """Return an APIService without its status, which changes frequently."""
     metadata: Object = body.get("metadata") or {}
     kept: Object = {name: metadata[name] for name in ("name", "uid", "resourceVersion") if name in metadata}
     spec = body.get("spec") or {}
@@ -218,7 +218,7 @@ def _service(body: Object) -> Object:
 
 
 def _parsed(bodies: Iterable[Object | None], model: type[Any]) -> list[Any]:
-    """Those that can be read; one that cannot is told of and counts as missing."""
+    """Return the objects that can be parsed; log any other and treat it as missing."""
     found: list[KubeObject] = []
     for body in bodies:
         if body is None:

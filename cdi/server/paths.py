@@ -1,11 +1,11 @@
-"""The way to the webhooks: a path that the API servers are told, and nobody else.
+"""Secret path prefix of the webhooks, known only to API servers.
 
-What an API server sends to a webhook does not prove who sends it: it shows a certificate only where that was set up
-on the machines that it runs on.  It does ask where its webhook configurations say, which administrators may read.  So
-their paths begin with a word that nobody guesses, which all replicas have out of one Secret, and which is renewed.
+Requests to a webhook do not prove that an API server sent them: it presents a client certificate only if that was
+configured on the machines it runs on. It does use the path in its webhook configurations, which only administrators
+can read. Paths therefore begin with a random prefix that all replicas read from one Secret, and that is rotated.
 
-An API server that gets no answer names the whole URL to the user who waits for it.  No right may therefore hang on this
-word alone (`cdi.server.cloning`, THREAT_MODEL.md).
+If a webhook does not respond, the API server shows its whole URL to the user who sent the request. No permission may
+therefore depend on this prefix alone (`cdi.server.cloning`, THREAT_MODEL.md).
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from cdi.kube.pki import Lifetime
 from cdi.kube.resources import SECRETS
 
 KEY: Final = "paths.json"
-"""In the Secret."""
+"""The key in the Secret."""
 SETTLED: Final = dt.timedelta(minutes=2)
-"""By then every replica has read a new word, and it can be told to the API servers."""
+"""How long a new prefix is kept back; every replica has read it by then, and API servers can be told."""
 OVERLAP: Final = dt.timedelta(minutes=10)
-"""For so long after a new word was made the one before it is good; API servers hear of it seconds after `SETTLED`."""
+"""How long the previous prefix stays valid after a new one was made; API servers get the new one after `SETTLED`."""
 _BYTES: Final = 32
 _WORD: Final = re.compile(r"[0-9a-f]{64}")
-"""Each part of a webhook's path has to be a DNS name; and no word that somebody shortened by hand is taken."""
+"""The form of a valid prefix: each part of a webhook's path has to be a DNS name, and none may be shortened by hand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Word:
-    """One of them."""
+    """A path prefix."""
 
     word: str
     made: float
@@ -50,34 +50,34 @@ class Word:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
-    """Those that are good, the newest first.  What is said of them follows from the time, so replicas agree."""
+    """The valid prefixes, newest first; which of them to use follows from the time alone, so that replicas agree."""
 
     words: tuple[Word, ...] = ()
 
     def current(self, now: dt.datetime) -> tuple[Word, ...]:
-        """The one that API servers are to use, where there is any."""
+        """Return the prefix that API servers have to use, as a tuple that is empty if there is none."""
         settled = [one for one in self.words if one.made + SETTLED.total_seconds() <= now.timestamp()]
         return tuple((settled or self.words[-1:])[:1])
 
     def admits(self, word: str, now: dt.datetime) -> bool:
-        """Whether a request that shows this may be listened to.  Takes the same time for any wrong one."""
+        """Return whether a request with this prefix may be served; take the same time for any wrong one."""
         overlap = bool(self.words) and now.timestamp() < self.words[0].made + OVERLAP.total_seconds()
         good = self.words if overlap else self.words[:1]
         shown = word.encode("utf-8", "replace")
-        return any([hmac.compare_digest(one.word.encode(), shown) for one in good])  # noqa: C419  looks at each
+        return any([hmac.compare_digest(one.word.encode(), shown) for one in good])  # noqa: C419  constant time
 
     def renewed(self, lifetime: Lifetime, now: dt.datetime) -> Words:
-        """With another one where it is time, or where there is none."""
+        """Return the prefixes, with a new one if it is due or if there is none."""
         age = now.timestamp() - self.words[0].made if self.words else None
         term = (lifetime.duration - lifetime.renew_before).total_seconds()
-        # One that was made in the future would stay for ever.
+        # A prefix with a time in the future would never expire.
         if age is not None and -OVERLAP.total_seconds() < age < term:
             return self
         return Words(words=(Word.new(now), *self.current(now)))
 
     @classmethod
     def read(cls, text: bytes) -> Words:
-        """None where it cannot be read; somebody may have altered it."""
+        """Parse the value in the Secret; return no prefixes if it is malformed, since it may have been edited."""
         try:
             found = decode(cls, text)
         except DecodeError:
@@ -91,17 +91,25 @@ class Words:
 async def ensure_words(
     client: Client, namespace: str, secret: str, lifetime: Lifetime, now: dt.datetime, known: Words
 ) -> Words:
-    """The words that all replicas have, renewed where it is time.
+    """Return the prefixes that all replicas share, rotated if that is due.
 
-    `known` are those that this one had: where somebody deleted the Secret, they are good for as long as they would be
-    after any renewal, so that nobody who asks is turned away.  Raises `Conflict` where others write all the time, and
-    whatever the API server answers.
+    Args:
+        client: The API server; its errors are raised.
+        namespace: The namespace of the Secret.
+        secret: The name of the Secret.
+        lifetime: The rotation period.
+        now: The time.
+        known: The prefixes that this replica knew. If the Secret was deleted they stay valid for as long as after a
+            rotation, so that no request is rejected.
+
+    Raises:
+        Conflict: Other replicas kept writing at the same time.
     """
 
     async def step() -> Words:
         stored = await kept.look(client, SECRETS, namespace, secret)
         before = Words.read(kept.field(stored, KEY))
-        # A Secret that is gone says: make another one.
+        # An administrator deletes the Secret to force a new prefix.
         words = before.renewed(lifetime, now) if before.words else Words(words=(Word.new(now), *known.current(now)))
         if words != before:
             body = kept.manifest("Secret", namespace, secret)

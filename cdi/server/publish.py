@@ -1,4 +1,4 @@
-"""The webhooks' configurations learn where to ask and whom to trust, and the APIService of upload tokens the latter."""
+"""Update of the CA bundle and path in webhook configurations, and of the CA bundle in the APIService."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LOG = logging.getLogger(__name__)
 
 
 async def publish(client: Client, installation: Installation, observed: Observed, bundle: str, word: str) -> None:
-    """Write `bundle` and the way here into every one of our configurations that is there and does not have them.
+    """Write `bundle` and the secret path into each of our webhook configurations that exists and differs.
 
-    The way is told nobody else: not to a Service that is not this server's.  A configuration that somebody changes
-    meanwhile is written when that has been seen.  Raises whatever else the API server answers.
+    The path is never written for a Service that is not this server's. A configuration that changes concurrently is
+    written again once the change has been observed. Raises any other error of the API server.
     """
     wanted = base64.b64encode(bundle.encode()).decode()
     for hook in HOOKS:
@@ -35,14 +35,14 @@ async def publish(client: Client, installation: Installation, observed: Observed
         try:
             await client.patch(resource, None, name, patch, kind="json")
         except (Conflict, NotFound, InvalidManifest) as error:
-            # A test of the patch failed, which is answered as 422: it is not any more what was seen.
+            # The patch's test failed (422): the object has changed since it was read.
             LOG.info("a configuration changed meanwhile", exc_info=error, extra=fields(configuration=name))
         else:
             LOG.info("a configuration has the current authorities and path", extra=fields(configuration=name))
 
 
 async def publish_service(client: Client, installation: Installation, observed: Observed, bundle: str) -> None:
-    """The same for the APIService, if it leads to this server."""
+    """Write `bundle` into the APIService if it refers to this server's Service."""
     wanted = base64.b64encode(bundle.encode()).decode()
     body = observed.api_service()
     service = ((body or {}).get("spec") or {}).get("service") or {}
@@ -61,14 +61,14 @@ async def publish_service(client: Client, installation: Installation, observed: 
     try:
         await client.patch(API_SERVICES, None, name, patch, kind="json")
     except (Conflict, NotFound, InvalidManifest) as error:
-        # Its status changes by itself, and so its version: what comes next is seen soon.
+        # The controller changes its status, and so its version; the next version is observed soon.
         LOG.info("an APIService changed meanwhile", exc_info=error, extra=fields(service=name))
     else:
         LOG.info("an APIService trusts the current authorities", extra=fields(service=name))
 
 
 def _patch(body: dict[str, Any], installation: Installation, bundle: str, path: str) -> list[dict[str, Any]]:
-    """A JSON patch for the webhooks that trust others or ask elsewhere, which holds for exactly what was seen."""
+    """Return a JSON patch for the webhooks that differ, valid only for the version that was read."""
     changes = [
         {"op": "add", "path": f"/webhooks/{index}/clientConfig/{member}", "value": value}
         for index, hook in enumerate(body["webhooks"])

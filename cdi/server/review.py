@@ -1,4 +1,4 @@
-"""AdmissionReview v1: the question of the Kubernetes API server, and our answer."""
+"""AdmissionReview v1: parsing of requests and building of responses."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from cdi.server.hooks import Hook, Operation
 
 API_VERSION = "admission.k8s.io/v1"
 MAX_BODY = 8 << 20
-"""Bytes.  The API server takes requests of 3 MiB and asks with the old object beside the new one."""
+"""Bytes. The API server accepts requests of 3 MiB, and sends the old object along with the new one."""
 MAX_CAUSES = 50
 MAX_WARNINGS = 10
 _LONGEST_WARNING = 120
-"""Characters; the API server cuts longer ones."""
+"""Characters; the API server truncates longer ones."""
 _LONGEST_MESSAGE = 4000
 _LONGEST_UID = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Review:
-    """What is asked."""
+    """An admission request."""
 
     uid: str
     operation: Operation
@@ -36,21 +36,21 @@ class Review:
     group: str
     namespace: str
     name: str
-    """Empty where the API server has yet to make one."""
+    """Empty if the API server has yet to generate one."""
     object: dict[str, Any]
-    """The object as it is to be; empty for a deletion."""
+    """The new object; empty for a deletion."""
     old: dict[str, Any]
-    """The object as it is; empty for a creation."""
+    """The old object; empty for a creation."""
     user: str = ""
     by: User = field(default_factory=lambda: User(name=""))
-    """Who asks, whole."""
+    """The user with groups and extra fields."""
     dry_run: bool = False
-    """Nothing is written, and the answer is shown to whoever tries."""
+    """Whether nothing is stored; the response is shown to the user."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowed:
-    """Go on."""
+    """A decision to admit the request."""
 
     patch: tuple[dict[str, Any], ...] = ()
     """A JSON patch (RFC 6902)."""
@@ -59,7 +59,7 @@ class Allowed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """Do not."""
+    """A decision to deny the request."""
 
     problems: tuple[Problem, ...]
     status: int = 422
@@ -71,7 +71,7 @@ Verdict = Allowed | Refused
 
 
 def read(body: bytes, hook: Hook) -> Review:
-    """The question in a request's body.  Raises `InvalidManifest` where it is none that `hook` is asked."""
+    """Parse a request's body; raise `InvalidManifest` if it is malformed or not for `hook`."""
     try:
         document = parse_json(body)
     except ValueError as error:
@@ -123,7 +123,7 @@ def _user(info: dict[str, Any]) -> User:
 
 
 def answer(review: Review, verdict: Verdict) -> dict[str, Any]:
-    """The AdmissionReview that is sent back."""
+    """Return the AdmissionReview to send back."""
     response: dict[str, Any] = {"uid": review.uid, "allowed": isinstance(verdict, Allowed)}
     match verdict:
         case Allowed(patch=patch):
@@ -140,7 +140,7 @@ def answer(review: Review, verdict: Verdict) -> dict[str, Any]:
 
 
 def _status(review: Review, verdict: Refused) -> dict[str, Any]:
-    """As the API server's own refusals: every problem is a cause of its own."""
+    """Return a Status like the API server's own: each problem is a separate cause."""
     text = "; ".join(_some([str(problem) for problem in verdict.problems], MAX_CAUSES))
     return {
         "kind": "Status",

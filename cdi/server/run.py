@@ -1,4 +1,4 @@
-"""``cdi apiserver`` as a process: caches, certificates, and the server over them, from start to a graceful end."""
+"""The process of ``cdi apiserver``: caches, certificates and the server, from startup to graceful shutdown."""
 
 from __future__ import annotations
 
@@ -41,34 +41,34 @@ from cdi.server.webhooks import Metrics, Webhooks
 
 LOG = logging.getLogger(__name__)
 _LOOKS = 30.0
-"""Seconds between looks at the certificates, if nothing changes before."""
+"""Seconds between checks of the certificates if no change triggers one earlier."""
 _SOONEST = 0.5
-"""Seconds between two looks at least."""
+"""Smallest number of seconds between two checks."""
 _LONGEST_PAUSE = 30.0
 _FIRST_READ = 10.0
-"""Seconds that the start waits for the caches; without them it goes on, and is not ready."""
+"""Seconds that startup waits for the caches; without them the server starts, and reports that it is not ready."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How the server runs."""
+    """Options of the server."""
 
     installation: Installation
     prefix: str = "cdi"
-    """What the names of its Secrets and ConfigMaps begin with."""
+    """The prefix of the names of its Secrets and ConfigMaps."""
     hosts: tuple[str, ...] = ()
-    """Names and addresses that it is reached by beside its Service."""
+    """Host names and addresses in its certificate, besides those of its Service."""
     port: int = 8443
     bind: str = ""
-    """The address that is listened at; every one where it is empty."""
+    """The address to listen on; empty for all."""
     kubeconfig: str | None = None
     context: str | None = None
     linger: float = 5.0
-    """Seconds that it still answers, after it was told to end, to who has not seen yet that it is no longer ready."""
+    """Seconds that it keeps serving after the signal to terminate, until clients have noticed that it is not ready."""
 
 
 class ApiServer:
-    """One server."""
+    """An aggregated API and webhook server."""
 
     def __init__(
         self,
@@ -94,7 +94,10 @@ class ApiServer:
         )
 
     async def run(self, stop: asyncio.Event, *, listening: Callable[[int], None] = lambda _: None) -> None:
-        """Serve until `stop`, then end gracefully; `listening` is told the port.  Raises `UsageError` for the port."""
+        """Serve until `stop`, then shut down gracefully.
+
+        Calls `listening` with the port. Raises `UsageError` if the port is not available.
+        """
         with _listen(self._options.bind, self._options.port) as listener:
             async with asyncio.TaskGroup() as group:
                 background = [group.create_task(self.observed.run())]
@@ -150,7 +153,7 @@ class ApiServer:
     # --- clones -------------------------------------------------------------------------------------------------
 
     async def data_source(self, namespace: str, name: str) -> DataSource | None:
-        """As it is now."""
+        """Return a DataSource, bypassing any cache."""
         try:
             found = parse(await self._client.get(DATA_SOURCES, namespace, name))
         except NotFound:
@@ -158,18 +161,18 @@ class ApiServer:
         return found if isinstance(found, DataSource) else None
 
     async def may(self, user: User, attributes: Mapping[str, str]) -> bool:
-        """What the API server's authorizers say."""
+        """Return the decision of the API server's authorizers."""
         allowed, _ = await may(self._client, user, attributes)
         return allowed
 
     def sign(self, claims: Claims) -> str:
-        """Raises `ClusterUnavailable` while there is no key."""
+        """Return a signed token; raise `ClusterUnavailable` while there is no key."""
         return self.aggregated.sign(claims)
 
     # --- certificates -------------------------------------------------------------------------------------------
 
     async def _keep_certificate(self) -> None:
-        """Look now and then, and whenever something changes."""
+        """Refresh periodically, and after each change."""
         failures = 0
         while True:
             self._wake.clear()
@@ -190,7 +193,10 @@ class ApiServer:
                         await self._wake.wait()
 
     async def refresh(self) -> None:
-        """Authority and path, who hears of them, certificate, in this order; see `cdi.kube.certificates`."""
+        """Ensure authority, path, published configurations and certificate, in this order.
+
+        See `cdi.kube.certificates` for why.
+        """
         now, options = self._clock(), self._options
         namespace, name = options.installation.namespace, f"{options.prefix}-apiserver"
         lifetimes = self.observed.lifetimes
@@ -208,12 +214,12 @@ class ApiServer:
             self._foreign = held.authorities
             await self._publish(authority.bundle)
         try:
-            # Before the first handshake: the API server keeps its connections, and one that was not asked for a
-            # certificate would go on without.
+            # This has to precede the first handshake: the API server reuses connections, and one that was not asked for
+            # a client certificate would stay without.
             await self.aggregated.refresh()
             self._tls.ask(self.aggregated.front_proxy.authorities)
         finally:
-            # Webhooks do not wait for it.
+            # Webhooks are served even if this fails.
             if self._tls.present(held.pair.certificate, held.pair.key):
                 LOG.info("a new certificate", extra=fields(expires=held.expires.isoformat()))
             self.metrics.expiry.set(held.expires.timestamp())
@@ -226,7 +232,7 @@ class ApiServer:
 
 
 async def serve(options: Options, *, listening: Callable[[int], None] = lambda _: None) -> None:
-    """Serve until SIGTERM or SIGINT.  Raises `ClusterConfigInvalid`, `UsageError`."""
+    """Serve until SIGTERM or SIGINT; raise `ClusterConfigInvalid` or `UsageError`."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for one in (signal.SIGTERM, signal.SIGINT):
@@ -236,7 +242,7 @@ async def serve(options: Options, *, listening: Callable[[int], None] = lambda _
 
 
 def _listen(address: str, port: int) -> socket.socket:
-    """At one address, or at all of either family."""
+    """Listen on one address, or on all addresses of both families."""
     both = not address and socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both or ":" in address else socket.AF_INET
     try:

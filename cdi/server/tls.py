@@ -1,7 +1,7 @@
-"""Which TLS versions and ciphers the servers offer: CDIConfig's ``tlsSecurityProfile``.
+"""TLS versions and ciphers of the servers, from CDIConfig's ``tlsSecurityProfile``.
 
-The profiles are OpenShift's, after Mozilla's recommendations.  Versions before 1.2 are not offered whatever a profile
-says (RFC 8996): ``Old`` differs from ``Intermediate`` in its ciphers only.  The ciphers of TLS 1.3 are not a choice.
+The profiles are OpenShift's, based on Mozilla's recommendations. Versions before 1.2 are never offered, whatever the
+profile (RFC 8996): ``Old`` differs from ``Intermediate`` only in its ciphers. TLS 1.3 ciphers are not configurable.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ _OLD = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsPolicy:
-    """What is offered."""
+    """The TLS versions and ciphers to offer."""
 
     minimum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2
     ciphers: tuple[str, ...] = _INTERMEDIATE
-    """Of TLS 1.2, by OpenSSL's names."""
+    """Ciphers of TLS 1.2, by OpenSSL's names."""
 
     @classmethod
     def of(cls, profile: TlsSecurityProfile | None) -> TlsPolicy:
-        """What a profile asks for; Intermediate where it asks for nothing that is known."""
+        """Return the policy of a profile; Intermediate if the profile is missing or unknown."""
         match profile.type if profile is not None else None:
             case "Old":
                 return cls(ciphers=_OLD)
@@ -72,9 +72,9 @@ class TlsPolicy:
 
 
 class ServingTls:
-    """The TLS side of a server, whose certificate and policy can be replaced while it serves.
+    """A server's TLS context, whose certificate and policy can be replaced while it serves.
 
-    A connection keeps what it began with; the next one gets what is new.
+    Existing connections keep the settings that they started with.
     """
 
     def __init__(self) -> None:
@@ -90,21 +90,23 @@ class ServingTls:
         return self._pair is not None
 
     def follow(self, policy: TlsPolicy) -> None:
-        """Offer this from now on; ciphers that OpenSSL does not know are left out."""
+        """Apply a policy to new connections; ciphers that OpenSSL does not know are ignored."""
         if policy == self._policy:
             return
         self.context.minimum_version = policy.minimum
         try:
             self.context.set_ciphers(":".join(policy.ciphers))
-        except ssl.SSLError:  # it knows none of them
+        except ssl.SSLError:  # OpenSSL knows none of them
             self.context.set_ciphers(":".join(_INTERMEDIATE))
         self._policy = policy
 
     def ask(self, authorities: str) -> None:
-        """Ask clients for a certificate that one of these (PEM) signed; who has none is served all the same.
+        """Request client certificates signed by one of `authorities` (PEM); clients without one are served as well.
 
-        A context learns and does not forget: whether one of them is still believed is for whoever looks at the
-        certificate.  Raises `ssl.SSLError` for what cannot be read.
+        A context never drops authorities: callers have to check whether a certificate's authority is still trusted.
+
+        Raises:
+            ssl.SSLError: `authorities` cannot be parsed.
         """
         if authorities and authorities != self._authorities:
             self.context.load_verify_locations(cadata=authorities)
@@ -112,13 +114,14 @@ class ServingTls:
             self._authorities = authorities
 
     def present(self, certificate: bytes, key: bytes) -> bool:
-        """Show this certificate (PEM, with its chain) from now on; whether it is another than before.
+        """Present this certificate (PEM, with its chain) to new connections; return whether it is a new one.
 
-        Raises `ssl.SSLError` where they do not belong together.
+        Raises:
+            ssl.SSLError: Certificate and key do not match.
         """
         if (certificate, key) == self._pair:
             return False
-        # OpenSSL's interface to Python reads files only; this one has no name and is gone with its descriptor.
+        # Python's ssl module reads certificates only from files; a memfd is anonymous and freed with its descriptor.
         descriptor = os.memfd_create("certificate", os.MFD_CLOEXEC)
         try:
             with open(descriptor, "wb", closefd=False) as file:

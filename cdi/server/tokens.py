@@ -1,7 +1,7 @@
-"""The right to upload into one volume for five minutes.
+"""Tokens that permit uploads into one volume for five minutes.
 
-Whoever gives it out has asked the cluster whether the user may (`cdi.server.aggregated`); whoever is shown it needs the
-public half of the key and nothing else.
+The issuer has checked the user's permission with the cluster (`cdi.server.aggregated`); a verifier needs only the
+public key.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from cdi.kube.tokens import CLAIM, Claims, Operation, SigningKey, VerifyingKey
 
 
 def sign(key: SigningKey, namespace: str, claim: str, *, now: Callable[[], float] = time.time) -> str:
-    """A token for uploads into a PersistentVolumeClaim."""
+    """Return a token for uploads into a PersistentVolumeClaim."""
     return key.sign(Claims(operation=Operation.UPLOAD, namespace=namespace, name=claim), now())
 
 
 def verify(text: str, key: VerifyingKey, *, now: Callable[[], float] = time.time) -> Claims:
-    """What it allows: an upload into the claim ``namespace``/``name``, and nothing else.
+    """Return a token's claims, which permit an upload into the PVC ``namespace``/``name`` and nothing else.
 
-    Raises `TokenInvalid` (401) for whatever is no valid token of this installation, `TokenMisused` (400) for one that
-    allows something else than an upload into a claim.
+    Raises:
+        TokenInvalid: It is no valid token of this installation (401).
+        TokenMisused: It permits something other than an upload into a PVC (400).
     """
     claims = key.verify(text, Operation.UPLOAD, now())
     if claims.resource != CLAIM or not claims.namespace or not claims.name:

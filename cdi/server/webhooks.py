@@ -1,4 +1,4 @@
-"""The HTTP side: routes, what is refused before it is read, metrics and health."""
+"""HTTP layer of the webhooks: routes, limits on unread requests, metrics and health checks."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from cdi.server.review import MAX_BODY, Allowed, Refused, Review, Verdict, answe
 
 LOG = logging.getLogger(__name__)
 MAX_PENDING = 64 << 20
-"""Bytes of requests that are being read at the same time; further ones are sent away."""
+"""Largest number of bytes of requests that are read at the same time; further requests are rejected."""
 _LARGE = 64 << 10
-"""Bytes of a body from which on it is decoded beside the event loop, one after the other."""
+"""Size of a body in bytes above which it is decoded outside the event loop, one at a time."""
 
 
 class Metrics:
-    """What Prometheus is told."""
+    """Prometheus metrics of the server."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -64,7 +64,7 @@ class Metrics:
 
 
 class Webhooks:
-    """Answers AdmissionReviews."""
+    """Handlers of AdmissionReviews."""
 
     def __init__(
         self,
@@ -75,8 +75,15 @@ class Webhooks:
         admits: Callable[[str], bool],
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        """`admits` says whether a request may be listened to whose path begins with this word (`cdi.server.paths`);
-        `labels` are those of the objects that this is asked about, where that is not all.
+        """Create the handlers.
+
+        Args:
+            cluster: The objects that validation reads.
+            storage: The storage classes that mutation reads.
+            access: The access checks for clones.
+            metrics: What counts the requests.
+            admits: Returns whether requests with this path prefix may be served (`cdi.server.paths`).
+            labels: The labels of the objects that the webhooks are called for; None if they are called for all.
         """
         self._cluster, self._storage, self._access, self._metrics = cluster, storage, access, metrics
         self._admits, self._labels = admits, labels
@@ -84,7 +91,7 @@ class Webhooks:
         self._decoding = asyncio.Semaphore(1)
 
     def application(self, *, ready: Callable[[], str], more: Iterable[web.RouteDef] = ()) -> web.Application:
-        """`ready` gives the empty string, or what is the matter; `more` is served beside it."""
+        """Return the application; `ready` returns an empty string or what is missing, `more` are further routes."""
 
         async def healthz(_: web.Request) -> web.Response:
             return web.Response(text="OK")
@@ -120,7 +127,7 @@ class Webhooks:
         return handle
 
     async def _question(self, request: web.Request, hook: Hook) -> tuple[Review, bool]:
-        """The question, and whether it is a large one.  Raises `web.HTTPException`."""
+        """Return the parsed request, and whether it is large; raise `web.HTTPException` for an unacceptable one."""
         if not self._admits(request.match_info["word"]):
             raise web.HTTPNotFound
         if request.content_type != "application/json":
@@ -141,7 +148,7 @@ class Webhooks:
 
     @contextlib.asynccontextmanager
     async def _room(self, length: int | None) -> AsyncIterator[None]:
-        """Bound what all requests together may hold in memory."""
+        """Bound the memory that the bodies of all concurrent requests occupy."""
         wanted = MAX_BODY if length is None else length
         if wanted > MAX_BODY:
             raise web.HTTPRequestEntityTooLarge(MAX_BODY, wanted)

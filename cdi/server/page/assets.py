@@ -1,4 +1,4 @@
-"""The page's own files, and the rules that a browser is to keep while it shows them."""
+"""Static files of the page, and the security headers that they are served with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
-"""Nothing from elsewhere, nothing inline, and text never becomes markup."""
+"""The Content-Security-Policy: nothing from other origins, nothing inline, and text never becomes markup."""
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -32,17 +32,17 @@ _FOLDERS = ("", "js/")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asset:
-    """One file."""
+    """A static file."""
 
     content: bytes
     content_type: str
     tag: str
-    """Changes whenever the content does."""
+    """The ETag, which changes with the content."""
 
 
 @functools.cache
 def assets() -> dict[str, Asset]:
-    """By path; there is nothing else, so no path can lead astray."""
+    """Return the files by path; nothing else is served, so path traversal is impossible."""
     found: dict[str, Asset] = {}
     root = resources.files("cdi.server.page") / "static"
     for folder in _FOLDERS:

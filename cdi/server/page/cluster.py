@@ -1,4 +1,4 @@
-"""The volumes of a cluster, as the user's own token lets one: the API server decides, nobody here."""
+"""Volumes of a cluster, accessed with the user's own token: the API server authorizes every request."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ from cdi.store.base import Object
 
 T = TypeVar("T")
 _KEPT = 64
-"""Users whose connections are kept, and as many of those who may be nobody's.
+"""Number of users whose clients are kept, and likewise of tokens that were not verified.
 
-A proxy has fewer turns than this for tokens that it does not know: none of these in use is ever given up.
+The proxy serves fewer unverified requests than this at a time, so no client in use is ever evicted.
 """
 _ACCEPTED_SECONDS = 300.0
-"""For so long a token that the API server has accepted counts as one of a user, before it is asked again."""
+"""Seconds for which a token that the API server has accepted counts as verified."""
 _TIMING = Timing(connect=5.0, answer=30.0, patience=3.0)
 _MOST_NAMES = 1000
 
 
 class ClusterDesks:
-    """Keeps connections of the users of late; none is ever used with another's token."""
+    """Clients of recent users; a client is never used with another user's token."""
 
     hint = "A token of the cluster, such as kubectl create token NAME gives. The page may do what it may."
 
     def __init__(self, own: Blocking, credentials: Credentials) -> None:
-        """`credentials` tell where the API server is, and who signed its certificate; nothing else of them is used."""
+        """Connect to the API server of `credentials` and trust its authorities; nothing else of them is used."""
         self._own = own
         self._credentials = credentials
         self._clients: dict[bytes, Client] = {}
         self._accepted: dict[bytes, float] = {}
-        """When the API server last accepted a token, by `time.monotonic`; the latest is the last."""
+        """When the API server last accepted a token, by `time.monotonic`; in ascending order."""
         self._lock = threading.Lock()
 
     def recognises(self, token: str) -> bool:
-        """Whether the API server has accepted it a moment ago.
+        """Return whether the API server has accepted the token recently.
 
-        This decides who has a turn when there are many requests, and nothing else: each is the API server's to allow.
+        This only prioritizes requests under load; the API server authorizes each of them.
         """
         accepted = self._accepted.get(_digest(token))
         return accepted is not None and time.monotonic() - accepted < _ACCEPTED_SECONDS
@@ -75,7 +75,7 @@ class ClusterDesks:
                 del self._accepted[next(iter(self._accepted))]
 
     def close(self) -> None:
-        """Hang up; nobody may ask any more."""
+        """Close all connections; no request may follow."""
         self._own.run(self._hang_up())
 
     async def _hang_up(self) -> None:
@@ -84,7 +84,7 @@ class ClusterDesks:
             await client.__aexit__(None, None, None)
 
     async def _client(self, token: str) -> Client:
-        """Runs in the loop alone, so nothing here needs a lock."""
+        """Return the client of a token; this runs only in the event loop, so it needs no lock."""
         known = _digest(token)
         client = self._clients.pop(known, None)
         if client is None:
@@ -94,7 +94,7 @@ class ClusterDesks:
             client = Client(FixedCredentials(access), timing=_TIMING, agent="cdi-page")
             await client.__aenter__()
         self._clients[known] = client
-        # Nobody has used them since sixty-four others of their sort were here.
+        # Evict the least recently used clients beyond the limit for each group.
         accepted = [one for one in self._clients if one in self._accepted]
         strangers = [one for one in self._clients if one not in self._accepted]
         for old in accepted[:-_KEPT] + strangers[:-_KEPT]:
@@ -103,10 +103,10 @@ class ClusterDesks:
 
 
 class ClusterDesk:
-    """For one token."""
+    """The volumes as one token permits."""
 
     def __init__(self, own: Blocking, client: Client, accepted: Callable[[], None]) -> None:
-        """`accepted` is called whenever the API server has accepted the token."""
+        """Use `client`, and call `accepted` whenever the API server has accepted the token."""
         self._own = own
         self._client = client
         self._accepted = accepted
@@ -159,7 +159,7 @@ class ClusterDesk:
         )
 
     async def _may(self, namespace: str, verb: str, group: str, resource: str) -> list[str]:
-        """Something where the user may."""
+        """Return a list that is non-empty if the user may perform an operation."""
         attributes = {"namespace": namespace, "verb": verb, "group": group, "resource": resource}
         body = {
             "apiVersion": SELF_SUBJECT_ACCESS_REVIEWS.api_version,
@@ -169,12 +169,12 @@ class ClusterDesk:
         try:
             answer = await self._client.create(SELF_SUBJECT_ACCESS_REVIEWS, body)
         except ClusterForbidden as error:
-            # Everybody who is known may ask this; a server that lets anybody in calls a bad token anonymous.
+            # Any authenticated user may create this review. With anonymous access, a bad token counts as anonymous.
             raise ClusterUnauthorized("the cluster does not know this token", remedy="get a new one") from error
         return ["yes"] if (answer.get("status") or {}).get("allowed") is True else []
 
     async def _names(self, listing: Coroutine[Any, Any, Any]) -> list[str]:
-        """Nothing where they may not be listed: a namespace can be typed in, and there is a default class."""
+        """Return no names if listing is forbidden: a namespace can be typed in, and there is a default class."""
         try:
             found = await listing
         except (ClusterForbidden, NotFound):
@@ -187,7 +187,7 @@ def _digest(token: str) -> bytes:
 
 
 def _without_certificate(context: ssl.SSLContext) -> ssl.SSLContext:
-    """The same trust, and nobody's certificate: by it the API server would take the user for its owner."""
+    """Return a context with the same trust, without the client certificate that would authenticate its owner."""
     authorities = b"".join(context.get_ca_certs(binary_form=True))
     if not authorities:
         fresh = ssl.create_default_context()

@@ -1,4 +1,4 @@
-"""What the page's requests are carried out on: a cluster as the user's token lets one, or this machine."""
+"""Interface between the page and its volumes: those of a cluster, with the user's token, or of this machine."""
 
 from __future__ import annotations
 
@@ -12,55 +12,55 @@ OPERATIONS = ("list", "create", "delete", "upload")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """What whoever shows a token may do in a namespace."""
+    """The permissions of a token in a namespace."""
 
     namespace: str
     namespaces: tuple[str, ...]
-    """Those that may be listed; empty where that is not allowed."""
+    """The namespaces; empty if listing them is forbidden."""
     may: dict[str, bool]
-    """By `OPERATIONS`."""
+    """Permissions by `OPERATIONS`."""
     storage_classes: tuple[str, ...] = ()
 
 
 class Desk(Protocol):
-    """For one token; calls block.  Raises `CdiError`: `ClusterUnauthorized` for a token that is not good."""
+    """Volumes as one token permits; calls block and raise `CdiError`, `ClusterUnauthorized` for an invalid token."""
 
     def authenticate(self) -> None:
-        """Return only if the token is good."""
+        """Return only if the token is valid."""
         ...
 
     def session(self, namespace: str | None) -> Session: ...
 
     def volumes(self, namespace: str) -> list[dict[str, Any]]:
-        """Rows (`cdi.server.page.rows`)."""
+        """Return the rows of a namespace (`cdi.server.page.rows`)."""
         ...
 
     def create(self, body: Object) -> None:
-        """A DataVolume.  Raises `AlreadyExists`, `InvalidManifest`."""
+        """Create a DataVolume; raise `AlreadyExists` or `InvalidManifest`."""
         ...
 
     def delete(self, namespace: str, name: str, uid: str) -> None:
-        """A DataVolume and its volume; `uid` is that of the one that was meant.  Raises `NotFound`, `Conflict`."""
+        """Delete a DataVolume and its volume if its UID is `uid`; raise `NotFound` or `Conflict`."""
         ...
 
     def upload_token(self, namespace: str, name: str) -> str: ...
 
 
 class Desks(Protocol):
-    """Finds the desk of who asks."""
+    """Provider of the volumes that a token permits."""
 
     @property
     def hint(self) -> str:
-        """For who signs in: which token, and where it is got."""
+        """The text of the sign-in form: which token is needed, and where to get it."""
         ...
 
     def recognises(self, token: str) -> bool:
-        """Return whether the token is known to be good; False where only the cluster can tell.
+        """Return whether the token is known to be valid; False if only the cluster can tell.
 
-        Must not wait for anything.  Raises `ClusterUnauthorized` for a token that is known not to be good.
+        Must not block. Raises `ClusterUnauthorized` for a token that is known to be invalid.
         """
         ...
 
     def of(self, token: str) -> Desk:
-        """Raises `ClusterUnauthorized`."""
+        """Return the volumes that the token permits; raise `ClusterUnauthorized`."""
         ...

@@ -1,4 +1,4 @@
-"""The volumes of this machine, for whoever has the one token of ``cdi serve``."""
+"""Volumes of this machine, for clients with the single token of ``cdi serve``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cdi.store.base import Key, Object
 
 
 class MachineDesks:
-    """All doors open with one token."""
+    """Provider of the local volumes, all of which one token permits."""
 
     hint = "cdi serve has printed the token, and a link that signs in by itself."
 
@@ -33,14 +33,14 @@ class MachineDesks:
 
 
 class MachineDesk:
-    """Over one CDI_HOME."""
+    """The volumes of one CDI_HOME."""
 
     def __init__(self, embedded: Embedded, token: str) -> None:
         self._embedded = embedded
         self._token = token
 
     def authenticate(self) -> None:
-        """Nobody has this desk who did not show the token."""
+        """Do nothing: `MachineDesks.of` has verified the token."""
 
     def session(self, namespace: str | None) -> Session:
         space = Key.of("dv", namespace, "any").namespace

@@ -1,4 +1,4 @@
-"""What the page shows of a DataVolume: a pure function of the object."""
+"""Table rows of the page, computed from DataVolumes without side effects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cdi.runtime.backend import Advance, Share
 Tone = Literal["good", "bad", "wait", "work"]
 
 _WORDS = 2000
-"""Characters of one text at most: messages may hold what a server or an image says."""
+"""Largest number of characters of one text; messages may quote a server or an image."""
 _CONDITIONS = 20
 _READY = frozenset({Phase.UPLOAD_READY})
 _WAITING = frozenset(
@@ -35,7 +35,10 @@ _WAITING = frozenset(
 
 
 def row(body: Mapping[str, Any], advance: Advance | None, now: dt.datetime) -> dict[str, Any]:
-    """`advance` is how far its worker is, where that is known.  Texts are the object's own, and not to be trusted."""
+    """Return the row of a DataVolume; its texts are the object's own, and not trustworthy.
+
+    `advance` is the progress of its worker, None if unknown.
+    """
     metadata, spec, status = _map(body, "metadata"), _map(body, "spec"), _map(body, "status")
     text = _text(status.get("phase"))
     phase = Phase(text) if text in set(Phase) else Phase.UNKNOWN

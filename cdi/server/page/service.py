@@ -1,7 +1,7 @@
-"""The page and the requests that it makes, as one more thing that the upload proxy answers.
+"""HTTP API of the page, served by the upload proxy.
 
     GET    /                                         the page; its files are below ``/page/``
-    GET    /page/api/about                           how to sign in; the only question without a token
+    GET    /page/api/about                           how to sign in; the only request without a token
     GET    /page/api/session[?namespace=N]           `Session`
     GET    /page/api/volumes/N                       ``{"volumes": [row …]}``
     POST   /page/api/volumes/N                       ``{name, size, storageClass, accessMode}``: one to upload to
@@ -9,8 +9,8 @@
     POST   /page/api/volumes/N/NAME/clone            ``{name}``
     POST   /page/api/volumes/N/NAME/token            ``{"token": …}``, for an upload
 
-Whoever asks shows ``Authorization: Bearer``; there are no cookies, so no other site can ask in somebody's name, and
-none is told that it may.  Refusals are ``{code, message}``.
+Clients send ``Authorization: Bearer``. There are no cookies, so other sites cannot forge requests, and no CORS headers
+permit them any. Errors are ``{code, message}``.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ _FRESH = {"Cache-Control": "no-store"}
 
 
 class Page:
-    """Answers requests of the page, and those for its files."""
+    """Request handlers of the page and its files."""
 
     def __init__(self, desks: Desks) -> None:
         self._desks = desks
 
     def begin(self, visit: Visit) -> Turn | bool | None:
-        """Answer what needs no token, refuse who shows none, and have the rest done in a turn; must not wait.
+        """Answer requests that need no token, reject those without one, and return a turn for the others.
 
-        None where the path is not the page's.
+        Must not block. Returns None if the path is not the page's.
         """
         head = visit.head
         if head.path.startswith(_API):
@@ -153,13 +153,13 @@ def _nothing() -> CdiError:
 
 
 def status_of(error: CdiError) -> int:
-    """The HTTP status of a refusal."""
+    """Return the HTTP status for an error."""
     match error:
         case UploadMalformed():
             return error.status
         case SourceStalled():
             return 408
-        case SourceError():  # of the body that its client sends
+        case SourceError():  # reading the client's body failed
             return 400
         case ClusterUnauthorized() | TokenInvalid():
             return 401
@@ -190,8 +190,8 @@ def _namespace(text: str) -> str:
 
 
 def _document(desk: Desk, visit: Visit) -> Mapping[str, Any]:
-    """Parse the request's body, if its sender has a good token.  Raises `UploadMalformed`, `ClusterUnauthorized`."""
-    # A form of another site may send anything but this without asking first.
+    """Parse the request's body if its sender has a valid token; raise `UploadMalformed` or `ClusterUnauthorized`."""
+    # Browsers send any other type from a form of another site without a CORS preflight.
     if visit.head.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise UploadMalformed("the body is to be application/json", status=415, remedy="")
     desk.authenticate()
@@ -206,7 +206,7 @@ def _document(desk: Desk, visit: Visit) -> Mapping[str, Any]:
 
 
 def _upload_volume(namespace: str, wish: Mapping[str, Any]) -> Object:
-    """Raises `InvalidManifest`."""
+    """Return a DataVolume to upload into; raise `InvalidManifest`."""
     size, wanted = wish.get("size"), wish.get("storageClass") or None
     if not isinstance(size, str) or len(size) > 40 or Quantity.parse(size).bytes <= 0:
         raise InvalidManifest("the size is none", where="size", remedy="such as 10Gi")
@@ -227,6 +227,6 @@ def _data_volume(namespace: str, name: object, spec: Object, *, bound: bool = Fa
     key = Key.of("dv", namespace, name if isinstance(name, str) else "")
     metadata: Object = {"namespace": key.namespace, "name": key.name}
     if bound:
-        # There is nobody yet who would be its first consumer.
+        # No pod consumes the volume yet, so it would never bind with WaitForFirstConsumer.
         metadata["annotations"] = {ANN_IMMEDIATE_BINDING: ""}
     return {"apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "DataVolume", "metadata": metadata, "spec": spec}

@@ -1,9 +1,9 @@
-"""Forward a request to its volume's upload server, and wait while that is being replaced.
+"""Forward a request to its volume's upload server, and wait while that server is being replaced.
 
-An upload server is a pod: it ends where it lacks scratch space, it is killed or evicted, and the next one takes
-seconds to come.  Meanwhile the request stays here.  Its body is not read and ``Expect: 100-continue`` is not answered;
-where the body had been begun, its start is kept and sent to the next server (`cdi.server.proxy.relay`).  The client
-sees nothing of it.
+An upload server is a pod: it ends when it lacks scratch space, it is killed or evicted, and its replacement takes
+seconds to start. Meanwhile the request is held here. Its body is not read and ``Expect: 100-continue`` is not answered;
+if the body had been begun, its start is kept and sent to the next server (`cdi.server.proxy.relay`). The replacement is
+invisible to the client.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from cdi.source.inbound.visit import Visit
 
 LOG = logging.getLogger(__name__)
 _MAX_REPLACEMENTS = 3
-"""Upload servers that are sent the start of one body, after the first."""
+"""How many replacement upload servers may be sent the start of one body."""
 _FIRST_INTERVAL, _LONGEST_INTERVAL, _INTERVAL_GROWTH = 0.25, 2.0, 1.5
-"""Seconds between two looks at the volume, and what each is multiplied with for the next."""
+"""Seconds between two lookups of the volume's state: the first and the longest interval, and the growth factor."""
 _PASSING = (Interrupted, ScratchNeeded, TargetBusy, UploadNotReady, UploadUnderWay)
-"""Refusals of an upload server after which it, or the one that replaces it, may take the same request."""
+"""Errors of an upload server after which it, or its replacement, may accept the same request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +49,17 @@ class Patience:
     """How long a request waits, in seconds."""
 
     replacement: float = 50.0
-    """For an upload server.  Load balancers and Ingresses commonly give up after 60 seconds without an answer, as does
-    ``cdi upload``; the refusal with its cause has to come before that."""
+    """Waiting for an upload server.
+
+    Load balancers and Ingresses commonly time out after 60 seconds without a response, as does ``cdi upload``; the
+    error with its cause has to be sent before that.
+    """
     contention: float = 10.0
-    """For the end of another upload, which may just have been refused and is being cleared away."""
+    """Waiting for the end of another upload, which may just have failed and is being cleaned up."""
 
 
 class Forwarder:
-    """Forwards requests, each in the thread of its caller."""
+    """Forwarder of requests; each request runs in the thread of its caller."""
 
     def __init__(
         self,
@@ -67,7 +70,7 @@ class Forwarder:
         patience: Patience,
         max_waiting: int,
     ) -> None:
-        """`context` is the one by which upload servers are spoken to; `max_waiting` requests wait at a time."""
+        """Forward with the TLS context from `context`; at most `max_waiting` requests wait at a time."""
         self._volumes = volumes
         self._context = context
         self._metrics = metrics
@@ -75,10 +78,13 @@ class Forwarder:
         self._waiting = Turns(max_waiting, "too many requests wait for their volumes")
 
     def forward(self, visit: Visit, namespace: str, name: str) -> Relayed | Filled:
-        """Return the upload server's answer, or that the volume has its image already.
+        """Return the upload server's response, or `Filled` if the volume already has its image.
 
-        Raises what `Volumes.look` raises where no waiting helps; `UploadNotReady` and `UploadUnderWay` where it has not
-        helped; what reading the client's body raises; and `ConnectionLost` where the client is gone.
+        Raises:
+            UploadNotReady: No upload server became ready in time, or `Volumes.look` says that none will.
+            UploadUnderWay: Another upload did not end in time.
+            ConnectionLost: The client disconnected.
+            CdiError: Reading the client's body failed.
         """
         start = BodyStart()
         with _Wait(visit, self._patience, self._waiting, self._metrics, f"{namespace}/{name}") as wait:
@@ -91,7 +97,7 @@ class Forwarder:
     def _attempt(
         self, visit: Visit, namespace: str, name: str, start: BodyStart, wait: _Wait
     ) -> Relayed | Filled | CdiError:
-        """Try once.  An error that is returned passes, one that is raised does not."""
+        """Try once; return an error that is worth a retry, raise any other."""
         try:
             state = self._volumes.look(namespace, name)
         except UploadUnderWay as error:
@@ -132,18 +138,18 @@ class Forwarder:
 
 
 def _obstacle(relayed: Relayed) -> CdiError | None:
-    """Return what keeps the upload server from taking the request now; None where the answer is final."""
+    """Return the temporary error that the upload server reported, or None if its response is final."""
     if relayed.status != 503:
         return None
     if relayed.failure is None:
-        # The answer to HEAD has no body that could say more.
+        # The response to HEAD has no body with a cause.
         return UploadNotReady("the upload server is not ready")
     kind = by_code(relayed.failure.code)
     return kind(relayed.failure.message.rstrip("."), remedy="") if issubclass(kind, _PASSING) else None
 
 
 class _Wait:
-    """The waiting of one request, which ends with the upload server, the client or the time."""
+    """The wait of one request: until the upload server is ready, the client disconnects or a timeout expires."""
 
     def __init__(self, visit: Visit, patience: Patience, waiting: Turns, metrics: Metrics, claim: str) -> None:
         self._visit = visit
@@ -164,10 +170,12 @@ class _Wait:
         self.end()
 
     def pause(self, obstacle: CdiError) -> None:
-        """Wait until the next try.
+        """Wait until the next attempt.
 
-        Raises `UploadUnderWay` and `UploadNotReady` where the time is over or the proxy is about to end, and
-        `ConnectionLost` where the client is gone.
+        Raises:
+            UploadUnderWay: Another upload did not end in time.
+            UploadNotReady: No upload server became ready in time, or the proxy is shutting down.
+            ConnectionLost: The client disconnected.
         """
         now = time.monotonic()
         if self._began is None:
@@ -191,13 +199,13 @@ class _Wait:
         self._interval = min(_LONGEST_INTERVAL, self._interval * _INTERVAL_GROWTH)
 
     def end(self) -> None:
-        """The upload server is there."""
+        """Stop waiting and reset the timeouts, because the upload server is ready."""
         self._held.close()
         self._began = self._contended = None
         self._interval = _FIRST_INTERVAL
 
     def count_replacement(self, obstacle: CdiError) -> None:
-        """An upload server ended after it was sent some of the body.  Raises `UploadNotReady` after too many."""
+        """Count an upload server that ended after receiving part of the body; raise `UploadNotReady` after too many."""
         self._replacements += 1
         if self._replacements > _MAX_REPLACEMENTS:
             raise UploadNotReady(

@@ -1,6 +1,6 @@
-"""What the upload proxy tells Prometheus; ``docs/reference/metrics.md`` explains it.
+"""Prometheus metrics of the upload proxy; ``docs/reference/metrics.md`` explains them.
 
-It is told at a port of its own, since clients from anywhere reach the other one.
+They are served on a port of their own, since the other one is reachable by any client.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from cdi.api.upload_protocol import TUS_START, PlainUpload, TusUpload, route
 from cdi.source.inbound.visit import Visit
 
 LOST = "lost"
-"""The code of a request whose client was gone before it had an answer."""
+"""The value of the label ``code`` for a request whose client disconnected before the response."""
 
 
 class Metrics:
-    """All of them, in a registry of their own.  Any thread."""
+    """The proxy's metrics in a registry of their own; safe to use from any thread."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -48,12 +48,12 @@ class Metrics:
         ProcessCollector(registry=self.registry)
 
     def ended(self, visit: Visit) -> None:
-        """A request has its answer, or no client any more."""
+        """Count a request that was answered or lost its client."""
         self._requests.labels(_place(visit.head.path), LOST if visit.status is None else str(visit.status)).inc()
 
     @contextlib.contextmanager
     def uploading(self) -> Iterator[None]:
-        """A body is passed on for as long as the context lasts."""
+        """Count a body that is being forwarded for as long as the context lasts."""
         with self._uploads.track_inprogress():
             yield
 
@@ -64,18 +64,18 @@ class Metrics:
             yield
 
     def received(self, size: int) -> None:
-        """So many bytes of it were passed on."""
+        """Add `size` forwarded bytes."""
         self._received.inc(size)
 
     def serve(self, visit: Visit) -> bool:
-        """Answer Prometheus; whether the connection may carry another request."""
+        """Answer a scrape; return whether the connection may carry another request."""
         if visit.head.path != "/metrics" or visit.head.method != "GET":
             return visit.answer(404, b"metrics are at /metrics\n")
         return visit.answer(200, generate_latest(self.registry), content_type=CONTENT_TYPE_LATEST)
 
 
 def _place(path: str) -> str:
-    """Whoever asks chooses the path, but not how many series there are."""
+    """Return the value of the label ``path``; unknown paths are folded, so that clients cannot create series."""
     match route(path):
         case PlainUpload(path=known):
             return known

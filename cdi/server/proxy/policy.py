@@ -1,4 +1,4 @@
-"""Which TLS the cluster's configuration wants the upload proxy to offer."""
+"""TLS policy of the upload proxy, read from the cluster's configuration."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from cdi.server.tls import TlsPolicy
 
 LOG = logging.getLogger(__name__)
 LOOK_SECONDS = 30.0
-"""How often the configuration is looked at."""
+"""Seconds between two reads of the configuration."""
 M = TypeVar("M", CDI, CDIConfig)
 
 
 class ClusterPolicy:
-    """The policy of ``tlsSecurityProfile``, of CDI or CDIConfig, as it was when somebody looked last.  To be closed."""
+    """The last known policy of ``tlsSecurityProfile`` in CDI or CDIConfig; call `close` to stop polling."""
 
     def __init__(self, client: Blocking, seconds: float = LOOK_SECONDS) -> None:
-        """Looks once, so that nobody is offered less than was asked for, and from then on every `seconds`."""
+        """Read the policy before returning, so that no weaker TLS is offered at first, and then every `seconds`."""
         self._client = client.client
         self._seconds = seconds
         self._policy = TlsPolicy()
@@ -51,7 +51,7 @@ class ClusterPolicy:
         try:
             found = await policy_of(self._client)
         except CdiError as error:
-            # What was known is still the best that is known; said once, or it would fill the log.
+            # Keep the last known policy. The error is logged once, not at every poll.
             if error.code != self._trouble:
                 LOG.warning("the TLS profile cannot be read", exc_info=error, extra=fields(code=error.code))
             self._trouble = error.code
@@ -63,7 +63,7 @@ class ClusterPolicy:
 
 
 async def policy_of(client: Client) -> TlsPolicy:
-    """What CDI and CDIConfig ask for.  Raises whatever the API server answers."""
+    """Return the policy that CDI and CDIConfig ask for; raise the API server's errors."""
     cdi = active_cdi(_read((await client.list(CDIS)).items, CDI))
     try:
         config = next(_read([await client.get(CDI_CONFIGS, None, CONFIG_NAME)], CDIConfig), None)
@@ -73,7 +73,7 @@ async def policy_of(client: Client) -> TlsPolicy:
 
 
 def _read(bodies: Iterable[Object], model: type[M]) -> Iterator[M]:
-    """Those that can be read; one that cannot counts as missing, as for all other parts."""
+    """Yield the objects that can be parsed; any other counts as missing, as everywhere else."""
     for body in bodies:
         try:
             found = parse(body)

@@ -1,11 +1,11 @@
-"""One request, passed on to an upload server over a connection of its own, with blocking calls.
+"""Relay one request to an upload server over a connection of its own, with blocking calls.
 
-A body goes through one buffer, as fast as the slower side takes it.  The upload server is asked first whether it wants
-the body, so a refusal costs nobody an upload, and it may end one that is under way by answering early: that is told at
-once, whatever the client is doing.
+A body passes through one buffer at the speed of the slower side. The upload server is asked first whether it accepts
+the body (``Expect: 100-continue``), so that a rejection costs no upload. It may also end an upload by responding early;
+the response is forwarded at once, whatever the client is doing.
 
-The start of a body stays in the buffer until the upload server has taken the upload (`KEPT_FIELD`), so that another
-server can be sent the same where this one ends before: because it lacks scratch space, or because its pod is replaced.
+The start of a body stays in the buffer until the upload server has committed to the upload (`KEPT_FIELD`). If the
+server ends before that, because it lacks scratch space or because its pod is replaced, another one is sent the same.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from cdi.source.inbound.plain import peer_uid
 from cdi.source.inbound.visit import Visit
 
 KEPT = 256 << 10
-"""Bytes at the start of a body that can be sent again: more than it takes to recognise an image in its wrappers."""
+"""Bytes at the start of a body that can be sent again; more than are needed to identify an image in its wrappers."""
 CONNECT_TIMEOUT = 5.0
-"""Seconds; the address of a pod that is gone may lead nowhere for a while."""
+"""Seconds until connecting fails; the address of a deleted pod may be unreachable for a while."""
 _ANSWERING = 12 * 3600.0
-"""Seconds that a volume may take for what it was given; a server that is gone is noticed by the kernel much earlier."""
+"""Seconds that the server may take to process what it received; the kernel detects a dead server much earlier."""
 _GONE = 60
-"""Seconds without a sign of life of the other machine."""
+"""Seconds without TCP acknowledgements until the peer counts as dead."""
 _MOST_ANSWER = 64 << 10
 _MAX_INFORMATIONAL_FIELDS = 20
 _CONTINUE, _PROCESSING = 100, 102
@@ -51,7 +51,7 @@ _ANSWER_FIELDS = (
 
 
 class ServerLost(Exception):
-    """The upload server cannot be reached, or ended without an answer; `error` says how."""
+    """Error for an upload server that is unreachable or disconnected without a response; `error` has the cause."""
 
     def __init__(self, error: UploadNotReady) -> None:
         super().__init__(error.message)
@@ -60,28 +60,28 @@ class ServerLost(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relayed:
-    """What the upload server said."""
+    """The upload server's response."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     failure: Failure | None = None
-    """The refusal that the body describes, which is for the proxy to put into words that its client reads."""
+    """The error that the body describes; the proxy renders it in the representation that its client accepts."""
 
 
 class BodyStart:
-    """The start of one request's body, and the buffer that carries the rest.  Used by one thread."""
+    """The start of one request's body, and the buffer that carries the rest; used by one thread."""
 
     def __init__(self) -> None:
         self._buffer: memoryview | None = None
         self.size = 0
         """Bytes of the body that are kept."""
         self.complete = False
-        """They are the whole body."""
+        """Whether the kept bytes are the whole body."""
         self.dropped = False
-        """An upload server has taken the upload: what follows is sent once."""
+        """Whether an upload server has committed to the upload; the rest of the body is sent only once."""
         self.sent = False
-        """An upload server was sent some of it."""
+        """Whether any of it was sent to an upload server."""
 
     @property
     def buffer(self) -> memoryview:
@@ -98,11 +98,20 @@ def relay(
     wanted: Callable[[], None],
     received: Callable[[int], None],
 ) -> Relayed:
-    """Pass the request of `visit` on.
+    """Relay the request of `visit` and return the response.
 
-    `start` is what earlier calls for the same request have read of its body.  `wanted` is called when the server wants
-    the body, `received` with the bytes that have come of it.  Raises `ServerLost`, and what reading the client's body
-    raises: `ConnectionLost` where the client is gone.
+    Args:
+        visit: The client's request.
+        destination: The upload server.
+        context: The TLS context for the upload server.
+        start: The start of the body, as read by earlier calls for the same request.
+        wanted: Called when the server asks for the body.
+        received: Called with the number of body bytes read from the client.
+
+    Raises:
+        ServerLost: The upload server is unreachable, or disconnected without a response.
+        ConnectionLost: The client disconnected.
+        CdiError: Reading the client's body failed.
     """
     where = "the worker" if destination.local else f"{destination.host}:{destination.port}"
     connection, sock = _connect(destination, context, where)
@@ -117,7 +126,7 @@ def relay(
 
 
 class _ClientFailed(Exception):
-    """Not the upload server is the one that failed."""
+    """Error of the client's side, as opposed to the upload server's."""
 
     def __init__(self, error: CdiError | ConnectionLost) -> None:
         super().__init__(str(error))
@@ -125,7 +134,7 @@ class _ClientFailed(Exception):
 
 
 class _Upstream:
-    """The conversation with one upload server."""
+    """The exchange with one upload server."""
 
     def __init__(
         self,
@@ -146,13 +155,13 @@ class _Upstream:
         self._received = received
         self._chunked = visit.head.length is None
         self._holds = False
-        """The server says when it has taken the upload."""
+        """Whether the server reports when it has committed to the upload."""
 
     def exchange(self) -> Relayed:
         self._send_head()
         if self._visit.head.length != 0 and self._is_wanted():
             self._wanted()
-            # Where the server ends meanwhile it has mostly said why.
+            # A server that disconnects meanwhile has usually sent a response with the cause.
             with contextlib.suppress(ConnectionLost):
                 try:
                     self._pass_on()
@@ -163,7 +172,7 @@ class _Upstream:
     def _send_head(self) -> None:
         head = self._visit.head
         fields = {name: head.headers[name] for name in _REQUEST_FIELDS if name in head.headers}
-        # A refusal that programs can read: whether it passes, and words for the client, are the proxy's affair.
+        # Ask for a machine-readable error: the proxy decides whether to retry, and renders it for the client.
         fields["accept"] = "application/json"
         if self._chunked:
             fields["transfer-encoding"] = "chunked"
@@ -182,7 +191,7 @@ class _Upstream:
         return fields is not None
 
     def _informational(self, status: int) -> dict[str, str] | None:
-        """Read an informational response of this status, and give its fields; None where the answer itself comes."""
+        """Read an informational response of this status and return its fields; None if it is the final response."""
         connection = self._connection
         line = connection.readline()
         if not line.startswith(f"HTTP/1.1 {status} ".encode()):
@@ -200,10 +209,10 @@ class _Upstream:
     # --- the body ---------------------------------------------------------------------------------------------------
 
     def _pass_on(self) -> None:
-        """Send the body until it ends or the server answers.  Raises `ConnectionLost` and `_ClientFailed`."""
+        """Send the body until it ends or the server responds; raise `ConnectionLost` and `_ClientFailed`."""
         start, at = self._start, 0
         try:
-            self._visit.body  # noqa: B018  the client is told to send it
+            self._visit.body  # noqa: B018  sends 100 Continue to the client
         except ConnectionLost as error:
             raise _ClientFailed(error) from error
         self._visit.heed(self._descriptor)
@@ -223,7 +232,7 @@ class _Upstream:
             self._pass_on_rest()
 
     def _extend_start(self) -> bool:
-        """Read more of what is kept, or drop it where the server has taken the upload; False where it has answered."""
+        """Read more of the kept start, or drop it once the server has committed; return False if it has responded."""
         start = self._start
         if start.size < KEPT:
             count = self._read(start.buffer[start.size :])
@@ -246,7 +255,7 @@ class _Upstream:
         self._end()
 
     def _read(self, room: memoryview) -> int | None:
-        """Bytes from the client; None where the server has an answer."""
+        """Return the number of bytes read from the client, or None if the server has responded."""
         body = self._visit.body
         try:
             count = body.readinto(room)
@@ -285,7 +294,7 @@ class _Upstream:
 
 
 def _failure_in(body: bytes) -> Failure | None:
-    """The refusal that the body of an answer describes (`Visit.refuse`); None where it is something else."""
+    """Return the error that a response body describes (`Visit.refuse`), or None if it is anything else."""
     try:
         document = parse_json(body)
         code, message, retry = str(document["code"]), str(document["message"]), Retry(document["retry"])
@@ -321,7 +330,7 @@ def _connect_locally(name: str, where: str) -> socket.socket:
     try:
         sock.settimeout(CONNECT_TIMEOUT)
         sock.connect(name)
-        # Such a name is anybody's who takes it first.
+        # Any user may bind a free abstract socket name, so check the peer's user id.
         if peer_uid(sock) != os.geteuid():
             raise PermissionError("it is another user's")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""``cdi uploadproxy`` as a process."""
+"""The process of ``cdi uploadproxy``."""
 
 from __future__ import annotations
 
@@ -29,37 +29,38 @@ from cdi.source.inbound.visit import Visit
 
 LOG = logging.getLogger(__name__)
 MOST_UPLOADS = 200
-"""Requests at a time, each with a thread of its own."""
+"""Largest number of concurrent requests; each has a thread of its own."""
 _MOST_UNVERIFIED = 50
-"""Of those with a token that only the API server can judge; the others are for tokens that are known to be good."""
+"""How many of them may carry tokens that only the API server can verify; the others are reserved for verified tokens.
+"""
 _MOST_SCRAPES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How the proxy runs.  The files are read again when they change, as those of mounted Secrets do."""
+    """Options of the proxy; the files are read again when they change, as those of mounted Secrets do."""
 
     tls: str
-    """A directory with its ``tls.crt`` and ``tls.key``."""
+    """The directory of the serving certificate, ``tls.crt`` and ``tls.key``."""
     client: str
-    """A directory with the ``tls.crt`` and ``tls.key`` by which upload servers know it."""
+    """The directory of the client certificate for upload servers, ``tls.crt`` and ``tls.key``."""
     authorities: str
-    """A file of those who sign the upload servers' certificates."""
+    """The CA bundle that verifies the upload servers' certificates."""
     token_key: str
-    """A file with the public key of tokens, ``id_rsa.pub``."""
+    """The file with the public key that verifies tokens, ``id_rsa.pub``."""
     port: int = 8443
     metrics_port: int | None = None
-    """Where Prometheus is told, over plain HTTP; nowhere where None."""
+    """The port that serves metrics over plain HTTP; None serves none."""
     bind: str = ""
     drain: float = 3600.0
-    """Seconds that uploads under way may still take when it was told to end."""
+    """Seconds that running uploads may still take after the signal to terminate."""
     stall_timeout: float = 60.0
-    """Seconds without a byte from a client."""
+    """Seconds without a byte from a client until its request fails."""
     patience: Patience = field(default_factory=Patience)
 
 
 def server_context(certificate: str, key: str) -> ssl.SSLContext:
-    """For clients.  Raises `OSError`, `ValueError`."""
+    """Return the TLS context for clients; raise `OSError` or `ValueError` for unusable files."""
     return _serving(certificate, key).context
 
 
@@ -67,13 +68,13 @@ def _serving(certificate: str, key: str) -> ServingTls:
     tls = ServingTls()
     with open(certificate, "rb") as one, open(key, "rb") as other:
         tls.present(one.read(), other.read())
-    # A body's own length tells whether it was cut off; the connection must stay good for the answer.
+    # The framing shows whether a body was truncated; the connection has to stay usable for the response.
     tls.context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
     return tls
 
 
 class Front:
-    """What clients are shown: the certificate that is in the files, and TLS by the policy, as both are now."""
+    """TLS contexts for clients, with the current certificate files and the current TLS policy."""
 
     def __init__(self, directory: str, policy: Callable[[], TlsPolicy]) -> None:
         self._policy = policy
@@ -81,7 +82,7 @@ class Front:
         self._files = FileContext([os.path.join(directory, name) for name in ("tls.crt", "tls.key")], self._load)
 
     def __call__(self) -> ssl.SSLContext:
-        """For one thread.  Raises `InvalidManifest` where there never was a certificate that can be used."""
+        """Return the context for one thread; raise `InvalidManifest` if no usable certificate was ever read."""
         context = self._files()
         self._tls.follow(self._policy())
         return context
@@ -92,7 +93,7 @@ class Front:
 
 
 def client_context(certificate: str, key: str, authorities: str) -> ssl.SSLContext:
-    """For upload servers.  Raises `OSError`, `ValueError`."""
+    """Return the TLS context for upload servers; raise `OSError` or `ValueError` for unusable files."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(certificate, key)
@@ -101,7 +102,7 @@ def client_context(certificate: str, key: str, authorities: str) -> ssl.SSLConte
 
 
 class TokenKey:
-    """Checks tokens by the public key in a file, as it is now."""
+    """Verifier of tokens with the public key in a file, which is read again when it changes."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -109,7 +110,7 @@ class TokenKey:
         self._key: VerifyingKey | None = None
 
     def __call__(self, text: str) -> Claims:
-        """Raises `TokenInvalid`, and `ClusterConfigInvalid` where there is no key."""
+        """Return the verified claims; raise `TokenInvalid`, or `ClusterConfigInvalid` if there is no key."""
         return tokens.verify(text, self._current())
 
     def _current(self) -> VerifyingKey:
@@ -138,9 +139,20 @@ def serve(
     listening: Callable[[int], None] = lambda _: None,
     telling: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, or `stop` where that is given; `listening` is told the port, `telling` metrics'.
+    """Serve until SIGTERM or SIGINT, or until `stop` is set if it is given.
 
-    `policy` is asked for every connection.  Raises `UsageError` for the ports and `InvalidManifest` for certificates.
+    Args:
+        options: Ports, files and timeouts.
+        volumes: The state of the volumes.
+        pages: The handler of the web page's paths.
+        policy: Returns the current TLS policy; called for every connection.
+        stop: Ends serving; None installs signal handlers instead.
+        listening: Called with the port.
+        telling: Called with the port of the metrics.
+
+    Raises:
+        UsageError: A port is not available.
+        InvalidManifest: The serving certificate is unusable.
     """
     if stop is None:
         stop = threading.Event()

@@ -1,4 +1,4 @@
-"""What the upload proxy answers."""
+"""Request handlers of the upload proxy."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ from cdi.source.inbound.visit import Visit
 T = TypeVar("T")
 LOG = logging.getLogger(__name__)
 MOST_OF_A_VOLUME = 16
-"""Requests for one volume at a time, with those that wait: whoever has one token is not to have all the turns."""
+"""Largest number of concurrent requests for one volume, so that one token cannot occupy every thread."""
 MAX_WAITING = 100
-"""Requests that wait for their upload servers at a time: half of those that are served, so that uploads have turns."""
+"""Largest number of requests that wait for upload servers: half of all, so that running uploads find a thread."""
 _RETRY_AFTER = "5"
 """Seconds."""
 _EXPOSED = (
@@ -66,7 +66,7 @@ _TUS_SERVER = {
 
 
 class Right(Protocol):
-    """What a token allows: an upload into one claim."""
+    """The permission that a token grants: to upload into one PVC."""
 
     @property
     def namespace(self) -> str: ...
@@ -76,7 +76,7 @@ class Right(Protocol):
 
 
 class Proxy:
-    """Serves requests: what needs no waiting at once, uploads in turns."""
+    """Request handlers: what needs no waiting is answered at once, uploads run in threads of their own."""
 
     def __init__(
         self,
@@ -89,10 +89,16 @@ class Proxy:
         max_waiting: int = MAX_WAITING,
         metrics: Metrics | None = None,
     ) -> None:
-        """`verify` raises `TokenInvalid`; `context` is the one by which upload servers are spoken to.
+        """Create the handlers.
 
-        `pages` begins with requests for other paths as `begin` does, and returns None for one that it does not know.
-        `max_waiting` requests wait for their upload servers at a time, as long as `patience` says.
+        Args:
+            volumes: The state of the volumes.
+            verify: Returns the permission of a token; raises `TokenInvalid`.
+            context: Returns the TLS context for upload servers.
+            pages: Handles requests for other paths as `begin` does; returns None for an unknown path.
+            patience: How long requests wait for their upload servers.
+            max_waiting: How many requests wait for their upload servers at a time.
+            metrics: What counts the requests.
         """
         self._volumes = volumes
         self._verify = verify
@@ -103,9 +109,9 @@ class Proxy:
         )
 
     def begin(self, visit: Visit) -> Turn | bool:
-        """Answer what needs no token, refuse who has none that is good, and have the rest done in a turn.
+        """Answer requests that need no token, reject those without a valid one, and return a turn for the others.
 
-        A proxy that has much to do is no sick one: its health is told even where there is no turn.
+        Health checks are answered here even under full load, since a busy proxy is not an unhealthy one.
         """
         head = visit.head
         if head.path == "/healthz" and head.method in {"GET", "HEAD"}:
@@ -136,7 +142,7 @@ class Proxy:
         )
 
     def _guard(self, visit: Visit, found: PlainUpload | TusUpload | None, step: Callable[[], T]) -> T | bool:
-        """Do a step; what it raises is answered."""
+        """Run a step and answer the error that it raises."""
         try:
             return step()
         except ConnectionLost:
@@ -152,7 +158,7 @@ class Proxy:
         LOG.info("refused", extra=fields(path=visit.head.path, status=status, code=error.code, reason=error.what))
         if visit.answered:
             return False
-        # Pages of other origins may learn why an upload was refused, and nothing else.
+        # Cross-origin pages may read why an upload was rejected, and nothing else.
         headers = {} if found is None else dict(_CORS)
         if isinstance(found, TusUpload):
             headers["Tus-Resumable"] = TUS_VERSION
@@ -192,7 +198,7 @@ class Proxy:
         return visit.answer(answer.status, answer.body, headers=headers)
 
     def _probe(self, visit: Visit, right: Right) -> bool:
-        """Tell a program that asks whether the path is known; the upload itself waits for its server."""
+        """Answer a client that probes whether the path exists; the upload itself waits for its server."""
         try:
             state = self._volumes.look(right.namespace, right.name)
         except UploadUnderWay:
@@ -203,7 +209,7 @@ class Proxy:
 
 
 def _answer_filled(visit: Visit, found: PlainUpload | TusUpload, volume: Filled, where: str) -> bool:
-    """Tell the client of the resumable upload that filled the volume so, whose last answer it may have lost."""
+    """Report the final offset to the resumable upload that filled the volume; its client may have lost the response."""
     head = visit.head
     method = head.headers.get("x-http-method-override", head.method)
     mine = isinstance(found, TusUpload) and found.id is not None and found.id == volume.upload
@@ -223,7 +229,7 @@ def _methods(plain: PlainUpload) -> tuple[str, ...]:
 
 
 def _token(field: str | None) -> str:
-    """Raises `UploadMalformed`."""
+    """Return the bearer token; raise `UploadMalformed` if there is none."""
     if field is None:
         raise UploadMalformed("the Authorization header is missing", remedy='send "Authorization: Bearer TOKEN"')
     scheme, _, token = field.partition(" ")

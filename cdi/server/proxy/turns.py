@@ -11,10 +11,10 @@ from cdi.api.errors import UploadUnderWay
 
 
 class Turns:
-    """At most so many turns at a time for each key.  Any thread."""
+    """A limit of concurrent requests per key; safe to use from any thread."""
 
     def __init__(self, most: int, refusal: str) -> None:
-        """`refusal` is what whoever gets none is told."""
+        """Allow `most` at a time; `refusal` is the message of the error for any more."""
         self._most = most
         self._refusal = refusal
         self._lock = threading.Lock()
@@ -22,7 +22,7 @@ class Turns:
 
     @contextlib.contextmanager
     def take(self, key: Hashable) -> Iterator[None]:
-        """Hold one as long as the context lasts.  Raises `UploadUnderWay` where there is none left."""
+        """Hold one slot for as long as the context lasts; raise `UploadUnderWay` if none is free."""
         with self._lock:
             if self._taken[key] >= self._most:
                 raise UploadUnderWay(self._refusal, remedy="send it again later")

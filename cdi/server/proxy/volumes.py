@@ -1,4 +1,4 @@
-"""Which volumes wait for an upload, and where their upload servers are."""
+"""Upload state of volumes, and the addresses of their upload servers."""
 
 from __future__ import annotations
 
@@ -26,50 +26,52 @@ from cdi.reconcile.upload_target import is_upload_target
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
-    """An upload server."""
+    """The address of an upload server."""
 
     host: str
-    """A name or address; its certificate is for it."""
+    """A host name or address, for which its certificate is valid unless `name` is set."""
     port: int = SERVER_PORT
     name: str | None = None
-    """What its certificate is for, where that is something else."""
+    """The name in its certificate, if different from `host`."""
     local: str | None = None
-    """The abstract Unix socket of a worker of this user, without TLS, instead of all that."""
+    """The abstract Unix socket of a worker of the same user, used without TLS instead of `host` and `port`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pending:
-    """The upload server is not ready, and will be without anybody's help."""
+    """State of a volume whose upload server is not ready yet and needs no intervention."""
 
     why: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filled:
-    """The volume has its image."""
+    """State of a volume that has its image."""
 
     upload: str | None = None
-    """The name of the resumable upload that brought it."""
+    """The name of the resumable upload that filled it."""
 
 
 VolumeState = Destination | Pending | Filled
 
 
 class Volumes(Protocol):
-    """Asked from several threads at once."""
+    """Lookup of upload states; called from several threads at once."""
 
     def look(self, namespace: str, name: str) -> VolumeState:
-        """Return how a claim is.
+        """Return the state of a PVC.
 
-        Raises `UploadNotReady` where no upload server will ever be there: the claim does not exist, takes no upload, is
-        being deleted, or has failed for good.  Raises `UploadUnderWay` where another client has the volume, and a
-        `ClusterError`.
+        Raises:
+            UploadNotReady: There will be no upload server: the PVC does not exist, accepts no upload, is being deleted
+                or has failed permanently.
+            UploadUnderWay: Another client is uploading into the volume.
+            ClusterError: The API server cannot be asked.
         """
         ...
 
 
 class ClusterVolumes:
-    """As the annotations of PersistentVolumeClaims tell."""
+    """Upload states from the annotations of PersistentVolumeClaims."""
 
     def __init__(self, client: Blocking) -> None:
         self._client = client
