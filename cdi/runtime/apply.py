@@ -1,4 +1,4 @@
-"""Manifests into the store, as ``kubectl apply`` does it."""
+"""Writing of manifests into the store, with the semantics of ``kubectl apply``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cdi.runtime.document import Document, Manifest, located
 from cdi.store.base import Key, Object, Store
 
 APPLIED = f"{GROUP}/applied"
-"""An annotation: the labels and annotations that the last manifest set, so that the next one can take them away."""
+"""An annotation with the labels and annotations that the last manifest set, so that the next one can remove them."""
 _SERVER_OWNED = (
     "uid",
     "resourceVersion",
@@ -39,7 +39,7 @@ _ELSEWHERE = {
     "ObjectTransfer": "delete the object and apply it under its new name",
     "UploadTokenRequest": "run cdi upload; no token is needed on this machine",
 }
-"""Kinds that only a cluster's controllers act on."""
+"""Kinds that only a cluster's controllers handle."""
 _TRIES = 20
 _DEEPEST_LIST = 3
 
@@ -53,12 +53,18 @@ def apply(
     strict: bool = False,
     before_write: Callable[[Key], None] = lambda _: None,
 ) -> list[Applied]:
-    """All manifests are checked before any is written.
+    """Validate all manifests, then write them.
 
-    `namespace` is that of manifests which name none.  `before_write` is called with each key before its object is
-    written.  With `dry_run` nothing is written, and what would become of each is told.  Fields that are not known are
-    refused where it is `strict`, as kubectl has it; else they are told of.  Raises `InvalidManifest` with all problems
-    of a manifest, also where a DataVolume's spec would change.
+    Args:
+        store: The store.
+        manifests: The manifests.
+        namespace: The namespace of manifests without one.
+        dry_run: Write nothing, and return what would be done.
+        strict: Reject unknown fields, as kubectl does; otherwise they are returned.
+        before_write: Called with each key before its object is written.
+
+    Raises:
+        InvalidManifest: A manifest is invalid, or would change a DataVolume's spec; the message has all problems.
     """
     checked = check(store, manifests, namespace=namespace, strict=strict)
     applied = []
@@ -78,9 +84,9 @@ def check(
     strict: bool = False,
     in_cluster: bool = False,
 ) -> list[tuple[Object, tuple[str, ...]]]:
-    """What is to be written, and the paths of fields that are not known.  Raises as `apply` does.
+    """Return the objects to write, with the paths of their unknown fields; raise the errors of `apply`.
 
-    Kinds that only a cluster's controllers act on are refused unless it is `in_cluster`.
+    Kinds that only a cluster's controllers handle are rejected unless `in_cluster` is set.
     """
     checked: list[tuple[Object, tuple[str, ...]]] = []
     places: list[str] = []
@@ -95,7 +101,7 @@ def check(
 
 
 def keys_of(manifests: Iterable[Manifest], *, namespace: str | None = None) -> list[Key]:
-    """What manifests name; `namespace` is that of those which name none.  Raises `InvalidManifest`, `NotFound`."""
+    """Return the keys of manifests, with `namespace` for those without one; raise `InvalidManifest` or `NotFound`."""
     found: list[Key] = []
     for place, manifest in _flattened(manifests, "", 0):
         with located(place):
@@ -107,7 +113,7 @@ def keys_of(manifests: Iterable[Manifest], *, namespace: str | None = None) -> l
 
 
 def _flattened(manifests: Iterable[Any], inside: str, depth: int) -> Iterator[tuple[str, Any]]:
-    """Yield each manifest with its place, items of a List one by one; `inside` is the place of the List."""
+    """Yield each manifest with its position, and items of a List separately; `inside` is the position of the List."""
     for index, given in enumerate(manifests):
         place, manifest = (given.place, given.body) if isinstance(given, Document) else ("", given)
         if inside:
@@ -125,7 +131,7 @@ def _flattened(manifests: Iterable[Any], inside: str, depth: int) -> Iterator[tu
 def _checked(
     manifest: Mapping[str, Any], namespace: str | None, *, strict: bool, in_cluster: bool
 ) -> tuple[Object, tuple[str, ...]]:
-    """The manifest as it is stored, valid, in a namespace, without what only the store may say; unknown fields."""
+    """Return the valid object to store, with namespace and without server-owned fields, and its unknown fields."""
     model = parse_manifest(manifest)
     kind = model.kind_name()
     unknown = tuple(_unknown(model))
@@ -137,7 +143,7 @@ def _checked(
         )
     if kind in _ELSEWHERE and not in_cluster:
         raise InvalidManifest(f"{kind} has an effect in a cluster only", where="kind", remedy=_ELSEWHERE[kind])
-    body: Object = json.loads(json.dumps(manifest, default=str))  # noqa: TID251  a copy
+    body: Object = json.loads(json.dumps(manifest, default=str))  # noqa: TID251  a deep copy
     metadata = {name: value for name, value in body["metadata"].items() if name not in _SERVER_OWNED}
     if metadata.get("annotations"):
         metadata["annotations"] = {name: text for name, text in metadata["annotations"].items() if name != APPLIED}
@@ -158,7 +164,7 @@ def _checked(
 
 
 def _unknown(model: KubeObject) -> Iterator[str]:
-    """Of the kinds that this project defines; of others it knows only the part that it uses."""
+    """Yield the unknown fields of kinds that this project defines; it knows only the used part of others."""
     if not kind_of(model.group_version, model.kind_name()).defined:
         return
     for path in unknown_fields(model):
@@ -220,8 +226,9 @@ def _told(key: Key, action: Literal["created", "configured", "unchanged"]) -> Ap
 
 
 def _merged(old: Object, body: Object) -> Object:
-    """The manifest over what is stored: labels and annotations that others set stay, those of the last manifest that
-    this one does not have go.
+    """Return the stored object updated with the manifest.
+
+    Labels and annotations set by others are kept; those of the last manifest that this one lacks are removed.
     """
     before = old["metadata"]
     try:

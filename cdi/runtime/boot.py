@@ -1,7 +1,7 @@
-"""Does a disk boot?  A virtual machine on a throw-away overlay says so, or why not.
+"""Boot check: start a virtual machine from an overlay of a disk, and report whether it boots.
 
-The guest is watched from three sides: its serial console (`cdi.runtime.boot_console`), QEMU's events (panic, reset,
-shutdown), and what it read from its disk, which is all that is known of a guest that says nothing.
+The VM is observed through its serial console (`cdi.runtime.boot_console`), QEMU's events (panic, reset, shutdown)
+and the amount that it read from its disk, which is the only evidence of a VM with a silent console.
 """
 
 from __future__ import annotations
@@ -40,45 +40,48 @@ if TYPE_CHECKING:
     from qemu.qmp import QMPClient
 
 OVERHEAD = 3 << 30
-"""Address space that QEMU wants beside the guest's memory: translated code, libraries, threads."""
+"""Address space in bytes that QEMU needs besides VM memory: translated code, libraries, threads."""
 OVERLAY_MAX = 16 << 30
-"""The guest may write so much before it is up, bytes."""
+"""Largest number of bytes that the VM may write."""
 RESETS = 4
-"""A guest that starts over so often without coming up is in a loop."""
+"""Number of VM resets after which the VM counts as being in a boot loop."""
 NESTED_PATIENCE = 30.0
-"""Seconds for KVM inside of a virtual machine to bring a guest to its kernel.  Some emulate the firmware's and boot
-loader's real mode so slowly that they never come to their end, and plain emulation is faster by far."""
+"""Seconds for nested KVM to bring a VM to its kernel.
+
+Some hypervisors emulate the real mode of firmware and boot loader so slowly that the boot never finishes, and plain
+emulation is much faster.
+"""
 KERNEL_READS = 32 << 20
-"""A guest that read so much from its disk has loaded a kernel, bytes."""
+"""Bytes read from the disk after which the VM counts as having loaded a kernel."""
 TAIL = 4096
-"""Characters of the console in a report."""
+"""Characters of console output in a report."""
 POLL = 0.1
-"""Seconds between looks at the clock and at cancel."""
+"""Seconds between checks of timeout and cancellation."""
 DEFAULT_TIMEOUTS: Mapping[Accelerator, float] = {"kvm": 300.0, "tcg": 1200.0}
-"""Seconds for a guest to come up.  A small Debian takes six minutes under emulation on a busy machine."""
+"""Seconds for a VM to boot. A small Debian takes six minutes under emulation on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootReport:
-    """What became of the guest."""
+    """The result of a boot check."""
 
     booted: bool
     evidence: str | None
-    """What proves it: what it means, and the line that was printed."""
+    """The proof of a successful boot: its meaning and the console line."""
     why_not: str | None
     seconds: float
-    """From the guest's first instruction."""
+    """Since the VM's first instruction."""
     accelerator: str
-    """kvm or tcg."""
+    """One of kvm and tcg."""
     firmware: Firmware
     resets: int
     disk_read: int
-    """Bytes that the guest read from its disk."""
+    """Bytes that the VM read from its disk."""
     serial_tail: str
-    """The end of what its console showed, at most 4096 characters without control sequences."""
+    """The end of its console output: at most 4096 characters without control sequences."""
 
     def require(self, *, where: str | None = None) -> None:
-        """Raises `BootFailed` unless it booted."""
+        """Raise `BootFailed` unless the VM booted."""
         if not self.booted:
             raise BootFailed(self.why_not or "the guest did not come up", where=where)
 
@@ -96,25 +99,36 @@ def boot_check(
     workdir: str | None = None,
     on_line: Callable[[str], None] | None = None,
 ) -> BootReport:
-    """Boot a raw disk (a file or a block device), which is only read, and watch it for at most `timeout` seconds.
+    """Boot a raw disk, a file or a block device, without writing to it.
 
-    Without a `timeout` it is the one that `DEFAULT_TIMEOUTS` has for the accelerator.  `memory` is the guest's, bytes.
-    `seed` are files of a NoCloud seed that win over ours.  `expect` is a regular expression: then only a line of the
-    console that matches it proves the boot.  `tcg` allows emulation where there is no KVM.  The overlay is made in a
-    directory below `workdir`, or the system's place for temporary files, and removed.  `on_line` is called with the
-    last line of the console, printable, whenever the guest prints something.
+    Args:
+        disk: The path of the disk.
+        memory: Memory of the VM in bytes.
+        timeout: Seconds to wait; None takes the value of `DEFAULT_TIMEOUTS` for the accelerator.
+        firmware: The firmware; "auto" chooses by the disk's content.
+        seed: Files of a NoCloud seed that override the built-in ones.
+        expect: A regular expression; if given, only a matching console line proves the boot.
+        tcg: Whether emulation may be used if there is no KVM.
+        cancelled: Stops the check when set.
+        workdir: The parent of the temporary directory with the overlay, by default the system's.
+        on_line: Called with the last line of the console, made printable, whenever the VM prints.
 
-    Raises `QemuMissing`, `QemuFailed` and `ResourceLimit` where QEMU itself fails, `BootFailed` where nothing may run
-    the guest, `TargetIo`, `TargetPermission` where the disk cannot be read, `Interrupted`; `ValueError` for an
-    `expect` that is no regular expression and for a `seed` with unknown files.  A guest that does not come up raises
-    nothing: `BootReport.require` does.
+    Returns:
+        The result; a VM that does not boot raises nothing (see `BootReport.require`).
+
+    Raises:
+        QemuMissing, QemuFailed, ResourceLimit: QEMU itself failed.
+        BootFailed: There is no usable accelerator.
+        TargetIo, TargetPermission: The disk cannot be read.
+        Interrupted: The check was cancelled.
+        ValueError: `expect` is not a regular expression, or `seed` has unknown files.
     """
     pattern = re.compile(expect) if expect is not None else None
     marker = f"cdi-boot-{secrets.token_hex(8)}"
     arch = host_arch()
     usable = accelerators(tcg=tcg)
     size, is_block, chosen = look_at(disk, firmware, arch)
-    # A seed may hold passwords, and an overlay is large.
+    # A seed may contain passwords, and an overlay is large.
     with private_directory(workdir) as private:
         directory = str(private)
         seed_path = os.path.join(directory, "seed.iso")
@@ -146,7 +160,7 @@ def boot_check(
             try:
                 return watch.run(directory)
             except AcceleratorFailed as failed:
-                # KVM is there and cannot run this machine: nested in another one, as a rule.
+                # KVM is present but cannot run this machine, usually because it is nested.
                 if accelerator == usable[-1]:
                     raise failed.cause from failed
                 if left is not None:
@@ -155,20 +169,20 @@ def boot_check(
 
 
 class AcceleratorFailed(Exception):
-    """QEMU ended before the guest's first instruction, or met something that the accelerator cannot do."""
+    """QEMU ended before the VM's first instruction, or the accelerator cannot run the VM."""
 
     def __init__(self, cause: CdiError, seconds: float = 0.0) -> None:
         super().__init__(cause.what)
         self.cause = cause
         self.seconds = seconds
-        """That the guest ran."""
+        """Seconds that the VM ran."""
 
 
 def make_overlay(directory: str, size: int) -> str:
-    """An empty qcow2, which takes what the guest writes."""
+    """Create an empty qcow2 file that receives the VM's writes, and return its path."""
     overlay = os.path.join(directory, "overlay.qcow2")
     with open(overlay, "wb"):
-        pass  # the sandbox writes files, and makes none
+        pass  # the sandbox permits writing files, not creating them
     sandbox.run(
         "qemu-img",
         ["create", "-q", "-f", "qcow2", overlay, str(size)],
@@ -180,7 +194,7 @@ def make_overlay(directory: str, size: int) -> str:
 
 
 def look_at(disk: str, firmware: Literal["bios", "uefi", "auto"], arch: str) -> tuple[int, bool, Firmware]:
-    """The disk's size, whether it is a block device, and the firmware for it; raises a `TargetError`."""
+    """Return the disk's size in bytes, whether it is a block device, and its firmware; raise a `TargetError`."""
     try:
         handle = os.open(disk, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -198,7 +212,7 @@ def look_at(disk: str, firmware: Literal["bios", "uefi", "auto"], arch: str) -> 
 
 
 class Watch:
-    """One guest, from its first instruction to a verdict."""
+    """The observation of one VM, from its first instruction to the result."""
 
     def __init__(
         self,
@@ -210,7 +224,7 @@ class Watch:
         cancelled: threading.Event,
         on_line: Callable[[str], None] | None,
     ) -> None:
-        """`patience` seconds are given to the accelerator to bring the guest past its boot loader, None: all."""
+        """Observe a VM; the accelerator has `patience` seconds (None: no limit) to bring it to its kernel."""
         self.console = console
         self.machine = machine
         self.timeout = timeout
@@ -220,15 +234,15 @@ class Watch:
         self.resets = 0
         self.why_not: str | None = None
         self.seen = False
-        """The console decided."""
+        """Whether the console has decided the result."""
         self.decided = asyncio.Event()
         self.unable: CdiError | None = None
-        """The accelerator gave up."""
+        """The error of an accelerator that cannot run the VM."""
         self.began = 0.0
         self.disk_read = 0
 
     def run(self, directory: str) -> BootReport:
-        """Start the guest and watch it.  Raises `AcceleratorFailed`, and a `CdiError` where QEMU fails."""
+        """Start the VM and observe it; raise `AcceleratorFailed`, or a `CdiError` if QEMU fails."""
         machine = self.machine
         ours_monitor, monitor = socket.socketpair()
         ours_console, console = socket.socketpair()
@@ -253,18 +267,18 @@ class Watch:
         from qemu.qmp import QMPClient, QMPError
 
         client = QMPClient("boot")
-        client.logger.disabled = True  # it logs what is raised anyway
+        client.logger.disabled = True  # it logs errors that are raised anyway
         reading: asyncio.Task[None] | None = None
         watching: asyncio.Task[None] | None = None
         try:
             await client.connect(monitor)
             reading = asyncio.create_task(self._read(console))
             watching = asyncio.create_task(self._watch(client))
-            await asyncio.sleep(0)  # the listener is there before the first event
+            await asyncio.sleep(0)  # registers the listener before the first event
             await client.execute("cont")
             self.began = time.monotonic()
             await self._wait(guest, client)
-            await asyncio.sleep(POLL)  # for the rest of the line that decided
+            await asyncio.sleep(POLL)  # for the rest of the deciding line
             await self._ask_for_reads(client)
         except (QMPError, EOFError, OSError) as error:
             if not self.decided.is_set():
@@ -300,7 +314,7 @@ class Watch:
                     )
                     return
             if guest.process.poll() is not None:
-                # Its last words and events may still be on their way.
+                # The last console output and events may still be buffered.
                 await asyncio.sleep(POLL)
                 if not self.decided.is_set():
                     raise guest.failure()
@@ -341,7 +355,7 @@ class Watch:
                         pass
 
     async def _stopped(self, client: QMPClient) -> None:
-        """QEMU stops a guest for several reasons; of one, no other event tells."""
+        """Check why QEMU stopped the VM; an internal error is reported by no other event."""
         status: Any = await client.execute("query-status")
         if status["status"] == "internal-error":
             self.unable = QemuFailed(f"{self.machine.accelerator} cannot run this guest: an internal error")
@@ -353,14 +367,14 @@ class Watch:
             self.decided.set()
 
     async def _ask_for_reads(self, client: QMPClient) -> None:
-        """How much the guest read: a guest that is silent and read a kernel's worth lacks only a serial console."""
+        """Query how much the VM has read; if it read a kernel, only its serial console is missing."""
         answer: Any = await asyncio.wait_for(client.execute("query-blockstats"), 5)
         for device in answer:
             if device.get("node-name") == "disk" and device.get("stats"):
                 self.disk_read = int(device["stats"].get("rd_bytes", 0))
 
     async def _ended(self, guest: sandbox.Confined, error: Exception) -> CdiError:
-        """Why QEMU does not answer."""
+        """Return the error that explains why QEMU does not respond."""
         with contextlib.suppress(CdiError):
             await asyncio.to_thread(guest.wait, timeout=5)
             return guest.failure()
@@ -394,7 +408,7 @@ class Watch:
         )
 
     def _silence(self, seconds: float) -> str:
-        """Nothing decided until the time was up."""
+        """Return the reason for a check that ended without a decision."""
         read = f"the guest read {self.disk_read >> 10} KiB of its disk"
         if self.console.awaits_text:
             return f"the expected text did not appear within {seconds:.0f} seconds; {read}"

@@ -1,8 +1,8 @@
-"""What a guest's serial console says about its boot: pure, fed piece by piece, the same verdict for any pieces.
+"""Interpretation of a VM's serial console; it has no side effects, and the result does not depend on chunk boundaries.
 
-The firmware, the boot loader, the kernel and systemd each have words of their own for success and failure; the tables
-below hold them.  A failure counts when it is printed; so does proof that the system is up.  A hint (systemd greets) is
-only believed when nothing better came until the time was up.
+The tables below hold the messages of firmware, boot loader, kernel and systemd for success and failure. A failure or
+a proof of success decides as soon as it is printed. A hint (systemd's greeting) counts only if nothing better follows
+before the timeout.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import re
 from dataclasses import dataclass, replace
 
 TAIL = 64 << 10
-"""Characters of the console that are kept."""
+"""Characters of console output that are kept."""
 SHOWN = 400
 """Characters of a line that a sighting quotes."""
 LINE = 4096
-"""A line that is longer is cut here: no message that matters is."""
+"""Length at which lines are truncated; all relevant messages are shorter."""
 
 
 class Kind(enum.Enum):
-    """What a line of the console means."""
+    """The meaning of a console line."""
 
     BOOTED = "booted"
     HINT = "hint"
@@ -30,20 +30,20 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sighting:
-    """A line that tells something."""
+    """A console line that was recognised."""
 
     kind: Kind
     what: str
-    """A few words: what it means."""
+    """Its meaning in a few words."""
     line: str
-    """As it was printed, without control sequences."""
+    """The text without control sequences."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """Words to look for, from the beginning of a line where the pattern says so.
+    """A pattern to search for, anchored at the start of a line if it says so.
 
-    A match must not depend on what follows it: the end of a line is not known while it is being printed.
+    A match must not depend on what follows it, because lines are searched while they are being printed.
     """
 
     kind: Kind
@@ -107,7 +107,7 @@ HINTS = _signs(
 
 KERNEL = "Linux version "
 
-# ECMA-48: CSI sequences, OSC strings, two-character escapes; and the control characters that remain.
+# ECMA-48: CSI sequences, OSC strings, two-character escapes; then the remaining control characters.
 ESCAPES = re.compile(
     r"\x1b\[[0-?]{0,32}[ -/]{0,4}[@-~]|\x1b\][^\x07\x1b]{0,256}(?:\x07|\x1b\\)|\x1b[ -/]{0,2}[0-Z\\^-~]"
 )
@@ -116,25 +116,26 @@ CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 class Console:
-    """Reads a console.  `feed` returns the first sighting that decides, once; afterwards None for ever."""
+    """Parser of a console; `feed` returns the deciding sighting once, and None from then on."""
 
     def __init__(self, *, marker: str | None = None, expect: re.Pattern[str] | None = None) -> None:
-        """`marker` is printed by the seed at the end of the boot.  With `expect`, nothing else proves one: it is
-        searched for in every line, also while the line is being printed.
+        """Recognise `marker`, which the seed prints at the end of the boot.
+
+        With `expect`, nothing else proves success; it is searched for in every line, even before the line is complete.
         """
         self._decode = codecs.getincrementaldecoder("utf-8")("replace")
         self._pending = ""
-        """The beginning of an escape sequence."""
+        """The start of an incomplete escape sequence."""
         self._line = ""
         self._expect = expect
         self._marker = marker
         self._tail = ""
         self.hint: Sighting | None = None
         self.decided: Sighting | None = None
-        """Its line grows until its end is printed."""
+        """Its line is extended until the end of the line is printed."""
         self._deciding = False
         self.kernel = False
-        """A Linux kernel has begun to speak."""
+        """Whether a Linux kernel has printed its banner."""
         self.received = 0
         """Bytes."""
 
@@ -145,23 +146,23 @@ class Console:
 
     @property
     def last_line(self) -> str:
-        """The last line that is not blank, as far as it has been printed; empty where there is none."""
+        """The last non-blank line, as far as it has been printed, or an empty string."""
         return self._tail.rstrip().rpartition("\n")[2].strip()
 
     @property
     def awaits_text(self) -> bool:
-        """Only what the caller expects proves a boot."""
+        """Return whether only the expected text proves success."""
         return self._expect is not None
 
     def feed(self, data: bytes) -> Sighting | None:
-        """Read some more; the sighting that decides, when it is in there."""
+        """Process more output; return the deciding sighting if it is in there."""
         self.received += len(data)
         text = self._pending + self._decode.decode(data)
         unfinished = UNFINISHED.search(text)
         self._pending = "" if unfinished is None else unfinished.group()
         text = ESCAPES.sub("", text[: len(text) - len(self._pending)])
         decided: Sighting | None = None
-        # A carriage return alone begins the line anew: boot loaders count down that way.
+        # A lone carriage return overwrites the line, as boot loaders do when counting down.
         for character_run in re.split(r"(\n|\r)", text):
             if character_run in ("\n", "\r"):
                 if character_run == "\n":
@@ -182,10 +183,10 @@ class Console:
         self._tail = (self._tail + text)[-TAIL:]
 
     def _judge(self) -> Sighting | None:
-        """The current line, as far as it has been printed."""
+        """Search the current line, as far as it has been printed."""
         line = self._line
         self.kernel = self.kernel or KERNEL in line
-        # The match that ends first is the one that would have been seen first, had the line come byte by byte.
+        # The match that ends first is the one that would have been found first if bytes had arrived one at a time.
         found = sorted(
             ((match.end(), sign) for sign in self._signs() if (match := sign.pattern.search(line)) is not None),
             key=lambda pair: pair[0],

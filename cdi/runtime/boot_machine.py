@@ -1,7 +1,7 @@
-"""The virtual machine of a boot check, as a command line: devices as KubeVirt gives them, nothing that leads out.
+"""Command line of the boot check's virtual machine: devices as in KubeVirt, and no access to the outside.
 
-The disk is never written: the guest writes to a throw-away qcow2 over it.  There is a network card, because guests
-wait for one, on a network that ends at the card (``restrict=on``, in an empty network namespace).
+The disk is never written: the VM writes to a temporary qcow2 overlay. There is a network card, because some systems
+wait for one, on a network without any peer (``restrict=on``, in an empty network namespace).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CODE_AND_VARS = {
         ("/usr/local/share/qemu/edk2-aarch64-code.fd", "/usr/local/share/qemu/edk2-arm-vars.fd"),
     ),
 }
-"""UEFI firmware and its empty variable store, where distributions put them; the first pair that is there is taken."""
+"""Paths of UEFI firmware and its empty variable store in distributions; the first existing pair is used."""
 
 FIRMWARE_PLACES = (
     "/usr/share/seabios",
@@ -47,25 +47,25 @@ FIRMWARE_PLACES = (
     "/usr/share/edk2",
     "/usr/share/qemu-efi-aarch64",
 )
-"""Where distributions keep what QEMU's own data directory only links to."""
+"""Directories of distributions that QEMU's own data directory links to."""
 
 EFI_SYSTEM = bytes.fromhex("28732ac11ff8d211ba4b00a0c93ec93b")
-"""The type of a GPT's EFI system partition (UEFI 2.10, 5.3.3), as it is stored."""
+"""The partition type of an EFI system partition in a GPT (UEFI 2.10, 5.3.3), in its stored byte order."""
 
 SECTOR = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What the guest is given."""
+    """The configuration of the virtual machine."""
 
     arch: str
-    """As QEMU names it: x86_64, aarch64."""
+    """QEMU's name of the architecture: x86_64, aarch64."""
     firmware: Firmware
     code: str | None
-    """The UEFI firmware's file."""
+    """The file of the UEFI firmware."""
     variables: str | None
-    """A copy of its variable store, written by the guest."""
+    """A copy of its variable store, writable by the VM."""
     accelerator: Accelerator
     memory: int
     """Bytes."""
@@ -80,17 +80,19 @@ class Machine:
 
     @property
     def cpu(self) -> str:
-        """All that there is.  Virtual machines that lend KVM to theirs often show IA32_ARCH_CAPABILITIES and refuse to
-        set it, on which QEMU aborts; it tells of mitigations only, and no guest needs it to boot.
+        """The CPU model with all features except IA32_ARCH_CAPABILITIES.
+
+        Hypervisors with nested KVM often expose this MSR and refuse to set it, which makes QEMU abort. It only
+        describes mitigations, and no system needs it to boot.
         """
         if self.accelerator == "tcg":
             return "max"
         return "host,arch-capabilities=off" if self.arch == "x86_64" else "host"
 
     def arguments(self, *, monitor: int, console: int) -> list[str]:
-        """QEMU's, without the program's name: the descriptors are those of QMP's and the serial console's sockets.
+        """Return QEMU's arguments without the program; the descriptors are the sockets for QMP and the serial console.
 
-        The guest is stopped at its first instruction.
+        The VM is started in the stopped state.
         """
         kind = "q35,graphics=off" if self.arch == "x86_64" else "virt,gic-version=max"
         arguments = ["-nodefaults", "-no-user-config", "-display", "none", "-S", "-name", "boot-check"]
@@ -136,18 +138,18 @@ class Machine:
 
 
 def escaped(path: str | None) -> str:
-    """For QEMU's comma-separated options."""
+    """Escape a path for QEMU's comma-separated options."""
     return (path or "").replace(",", ",,")
 
 
 def host_arch() -> str:
-    """This machine's architecture by QEMU's name."""
+    """Return QEMU's name of this machine's architecture."""
     machine = platform.machine().lower()
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
 
 
 def accelerators(*, tcg: bool) -> tuple[Accelerator, ...]:
-    """What may run the guest, best first; raises `BootFailed` where nothing may."""
+    """Return the usable accelerators, best first; raise `BootFailed` if there is none."""
     kvm = os.access("/dev/kvm", os.R_OK | os.W_OK)
     if kvm:
         return ("kvm", "tcg") if tcg else ("kvm",)
@@ -160,7 +162,7 @@ def accelerators(*, tcg: bool) -> tuple[Accelerator, ...]:
 
 
 def is_nested() -> bool:
-    """This machine is itself a virtual one."""
+    """Return whether this machine is a virtual one itself."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
             return any(line.startswith("flags") and " hypervisor" in line for line in file)
@@ -169,7 +171,7 @@ def is_nested() -> bool:
 
 
 def uefi_files(arch: str) -> tuple[str, str]:
-    """Firmware and variable store; raises `QemuMissing`."""
+    """Return the paths of firmware and variable store; raise `QemuMissing`."""
     for code, variables in CODE_AND_VARS.get(arch, ()):
         if os.path.exists(code) and os.path.exists(variables):
             return code, variables
@@ -180,10 +182,10 @@ def uefi_files(arch: str) -> tuple[str, str]:
 
 
 def choose_firmware(read_at: Callable[[int, int], bytes], arch: str) -> Firmware:
-    """What the disk is made for: the BIOS if its first sector holds code, else UEFI if it has a system partition.
+    """Return the firmware that the disk is made for: BIOS if it has boot code, else UEFI if it has a system partition.
 
-    Images for both boot with either, and the BIOS is there sooner.  Nothing that can be recognised is left to the
-    BIOS, which says best that there is nothing.
+    Images for both boot with either, and the BIOS is faster. A disk that is not recognised gets the BIOS, which reports
+    clearly that nothing is bootable.
     """
     if arch != "x86_64":
         return "uefi"
@@ -208,7 +210,7 @@ def choose_firmware(read_at: Callable[[int, int], bytes], arch: str) -> Firmware
 
 
 def prepare_uefi(arch: str, directory: str) -> tuple[str, str]:
-    """The firmware's file and a copy of its variables in `directory`; raises `QemuMissing`."""
+    """Return the firmware's path and that of a copy of its variables in `directory`; raise `QemuMissing`."""
     code, variables = uefi_files(arch)
     own = os.path.join(directory, "variables.fd")
     shutil.copyfile(variables, own)

@@ -1,8 +1,8 @@
-"""``python -m cdi.runtime.clone run JOB.json --status-dir DIR``: copies a volume, as a worker.
+"""Clone worker: ``python -m cdi.runtime.clone run JOB.json --status-dir DIR``.
 
-A disk is shared where the file system can (FICLONE), else its data is copied inside the kernel (copy_file_range(2)),
-else through a buffer; holes stay holes either way.  The copy is written beside its name, flushed, and moved there.
-It keeps the protocol of `cdi.worker`: a lock, progress, one outcome, SIGTERM ends it.
+Disks share blocks if the file system supports it (FICLONE). Otherwise data is copied inside the kernel
+(copy_file_range(2)) or through a buffer; holes are preserved. The copy is written to a temporary name, synced and
+renamed. The process keeps the protocol of `cdi.worker`: a lock, progress, one outcome; SIGTERM ends it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _DISK_MODE = 0o660
 
 
 class Cloner:
-    """One clone; `report` is called with the bytes that are done and their total, about twice a second."""
+    """One clone; `report` is called with the progress about twice a second."""
 
     def __init__(self, job: CloneJob, report: Callable[[Progress], None]) -> None:
         self._job = job
@@ -59,11 +59,14 @@ class Cloner:
         self._cancelled = False
 
     def cancel(self) -> None:
-        """From a signal handler: the copy ends at the next piece with `Interrupted`."""
+        """Make the copy end with `Interrupted` at the next chunk; may be called by a signal handler."""
         self._cancelled = True
 
     def run(self) -> Outcome:
-        """Raises `SourceNotFound`, `TargetTooSmall`, `TargetFull`, `TargetIo`, `TargetPermission`, `Interrupted`."""
+        """Run the clone and return its outcome.
+
+        Raises `SourceNotFound`, `TargetTooSmall`, `TargetFull`, `TargetIo`, `TargetPermission` or `Interrupted`.
+        """
         began = time.monotonic()
         with mapped(self._job.target, named=True):
             size = self._clone_tree() if self._job.content == "archive" else self._clone_disk()
@@ -110,7 +113,7 @@ class Cloner:
         return size
 
     def _copy(self, source: int, output: int, length: int) -> None:
-        """The content of one file, holes left out."""
+        """Copy the content of one file, preserving holes."""
         base = self._done
         try:
             fcntl.ioctl(output, _FICLONE, source)
@@ -164,7 +167,7 @@ class Cloner:
             self._clone_entry(path, target / relative, status, links)
             if stat.S_ISDIR(status.st_mode):
                 directories.append((target / relative, status))
-        # Deepest first, so that a directory that may not be written any more has its content by then.
+        # Deepest first, so that read-only directories get their mode after their content.
         for directory, status in reversed(directories):
             _dress(directory, status)
         os.sync()
@@ -212,7 +215,7 @@ class Cloner:
 
 
 def main(arguments: list[str]) -> int:
-    """Gives the exit status, that of the failure (docs/reference/errors.md)."""
+    """Run the worker and return the exit status, that of its error (docs/reference/errors.md)."""
     if len(arguments) != 4 or arguments[0] != "run" or arguments[2] != "--status-dir":
         sys.stderr.write("usage: python -m cdi.runtime.clone run JOB.json --status-dir DIR\n")
         return InvalidManifest.exit_status
@@ -238,7 +241,7 @@ def _carry_out(job_path: Path, directory: WorkerDirectory) -> Outcome:
 
         def report(progress: Progress) -> None:
             with contextlib.suppress(OSError):
-                # The file system may be full, and the outcome will say so.
+                # The file system may be full; the outcome reports that.
                 durable.write(directory.progress, progress.to_json().encode(), lasting=False)
 
         cloner = Cloner(job, report)
@@ -251,7 +254,7 @@ def _carry_out(job_path: Path, directory: WorkerDirectory) -> Outcome:
         return cloner.run()
     except CdiError as error:
         return Outcome(id=identity, failure=as_failure(error))
-    except Exception as error:  # noqa: BLE001  the outcome is the only way to tell it
+    except Exception as error:  # noqa: BLE001  reported in the outcome
         return Outcome(id=identity, failure=as_failure(InternalError(f"{type(error).__name__}: {error}")))
 
 
@@ -271,7 +274,7 @@ def _open_source(path: str) -> int:
 
 
 def _extents(descriptor: int, length: int) -> Iterator[tuple[int, int]]:
-    """Where there is data; everything, on a file system that does not tell."""
+    """Yield the data extents of a file, or the whole file if the file system does not report holes."""
     offset = 0
     while offset < length:
         try:
@@ -304,7 +307,7 @@ def _preallocate(output: int, size: int) -> None:
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, Path, os.stat_result]]:
-    """Every entry below `root`, directories before what they hold; symbolic links are not followed."""
+    """Yield every entry below `root`, directories before their content; symbolic links are not followed."""
     stack = [root]
     while stack:
         directory = stack.pop()

@@ -1,7 +1,7 @@
-"""The embedded mode as one object: manifests in, volumes out, on one machine.
+"""The embedded backend: turns manifests into volumes on one machine.
 
-Commands write what they want into the store and a supervisor in the background does it
-(`cdi.runtime.supervisor`), so a command that is killed loses nothing, and any number may run at a time.
+Commands write objects to the store, and a supervisor process in the background reconciles them
+(`cdi.runtime.supervisor`). A command that is killed therefore loses nothing, and any number may run at a time.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ Objects = list[Object]
 
 
 class Embedded:
-    """Over one CDI_HOME; any number at a time, from any process.
+    """The backend of one CDI_HOME; any number may be used at a time, from any process.
 
-    Kinds are given by any of their names (``dv``, ``DataVolume``, ``pvc`` …), namespaces are ``default`` where None.
+    Kinds are given by any of their names (``dv``, ``DataVolume``, ``pvc`` …); the namespace None means ``default``.
     """
 
     def __init__(self, home: Path | None = None) -> None:
-        """Raises a `TargetError` where CDI_HOME cannot be one.  It is made by the first call that writes."""
+        """Raise a `TargetError` if CDI_HOME is unusable; the first call that writes creates it."""
         self.home = Home.find(home)
         self.home.check()
         self._store = LocalStore(self.home.objects)
@@ -62,11 +62,11 @@ class Embedded:
 
     @property
     def store(self) -> LocalStore:
-        """The objects themselves."""
+        """The store of the objects."""
         return self._store
 
     def close(self) -> None:
-        """There is nothing that is held."""
+        """Do nothing: no resources are held."""
 
     def __enter__(self) -> Self:
         return self
@@ -84,11 +84,19 @@ class Embedded:
         dry_run: bool = False,
         strict: bool = False,
     ) -> list[Applied]:
-        """Check all, then write all, unless it is a `dry_run`.  `namespace` is for manifests that name none.
+        """Validate all manifests, then write all of them unless `dry_run` is set.
 
-        The workers of a DataVolume get the environment of the process that applied it last, as far as they have use
-        for it (`cdi.runtime.environment`).  Raises `InvalidManifest`, where it is `strict` also for fields that are
-        not known.
+        The workers of a DataVolume get the relevant part of the environment of the process that applied it last
+        (`cdi.runtime.environment`).
+
+        Args:
+            manifests: The manifests.
+            namespace: The namespace of manifests without one.
+            dry_run: Write nothing.
+            strict: Reject unknown fields.
+
+        Raises:
+            InvalidManifest: A manifest is invalid.
         """
         if dry_run:
             return apply(self._store, manifests, namespace=namespace, dry_run=True, strict=strict)
@@ -99,19 +107,21 @@ class Embedded:
         return applied
 
     def get(self, kind: str, namespace: str | None, name: str) -> Object:
-        """Raises `NotFound`."""
+        """Return an object; raise `NotFound`."""
         return self._store.get(Key.of(kind, namespace, name))
 
     def list(self, kind: str, namespace: str | None = None) -> Objects:
-        """Of all namespaces where None."""
+        """Return the objects of a kind, of all namespaces if None."""
         return self._store.list(kind_of(kind).plural, namespace)
 
     def delete(
         self, kind: str, namespace: str | None, name: str, *, cascade: bool = True, timeout: float = _DELETED
     ) -> None:
-        """Delete an object and what it owns, and wait until that is gone: a DataVolume's worker, claim and volume.
+        """Delete an object and its dependents (a DataVolume's worker, PVC and volume), and wait until all are deleted.
 
-        With `cascade` False the claim of a DataVolume stays, volume and all.  Raises `NotFound`, `WaitTimeout`.
+        Without `cascade`, a DataVolume's PVC and volume are kept.
+
+        Raises `NotFound`, or `WaitTimeout` after `timeout` seconds.
         """
         key = Key.of(kind, namespace, name)
         body = self._store.get(key)
@@ -136,7 +146,7 @@ class Embedded:
             time.sleep(_LOOK / 2)
 
     def events(self, namespace: str | None, name: str, kind: str = "dv") -> Objects:
-        """Oldest first.  Raises `NotFound`."""
+        """Return an object's events, oldest first; raise `NotFound`."""
         return events.of(self._store, self.get(kind, namespace, name))
 
     def changes(self, plurals: Collection[str], namespace: str | None) -> Watch:  # noqa: ARG002 (one directory)
@@ -161,25 +171,25 @@ class Embedded:
 
     @contextlib.contextmanager
     def courses(self, keys: Collection[Key]) -> Iterator[_Courses]:  # noqa: ARG002 (the protocol's; any may be looked at)
-        """Kept alive meanwhile: a supervisor that was killed is started again."""
+        """Observe DataVolumes; meanwhile, a supervisor that was killed is started again."""
         yield _Courses(self)
 
     def progress(self, namespace: str | None, name: str) -> Progress | None:
-        """Of the newest worker; None where there is none.  Raises `NotFound`."""
+        """Return the newest worker's progress, or None if there is no worker; raise `NotFound`."""
         return self.progress_of(self.get("dv", namespace, name))
 
     def outcome(self, namespace: str | None, name: str) -> Outcome | None:
-        """Of the newest worker once it has ended.  Raises `NotFound`."""
+        """Return the newest worker's outcome once it has ended; raise `NotFound`."""
         self.get("dv", namespace, name)
         uid = self._claim_uid(namespace, name)
         return self._launcher.outcome(uid) if uid else None
 
     def failure(self, namespace: str | None, name: str) -> Failure | None:
-        """What a DataVolume has failed of, or waits after; None while all is well.  Raises `NotFound`."""
+        """Return the error that a DataVolume failed with or is waiting to retry, or None; raise `NotFound`."""
         return failure_of(self.get("dv", namespace, name))
 
     def about(self, body: Object) -> Iterator[Section]:
-        """Where the volume is, and what its worker does."""
+        """Yield the section that shows where the volume is."""
         metadata = body["metadata"]
         try:
             path = str(self.volume_path(metadata["namespace"], metadata["name"]))
@@ -188,7 +198,7 @@ class Embedded:
         yield "Volume", [("", path)]
 
     def log(self, namespace: str | None, name: str, *, follow: bool = False) -> Iterator[str]:
-        """Lines of the workers' log; with `follow`, until the DataVolume is done.  Raises `NotFound`."""
+        """Yield lines of the workers' log; with `follow`, until the DataVolume is done; raise `NotFound`."""
         body = self.get("dv", namespace, name)
         position, rest, path = 0, b"", None
         while True:
@@ -216,9 +226,20 @@ class Embedded:
     def limit(
         self, namespace: str | None, name: str, *, bandwidth: int | None = None, connections: int | None = None
     ) -> bool:
-        """Set limits for this and later attempts: bytes per second and ranges at a time, 0 lifts them, None keeps them.
+        """Set limits for this and later attempts: 0 removes a limit, None keeps it.
 
-        True where a worker runs and was told.  Raises `NotFound`, `InvalidManifest`.
+        Args:
+            namespace: The namespace of the DataVolume.
+            name: The name of the DataVolume.
+            bandwidth: Bytes per second.
+            connections: Number of concurrent range requests.
+
+        Returns:
+            Whether a running worker has received them.
+
+        Raises:
+            NotFound: There is no such DataVolume.
+            InvalidManifest: A limit is invalid.
         """
         given = {BANDWIDTH: bandwidth, CONNECTIONS: connections}
         annotations = {field: str(value) for field, value in given.items() if value is not None}
@@ -229,7 +250,7 @@ class Embedded:
         ensure_supervisor(self.home)
         uid = self._claim_uid(namespace, name)
         now = body["metadata"].get("annotations") or {}
-        # What is not given now may have been written by hand, as a quantity.
+        # A limit that is not given may be a quantity in the annotation, written by hand.
         knobs = read_knobs({field: now[field] for field in given if field in now})
         limits = Limits(bandwidth=knobs.bandwidth, connections=knobs.connections)
         return uid is not None and self._launcher.limit(uid, limits)
@@ -237,7 +258,7 @@ class Embedded:
     # --- volumes --------------------------------------------------------------------------------------------------
 
     def volume_path(self, namespace: str | None, name: str) -> Path:
-        """The disk of a volume, or its directory where it holds an archive.  Raises `NotFound`."""
+        """Return the path of a volume's disk, or its directory if it holds an archive; raise `NotFound`."""
         key = Key.of("pvc", namespace, name)
         try:
             self._store.get(key)
@@ -254,16 +275,20 @@ class Embedded:
         raise NotFound(f"volume {key.namespace}/{key.name} is not there yet", remedy="wait for its DataVolume")
 
     def upload(self, namespace: str | None, name: str, path: Path) -> None:
-        """Give a file to a DataVolume with ``source.upload``; `wait` tells when it is a volume.
+        """Upload a file into a DataVolume with ``source.upload``; call `wait` for its completion.
 
-        Raises `NotFound`, `AlreadyExists` (it has its image), `Conflict` (an upload is under way), `UsageError`.
+        Raises:
+            NotFound: There is no such DataVolume.
+            AlreadyExists: It has its image already.
+            Conflict: Another upload is running.
+            UsageError: The file is unusable.
         """
         self._uploads.file(Key.of("dv", namespace, name), path)
 
     def upload_stream(self, namespace: str | None, name: str, descriptor: int, length: int | None = None) -> None:
-        """Give an open descriptor to a DataVolume with ``source.upload``: its worker reads it, from where it stands.
+        """Upload from an open descriptor, at its current offset, into a DataVolume with ``source.upload``.
 
-        Returns when the worker has it; `wait` tells when it is a volume.  Raises as `upload` does.
+        Returns once the worker has the descriptor; call `wait` for completion. Raises the errors of `upload`.
         """
         self._uploads.stream(Key.of("dv", namespace, name), descriptor, length)
 
@@ -277,7 +302,7 @@ class Embedded:
         return str(claim["metadata"]["uid"])
 
     def progress_of(self, body: Object) -> Progress | None:
-        """Of a DataVolume's newest worker; None where there is none."""
+        """Return the progress of a DataVolume's newest worker, or None if there is none."""
         if body["kind"] != "DataVolume":
             return None
         metadata = body["metadata"]
@@ -318,19 +343,19 @@ class Embedded:
 
 
 class _Courses:
-    """Looked at a few times a second: the workers write their progress into files."""
+    """Observation of DataVolumes by polling the files in which workers report their progress."""
 
     def __init__(self, embedded: Embedded) -> None:
         self._embedded = embedded
         self._revive = 0.0
         self._looked = True
-        """Somebody waits for something: a supervisor has to be there."""
+        """Whether a caller waits for progress, which requires a supervisor."""
 
     def look(self, key: Key) -> tuple[Object, Progress | None]:
         body = self._embedded.store.get(key)
         self._looked = True
         if not phase_of(body).final:
-            # What is complete needs nobody who works on it, and can be looked at where nothing can be written.
+            # A finished DataVolume needs no supervisor, and can be shown where nothing can be written.
             self._keep_alive()
         return body, self._embedded.progress_of(body)
 

@@ -1,6 +1,6 @@
-"""Looks at a job's source as a transfer would, and writes nothing: facts, wrappers, image, checks, digests.
+"""Examination of a job's source without writing: facts, wrappers, image, checks, digests.
 
-What a transfer would refuse is kept as the error that it would be, together with all that was found until then.
+An error that a transfer would raise is kept as a result, together with everything found before it.
 """
 
 from __future__ import annotations
@@ -54,30 +54,33 @@ if TYPE_CHECKING:
 _CONNECTIONS = 4
 _TAIL = 512
 _READ_ALL = 64 << 20
-"""A layer of so many bytes, compressed as it is, is read to its end, and so are those below it that show through where
-they have no more together: then it is certain that the image has no other disk."""
+"""Compressed size in bytes up to which a layer is read to its end.
+
+The visible layers below are read as well if they are no larger together; only then is it certain that the image has no
+other disk.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """What is worth reading more than the beginning for."""
+    """Options of an examination: what may require reading more than the beginning."""
 
     digest: bool = False
-    """sha256 of all bytes of the source."""
+    """Compute the sha256 of all bytes of the source."""
     whole: bool = False
-    """Decode to the end where only that tells the image's size."""
+    """Decode the whole content if only that shows the image's size."""
     allocation: bool = False
-    """The tables of the image: whether the file holds all of it, and of a qcow2 image how much of it is data."""
+    """Read the image's tables: whether the file is complete, and how much of a qcow2 image is data."""
     expected: bool = False
-    """Checksum files and signatures beside the image."""
+    """Read checksum files and signatures next to the image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerFacts:
-    """Of a container image."""
+    """Facts about a container image."""
 
     digest: Digest
-    """Of what the tag names."""
+    """The digest of the manifest or index that the tag names."""
     manifest_digest: Digest
     architecture: str | None
     layers: int
@@ -86,27 +89,27 @@ class ContainerFacts:
 
 @dataclass(slots=True, kw_only=True)
 class Findings:
-    """As far as it went; `refusal` says why no further."""
+    """The results up to `refusal`, if there is one."""
 
     result: Result
     """``verified_by`` and ``warnings``, as a transfer would collect them."""
     facts: SourceFacts | None = None
     redirected: str | None = None
-    """Where redirects led, without what may be a secret."""
+    """The URL after redirects, without possible secrets."""
     encrypted: bool | None = None
-    """The bytes come over TLS; None where no network is between."""
+    """Whether the bytes come over TLS; None if no network is involved."""
     container: ContainerFacts | None = None
     layer: int | None = None
-    """Which of the layers holds the disk, 1 the lowest."""
+    """The number of the layer with the disk; 1 is the lowest."""
     wrappers: tuple[str, ...] = ()
     image: ImageInfo | None = None
     archive: bool = False
     virtual_size: int | None = None
-    """The image's own word, or counted where the whole content was decoded."""
+    """Bytes: as the image declares, or counted if the whole content was decoded."""
     data_bytes: int | None = None
-    """Of the image, not counting what reads as zeros."""
+    """Bytes of the image that do not read as zeros."""
     many_extents: bool = False
-    """The image's map is more than is kept in memory."""
+    """Whether the image's map is too large to be kept in memory."""
     expected: Expectation | None = None
     digest: Digest | None = None
     fetched: int = 0
@@ -114,7 +117,7 @@ class Findings:
     refusal: CdiError | None = None
 
     def refuse(self, error: CdiError) -> None:
-        """The first one counts."""
+        """Record the error that an import would raise; only the first one counts."""
         if self.refusal is not None:
             return
         self.refusal = error
@@ -128,7 +131,7 @@ class Findings:
 
 
 def examine(job: Job, control: Control, ask: Ask) -> Findings:
-    """Look; raises `Interrupted` only.  A blank source has nothing to look at, which is an `InternalError` inside."""
+    """Examine a job's source; raise only `Interrupted` (a blank source yields an `InternalError` as result)."""
     found = Findings(result=Result(job.id))
     try:
         if isinstance(job.source, RegistrySourceSpec):
@@ -185,12 +188,12 @@ def _look_at_container(job: Job, spec: RegistrySourceSpec, control: Control, ask
                 )
             elif ask.expected:
                 found.result.verified("checksum")
-            # It was compared with the manifest, which vouches for the layers.
+            # The checksum was compared with the manifest, whose digests verify the layers.
             job = replace(job, checksum=None)
         search = DiskSearch(image, partial(survey_layer, job, control, Result(job.id)))
 
         def take(layer: Layer, reading: LayerReading) -> None:
-            # An earlier reading may have begun with a file that is not the disk.
+            # An earlier read may have started with a file that is not the disk.
             found.image, found.virtual_size, found.wrappers = None, None, ()
             _look(job, layer.source, control, ask, found, reading, to_end=layer.size <= _READ_ALL)
             if found.image is None:
@@ -230,7 +233,7 @@ def _look(
     *,
     to_end: bool = False,
 ) -> None:
-    """Look at one source, a layer where there is a `reading`; with `to_end` all of it is read and compared."""
+    """Examine one source, a layer if there is a `reading`; read and compare all of it if `to_end`."""
     fetcher = Fetcher(source, control)
     control.on_cancel(fetcher.abort)
     facts = found.facts = fetcher.facts
@@ -262,7 +265,7 @@ def _look(
 
 
 def _see_end(job: Job, source: Source, fetcher: Fetcher, found: Findings, control: Control) -> None:
-    """Refuse what an import would: content of which nothing shows that all of it came."""
+    """Record the error of content whose completeness nothing proves, as an import would raise it."""
     facts, image = fetcher.facts, found.image
     if image is None or not fetcher.may_be_cut or end_mark(found.wrappers, image.format) is not None:
         return
@@ -279,7 +282,7 @@ def _reached(facts: SourceFacts) -> str:
 
 
 def _expect(job: Job, source: Source, facts: SourceFacts, found: Findings, control: Control) -> None:
-    """What is promised; a promise that is broken already does not keep the rest from being looked at."""
+    """Read the expected digests; an error is recorded and does not stop the examination."""
     try:
         found.expected = expectation(job, source, facts, found.result, control)
     except Interrupted:
@@ -299,7 +302,7 @@ def _read(
     known: bool,
     to_end: bool,
 ) -> None:
-    """From the front: as far as the image shows itself, or to the end."""
+    """Read from the start until the image is identified, or to the end."""
     facts = fetcher.facts
     far = to_end or ask.digest or ask.whole
     promised = None if reading is None else next((digest.algorithm for digest in facts.digests), None)
@@ -320,7 +323,7 @@ def _read(
             except ImageError as error:
                 found.refuse(error)
             except NoDiskInLayer as error:
-                # That is only believed of the true content, so the digest comes first.
+                # This holds only for authentic content, so the digest is checked first.
                 no_disk = error
             except NoDisk:
                 found.refuse(DiskNotInImage("the archive holds no file that could be the disk", where=facts.location))
@@ -337,7 +340,7 @@ def _read(
 
 
 def _compare(computed: Digest, facts: SourceFacts, found: Findings, ask: Ask) -> None:
-    """Refuse a content that is not what its source promises."""
+    """Record the error of content that differs from what its source promises."""
     if ask.digest:
         found.digest = computed
     for promised in facts.digests:
@@ -361,7 +364,7 @@ def _take(peeled: Peeled, facts: SourceFacts, found: Findings) -> None:
 
 
 def _decode(peeled: Peeled, found: Findings, *, to_end: bool) -> None:
-    """Decode to the end where that tells how long raw content is, or with `to_end`: that all of it can be decoded."""
+    """Decode to the end if that shows the length of raw content, or if `to_end` requires that all can be decoded."""
     assert peeled.stream is not None
     if peeled.image is None:
         return
@@ -381,7 +384,7 @@ def _decode(peeled: Peeled, found: Findings, *, to_end: bool) -> None:
 
 
 def _measure(fetcher: Fetcher, peeled: Peeled, found: Findings) -> None:
-    """Walk the image's tables: how much of it is data, where that is told, and that the file holds all of it."""
+    """Read the image's tables: how much of it is data, if known, and whether the file is complete."""
     image, length = peeled.image, fetcher.facts.length
     if image is None or length is None:
         return
@@ -394,7 +397,7 @@ def _measure(fetcher: Fetcher, peeled: Peeled, found: Findings) -> None:
 
 
 def _measured(fetcher: Fetcher, peeled: Peeled, length: int, found: Findings) -> Check | None:
-    """Of a qcow2 image that is read without QEMU: its map, which is not made of what is past the file's end."""
+    """Measure a qcow2 image that is read without QEMU; no map is built of what is past the file's end."""
     if peeled.image is None or peeled.image.format != "qcow2" or peeled.image.needs_qemu:
         return None
     try:

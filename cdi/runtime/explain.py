@@ -1,7 +1,7 @@
-"""What an import would do, before it does it: ``cdi explain``.
+"""Preview of an import: ``cdi explain``.
 
-The reconcilers say what the worker would be given (`cdi.runtime.foresee`), the transfer's own parts look at the source
-(`cdi.runtime.examine`) and plan (`cdi.image.plan`).  Nothing is written.
+The reconcilers determine what the worker would be given (`cdi.runtime.foresee`); the transfer's own code examines the
+source (`cdi.runtime.examine`) and plans (`cdi.image.plan`). Nothing is written.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from cdi.transfer.control import Control
 from cdi.transfer.planning import plan_input, target_kind
 
 MEMORY: Final = 192 << 20
-"""What a worker's whole tree stays below, bytes."""
+"""Bytes of memory that a worker's process tree stays below."""
 _RETRIES: Final = 2
 _STALL: Final = 30.0
 _FICLONE: Final = 0x40049409
@@ -42,41 +42,42 @@ _FICLONE: Final = 0x40049409
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloneFacts:
-    """A copy of another volume.  Sizes are bytes."""
+    """Facts about a clone; sizes are bytes."""
 
     source: str
-    """Its disk, or its directory where it holds an archive; in a cluster its kind, namespace and name."""
+    """The path of the source's disk, or of its directory if it holds an archive; in a cluster kind, namespace and name.
+    """
     size: int | None
-    """Of the source's disk; in a cluster of its volume."""
+    """The size of the source's disk; in a cluster of its volume."""
     allocated: int | None
-    """What the source takes on disk, and so a copy that shares nothing; None where nobody knows."""
+    """The space that the source takes, and a copy without shared blocks would take; None if unknown."""
     reflink: bool
-    """The file system shares blocks, so that the copy costs nothing."""
+    """Whether the file system shares blocks, so that the copy takes no space."""
     strategy: str
-    """How: ``reflink`` or ``copy``; in a cluster ``snapshot``, ``csi-clone`` or ``copy``."""
+    """One of ``reflink`` and ``copy``; in a cluster of ``snapshot``, ``csi-clone`` and ``copy``."""
     why: str
     """The strategy and the reason for it."""
     fallbacks: tuple[Fallback, ...] = ()
-    """What is in the way of the strategy that was wished."""
+    """The reasons why the preferred strategy is not possible."""
     costs: tuple[str, ...] = ()
-    """What is made and moved for it, for people."""
+    """Descriptions of what is created and copied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
-    """Of the file system that the volume lies on, bytes."""
+    """The space on the volume's file system, in bytes."""
 
     path: str
     free: int
     needed: int | None
-    """None where nobody knows before."""
+    """None if not known in advance."""
     exact: bool
-    """It is what is needed, not what is needed at most."""
+    """Whether `needed` is exact; otherwise it is an upper limit."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Explanation:
-    """What would become of one DataVolume."""
+    """The preview of one DataVolume."""
 
     course: Course
     job: Job | None = None
@@ -84,18 +85,18 @@ class Explanation:
     plan: Plan | None = None
     clone: CloneFacts | None = None
     requested: int | None = None
-    """The disk that was asked for, bytes."""
+    """The requested size of the disk in bytes."""
     required: int | None = None
-    """What a claim given as spec.pvc must request for the image's disk, bytes."""
+    """Bytes that a PVC given as spec.pvc has to request for the image's disk."""
     space: Space | None = None
     refusal: CdiError | None = None
-    """What it would end with."""
+    """The error that the import would end with."""
     place: list[tuple[str, str]] = field(default_factory=list)
-    """Of a cluster: where and how the volume would be made, names with what is to be said of them."""
+    """Placement in a cluster: labels, and how and where the volume would be created."""
     notes: list[str] = field(default_factory=list)
 
     def refuse(self, error: CdiError) -> None:
-        """The first one counts."""
+        """Record an error; only the first one counts."""
         self.refusal = self.refusal or error
 
 
@@ -110,11 +111,24 @@ def explain(
     ask: Ask | None = None,
     on_progress: OnProgress | None = None,
 ) -> Explanation:
-    """Of the DataVolume `key`.
+    """Preview the DataVolume `key`.
 
-    `upload` is the file that it is to be given, `stream` the descriptor, which is read.  Without `sized` its
-    size is of no meaning, and the image's own is taken.  Raises `NotFound`, `Interrupted`; what the import would end
-    with is ``refusal``.
+    Args:
+        foresight: The simulation of the reconcilers.
+        home: The CDI_HOME.
+        key: The DataVolume.
+        upload: The file to upload.
+        stream: The descriptor to upload from; it is read.
+        sized: Whether the DataVolume's size counts; otherwise the image's own size is used.
+        ask: What to examine.
+        on_progress: Called with the progress.
+
+    Returns:
+        The preview; the error that the import would end with is its ``refusal``.
+
+    Raises:
+        NotFound: There is no such DataVolume.
+        Interrupted: The examination was cancelled.
     """
     given = upload if stream is None else Path("/dev/stdin")
     course = foresight.course(key, upload=given)
@@ -154,7 +168,7 @@ def explain(
 
 
 def _blocked(course: Course) -> CdiError | None:
-    """What it waits for, where that will not come by itself."""
+    """Return the error that a DataVolume waits for, if that will not be resolved automatically."""
     if course.reason in (Reason.NOT_FOUND, EventReason.CLONE_WITHOUT_SOURCE):
         return NotFound(course.waits.partition(". Try: ")[0], remedy=course.waits.partition(". Try: ")[2] or None)
     kind = by_code(course.reason)
@@ -164,7 +178,7 @@ def _blocked(course: Course) -> CdiError | None:
 
 
 def _look_at_volume(home: Home, course: Course, told: Explanation) -> None:
-    """A volume's directory that holds somebody's files is not taken for an import."""
+    """Record an error if the volume's directory holds files of the user; an import would not touch it."""
     directory = home.volume(course.key.namespace, course.key.name)
     with home.mapped("the objects"):
         claimed = (home.objects / "persistentvolumeclaims" / course.key.namespace / f"{course.key.name}.json").exists()
@@ -179,7 +193,7 @@ def _look_at_volume(home: Home, course: Course, told: Explanation) -> None:
 
 
 def plan_blank(job: Job, told: Explanation) -> None:
-    """Of an empty disk."""
+    """Plan a blank disk."""
     facts = PlanInput(
         length=0,
         ranges=False,
@@ -196,7 +210,7 @@ def plan_blank(job: Job, told: Explanation) -> None:
 
 
 def plan_image(job: Job, found: Findings, told: Explanation) -> None:
-    """The way that an image takes, and the claim that its disk needs; a refusal where there is none."""
+    """Plan an image's transfer and the size of its PVC; record the error if it is impossible."""
     facts: SourceFacts | None = found.facts
     if facts is None or (found.image is None and not found.archive):
         return
@@ -265,7 +279,7 @@ def _cost_of_clone(work: CloneJob, allocated: int | None, *, reflink: bool) -> s
 
 
 def can_reflink(directory: Path) -> bool:
-    """Whether files of this directory can share blocks: tried with two unnamed ones (ioctl_ficlone(2))."""
+    """Return whether files in this directory can share blocks, by trying it with unnamed files (ioctl_ficlone(2))."""
     try:
         with (
             tempfile.TemporaryFile(dir=directory, buffering=0) as source,
@@ -299,7 +313,7 @@ def _look_at_space(home: Home, job: Job, told: Explanation) -> None:
 
 
 def _existing(directory: Path) -> Path:
-    """The directory, or the nearest one above it that exists: a CDI_HOME is made by the first command that writes."""
+    """Return the directory or its nearest existing ancestor; CDI_HOME is created by the first command that writes."""
     while not directory.exists() and directory != directory.parent:
         directory = directory.parent
     return directory

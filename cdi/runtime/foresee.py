@@ -1,6 +1,6 @@
-"""What would become of DataVolumes: the reconcilers run over a copy of the objects, up to the worker they would start.
+"""Simulation of DataVolumes: the reconcilers run over a copy of the objects, up to the worker they would start.
 
-So what is explained is what runs: same references, secrets, policy and refusals.  Nothing of CDI_HOME is changed.
+The preview therefore uses the same references, secrets, policy and errors as the import. CDI_HOME is not changed.
 """
 
 from __future__ import annotations
@@ -36,36 +36,34 @@ from cdi.store.local import LocalStore
 
 _COPIED: Final = tuple(plural for plural in WATCHED if plural != "events")
 _STEPS: Final = 8
-"""More than any DataVolume takes from being made to its worker."""
+"""Largest number of reconciles; more than any DataVolume needs from creation to its worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
-    """How far a DataVolume would come by itself."""
+    """How far a DataVolume would get without intervention."""
 
     key: Key
     operation: Operation
     claim: Claim | None
-    """As it would be, or is."""
+    """The PVC as it is or would be."""
     work: Work | None = None
-    """What its worker would be given; its inputs are there until the `Foresight` is closed."""
+    """The job of its worker; the job's inputs exist until the `Foresight` is closed."""
     failure: CdiError | None = None
-    """What it would end with before any worker is started."""
+    """The error it would end with before any worker is started."""
     waits: str = ""
-    """What it would wait for."""
+    """The message about what it would wait for."""
     reason: str = ""
-    """Of the waiting, as its Ready condition has it."""
+    """The reason for waiting, as in its Ready condition."""
 
 
 class Foresight:
-    """Over one CDI_HOME as it is now, with `manifests` applied to it in thought.  A context manager.
+    """Simulation of one CDI_HOME in its current state with `manifests` applied to a copy; a context manager.
 
-    `namespace` is that of manifests which name none.  Raises as `cdi.runtime.apply.apply` does.
+    `namespace` is that of manifests without one. Raises the errors of `cdi.runtime.apply.apply`.
     """
 
-    def __init__(
-        self, home: Home, manifests: Iterable[Manifest] = (), *, namespace: str | None = None
-    ) -> None:
+    def __init__(self, home: Home, manifests: Iterable[Manifest] = (), *, namespace: str | None = None) -> None:
         self._home = home
         self._directory = contextlib.ExitStack()
         root = self._directory.enter_context(private_directory())
@@ -79,7 +77,7 @@ class Foresight:
             self.close()
             raise
         self.datavolumes = [Key.of(one.kind, one.namespace, one.name) for one in applied if one.kind == "DataVolume"]
-        """Those of the manifests, in their order."""
+        """The DataVolumes among the manifests, in their order."""
 
     def __enter__(self) -> Self:
         return self
@@ -91,7 +89,7 @@ class Foresight:
         self._directory.close()
 
     def course(self, key: Key, *, upload: Path | None = None) -> Course:
-        """Of a DataVolume that begins anew; `upload` is the file that it is given if it waits for one.
+        """Simulate a DataVolume from its creation; `upload` is the file that it gets if it waits for an upload.
 
         Raises `NotFound`.
         """
@@ -124,7 +122,7 @@ class Foresight:
         raise InternalError(f"{key} never comes to rest")
 
     def _prepare_claim(self, key: Key, owner: str, upload: Path | None) -> None:
-        """Its own claim is bound, and knows nothing of earlier attempts."""
+        """Bind the DataVolume's own PVC and remove traces of earlier attempts."""
         claim_key = Key.of("pvc", key.namespace, key.name)
         try:
             body = self._store.get(claim_key)
@@ -181,7 +179,7 @@ def _conditions(body: Object) -> Any:
 
 
 def _copy(objects: Path, to: Path) -> None:
-    """The objects that matter, each as it was at some moment: they are replaced, never written in place."""
+    """Copy the relevant objects; each copy is consistent, because objects are replaced, never written in place."""
     for plural in _COPIED:
         source = objects / plural
         for path in source.rglob("*.json") if source.is_dir() else ():

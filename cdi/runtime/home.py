@@ -1,13 +1,13 @@
-"""The layout of CDI_HOME, everything that the embedded mode keeps on disk.
+"""Layout of CDI_HOME, the directory of all persistent state of the embedded backend.
 
     objects/<plural>/<namespace>/<name>.json   the store (`cdi.store.local`)
     volumes/<namespace>/<name>/disk.img        the volumes; an archive is unpacked into the directory itself
-    workers/<claim's uid>/                     one volume's life of attempts, see `WorkerDirectory`
+    workers/<claim's uid>/                     the attempts for one volume, see `WorkerDirectory`
     environments/<namespace>/<name>.json       variables that a DataVolume's workers get (`cdi.runtime.environment`)
     direct/<name>/                             imports without a DataVolume (`cdi.runtime.unfinished`)
     direct.lock, supervisor.lock, supervisor.log
 
-Directories are made with mode 0700.
+Directories are created with mode 0700.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _UID = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class WorkerDirectory:
-    """What one volume's workers and their supervisor tell each other.
+    """The files through which a volume's workers and their supervisor communicate.
 
-    The worker reads `job` and `control`, and writes `progress`, `outcome` and `log`.  `guard` is locked from before a
-    worker starts until its last descriptor is closed, so it tells whether one is alive without knowing its process
+    The worker reads `job` and `control`, and writes `progress`, `outcome` and `log`. `guard` is locked from before a
+    worker starts until its last descriptor is closed, and so shows whether one is alive without knowing its process
     id; `lock` is the worker's own.
     """
 
@@ -75,12 +75,12 @@ class WorkerDirectory:
 
     @property
     def starting(self) -> Path:
-        """Locked while somebody starts a worker here."""
+        """The lock that is held while a worker is started."""
         return self.path / "start.lock"
 
     @property
     def stopping(self) -> Path:
-        """Made when a worker was first asked to stop."""
+        """The marker file, created when a worker was first asked to stop."""
         return self.path / "stopping"
 
     @property
@@ -93,19 +93,19 @@ class WorkerDirectory:
 
     @property
     def inputs(self) -> Path:
-        """Secrets and config maps as files, while a worker needs them."""
+        """The directory of Secrets and ConfigMaps as files, while a worker needs them."""
         return self.path / "inputs"
 
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Paths below one CDI_HOME; nothing here touches the disk but `find`, `check` and `make`."""
+    """Paths below one CDI_HOME; only `find`, `check` and `make` access the disk."""
 
     root: Path
 
     @classmethod
     def find(cls, root: Path | None = None, environment: Mapping[str, str] | None = None) -> Self:
-        """`root`, else $CDI_HOME, else $XDG_DATA_HOME/cdi, else ~/.local/share/cdi; absolute."""
+        """Return the home at `root`, $CDI_HOME, $XDG_DATA_HOME/cdi or ~/.local/share/cdi, the first that is given."""
         environment = os.environ if environment is None else environment
         if root is None:
             named, data = environment.get("CDI_HOME"), environment.get("XDG_DATA_HOME")
@@ -127,9 +127,9 @@ class Home:
             ) from error
 
     def check(self) -> None:
-        """Raise a `TargetError` where CDI_HOME cannot be one: it is a file or a dangling link, or out of reach.
+        """Raise a `TargetError` if CDI_HOME is unusable: a file, a dangling link, or inaccessible.
 
-        One that is missing is in order: it is empty, and the first command that writes makes it.
+        A missing directory is accepted: it is empty, and the first command that writes creates it.
         """
         with self.mapped("CDI_HOME"):
             try:
@@ -142,14 +142,14 @@ class Home:
             raise self._unsuitable("not a directory")
 
     def make(self) -> None:
-        """Make what is missing; raises a `TargetError`."""
+        """Create missing directories; raise a `TargetError`."""
         self.check()
         with self.mapped("CDI_HOME"):
             for directory in (self.root, self.objects, self.volumes, self.workers):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def mapped(self, what: str) -> AbstractContextManager[None]:
-        """Raise every `OSError` from within as what it means for `what`, things that are kept in CDI_HOME."""
+        """Convert every `OSError` raised inside to a `TargetError` about `what`, which is kept in CDI_HOME."""
         return durable.mapped(what, self.root, elsewhere=ELSEWHERE)
 
     def _unsuitable(self, what: str) -> TargetUnsuitable:
@@ -188,7 +188,7 @@ class Home:
         return self.root / "supervisor.log"
 
     def volume(self, namespace: str, name: str) -> Path:
-        """The directory of a claim; raises `InvalidManifest` for names that are none."""
+        """Return the directory of a PVC; raise `InvalidManifest` for invalid names."""
         key = Key.of("persistentvolumeclaims", namespace, name)
         return self.volumes / key.namespace / key.name
 

@@ -1,8 +1,8 @@
-"""Workers as processes: started, observed, stopped.
+"""Worker processes: start, observation, termination.
 
-A worker is known by its directory (`cdi.runtime.home.WorkerDirectory`), not by its process: whether one is alive is
-asked of a lock that it holds from before its first instruction to its last.  So a supervisor that was killed and
-comes back finds everything as it is, and no process id is ever trusted.
+A worker is identified by its directory (`cdi.runtime.home.WorkerDirectory`), not by its process: it is alive while a
+lock is held that is inherited before its first instruction. A restarted supervisor therefore finds all workers, and no
+process id is ever trusted.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from cdi.runtime.home import Home, WorkerDirectory
 from cdi.runtime.processes import Processes, rotate, with_arguments
 
 GRACE = 10.0
-"""Seconds between asking a worker to stop and killing it."""
+"""Seconds between SIGTERM and SIGKILL."""
 _TAIL = 4096
 _LARGEST_OUTCOME = 8192
-"""Bytes for which space is set aside: a full file system is told of as well."""
+"""Bytes that are reserved for the outcome, so that a full file system can be reported as well."""
 
 ReadInput = Callable[[InputRef], Mapping[str, bytes]]
-"""The keys and values of a Secret or ConfigMap; raises `NotFound`."""
+"""Callable that returns the keys and values of a Secret or ConfigMap; raises `NotFound`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class _Attempt:
 
 
 class Launcher:
-    """Of one CDI_HOME.  Calls may come from any process at any time."""
+    """Launcher of one CDI_HOME; methods may be called by any process at any time."""
 
     def __init__(
         self, home: Home, *, import_module: str = "cdi.worker", clone_module: str = "cdi.runtime.clone"
@@ -65,10 +65,14 @@ class Launcher:
         stdin: int | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> bool:
-        """Begin an attempt; False where one is under way or this one was begun before.
+        """Start an attempt; return False if one is running or this one was started before.
 
-        `environment` is the worker's, as `Processes.spawn` has it.  Raises `NotFound` where an input is gone,
-        a `TargetError` where its files cannot be made, and `InternalError` where a process cannot.
+        `environment` is the worker's, as for `Processes.spawn`.
+
+        Raises:
+            NotFound: An input does not exist.
+            TargetError: The worker's files cannot be written.
+            InternalError: The process cannot be started.
         """
         directory = self._home.worker(action.claim)
         with self._files():
@@ -78,7 +82,7 @@ class Launcher:
                 before = self._attempt(directory)
                 if self._alive(directory) or (before is not None and before.attempt >= action.attempt):
                     return False
-                # Nobody else starts one and the last one has ended, so this waits only for those who ask.
+                # No other process starts one and the last one has ended: only probes of the lock are waited for.
                 with durable.locked(directory.guard) as guard:
                     self._write_inputs(directory, action, read_input)
                     durable.write(directory.job, action.work.to_json().encode())
@@ -103,11 +107,11 @@ class Launcher:
         return True
 
     def observe(self, claim: str) -> Worker | None:
-        """The newest attempt, None where there was none."""
+        """Return the state of the newest attempt, or None if there was none."""
         directory = self._home.worker(claim)
         self._processes.reap()
         with self._files():
-            # Asked before the outcome is read: who is not alive any more has written what it ever will.
+            # Before reading the outcome: a worker that has ended by now has written it.
             alive = self._alive(directory)
             attempt = self._attempt(directory)
             if attempt is None:
@@ -133,7 +137,7 @@ class Launcher:
         )
 
     def outcome(self, claim: str) -> Outcome | None:
-        """Of the newest attempt, once it has ended and left one.  Only reads, unlike `observe`."""
+        """Return the newest attempt's outcome once it has ended, or None; unlike `observe`, write nothing."""
         directory = self._home.worker(claim)
         with self._files():
             if self._alive(directory):
@@ -142,15 +146,15 @@ class Launcher:
         return outcome if isinstance(outcome, Outcome) else None
 
     def alive(self, claim: str) -> bool:
-        """Whether a worker is at it.  Raises a `TargetError`."""
+        """Return whether a worker is alive; raise a `TargetError`."""
         self._processes.reap()
         with self._files():
             return self._alive(self._home.worker(claim))
 
     def stop(self, claim: str, grace: float = GRACE) -> bool:
-        """Ask the worker to stop, and kill it when it was asked `grace` seconds ago; True once none is alive.
+        """Send SIGTERM to the worker, and SIGKILL `grace` seconds later; return whether none is alive.
 
-        Does not wait: call it again.
+        Does not wait; call it again until it returns True.
         """
         directory = self._home.worker(claim)
         if not self.alive(claim):
@@ -159,7 +163,7 @@ class Launcher:
             try:
                 asked = directory.stopping.stat().st_mtime
             except FileNotFoundError:
-                # A process that is just being made shows no arguments yet: it is asked the next time.
+                # A process that has not called exec yet has no matching arguments: it is signalled next time.
                 if self._signal(directory, signal.SIGTERM):
                     directory.stopping.touch()
                 return False
@@ -168,7 +172,7 @@ class Launcher:
         return False
 
     def limit(self, claim: str, limits: Limits) -> bool:
-        """Tell a running worker its new limits; False where none runs."""
+        """Send new limits to a running worker; return False if none is running."""
         directory = self._home.worker(claim)
         if not self.alive(claim):
             return False
@@ -177,7 +181,7 @@ class Launcher:
         return True
 
     def tidy(self, claim: str) -> None:
-        """Of a volume that is complete or given up: secrets, scratch and journal are needed no more."""
+        """Remove secrets, scratch space and journal of a volume that is complete or has failed permanently."""
         directory = self._home.worker(claim)
         if not self.alive(claim):
             with self._files():
@@ -185,7 +189,10 @@ class Launcher:
                 shutil.rmtree(directory.scratch, ignore_errors=True)
 
     def forget(self, claim: str) -> bool:
-        """Stop the worker and remove its directory; True once both are gone.  Does not wait: call it again."""
+        """Stop the worker and remove its directory; return whether both are done.
+
+        Does not wait; call it again until it returns True.
+        """
         if not self.stop(claim):
             return False
         directory = self._home.worker(claim)
@@ -200,7 +207,7 @@ class Launcher:
         return not directory.path.exists()
 
     def known(self) -> list[str]:
-        """The uids that have a directory."""
+        """Return the PVC uids that have a directory."""
         with self._files():
             try:
                 return sorted(name for name in os.listdir(self._home.workers) if not name.startswith("."))
@@ -213,8 +220,8 @@ class Launcher:
     # --- inside -----------------------------------------------------------------------------------------------
 
     def _alive(self, directory: WorkerDirectory) -> bool:
-        # The worker's own lock counts too: somebody may run one by hand.  It is asked second, so that asking never
-        # disturbs a worker of ours while it takes that lock.
+        # The worker's own lock counts as well, because a worker may have been started by hand. It is probed second, so
+        # that probing never disturbs a launched worker while it takes that lock.
         return durable.held(directory.guard) or durable.held(directory.lock)
 
     def _attempt(self, directory: WorkerDirectory) -> _Attempt | None:
@@ -227,9 +234,9 @@ class Launcher:
             raise InternalError("a worker's directory is damaged", where=str(directory.attempt)) from error
 
     def _end(self, directory: WorkerDirectory, claim: str, attempt: _Attempt) -> tuple[Outcome | None, float | None]:
-        """The outcome and when it came.  A worker that left none gets one, once, so that its end has a time.
+        """Return the outcome and its time; write one if the worker left none, so that its end has a time.
 
-        Nothing, where a new attempt is just being started.
+        Returns None for both while a new attempt is being started.
         """
         with durable.locked(directory.starting, wait=False) as lock:
             if lock is None or self._alive(directory) or self._attempt(directory) != attempt:
@@ -245,7 +252,7 @@ class Launcher:
         return Outcome(id=claim, failure=failure), ended
 
     def _parse(self, path: Path, parser: Callable[[bytes], object]) -> object | None:
-        """The parsed file, again only when it was replaced; None where it is missing or no such thing."""
+        """Return the parsed file, cached until it is replaced; None if it is missing or malformed."""
         try:
             stat = path.stat()
         except FileNotFoundError:
@@ -271,7 +278,7 @@ class Launcher:
 
     @staticmethod
     def _signal(directory: WorkerDirectory, number: signal.Signals) -> bool:
-        """To the whole process group of the worker; False where there was none to be found."""
+        """Signal the worker's process group; return False if it was not found."""
         found = False
         for pid in with_arguments("--status-dir", str(directory.path)):
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -285,7 +292,7 @@ class Launcher:
 
 
 def write_mounts(mounts: Iterable[Mount], read_input: ReadInput) -> None:
-    """Each key of what is mounted as a file; raises `NotFound` where an object is gone, and `OSError`."""
+    """Write each key of the mounted objects as a file; raise `NotFound` for a missing object, and `OSError`."""
     for mount in mounts:
         place = Path(mount.directory)
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -296,7 +303,7 @@ def write_mounts(mounts: Iterable[Mount], read_input: ReadInput) -> None:
 
 
 def _lost(directory: WorkerDirectory) -> Failure:
-    """What is known of a worker that ended without a word: the end of its log."""
+    """Return the error for a worker that ended without an outcome, with the end of its log."""
     last = ""
     with contextlib.suppress(OSError), open(directory.log, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
@@ -304,4 +311,3 @@ def _lost(directory: WorkerDirectory) -> Failure:
         last = "".join(c for c in lines[-1] if c.isprintable())[:200] if lines else ""
     what = "the worker ended without an outcome"
     return as_failure(WorkerLost(f"{what}; its last words: {last}" if last else what))
-

@@ -1,4 +1,4 @@
-"""From what a person types to a source: a URL, a path, or ``-`` for standard input.
+"""Parsing of image references: a URL, a path, or ``-`` for standard input.
 
     http://, https://      http
     s3://bucket/key        s3
@@ -8,7 +8,7 @@
     file:///PATH, PATH     file
     -                      stdin
 
-Nothing is looked up: neither files nor hosts.
+Neither files nor hosts are looked up.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ _LONGEST_URL: Final = 8192
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where an image is."""
+    """The location of an image."""
 
     kind: PlaceKind
     text: str
-    """The URL, without a user and password; an absolute path; ``-``."""
+    """The URL without user and password, an absolute path, or ``-``."""
     user: str | None = None
-    """As the URL had it."""
+    """The user in the URL."""
     password: str | None = field(default=None, repr=False)
 
     @property
     def location(self) -> str:
-        """For messages: neither user nor query."""
+        """The location for messages, without user and query."""
         match self.kind:
             case "http" | "s3" | "gcs":
                 return redacted(self.text)
@@ -72,17 +72,17 @@ class Place:
 
     @property
     def fetched(self) -> bool:
-        """A DataVolume names it; what is not fetched is uploaded."""
+        """Whether a DataVolume can fetch it; anything else is uploaded."""
         return self.kind not in ("file", "stdin")
 
     @property
     def source(self) -> dict[str, Any]:
-        """A DataVolume's ``spec.source``: the kind with its URL, or an upload."""
+        """The ``spec.source`` of a DataVolume: the kind with its URL, or an upload."""
         return {self.member.value: {"url": self.text} if self.fetched else {}}
 
     @property
     def member(self) -> SourceKind:
-        """The member of ``spec.source`` that it becomes."""
+        """The member of ``spec.source`` for this kind."""
         match self.kind:
             case "file" | "stdin":
                 return SourceKind.UPLOAD
@@ -93,9 +93,9 @@ class Place:
 
     @property
     def name(self) -> str | None:
-        """The last part of the path made a DNS label (RFC 1123), without what tells formats; None where none is left.
+        """A DNS label (RFC 1123) from the last part of the path, without format suffixes; None if nothing remains.
 
-        Of a container image, its repository's last part and its tag.
+        For a container image, it is made from the repository's last part and the tag.
         """
         match self.kind:
             case "stdin":
@@ -121,9 +121,9 @@ class Place:
 
 
 def locate(text: str, base: Path | None = None) -> Place:
-    """Read a URL, a path or ``-``; relative paths are below `base`, the current directory where None.
+    """Parse a URL, a path or ``-``; relative paths are resolved against `base`, by default the current directory.
 
-    Nothing is looked up, neither files nor hosts.  Raises `SourceUrlInvalid`.
+    Neither files nor hosts are looked up. Raises `SourceUrlInvalid`.
     """
     if text == "-":
         return Place(kind="stdin", text=text)
@@ -153,7 +153,7 @@ def locate(text: str, base: Path | None = None) -> Place:
 
 
 def label(text: str) -> str | None:
-    """`text` as a DNS label of 1 to 63 characters, suffixes of image formats taken off; None where nothing is left."""
+    """Return a DNS label of 1 to 63 characters for `text` without format suffixes; None if nothing remains."""
     words = re.sub(r"[^a-z0-9]+", "-", _bare(text).lower()).strip("-")
     return words[:MAX_LABEL].strip("-") or None
 
@@ -173,7 +173,7 @@ def _archive(rest: str, base: Path | None) -> Place:
 
 
 def _file_url(text: str) -> Place:
-    """RFC 8089: ``file:///path`` and ``file://localhost/path``."""
+    """Parse a file URL (RFC 8089): ``file:///path`` or ``file://localhost/path``."""
     parts = _split(text)
     if parts.netloc not in ("", "localhost"):
         raise SourceUrlInvalid(

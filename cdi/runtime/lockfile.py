@@ -1,4 +1,4 @@
-r"""The lock file of a batch: what every image was when it was imported.
+r"""Lock file of a batch: the exact version of every image that was imported.
 
     {
       "version": 1,
@@ -14,9 +14,9 @@ r"""The lock file of a batch: what every image was when it was imported.
       }
     }
 
-Images stand under their names, or ``namespace/name`` where the batch itself names a namespace, in alphabetical order:
-the same images give the same file, so it can be kept beside the batch under version control.  No URL in it holds a
-password, token or signature.
+Keys are image names, or ``namespace/name`` if the batch itself names a namespace, in alphabetical order. The same
+images give the same file, so it can be kept in version control with the batch. No URL in it contains a password, token
+or signature.
 """
 
 from __future__ import annotations
@@ -73,28 +73,28 @@ _SIGNED_WITH = frozenset(
         "skv",
     }
 )
-"""They belong to a signature where there is one, and mean something else where there is none."""
+"""Parameters that belong to a signature if there is one, and have another meaning otherwise."""
 _PREFIXES = ("x-amz-", "x-goog-", "x-oss-")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One image as it was."""
+    """The recorded version of one image."""
 
     url: str
-    """As the batch names it, without secrets."""
+    """The URL in the batch, without secrets."""
     validator: str | None = None
     """The ETag or Last-Modified, generation, or manifest digest."""
     length: int | None = None
-    """Bytes of the source's content; of a container image, of its layers together."""
+    """Size of the source's content in bytes; of all layers for a container image."""
     digest: str | None = None
-    """Of those bytes, ``algorithm:hex``; of a container image, of the layer with the disk."""
+    """The digest of the content, ``algorithm:hex``; of the layer with the disk for a container image."""
     virtual_size: int | None = None
-    """Bytes of the disk that the image holds."""
+    """Size of the image's disk in bytes."""
     format: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in the file."""
+        """Return the entry as it is written to the file."""
         return {name: getattr(self, attribute) for name, attribute in _FIELDS.items()}
 
 
@@ -106,10 +106,10 @@ class Lock:
 
     @classmethod
     def parse(cls, text: bytes | str, *, where: str) -> Self:
-        """Raises `InvalidManifest` naming all that is wrong."""
+        """Parse a lock file; raise `InvalidManifest` with all problems."""
         remedy = "restore the file, or delete it and run cdi batch without --locked"
         try:
-            # A merge that went wrong leaves a name twice.
+            # A wrong merge can leave a name twice.
             body = parse_json(text, unique_fields=True)
         except ValueError as error:
             raise InvalidManifest(f"the lock file cannot be read: {error}"[:200], where=where, remedy=remedy) from error
@@ -130,7 +130,7 @@ class Lock:
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """None where there is no such file; raises `InvalidManifest`, and `UsageError` where it cannot be read."""
+        """Read a lock file, None if there is none; raise `InvalidManifest`, or `UsageError` if it is unreadable."""
         try:
             with open(path, "rb") as file:
                 content = file.read(LARGEST + 1)
@@ -145,16 +145,16 @@ class Lock:
         return cls.parse(content, where=str(path))
 
     def text(self) -> str:
-        """The same images give the same text."""
+        """Return the content of the file, which is the same for the same images."""
         images = {name: self.images[name].to_dict() for name in sorted(self.images)}
         return json.dumps({"version": VERSION, "images": images}, indent=2, ensure_ascii=False) + "\n"
 
 
 def record(path: Path, entries: Mapping[str, Entry]) -> bool:
-    """Put `entries` into the file in one step, beside those that it has; False where that changes nothing.
+    """Merge `entries` into the file atomically; return False if nothing changes.
 
-    Two batches that write the same file at the same time both find their entries in it.  Raises a `TargetError` where
-    it cannot be written, and as `Lock.read` does.
+    Two batches that write the same file at the same time both have their entries in it. Raises a `TargetError` if the
+    file cannot be written, and the errors of `Lock.read`.
     """
     path = Path(os.path.realpath(path))
     with durable.mapped("the lock file", path, elsewhere=_ELSEWHERE), _locked(path.parent):
@@ -170,15 +170,16 @@ def record(path: Path, entries: Mapping[str, Entry]) -> bool:
 
 
 def check_writable(path: Path) -> None:
-    """Raise `TargetPermission` where the lock file could not be written: better before hours of imports than after."""
+    """Raise `TargetPermission` if the lock file cannot be written, so that it is known before hours of imports."""
     directory = os.path.dirname(os.path.realpath(path))
     if os.path.isdir(path) or not os.path.isdir(directory) or not os.access(directory, os.W_OK | os.X_OK):
         raise TargetPermission("the lock file cannot be written there", where=str(path), remedy=_ELSEWHERE)
 
 
 def without_secrets(url: str) -> str:
-    """A URL as it may be kept: without user, password, tokens and signatures; the rest of the query stays, it may tell
-    which image is meant.
+    """Return a URL without user, password, tokens and signatures.
+
+    The rest of the query is kept, since it may identify the image.
     """
     if "://" not in url or url.startswith(("docker://", "oci-archive:")):
         return url
@@ -199,10 +200,10 @@ def without_secrets(url: str) -> str:
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """On the directory itself: a file of its own would lie about afterwards."""
+    """Hold a lock on the directory itself: a lock file would be left behind."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        # Where a file system knows no such locks, the file is still replaced in one step.
+        # On a file system without such locks, the file is still replaced atomically.
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

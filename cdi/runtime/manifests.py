@@ -1,8 +1,8 @@
-"""Manifests from files, directories, globs and standard input.
+"""Reading of manifests from files, directories, globs and standard input.
 
-YAML 1.1 as far as Kubernetes takes it: many documents in a file, JSON as a part of YAML, no tags.  What is read is
-hostile until checked: its size, its depth and the number of its nodes, aliases expanded, are bounded, and a key that
-stands twice is refused, since the one that does not count is the one somebody looks at.
+The format is YAML 1.1 as Kubernetes accepts it: several documents in a file, JSON as a subset, no tags. Input is
+untrusted: size, depth and the number of nodes with aliases expanded are bounded. Duplicate keys are rejected, because a
+reader may see the one that has no effect.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cdi.api.errors import InvalidManifest, UsageError
 from cdi.runtime.document import Document
 
 LARGEST = 16 << 20
-"""Bytes of one file."""
+"""Largest size of a file in bytes."""
 _DEEPEST = 64
 _NODES = 200_000
 _SUFFIXES = (".yaml", ".yml", ".json")
@@ -28,7 +28,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Strict(_Loader):  # type: ignore[misc]  # the C loader has no types
-    """The safe loader, without keys that stand twice.  A date is a string as it was written, as to Kubernetes."""
+    """Safe loader that rejects duplicate keys, and keeps dates as strings like Kubernetes."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, Any]]]] = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
@@ -47,10 +47,9 @@ class _Strict(_Loader):  # type: ignore[misc]  # the C loader has no types
 
 
 def load(names: Iterable[str], *, stdin: BinaryIO | None = None, recursive: bool = False) -> list[Document]:
-    """The documents of files, directories (their .yaml, .yml and .json files), globs, and ``-``, in that order.
+    """Return the documents of files, directories (their .yaml, .yml and .json files), globs and ``-``, in that order.
 
-    Empty documents are left out.  Raises `UsageError` where a name means no file, `InvalidManifest` where one is no
-    YAML.
+    Empty documents are omitted. Raises `UsageError` if a name matches no file, `InvalidManifest` if one is not YAML.
     """
     documents: list[Document] = []
     for name in names:
@@ -63,7 +62,7 @@ def load(names: Iterable[str], *, stdin: BinaryIO | None = None, recursive: bool
 
 
 def read(path: Path) -> list[Document]:
-    """The documents of one file; raises as `load` does."""
+    """Return the documents of one file; raise the errors of `load`."""
     try:
         with path.open("rb") as file:
             return list(parse(_bounded(file, str(path)), origin=str(path)))
@@ -74,7 +73,7 @@ def read(path: Path) -> list[Document]:
 
 
 def files(name: str, *, recursive: bool = False) -> list[Path]:
-    """What a name on the command line means, in order; raises `UsageError` where it means nothing."""
+    """Return the files that a command-line name refers to, in order; raise `UsageError` if there are none."""
     path = Path(name).expanduser()
     try:
         mode = path.stat().st_mode
@@ -94,7 +93,7 @@ def files(name: str, *, recursive: bool = False) -> list[Path]:
 
 
 def parse(content: bytes, *, origin: str) -> Iterator[Document]:
-    """The documents of one file's content; raises `InvalidManifest`."""
+    """Yield the documents of one file's content; raise `InvalidManifest`."""
     try:
         text = content.decode("utf-8-sig")
         _check_depth(text, origin)
@@ -136,7 +135,7 @@ def _bounded(file: BinaryIO, origin: str) -> bytes:
 
 
 def _check_depth(text: str, origin: str) -> None:
-    """The C loader calls itself for every level and ends the process where there are too many."""
+    """Bound the nesting: the C loader recurses for every level, and the process crashes if there are too many."""
     depth = 0
     for event in yaml.parse(text, _Strict):
         if isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
@@ -148,7 +147,7 @@ def _check_depth(text: str, origin: str) -> None:
 
 
 def _check_size(body: Any, origin: str) -> None:
-    """Aliases make a small file large: what a walk over it meets is counted, before anything else walks over it."""
+    """Bound the number of values with aliases expanded, before any other code walks over them."""
     left = [(body, 0)]
     nodes = 0
     while left:
@@ -165,7 +164,7 @@ def _check_size(body: Any, origin: str) -> None:
 
 
 def _words(error: Exception) -> str:
-    """One line: what, and where in the file."""
+    """Return the problem and its position as one line."""
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error)
     place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""

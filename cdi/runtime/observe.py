@@ -1,4 +1,4 @@
-"""What is known of the objects of one CDI_HOME, and the world that a reconciler sees of them."""
+"""Cache of the objects in one CDI_HOME, and the world that it presents to reconcilers."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ M = TypeVar("M", bound=KubeObject)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What a machine brings to every world."""
+    """Settings of a machine for every reconcile."""
 
     retries: Retries = field(default_factory=Retries)
     now: Callable[[], float] = time.time
 
 
 class Observed:
-    """The objects as a watch told of them; implements `cdi.reconcile.world.Objects`."""
+    """The objects as a watch reported them; implements `cdi.reconcile.world.Objects`."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -91,7 +91,7 @@ class Observed:
         return {body["metadata"]["uid"] for body in self._bodies.values()}
 
     def model(self, key: Key, kind: type[M]) -> M | None:
-        """Raises `InvalidManifest` for a stored object that no version of this project can have written."""
+        """Return a parsed object; raise `InvalidManifest` for one that no version of this project can have written."""
         body = self._bodies.get(key)
         if body is None:
             return None
@@ -135,7 +135,7 @@ class Observed:
             access_modes=tuple(sets[0].access_modes) or Profile().access_modes, volume_mode=sets[0].volume_mode
         )
 
-    # A machine has directories: no classes of storage, no PersistentVolumes, no pods.
+    # A machine has directories, but no storage classes, PersistentVolumes or pods.
 
     def storage_class(self, name: str) -> StorageClass | None:
         return None
@@ -171,7 +171,7 @@ class Observed:
         return None
 
     def config(self) -> Config:
-        """What CDI and CDIConfig say; a volume's directory is all the disk's, so a file system's share is no matter."""
+        """Return the configuration of CDI and CDIConfig, without overhead, since a volume holds only the disk."""
         installations = [self.model(key, CDI) for key in self.keys("cdis")]
         active = active_cdi(one for one in installations if one is not None)
         resolved = resolve_config(active, self.model(Key("cdiconfigs", "", CONFIG_NAME), CDIConfig))
@@ -202,7 +202,7 @@ class Observed:
     # --- for the runtime ----------------------------------------------------------------------------------------
 
     def content(self, ref: InputRef) -> Mapping[str, bytes]:
-        """The values of a Secret or ConfigMap; raises `NotFound`."""
+        """Return the values of a Secret or ConfigMap; raise `NotFound`."""
         key = _input_key(ref)
         if key not in self._bodies:
             raise NotFound(f"{ref} does not exist")

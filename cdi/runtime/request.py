@@ -1,6 +1,6 @@
-"""One image that somebody asks for on the command line, and a worker's source of it.
+"""A request for one image, as given on the command line, and the worker's source for it.
 
-`cdi.runtime.wanted` makes a DataVolume of it.
+`cdi.runtime.wanted` turns it into a DataVolume.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cdi.reconcile.job import ACCESS_KEY, DOCKER_CONFIG, SECRET_KEY, SERVICE_ACC
 from cdi.runtime.locate import Place, PlaceKind
 
 _MOST: Final = 1 << 20
-"""Bytes of a file that is given as an option."""
+"""Largest size in bytes of a file that is given as an option."""
 KEYRING_MOST: Final = 16 << 20
 _LOGIN: Final[frozenset[PlaceKind]] = frozenset({"http", "s3", "registry"})
 _FETCHED: Final[frozenset[PlaceKind]] = frozenset({"http", "s3", "gcs", "registry"})
@@ -52,7 +52,7 @@ _KINDS: Final[dict[str, frozenset[PlaceKind]]] = {
     "anonymous": _S3,
     "architecture": frozenset({"registry"}),
 }
-"""What each option is for: one that has no effect is refused, not passed over."""
+"""The kinds of places that each option applies to; an option without effect is rejected, not ignored."""
 _SPELLED: Final = {
     "password": "--password-file",
     "credentials": "--credentials-file",
@@ -65,22 +65,25 @@ _SPELLED: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """How the place is got at.  Values of files, not their paths: what is stored may not point to files that change."""
+    """Options of access to the place.
+
+    Files are given by content, not path, because stored objects must not refer to files that may change.
+    """
 
     username: str | None = None
-    """Or access key id."""
+    """A user name or access key id."""
     password: str | None = field(default=None, repr=False)
-    """Or secret access key."""
+    """A password or secret access key."""
     secret: str | None = None
-    """A Secret that is there already."""
+    """The name of an existing Secret."""
     credentials: bytes | None = field(default=None, repr=False)
     """A service account's key (gcs) or a ``.dockerconfigjson`` (registry)."""
     authority: bytes | None = None
-    """PEM certificates that are trusted as well."""
+    """Additional trusted CA certificates, PEM."""
     insecure: bool = False
     headers: tuple[str, ...] = field(default=(), repr=False)
     secret_headers: tuple[bytes, ...] = field(default=(), repr=False)
-    """Contents of files of header lines."""
+    """The contents of files with header lines."""
     region: str | None = None
     endpoint: str | None = None
     addressing: Literal["auto", "path", "virtual"] | None = None
@@ -90,7 +93,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """An image and how it is wanted.  Sizes are bytes."""
+    """An image and how to import it; sizes are bytes."""
 
     place: Place
     access: Access = Access()
@@ -107,7 +110,7 @@ class Request:
     preallocation: bool = False
 
     def __post_init__(self) -> None:
-        """Raises `UsageError` for what this place knows nothing of."""
+        """Raise `UsageError` for options that do not apply to the place."""
         kind, access = self.place.kind, self.access
         for name, kinds in _KINDS.items():
             if getattr(access, name) and kind not in kinds:
@@ -128,7 +131,7 @@ class Request:
 
     @property
     def login(self) -> tuple[str, str] | None:
-        """User and password, the options before the URL's own."""
+        """User and password; options take precedence over the URL."""
         access, place = self.access, self.place
         user = access.username if access.username is not None else place.user
         if user is None and access.password is None:
@@ -138,11 +141,11 @@ class Request:
 
     @property
     def checking(self) -> Literal["ignore", "if-present", "require"]:
-        """A key ring alone asks for signatures to be checked where there are any."""
+        """How signatures are checked; with only a key ring given, they are checked if present."""
         return self.signature or ("ignore" if self.keyring is None else "if-present")
 
     def policy(self) -> Policy:
-        """For a job of its own."""
+        """Return the policy for a job."""
         return Policy(
             engine=self.engine,
             connections=self.connections,
@@ -171,7 +174,7 @@ def _words(kinds: frozenset[PlaceKind]) -> str:
 
 
 def read_option_file(path: str | Path, most: int = _MOST) -> bytes:
-    """A file given as an option, at most `most` bytes; raises `UsageError`."""
+    """Return the content of a file given as an option, at most `most` bytes; raise `UsageError`."""
     try:
         with open(path, "rb") as file:
             content = file.read(most + 1)
@@ -185,7 +188,7 @@ def read_option_file(path: str | Path, most: int = _MOST) -> bytes:
 
 
 def secret_values(body: Mapping[str, Any]) -> dict[str, bytes]:
-    """Of a stored Secret; raises `UsageError` where one of its values is not base64."""
+    """Return the values of a stored Secret; raise `UsageError` if one is not base64."""
     try:
         return {key: base64.b64decode(value) for key, value in (body.get("data") or {}).items()}
     except (binascii.Error, ValueError) as error:
@@ -198,9 +201,9 @@ def secret_values(body: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def source_spec(request: Request, directory: Path, secret: Mapping[str, bytes] | None = None) -> SourceSpec:
-    """The source itself; secrets are written into `directory`, which must be private and outlive the job.
+    """Return the source for a job; secrets are written into `directory`, which must be private and outlive the job.
 
-    `secret` are the values of the Secret that ``access.secret`` names.  Raises `UsageError` where it lacks keys.
+    `secret` has the values of the Secret that ``access.secret`` names. Raises `UsageError` if keys are missing.
     """
     place, access = request.place, request.access
     match place.kind:
@@ -271,7 +274,7 @@ def _credentials(request: Request, directory: Path, secret: Mapping[str, bytes] 
 
 
 def given_secret(request: Request) -> Iterator[tuple[str, bytes]]:
-    """The keys and values of a Secret of what was given as credentials; nothing where there are none."""
+    """Yield the keys and values of a Secret with the given credentials; nothing if there are none."""
     access, login = request.access, request.login
     if access.credentials is not None:
         yield (SERVICE_ACCOUNT if request.place.kind == "gcs" else DOCKER_CONFIG), access.credentials

@@ -1,8 +1,7 @@
-"""Sends an image to an upload proxy: resumably where the server speaks tus 1.0.0, else in one request.
+"""Upload client: resumable if the server supports tus 1.0.0, otherwise in one request.
 
-Any server of KubeVirt's importer will do.  A connection that breaks, a server that restarts and a token that expires
-are no end: it asks how much has arrived and goes on there, after growing pauses, until nothing has moved for
-`Patience.most`.
+It works with any server that supports KubeVirt's upload API. After a broken connection, a server restart or an expired
+token, it asks for the offset and resumes there, with growing delays, until nothing has arrived for `Patience.most`.
 """
 
 from __future__ import annotations
@@ -41,42 +40,42 @@ _BUFFER = 1 << 20
 _CONNECTING = 10.0
 _MOST_ANSWER = 64 << 10
 _RESUMED = (404, 405, 501)
-"""What servers that do not know tus answer where an upload would be begun."""
+"""Status codes of servers without tus when an upload is created."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """Seconds."""
+    """Timeouts and delays in seconds."""
 
     first: float = 0.5
     longest: float = 30.0
     most: float = 600.0
-    """Without a byte that arrived."""
+    """Without progress."""
     stall: float = 60.0
-    """Without the server taking a byte."""
+    """Without the server reading a byte."""
     answer: float = 3600.0
-    """For the answer after the last byte, which comes when the image was looked at and written."""
+    """For the response after the last byte, which is sent once the image has been checked and written."""
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proxy:
-    """Where an upload proxy is."""
+    """The address of an upload proxy."""
 
     url: str
-    """``https://host[:port]``; what follows is ignored."""
+    """The URL ``https://host[:port]``; anything after it is ignored."""
     context: ssl.SSLContext | None = None
-    """Of https; None trusts what the system trusts."""
+    """The TLS context for https; None trusts the system's authorities."""
 
 
 class Watcher(Protocol):
-    """Is told how it goes."""
+    """Observer of an upload."""
 
     def sent(self, done: int, total: int) -> None: ...
 
     def waits(self, why: str, seconds: float) -> None:
-        """It goes on by itself after so many seconds."""
+        """Report a failure that is retried after so many seconds."""
         ...
 
 
@@ -87,14 +86,14 @@ class Volume:
 
 
 class _Lost(Exception):
-    """The connection broke; `error` says how."""
+    """Error of a broken connection; `error` has the cause."""
 
     def __init__(self, error: OSError | http.client.HTTPException) -> None:
         super().__init__(str(error) or type(error).__name__)
 
 
 class Sender:
-    """One upload of one file."""
+    """The upload of one file."""
 
     def __init__(
         self,
@@ -107,7 +106,7 @@ class Sender:
         *,
         patience: Patience | None = None,
     ) -> None:
-        """`token` gives one that is good now; `file` can be sought in, and `size` bytes are sent of it."""
+        """Upload `size` bytes of a seekable `file`; `token` returns a valid token."""
         self._proxy = proxy
         self._volume = volume
         self._file = file
@@ -121,10 +120,13 @@ class Sender:
         self._furthest = 0
 
     def send(self) -> None:
-        """Returns when the server has taken all of it.
+        """Upload the file; return when the server has accepted all of it.
 
-        Raises the server's refusal, `UsageError` for a URL that is none, `SourceTlsUntrusted`, and `UploadNotReady`
-        where there was no getting on.
+        Raises:
+            CdiError: The server's error.
+            UsageError: The URL is invalid.
+            SourceTlsUntrusted: The server's certificate is not trusted.
+            UploadNotReady: There was no progress for too long.
         """
         try:
             self._persist(self._resumably)
@@ -198,14 +200,14 @@ class Sender:
                 raise _NotSpokenError
             url = urljoin(endpoint, answer.headers["location"])
         if urlsplit(url)[:2] != urlsplit(endpoint)[:2]:
-            # The token goes with every request, so to nobody else.
+            # Every request carries the token, which no other server may get.
             raise UploadMalformed("the server sends uploads to another server", where=url)
         return url
 
     # --- plain --------------------------------------------------------------------------------------------------
 
     def _plainly(self) -> None:
-        """As virtctl does: the asynchronous path where the server knows it."""
+        """Upload as virtctl does: through the asynchronous path if the server has it."""
         path = urljoin(self._proxy.url, "/v1beta1/upload-async")
         with self._exchange("HEAD", path, {}, allowed=(400, 404, 405, 501)) as answer:
             known = answer.status == 200
@@ -227,9 +229,9 @@ class Sender:
         *,
         allowed: tuple[int, ...] = (),
     ) -> Iterator[_Answer]:
-        """One request and its answer; the file from `offset` on is its body.
+        """Send a request, with the file from `offset` on as its body, and yield the response.
 
-        Raises `_Lost`, and the refusal unless its status is one of `allowed`.
+        Raises `_Lost`, and the server's error unless its status is one of `allowed`.
         """
         if self._token is None:
             self._token = self._ask_token()
@@ -261,7 +263,7 @@ class Sender:
         return 0 if offset is None else self._size - offset
 
     def _send_body(self, sock: socket.socket, offset: int) -> None:
-        """Until the server takes no more: then it has mostly said why."""
+        """Send the body; a server that stops reading has usually sent an error response."""
         self._file.seek(offset)
         buffer = memoryview(bytearray(_BUFFER))
         done = offset
@@ -281,7 +283,7 @@ class Sender:
 
 
 class _NotSpokenError(Exception):
-    """The server does not know tus."""
+    """Error of a server without tus."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

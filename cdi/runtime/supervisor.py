@@ -1,7 +1,7 @@
 """The controller of one machine: ``python -m cdi.runtime.supervisor --home DIR``.
 
-One process per CDI_HOME, started by whichever command leaves work behind, gone when there is none.  It holds nothing
-that cannot be lost: killed at any moment, the next one finds objects, volumes and workers as they are and goes on.
+There is one process per CDI_HOME. It is started by any command that leaves work behind, and exits when there is none.
+It keeps no state of its own: if it is killed, the next one continues from the objects, volumes and workers on disk.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ from cdi.store.base import Change, Key, Object
 from cdi.store.local import LocalStore
 
 MAX_WORKERS = f"{GROUP}/policy.maxWorkers"
-"""An annotation of CDIConfig ``config``: how many workers run at a time."""
+"""An annotation of CDIConfig ``config``: the largest number of concurrent workers."""
 DEFAULT_WORKERS = 4
 LINGER = 3.0
-"""Seconds without anything to do until the supervisor goes."""
+"""Seconds without work after which the supervisor exits."""
 _TICK = 0.1
 _LOOK = 0.5
 _GARBAGE = "what nobody owns"
-"""Stands for all of it where troubles are remembered."""
+"""The key of garbage collection among the recorded errors."""
 
 log = logging.getLogger("cdi.supervisor")
 _processes = Processes()
@@ -63,9 +63,9 @@ _processes = Processes()
 def ensure_supervisor(home: Home) -> None:
     """Start the supervisor unless one is running.
 
-    Whoever wrote something and then calls this is served: a supervisor that is about to go looks once more at the
-    objects after it has let go of its lock.  The lock is taken here and inherited, so that many callers in a row
-    start one process, however long it takes to begin.  Raises a `TargetError`.
+    Callers write their objects first. A supervisor that is about to exit checks the objects again after releasing its
+    lock, so no change is missed. The lock is taken here and inherited by the new process, so that concurrent callers
+    start only one, however long it takes to start. Raises a `TargetError`.
     """
     _processes.reap()
     home.make()
@@ -76,12 +76,12 @@ def ensure_supervisor(home: Home) -> None:
 
 
 def _data_volume_of(key: Key) -> Key:
-    """The object whose users look for what is the matter with `key`."""
+    """Return the DataVolume in whose conditions errors about `key` are shown."""
     return Key("datavolumes", key.namespace, key.name) if key.plural == "persistentvolumeclaims" else key
 
 
 class Supervisor:
-    """Observes, reconciles, carries out; `step` is one round."""
+    """Controller that observes objects, reconciles them and executes the plans; `step` is one round."""
 
     def __init__(
         self, home: Home, *, launcher: Launcher | None = None, setting: Setting | None = None, linger: float = LINGER
@@ -107,14 +107,14 @@ class Supervisor:
         self._ended = False
 
     def end(self) -> None:
-        """Go after the present round; workers stay."""
+        """Exit after the current round; workers keep running."""
         self._ended = True
 
     def close(self) -> None:
         self._watch.close()
 
     def run(self, inherited: int | None = None) -> bool:
-        """Until nothing is left to do; False where another supervisor has this CDI_HOME.
+        """Run until there is no work left; return False if another supervisor holds the lock of this CDI_HOME.
 
         `inherited` is a descriptor that holds the lock already; it is closed.
         """
@@ -150,7 +150,7 @@ class Supervisor:
                 return seen
 
     def step(self, timeout: float) -> bool:
-        """Take what has changed, waiting at most `timeout` seconds, and act; True where there is work left."""
+        """Process changes, waiting for at most `timeout` seconds; return whether there is work left."""
         if self._due and (nearest := self._nearest()) is not None:
             timeout = max(0.0, min(timeout, nearest - time.monotonic()))
         changes = self._watch.poll(timeout)
@@ -182,7 +182,7 @@ class Supervisor:
         return self._heap[0][0] if self._heap else None
 
     def _pop_due(self) -> list[Key]:
-        """Claims before DataVolumes before those that refer to them, each in the order of creation."""
+        """Remove and return the due keys: PVCs, then DataVolumes, then objects referring to them, each by age."""
         now = time.monotonic()
         due: list[Key] = []
         while (nearest := self._nearest()) is not None and nearest <= now:
@@ -197,7 +197,7 @@ class Supervisor:
         return (body["metadata"].get("creationTimestamp", "") if body else "", key)
 
     def _touched(self, changes: Iterable[Change]) -> Iterable[Key]:
-        """The objects that a reconciler must look at because of these changes."""
+        """Return the keys that have to be reconciled because of these changes."""
         touched: set[Key] = set()
         everything = clones = False
         for change in changes:
@@ -226,7 +226,7 @@ class Supervisor:
         return touched
 
     def _turned(self, change: Change) -> bool:
-        """Whether others can see a difference: progress is nobody else's business."""
+        """Return whether a change is visible to other objects; progress, for example, is not."""
         metadata, status = change.body["metadata"], change.body.get("status") or {}
         face = (
             None
@@ -255,13 +255,13 @@ class Supervisor:
     # --- reconciling ----------------------------------------------------------------------------------------------
 
     def _guarded(self, key: Key, *, admitted: bool = False) -> None:
-        """One object's trouble is not another's."""
+        """Reconcile one object and record its errors, so that they do not affect others."""
         try:
             self._reconcile(key, admitted=admitted)
         except Conflict:
             self._schedule(key, 0.0)
         except InvalidManifest as error:
-            log.error("%s: %s", key, error)  # noqa: TRY400  the error says it all, and changes only with the object
+            log.error("%s: %s", key, error)  # noqa: TRY400  no traceback: the error is complete
             self._complain(key, error)
         except CdiError as error:
             self._troubled(key, error)
@@ -277,14 +277,14 @@ class Supervisor:
         self._complain(_data_volume_of(key), error)
 
     def _complain(self, key: Key, error: CdiError) -> None:
-        """Show in an object's conditions why it cannot be worked on, as far as anything can be written."""
+        """Report an error in an object's conditions, unless that cannot be written either."""
         body = self._observed.body(key)
         if body is not None:
             with contextlib.suppress(CdiError):
                 self._carry_out(complain(body, error, self._setting.now()), body)
 
     def _collect_garbage(self) -> None:
-        """Remove what nobody owns any more."""
+        """Remove what no longer has an owner."""
         if not self._garbage or time.monotonic() < self._garbage_due:
             return
         try:
@@ -341,7 +341,7 @@ class Supervisor:
             if key not in self._queue:
                 self._queue.append(key)
             if self._queue[0] == key and len(self._running) < limit:
-                # It is its turn already: `_admit` comes at once, and the wait need not be told.
+                # A worker is free: `_admit` runs next, so waiting need not be reported.
                 return
         self._carry_out(plan, body)
         for action in plan.actions:
@@ -363,7 +363,7 @@ class Supervisor:
         self._executor.carry_out(plan, body, self._setting.now())
 
     def _admit(self) -> None:
-        """Workers for those that wait longest."""
+        """Start workers for the objects that have waited longest."""
         limit = self._limit()
         while self._queue and len(self._running) < limit:
             key = self._queue.popleft()
@@ -387,7 +387,7 @@ def main(arguments: list[str]) -> int:
     try:
         _supervise(Home.find(Path(arguments[1])), inherited)
     except CdiError as error:
-        log.error("the supervisor ends: %s", error)  # noqa: TRY400  the error says it all
+        log.error("the supervisor ends: %s", error)  # noqa: TRY400  no traceback: the error is complete
         return error.exit_status
     return 0
 
