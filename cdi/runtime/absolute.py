@@ -1,4 +1,4 @@
-"""Paths of a command line, made independent of the directory that it was typed in."""
+"""Conversion of command-line paths to absolute ones."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from cdi.api.errors import UsageError
 
 
 def absolute(path: str | os.PathLike[str], base: Path | None = None) -> Path:
-    """Return `path` from the root on, with ``~`` and ``..`` resolved, beginning at `base` or the current directory.
+    """Return an absolute path with ``~`` and ``..`` resolved, relative to `base` or the current directory.
 
-    Nothing is looked up: what a symbolic link leads to may change until the path is used.  Raises `UsageError` where
-    the path is relative and the current directory was removed.
+    Symbolic links are not resolved, since they may change until the path is used. Raises `UsageError` if the path is
+    relative and the current directory was removed.
     """
     try:
         expanded = Path(path).expanduser()
     except RuntimeError:
-        expanded = Path(path)  # there is no such user, so it is a name
+        expanded = Path(path)  # no such user: it is a file name
     if base is None and not expanded.is_absolute():
         try:
             base = Path.cwd()

@@ -1,4 +1,4 @@
-"""What the commands work on: the same calls, over this machine (`Embedded`) or a cluster (`cdi.runtime.cluster`)."""
+"""Interface of the commands to their backends: this machine (`Embedded`) or a cluster (`cdi.runtime.cluster`)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cdi.runtime.document import Manifest
 from cdi.store.base import Key, Object, Watch
 
 Section = tuple[str, list[tuple[str, str]]]
-"""A title, and names with what is to be said of them."""
+"""A title, and labels with values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """How far an import is, where only that is told: 0.0 to 1.0."""
+    """Progress of an import as a fraction from 0.0 to 1.0, if nothing more is known."""
 
     fraction: float
 
@@ -29,43 +29,43 @@ OnUpdate = Callable[[Object, Advance | None], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
-    """What became of one manifest."""
+    """The result of applying one manifest."""
 
     kind: str
     namespace: str
     name: str
     action: str
-    """``created``, ``configured`` or ``unchanged``."""
+    """One of ``created``, ``configured`` and ``unchanged``."""
     unknown: tuple[str, ...] = ()
-    """Paths of fields that its kind does not have, and that are not followed."""
+    """Paths of unknown fields, which have no effect."""
 
 
 class Reader(Protocol):
-    """The half of a `cdi.store.base.Store` that changes nothing."""
+    """The read-only half of a `cdi.store.base.Store`."""
 
     def get(self, key: Key) -> Object:
-        """Raises `NotFound`."""
+        """Return an object; raise `NotFound`."""
         ...
 
     def list(self, plural: str, namespace: str | None = None) -> Objects:
-        """By namespace, then name; of all namespaces where None."""
+        """Return objects by namespace, then name; of all namespaces if None."""
         ...
 
 
 class Courses(Protocol):
-    """Objects that are waited for."""
+    """Observation of objects that are waited for."""
 
     def look(self, key: Key) -> tuple[Object, Advance | None]:
-        """An object as it is now, and how far its import is.  Raises `NotFound`."""
+        """Return the object's current state and the progress of its import; raise `NotFound`."""
         ...
 
     def pause(self, seconds: float) -> None:
-        """Until something may have changed, at most so long."""
+        """Wait until something may have changed, for at most so many seconds."""
         ...
 
 
 class Backend(Protocol):
-    """Kinds are given by any of their names; namespaces are ``default`` where None."""
+    """Operations of the commands; kinds are given by any of their names, the namespace None means ``default``."""
 
     @property
     def store(self) -> Reader: ...
@@ -78,66 +78,86 @@ class Backend(Protocol):
         dry_run: bool = False,
         strict: bool = False,
     ) -> list[Applied]:
-        """Check all, then write all, unless it is a `dry_run`.  `namespace` is for manifests that name none.
+        """Validate all manifests, then write all of them unless `dry_run` is set.
 
-        Raises `InvalidManifest`, where it is `strict` also for fields that are not known.
+        Args:
+            manifests: The manifests.
+            namespace: The namespace of manifests without one.
+            dry_run: Write nothing.
+            strict: Reject unknown fields.
+
+        Raises:
+            InvalidManifest: A manifest is invalid.
         """
         ...
 
     def get(self, kind: str, namespace: str | None, name: str) -> Object:
-        """Raises `NotFound`."""
+        """Return an object; raise `NotFound`."""
         ...
 
     def list(self, kind: str, namespace: str | None = None) -> Objects:
-        """Of all namespaces where None."""
+        """Return the objects of a kind, of all namespaces if None."""
         ...
 
     def delete(
         self, kind: str, namespace: str | None, name: str, *, cascade: bool = True, timeout: float = 120.0
     ) -> None:
-        """Delete an object and what it owns, and wait until that is gone.
+        """Delete an object and its dependents, and wait until all are deleted.
 
-        With `cascade` False the claim of a DataVolume stays, volume and all.  Raises `NotFound`, `WaitTimeout`.
+        Without `cascade`, a DataVolume's PVC and volume are kept.
+
+        Raises `NotFound`, or `WaitTimeout` after `timeout` seconds.
         """
         ...
 
     def events(self, namespace: str | None, name: str, kind: str = "dv") -> Objects:
-        """Oldest first.  Raises `NotFound`."""
+        """Return an object's events, oldest first; raise `NotFound`."""
         ...
 
     def changes(self, plurals: Collection[str], namespace: str | None) -> Watch:
-        """What happens to objects of these kinds in `namespace`, in all where None, beginning with what there is.
+        """Watch objects of these kinds in `namespace`, in all if None, starting with the existing ones.
 
-        Those of other namespaces may be told of as well.
+        Changes in other namespaces may be reported as well.
         """
         ...
 
     def courses(self, keys: Collection[Key]) -> AbstractContextManager[Courses]:
-        """To wait for these objects."""
+        """Observe these objects in order to wait for them."""
         ...
 
     def progress_of(self, body: Object) -> Advance | None:
-        """How far a DataVolume's newest worker is; None where there is none."""
+        """Return the progress of a DataVolume's newest worker, or None if there is none."""
         ...
 
     def outcome(self, namespace: str | None, name: str) -> Outcome | None:
-        """Of a DataVolume's newest worker once it has ended, where that is still known.  Raises `NotFound`."""
+        """Return the outcome of a DataVolume's newest worker, if it has ended and is still known; raise `NotFound`."""
         ...
 
     def about(self, body: Object) -> Iterator[Section]:
-        """Of a DataVolume or claim: where its volume is, what its worker does."""
+        """Yield sections about a DataVolume or PVC: where its volume is, and what its worker does."""
         ...
 
     def log(self, namespace: str | None, name: str, *, follow: bool = False) -> Iterator[str]:
-        """Lines of the workers' log; with `follow`, until the DataVolume is done.  Raises `NotFound`."""
+        """Yield lines of the workers' log; with `follow`, until the DataVolume is done; raise `NotFound`."""
         ...
 
     def limit(
         self, namespace: str | None, name: str, *, bandwidth: int | None = None, connections: int | None = None
     ) -> bool:
-        """Set limits for this and later attempts: bytes per second and ranges at a time, 0 lifts them, None keeps them.
+        """Set limits for this and later attempts: 0 removes a limit, None keeps it.
 
-        True where a worker runs and was told.  Raises `NotFound`, `InvalidManifest`.
+        Args:
+            namespace: The namespace of the DataVolume.
+            name: The name of the DataVolume.
+            bandwidth: Bytes per second.
+            connections: Number of concurrent range requests.
+
+        Returns:
+            Whether a running worker has received them.
+
+        Raises:
+            NotFound: There is no such DataVolume.
+            InvalidManifest: A limit is invalid.
         """
         ...
 

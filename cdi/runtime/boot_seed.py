@@ -1,8 +1,8 @@
-"""A NoCloud seed: a small ISO 9660 volume labelled ``cidata``, from which cloud-init takes a guest's first settings.
+"""NoCloud seed: a small ISO 9660 volume labelled ``cidata``, from which cloud-init reads a VM's first settings.
 
-The volume follows ECMA-119, with file names as cloud-init wants them in the Joliet tree and, for readers without
-Joliet, the nearest that Linux shows the same in the primary one.  Every file starts at its own sector; there are only
-files in the root directory, all small, so each directory is one sector.
+The volume follows ECMA-119. The Joliet tree has the file names that cloud-init expects; the primary tree, for readers
+without Joliet, has the closest names that Linux presents the same way. Every file starts at its own sector. The root
+directory holds a few small files and nothing else, so each directory fits into one sector.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ FIRST_FILE = 25
 MAX_FILE = 1 << 20
 MAX_FILES = 16
 
-# 1 January 2000: the same files give the same image.
+# Fixed at 1 January 2000, so that the same files give the same image.
 WHEN_SHORT = bytes((100, 1, 1, 0, 0, 0, 0))
 WHEN_LONG = b"2000010100000000\0"
 WHEN_NEVER = b"0" * 16 + b"\0"
 
 
 def nocloud(files: Mapping[str, str], *, marker: str) -> bytes:
-    """The seed's image, with a script that prints `marker` on the serial console when the boot is at its end.
+    """Return the seed's image, with a script that prints `marker` on the serial console at the end of the boot.
 
     `files` are those of cloud-init's NoCloud data source (``meta-data``, ``user-data``, ``vendor-data``,
-    ``network-config``) and win over ours.  The script is the user-data, or the vendor-data where a user-data is given.
-    Raises `ValueError` for names that are none of these.
+    ``network-config``) and override the built-in ones. The script is the user-data, or the vendor-data if a user-data
+    is given. Raises `ValueError` for other names.
     """
     known = ("meta-data", "user-data", "vendor-data", "network-config")
     if unknown := sorted(set(files) - set(known)):
@@ -44,8 +44,9 @@ def nocloud(files: Mapping[str, str], *, marker: str) -> bytes:
 
 
 def script(marker: str) -> str:
-    """A script for cloud-init's last stage.  The marker is put together only when it runs, so a console on which the
-    script itself is shown does not hold it.
+    """Return a script for cloud-init's last stage that prints the marker.
+
+    The marker is assembled when the script runs, so that printing the script itself does not print the marker.
     """
     head, tail = marker[: len(marker) // 2], marker[len(marker) // 2 :]
     return (
@@ -59,7 +60,7 @@ def script(marker: str) -> str:
 
 
 def iso9660(files: Mapping[str, bytes], *, label: str) -> bytes:
-    """An image with `files` in its root; raises `ValueError` for more or larger ones than a seed may have."""
+    """Return an image with `files` in its root; raise `ValueError` if they are too many or too large."""
     if len(files) > MAX_FILES or any(len(content) > MAX_FILE for content in files.values()):
         raise ValueError("a seed has a few small files only")
     places: dict[str, int] = {}
@@ -98,17 +99,17 @@ def iso9660(files: Mapping[str, bytes], *, label: str) -> bytes:
 
 
 def both(number: int) -> bytes:
-    """32 bits in both byte orders (ECMA-119 7.3.3)."""
+    """Return 32 bits in both byte orders (ECMA-119 7.3.3)."""
     return struct.pack("<I", number) + struct.pack(">I", number)
 
 
 def both_short(number: int) -> bytes:
-    """16 bits in both byte orders (ECMA-119 7.2.3)."""
+    """Return 16 bits in both byte orders (ECMA-119 7.2.3)."""
     return struct.pack("<H", number) + struct.pack(">H", number)
 
 
 def record(name: bytes, sector: int, length: int, *, is_directory: bool) -> bytes:
-    """A directory record (ECMA-119 9.1)."""
+    """Return a directory record (ECMA-119 9.1)."""
     body = both(sector) + both(length) + WHEN_SHORT + bytes((2 if is_directory else 0, 0, 0)) + both_short(1)
     body += bytes((len(name),)) + name
     if len(name) % 2 == 0:
@@ -117,14 +118,14 @@ def record(name: bytes, sector: int, length: int, *, is_directory: bool) -> byte
 
 
 def directory(sector: int, entries: list[tuple[bytes, int, int]]) -> bytes:
-    """The root: itself, its parent (itself again), its files in order."""
+    """Return the root directory: itself, its parent (again itself) and its files in order."""
     records = [record(b"\0", sector, SECTOR, is_directory=True), record(b"\1", sector, SECTOR, is_directory=True)]
     records += [record(name, place, length, is_directory=False) for name, place, length in sorted(entries)]
     return b"".join(records)
 
 
 def descriptor(kind: int, label: bytes, root: int, paths_l: int, paths_m: int, sectors: int) -> bytes:
-    """A primary (1) or supplementary (2, Joliet) volume descriptor (ECMA-119 8.4, 8.5)."""
+    """Return a primary (1) or supplementary (2, Joliet) volume descriptor (ECMA-119 8.4, 8.5)."""
     blank = b" " if kind == 1 else b"\0 "
 
     def text(value: bytes, length: int) -> bytes:

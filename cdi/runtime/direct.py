@@ -1,7 +1,7 @@
-"""An image straight into a file, a block device or a directory, with no DataVolume: ``cdi import --to``.
+"""Import of an image into a file, a block device or a directory, without a DataVolume: ``cdi import --to``.
 
-A transfer that was interrupted, or killed, goes on when the same is asked for again: its journal is kept below
-CDI_HOME, under a name made of the source and the target.
+A transfer that was interrupted or killed resumes when the same command is repeated: its journal is kept below CDI_HOME,
+under a name derived from source and target.
 """
 
 from __future__ import annotations
@@ -48,10 +48,21 @@ def import_to(
     secret: Mapping[str, bytes] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Outcome:
-    """Import `request` to `path`; a disk file there is replaced only where `replace` says so.
+    """Import `request` to `path`; an existing disk file is replaced only if `replace` is set.
 
-    `secret` are the values of the Secret that the request names.  Raises the failure; `AlreadyExists`, `TargetBusy`
-    (the same is under way), `Interrupted`.
+    Args:
+        home: The CDI_HOME.
+        request: The image.
+        path: The target.
+        replace: Whether to replace an existing file.
+        secret: The values of the Secret that the request names.
+        on_progress: Called with the progress.
+
+    Raises:
+        CdiError: The transfer's error.
+        AlreadyExists: The file exists.
+        TargetBusy: The same transfer is running.
+        Interrupted: The transfer was cancelled.
     """
     path = absolute(path)
     target = _target(path, request, replace=replace)
@@ -82,13 +93,13 @@ def import_to(
 
 
 def _target(path: Path, request: Request, *, replace: bool) -> TargetSpec:
-    """Raises `AlreadyExists`, `TargetUnsuitable`, `TargetPermission`."""
+    """Return the target; raise `AlreadyExists`, `TargetUnsuitable` or `TargetPermission`."""
     own, mode = _mode(path, follow=False), _mode(path, follow=True)
     if request.content_type == "archive":
         if mode is None or not stat.S_ISDIR(mode):
             raise TargetUnsuitable("an archive is unpacked into a directory", where=str(path), remedy="make one first")
         return DirectoryTargetSpec(path=str(path))
-    # Links to block devices are how devices are named: /dev/disk/by-id, /dev/mapper.
+    # Block devices are often named by symbolic links: /dev/disk/by-id, /dev/mapper.
     if mode is not None and stat.S_ISBLK(mode):
         return BlockTargetSpec(path=str(path))
     if own is None:
@@ -105,7 +116,7 @@ def _target(path: Path, request: Request, *, replace: bool) -> TargetSpec:
 
 
 def _mode(path: Path, *, follow: bool) -> int | None:
-    """None where there is nothing."""
+    """Return the file's mode, or None if it does not exist."""
     with durable.mapped("the target", path):
         try:
             return os.stat(path, follow_symlinks=follow).st_mode
@@ -114,6 +125,6 @@ def _mode(path: Path, *, follow: bool) -> int | None:
 
 
 def _identity(request: Request, path: Path) -> str:
-    """Of the transfer: what makes it another one.  Not what only changes how it is done."""
+    """Return the transfer's identity: a hash of the options that change its result, not how it is done."""
     facts = (request.place.text, str(path), request.size, request.checksum, request.content_type)
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""A manifest as it was read, with its place, so that what is wrong with it can be found in its file."""
+"""Manifest with its position in a file, for error messages."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from cdi.api.errors import InvalidManifest, NotFound
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """One document of a file."""
+    """A document of a file."""
 
     origin: str
     """The file, ``-`` for standard input."""
     line: int
-    """Of the file, where the document begins; the first is 1."""
+    """The line of the file where the document begins; the first is 1."""
     body: Any
 
     @property
     def place(self) -> str:
-        """Where it is, for messages: ``dv.yaml:12``."""
+        """The position for messages: ``dv.yaml:12``."""
         return f"{'standard input' if self.origin == '-' else self.origin}:{self.line}"
 
 
 Manifest = Mapping[str, Any] | Document
-"""What is applied: the body alone where it is from no file."""
+"""A manifest to apply; only its body if it does not come from a file."""
 
 
 @contextlib.contextmanager
 def located(place: str) -> Iterator[None]:
-    """Put `place` before the field or object that an error names; nothing changes where it is empty."""
+    """Prefix the location in errors with `place`, unless it is empty."""
     try:
         yield
     except (InvalidManifest, NotFound) as error:

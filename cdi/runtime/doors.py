@@ -1,8 +1,8 @@
-"""Uploads that come over connections: a worker of the volume listens, and whoever serves clients connects to it.
+"""Uploads over connections: a worker of the volume listens, and servers connect to it for their clients.
 
-The worker is started by the first who asks, with a socket that is listened at as its standard input
-(`cdi.worker.upload_local`).  Its name is an abstract one (unix(7)), made of the claim's uid: nothing is left behind
-when the worker is gone, and it is found again by a server that was restarted.
+The first request starts the worker, with a listening socket as its standard input (`cdi.worker.upload_local`). The
+socket has an abstract name (unix(7)) made from the PVC's uid: it disappears with the worker, and a restarted server
+finds it again.
 """
 
 from __future__ import annotations
@@ -32,21 +32,27 @@ from cdi.store.base import Key, Object
 
 _BACKLOG = 128
 _NOT_YET = frozenset({Phase.UNSET, Phase.UNKNOWN, Phase.PENDING, Phase.PVC_BOUND})
-"""Phases before anybody can upload: whoever asks waits without a thread that waits here."""
+"""Phases before uploads are possible; `open` returns at once, and its caller tries again."""
 
 
 class Doors:
-    """Of one CDI_HOME; used from many threads."""
+    """Upload sockets of one CDI_HOME; used by many threads."""
 
     def __init__(self, embedded: Embedded) -> None:
         self._embedded = embedded
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def open(self, namespace: str, name: str) -> str | None:
-        """Return the address of the worker that takes uploads into a volume, which is started where there is none.
+        """Return the address of the worker that receives uploads into a volume; start the worker if necessary.
 
-        None where the volume is not made yet, or does not take an upload yet.  Raises `UploadNotReady` where it never
-        will, `UploadUnderWay`, `AlreadyUploaded`, and the failure of a DataVolume that has failed.
+        Returns:
+            The address, or None if the volume does not exist or does not accept an upload yet.
+
+        Raises:
+            UploadNotReady: It never will.
+            UploadUnderWay: Another upload is running.
+            AlreadyUploaded: The volume has its image.
+            CdiError: The DataVolume has failed.
         """
         where = f"{namespace}/{name}"
         claim = self._claim(namespace, name)
@@ -72,7 +78,7 @@ class Doors:
         return address
 
     def filled_by(self, namespace: str, name: str) -> str | None:
-        """Return the name of the resumable upload that filled a volume; None where it was something else."""
+        """Return the name of the resumable upload that filled a volume, or None if it was filled otherwise."""
         claim = self._claim(namespace, name)
         annotations = (claim["metadata"].get("annotations") or {}) if claim is not None else {}
         return annotations.get(ANN_IMAGE_VALIDATOR)

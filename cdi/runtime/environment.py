@@ -1,9 +1,9 @@
-"""The environment that workers run in: that of whoever applied their DataVolume, as far as an import has use for it.
+"""Environment variables of workers: the relevant part of the environment of the user who applied the DataVolume.
 
-A supervisor outlives the command that started it, and serves many.  What AWS_PROFILE or https_proxy happened to be in
-the shell that started it says nothing about the others; so what a worker is given was written down when its
-DataVolume was applied, is the same at every attempt, and is removed when the DataVolume is done.  Of all other
-variables a process gets only those that Python itself may need.
+A supervisor outlives the command that started it, and serves many. AWS_PROFILE or https_proxy in the shell that started
+it must not affect the others. A worker's variables are therefore stored when its DataVolume is applied, are the same
+for every attempt, and are removed when the DataVolume is done. Of the other variables, a process gets only those that
+Python itself may need.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cdi.runtime.home import Home
 from cdi.store.base import Key
 
 _INTERPRETER = frozenset({"LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH"})
-"""What the Python that is running may need to run again."""
+"""Variables that the running Python may need to be started again."""
 _MACHINE = frozenset({"HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER"})
 _PROXIES = frozenset({"http_proxy", "https_proxy", "no_proxy"})
 _FILES = frozenset(
@@ -36,7 +36,7 @@ _FILES = frozenset(
         "SSL_CERT_FILE",
     }
 )
-"""Paths; a relative one means the directory of whoever set it, where no worker runs."""
+"""Paths; relative ones refer to the user's working directory, which is not the worker's."""
 _GOOGLE = frozenset(
     {
         "CLOUDSDK_CONFIG",
@@ -55,7 +55,7 @@ _PREFIXES = ("AWS_", "LC_")
 
 
 def of_user(environment: Mapping[str, str], directory: str) -> dict[str, str]:
-    """What an import has use for, of the environment of somebody who works in `directory`."""
+    """Return the part of a user's environment that imports use; `directory` is the user's working directory."""
     found = {
         name: text
         for name, text in environment.items()
@@ -68,8 +68,9 @@ def of_user(environment: Mapping[str, str], directory: str) -> dict[str, str]:
 
 
 def of_process(environment: Mapping[str, str], given: Mapping[str, str] | None) -> dict[str, str]:
-    """For a process that the owner of `environment` starts: what was `given` for it, else what says nothing of people
-    and networks; and what Python needs.
+    """Return the environment of a new process: the variables `given` for it, and those that Python needs.
+
+    If none are given, it gets the parent's basic variables, such as HOME, PATH and the locale.
     """
     own = {
         name: text
@@ -80,9 +81,9 @@ def of_process(environment: Mapping[str, str], given: Mapping[str, str] | None) 
 
 
 class Environments:
-    """Of one CDI_HOME, by the DataVolumes that they were written down for.  Calls may come from any process.
+    """Stored environments of one CDI_HOME, by DataVolume; methods may be called by any process.
 
-    They may hold secrets: files are for this user alone, and never shown.
+    They may contain secrets: files are readable only by this user, and never shown.
     """
 
     def __init__(self, home: Home) -> None:
@@ -91,9 +92,9 @@ class Environments:
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[Callable[[Key], None]]:
-        """Gives a function that writes this process's environment down for an object that is about to be written.
+        """Yield a function that stores this process's environment for an object that is about to be written.
 
-        Until the end of the context `collect` takes nothing away.  Raises a `TargetError` where nothing can be written.
+        Until the context ends, `collect` removes nothing. Raises a `TargetError` if nothing can be written.
         """
         try:
             directory = os.getcwd()
@@ -107,7 +108,7 @@ class Environments:
             yield lambda key: self._keep(key, content)
 
     def of(self, key: Key) -> dict[str, str] | None:
-        """As written down; None where nothing is."""
+        """Return the stored environment of an object, or None if there is none."""
         with self._mapped():
             content = durable.read(self._path(key))
         if content is None:
@@ -119,7 +120,7 @@ class Environments:
         return {str(name): str(text) for name, text in found.items()} if isinstance(found, dict) else None
 
     def collect(self, wanted: Callable[[Key], bool]) -> bool:
-        """Remove what was written down for objects that are not `wanted`; True where it has to be called again."""
+        """Remove the environments of objects that are not `wanted`; return whether it has to be called again."""
         with self._mapped():
             if not self._root.is_dir():
                 return False

@@ -1,4 +1,4 @@
-"""Events as objects: the same event told again only counts up."""
+"""Events as objects; a repeated event only increments its count."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from cdi.reconcile.actions import EventFact
 from cdi.store.base import Key, Object, Store, amend
 
 KEPT = 50
-"""Events of one object."""
+"""Number of events that are kept for one object."""
 _NAME = 200
 _MESSAGE = 1024
 
 
 def record(store: Store, about: Object, fact: EventFact, now: float) -> None:
-    """Tell `fact` about an object."""
+    """Record an event about an object."""
     metadata = about["metadata"]
     digest = hashlib.sha256(f"{metadata['uid']}\n{fact.reason}\n{fact.message}".encode()).hexdigest()[:16]
     name = f"{metadata['name'][:_NAME].rstrip('.-')}.{digest}"
@@ -55,7 +55,7 @@ def record(store: Store, about: Object, fact: EventFact, now: float) -> None:
 
 
 def of(store: Store, about: Object) -> list[Object]:
-    """The events of one object, oldest first."""
+    """Return the events of one object, oldest first."""
     metadata = about["metadata"]
     found = [
         event

@@ -1,4 +1,4 @@
-"""Carries plans out.  Everything here may be done twice, and may be stopped between any two lines."""
+"""Executor of plans; every action is idempotent, and execution may stop between any two of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cdi.store.base import Key, Object, Store, amend
 
 
 class Executor:
-    """Of one CDI_HOME."""
+    """Executor of one CDI_HOME."""
 
     def __init__(self, store: Store, launcher: Launcher, read_input: ReadInput, environments: Environments) -> None:
         self._store = store
@@ -38,19 +38,18 @@ class Executor:
         self._environments = environments
 
     def carry_out(self, plan: Plan, body: Object, now: float, *, stdin: int | None = None) -> None:
-        """`body` is the object that was reconciled.  The status goes last: what it says has been done.
+        """Execute a plan for the object `body`; the status is written last, when what it reports has been done.
 
-        Raises what the store and the launcher raise; a conflict is no failure, since whoever changed the object
-        causes another reconcile.
+        Raises the errors of the store and the launcher, except conflicts: a concurrent change causes another reconcile.
         """
         for action in plan.actions:
             try:
                 self._act(action, body, stdin)
             except NotFound:
-                # What the plan was made for is gone, so the rest of it is void; that it went causes another reconcile.
+                # An action's object was deleted, so the rest of the plan is void; the deletion causes another reconcile.
                 return
         with contextlib.suppress(TargetFull):
-            # What an event says, the status says too, and that has space held back.
+            # The status has the same information as the event, and space is reserved for it.
             for fact in plan.events:
                 events.record(self._store, body, fact, now)
         if plan.status is not None:
@@ -98,7 +97,7 @@ class Executor:
 
 
 def patch(body: Object, action: PatchObject) -> None:
-    """Alter `body` in place."""
+    """Modify `body` in place."""
     metadata = body["metadata"]
     annotations = dict(metadata.get("annotations") or {})
     for name, text in action.annotations.items():

@@ -1,4 +1,4 @@
-"""An `Explanation` as a document, for ``--output json``.  Sizes are bytes, what is not known is null."""
+"""Conversion of an `Explanation` to a document for ``--output json``; sizes are bytes, unknown values are null."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cdi.runtime.inspect import container_document, image_document, refusal_docu
 
 
 def document(told: Explanation) -> dict[str, Any]:
-    """Everything that was found out."""
+    """Return all results."""
     found, plan = told.found, told.plan
     key = told.course.key
     return {
@@ -52,12 +52,12 @@ def document(told: Explanation) -> dict[str, Any]:
 
 
 def clone_document(clone: CloneFacts | None) -> dict[str, Any] | None:
-    """How it is cloned."""
+    """Return the facts about a clone."""
     return None if clone is None else _camel(asdict(clone))
 
 
 def encryption(job: Job | None, found: Findings) -> str | None:
-    """How the way to the source is guarded: ``checked``, ``unchecked`` (TLS, any certificate), ``plain``, None."""
+    """Return the protection of the connection: ``checked``, ``unchecked`` (TLS, any certificate), ``plain`` or None."""
     if found.encrypted is None:
         return None
     if not found.encrypted:

@@ -1,4 +1,4 @@
-"""What nobody owns any more goes."""
+"""Garbage collection of objects and files without an owner."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from cdi.store.kinds import kind_of
 
 
 def collect(store: Store, observed: Observed, launcher: Launcher, environments: Environments) -> bool:
-    """Delete objects whose owners are gone, events of nobody, workers of no claim, and the environments of DataVolumes
-    that are gone or done.
+    """Delete objects without owners, events of deleted objects, workers without a PVC, and unused environments.
 
-    True where it must be called again soon: a worker is being stopped, something is being applied.
+    Environments are unused once their DataVolume is deleted or done.
+
+    Returns:
+        Whether it has to be called again soon: a worker is being stopped, or manifests are being applied.
     """
     uids = observed.uids()
     for plural in ("persistentvolumeclaims", "datavolumes", "datasources", "secrets", "configmaps"):
@@ -53,20 +55,20 @@ def collect(store: Store, observed: Observed, launcher: Launcher, environments: 
 
 
 def _is_at_work(store: Store, key: Key) -> bool:
-    """Asked of the store itself, as what was observed may be older than what was applied."""
+    """Return whether a DataVolume is not done; read the store itself, because the cache may miss a recent apply."""
     try:
         return not phase_of(store.get(key)).final
     except NotFound:
         return False
     except CdiError:
-        # Damaged by hand, and perhaps to be repaired.
+        # It was damaged by hand, and may be repaired.
         return True
 
 
 def _is_orphan(store: Store, body: Object, uids: set[str]) -> bool:
-    """All its owners are of kinds that are kept here, and gone.
+    """Return whether all owners are of kinds in this store, and deleted.
 
-    An owner of another kind lives somewhere else, in the cluster that a manifest was exported from for instance.
+    An owner of another kind exists elsewhere, for example in the cluster that a manifest was exported from.
     """
     owners = body["metadata"].get("ownerReferences") or []
     if not owners or "deletionTimestamp" in body["metadata"]:
@@ -87,7 +89,7 @@ def _is_orphan(store: Store, body: Object, uids: set[str]) -> bool:
 
 
 def _exists(store: Store, uid: str) -> bool:
-    """Asked of the store itself: what was observed may be older than the worker."""
+    """Return whether a PVC exists; read the store itself, because the cache may be older than the worker."""
     return any(body["metadata"]["uid"] == uid for body in store.list("persistentvolumeclaims"))
 
 

@@ -1,4 +1,4 @@
-"""One image on its way into a volume: the DataVolume, its inputs and, for what is not fetched, the upload."""
+"""Start of an import into a volume: the DataVolume, its inputs and, if it is not fetched, the upload."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ from cdi.runtime.wanted import Manifests, manifests, owned
 def begin(
     backend: Backend, request: Request, namespace: str, name: str, size: int, *, stream: int | None = None
 ) -> bool:
-    """Write down the DataVolume and what it needs; False where the same one was begun before.
+    """Write the DataVolume and its inputs; return False if the same import was started before.
 
-    A file or standard input is given to it, on this machine; `stream` is a descriptor that stands for the latter.
-    Raises `InvalidManifest`, `AlreadyExists` (a DataVolume of that name that wants something else, or has its upload
-    already; a Secret or ConfigMap that is somebody else's), `Conflict`.
+    On this machine, a file or standard input is uploaded into it; `stream` is a descriptor to use as standard input.
+
+    Raises:
+        InvalidManifest: The DataVolume would be invalid.
+        AlreadyExists: A DataVolume of this name has another spec or has its upload already, or a Secret or ConfigMap of
+            another owner has the name.
+        Conflict: Another upload is running.
     """
     embedded = backend if isinstance(backend, Embedded) else None
     if embedded is None:
@@ -49,7 +53,7 @@ def begin(
 
 
 def refuse_local(request: Request) -> None:
-    """Raise `UsageError` for what no cluster can fetch."""
+    """Raise `UsageError` for an image that a cluster cannot fetch."""
     if not request.place.fetched:
         raise UsageError(
             "a cluster cannot fetch it from this machine",
@@ -73,7 +77,7 @@ def _check_free(backend: Backend, body: Mapping[str, Any], owner: str | None) ->
 
 
 def _write(backend: Backend, wanted: Manifests, *, new: bool) -> None:
-    """The DataVolume first: it waits for its inputs, and they need its uid to go with it."""
+    """Write the DataVolume first: it waits for its inputs, and they need its uid as their owner."""
     metadata = wanted.datavolume["metadata"]
     backend.apply([wanted.datavolume])
     if not wanted.inputs:
@@ -98,7 +102,7 @@ def _upload(embedded: Embedded, request: Request, namespace: str, name: str, str
     try:
         embedded.upload(namespace, name, Path(path))
     except Conflict:
-        # The same command was given before, and is still at it.
+        # The same command was started before, and is still running.
         claim = embedded.get("pvc", namespace, name)
         notes = claim["metadata"].get("annotations") or {}
         under_way = UploadRequest.read(notes.get(uploads.ANNOTATION))
@@ -107,7 +111,7 @@ def _upload(embedded: Embedded, request: Request, namespace: str, name: str, str
 
 
 def stream_length() -> int | None:
-    """Bytes that standard input has left, where it is a file."""
+    """Return the number of bytes left in standard input if it is a file, or None."""
     status = os.fstat(0)
     if not stat.S_ISREG(status.st_mode):
         return None

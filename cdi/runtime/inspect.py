@@ -1,4 +1,4 @@
-"""What an image is and whether it is safe, wherever it lies: ``cdi inspect``."""
+"""Inspection of an image and its safety, without importing it: ``cdi inspect``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cdi.runtime.watched import OnProgress, watched
 from cdi.transfer.control import Control
 
 _RETRIES = 2
-"""Somebody is waiting: what does not answer soon is told."""
+"""A user is waiting, so errors are reported soon."""
 _STALL = 30.0
 
 
@@ -28,10 +28,21 @@ def inspect(
     secret: Mapping[str, bytes] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Findings:
-    """Look at the image; with `digest` or `whole` to its end, hashed with the former, else at what tells what it is.
+    """Examine an image.
 
-    `secret` are the values of the Secret that the request names.  What would be refused is ``refusal``, raised are
-    only `UsageError` and `Interrupted`.
+    Args:
+        request: The image.
+        digest: Read all of it and compute its sha256.
+        whole: Read all of it.
+        secret: The values of the Secret that the request names.
+        on_progress: Called with the progress.
+
+    Returns:
+        The results; the error that an import would raise is their ``refusal``.
+
+    Raises:
+        UsageError: The request is invalid.
+        Interrupted: The examination was cancelled.
     """
     with private_directory() as directory:
         policy = replace(request.policy(), retries=_RETRIES, stall_timeout=_STALL, signature="ignore")
@@ -53,11 +64,11 @@ def look(
     secret: Mapping[str, bytes] | None,
     on_progress: OnProgress | None,
 ) -> Findings:
-    """`examine` a request's source, with its secrets in the private `directory`."""
+    """Examine a request's source, with its secrets in the private `directory`."""
     job = Job(
         id="inspect",
         source=source_spec(request, directory, secret),
-        # Nothing is written: an image is looked at in the light of the target that it usually has.
+        # Nothing is written; the usual kind of target is assumed.
         target=FileTargetSpec(path=str(directory / "disk.img")),
         content_type=request.content_type,
         checksum=request.checksum,
@@ -68,7 +79,7 @@ def look(
 
 
 def document(found: Findings, location: str) -> dict[str, Any]:
-    """Everything, for ``--output json``; sizes are bytes, what is not known is null."""
+    """Return all results for ``--output json``; sizes are bytes, unknown values are null."""
     return {
         "location": location,
         "source": source_document(found),

@@ -72,7 +72,7 @@ class Place:
 
     @property
     def fetched(self) -> bool:
-        """Whether a DataVolume can fetch it; anything else is uploaded."""
+        """Return whether a DataVolume can fetch it; anything else is uploaded."""
         return self.kind not in ("file", "stdin")
 
     @property

@@ -1,4 +1,4 @@
-"""Looking into a pipe without losing what was read: what comes first is kept, and sent on before the rest."""
+"""Peeking into a pipe without losing data: the first bytes are kept, and sent on before the rest."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Final, Self
 from cdi.api.errors import UsageError
 
 HELD_MOST: Final = 32 << 20
-"""Bytes that are kept while somebody looks; an image shows itself much earlier, unless an archive is around it."""
+"""Bytes that are kept while peeking; an image is identified much earlier, unless it is in an archive."""
 _PIECE: Final = 1 << 18
 
 
 class PeekedPipe:
-    """Over an open descriptor, which is read from here only.  A context manager.
+    """A pipe that can be peeked into; a context manager that has to be the only reader of the descriptor.
 
-    `looking` gives a descriptor to look at, as often as wanted, and always from the start; after that `flow` gives one
-    that carries everything, from the first byte to the end.
+    `looking` yields a descriptor that starts at the first byte, as often as needed; afterwards `flow` returns one that
+    carries all data from the first byte to the end.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -35,7 +35,7 @@ class PeekedPipe:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Returns when everything was sent on, or nobody reads it any more; at once after a failure."""
+        """Wait until everything was sent on or the reader has closed its end; do not wait after an error."""
         if self._flow is not None:
             os.close(self._flow)
         if self._thread is not None and exc[0] is None:
@@ -43,7 +43,7 @@ class PeekedPipe:
 
     @contextlib.contextmanager
     def looking(self) -> Iterator[int]:
-        """A descriptor that reads from the first byte.  It ends early once `HELD_MOST` bytes were read."""
+        """Yield a descriptor that starts at the first byte and ends once `HELD_MOST` bytes were read."""
         reading, writing = os.pipe2(os.O_CLOEXEC)
         thread = threading.Thread(target=self._show, args=(writing,), name="peek")
         thread.start()
@@ -54,7 +54,7 @@ class PeekedPipe:
             thread.join()
 
     def _show(self, writing: int) -> None:
-        """Until nobody looks any more."""
+        """Write to the pipe until its reader closes it."""
         sent = 0
         with open(writing, "wb", buffering=0) as pipe, contextlib.suppress(BrokenPipeError):
             while True:
@@ -68,7 +68,7 @@ class PeekedPipe:
                 sent += pipe.write(bytes(self._held[sent : sent + _PIECE])) or 0
 
     def _read(self, writing: int) -> bytes:
-        """Some bytes; none at the end, or as soon as the other end of `writing` is closed."""
+        """Return some bytes; none at the end, or as soon as the other end of `writing` is closed."""
         poller = select.poll()
         poller.register(self._descriptor, select.POLLIN)
         poller.register(writing, 0)
@@ -83,7 +83,7 @@ class PeekedPipe:
         return piece
 
     def flow(self) -> int:
-        """A descriptor for whoever takes the whole; raises `UsageError` where reading has failed."""
+        """Return a descriptor that carries all data; raise `UsageError` if reading has failed."""
         if self._failure is not None:
             raise UsageError(f"reading failed: {self._failure.strerror}", where="standard input", remedy="try again")
         reading, writing = os.pipe2(os.O_CLOEXEC)
@@ -100,6 +100,6 @@ class PeekedPipe:
                 view = memoryview(piece)
                 while view:
                     view = view[pipe.write(view) or 0 :]
-                # Nothing may have been held: then all is still to come.
+                # Nothing may have been kept; then all data is still to be read.
                 if self._ended or not (piece := self._read(writing)):
                     return

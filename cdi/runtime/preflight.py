@@ -1,4 +1,4 @@
-"""Explains what a request on the command line would come to, and finds the size of a disk that names none."""
+"""Preview of a command-line request, and detection of the disk's size if none is given."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from cdi.store.base import Key
 from cdi.store.local import LocalStore
 
 _LEAST: Final = 1 << 20
-"""Bytes; the API knows no smaller claim."""
+"""Smallest size of a PVC in bytes."""
 _ANY: Final = 1 << 40
-"""A DataVolume must ask for some size; this one is not looked at."""
+"""A placeholder: a DataVolume has to request some size."""
 
 
 def name_of(request: Request, name: str | None) -> str:
-    """The DataVolume's: the one that is given, else one made from the URL.  Raises `UsageError`."""
+    """Return the DataVolume's name, as given or made from the URL; raise `UsageError`."""
     found = name or request.place.name
     if found is None:
         raise UsageError("no name can be made of it", where=request.place.location, remedy="give one with --name")
@@ -48,9 +48,22 @@ def preflight(
     stream: int = 0,
     on_progress: OnProgress | None = None,
 ) -> Explanation:
-    """What importing `request` would come to; `stream` is what stands for standard input, and is read.
-     Raises `UsageError`, `InvalidManifest`, `Interrupted`;
-    `AlreadyExists` where a DataVolume of that name wants something else.
+    """Preview the import of `request`.
+
+    Args:
+        home: The CDI_HOME.
+        request: The request.
+        namespace: The namespace of the DataVolume.
+        name: The name of the DataVolume.
+        ask: What to examine.
+        stream: The descriptor that is read as standard input.
+        on_progress: Called with the progress.
+
+    Raises:
+        UsageError: The request is invalid.
+        InvalidManifest: The DataVolume would be invalid.
+        AlreadyExists: A DataVolume of this name has another spec.
+        Interrupted: The examination was cancelled.
     """
     name = name or request.place.name or "image"
     before = _stored_size(home, namespace, name)
@@ -76,7 +89,7 @@ def preflight(
 
 
 def _stored_size(home: Home, namespace: str, name: str) -> int | None:
-    """What a DataVolume of that name asked for; None where there is none."""
+    """Return the size that an existing DataVolume of this name requested, or None if there is none."""
     try:
         dv = parse(LocalStore(home.objects).get(Key.of("dv", namespace, name)))
     except NotFound:
@@ -93,10 +106,10 @@ def find_size(
     pipe: PeekedPipe | None = None,
     on_progress: OnProgress | None = None,
 ) -> int:
-    """The image's virtual size in bytes (1 MiB at least), read to its end where only that tells it.
+    """Return the image's virtual size in bytes, at least 1 MiB, reading all of it if necessary.
 
-    Standard input is looked at through `pipe`, and left where it was if it is a file.  Raises whatever the import would
-    end with; `UsageError` where the size cannot be known: of an archive, and of raw content that comes through a pipe.
+    Standard input is read through `pipe`, and rewound if it is a file. Raises the error that the import would end with,
+    and `UsageError` if the size cannot be known: of an archive, and of raw content from a pipe.
     """
     if request.content_type == "archive":
         raise UsageError("how large an archive becomes is not known before", remedy="give --size")
@@ -127,7 +140,7 @@ def _size(told: Explanation) -> int | None:
 
 @contextlib.contextmanager
 def _rewound(request: Request) -> Iterator[None]:
-    """Standard input that is a file stands afterwards where it stood."""
+    """Restore the offset of standard input afterwards if it is a file."""
     if request.place.kind != "stdin":
         yield
         return
@@ -139,5 +152,5 @@ def _rewound(request: Request) -> Iterator[None]:
 
 
 def is_pipe(request: Request) -> bool:
-    """Standard input that can be read once only."""
+    """Return whether the request reads a standard input that can be read only once."""
     return request.place.kind == "stdin" and not stat.S_ISREG(os.fstat(0).st_mode)

@@ -1,11 +1,11 @@
-"""Directories of a command's own, for secrets that are needed as files and for what else nobody should find later.
+"""Temporary directories of a command, for secrets that are needed as files and other data that must not be left behind.
 
     $TMPDIR/cdi-<uid>/            mode 0700, one for each user
-        lock                      held while a directory is made, and while stale ones are removed
+        lock                      held while a directory is created, and while stale ones are removed
         <random>/                 locked for as long as its command lives
 
-A command that is killed cannot remove its own, so whoever makes the next one, or the next supervisor, removes those
-that nobody holds the lock of.  They are no part of CDI_HOME: to look at an image needs none.
+A command that is killed cannot remove its directory. The next command that creates one, or the next supervisor, removes
+those whose lock is not held. They are outside CDI_HOME, since inspecting an image does not need one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from cdi import durable
 
 @contextlib.contextmanager
 def private_directory(parent: str | None = None) -> Iterator[Path]:
-    """A new directory with mode 0700, gone when the context ends; in `parent`, if it is named, nobody looks for it
-    later.  Raises a `TargetError` where none can be made.
+    """Create a directory with mode 0700, and remove it when the context ends.
+
+    If `parent` is given, the directory is created there, and is not removed after a kill. Raises a `TargetError`.
     """
     with contextlib.ExitStack() as stack:
         with _mapped(parent):
@@ -44,13 +45,13 @@ def private_directory(parent: str | None = None) -> Iterator[Path]:
 
 
 def _mapped(parent: str | None) -> contextlib.AbstractContextManager[None]:
-    # What `tempfile` would say it looked at is not to be asked for: that may be what fails.
+    # `tempfile` is not asked for the directory, because that may be what fails.
     place = parent or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108  named in a message, not used
     return durable.mapped("temporary files", place, elsewhere="set TMPDIR to another directory")
 
 
 def remove_stale() -> None:
-    """Remove what killed commands of this user left behind, unless somebody is at it already."""
+    """Remove what killed commands of this user left behind, unless another process does so already."""
     with contextlib.suppress(OSError):
         base = _base()
         if base is not None:
@@ -60,7 +61,7 @@ def remove_stale() -> None:
 
 
 def _base() -> Path | None:
-    """None where the name is taken by somebody or something else, who could see or replace what is in there."""
+    """Return the base directory, or None if the name is taken by another user or file and so not safe."""
     path = Path(tempfile.gettempdir()) / f"cdi-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)

@@ -1,4 +1,4 @@
-"""Processes that outlive the one that starts them."""
+"""Processes that outlive their parent."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from cdi.api.errors import InternalError
 from cdi.runtime.environment import of_process
 
 LOG_LIMIT = 1 << 20
-"""Bytes of a log that are kept, and as many of the one before it."""
+"""Bytes of a log that are kept, and as many of the rotated one."""
 _ABOVE_STDIO = 10
 GUARD = 3
 """The descriptor that a process keeps open for its whole life, to hold a lock."""
 
 
 class Processes:
-    """Starts detached processes and, as long as this one lives, buries them when they end."""
+    """Launcher of detached processes; it also reaps those that end during its own lifetime."""
 
     def __init__(self) -> None:
         self._children: set[int] = set()
@@ -37,17 +37,24 @@ class Processes:
         stdin: int | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> int:
-        """Run ``python -m module arguments`` in a session of its own; returns its process id.
+        """Run ``python -m module arguments`` in a session of its own, and return its process id.
 
-        Its output is appended to `log`.  `guard`, a descriptor, stays open in it (as 3) for its whole life; `stdin` is
-        its standard input, or nothing.  `environment` is all that it gets of that kind, but for what Python needs;
-        without one, nothing that speaks of people and networks (`cdi.runtime.environment`).
+        Args:
+            module: The module.
+            arguments: Its arguments.
+            log: The file that its output is appended to.
+            guard: A descriptor that stays open in the process (as 3) for its whole life.
+            stdin: Its standard input; None means empty.
+            environment: Its variables, besides those that Python needs; None gives it only the parent's basic ones
+                (`cdi.runtime.environment`).
 
-        Raises `OSError` where there can be no log, `InternalError` where no process can be made.
+        Raises:
+            OSError: The log cannot be written.
+            InternalError: The process cannot be started.
         """
         self.reap()
         rotate(log)
-        # -P: what lies in the current directory is no code of ours.
+        # -P: do not import modules from the current directory.
         argv = [sys.executable, "-P", "-m", module, *arguments]
         with contextlib.ExitStack() as stack:
             actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
@@ -77,7 +84,7 @@ class Processes:
         return pid
 
     def reap(self) -> None:
-        """Bury those that have ended."""
+        """Reap processes that have ended."""
         for pid in list(self._children):
             try:
                 gone, _ = os.waitpid(pid, os.WNOHANG)
@@ -88,9 +95,9 @@ class Processes:
 
 
 def rotate(log: Path, *, writing: bool = False) -> None:
-    """Keep `log` within its limit; one that is being written keeps its inode.
+    """Rotate `log` if it exceeds its limit; a log that is being written keeps its inode.
 
-    Where the older part cannot be kept, for its file system is full, it is dropped: the limit holds.
+    If there is no space for the older part, it is dropped, so that the limit holds.
     """
     try:
         if log.stat().st_size <= LOG_LIMIT:
@@ -109,7 +116,7 @@ def rotate(log: Path, *, writing: bool = False) -> None:
 
 
 def with_arguments(*arguments: str) -> list[int]:
-    """This user's processes that were started with exactly these arguments, one after another."""
+    """Return the ids of this user's processes that have these arguments in sequence."""
     wanted = b"".join(b"\0" + os.fsencode(argument) for argument in arguments) + b"\0"
     found = []
     for name in os.listdir("/proc"):
@@ -125,14 +132,14 @@ def with_arguments(*arguments: str) -> list[int]:
 
 
 def _lifted(descriptor: int, stack: contextlib.ExitStack) -> int:
-    """A copy above 0, 1, 2 and 3, so that setting those up overwrites none that is still needed."""
+    """Duplicate a descriptor above 0 to 3, so that setting those up does not overwrite it."""
     copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _ABOVE_STDIO)
     stack.callback(os.close, copy)
     return copy
 
 
 def _environment(given: Mapping[str, str] | None) -> dict[str, str]:
-    """With a path, so that the child imports the same package."""
+    """Return the variables of a child, with a path from which it imports the same package."""
     here = str(Path(cdi.__file__).resolve().parent.parent)
     paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     own = {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONUNBUFFERED": "1"}

@@ -1,4 +1,4 @@
-"""Directories as volumes: claims are bound to them, and they go when the claim goes."""
+"""Provisioner of directories as volumes: PVCs are bound to them, and they are deleted with the PVC."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from cdi.runtime.launcher import Launcher
 from cdi.store.base import Key, Object, Store, amend
 
 FINALIZER = f"{GROUP}/volume"
-"""On a claim that has a directory; it is taken off when the directory is gone."""
+"""The finalizer of a PVC with a directory; it is removed once the directory is deleted."""
 
 
 class Provisioner:
-    """Of one CDI_HOME."""
+    """Provisioner of one CDI_HOME."""
 
     def __init__(self, home: Home, store: Store, launcher: Launcher) -> None:
         self._home = home
@@ -36,7 +36,7 @@ class Provisioner:
         self._launcher = launcher
 
     def reconcile(self, key: Key, body: Object, claim: PersistentVolumeClaim) -> bool:
-        """Bring one claim a step on; True where it must be looked at again soon.  Raises `TargetError`."""
+        """Reconcile one PVC; return whether it has to be reconciled again soon; raise `TargetError`."""
         if claim.metadata.deletion_timestamp is not None:
             return FINALIZER in (claim.metadata.finalizers or ()) and not self._release(key, body)
         if claim.status is not None and claim.status.phase in ("Bound", "Lost"):
@@ -49,7 +49,7 @@ class Provisioner:
         directory = self._home.volume(key.namespace, key.name)
         metadata = claim.metadata
         ours = FINALIZER in (metadata.finalizers or ())
-        # A claim that a person made by hand may be for a volume that is there; one made for an import may not.
+        # A PVC created by hand may be meant for an existing directory; one created for an import may not.
         made_for_import = any(owner.controller for owner in metadata.owner_references or ())
         if not ours and made_for_import and _holds_something(directory):
             message = f"the directory {directory} already holds files. Try: remove them, or choose another name"
@@ -93,7 +93,7 @@ class Provisioner:
         amend(self._store, key, lambda claimed: patch(claimed, note), uid=note.uid)
 
     def _release(self, key: Key, body: Object) -> bool:
-        """Remove worker, directory and finalizer, in that order; False where it must be tried again."""
+        """Remove worker, directory and finalizer, in this order; return False if it has to be tried again."""
         uid = body["metadata"]["uid"]
         if not self._launcher.forget(uid):
             return False

@@ -1,4 +1,4 @@
-"""What keeps a supervisor from working on objects: logged once, and tried again after growing pauses."""
+"""Errors that keep a supervisor from reconciling objects: logged once, and retried with growing delays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cdi.store.base import Key
 
 SHORTEST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 60.0
-"""Seconds until it is tried again."""
+"""Seconds until the next try."""
 
 log = logging.getLogger("cdi.supervisor")
 
@@ -23,22 +23,22 @@ class _Trouble:
 
 
 Subject = Key | str
-"""What cannot be worked on: an object, or something else by its name."""
+"""The key of an error: an object, or another name."""
 
 
 class Troubles:
-    """Of one supervisor, by what they hinder."""
+    """Errors of one supervisor by subject."""
 
     def __init__(self) -> None:
         self._troubles: dict[Subject, _Trouble] = {}
 
     def get(self, key: Subject) -> CdiError | None:
-        """Why it could not be worked on the last time."""
+        """Return the error of the last try, if any."""
         trouble = self._troubles.get(key)
         return None if trouble is None else trouble.error
 
     def note(self, key: Subject, error: CdiError) -> float:
-        """Remember the error, log it unless it is the same as before; return the seconds until the next try."""
+        """Record an error, and log it unless it is the same as before; return the seconds until the next try."""
         before = self._troubles.get(key)
         pause = SHORTEST_PAUSE if before is None else min(before.pause * 2, LONGEST_PAUSE)
         if before is None or str(before.error) != str(error):
@@ -47,5 +47,5 @@ class Troubles:
         return pause
 
     def clear(self, key: Subject) -> bool:
-        """Forget it; True where there was any."""
+        """Remove an error; return whether there was one."""
         return self._troubles.pop(key, None) is not None

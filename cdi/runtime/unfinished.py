@@ -1,13 +1,12 @@
-"""What an import without a DataVolume keeps below CDI_HOME while it runs, and until it is gone on with.
+"""Files of an import without a DataVolume below CDI_HOME, while it runs and until it is resumed.
 
-    direct.lock            held while one of the others is taken, given up, or cleared of what a killed import left
+    direct.lock            held while one of the others is created, released, or cleaned up after a killed import
     direct/<name>/lock     held for as long as the import runs
     direct/<name>/inputs   secrets as files, while it runs
     direct/<name>/scratch  while it runs
     direct/<name>/journal  until it is done
 
-An import that is killed leaves all of it; what it is not gone on with is removed by the next one, or the next
-supervisor.
+An import that is killed leaves all of it. The next import or supervisor removes what is not needed to resume.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from cdi.runtime.home import Home
 
 @contextlib.contextmanager
 def kept(home: Home, name: str) -> Iterator[Path]:
-    """The directory of the import of `name`, locked: the journal is all that outlives it.
+    """Create and lock the directory of the import `name`; only its journal is kept afterwards.
 
-    Raises `TargetBusy` where somebody else has it, and another `TargetError` where it cannot be made.
+    Raises `TargetBusy` if another process holds it, and another `TargetError` if it cannot be created.
     """
     directory = home.direct / name
     with contextlib.ExitStack() as stack:
@@ -51,7 +50,7 @@ def kept(home: Home, name: str) -> Iterator[Path]:
 
 
 def remove_stale(home: Home) -> None:
-    """Remove the secrets and the scratch of imports that were killed; what they are gone on with stays."""
+    """Remove secrets and scratch space of killed imports; what is needed to resume is kept."""
     with contextlib.suppress(OSError):
         if home.direct.is_dir():
             with durable.locked(home.direct_lock, wait=False) as lock:

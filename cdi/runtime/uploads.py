@@ -1,4 +1,4 @@
-"""Images that a client on this machine brings."""
+"""Uploads from clients on this machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _READY = 60.0
 
 
 class Uploads:
-    """Of one CDI_HOME.  Keys are those of DataVolumes with ``source.upload``."""
+    """Uploads of one CDI_HOME; keys are those of DataVolumes with ``source.upload``."""
 
     def __init__(self, home: Home, store: LocalStore, launcher: Launcher) -> None:
         self._home = home
@@ -39,9 +39,13 @@ class Uploads:
         self._launcher = launcher
 
     def file(self, key: Key, path: Path) -> None:
-        """The supervisor starts a worker that reads the file.
+        """Let the supervisor start a worker that reads a file.
 
-        Raises `NotFound`, `AlreadyExists` (it has its image), `Conflict` (an upload is under way), `UsageError`.
+        Raises:
+            NotFound: There is no such DataVolume.
+            AlreadyExists: It has its image already.
+            Conflict: Another upload is running.
+            UsageError: The file is unusable.
         """
         path = path.expanduser().absolute()
         try:
@@ -56,7 +60,7 @@ class Uploads:
         self._supervised(key, before)
 
     def stream(self, key: Key, descriptor: int, length: int | None) -> None:
-        """Start the worker here, with `descriptor` as its standard input; raises as `file` does."""
+        """Start the worker from here, with `descriptor` as its standard input; raise the errors of `file`."""
         request = UploadRequest(id=uuid.uuid4().hex, length=length)
         before = self._request(key, request)
         observed = Observed(self._home)
@@ -71,7 +75,7 @@ class Uploads:
                 if dv is None or body is None or claim is None:
                     raise NotFound(f"there is no {key}")
                 if Ledger.read(claim.annotations.get(ANNOTATION)).done:
-                    # The upload before this one had ended well already; it was only not written down yet.
+                    # The previous upload had succeeded, which was not recorded yet.
                     raise _has_image(key)
                 worker = self._launcher.observe(claim.uid)
                 if worker is not None and worker.upload == request.id:
@@ -82,13 +86,13 @@ class Uploads:
                 seen = UploadRequest.read(claim.annotations.get(uploads.ANNOTATION))
                 begins = any(isinstance(action, StartWorker) for action in plan.actions)
                 if not begins and seen is not None and seen.id == request.id:
-                    # What is stored may still tell of an upload before this one; the plan knows of this one.
+                    # The stored status may still be that of an earlier upload; the plan is about this one.
                     status = body.get("status") if plan.status is None else dict(plan.status)
                     raise_failure({**body, "status": status}, patient=False)
         raise WaitTimeout(f"{key} did not become ready for an upload")
 
     def _supervised(self, key: Key, before: Object) -> None:
-        """See that a supervisor goes on, and that a failure of an upload before this one is not shown any more."""
+        """Ensure that a supervisor is running, and wait until the failure of an earlier upload is no longer shown."""
         deadline = time.monotonic() + _READY
         ensure_supervisor(self._home)
         if failure_of(before) is None:
@@ -100,7 +104,7 @@ class Uploads:
             ensure_supervisor(self._home)
 
     def _request(self, key: Key, request: UploadRequest) -> Object:
-        """Write the request down; gives the DataVolume as it was before."""
+        """Record the request on the PVC; return the DataVolume as it was before."""
         dv = parse(self._store.get(key))
         if not isinstance(dv, DataVolume) or dv.spec.source is None or dv.spec.source.upload is None:
             raise UsageError(f"{key} does not take an upload", where="spec.source", remedy="give it source.upload: {}")
@@ -124,7 +128,7 @@ class Uploads:
         return before
 
     def _wait(self, key: Key) -> None:
-        """Until it takes one; one that has its image already is for the caller to refuse."""
+        """Wait until the DataVolume accepts an upload; if it has its image already, the caller reports the error."""
         ends = {Phase.UPLOAD_READY, Phase.UPLOAD_SCHEDULED, Phase.SUCCEEDED}
         deadline = time.monotonic() + _READY
         while phase_of(body := self._store.get(key)) not in ends:

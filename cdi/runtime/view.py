@@ -1,4 +1,4 @@
-"""What a stored object says of its own course."""
+"""Interpretation of a stored object's status."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _STANDING = frozenset(
 
 
 def failure_of(body: Object) -> Failure | None:
-    """What a DataVolume has failed of, or waits after; None while all is well."""
-    dv = parse({**body, "spec": {}})  # which may have been stored under other rules, and has nothing to say here
+    """Return the error that a DataVolume failed with or is waiting to retry, or None."""
+    dv = parse({**body, "spec": {}})  # the spec may have been stored under other rules, and is not needed
     if not isinstance(dv, DataVolume) or dv.status is None:
         return None
     ready = find_condition(dv.status.conditions, ConditionType.READY)
@@ -30,14 +30,14 @@ def failure_of(body: Object) -> Failure | None:
     kind = by_code(ready.reason or "")
     retry = Retry.NEVER if phase == Phase.FAILED else kind.retry
     if phase == Phase.UPLOAD_READY and retry is Retry.BACKOFF:
-        retry = Retry.ON_CHANGE  # no attempt follows by itself: a client has to send the image again
+        retry = Retry.ON_CHANGE  # no automatic retry: a client has to send the image again
     return Failure(
         code=ready.reason or kind.__name__, message=ready.message or "", retry=retry, exit_status=kind.exit_status
     )
 
 
 def halted(body: Object) -> str:
-    """Why a DataVolume stands still, in one sentence; empty while it does not."""
+    """Return why a DataVolume makes no progress, or an empty string if it does."""
     failure = failure_of(body)
     if failure is not None:
         return failure.message
@@ -49,7 +49,7 @@ def halted(body: Object) -> str:
 
 
 def raise_failure(body: Object, *, patient: bool) -> None:
-    """Raise the failure that ended it; where `patient` is False, also one that only a person can end."""
+    """Raise the error that a DataVolume ended with; unless `patient`, also one that requires intervention."""
     failure = failure_of(body)
     if failure is None:
         return
@@ -58,7 +58,7 @@ def raise_failure(body: Object, *, patient: bool) -> None:
 
 
 def error_of(failure: Failure) -> CdiError:
-    """The error that a failure was, to be raised again: same code, message and exit status."""
+    """Return a failure as an exception with the same code, message and exit status."""
     return by_code(failure.code)(failure.message, remedy="")
 
 
@@ -75,7 +75,7 @@ def reached(body: Object, until: str) -> bool:
 
 
 def standing(body: Object) -> str:
-    """Phase and the one reason, for a message."""
+    """Return the phase and its reason, for a message."""
     status = body.get("status") or {}
     why = ""
     for condition in status.get("conditions") or []:

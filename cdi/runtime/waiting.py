@@ -1,4 +1,4 @@
-"""Waiting until an object is as somebody wants it."""
+"""Waiting for the state of an object."""
 
 from __future__ import annotations
 
@@ -23,12 +23,25 @@ def wait(
     *,
     patient: bool = True,
 ) -> Object:
-    """Until the phase is `until`, or a condition of that name is True, or, for ``deleted``, it is gone.
+    """Wait for a phase, for a condition of that name, or for the deletion of an object (``deleted``).
 
-    `on_update` is called with the object and how far its import is, at first and whenever either changes.
-    Returns the object as it was last seen.  Raises the failure of a DataVolume that ends as Failed;
-    `WaitTimeout` after `timeout` seconds; `NotFound`.  Where `patient` is False, also a failure that only a
-    person can end (`Retry.ON_CHANGE`).
+    Args:
+        backend: The backend.
+        kind: The kind of the object.
+        namespace: The namespace of the object.
+        name: The name of the object.
+        until: The phase or condition to wait for, or ``deleted``.
+        timeout: Seconds to wait; None waits without limit.
+        on_update: Called with the object and the progress of its import, at first and after each change.
+        patient: Whether to wait even after a failure that requires intervention (`Retry.ON_CHANGE`).
+
+    Returns:
+        The object as it was last seen.
+
+    Raises:
+        CdiError: The DataVolume has failed.
+        WaitTimeout: The timeout has expired.
+        NotFound: There is no such object.
     """
     key = Key.of(kind, namespace, name)
     gone = until.lower() == "deleted"

@@ -1,7 +1,7 @@
-"""One image that somebody asks for on the command line, as a DataVolume with its inputs.
+"""Conversion of a command-line request into a DataVolume with its inputs.
 
-Credentials become a Secret, certificates a ConfigMap, both owned by the DataVolume so that they go with it; what the
-API has no field for becomes the annotations of `cdi.api.policy`.
+Credentials become a Secret, certificates a ConfigMap. Both are owned by the DataVolume, so that they are deleted with
+it. Options without a field in the API become the annotations of `cdi.api.policy`.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from cdi.runtime.request import Request, given_secret, read_option_file
 Objects = dict[str, Any]
 _KEYRING = "keyring.gpg"
 _KEYRING_MOST = 512 << 10
-"""Bytes: a ConfigMap holds a MiB, and they are written in base64."""
+"""Bytes; a ConfigMap holds 1 MiB, and the content is encoded in base64."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifests:
-    """A DataVolume, and what it refers to; `inputs` get it as their owner once it has a uid."""
+    """A DataVolume, and the objects it refers to; `inputs` get it as their owner once it has a uid."""
 
     datavolume: Objects
     inputs: tuple[Objects, ...] = ()
 
 
 def manifests(request: Request, namespace: str, name: str, size: int | None, *, local: bool = True) -> Manifests:
-    """The DataVolume of `name` with a disk of `size` bytes, and its inputs, named after it.
+    """Return the DataVolume `name` with a disk of `size` bytes, and its inputs, whose names start with `name`.
 
-    Where it is not `local`, what workers on this machine would read from its files (a key ring) becomes an input, too.
-    Raises `UsageError` for what only they may do, or for a key ring that no ConfigMap can hold.
+    Unless `local` is set, files that workers on this machine would read (a key ring) become inputs as well. Raises
+    `UsageError` for options that only local workers support, and for a key ring that is too large for a ConfigMap.
     """
     inputs: list[Objects] = []
     if not local and request.access.insecure and request.place.kind != "http":
@@ -55,7 +55,7 @@ def manifests(request: Request, namespace: str, name: str, size: int | None, *, 
     metadata: Objects = {"name": name, "namespace": namespace}
     annotations = {f"{PREFIX}{knob}": text for knob, text in _knobs(request)}
     if not local:
-        # Whoever asks for an image wants it now: no consumer is there to be waited for.
+        # The user asks for the image now; there is no consumer yet to wait for.
         annotations[ANN_IMMEDIATE_BINDING] = ""
     if not local and request.keyring is not None:
         keys = base64.b64encode(read_option_file(request.keyring, _KEYRING_MOST)).decode()
@@ -68,7 +68,7 @@ def manifests(request: Request, namespace: str, name: str, size: int | None, *, 
 
 
 def owned(body: Mapping[str, Any], owner: Mapping[str, Any]) -> Objects:
-    """`body` with the stored object `owner` as its owner: it is deleted after it."""
+    """Return `body` with the stored object `owner` as its owner, so that it is deleted with it."""
     reference = {
         "apiVersion": owner["apiVersion"],
         "kind": owner["kind"],
@@ -95,7 +95,7 @@ def _source(request: Request, namespace: str, name: str, inputs: list[Objects]) 
     if access.insecure and place.kind == "http":
         member["insecureSkipVerify"] = True
     if access.headers or access.secret_headers:
-        # A header may be a token: none of them is written where everybody may read.
+        # A header may be a token, so none is written where everybody can read it.
         lines = {f"header-{number}": line.encode() for number, line in enumerate(access.headers)}
         files = {f"file-{number}": text for number, text in enumerate(access.secret_headers)}
         member["secretExtraHeaders"] = [f"{name}-import-headers"]

@@ -1,4 +1,4 @@
-"""Work in a thread, watched from the main thread: progress is shown, and an interrupt stops it in order."""
+"""Execution of work in a thread: the main thread shows progress, and an interrupt cancels the work cleanly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cdi.transfer.control import Control
 T = TypeVar("T")
 OnProgress = Callable[[Progress], None]
 TICK = 0.2
-"""Seconds between two looks."""
+"""Seconds between two calls of `on_progress`."""
 
 
 class _Work(threading.Thread, Generic[T]):
@@ -26,16 +26,16 @@ class _Work(threading.Thread, Generic[T]):
     def run(self) -> None:
         try:
             self.found.append(self._work())
-        except BaseException as failure:  # noqa: BLE001 - raised again by whoever waits
+        except BaseException as failure:  # noqa: BLE001 - raised again in the waiting thread
             self.failure = failure
         finally:
             self.ended.set()
 
 
 def watched(work: Callable[[], T], control: Control, on_progress: OnProgress | None = None) -> T:
-    """What `work` gives or raises; `on_progress` is called a few times a second meanwhile.
+    """Run `work` in a thread and return its result; call `on_progress` a few times a second meanwhile.
 
-    An exception that comes to this thread (KeyboardInterrupt) cancels `control`; the work ends before it is passed on.
+    An exception in this thread (KeyboardInterrupt) cancels `control`; it is raised after the work has ended.
     """
     thread = _Work(work)
     thread.start()
