@@ -46,7 +46,7 @@ class Executor:
             try:
                 self._act(action, body, stdin)
             except NotFound:
-                # An action's object was deleted, so the rest of the plan is void; the deletion causes another reconcile.
+                # An action's object was deleted: the rest of the plan is void, and the deletion causes a new reconcile.
                 return
         with contextlib.suppress(TargetFull):
             # The status has the same information as the event, and space is reserved for it.

@@ -1,4 +1,4 @@
-"""Work in threads that nobody waits for when the command ends, so that ctrl-C waits for no server."""
+"""Background threads that the command does not join at its end, so that Ctrl-C waits for no server."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ T = TypeVar("T")
 
 
 def aside(act: Callable[[], T]) -> Future[T]:
-    """Call `act` in a thread of its own."""
+    """Call `act` in a thread of its own and return its future."""
     future: Future[T] = Future()
 
     def run() -> None:
         try:
             future.set_result(act())
-        except BaseException as error:  # noqa: BLE001  handed over to whoever asks for the result
+        except BaseException as error:  # noqa: BLE001  stored in the future
             future.set_exception(error)
 
     threading.Thread(target=run, name="batch", daemon=True).start()
@@ -31,14 +31,14 @@ def aside(act: Callable[[], T]) -> Future[T]:
 
 
 def each_aside(ask: Callable[[S], T], items: Sequence[S]) -> Iterator[tuple[S, T | CdiError]]:
-    """What `ask` gives or raises, in the order of `items`; some of them are asked at the same time."""
+    """Yield the result or error of `ask` for each item, in their order; several calls run concurrently."""
     gate = threading.BoundedSemaphore(_AT_A_TIME)
 
     def guarded(item: S) -> T:
         with gate:
             return ask(item)
 
-    # A thread waits for its turn, so that ctrl-C waits for none of them.
+    # Limits are enforced by threads that wait, not by this one, so that Ctrl-C waits for none of them.
     for start in range(0, len(items), _MOST_THREADS):
         futures = [(item, aside(partial(guarded, item))) for item in items[start : start + _MOST_THREADS]]
         for item, future in futures:

@@ -1,4 +1,4 @@
-"""The schema of ``images.yaml``: what is common to all images, and one entry for each."""
+"""Schema of ``images.yaml``: defaults for all images, and one entry for each."""
 
 from __future__ import annotations
 
@@ -21,75 +21,75 @@ M = TypeVar("M", bound=Model)
 
 
 class Common(Model):
-    """What may stand in ``defaults`` as well as in an image's own entry."""
+    """Fields that are allowed both in ``defaults`` and in an image's entry."""
 
     namespace: str | None = None
-    """Where the volume is made."""
+    """The namespace of the volume."""
     size: Amount | None = None
-    """Of the disk; the image's virtual size where none is given."""
+    """The size of the disk; by default the image's virtual size."""
     content_type: str | None = None
-    """kubevirt (the default) or archive."""
+    """One of kubevirt (the default) and archive."""
     storage: StorageSpec | None = None
-    """The volume's other wishes, such as its storage class."""
+    """Other storage requirements, such as the storage class."""
     pvc: ClaimSpec | None = None
-    """The claim as it is, instead of storage."""
+    """The spec of the PVC, instead of storage."""
     preallocation: bool | None = None
-    """Give every block of the disk its place in advance."""
+    """Allocate all blocks of the disk in advance."""
     secret_ref: str | None = None
     """A Secret for the image's url."""
     cert_config_map: str | None = None
     """A ConfigMap with certificates for the image's url."""
     labels: dict[str, str] | None = None
-    """Of the DataVolume; those of defaults and image together."""
+    """Labels of the DataVolume; those of defaults and image are merged."""
     annotations: dict[str, str] | None = None
-    """Likewise."""
+    """Annotations of the DataVolume; those of defaults and image are merged."""
     policy: dict[str, StrictStr | StrictBool | StrictInt] | None = None
-    """How the import is done: engine, connections, bandwidth and so on."""
+    """Options of the import: engine, connections, bandwidth and so on."""
 
 
 class Image(Common):
-    """One image."""
+    """An image."""
 
     name: str
     """The volume's name."""
     url: str | None = None
-    """Where the image is; its scheme says what kind of source that is."""
+    """The location of the image; the scheme determines the kind of source."""
     source: DataVolumeSource | None = None
-    """Instead of url: a DataVolume's source with all its fields."""
+    """A DataVolume's source with all its fields, instead of url."""
     source_ref: SourceRef | None = None
-    """Instead of url: a DataSource."""
+    """A DataSource, instead of url."""
     checksum: str | None = None
-    """What the content must be, `algorithm:hex`."""
+    """The expected checksum, `algorithm:hex`."""
 
 
 class ImagesFile(Model):
-    """The whole file."""
+    """The content of the file."""
 
     defaults: Common | None = None
-    """For every image that does not say otherwise."""
+    """Defaults for all images."""
     images: list[Image]
     """The images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One image of a file."""
+    """An image of a file."""
 
     path: str
-    """Its field, such as ``images[3]``."""
+    """The path of the field, such as ``images[3]``."""
     image: Image
-    """With what the defaults say."""
+    """The image with the defaults applied."""
     own: frozenset[str]
-    """The attributes that it sets itself."""
+    """The attributes that the entry sets itself."""
 
 
 def is_images_file(body: object) -> bool:
-    """Whether a document means to be one."""
+    """Return whether a document is meant to be an images file."""
     return isinstance(body, Mapping) and "kind" not in body and bool({"images", "defaults"} & body.keys())
 
 
 def read_images_file(body: Mapping[str, Any], problems: list[Problem]) -> list[Entry]:
-    """The images that are in order; what is wrong with the others, or with the whole, is added to `problems`."""
+    """Return the valid images; append the problems of the others and of the file to `problems`."""
     try:
         document = plain(body)
     except InvalidManifest as error:
@@ -133,7 +133,7 @@ def _child(path: str, field: str) -> str:
 
 
 def _with_defaults(image: Image, common: Common) -> Image:
-    """Mappings of names to texts are joined, everything else of the image's own counts before the default."""
+    """Return an image with defaults: string mappings are merged, any other value of the image takes precedence."""
     values: dict[str, Any] = {}
     for name in common.model_fields_set:
         default, own = getattr(common, name), getattr(image, name)
@@ -155,4 +155,4 @@ def _with_defaults(image: Image, common: Common) -> Image:
 
 
 _IN_URL = ("secret_ref", "cert_config_map")
-"""They are for sources that are given by their url alone."""
+"""These fields apply only to sources that are given by url."""

@@ -1,4 +1,4 @@
-"""From an entry of ``images.yaml`` to the volume that it means."""
+"""Conversion of ``images.yaml`` entries to the items of a batch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SIZE = ("spec.storage.resources.requests.storage", "spec.pvc.resources.requests
 
 
 class Rejected(Exception):
-    """What is wrong with one entry or manifest."""
+    """Error with the problems of one entry or manifest."""
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("; ".join(map(str, problems)))
@@ -32,7 +32,17 @@ class Rejected(Exception):
 
 
 def image_item(entry: Entry, *, place: str, base: Path, namespace: str) -> Item:
-    """The item of an entry; `place` is the file and `base` where its relative paths begin.  Raises `Rejected`."""
+    """Return the item of an entry.
+
+    Args:
+        entry: The entry.
+        place: The name of the file.
+        base: The directory that relative paths refer to.
+        namespace: The namespace of entries without one.
+
+    Raises:
+        Rejected: The entry is invalid.
+    """
     problems: list[Problem] = []
     image, path = entry.image, entry.path
     located = _located(image, path, base, entry.own, problems)
@@ -80,7 +90,7 @@ def _located(image: Image, path: str, base: Path, own: frozenset[str], problems:
         )
     fit = {"secret_ref": ("http", "s3", "gcs", "registry"), "cert_config_map": ("http", "s3", "registry")}
     for name, field in (("secret_ref", "secretRef"), ("cert_config_map", "certConfigMap")):
-        # A default is for those that it fits.
+        # A default applies only to the sources that support it.
         if getattr(image, name) is not None and located.kind not in fit[name] and name in own:
             problems.append(Problem(field=f"{path}.{field}", message=f"a source of kind {located.kind} has none"))
     return located
@@ -159,7 +169,7 @@ def _put_checksum(
 
 
 def _renamed(field: str, path: str, located: Place | None, policy: Mapping[str, Any]) -> str:
-    """A DataVolume's field as the entry has it."""
+    """Return the name in the entry of a DataVolume's field."""
     if field in _SIZE:
         return f"{path}.size"
     knob = field.removeprefix(f"metadata.annotations[{PREFIX}").removesuffix("]")
@@ -187,9 +197,9 @@ def finish(
     url: str | None,
     path: Path | None,
 ) -> Item:
-    """A DataVolume as an item of a batch; `names` gives the name of a field of it in the user's own file.
+    """Return a DataVolume as an item of a batch; `names` maps its fields to names in the user's file.
 
-    Raises `Rejected` with all that is wrong with it.
+    Raises `Rejected` with all problems.
     """
     metadata = {**manifest["metadata"], "namespace": namespace}
     metadata["annotations"] = {RECORD_DIGEST: "true", **(metadata.get("annotations") or {})}
@@ -201,7 +211,7 @@ def finish(
         assert isinstance(dv, DataVolume)
         problems += validate(dv)
         if unsized and dv.spec.is_clone:
-            # The volume that is cloned knows its size; whether this form may leave it open, the rules say.
+            # The size of a clone comes from its source; validation decides whether this form may omit it.
             unsized = False
             problems = [*validate(parse(manifest))]
     except InvalidManifest as error:
@@ -237,7 +247,7 @@ def _impossible(dv: DataVolume, *, unsized: bool, path: Path | None) -> Iterator
 
 
 def _url(dv: DataVolume) -> str | None:
-    """The place that a source names, as a lock file may keep it."""
+    """Return the URL of a source in the form that a lock file may contain."""
     source = dv.spec.source
     for kind, member in source.given() if source is not None else ():
         url = getattr(member, "url", None)

@@ -1,4 +1,4 @@
-"""Bringing one import on its way: ask the source where that is needed, make room, apply, hand the file over."""
+"""Start of one import: query the source if needed, delete an old volume, apply, upload."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cdi.store.base import Key, Object
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """The volume was there."""
+    """Result for a volume that is kept."""
 
     moved: bool = False
     note: str = ""
@@ -33,18 +33,18 @@ class Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Importing:
-    """It is under way."""
+    """Result for an import that is running."""
 
     uid: str
-    """The DataVolume's."""
+    """The DataVolume's uid."""
     note: str = ""
-    """Why it was made anew, or that it was under way before."""
+    """Why the volume was replaced, or that the import was running before."""
     before: tuple[Failure, int] | None = None
-    """What it had failed of, at which restart, when it was joined: that is not a failure of this run."""
+    """The failure and restart count of an import that was joined, which do not count as a failure of this run."""
 
 
 class Starter:
-    """Of one run; called from a thread for each item."""
+    """Starter of the imports of one run; called by one thread for each item."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Starter:
         offers: Mapping[Key, Offer | None],
         stopped: threading.Event,
     ) -> None:
-        """`pins` are empty where the batch is not held to its lock file; `offers` are those that are known already."""
+        """Use `pins`, which are empty unless the batch is locked, and the source versions known from `offers`."""
         self._backend = backend
         self._prober = prober
         self._update = update
@@ -66,17 +66,18 @@ class Starter:
         self._progress: dict[Key, Callable[[], Progress]] = {}
 
     def applied(self, item: Item) -> bool:
-        """Whether its DataVolume is there, so that it goes on without this process."""
+        """Return whether the DataVolume was applied, so that the import continues without this process."""
         return item.key in self._applied
 
     def progress(self, item: Item) -> Progress | None:
-        """Of asking its source, where that takes its time."""
+        """Return the progress of querying the source, if that takes long."""
         found = self._progress.get(item.key)
         return None if found is None else found()
 
     def start(self, item: Item) -> Kept | Importing:
-        """Blocks until it is under way.  Raises `CdiError`; the volume that there was is untouched then, unless it had
-        to make room.
+        """Start an import, blocking until it is running.
+
+        Raises a `CdiError`; an existing volume is unchanged then, unless it had to be replaced.
         """
         standing = Standing.of(self._backend, item)
         facts = facts_of(self._backend, item, standing.claim)
@@ -97,7 +98,7 @@ class Starter:
                 assert_never(decision)
 
     def _offer(self, item: Item, standing: Standing) -> tuple[Offer | None, str]:
-        """What the source has now, where there is a volume to compare it with."""
+        """Return the source's current version, if there is a volume to compare it with, and a note."""
         if item.key in self._offers:
             return self._offers[item.key], ""
         if standing.phase != "Succeeded" or not item.pinnable:
@@ -107,7 +108,7 @@ class Starter:
         except Interrupted:
             raise
         except CdiError as error:
-            # The volume is there; only whoever wants it to be new must know.
+            # The volume exists; the error matters only for an update.
             if self._update:
                 raise
             return None, f"the source cannot be asked: {error.what}"
@@ -133,7 +134,7 @@ class Starter:
         restarts = int((dv.get("status") or {}).get("restartCount") or 0)
         self._apply(item, _held_to(item, self._as_it_is(item, standing), pin))
         if item.path is not None and (failure is not None or not _asked(standing.claim, item)):
-            # It may be on its way already, or have arrived meanwhile.
+            # The upload may be running already, or have ended meanwhile.
             with contextlib.suppress(Conflict, AlreadyExists):
                 self._here.upload(item.namespace, item.name, item.path)
         before = None if failure is None else (failure, restarts)
@@ -141,7 +142,7 @@ class Starter:
 
     @property
     def _here(self) -> Embedded:
-        """What takes files of this machine."""
+        """The backend, which reads files on this machine."""
         assert isinstance(self._backend, Embedded)
         return self._backend
 
@@ -150,7 +151,7 @@ class Starter:
         return Importing(uid=body["metadata"]["uid"], note=note, before=before)
 
     def _as_it_is(self, item: Item, standing: Standing) -> Object:
-        """The manifest with the size that the volume has, where it leaves that open."""
+        """Return the manifest, with the existing volume's size if it does not specify one."""
         size = None if standing.datavolume is None else size_of(standing.datavolume)
         return with_size(item.manifest, size) if item.unsized and size is not None else item.manifest
 
@@ -168,7 +169,7 @@ _MOVED = "the source now has another image; --update imports it"
 
 
 def _held_to(item: Item, manifest: Object, pin: Entry | None) -> Object:
-    """The manifest with what the lock file pins as its checksum."""
+    """Return the manifest with the pin of the lock file as its checksum."""
     checksum = None if pin is None else pinned_checksum(item, pin)
     if checksum is None:
         return manifest
@@ -178,7 +179,7 @@ def _held_to(item: Item, manifest: Object, pin: Entry | None) -> Object:
 
 
 def _asked(claim: Object | None, item: Item) -> bool:
-    """Whether the file is handed over already."""
+    """Return whether the upload of the file has been requested already."""
     annotations = (claim["metadata"].get("annotations") or {}) if claim is not None else {}
     request = UploadRequest.read(annotations.get(uploads.ANNOTATION))
     return request is not None and request.path == str(item.path)

@@ -1,4 +1,4 @@
-"""What a batch consists of, however it was written down."""
+"""Items of a batch, independent of the format they were read from."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _PLACEHOLDER = "1Gi"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One volume that is wanted."""
+    """A volume to import."""
 
     name: str
     namespace: str
     label: str
-    """Its name in lock file and messages: with the namespace where the batch itself names one."""
+    """Its name in lock file and messages, with the namespace if the batch itself names one."""
     place: str
-    """Where it is written down, such as ``images.yaml: images[3]``."""
+    """Its position in the input, such as ``images.yaml: images[3]``."""
     manifest: Object
-    """The DataVolume; without a size where it shall have the image's own."""
+    """The DataVolume; without a size if it gets the image's own."""
     url: str | None = None
-    """As it is written down; None where nothing is fetched (blank, clones)."""
+    """The URL in the batch; None if nothing is fetched (blank disks, clones)."""
     path: Path | None = None
-    """A local file, that the DataVolume takes as an upload."""
+    """A local file that is uploaded into the DataVolume."""
     unsized: bool = False
     source: Key | None = None
-    """The claim that is cloned."""
+    """The PVC to clone."""
 
     @property
     def key(self) -> Key:
@@ -47,7 +47,7 @@ class Item:
 
     @property
     def pinnable(self) -> bool:
-        """It has an origin that a lock file can hold on to."""
+        """Return whether it has a source that a lock file can pin."""
         return self.url is not None
 
     @property
@@ -55,14 +55,14 @@ class Item:
         return "registry" in (self.manifest["spec"].get("source") or {})
 
     def sized(self, size: int) -> Object:
-        """The manifest with a disk for `size` bytes; as it is where it says a size itself."""
+        """Return the manifest for a disk of `size` bytes, unchanged if it specifies a size itself."""
         if not self.unsized:
             return self.manifest
         whole = max(MIB, -(-size // SECTOR) * SECTOR)
         return with_size(self.manifest, Quantity.of_bytes(whole).text)
 
     def model(self) -> DataVolume:
-        """The DataVolume for whom its size does not matter."""
+        """Return the DataVolume for callers that do not need its size."""
         dv = parse(with_size(self.manifest, _PLACEHOLDER) if self.unsized else self.manifest)
         assert isinstance(dv, DataVolume)
         return dv
@@ -70,22 +70,22 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """All that was read."""
+    """The items and objects that were read."""
 
     items: tuple[Item, ...]
     others: tuple[Object, ...] = ()
-    """Secrets, config maps and whatever else stands beside them."""
+    """Other objects, such as Secrets and ConfigMaps."""
     directory: Path = field(default_factory=Path.cwd)
-    """Where its lock file is kept."""
+    """The directory of the lock file."""
 
 
 def claim_of(spec: Mapping[str, Any]) -> str:
-    """The field of a DataVolume's spec that says what volume is wanted."""
+    """Return the name of the field in a DataVolume's spec that describes the volume."""
     return "pvc" if "pvc" in spec else "storage"
 
 
 def size_of(manifest: Object) -> Any:
-    """What a DataVolume asks for, None where it does not say."""
+    """Return the size that a DataVolume requests, or None."""
     claim: Any = manifest["spec"].get(claim_of(manifest["spec"])) or {}
     for name in ("resources", "requests"):
         claim = claim.get(name) if isinstance(claim, Mapping) else None
@@ -93,7 +93,7 @@ def size_of(manifest: Object) -> Any:
 
 
 def with_size(manifest: Object, size: Any) -> Object:
-    """A copy that asks for `size`.  Raises `InvalidManifest` where there is no mapping to put it into."""
+    """Return a copy that requests `size`; raise `InvalidManifest` if a parent field is not a mapping."""
     spec = manifest["spec"]
     name = claim_of(spec)
     claim = spec.get(name) or {}

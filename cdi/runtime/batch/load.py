@@ -1,6 +1,6 @@
-"""A batch out of files: lists of images, or manifests of DataVolumes and what they need.
+"""Loading of a batch from files: lists of images, or manifests of DataVolumes and the objects that they need.
 
-Everything that is wrong is found and told at once, before anything is done.
+All problems are reported at once, before anything is done.
 """
 
 from __future__ import annotations
@@ -34,11 +34,17 @@ _DEEPEST_LIST = 3
 def load_batch(
     names: Iterable[str], *, namespace: str = "default", immediate: bool = False, stdin: BinaryIO | None = None
 ) -> Batch:
-    """Read files, directories and globs (``-`` is standard input).
+    """Read a batch from files, directories and globs (``-`` is standard input).
 
-    `namespace` is that of volumes for which the files name none.  With `immediate`, those of lists of images ask to be
-    bound without a first consumer: the batch waits for them, and nobody else is there who would be one.  Raises
-    `UsageError` where a name means no file, and `InvalidManifest` with all that is wrong with them.
+    Args:
+        names: The names.
+        namespace: The namespace of volumes without one.
+        immediate: Request immediate binding for lists of images, because no consumer exists while the batch waits.
+        stdin: The standard input.
+
+    Raises:
+        UsageError: A name matches no file.
+        InvalidManifest: The files are invalid; the message has all problems.
     """
     documents = load(names, stdin=stdin)
     reading = _Reading(namespace, immediate=immediate, several=len({document.origin for document in documents}) > 1)
@@ -59,23 +65,23 @@ def load_batch(
 
 
 def _directory(origins: Iterable[str]) -> Path:
-    """The nearest directory that all of the files are in."""
+    """Return the deepest directory that contains all files."""
     return Path(os.path.commonpath({_base(one) for one in origins}))
 
 
 def _base(origin: str) -> Path:
-    """Where the relative paths of a file begin."""
+    """Return the directory that relative paths in a file refer to."""
     return absolute(".") if origin == "-" else absolute(origin).parent
 
 
 class _Reading:
-    """What was found so far."""
+    """The items, objects and problems of the files that were read so far."""
 
     def __init__(self, namespace: str, *, immediate: bool, several: bool) -> None:
         self._namespace = namespace
         self._immediate = immediate
         self.several = several
-        """Problems are told with their file."""
+        """Whether problems are reported with their file."""
         self.items: list[Item] = []
         self.others: list[Object] = []
         self.problems: list[str] = []
@@ -140,7 +146,7 @@ class _Reading:
         except CdiError as error:
             where, kind = error.where or "", shown(body["kind"])
             if where in ("", kind):
-                where = f"{kind} at line {line}"  # it has no name that could be used
+                where = f"{kind} at line {line}"  # there is no usable name
             self._add(origin, [Problem(field=where, message=error.what)])
 
     def _data_volume(self, body: Object, origin: str, line: int) -> Item:
@@ -151,7 +157,7 @@ class _Reading:
             raise Rejected([Problem(field=title, message="metadata and spec are wanted")])
         body = {key: value for key, value in body.items() if key != "status"}
         own = metadata.get("namespace")
-        # The shape first: what follows relies on it.
+        # Validate the shape first, because the following code relies on it.
         model = parse(with_size(body, "1Gi") if size_of(body) is None else body)
         strange = [field for field in unknown_fields(model) if field.partition(".")[0] != "metadata"]
         if strange:
@@ -176,7 +182,7 @@ class _Reading:
     # --- one with another -------------------------------------------------------------------------------------------
 
     def compare(self) -> None:
-        """No volume is wanted twice, none is made by something else as well, and no clone waits for itself."""
+        """Record duplicate volumes, volumes that are also given as PVCs, and clones of themselves."""
         first: dict[Key, Item] = {}
         for item in self.items:
             other = first.setdefault(item.key, item)
@@ -204,6 +210,6 @@ def _bound_at_once(item: Item) -> Item:
 
 
 def adopts(manifest: Object) -> bool:
-    """Whether a DataVolume takes over a claim that is there already."""
+    """Return whether a DataVolume adopts an existing PVC."""
     annotations = manifest["metadata"].get("annotations") or {}
     return annotations.get(ANN_ALLOW_CLAIM_ADOPTION) == "true" or ANN_PRE_POPULATED in annotations

@@ -1,4 +1,4 @@
-"""What an item's source offers now, asked with the very job that would import it."""
+"""Queries of an item's source, with the same job that would import it."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ _STALL = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """What a source says of its content."""
+    """The version of the content that a source has."""
 
     validator: str | None
-    """The digest of what the name stands for, where it is a container image."""
+    """The validator of the content; for a container image, the digest that the reference resolves to."""
     length: int | None = None
-    """Bytes; None where the source does not say, and for container images."""
+    """Bytes; None if unknown, and for container images."""
     digests: tuple[Digest, ...] = ()
 
 
 class Eyes(Protocol):
-    """Sees the objects that a DataVolume refers to.  Methods may be called from any thread."""
+    """Reader of the objects that a DataVolume refers to; methods may be called by any thread."""
 
     def world(self, dv: DataVolume) -> World:
-        """Without its claim."""
+        """Return the world of a DataVolume without its PVC."""
         ...
 
     def content(self, ref: InputRef) -> Mapping[str, bytes]:
-        """The values of a Secret or ConfigMap; raises `NotFound`."""
+        """Return the values of a Secret or ConfigMap; raise `NotFound`."""
         ...
 
 
 class EyesOfHome:
-    """Sees the objects of one CDI_HOME as they were when it was made."""
+    """Reader of the objects in one CDI_HOME, as they were at construction."""
 
     def __init__(self, home: Home, store: Store) -> None:
         self._observed = Observed(home)
@@ -72,7 +72,7 @@ class EyesOfHome:
 
 
 class Prober:
-    """Methods may be called from any thread."""
+    """Client that queries sources; methods may be called by any thread."""
 
     def __init__(self, eyes: Eyes) -> None:
         self._eyes = eyes
@@ -81,7 +81,7 @@ class Prober:
         self._cancelled = False
 
     def cancel(self) -> None:
-        """Everything that is being asked ends with `Interrupted`."""
+        """Make all running queries end with `Interrupted`."""
         with self._lock:
             self._cancelled = True
             controls = list(self._controls)
@@ -89,13 +89,11 @@ class Prober:
             control.cancel()
 
     def check(self, item: Item) -> None:
-        """Raise `NotFound` where something that the source needs, a Secret or ConfigMap, is missing; and what refuses
-        the source as such.
-        """
+        """Raise `NotFound` if a Secret or ConfigMap of the source is missing, and the error of an invalid source."""
         self._prepared(item, "/nowhere")
 
     def offer(self, item: Item) -> Offer | None:
-        """None where nothing is fetched.  Raises as opening and asking the source does."""
+        """Return the source's version, or None if nothing is fetched; raise the errors of opening the source."""
         with self.job(item) as job:
             if job is None or isinstance(job.source, BlankSourceSpec):
                 return None
@@ -110,10 +108,10 @@ class Prober:
                     return Offer(validator=facts.validator, length=facts.length, digests=facts.digests)
 
     def size(self, item: Item, watch: Callable[[Callable[[], Progress]], None]) -> int | None:
-        """The virtual size of the image, bytes; None where nothing is fetched.
+        """Return the virtual size of the image in bytes, or None if nothing is fetched.
 
-        Where only its end tells how long it is, all of it is read; `watch` is given what tells how far that is.
-        Raises as the import would, before it begins.
+        All of it is read if nothing else shows the size; `watch` is given a function that returns the progress. Raises
+        the errors of the import.
         """
         with self.job(item) as job:
             if job is None or isinstance(job.source, BlankSourceSpec):
@@ -128,7 +126,7 @@ class Prober:
         return found.virtual_size
 
     def digest(self, item: Item) -> Digest | None:
-        """The sha256 of all that the source gives.  Raises as `size` does."""
+        """Return the sha256 of the source's content; raise the errors of `size`."""
         with self.job(item) as job:
             if job is None:
                 return None
@@ -159,7 +157,7 @@ class Prober:
 
     @contextmanager
     def job(self, item: Item) -> Iterator[Job | None]:
-        """The job that would import it, with its secrets as files meanwhile; None for what no job does (clones)."""
+        """Yield the job that would import the item, with its secrets as files; None if no job does (clones)."""
         with private_directory() as directory:
             prepared = self._prepared(item, str(directory))
             if prepared is None:

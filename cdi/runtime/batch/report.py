@@ -1,4 +1,4 @@
-"""How a batch ended."""
+"""Results of a batch."""
 
 from __future__ import annotations
 
@@ -11,24 +11,32 @@ from cdi.api.job import Failure
 
 Verdict = Literal["imported", "unchanged", "outdated", "failed", "refused", "running", "skipped"]
 FAILED = 1
-"""The exit status where images failed."""
+"""The exit status if images failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What became of one image.  Sizes are bytes."""
+    """The result of one image; sizes are bytes."""
 
     label: str
     namespace: str
     name: str
     url: str | None
     verdict: Verdict
-    """imported; unchanged (it was there); outdated (it was there, and the source now has another); failed; refused (it
-    is not what the lock file pins); running (left to the background); skipped (not begun)."""
+    """One of the following.
+
+    - imported;
+    - unchanged: the volume existed;
+    - outdated: the volume existed, and the source has a different image by now;
+    - failed;
+    - refused: the image differs from the pin in the lock file;
+    - running: the import continues in the background;
+    - skipped: the import was not started.
+    """
     note: str = ""
     failure: Failure | None = None
     size: int | None = None
-    """Of the disk."""
+    """Size of the disk."""
     format: str | None = None
     digest: str | None = None
     seconds: float | None = None
@@ -37,7 +45,7 @@ class Result:
     """Bytes per second."""
 
     def to_dict(self) -> dict[str, Any]:
-        """For programs: every field, empty ones as null."""
+        """Return the JSON representation with every field; empty ones are null."""
         failure = self.failure
         return {
             "name": self.name,
@@ -71,7 +79,7 @@ class Report:
     locked: bool = False
     lock_changed: bool = False
     lock_failure: Failure | None = None
-    """Why the lock file could not be written."""
+    """The reason why the lock file could not be written."""
     interrupted: bool = False
     timed_out: bool = False
     seconds: float = 0.0
@@ -81,8 +89,9 @@ class Report:
 
     @property
     def exit_status(self) -> int:
-        """0 where every volume is there; the first of these otherwise: 130 interrupted, 5 not as the lock file pins it,
-        8 out of time, 1 images failed or were not begun.
+        """The exit status: 0 if every volume exists, else the first that applies.
+
+        130: interrupted; 5: an image differs from its pin; 8: timeout; 1: images failed or were not started.
         """
         if self.interrupted:
             return Interrupted.exit_status
@@ -95,7 +104,7 @@ class Report:
         return FAILED if self.count("failed") or self.count("skipped") or self.lock_failure is not None else 0
 
     def to_dict(self) -> dict[str, Any]:
-        """For programs."""
+        """Return the JSON representation."""
         return {
             "exitStatus": self.exit_status,
             "seconds": round(self.seconds, 3),

@@ -1,9 +1,9 @@
-"""Many imports, so many at a time.
+"""Execution of a batch of imports with limited concurrency.
 
-    check ─► apply what stands beside them ─► (locked: ask every source) ─► begin, watch, end ─► lock file
+    check ─► apply supporting objects ─► (locked: query every source) ─► start, observe, finish ─► lock file
 
-The imports themselves are a supervisor's, as those of any DataVolume: a batch that is killed loses nothing, and the
-next one finds them where they are by then.
+The imports themselves are run by a supervisor, like those of any DataVolume. A batch that is killed loses nothing: the
+next one continues from their current state.
 """
 
 from __future__ import annotations
@@ -36,34 +36,34 @@ from cdi.store.base import Key
 _LOOK = 0.1
 _MOST_PROBLEMS = 50
 _FAREWELL = 2.0
-"""Seconds for imports that are just being begun when the batch ends."""
+"""Seconds to wait at the end of the batch for imports that are just being started."""
 
 
 def default_jobs() -> int:
-    """2 to 4, by processors."""
+    """Return the default concurrency, 2 to 4 depending on the number of processors."""
     return max(2, min(4, len(os.sched_getaffinity(0))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How a batch is run."""
+    """Options of a batch."""
 
     jobs: int = field(default_factory=default_jobs)
-    """Imports at a time."""
+    """Number of concurrent imports."""
     keep_going: bool = False
-    """Begin all of them, whatever fails; otherwise none is begun after the first failure."""
+    """Start all imports even if some fail; otherwise none is started after the first failure."""
     locked: bool = False
-    """Nothing but what the lock file pins."""
+    """Import only what the lock file pins."""
     update: bool = False
-    """Volumes that are not what the batch, the source or the lock file now say are made anew."""
+    """Replace volumes that differ from the batch, the source or the lock file."""
     lockfile: Path | None = None
-    """``cdi.lock`` beside the batch where None."""
+    """The lock file; None means ``cdi.lock`` next to the batch."""
     timeout: float | None = None
-    """Seconds for all of it."""
+    """Seconds for the whole batch."""
 
 
 class Audience(Protocol):
-    """Whoever shows how it goes.  Called from the thread that runs the batch."""
+    """Observer of a batch; called by the thread that runs it."""
 
     def began(self, item: Item) -> None: ...
 
@@ -74,7 +74,7 @@ class Audience(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class _Live:
-    """One that has its turn."""
+    """An item that is being processed."""
 
     item: Item
     began: float
@@ -85,13 +85,25 @@ class _Live:
 def run_batch(
     backend: Backend, batch: Batch, options: Options, audience: Audience, eyes: Callable[[], Eyes] | None = None
 ) -> Report:
-    """Import all of `batch`.
+    """Import all items of `batch`.
 
-    `eyes` are those that look at what its sources need, once that is applied; those of `backend`'s home where None.
+    Failures of images are part of the report, as are imports that still run after Ctrl-C.
 
-    Failures of images are part of the report, and so is what is left running after ctrl-C.  Raises, before anything
-    is begun, `InvalidManifest` with everything that is in the way of the batch, `LockMismatch` where there is no lock
-    file to hold it to, `TargetPermission` where there cannot be one.
+    Args:
+        backend: The backend.
+        batch: The items.
+        options: The options.
+        audience: The observer.
+        eyes: Returns the reader of the objects that sources refer to, called once those are applied; None takes the
+            home of `backend`.
+
+    Returns:
+        The results.
+
+    Raises:
+        InvalidManifest: The batch cannot be run; the message has all problems, and nothing was started.
+        LockMismatch: The batch is locked, and there is no lock file.
+        TargetPermission: The lock file cannot be written.
     """
     if eyes is None:
         assert isinstance(backend, Embedded)
@@ -111,9 +123,9 @@ class _Run:
         self._made = {item.claim: item for item in batch.items}
         self._lockfile = options.lockfile or batch.directory / NAME
         self._known: Mapping[str, Entry] = {}
-        """What the lock file had."""
+        """The content of the lock file."""
         self._pins: Mapping[str, Entry] = {}
-        """The same where the batch is held to it."""
+        """The content of the lock file if the batch is locked, else empty."""
         self._offers: dict[Key, Offer | None] = {}
         self._results: dict[Key, Result] = {}
         self._waiting: deque[Item] = deque()
@@ -175,7 +187,7 @@ class _Run:
         _refuse(problems)
 
     def _refuse_missing(self, prober: Prober) -> None:
-        """What a source or a clone refers to must be there, or it would wait for ever."""
+        """Reject items whose source or clone refers to a missing object, since they would wait forever."""
         problems = []
         made = {*self._made, *map(Key.of_object, self._batch.others)}
         for item in self._batch.items:
@@ -184,7 +196,7 @@ class _Run:
             except NotFound as error:
                 problems.append(f"{item.place}: {error.what}")
             except CdiError:
-                pass  # the image's own failure, in its turn
+                pass  # reported as the image's failure when it is imported
             if item.source is not None and item.source not in made:
                 try:
                     self._backend.get("pvc", item.source.namespace, item.source.name)
@@ -195,7 +207,7 @@ class _Run:
     # --- against the lock file --------------------------------------------------------------------------------------
 
     def _compare(self, prober: Prober, standings: Mapping[Key, Standing]) -> bool:
-        """Ask all sources; False where the batch is refused, because an image is not what is pinned."""
+        """Query all sources; return False, and start nothing, if an image differs from its pin."""
         pinned = [item for item in self._batch.items if item.pinnable]
         mismatches: dict[Key, str] = {}
         failures: dict[Key, CdiError] = {}
@@ -220,7 +232,7 @@ class _Run:
         offer = self._offers[item.key] = prober.offer(item)
         found = not_as_pinned(item, pin, offer)
         if found is not None and item.path is not None and pin.digest is not None:
-            # A file may have been copied here: it is the same file where it has the same content.
+            # The file may be a copy: it counts as the same if its content is the same.
             same = offer is not None and offer.length == pin.length and str(prober.digest(item)) == pin.digest
             if same:
                 found = None
@@ -231,7 +243,7 @@ class _Run:
     # --- one after another ------------------------------------------------------------------------------------------
 
     def _loop(self) -> bool:
-        """True where time ran out."""
+        """Process all items; return True if the timeout has expired."""
         while self._waiting or self._running:
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 return True
@@ -257,7 +269,7 @@ class _Run:
             )
 
     def _next(self) -> Item | None:
-        """The first that waits for no other; those whose source came to nothing end here."""
+        """Return the first item that waits for no other; skip those whose source was not imported."""
         for item in list(self._waiting):
             source = self._made.get(item.source) if item.source is not None else None
             if source is None:
@@ -303,7 +315,7 @@ class _Run:
             standing = Standing.of(self._backend, item)
             unlike = volume_is_not(item, facts_of(self._backend, item, standing.claim), pin)
             if unlike is not None:
-                # It was begun before, by somebody who was not held to the lock file.
+                # It was started earlier by a batch that was not locked.
                 self._backend.delete("dv", item.namespace, item.name)
                 raise LockMismatch(f"{unlike}; the volume was removed", where=item.label)
         self._done(live, "imported", end.note)
@@ -315,7 +327,7 @@ class _Run:
         outcome = self._backend.outcome(item.namespace, item.name)
         result = replace(
             self._result(item, verdict, live=live, note=note),
-            # What the worker said is cleared away once it is written down.
+            # The worker's outcome is deleted once it has been recorded.
             size=facts.disk_size if facts.disk_size is not None else facts.virtual_size,
             format=facts.format,
             digest=facts.digest,
@@ -331,14 +343,14 @@ class _Run:
         self._finish(live, result)
 
     def _entry(self, item: Item, facts: Facts) -> Entry:
-        """A length that is no longer known here is still that of the same content."""
+        """Return the entry, with the recorded length if it is unknown now and the content is the same."""
         entry, known = facts.entry(item), self._known.get(item.label)
         if known is not None and entry.length is None and replace(known, length=None) == entry:
             return known
         return entry
 
     def _record(self, entries: Mapping[str, Entry]) -> None:
-        """At once, so that a batch that is killed has pinned what it has done; again at the end where that fails."""
+        """Write entries at once, so that a killed batch keeps its pins; after an error, retry at the end."""
         try:
             self._lock_changed |= record(self._lockfile, entries)
         except CdiError:

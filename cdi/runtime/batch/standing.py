@@ -1,4 +1,4 @@
-"""What there is already for an item, and what is to be done about it.  Decides only; does nothing."""
+"""State of an item's existing objects, and the decision what to do; without side effects."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from cdi.store.base import Object
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """The objects of an item's name, None where there are none."""
+    """The existing objects with an item's name; None if there are none."""
 
     datavolume: Object | None = None
     claim: Object | None = None
     occupied: bool = False
-    """Files lie where its volume would be, and no claim knows of them."""
+    """Whether the volume's directory contains files without a PVC."""
 
     @classmethod
     def of(cls, backend: Backend, item: Item) -> Standing:
@@ -47,18 +47,18 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is recorded of a volume's image; sizes are bytes."""
+    """Recorded facts about a volume's image; sizes are bytes."""
 
     validator: str | None = None
     length: int | None = None
     digest: str | None = None
     virtual_size: int | None = None
     disk_size: int | None = None
-    """As it stood on the volume when it was filled."""
+    """The disk's size on the volume when it was filled."""
     format: str | None = None
 
     def entry(self, item: Item) -> Entry:
-        """For the lock file."""
+        """Return the entry for the lock file."""
         return Entry(
             url=item.url or "",
             validator=self.validator,
@@ -71,27 +71,27 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begin:
-    """There is nothing: import it."""
+    """Decision to import, because nothing exists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replace:
-    """What there is must go, for this reason; then import it."""
+    """Decision to delete the existing objects, for this reason, and to import."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Join:
-    """It is being imported: wait for it."""
+    """Decision to wait for an import that is running."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keep:
-    """It is there."""
+    """Decision to keep the existing volume."""
 
     moved: bool = False
-    """The source now has another image."""
+    """Whether the source has a different image by now."""
 
 
 Decision = Begin | Replace | Join | Keep
@@ -100,9 +100,15 @@ Decision = Begin | Replace | Join | Keep
 def decide(
     item: Item, standing: Standing, facts: Facts, offer: Offer | None, *, pin: Entry | None, update: bool
 ) -> Decision:
-    """What becomes of `item`, for which `clash` and `not_as_pinned` found nothing.
+    """Decide what to do with `item`, after `clash` and `not_as_pinned` found no problem.
 
-    `facts` are those of the volume that there is, `pin` the lock file's entry where the batch is held to it.
+    Args:
+        item: The item.
+        standing: The existing objects.
+        facts: Facts about the existing volume.
+        offer: The current version of the source, None if unknown.
+        pin: The entry in the lock file if the batch is locked.
+        update: Whether to replace outdated volumes.
     """
     if standing.datavolume is None:
         return Begin()
@@ -122,7 +128,7 @@ def decide(
 
 
 def clash(item: Item, standing: Standing, *, update: bool) -> str | None:
-    """Why this item cannot be imported under its name."""
+    """Return why this item cannot be imported under its name, or None."""
     dv, claim = standing.datavolume, standing.claim
     if dv is not None and "deletionTimestamp" in dv["metadata"]:
         return f"{item.key} is being deleted; wait until it is gone"
@@ -141,13 +147,13 @@ def clash(item: Item, standing: Standing, *, update: bool) -> str | None:
 
 
 def _is_without_source(dv: Object) -> bool:
-    """Whether its source cannot be had until somebody does something, which who runs the batch again has done."""
+    """Return whether its last failure required intervention, which is assumed when a batch is run again."""
     failure = failure_of(dv)
     return failure is not None and failure.retry is Retry.ON_CHANGE and issubclass(by_code(failure.code), SourceError)
 
 
 def differs(item: Item, dv: Object) -> bool:
-    """Whether the DataVolume that there is was made from another spec.  A size that was left open is no difference."""
+    """Return whether the existing DataVolume has another spec; an unspecified size is no difference."""
     size = size_of(dv)
     wanted = with_size(item.manifest, size) if item.unsized and size is not None else item.manifest
     try:
@@ -158,7 +164,7 @@ def differs(item: Item, dv: Object) -> bool:
 
 
 def moved(facts: Facts, offer: Offer) -> bool:
-    """Whether the source has another content than the volume was made of, as far as either says."""
+    """Return whether the source's content has changed since the volume was imported, as far as is known."""
     if facts.validator is not None and offer.validator is not None:
         return facts.validator != offer.validator
     return facts.length is not None and offer.length is not None and facts.length != offer.length
@@ -168,7 +174,7 @@ def moved(facts: Facts, offer: Offer) -> bool:
 
 
 def volume_is_not(item: Item, facts: Facts, pin: Entry) -> str | None:
-    """How a volume differs from what is pinned."""
+    """Return how a volume differs from its pin, or None."""
     if item.is_registry:
         have, want = facts.validator, pin.validator
     else:
@@ -177,7 +183,7 @@ def volume_is_not(item: Item, facts: Facts, pin: Entry) -> str | None:
 
 
 def not_as_pinned(item: Item, pin: Entry | None, offer: Offer | None) -> str | None:
-    """How what is offered differs from what the lock file pins: a sentence with both."""
+    """Return how the source's version differs from the pin in the lock file, or None."""
     if pin is None:
         return "the lock file does not pin it"
     if pin.url != item.url:
@@ -200,7 +206,7 @@ def not_as_pinned(item: Item, pin: Entry | None, offer: Offer | None) -> str | N
 
 
 def pinned_checksum(item: Item, pin: Entry) -> str | None:
-    """What the import is held to: the digest of the content, or of a container image's manifest."""
+    """Return the checksum that the import has to match: of the content, or of a container image's manifest."""
     text = pin.validator if item.is_registry else pin.digest
     try:
         return None if text is None else str(Digest.parse(text))
@@ -235,7 +241,7 @@ def _holds_something(backend: Backend, item: Item) -> bool:
 
 
 def facts_of(backend: Backend, item: Item, claim: Object | None) -> Facts:
-    """What is recorded of the image in an item's volume: by its claim, and by its worker as far as that is kept."""
+    """Return the recorded facts about an item's volume, from its PVC and from its worker if that still exists."""
     if claim is None:
         return Facts()
     annotations = claim["metadata"].get("annotations") or {}

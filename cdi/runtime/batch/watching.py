@@ -1,4 +1,4 @@
-"""How one import stands."""
+"""Observation of one import."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cdi.store.base import Object
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """It goes on."""
+    """State of an import that is running."""
 
     phase: str
     progress: Advance | None
@@ -27,7 +27,7 @@ class Watched:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """It is a volume, or has failed."""
+    """State of an import that has succeeded or failed."""
 
     failure: Failure | None = None
     note: str = ""
@@ -37,7 +37,10 @@ _AGAIN = "it is tried again in the background, now and then"
 
 
 def watched(backend: Backend, courses: Courses, item: Item, importing: Importing) -> Watched | Ended:
-    """A failure that only a person can end ends it too, although the DataVolume itself waits on."""
+    """Return the state of an import.
+
+    A failure that requires intervention ends it for the batch, although the DataVolume still waits.
+    """
     try:
         body, progress = _look(backend, courses, item, importing)
     except NotFound:
@@ -51,13 +54,13 @@ def watched(backend: Backend, courses: Courses, item: Item, importing: Importing
         return Ended(failure=failure)
     if failure is not None and failure.retry is Retry.ON_CHANGE and not _old(body, failure, importing):
         return Ended(failure=failure, note=_AGAIN)
-    # What is said of uploads is for whoever has the file, and that is this batch.
+    # The conditions about uploads are for the user with the file; here the batch uploads it.
     note = failure.message if failure is not None else "" if item.path is not None else _why(body)
     return Watched(phase=phase.value or Phase.PENDING.value, progress=progress, note=note)
 
 
 def _look(backend: Backend, courses: Courses, item: Item, importing: Importing) -> tuple[Object, Advance | None]:
-    """The very one that was begun, which whoever watches may not have been told of yet.  Raises `NotFound`."""
+    """Return the DataVolume that was started; the watch may not have reported it yet; raise `NotFound`."""
     with contextlib.suppress(NotFound):
         body, advance = courses.look(item.key)
         if body["metadata"]["uid"] == importing.uid:
@@ -67,13 +70,13 @@ def _look(backend: Backend, courses: Courses, item: Item, importing: Importing) 
 
 
 def _old(body: Object, failure: Failure, importing: Importing) -> bool:
-    """The failure is that of an attempt before this run, and the next attempt is still to come."""
+    """Return whether the failure is that of an attempt before this run, with the next attempt still to come."""
     restarts = int((body.get("status") or {}).get("restartCount") or 0)
     return importing.before == (failure, restarts)
 
 
 def _why(body: Object) -> str:
-    """What it waits for, while it does."""
+    """Return the message about what it waits for."""
     for condition in (body.get("status") or {}).get("conditions") or []:
         if condition.get("type") == "Ready":
             return str(condition.get("message") or "")

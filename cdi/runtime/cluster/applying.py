@@ -1,4 +1,4 @@
-"""Manifests into a cluster by server-side apply, checked by our own rules before anything is written."""
+"""Server-side apply of manifests to a cluster, after validation by our own rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cdi.runtime.document import Manifest
 from cdi.store.base import Key
 
 MANAGER = "cdi-cli"
-"""Of the fields that a manifest sets: what the next one leaves out is taken away."""
+"""The field manager: fields that the next manifest omits are removed."""
 _APPLY = "application/apply-patch+yaml"
 
 
@@ -27,10 +27,10 @@ def apply_to_cluster(
     dry_run: bool = False,
     strict: bool = False,
 ) -> list[Applied]:
-    """All manifests are checked before any is written; the API server checks each again.
+    """Validate all manifests, then write them; the API server validates each again.
 
-    A `dry_run` goes as far as its webhooks and quotas.  Raises `InvalidManifest` as `cdi.runtime.apply.apply` does and
-    what the API server refuses.
+    A `dry_run` includes webhooks and quotas. Raises `InvalidManifest` as `cdi.runtime.apply.apply` does, and the errors
+    of the API server.
     """
     applied = []
     for body, unknown in check(store, manifests, namespace=namespace, strict=strict, in_cluster=True):
@@ -59,7 +59,7 @@ async def _write(client: Client, body: Object, *, dry_run: bool) -> tuple[Object
 
 
 def _same(before: Object, after: Object) -> bool:
-    """Its status may have been written meanwhile, and whose a field is, is no change."""
+    """Return whether an object is unchanged; status and field managers do not count."""
     return _content(before) == _content(after)
 
 

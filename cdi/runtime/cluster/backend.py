@@ -1,7 +1,6 @@
-"""A cluster as the commands see it: the calls of `cdi.runtime.backend`, by the Kubernetes API.
+"""Backend for a cluster: the interface of `cdi.runtime.backend`, implemented with the Kubernetes API.
 
-Nothing is kept here and nothing runs here: the cluster's own controller does what is written down.  Waiting is done by
-watches.
+It keeps no state and runs nothing: the cluster's controller reconciles the objects. Waiting is based on watches.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ from cdi.store.cluster import ClusterStore
 from cdi.store.kinds import kind_of
 
 LIMITS = f"{GROUP}/limits"
-"""A pod's annotation: the worker's `Limits`, which may change while it runs."""
+"""A pod's annotation with the worker's `Limits`, which may change while it runs."""
 PATIENCE = 6.0
-"""Seconds: somebody sits there and waits."""
+"""Seconds of retries if the server is unavailable; short, since a user is waiting."""
 _CONNECT = 5.0
 """Seconds for a connection."""
 _DELETED = 120.0
 
 
 class Cluster:
-    """Over one cluster, as the user of one kubeconfig context or of a pod's service account."""
+    """The backend of one cluster, with the user of one kubeconfig context or a pod's service account."""
 
     def __init__(self, calls: Calls, *, patience: float) -> None:
         self._calls = calls
@@ -49,25 +48,25 @@ class Cluster:
 
     @classmethod
     def connect(cls, kubeconfig: Path | None, context: str | None, *, patience: float | None = None) -> Self:
-        """The file, else KUBECONFIG and its kin, else the pod's own account.  Raises `ClusterError`.
+        """Connect with the given kubeconfig, the default one (KUBECONFIG) or the pod's service account.
 
-        A server that is away is asked again for `patience` seconds, `PATIENCE` where None.
+        A server that is unavailable is retried for `patience` seconds, by default `PATIENCE`. Raises `ClusterError`.
         """
         patience = PATIENCE if patience is None else patience
         credentials = find(None if kubeconfig is None else str(kubeconfig), context)
-        # What a watch says of a server that is away is for a service's log; commands tell what ends them.
+        # Watches log errors for services; commands report the error that ends them.
         logging.getLogger("cdi.kube").addHandler(logging.NullHandler())
         timing = Timing(connect=_CONNECT, patience=patience)
         return cls(Calls(Client(credentials, timing=timing, agent="cdi-cli")), patience=patience)
 
     @property
     def namespace(self) -> str:
-        """The context's, or the pod's."""
+        """The namespace of the context or the pod."""
         return self._calls.client.namespace
 
     @property
     def calls(self) -> Calls:
-        """For what these methods do not cover."""
+        """The client, for requests that these methods do not cover."""
         return self._calls
 
     def close(self) -> None:
@@ -89,24 +88,24 @@ class Cluster:
         dry_run: bool = False,
         strict: bool = False,
     ) -> list[Applied]:
-        """See `Backend.apply`; by server-side apply."""
+        """See `Backend.apply`; uses server-side apply."""
         from cdi.runtime.cluster.applying import apply_to_cluster
 
         space = namespace or self.namespace
         return apply_to_cluster(self._calls, self.store, manifests, namespace=space, dry_run=dry_run, strict=strict)
 
     def get(self, kind: str, namespace: str | None, name: str) -> Object:
-        """Raises `NotFound`."""
+        """Return an object; raise `NotFound`."""
         return self.store.get(Key.of(kind, namespace, name))
 
     def list(self, kind: str, namespace: str | None = None) -> Objects:
-        """Of all namespaces where None."""
+        """Return the objects of a kind, of all namespaces if None."""
         return self.store.list(kind_of(kind).plural, namespace)
 
     def delete(
         self, kind: str, namespace: str | None, name: str, *, cascade: bool = True, timeout: float = _DELETED
     ) -> None:
-        """See `Backend.delete`; the cluster's garbage collector takes what the object owns."""
+        """See `Backend.delete`; the cluster's garbage collector deletes the dependents."""
         key = Key.of(kind, namespace, name)
         body = self.store.get(key)
         uid = body["metadata"]["uid"]
@@ -137,7 +136,7 @@ class Cluster:
         return claim if any(owner.get("uid") == uid for owner in owners) else None
 
     def events(self, namespace: str | None, name: str, kind: str = "dv") -> Objects:
-        """Of the object and, where it is a DataVolume, of its claim; oldest first.  Raises `NotFound`."""
+        """Return the events of an object, and of a DataVolume's PVC, oldest first; raise `NotFound`."""
         body = self.get(kind, namespace, name)
         about = [body]
         if body["kind"] == "DataVolume":
@@ -146,7 +145,7 @@ class Cluster:
         return _in_order(event for one in about for event in self.events_of(one))
 
     def events_of(self, about: Object) -> Objects:
-        """Of this object alone, oldest first."""
+        """Return the events of this object alone, oldest first."""
         metadata = about["metadata"]
         space = metadata.get("namespace") or "default"
         fields = f"involvedObject.uid={metadata['uid']}"
@@ -160,7 +159,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def courses(self, keys: Collection[Key]) -> Iterator[_Courses]:
-        """Watches of these objects, one for each kind and namespace."""
+        """Watch these objects, with one watch for each kind and namespace."""
         scopes = []
         for plural, space in sorted({(key.plural, key.namespace) for key in keys}):
             names = sorted(key.name for key in keys if (key.plural, key.namespace) == (plural, space))
@@ -171,24 +170,24 @@ class Cluster:
             yield _Courses(feed)
 
     def progress_of(self, body: Object) -> Share | None:
-        """What ``status.progress`` says."""
+        """Return the progress in ``status.progress``."""
         return share_of(body)
 
     def outcome(self, namespace: str | None, name: str) -> Outcome | None:
-        """Of the worker's pod, as long as that is kept.  Raises `NotFound`."""
+        """Return the outcome in the worker's pod, as long as the pod exists; raise `NotFound`."""
         key = Key.of("dv", namespace, name)
         self.store.get(key)
         try:
             return fillings.outcome_of(self.filling(key.namespace, key.name))
         except ClusterForbidden:
-            return None  # it is good to know, and no more
+            return None  # optional information
 
     def filling(self, namespace: str, name: str) -> Filling:
-        """The claim of this name, and what fills it."""
+        """Return the PVC of this name, with its prime PVC and worker pod."""
         return find_filling(self._calls.find, namespace, name)
 
     def about(self, body: Object) -> Iterator[Section]:
-        """The claim, and the pod that fills it with what holds it up."""
+        """Yield sections about the PVC, and about the worker pod with the reason if it is blocked."""
         from cdi.runtime.cluster.standing import pod_facts
 
         metadata = body["metadata"]
@@ -199,9 +198,9 @@ class Cluster:
             yield "Worker", list(pod_facts(found.pod))
 
     def log(self, namespace: str | None, name: str, *, follow: bool = False) -> Iterator[str]:
-        """Lines of the worker pod's log; with `follow`, of the pods after it too, until the DataVolume is done.
+        """Yield lines of the worker pod's log; with `follow`, also of later pods, until the DataVolume is done.
 
-        The cluster keeps the log of a pod as long as the pod.  Raises `NotFound`.
+        The cluster keeps the log of a pod only as long as the pod. Raises `NotFound`.
         """
         from cdi.runtime.cluster.logs import log
 
@@ -211,7 +210,7 @@ class Cluster:
     def limit(
         self, namespace: str | None, name: str, *, bandwidth: int | None = None, connections: int | None = None
     ) -> bool:
-        """See `Backend.limit`: annotations of the DataVolume for attempts to come, one of the pod for this one."""
+        """See `Backend.limit`; annotates the DataVolume for later attempts, and the pod for this one."""
         from cdi.api.policy import BANDWIDTH, CONNECTIONS, read_knobs
 
         given = {BANDWIDTH: bandwidth, CONNECTIONS: connections}
@@ -224,7 +223,7 @@ class Cluster:
         if pod is None or not fillings.running(pod):
             return False
         now = fillings.notes_of(body)
-        # What is not given now may have been written by hand, as a quantity.
+        # A limit that is not given may be a quantity in the annotation, written by hand.
         knobs = read_knobs({field: now[field] for field in given if field in now})
         limits = Limits(bandwidth=knobs.bandwidth, connections=knobs.connections)
         metadata = {"uid": pod["metadata"]["uid"], "annotations": {LIMITS: limits.to_json()}}
@@ -238,7 +237,7 @@ class Cluster:
 
 
 class _Courses:
-    """What watches told of last."""
+    """The latest states that watches reported."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
@@ -263,7 +262,7 @@ class _Courses:
 
 
 def share_of(body: Object) -> Share | None:
-    """A DataVolume's ``status.progress``, such as ``45.30%``; None where it is not a number."""
+    """Return a DataVolume's ``status.progress``, such as ``45.30%``, as a fraction; None if it is not a number."""
     text = str((body.get("status") or {}).get("progress") or "")
     try:
         share = float(text.removesuffix("%")) / 100
@@ -284,7 +283,7 @@ def _in_order(events: Iterable[Object]) -> Objects:
 
 
 def _dated(event: Object) -> Object:
-    """Events of newer recorders have their time elsewhere."""
+    """Normalize the time and count of an event; newer recorders use other fields."""
     series = event.get("series") or {}
     when = series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime")
     count = event.get("count") or series.get("count") or 1

@@ -1,4 +1,4 @@
-"""A cluster's API for those who block, with what commands want of it besides requests."""
+"""Blocking client of a cluster's API, with additional operations for commands."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cdi.kube.resources import Object, Resource
 
 T = TypeVar("T")
 _AHEAD = 256
-"""Pieces of a stream that are kept for whoever reads them."""
+"""Number of stream chunks that are buffered for the reader."""
 
 
 class Calls(Blocking):
-    """Methods may be called from any thread."""
+    """Blocking client; methods may be called by any thread."""
 
     def find(self, resource: Resource, namespace: str | None, name: str) -> Object | None:
-        """None where there is no such object."""
+        """Return an object, or None if it does not exist."""
         try:
             return self.run(self.client.get(resource, namespace, name))
         except KindNotServed:
@@ -29,7 +29,7 @@ class Calls(Blocking):
             return None
 
     def stream(self, source: AsyncIterator[T]) -> Iterator[T]:
-        """What comes, as it comes; `source` is closed with the iterator."""
+        """Yield the items of `source` as they arrive; it is closed with the iterator."""
         pieces: queue.Queue[tuple[bool, Any]] = queue.Queue(_AHEAD)
         room = asyncio.Semaphore(_AHEAD)
         loop = self.run(_loop())
@@ -39,7 +39,7 @@ class Calls(Blocking):
                 async for piece in source:
                     await room.acquire()
                     pieces.put_nowait((True, piece))
-            except Exception as error:  # noqa: BLE001  raised again by whoever reads
+            except Exception as error:  # noqa: BLE001  raised again in the reader
                 await room.acquire()
                 pieces.put_nowait((False, error))
             else:

@@ -1,4 +1,4 @@
-"""How a claim of a cluster is cloned, out of what stands on it.  No I/O."""
+"""Facts about a clone in a cluster, from the annotations of its PVC and without I/O."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def clone_facts(claim: Object | None) -> CloneFacts | None:
-    """None where it is no clone, or nothing is decided yet."""
+    """Return the facts, or None if the PVC is no clone or nothing has been decided yet."""
     notes = notes_of(claim)
     record, source = CloneRecord.parse(notes.get(ANNOTATION)), pinned(notes)
     if claim is None or record is None or source is None:

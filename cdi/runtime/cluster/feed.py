@@ -1,4 +1,4 @@
-"""Changes of a cluster's objects for those who wait for them: watches in the background, polled as a `Watch`."""
+"""Changes of a cluster's objects: watches in the background, polled like a `Watch`."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from cdi.store.base import Change
 from cdi.store.cluster import Pending
 
 _LOOK = 0.5
-"""Seconds between looks whether a watch has failed for good."""
+"""Seconds between checks for watches that have failed permanently."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """Objects that are watched."""
+    """The objects to watch."""
 
     resource: Resource
     namespace: str | None = None
-    """All of them where None."""
+    """All namespaces if None."""
     name: str | None = None
     labels: str = ""
-    """A selector."""
+    """A label selector."""
 
 
 class Feed:
-    """A server that is away is waited out.
+    """Watches of several scopes; a server that is unavailable is retried.
 
-    What only a person can end (`ClusterForbidden`, `KindNotServed` …) is raised by every method.
+    Every method raises errors that require intervention (`ClusterForbidden`, `KindNotServed` …).
     """
 
     def __init__(self, calls: Calls, scopes: Iterable[Scope]) -> None:
@@ -55,9 +55,9 @@ class Feed:
         self._runs = [calls.start(one.run()) for one in self._reflectors]
 
     def sync(self, patience: float) -> None:
-        """Until everything that there is has been told.
+        """Wait until all existing objects have been reported.
 
-        Raises what is in the way of that for longer than `patience` seconds.
+        Raises the error that prevents this for longer than `patience` seconds.
         """
         deadline = time.monotonic() + patience
         while not self._calls.run(self._all_synced()):
@@ -75,7 +75,7 @@ class Feed:
         return all(one.cache.synced.is_set() for one in self._reflectors)
 
     def poll(self, timeout: float) -> list[Change]:
-        """Changes since the last call, waiting up to `timeout` seconds for the first of them."""
+        """Return changes since the last call, waiting up to `timeout` seconds for the first of them."""
         deadline = time.monotonic() + timeout
         while not (changes := self._pending.take()):
             self._check()

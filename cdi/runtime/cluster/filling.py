@@ -1,4 +1,4 @@
-"""The claim of a DataVolume, the claim that is filled in its place, and the pod that fills it."""
+"""Lookup of a DataVolume's PVC, its prime PVC and its worker pod."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from cdi.kube.resources import CLAIMS, PODS, Object, Resource
 
 CONTAINER = "importer"
 Find = Callable[[Resource, str, str], Object | None]
-"""An object by resource, namespace and name; None where there is none."""
+"""Callable that returns an object by resource, namespace and name, or None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filling:
-    """How a volume is filled, as far as there is anything of it."""
+    """The objects that populate a volume, as far as they exist."""
 
     claim: Object | None = None
     prime: Object | None = None
-    """The claim that is filled in place of `claim`."""
+    """The prime PVC that is populated instead of `claim`."""
     pod: Object | None = None
     pod_name: str | None = None
-    """What the pod is, or was, called; None while there is no claim."""
+    """The name of the current or former pod; None without a PVC."""
 
 
 def find_filling(find: Find, namespace: str, name: str) -> Filling:
-    """Of the claim `name`: its annotations say which prime claim and which pod are its own."""
+    """Return the objects that populate the PVC `name`; its annotations name the prime PVC and the pod."""
     claim = find(CLAIMS, namespace, name)
     if claim is None:
         return Filling()
@@ -48,7 +48,7 @@ def notes_of(body: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def container_status(pod: Object) -> dict[str, Any]:
-    """Of the worker's container; empty where the kubelet has not told of it."""
+    """Return the status of the worker's container, empty if the kubelet has not reported it."""
     found = (pod.get("status") or {}).get("containerStatuses") or []
     return next((each for each in found if each.get("name") == CONTAINER), {})
 
@@ -58,9 +58,9 @@ def running(pod: Object) -> bool:
 
 
 def outcome_of(filling: Filling) -> Outcome | None:
-    """What the worker said at its end, as long as its pod is there; afterwards what is recorded of it on the claim.
+    """Return the worker's outcome: from its pod as long as that exists, afterwards as recorded on the PVC.
 
-    None where it did not end, or left nothing that can be read.
+    Returns None if it has not ended, or left nothing readable.
     """
     if filling.pod is not None:
         ended = (container_status(filling.pod).get("state") or {}).get("terminated") or {}
@@ -71,7 +71,7 @@ def outcome_of(filling: Filling) -> Outcome | None:
 
 
 def _recorded(filling: Filling) -> Outcome | None:
-    from cdi.reconcile.decision import IMAGE  # with models, which looking at objects does not need
+    from cdi.reconcile.decision import IMAGE  # imports the API models, which other lookups do not need
 
     notes = notes_of(filling.claim)
     if filling.claim is None or f"{IMAGE}format" not in notes:
@@ -95,7 +95,7 @@ def _recorded(filling: Filling) -> Outcome | None:
 
 
 def claim_facts(filling: Filling) -> Iterator[tuple[str, str]]:
-    """For people: what a claim is, and what it waits with."""
+    """Yield labels and values that describe a PVC and what it waits for."""
     claim = filling.claim
     if claim is None:
         yield "", "not there yet"

@@ -1,4 +1,4 @@
-"""What a DataVolume's worker pod says."""
+"""Logs of a DataVolume's worker pods."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from cdi.runtime.view import phase_of
 from cdi.store.base import Key
 
 _LONGEST = 64 << 10
-"""Bytes of a line; a longer one comes in pieces."""
+"""Bytes of a line; longer ones are split."""
 _FOREVER = 3600.0
 
 
 def log(calls: Calls, key: Key, *, follow: bool) -> Iterator[str]:
-    """Lines, until the pod ends, or with `follow` until the DataVolume `key` is done; raises `NotFound`.
+    """Yield lines until the pod ends, or with `follow` until the DataVolume `key` is done; raise `NotFound`.
 
-    A claim of that name without a DataVolume will do as well: its annotations may ask for an import, too.
+    A PVC of this name without a DataVolume is accepted as well, since its annotations may request an import.
     """
     phase = _phase(calls, key)
     found = find_filling(calls.find, key.namespace, key.name)
@@ -41,7 +41,7 @@ def log(calls: Calls, key: Key, *, follow: bool) -> Iterator[str]:
 
 
 def _phase(calls: Calls, key: Key) -> Phase | None:
-    """None where there is only a claim."""
+    """Return the DataVolume's phase, or None if there is only a PVC."""
     body = calls.find(DATA_VOLUMES, key.namespace, key.name)
     if body is not None:
         return phase_of(body)
@@ -57,7 +57,7 @@ def _missing(phase: Phase | None) -> str:
 
 
 def _followed(calls: Calls, key: Key, *, done: bool) -> Iterator[str]:
-    """One pod after the other."""
+    """Yield the lines of one pod after the other."""
     seen: set[str] = set()
     scopes = [
         Scope(resource=DATA_VOLUMES, namespace=key.namespace, name=key.name),

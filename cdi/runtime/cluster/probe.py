@@ -1,4 +1,4 @@
-"""What an image is, asked from this machine on behalf of a cluster."""
+"""Query of an image's size from this machine, for an import into a cluster."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cdi.runtime.request import Request
 from cdi.runtime.watched import OnProgress
 
 _LEAST: Final = 1 << 20
-"""Bytes; the API knows no smaller claim."""
+"""Smallest size of a PVC in bytes."""
 
 
 def find_size(request: Request, secret: Mapping[str, bytes] | None, *, on_progress: OnProgress | None = None) -> int:
-    """The image's virtual size in bytes (1 MiB at least), read to its end where only that tells it.
+    """Return the image's virtual size in bytes, at least 1 MiB, reading all of it if necessary.
 
-    `secret` are the values of the Secret that the request names.  Raises whatever the import would end with;
-    `UsageError` where the size cannot be known.
+    `secret` has the values of the Secret that the request names. Raises the error that the import would end with, and
+    `UsageError` if the size cannot be known.
     """
     if request.content_type == "archive":
         raise UsageError("how large an archive becomes is not known before", remedy="give --size")
@@ -34,7 +34,7 @@ def find_size(request: Request, secret: Mapping[str, bytes] | None, *, on_progre
 
 
 def from_here(error: CdiError) -> CdiError:
-    """The same failure; of a source, with the note that it may be another one in the cluster."""
+    """Return the error; one of a source is extended by a note that the cluster's access may differ."""
     if isinstance(error, SourceError):
         hint = "; it was asked from this machine: with --size only the cluster has to reach it"
         return type(error)(error.what, where=error.where, remedy=f"{error.remedy}{hint}")

@@ -1,4 +1,4 @@
-"""Why a DataVolume of a cluster does not go on, out of what its objects say.  No I/O."""
+"""Diagnosis of a DataVolume in a cluster that makes no progress, from its objects and without I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cdi.runtime.cluster.filling import Filling, container_status, notes_of
 from cdi.runtime.view import failure_of, phase_of
 
 _BEGINNING = frozenset({Reason.CONTAINER_CREATING, Reason.PENDING})
-"""What passes by itself."""
+"""Reasons that resolve automatically."""
 CLONING = frozenset(
     {
         Phase.SNAPSHOT_FOR_SMART_CLONE_IN_PROGRESS,
@@ -28,14 +28,14 @@ CLONING = frozenset(
         Phase.PREP_CLAIM_IN_PROGRESS,
     }
 )
-"""Of clones, while the storage or pods make them."""
+"""Phases of clones while the storage or pods copy data."""
 _CLAIM_TROUBLE = ("ProvisioningFailed", "FailedBinding", "ErrClaimNotValid", "FailedMount", "FailedAttachVolume")
 _UNDER_WAY = frozenset({Phase.IMPORT_IN_PROGRESS, Phase.REBIND_IN_PROGRESS, Phase.SUCCEEDED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocker:
-    """The one thing that it waits for."""
+    """The reason why a DataVolume waits."""
 
     reason: str
     message: str
@@ -43,7 +43,7 @@ class Blocker:
 
     @property
     def passes(self) -> bool:
-        """It passes by itself, as far as anybody knows."""
+        """Return whether it is expected to resolve automatically."""
         return self.reason in _BEGINNING
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ class Blocker:
 
 
 def pod_facts(pod: Object) -> Iterator[tuple[str, str]]:
-    """For people."""
+    """Yield labels and values that describe a pod."""
     metadata, status = pod["metadata"], pod.get("status") or {}
     yield "Pod", metadata["name"]
     yield "Phase", "Terminating" if "deletionTimestamp" in metadata else str(status.get("phase") or "Pending")
@@ -65,10 +65,15 @@ def pod_facts(pod: Object) -> Iterator[tuple[str, str]]:
 
 
 def blocker_of(body: Object, filling: Filling, events: Iterable[Object], *, immediate: bool = False) -> Blocker | None:
-    """Of a DataVolume; None where it is under way or done.
+    """Return what blocks a DataVolume, or None if it is making progress or done.
 
-    `events` are those of its claims; `immediate` that binding at once was asked for.  What is nearest to the ground
-    counts: a pod that finds no node says more than the DataVolume that waits for it.
+    The most specific cause is returned: a pod that cannot be scheduled says more than the DataVolume that waits for it.
+
+    Args:
+        body: The DataVolume.
+        filling: Its PVCs and pod.
+        events: The events of its PVCs.
+        immediate: Whether immediate binding was requested.
     """
     failure = failure_of(body)
     if failure is not None:
@@ -106,7 +111,7 @@ def _split(reason: str, text: str) -> Blocker:
 
 
 def _trouble(events: Iterable[Object]) -> Blocker | None:
-    """The newest warning of a claim."""
+    """Return the newest warning of a PVC."""
     warnings = [each for each in events if each.get("type") == "Warning" and each.get("reason") in _CLAIM_TROUBLE]
     if not warnings:
         return None
@@ -132,7 +137,7 @@ def _waits(phase: Phase, filling: Filling, *, immediate: bool) -> Blocker | None
 
 
 def _told(body: Object) -> Blocker | None:
-    """What its own conditions say."""
+    """Return the reason in the DataVolume's own conditions."""
     conditions: dict[str, dict[str, Any]] = {
         str(each.get("type")): each for each in (body.get("status") or {}).get("conditions") or []
     }

@@ -1,4 +1,4 @@
-"""Uploads into a cluster's volumes: where the proxy is, and the right to use it."""
+"""Uploads into a cluster's volumes: the address of the proxy, and tokens for it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TOKEN_NAME = "token-for-cdi"  # noqa: S105  the object's name
 
 
 async def ask_token(client: Client, namespace: str, claim: str) -> str:
-    """The right to upload into a claim for five minutes.  Raises `ClusterForbidden`, `NotFound`."""
+    """Return a token that permits uploads into a PVC for five minutes; raise `ClusterForbidden` or `NotFound`."""
     body = {
         "apiVersion": UPLOAD_TOKEN_REQUESTS.api_version,
         "kind": UPLOAD_TOKEN_REQUESTS.kind,
@@ -38,14 +38,14 @@ async def ask_token(client: Client, namespace: str, claim: str) -> str:
 
 
 def token(cluster: Cluster, namespace: str, claim: str) -> str:
-    """As `ask_token`, for those who block."""
+    """Return a token with blocking calls; see `ask_token`."""
     return cluster.calls.run(ask_token(cluster.calls.client, namespace, claim))
 
 
 def find_proxy(cluster: Cluster, *, url: str | None, authority: str | None, insecure: bool) -> Proxy:
-    """The one that is named, else the one that CDIConfig names; `authority` is PEM.
+    """Return the proxy with the given URL, else the one that CDIConfig names; `authority` is PEM.
 
-    Raises `NotFound` where no proxy is known, `UsageError` for certificates that are none.
+    Raises `NotFound` if no proxy is known, `UsageError` for invalid certificates.
     """
     status: dict[str, Any] = {}
     if url is None or authority is None:
@@ -64,7 +64,7 @@ def find_proxy(cluster: Cluster, *, url: str | None, authority: str | None, inse
 
 def _context(authority: str | None, *, insecure: bool) -> ssl.SSLContext:
     context = ssl.create_default_context()
-    # Clusters' own authorities lack extensions that the strict mode of later Pythons asks for.
+    # Clusters' CA certificates often lack extensions that the strict mode of newer Python versions requires.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if insecure:
         context.check_hostname = False
@@ -78,7 +78,7 @@ def _context(authority: str | None, *, insecure: bool) -> ssl.SSLContext:
 
 
 def bind_now(cluster: Cluster, namespace: str, name: str) -> None:
-    """Let a DataVolume be made without its first consumer.  Raises `NotFound`."""
+    """Request binding of a DataVolume without its first consumer; raise `NotFound`."""
     patch = {"metadata": {"annotations": {ANN_IMMEDIATE_BINDING: ""}}}
     cluster.calls.run(cluster.calls.client.patch(DATA_VOLUMES, namespace, name, patch))
 
@@ -86,9 +86,12 @@ def bind_now(cluster: Cluster, namespace: str, name: str) -> None:
 def await_ready(
     cluster: Cluster, namespace: str, name: str, *, timeout: float | None, on_update: OnUpdate | None = None
 ) -> None:
-    """Until the volume takes an upload.
+    """Wait until the volume accepts an upload.
 
-    Raises the failure that it has met, `InvalidManifest` where it waits for its first consumer, `WaitTimeout`.
+    Raises:
+        CdiError: The DataVolume has failed.
+        InvalidManifest: It waits for its first consumer.
+        WaitTimeout: The timeout has expired.
     """
     key = Key.of("dv", namespace, name)
     deadline = None if timeout is None else time.monotonic() + timeout

@@ -1,4 +1,4 @@
-"""What runs in a cluster, as far as one may look."""
+"""Versions of the components in a cluster, as far as the user may read them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from cdi.kube.resources import CDIS, DEPLOYMENTS
 from cdi.runtime.cluster.calls import Calls
 
 _SELECTORS = ("app.kubernetes.io/name=cdi", f"app={APP}")
-"""Of what our chart installs, and of what KubeVirt's operator does."""
+"""Selectors of the Deployments that our chart and KubeVirt's operator install."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A Deployment, or what an operator says of its own."""
+    """A Deployment, or the version that an operator reports."""
 
     name: str
     version: str
@@ -25,20 +25,20 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Versions:
-    """Of one cluster."""
+    """The versions of one cluster."""
 
     server: str
-    """Its API server's URL."""
+    """The URL of its API server."""
     kubernetes: str
     api_versions: tuple[str, ...] = ()
-    """Of cdi.kubevirt.io; empty where its definitions are not installed."""
+    """Versions of the API cdi.kubevirt.io; empty if it is not installed."""
     parts: tuple[Part, ...] = ()
     unknown: str = ""
-    """Why there may be parts that are not told of."""
+    """The reason why components may be missing."""
 
 
 def find_versions(calls: Calls) -> Versions:
-    """Raises `ClusterError` where not even the server's own version is told."""
+    """Return the versions; raise `ClusterError` if not even the server's own version can be read."""
     told = calls.run(calls.client.request("GET", "/version"))
     served: tuple[str, ...] = ()
     with contextlib.suppress(NotFound):
@@ -74,7 +74,7 @@ def find_versions(calls: Calls) -> Versions:
 
 
 def _image(deployment: dict[str, object]) -> str:
-    """The first container's."""
+    """Return the image of the first container."""
     spec = deployment.get("spec")
     template = spec.get("template") if isinstance(spec, dict) else None
     containers = ((template or {}).get("spec") or {}).get("containers") or [{}]
