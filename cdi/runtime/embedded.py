@@ -153,7 +153,7 @@ class Embedded:
         """See `Backend.changes`."""
         return self._store.watch(plurals)
 
-    # --- a DataVolume's course --------------------------------------------------------------------------------------
+    # --- progress of a DataVolume -------------------------------------------------------------------------------------
 
     def wait(
         self,
@@ -281,7 +281,7 @@ class Embedded:
             NotFound: There is no such DataVolume.
             AlreadyExists: It has its image already.
             Conflict: Another upload is running.
-            UsageError: The file is unusable.
+            UsageError: The file is unusable, or the DataVolume accepts no upload.
         """
         self._uploads.file(Key.of("dv", namespace, name), path)
 
@@ -292,7 +292,7 @@ class Embedded:
         """
         self._uploads.stream(Key.of("dv", namespace, name), descriptor, length)
 
-    # --- inside ---------------------------------------------------------------------------------------------------
+    # --- internals ----------------------------------------------------------------------------------------------
 
     def _claim_uid(self, namespace: str | None, name: str) -> str | None:
         try:

@@ -40,7 +40,8 @@ class Executor:
     def carry_out(self, plan: Plan, body: Object, now: float, *, stdin: int | None = None) -> None:
         """Execute a plan for the object `body`; the status is written last, when what it reports has been done.
 
-        Raises the errors of the store and the launcher, except conflicts: a concurrent change causes another reconcile.
+        Raises the errors of the store and the launcher. A conflict is no failure: the concurrent change causes another
+        reconcile.
         """
         for action in plan.actions:
             try:

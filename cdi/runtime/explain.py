@@ -45,8 +45,7 @@ class CloneFacts:
     """Facts about a clone; sizes are bytes."""
 
     source: str
-    """The path of the source's disk, or of its directory if it holds an archive; in a cluster kind, namespace and name.
-    """
+    """The path of the source's disk or archive directory; in a cluster its kind, namespace and name."""
     size: int | None
     """The size of the source's disk; in a cluster of its volume."""
     allocated: int | None

@@ -41,7 +41,7 @@ _STEPS: Final = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
-    """How far a DataVolume would get without intervention."""
+    """The state that a DataVolume would reach without intervention."""
 
     key: Key
     operation: Operation

@@ -105,7 +105,10 @@ class Home:
 
     @classmethod
     def find(cls, root: Path | None = None, environment: Mapping[str, str] | None = None) -> Self:
-        """Return the home at `root`, $CDI_HOME, $XDG_DATA_HOME/cdi or ~/.local/share/cdi, the first that is given."""
+        """Return the home at `root`, $CDI_HOME, $XDG_DATA_HOME/cdi or ~/.local/share/cdi, whichever is given first.
+
+        Its path is made absolute.
+        """
         environment = os.environ if environment is None else environment
         if root is None:
             named, data = environment.get("CDI_HOME"), environment.get("XDG_DATA_HOME")

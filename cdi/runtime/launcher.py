@@ -1,8 +1,8 @@
 """Worker processes: start, observation, termination.
 
-A worker is identified by its directory (`cdi.runtime.home.WorkerDirectory`), not by its process: it is alive while a
-lock is held that is inherited before its first instruction. A restarted supervisor therefore finds all workers, and no
-process id is ever trusted.
+A worker is identified by its directory (`cdi.runtime.home.WorkerDirectory`), not by its process: it is alive while the
+lock is held that it inherits at its start and keeps until its end. A restarted supervisor therefore finds all workers,
+and no process id is ever trusted.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class Launcher:
     def _files(self) -> contextlib.AbstractContextManager[None]:
         return self._home.mapped("the workers' files")
 
-    # --- inside -----------------------------------------------------------------------------------------------
+    # --- internals ----------------------------------------------------------------------------------------------
 
     def _alive(self, directory: WorkerDirectory) -> bool:
         # The worker's own lock counts as well, because a worker may have been started by hand. It is probed second, so

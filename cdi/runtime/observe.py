@@ -105,7 +105,7 @@ class Observed:
             raise InternalError(f"{key} is kept as a {type(model).__name__}")
         return model
 
-    # --- what reconcilers ask -----------------------------------------------------------------------------------
+    # --- for reconcilers ------------------------------------------------------------------------------------------
 
     def claim(self, namespace: str, name: str) -> Claim | None:
         body = self._bodies.get(Key("persistentvolumeclaims", namespace, name))

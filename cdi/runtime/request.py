@@ -141,7 +141,7 @@ class Request:
 
     @property
     def checking(self) -> Literal["ignore", "if-present", "require"]:
-        """How signatures are checked; with only a key ring given, they are checked if present."""
+        """The mode of signature checks; with only a key ring given, signatures are checked if present."""
         return self.signature or ("ignore" if self.keyring is None else "if-present")
 
     def policy(self) -> Policy:
@@ -197,7 +197,7 @@ def secret_values(body: Mapping[str, Any]) -> dict[str, bytes]:
         ) from error
 
 
-# --- as a source of a job of its own ------------------------------------------------------------------------------
+# --- conversion to a source spec ----------------------------------------------------------------------------------
 
 
 def source_spec(request: Request, directory: Path, secret: Mapping[str, bytes] | None = None) -> SourceSpec:

@@ -50,11 +50,11 @@ class Patience:
     first: float = 0.5
     longest: float = 30.0
     most: float = 600.0
-    """Without progress."""
+    """The longest time without progress."""
     stall: float = 60.0
-    """Without the server reading a byte."""
+    """The longest time without the server reading a byte."""
     answer: float = 3600.0
-    """For the response after the last byte, which is sent once the image has been checked and written."""
+    """The timeout for the response, which is sent once the image has been checked and written."""
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
 

@@ -167,7 +167,7 @@ class Supervisor:
         self._collect_garbage()
         return bool(self._due or self._running or self._garbage or changes)
 
-    # --- what is due ----------------------------------------------------------------------------------------------
+    # --- due keys --------------------------------------------------------------------------------------------------
 
     def _schedule(self, key: Key, delay: float) -> None:
         moment = time.monotonic() + delay

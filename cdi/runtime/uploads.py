@@ -45,7 +45,7 @@ class Uploads:
             NotFound: There is no such DataVolume.
             AlreadyExists: It has its image already.
             Conflict: Another upload is running.
-            UsageError: The file is unusable.
+            UsageError: The file is unusable, or the DataVolume accepts no upload.
         """
         path = path.expanduser().absolute()
         try:

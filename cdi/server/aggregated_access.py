@@ -49,7 +49,7 @@ class User:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontProxy:
-    """How the API server is identified when it forwards requests."""
+    """Identification of the API server and its users in forwarded requests."""
 
     authorities: str = ""
     """PEM bundle of the authorities that sign its client certificate; empty if no certificate is trusted."""

@@ -17,8 +17,7 @@ from cdi.api.names import ANN_CLONE_TOKEN, COMMON_LABELS, GROUP, LABEL_APPLY_STO
 Manifest = dict[str, Any]
 
 TIMEOUT = 5
-"""Seconds until the API server gives up on a webhook; a decision takes milliseconds and at most one API request.
-"""
+"""Seconds until the API server gives up on a webhook; a decision takes milliseconds and at most one API request."""
 
 
 class Operation(enum.StrEnum):
@@ -50,8 +49,7 @@ class Hook:
     labels: tuple[tuple[str, str], ...] = ()
     """The labels of the objects that it is called for."""
     joining: str = ""
-    """A CEL expression for further requests, used if only objects with certain labels match: labels can be added later.
-    """
+    """A CEL expression for further requests if the webhook is limited by labels, which objects may get later."""
 
     @property
     def path(self) -> str:

@@ -123,7 +123,7 @@ def served(embedded: Embedded, options: Options) -> Iterator[Server]:
 
 
 def _no_context() -> ssl.SSLContext:
-    """Return a context that verifies no peer; local workers are reached without TLS, so it is never used."""
+    """Return a context that trusts no certificate; local workers are reached without TLS, so it is never used."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 

@@ -108,7 +108,7 @@ class Observed:
                 for reflector in self._reflectors:
                     await reflector.cache.synced.wait()
 
-    # --- other objects ------------------------------------------------------------------------------------------
+    # --- direct reads -------------------------------------------------------------------------------------------
 
     async def claim(self, namespace: str, name: str) -> Object | None:
         """Return a PVC, bypassing any cache: a stale entry would reject a user who has just deleted the PVC."""

@@ -27,9 +27,9 @@ from cdi.kube.resources import SECRETS
 KEY: Final = "paths.json"
 """The key in the Secret."""
 SETTLED: Final = dt.timedelta(minutes=2)
-"""How long a new prefix is kept back; every replica has read it by then, and API servers can be told."""
+"""Delay before a new prefix is sent to API servers; every replica has read it by then."""
 OVERLAP: Final = dt.timedelta(minutes=10)
-"""How long the previous prefix stays valid after a new one was made; API servers get the new one after `SETTLED`."""
+"""Time for which the previous prefix stays valid after a rotation; API servers get the new one after `SETTLED`."""
 _BYTES: Final = 32
 _WORD: Final = re.compile(r"[0-9a-f]{64}")
 """The form of a valid prefix: each part of a webhook's path has to be a DNS name, and none may be shortened by hand."""

@@ -61,7 +61,7 @@ async def publish_service(client: Client, installation: Installation, observed: 
     try:
         await client.patch(API_SERVICES, None, name, patch, kind="json")
     except (Conflict, NotFound, InvalidManifest) as error:
-        # The controller changes its status, and so its version; the next version is observed soon.
+        # Updates of its status change its version as well; the current version is observed soon.
         LOG.info("an APIService changed meanwhile", exc_info=error, extra=fields(service=name))
     else:
         LOG.info("an APIService trusts the current authorities", extra=fields(service=name))

@@ -179,7 +179,7 @@ class _Reading:
             body = {**body, "metadata": {**metadata, "namespace": self._namespace}}
         return body
 
-    # --- one with another -------------------------------------------------------------------------------------------
+    # --- consistency ------------------------------------------------------------------------------------------------
 
     def compare(self) -> None:
         """Record duplicate volumes, volumes that are also given as PVCs, and clones of themselves."""

@@ -162,7 +162,7 @@ class _Run:
             prober.cancel()
         return self._report(interrupted=interrupted, timed_out=timed_out)
 
-    # --- before ---------------------------------------------------------------------------------------------------
+    # --- preparation ----------------------------------------------------------------------------------------------
 
     def _open_lock(self) -> None:
         lock = Lock.read(self._lockfile)
@@ -240,7 +240,7 @@ class _Run:
             found = volume_is_not(item, facts_of(self._backend, item, standing.claim), pin)
         return found
 
-    # --- one after another ------------------------------------------------------------------------------------------
+    # --- main loop --------------------------------------------------------------------------------------------------
 
     def _loop(self) -> bool:
         """Process all items; return True if the timeout has expired."""

@@ -155,7 +155,7 @@ class Cluster:
         """See `Backend.changes`."""
         return Feed(self._calls, [Scope(resource=one, namespace=namespace) for one in map(resource_named, plurals)])
 
-    # --- a DataVolume's course --------------------------------------------------------------------------------------
+    # --- progress of a DataVolume -------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def courses(self, keys: Collection[Key]) -> Iterator[_Courses]:

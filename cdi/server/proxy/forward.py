@@ -37,7 +37,7 @@ from cdi.source.inbound.visit import Visit
 
 LOG = logging.getLogger(__name__)
 _MAX_REPLACEMENTS = 3
-"""How many replacement upload servers may be sent the start of one body."""
+"""Largest number of replacement upload servers that are sent the start of one body."""
 _FIRST_INTERVAL, _LONGEST_INTERVAL, _INTERVAL_GROWTH = 0.25, 2.0, 1.5
 """Seconds between two lookups of the volume's state: the first and the longest interval, and the growth factor."""
 _PASSING = (Interrupted, ScratchNeeded, TargetBusy, UploadNotReady, UploadUnderWay)
@@ -46,7 +46,7 @@ _PASSING = (Interrupted, ScratchNeeded, TargetBusy, UploadNotReady, UploadUnderW
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How long a request waits, in seconds."""
+    """Timeouts of a waiting request, in seconds."""
 
     replacement: float = 50.0
     """Waiting for an upload server.
@@ -199,7 +199,7 @@ class _Wait:
         self._interval = min(_LONGEST_INTERVAL, self._interval * _INTERVAL_GROWTH)
 
     def end(self) -> None:
-        """Stop waiting and reset the timeouts, because the upload server is ready."""
+        """Stop waiting and reset the timeouts."""
         self._held.close()
         self._began = self._contended = None
         self._interval = _FIRST_INTERVAL

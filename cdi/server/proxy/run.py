@@ -31,8 +31,7 @@ LOG = logging.getLogger(__name__)
 MOST_UPLOADS = 200
 """Largest number of concurrent requests; each has a thread of its own."""
 _MOST_UNVERIFIED = 50
-"""How many of them may carry tokens that only the API server can verify; the others are reserved for verified tokens.
-"""
+"""Largest number of requests whose tokens only the API server can verify; the others are for verified tokens."""
 _MOST_SCRAPES = 8
 
 
