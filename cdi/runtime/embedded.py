@@ -149,7 +149,7 @@ class Embedded:
         """Return an object's events, oldest first; raise `NotFound`."""
         return events.of(self._store, self.get(kind, namespace, name))
 
-    def changes(self, plurals: Collection[str], namespace: str | None) -> Watch:  # noqa: ARG002 (one directory)
+    def changes(self, plurals: Collection[str], namespace: str | None) -> Watch:  # noqa: ARG002 (all in one directory)
         """See `Backend.changes`."""
         return self._store.watch(plurals)
 
@@ -170,7 +170,7 @@ class Embedded:
         return wait(self, kind, namespace, name, until, timeout, on_update, patient=patient)
 
     @contextlib.contextmanager
-    def courses(self, keys: Collection[Key]) -> Iterator[_Courses]:  # noqa: ARG002 (the protocol's; any may be looked at)
+    def courses(self, keys: Collection[Key]) -> Iterator[_Courses]:  # noqa: ARG002 (protocol; any object may be read)
         """Observe DataVolumes; meanwhile, a supervisor that was killed is started again."""
         yield _Courses(self)
 

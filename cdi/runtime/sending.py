@@ -269,7 +269,7 @@ class Sender:
         done = offset
         with contextlib.suppress(ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
             while done < self._size:
-                count = self._file.readinto(buffer[: self._size - done])  # type: ignore[attr-defined]  # of real files
+                count = self._file.readinto(buffer[: self._size - done])  # type: ignore[attr-defined]  # real files have it
                 if not count:
                     raise UsageError("the file became shorter while it was sent", where=str(self._file.name))
                 sock.sendall(buffer[:count])

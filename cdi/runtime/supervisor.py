@@ -261,7 +261,7 @@ class Supervisor:
         except Conflict:
             self._schedule(key, 0.0)
         except InvalidManifest as error:
-            log.error("%s: %s", key, error)  # noqa: TRY400  no traceback: the error is complete
+            log.error("%s: %s", key, error)  # noqa: TRY400  complete; not retried until the object changes
             self._complain(key, error)
         except CdiError as error:
             self._troubled(key, error)
