@@ -1,4 +1,4 @@
-"""The test cluster, for people: see scripts/cluster --help."""
+"""Command line of the test cluster; see scripts/cluster --help."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _run(layout: Layout, argv: list[str]) -> int:
 
 
 def main() -> int:
-    """One command; its failure is one line."""
+    """Run one command and report a failure as one line on stderr."""
     parser = argparse.ArgumentParser(prog="scripts/cluster")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     simple = {

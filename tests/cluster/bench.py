@@ -1,7 +1,8 @@
-"""What an import costs in a cluster, against a bare pod in the same minute:  scripts/bench --cluster
+"""Benchmark of imports in a cluster against a bare pod: scripts/bench --cluster.
 
-A bare pod mounts a new volume of the same class and exits: what a cluster takes for anything at all.  Contenders take
-turns, medians are compared.  Our controller is a process of this machine, as in the tests; workers are pods.
+A bare pod mounts a new volume of the same class and exits, which is what the cluster needs for any pod with a new
+volume. Contenders alternate and medians are compared. The controller is a process on this machine, as in the tests;
+workers are pods.
 """
 
 from __future__ import annotations
@@ -45,22 +46,22 @@ CLASS = "csi"
 CASES = ("tiny", "large", "upload", "clone", "blanks", "idle")
 PATIENCE = 900.0
 IDLE = "bench.cdi.test/idle"
-"""The label of volumes that hold nothing."""
+"""Label of the volumes that hold no data."""
 Document = dict[str, Any]
-# As the controller asks for a worker, so that the scheduler puts as many of either on the node.
+# The controller requests the same for a worker, so the scheduler puts equally many of either on the node.
 REQUESTS = {"requests": {"cpu": "100m", "memory": "60M"}, "limits": {"cpu": "750m", "memory": "600M"}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One goal."""
+    """One measured goal."""
 
     case: str
     goal: str
     ours: str
     other: str
     share: float
-    """How much of the goal's limit was used."""
+    """Used part of the goal's limit; 1.0 is the limit itself."""
 
     @property
     def reached(self) -> bool:
@@ -69,7 +70,7 @@ class Row:
 
 @dataclass(slots=True, kw_only=True)
 class Bench:
-    """A namespace, a controller, and a server of images."""
+    """A namespace with a controller and an image server."""
 
     cluster: Cluster
     kubectl: Kubectl
@@ -81,10 +82,10 @@ class Bench:
     many: int
     rows: list[Row] = field(default_factory=list)
 
-    # --- what is timed --------------------------------------------------------------------------------------------
+    # --- Measurements ---------------------------------------------------------------------------------------------
 
     def until(self, resource: Resource, names: set[str], phase: str, begin: Callable[[], None]) -> float:
-        """Seconds from `begin` until all of them are in `phase`."""
+        """Return the seconds from `begin` until all of `names` are in `phase`."""
         return self.calls.run(self._until(self.calls.client, resource, names, phase, begin))
 
     async def _until(
@@ -110,7 +111,7 @@ class Bench:
         return took
 
     def bare(self, names: list[str], size: str) -> float:
-        """Pods that mount a new volume each, and exit."""
+        """Return the seconds that pods need which each mount a new volume and exit."""
         documents: list[Document] = []
         for name in names:
             one = pod(name, self.cluster.image, "true", claims={name: "Filesystem"})
@@ -121,14 +122,17 @@ class Bench:
         return took
 
     def ours(self, names: list[str], size: str, source: Document) -> float:
-        """DataVolumes, from apply to Succeeded."""
+        """Return the seconds from applying DataVolumes until all are Succeeded."""
         documents = [data_volume(name, size, source) for name in names]
         took = self.until(DATA_VOLUMES, set(names), "Succeeded", lambda: self.kubectl.apply(*documents))
         self.clean()
         return took
 
     def clean(self) -> None:
-        """The next one finds an empty namespace, and a node that has nothing left to do."""
+        """Delete everything in the namespace and wait until its volumes are deleted.
+
+        The next measurement then starts with an empty namespace and an idle node.
+        """
         for kind in ("datavolumes", "pods", "persistentvolumeclaims"):
             self.kubectl.run("delete", kind, "--all", "--wait=true", patience=PATIENCE)
         until = time.monotonic() + PATIENCE
@@ -139,7 +143,7 @@ class Bench:
             time.sleep(0.2)
 
     def turns(self, *ways: Callable[[int], float]) -> list[float]:
-        """The medians of each; they alternate, so that what else the machine does hits all alike."""
+        """Return the median of each contender; they alternate, so other load on the machine affects all alike."""
         took = [[way(run) for way in ways] for run in range(self.runs)]
         return [statistics.median(each) for each in zip(*took, strict=True)]
 
@@ -148,7 +152,7 @@ class Bench:
         self.rows.append(row)
         print(f"{case}: {goal}: ours {ours}, other {other}: {'reached' if row.reached else 'MISSED'}", flush=True)
 
-    # --- the cases ------------------------------------------------------------------------------------------------
+    # --- Cases ----------------------------------------------------------------------------------------------------
 
     def tiny(self) -> None:
         _tiny(self.images / "tiny.qcow2")
@@ -193,7 +197,7 @@ class Bench:
         self.add(case, "controller ≤ 160 MiB", f"{peak.mib:.0f} MiB", "", share=peak.mib / 160)
 
     def idle(self, count: int, seconds: float) -> None:
-        """DataVolumes that have adopted claims: Succeeded as soon as those are bound, and objects like any others."""
+        """Measure with DataVolumes that adopt bound claims, which makes them Succeeded without any import."""
         names = [f"idle-{n:04}" for n in range(count)]
         try:
             for chunk in (names[at : at + 100] for at in range(0, count, 100)):
@@ -205,7 +209,7 @@ class Bench:
             self.kubectl.run("delete", "persistentvolumes", f"--selector={IDLE}", "--wait=true", patience=PATIENCE)
 
     def _adopted(self, name: str) -> list[Document]:
-        """A volume, a claim that is bound to it, and a DataVolume that takes the claim up."""
+        """Build a PersistentVolume, a claim bound to it, and a DataVolume that adopts the claim."""
         place = f"{self.kubectl.namespace}-{name}"
         wanted = claim(name, "nobody", size="16Mi")
         wanted["spec"]["volumeName"] = place
@@ -244,7 +248,7 @@ class Bench:
 
 
 class _Peak:
-    """The most memory that the controller had."""
+    """Peak memory of the controller."""
 
     def __init__(self, running: Controller) -> None:
         self._running = running
@@ -265,7 +269,7 @@ class _Peak:
 
 
 def data_volume(name: str, size: str, source: Document) -> Document:
-    """Of the class that is measured."""
+    """Build a DataVolume of the measured storage class."""
     return {
         "apiVersion": "cdi.kubevirt.io/v1beta1",
         "kind": "DataVolume",
@@ -282,7 +286,7 @@ def data_volume(name: str, size: str, source: Document) -> Document:
 
 
 def _by_hand(url: str) -> float:
-    """The same Job as a process of this machine."""
+    """Return the seconds that the same Job takes as a process on this machine."""
     with tempfile.TemporaryDirectory(dir=os.environ["CDI_CACHE"]) as directory:
         job = Job(id="bench", source=HttpSourceSpec(url=url), target=FileTargetSpec(path=f"{directory}/disk.img"))
         path = Path(directory) / "job.json"
@@ -303,7 +307,7 @@ def _tiny(path: Path) -> None:
 
 @contextmanager
 def _nginx(root: Path) -> Iterator[str]:
-    """Files of `root` where pods reach this machine."""
+    """Serve the files of `root` with nginx at an address that pods reach; yield the URL."""
     with http.server.ThreadingHTTPServer((HOST_ADDRESS, 0), http.server.SimpleHTTPRequestHandler) as probe:
         port = probe.server_address[1]
     work = root / ".nginx"
@@ -321,7 +325,7 @@ def _nginx(root: Path) -> Iterator[str]:
 
 
 def _large_image() -> Path:
-    """The one of scripts/bench, which has put its library on the path."""
+    """Return the path of the large image of scripts/bench, which has put `bench_lib` on the module path."""
     images = importlib.import_module("bench_lib.images").Images(Path(os.environ["CDI_CACHE"]) / "bench", quick=False)
     path: Path = images.get("2g.qcow2c").path
     return path
@@ -329,7 +333,10 @@ def _large_image() -> Path:
 
 @contextmanager
 def _as_the_chart_installs(kubectl: Kubectl) -> Iterator[None]:
-    """Worker pods may use two processors; a CDI object that is there already stays as it is."""
+    """Create a CDI object with the chart's configuration: worker pods may use two CPUs.
+
+    An existing CDI object is left unchanged.
+    """
     if kubectl.get_all("cdis"):
         yield
         return
@@ -377,8 +384,8 @@ def _page(rows: list[Row], runs: int) -> str:
 
 
 def write(rows: list[Row], page: str, directory: Path) -> None:
-    """Write the page, its numbers and its plot."""
-    from bench_lib.plots import goals_plot  # scripts/bench puts it on the path
+    """Write the page, the numbers and the plot."""
+    from bench_lib.plots import goals_plot  # scripts/bench puts it on the module path
 
     numbers = [asdict(row) for row in rows]
     (directory / "benchmarks-cluster.md").write_text(page)
@@ -420,11 +427,11 @@ def main() -> int:
         if "large" in chosen:
             bench.large(_large_image())
         if "upload" in chosen:
-            from tests.cluster.bench_upload import upload  # which is made of what is here
+            from tests.cluster.bench_upload import upload  # imports this module
 
             upload(bench, _large_image())
         if "clone" in chosen:
-            from tests.cluster.bench_clone import clones  # which is made of what is here
+            from tests.cluster.bench_clone import clones  # imports this module
 
             clones(bench, _large_image(), arguments.clones)
         if "blanks" in chosen:

@@ -1,7 +1,8 @@
-"""What a clone costs in a cluster:  scripts/bench --cluster --case clone
+"""Benchmark of clones in a cluster: scripts/bench --cluster --case clone.
 
-By the storage, against the same clone by hand: a claim with a `dataSource`, of a snapshot taken for it.  By a copy, against a
-bare pod and ``cp --sparse=always`` between two such volumes.  And many clones of one golden image, against one.
+Clones by the storage are compared with the same clone made by hand: a claim with a `dataSource`, and a snapshot where
+one is needed. Host-assisted clones are compared with a bare pod plus ``cp --sparse=always`` between two such volumes.
+Many clones of one golden image are compared with one.
 """
 
 from __future__ import annotations
@@ -30,7 +31,13 @@ CP_IMAGE = "images.cdi.test/cp:1"
 
 
 def clones(bench: Bench, image: Path, many: int) -> None:
-    """Add rows to the benchmark's; `image` is what is copied, `many` how often one golden image is cloned at once."""
+    """Measure clones and add the rows to the benchmark.
+
+    Args:
+        bench: The benchmark to extend.
+        image: The image to clone.
+        many: How many clones of one golden image run at once.
+    """
     classes = [_class(CLONING, "csi-clone"), _class(COPYING, "copy")]
     bench.kubectl.create(*classes)
     try:
@@ -47,7 +54,7 @@ def clones(bench: Bench, image: Path, many: int) -> None:
         bench.kubectl.delete("storageclass", CLONING, COPYING)
 
 
-# --- the cases ----------------------------------------------------------------------------------------------------
+# --- Cases --------------------------------------------------------------------------------------------------------
 
 
 def _by_storage(bench: Bench, source: str, size: str) -> None:
@@ -91,11 +98,11 @@ def _by_copy(bench: Bench) -> None:
     )  # fmt: skip
 
 
-# --- what is timed ------------------------------------------------------------------------------------------------
+# --- Measurements -------------------------------------------------------------------------------------------------
 
 
 def _ours(bench: Bench, names: list[str], source: str, size: str, storage_class: str) -> float:
-    """DataVolumes, from apply to Succeeded."""
+    """Return the seconds from applying cloning DataVolumes until all are Succeeded."""
     origin = {"pvc": {"namespace": bench.kubectl.namespace, "name": source}}
     documents = [data_volume(name, origin, storage_class, size=size) for name in names]
     took = bench.until(DATA_VOLUMES, set(names), "Succeeded", lambda: bench.kubectl.apply(*documents))
@@ -104,7 +111,7 @@ def _ours(bench: Bench, names: list[str], source: str, size: str, storage_class:
 
 
 def _by_hand(bench: Bench, name: str, strategy: str, source: str, size: str) -> float:
-    """A claim with a dataSource, and a snapshot for it, from apply to Bound."""
+    """Return the seconds until a claim with a dataSource is Bound, including the snapshot for it if needed."""
     wanted = claim(name, CLONING if strategy == "csi-clone" else CLASS, size=size)
     wanted["spec"]["dataSource"] = {"kind": "PersistentVolumeClaim", "name": source}
     documents = [wanted]
@@ -120,8 +127,9 @@ def _by_hand(bench: Bench, name: str, strategy: str, source: str, size: str) -> 
 
 
 def _many_by_hand(bench: Bench, many: int) -> float:
-    """Claims whose dataSource is one snapshot, which is there already, from apply to Bound: what Kubernetes takes by
-    itself.
+    """Return the seconds until claims restored from one existing snapshot are Bound.
+
+    This is the share of Kubernetes and the storage.
     """
     names = [f"hand-{number}" for number in range(many)]
     bench.kubectl.apply(snapshot("hand", "small"))
@@ -135,7 +143,7 @@ def _many_by_hand(bench: Bench, many: int) -> float:
 
 
 def _bare(bench: Bench, name: str) -> float:
-    """A pod that mounts a new volume, and exits."""
+    """Return the seconds that a pod needs to mount a new volume and exit."""
     one = pod(name, bench.cluster.image, "true", claims={name: "Filesystem"})
     one["spec"]["containers"][0]["resources"] = REQUESTS
 
@@ -146,7 +154,7 @@ def _bare(bench: Bench, name: str) -> float:
 
 
 def _cp(bench: Bench, name: str) -> float:
-    """What it takes by its pod's own clock."""
+    """Return the seconds that `cp` and `sync` take, by the clock of their pod."""
     source, target = "/volume/disk.img", f"/volume-{name}/disk.img"
     now = "cut -d' ' -f1 /proc/uptime"
     script = f"{now}; /bin/cp --sparse=always {source} {target}; /bin/sync {target}; {now}"
@@ -160,7 +168,7 @@ def _cp(bench: Bench, name: str) -> float:
     return ended - began
 
 
-# --- what is there ------------------------------------------------------------------------------------------------
+# --- Fixtures -----------------------------------------------------------------------------------------------------
 
 
 def _class(name: str, strategy: str) -> Document:
@@ -179,7 +187,7 @@ def _golden(bench: Bench, name: str, size: str) -> None:
 
 
 def _small_image(path: Path) -> None:
-    """A fifth of it is data."""
+    """Write a qcow2 image of which a fifth is data."""
     raw = path.with_suffix(".raw")
     raw.write_bytes(os.urandom(40 * MIB))
     os.truncate(raw, 200 * MIB)
@@ -187,7 +195,7 @@ def _small_image(path: Path) -> None:
 
 
 def _provide_cp(cluster: Cluster, directory: Path) -> None:
-    """Those of this machine, which know --sparse and flush one file; busybox's do neither."""
+    """Load an image with this machine's cp and sync: busybox has neither --sparse nor a sync of one file."""
     files = {"bin": images.File(), **{f"bin/{name}": images.File(link="busybox") for name in ("sh", "cut")}}
     for part in images.parts("busybox", "cp", "sync"):
         place = Path("bin", part.name) if part.name in ("busybox", "cp", "sync") else part.relative_to("/")
@@ -199,7 +207,10 @@ def _provide_cp(cluster: Cluster, directory: Path) -> None:
 
 
 def _gone(bench: Bench, *names: str) -> None:
-    """The next one finds the golden images alone, and a node that has nothing left to do."""
+    """Delete these objects and wait until only the golden images' volumes exist.
+
+    The next measurement then starts on an idle node.
+    """
     for kind in ("datavolume", "pod", "persistentvolumeclaim"):
         bench.kubectl.run("delete", kind, *names, "--ignore-not-found", "--wait=true", patience=PATIENCE)
     until = time.monotonic() + PATIENCE
@@ -217,7 +228,7 @@ def _gone(bench: Bench, *names: str) -> None:
 
 @contextmanager
 def _seen(bench: Bench, resource: Resource) -> Iterator[set[str]]:
-    """The names of all that there is meanwhile."""
+    """Yield a set that collects the names of all objects of the resource that exist meanwhile."""
     names: set[str] = set()
     client, namespace = bench.calls.client, bench.kubectl.namespace
     version = bench.calls.run(client.list(resource, namespace)).version

@@ -1,7 +1,8 @@
-"""What an upload costs in a cluster:  scripts/bench --cluster --case upload
+"""Benchmark of uploads in a cluster: scripts/bench --cluster --case upload.
 
-Through the chart's upload proxy, from the DataVolume's `apply` to Succeeded; against a bare pod and the same upload on one
-machine, with a proxy and an upload server as processes and TLS on loopback.
+Uploads go through the chart's upload proxy and are measured from the DataVolume's `apply` to Succeeded. They are
+compared with a bare pod plus the same upload on one machine, with a proxy and an upload server as processes and TLS on
+loopback.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tests.integration.upload.stand import Authorities, Stand
 
 
 def upload(bench: Bench, image: Path) -> None:
-    """Add a row to the benchmark's."""
+    """Measure an upload and add the row to the benchmark."""
     with tempfile.TemporaryDirectory(dir=os.environ["CDI_CACHE"]) as directory:
         base = Path(directory)
         with installed(bench.cluster, base) as uploads:
@@ -41,7 +42,7 @@ def upload(bench: Bench, image: Path) -> None:
 def _ours(bench: Bench, uploads: Uploads, name: str, image: Path) -> float:
     def send() -> None:
         bench.kubectl.apply(data_volume(name, "3Gi", {"upload": {}}))
-        # A token is given for a claim that is there; the proxy waits for its pod, and says so where that takes longer.
+        # A token requires an existing claim. The proxy waits for the pod; curl retries if that takes longer.
         uploads.work.wait("persistentvolumeclaim", name, "there", lambda _: True, PATIENCE)
         said = uploads.curl(
             "/v1beta1/upload", "-X", "POST", "-T", str(image), "--retry", "20", "--retry-delay", "1",

@@ -1,4 +1,4 @@
-"""What tests do to what runs, at the moment they wait for, and how they see that nothing is left of it."""
+"""Fault injection at chosen moments, and checks that nothing is left over."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from tests.cluster.kubectl import Kubectl
 
 Document = dict[str, Any]
 KINDS = "pods,secrets,services,configmaps,persistentvolumeclaims,volumesnapshots,volumeclonesources,volumeimportsources"
-"""What volumes of ours are made of or with, in a namespace."""
+"""Namespaced kinds that a volume of ours consists of or is made with."""
 _HOLDERS = {"persistentvolumes": "claimRef", "volumesnapshotcontents": "volumeSnapshotRef"}
-"""Of the cluster, and what in their spec leads to a namespace."""
+"""Cluster-scoped kinds, and the field of their spec that refers to a namespace."""
 
 
 @contextlib.contextmanager
 def striking(moments: Mapping[str, Callable[[], Any]], strike: Callable[[list[str]], object]) -> Iterator[set[str]]:
-    """Call `strike` with the names of the moments that are there, each once; gives the names that it was called with.
+    """Call `strike` from a thread, once with the name of each moment that has come.
 
-    Where it gives a list, it was too late for those that are not in it, which are tried again.  It happens in a thread, beside what is done meanwhile; what goes wrong in it is raised at the end.
+    If `strike` returns a list, it was too late for the names that are not in it, and those are tried again. An
+    exception in the thread is raised when the context ends.
+
+    Yields:
+        The names that `strike` has been called with.
     """
     met: set[str] = set()
     ended = threading.Event()
@@ -51,21 +55,25 @@ def striking(moments: Mapping[str, Callable[[], Any]], strike: Callable[[list[st
 
 
 def take_away(kubectl: Kubectl, pod: str) -> None:
-    """The API forgets the pod at once, whatever its processes do."""
+    """Delete the pod from the API at once, without waiting for its processes."""
     kubectl.run("delete", "pod", pod, "--ignore-not-found", "--grace-period=0", "--force", "--wait=false")
 
 
 def kill_inside(cluster: Cluster, pod: Document) -> None:
-    """SIGKILL for a pod's only container, as the kernel would; only on a cluster of our own.
+    """Send SIGKILL to the only container of a pod, which needs a cluster of our own.
 
-    Raises CalledProcessError where it has ended already.
+    Raises:
+        CalledProcessError: The container has already ended.
     """
     container = pod["status"]["containerStatuses"][0]["containerID"].partition("//")[2]
     cluster.run("ctr", "--namespace=k8s.io", "tasks", "kill", "--signal=SIGKILL", container)
 
 
 def belongings(*places: Kubectl) -> set[str]:
-    """All that there is in some namespaces, or because of them in the cluster, but DataVolumes and what is of everybody."""
+    """Return all objects in these namespaces, and the cluster-scoped ones that belong to them.
+
+    DataVolumes, and what every namespace has, are excluded.
+    """
     namespaces = {place.namespace for place in places}
     found = {
         f"{each['kind']} {each['metadata']['namespace']}/{each['metadata']['name']}"
@@ -80,7 +88,7 @@ def belongings(*places: Kubectl) -> set[str]:
 
 
 def wait_belongings(expected: Callable[[], set[str]], patience: float, *places: Kubectl) -> None:
-    """Until there is exactly this, which may itself become another."""
+    """Wait until exactly the expected objects exist; `expected` is evaluated on each try."""
     until = time.monotonic() + patience
     while (found := belongings(*places)) != (wanted := expected()):
         assert time.monotonic() < until, {"left": sorted(found - wanted), "missing": sorted(wanted - found)}

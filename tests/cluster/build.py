@@ -1,4 +1,4 @@
-"""Build the cluster's programs and images, once for each set of inputs."""
+"""Builds of the cluster's programs and images, one for each set of inputs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.cluster.layout import BASE_IMAGE, PAUSE_IMAGE, SOURCES, ClusterError,
 from tests.cluster.toolchain import find_go
 
 KUBERNETES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet")
-"""Names of the one program that is all of them."""
+"""Names of the one binary that contains all of these programs."""
 
 _PROGRAMS = SOURCES / "programs"
 _CSI = SOURCES / "csi"
-_KEPT = 2  # builds of each kind, besides the one that is wanted now
+_KEPT = 2  # builds of each kind besides the current one
 _PACKAGES = {
     _PROGRAMS: (
         "./kubernetes",
@@ -41,14 +41,14 @@ _SNAPSHOT_CRDS = "github.com/kubernetes-csi/external-snapshotter/client/v8"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """Directories of what was built; their names change with what went into them."""
+    """Directories of the builds; their names contain a hash of their inputs."""
 
     programs: Path
     csi: Path
     images: Path
 
     def program(self, name: str) -> str:
-        """Path of a program, whichever of the two it is in."""
+        """Return the path of a program, which is in one of two directories."""
         return str(next(path for path in (self.programs / name, self.csi / name) if path.exists()))
 
     @property
@@ -57,7 +57,11 @@ class Built:
 
 
 def build(layout: Layout, say: Callable[[str], None]) -> Built:
-    """Build what is not there yet.  Raises ClusterError where that cannot be done."""
+    """Build what is missing.
+
+    Raises:
+        ClusterError: A build failed.
+    """
     layout.built.mkdir(parents=True, exist_ok=True)
     built = find(layout)
     if not (built.programs / "kubernetes").exists():
@@ -79,7 +83,7 @@ def build(layout: Layout, say: Callable[[str], None]) -> Built:
 
 
 def find(layout: Layout) -> Built:
-    """Where the builds of these sources are, or are to be."""
+    """Return where the builds of the current sources are, whether or not they exist yet."""
     programs = layout.built / f"programs-{_key(_sources(_PROGRAMS))}"
     csi = layout.built / f"csi-{_key(_sources(_CSI))}"
     parts = [f"{part} {part.stat().st_size} {part.stat().st_mtime_ns}" for part in images.base_parts()]
@@ -88,9 +92,9 @@ def find(layout: Layout) -> Built:
 
 
 def keep_program(layout: Layout, name: str, inputs: object, install: Callable[[Path], None]) -> Path:
-    """Return the path of a program, after `install` has put it into a directory if these inputs had not made it yet.
+    """Return the path of a program, after running `install` if these inputs have not been built yet.
 
-    Programs of other inputs are removed.  Raises what `install` raises.
+    Builds of other inputs are removed. Exceptions of `install` are passed on.
     """
     directory = layout.built / f"{name}-{hashlib.sha256(repr(inputs).encode()).hexdigest()[:12]}"
     layout.built.mkdir(parents=True, exist_ok=True)
@@ -106,9 +110,10 @@ def keep_program(layout: Layout, name: str, inputs: object, install: Callable[[P
 
 
 def keep_go_program(layout: Layout, module: Path) -> Path:
-    """Return the path of the program that is built from a Go module of this directory and has its name.
+    """Return the path of the program built from the Go module in this directory; its name is the module's.
 
-    Raises `ClusterError`.
+    Raises:
+        ClusterError: The build failed.
     """
     inputs = [(path.name, path.read_bytes()) for path in _sources(module)]
 
@@ -142,7 +147,7 @@ def _key(files: list[Path], *more: str) -> str:
 
 @contextlib.contextmanager
 def _place(final: Path) -> Iterator[Path]:
-    """A directory that becomes `final` when all went well."""
+    """Yield a temporary directory that is renamed to `final` if the body succeeds."""
     unfinished = final.with_name(final.name + ".new")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
@@ -186,7 +191,7 @@ def _go_build(layout: Layout, module: Path, directory: Path, linker: str) -> Non
 
 
 def go_environment(layout: Layout) -> dict[str, str]:
-    """What Go commands run with: caches of our own, which `purge` can take away."""
+    """Return the environment of Go commands, with caches of our own that `purge` can remove."""
     return {
         **os.environ,
         "CGO_ENABLED": "0",

@@ -1,4 +1,4 @@
-"""The controller as a process of this machine, and what tests ask of it."""
+"""The controller as a process on this machine, for tests."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl
 
 _ROOT = Path(__file__).parents[2]
-_PATIENCE = 180.0  # seconds until it is in sync, on a machine that is busy with other things
+_PATIENCE = 180.0  # seconds until the controller is in sync on a busy machine
 
 
 class Controller:
-    """One that can be killed and started again.  It acts in one namespace, which is where its Lease is too."""
+    """A controller process that can be killed and restarted; it acts in one namespace, which also holds its Lease."""
 
     def __init__(self, cluster: Cluster, namespace: str, image: str, *options: str, everywhere: bool = False) -> None:
         self._namespace = namespace
@@ -41,26 +41,26 @@ class Controller:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns when it leads and is in sync."""
+        """Start the process and return once it is the leader and in sync."""
         began = len(self.lines())
         self.begin()
         self.wait_line("in sync", after=began)
 
     def begin(self) -> None:
-        """Returns at once."""
+        """Start the process without waiting for it."""
         environment = {name: text for name, text in os.environ.items() if name not in ("CDI_HOME", "IMPORTER_IMAGE")}
         self._process = subprocess.Popen(
             self._command, cwd=_ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
         )
 
     def stop(self) -> int:
-        """As Kubernetes would; gives the exit status."""
+        """Send SIGTERM, as Kubernetes does, and return the exit status."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(60)
 
     def kill(self) -> None:
-        """As the kernel would."""
+        """Send SIGKILL, as the kernel does when memory runs out."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
@@ -76,14 +76,14 @@ class Controller:
         return self._process.pid
 
     def lines(self) -> list[dict[str, Any]]:
-        """Its log."""
+        """Return the lines of its log."""
         return [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
 
     def text(self) -> str:
         return Path(self._log.name).read_text()
 
     def wait_line(self, message: str, after: int = 0) -> dict[str, Any]:
-        """The first line with this message."""
+        """Return the first log line with this message, skipping the first `after` lines."""
         assert self._process is not None
         until = time.monotonic() + _PATIENCE
         while time.monotonic() < until:
@@ -96,7 +96,7 @@ class Controller:
         raise AssertionError(f"the controller did not say {message!r}: {self.text()[-4000:]}")
 
     def get(self, path: str) -> tuple[int, str]:
-        """Status and text of what it serves."""
+        """Return status and body of a GET request to its own HTTP server."""
         port = [line["port"] for line in self.lines() if line["message"] == "serving"][-1]
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
@@ -105,28 +105,28 @@ class Controller:
             return error.code, error.read().decode()
 
     def memory(self) -> int:
-        """Bytes that are resident."""
+        """Return its resident memory in bytes."""
         found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
         assert found is not None
         return int(found[1]) * 1024
 
     def processor_seconds(self) -> float:
-        """User and system time so far."""
+        """Return its user and system CPU time so far, in seconds."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Meddled(Controller):
-    """It runs in a program of the tests: `tests.cluster.dying` or `tests.cluster.withdrawing`."""
+    """A controller that runs inside a test program: `tests.cluster.dying` or `tests.cluster.withdrawing`."""
 
     def __init__(self, cluster: Cluster, namespace: str, image: str, program: list[str], *options: str) -> None:
-        """`program` is the module's last name and its own arguments."""
+        """Prepare the command; `program` is the module's last name and its own arguments."""
         super().__init__(cluster, namespace, image, "--no-leader-election", *options)
         self._command = [sys.executable, "-m", f"tests.cluster.{program[0]}", *program[1:], *self._command[3:]]
 
 
 def definitions(cluster: Cluster) -> None:
-    """Make the cluster know our kinds."""
+    """Install our custom resource definitions in the cluster."""
     given = f"--filename={_ROOT / 'crds'}"
     cluster.kubectl.run("apply", "--server-side", "--force-conflicts", given)
     cluster.kubectl.run("wait", "--for=condition=Established", given, "--timeout=150s")
@@ -136,7 +136,7 @@ def definitions(cluster: Cluster) -> None:
 def controller(
     cluster: Cluster, namespace: Kubectl, *options: str, image: str | None = None, everywhere: bool = False
 ) -> Iterator[Controller]:
-    """A controller for one namespace, or with `everywhere` for the cluster, from before to after."""
+    """Run a controller for one namespace, or with `everywhere` for the whole cluster."""
     definitions(cluster)
     name = namespace.namespace
     assert name
@@ -152,6 +152,6 @@ def controller(
 
 @pytest.fixture()
 def running(cluster: Cluster, namespace: Kubectl) -> Iterator[Controller]:
-    """A controller in the test's namespace."""
+    """Run a controller in the test's namespace."""
     with controller(cluster, namespace) as made:
         yield made

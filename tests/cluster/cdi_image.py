@@ -1,4 +1,4 @@
-"""The project's own image on the cluster."""
+"""The project's own image in the cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _SCRIPT = Path(__file__).parents[2] / "scripts/image"
 
 
 def provide(cluster: Cluster) -> str:
-    """The image's name, once the cluster can run it.  CDI_TEST_CDI_IMAGE names one for a cluster of someone else's."""
+    """Return the image's name after making it available to the cluster.
+
+    On a foreign cluster, CDI_TEST_CDI_IMAGE names it.
+    """
     if cluster.layout is None:
         name = os.environ.get("CDI_TEST_CDI_IMAGE", "")
         if not name:
@@ -31,7 +34,7 @@ def provide(cluster: Cluster) -> str:
 
 
 def archived() -> Path:
-    """The archive, built where it is not there yet."""
+    """Return the path of the image archive, building it if it is missing."""
     done = subprocess.run([sys.executable, _SCRIPT], check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         pytest.fail("scripts/image failed", pytrace=False)

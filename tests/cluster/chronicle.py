@@ -1,7 +1,7 @@
-"""What happens in a namespace, followed from the outside while a test runs: every state of every object.
+"""Event log of a namespace: every state of every object, recorded from outside while a test runs.
 
-A list and then a watch from there, taken up again where it broke off, so that nothing is missed; and hundreds of objects
-can be waited for at the price of a few.
+Each kind is listed once and then watched from that version; a broken watch is resumed, so nothing is missed. Waiting
+for hundreds of objects costs about as much as waiting for a few.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FOLLOWED = (DATA_VOLUMES, CLAIMS, PODS, EVENTS)
 
 
 class Chronicle:
-    """Of the objects of some kinds, which are named by their plurals.  It may be read while it is being written."""
+    """Recorded states of objects by kind (plural name); reads are safe while it is being written."""
 
     def __init__(self) -> None:
         self._news = threading.Condition()
@@ -40,14 +40,14 @@ class Chronicle:
                 async with contextlib.aclosing(watch) as changes:
                     async for change in changes:
                         document = change["object"]
-                        if change["type"] == "ERROR":  # a server that has just come up knows no history
+                        if change["type"] == "ERROR":  # a restarted API server has no watch history
                             raise HistoryExpired(str(document.get("message")))
                         version = document["metadata"]["resourceVersion"]
                         self._write_down(resource.plural, change["type"], document)
             except HistoryExpired:
                 version = ""
             except CdiError:
-                await asyncio.sleep(0.2)  # the server is away
+                await asyncio.sleep(0.2)  # the API server does not answer
 
     async def _list(self, blocking: Blocking, resource: Resource, namespace: str) -> str:
         listing = await blocking.client.list(resource, namespace)
@@ -66,17 +66,17 @@ class Chronicle:
         key = kind, document["metadata"]["name"]
         with self._news:
             states = self._states.setdefault(key, [])
-            # A watch that begins anew tells again what was known.
+            # A restarted watch repeats known states.
             if not states or states[-1]["metadata"]["resourceVersion"] != document["metadata"]["resourceVersion"]:
                 states.append(document)
             if change == "DELETED":
                 self._gone[key] = len(states)
             self._news.notify_all()
 
-    # --- what is known ------------------------------------------------------------------------------------------
+    # --- Recorded states ----------------------------------------------------------------------------------------
 
     def states(self, kind: str, name: str = "") -> list[Document]:
-        """In their order; of all objects of the kind where none is named."""
+        """Return the states in order, of all objects of the kind if no name is given."""
         with self._news:
             return [
                 state for key, states in self._states.items() if key[0] == kind and name in ("", key[1])
@@ -84,12 +84,12 @@ class Chronicle:
             ]  # fmt: skip
 
     def names(self, kind: str) -> set[str]:
-        """Of all objects that there ever were."""
+        """Return the names of all objects that have ever existed."""
         with self._news:
             return {name for each, name in self._states if each == kind}
 
     def present(self, kind: str) -> dict[str, Document]:
-        """The objects that are there, by name."""
+        """Return the objects that exist now, by name."""
         with self._news:
             return {
                 key[1]: states[-1] for key, states in self._states.items()
@@ -97,7 +97,7 @@ class Chronicle:
             }  # fmt: skip
 
     def phases(self, name: str) -> list[str]:
-        """Of a DataVolume, one after the other."""
+        """Return the successive phases of a DataVolume."""
         found: list[str] = []
         for state in self.states("datavolumes", name):
             phase = state.get("status", {}).get("phase", "")
@@ -106,7 +106,7 @@ class Chronicle:
         return found
 
     def reasons(self, name: str, condition: str) -> list[str]:
-        """All that a DataVolume's condition ever had, one after the other."""
+        """Return the successive reasons of a DataVolume's condition."""
         found: list[str] = []
         for state in self.states("datavolumes", name):
             for each in state.get("status", {}).get("conditions", []):
@@ -115,7 +115,7 @@ class Chronicle:
         return found
 
     def events(self, name: str, kind: str = "DataVolume") -> list[Document]:
-        """About an object, in the order in which they came, none twice."""
+        """Return the Events about an object in order of arrival, the last state of each."""
         found = {
             each["metadata"]["name"]: each
             for each in self.states("events")
@@ -127,15 +127,24 @@ class Chronicle:
         return [each["reason"] for each in self.events(name, kind)]
 
     def left_behind(self) -> list[str]:
-        """What imports make for themselves and must take away again."""
+        """Return the temporary objects of imports that still exist."""
         pods = [f"pod {name}" for name, pod in self.present("pods").items() if _is_worker(pod)]
         claims = self.present("persistentvolumeclaims")
         return pods + [f"claim {name}" for name in claims if name.startswith("prime-") or name.endswith("-scratch")]
 
-    # --- waiting ------------------------------------------------------------------------------------------------
+    # --- Waiting ------------------------------------------------------------------------------------------------
 
     def until(self, what: str, there: Callable[[], Any], patience: float) -> Any:
-        """As soon as `there` gives something true, that.  `what` names it for the AssertionError after `patience`."""
+        """Wait until `there` returns a true value, and return it.
+
+        Args:
+            what: Describes the awaited state in the error.
+            there: Evaluated after each recorded change.
+            patience: Timeout in seconds.
+
+        Raises:
+            AssertionError: The timeout has expired.
+        """
         until = time.monotonic() + patience
         with self._news:
             while not (found := there()):
@@ -146,7 +155,7 @@ class Chronicle:
         return found
 
     def wait(self, kind: str, name: str, what: str, ready: Callable[[Document], Any], patience: float) -> Document:
-        """The first state of an object to which `ready` says yes, past ones included."""
+        """Return the first state of an object, past or future, for which `ready` is true."""
 
         def there() -> Document | None:
             return next((state for state in self._states.get((kind, name), []) if ready(state)), None)
@@ -155,7 +164,7 @@ class Chronicle:
         return found
 
     def wait_phase(self, name: str, *phases: str, patience: float) -> Document:
-        """The first state of a DataVolume in one of these; fails at once where it is to be Succeeded and fails."""
+        """Return the first state of a DataVolume in one of these phases, failing early if it becomes Failed."""
 
         def there(document: Document) -> bool:
             phase = document.get("status", {}).get("phase")
@@ -165,7 +174,7 @@ class Chronicle:
         return self.wait("datavolumes", name, " or ".join(phases), there, patience)
 
     def wait_clean(self, patience: float) -> None:
-        """Until nothing is there of what imports make for themselves."""
+        """Wait until the temporary objects of imports are deleted."""
         self.until("everything is cleared away", lambda: not self.left_behind(), patience)
 
     def _summary(self) -> str:
@@ -188,7 +197,7 @@ def _is_worker(pod: Document) -> bool:
 
 @contextlib.contextmanager
 def following(kubectl: Kubectl, resources: tuple[Resource, ...] = FOLLOWED) -> Iterator[Chronicle]:
-    """The namespace's chronicle, from before to after."""
+    """Record the objects of a namespace while the context lasts."""
     chronicle = Chronicle()
     with Blocking(connect(str(kubectl.kubeconfig))) as blocking:
         for resource in resources:

@@ -1,4 +1,4 @@
-"""The cluster as tests see it: the one that is brought up here, or the one that CDI_TEST_KUBECONFIG names."""
+"""The cluster under test: our own, or the one that CDI_TEST_KUBECONFIG names."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from tests.cluster.layout import BASE_IMAGE, HOST_ADDRESS, ClusterError, Layout
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageClass:
-    """What tests want to know of a storage class."""
+    """Properties of a storage class that tests depend on."""
 
     name: str
     provisioner: str
     waits: bool
-    """For the first consumer, before a volume is made."""
+    """The class creates volumes only for a first consumer (WaitForFirstConsumer)."""
     csi: bool
-    """Its provisioner has a CSIDriver object."""
+    """The provisioner has a CSIDriver object."""
     expands: bool
     snapshot_class: str
-    """Of the same driver; empty where there is none."""
+    """VolumeSnapshotClass of the same driver, empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """A Kubernetes to test on."""
+    """A Kubernetes cluster to test on."""
 
     kubectl: Kubectl
     image: str
-    """An image with /bin/sh and the usual small programs."""
+    """Image with /bin/sh and the usual small programs."""
     host_address: str
-    """Where pods and the API server reach this machine."""
+    """Address at which pods and the API server reach this machine."""
     layout: Layout | None
-    """Of the cluster that is our own, None where it is someone else's."""
+    """Layout of our own cluster, None for a foreign one."""
 
     def storage_classes(self) -> tuple[StorageClass, ...]:
-        """Every one, those first that are there longest; with CDI_TEST_STORAGE_CLASSES=name,… only those.
+        """Return all storage classes, oldest first; CDI_TEST_STORAGE_CLASSES=name,… restricts them.
 
-        Other tests make some for themselves, and take them away again.
+        Other tests create and delete classes of their own meanwhile.
         """
         drivers = {each["metadata"]["name"] for each in self.kubectl.get_all("csidrivers")}
         snapshots = {each["driver"]: each["metadata"]["name"] for each in self.kubectl.get_all("volumesnapshotclasses")}
@@ -68,50 +68,58 @@ class Cluster:
 
     @contextlib.contextmanager
     def namespace(self, prefix: str = "test") -> Iterator[Kubectl]:
-        """A namespace of one's own, which goes in the background afterwards."""
+        """Create a namespace, which is deleted in the background afterwards."""
         name = f"{prefix}-{secrets.token_hex(4)}"
         self.kubectl.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         within = self.kubectl.within(name)
         try:
-            # A pod that is made before its service account is refused.
+            # Pods are rejected until the namespace has its default service account.
             within.wait("serviceaccount", "default", "there", lambda _: True)
             yield within
         finally:
             self.kubectl.delete("namespace", name, wait=False)
 
     def stop(self, program: str) -> None:
-        """End one of the node's programs (`scripts/cluster status` names them) until `start`."""
+        """Stop one of the node's programs (`scripts/cluster status` lists them) until `start`."""
         node.order(self._own(), do="stop", name=program)
 
     def start(self, program: str) -> None:
-        """Start a program that was stopped."""
+        """Start a stopped program."""
         node.order(self._own(), do="restart", name=program)
 
     def restart(self, program: str) -> None:
-        """End a program as an upgrade would, and start it again."""
+        """Restart a program with SIGTERM, as an upgrade does."""
         node.order(self._own(), do="restart", name=program)
 
     def kill(self, program: str) -> None:
-        """End a program as a crash would; it is started again at once."""
+        """Kill a program as a crash would; the node restarts it at once."""
         node.order(self._own(), do="kill", name=program)
 
     def wait_ready(self, patience: float = 180.0) -> None:
-        """Until the API server answers.  Raises ClusterError after `patience` seconds."""
+        """Wait until the API server answers.
+
+        Raises:
+            ClusterError: It did not answer within `patience` seconds.
+        """
         lifecycle.wait_ready(self._own(), patience)
 
     def load_image(self, archive: Path) -> None:
-        """Give the node the images of an OCI or Docker archive, as a pull would."""
+        """Load the images of an OCI or Docker archive on the node, as a pull would."""
         lifecycle.load_image(self._own(), archive)
 
     def allow_plain_registry(self, address: str) -> None:
         """Let the node pull over HTTP from the registry at `address` (host:port)."""
         directory = self._own().settings / "registries" / address
         directory.mkdir(parents=True, exist_ok=True)
-        # Without a host section, containerd 1.6 takes the whole file for faulty.
+        # containerd 1.6 rejects the whole file without a host section.
         (directory / "hosts.toml").write_text(f'server = "http://{address}"\n[host."http://{address}"]\n')
 
     def run(self, *argv: str) -> str:
-        """What a command prints that runs in the node as its root.  Raises CalledProcessError where it fails."""
+        """Return the output of a command run as root in the node.
+
+        Raises:
+            CalledProcessError: The command failed.
+        """
         command = lifecycle.inside(self._own(), *argv)
         return subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
 
@@ -122,7 +130,11 @@ class Cluster:
 
 
 def own(layout: Layout) -> Cluster:
-    """The cluster that is up here.  Raises ClusterError where there is none."""
+    """Return our own running cluster.
+
+    Raises:
+        ClusterError: No cluster is up.
+    """
     if not lifecycle.running(layout):
         raise ClusterError("no test cluster is up")
     return Cluster(
@@ -138,10 +150,12 @@ def own(layout: Layout) -> Cluster:
 
 
 def named(kubeconfig: Path) -> Cluster:
-    """Someone else's cluster.
+    """Return the cluster of a kubeconfig.
 
-    CDI_TEST_IMAGE says which image its pods are to have, CDI_TEST_HOST_ADDRESS where they reach this machine.
-    Raises ClusterError where there is no kubectl, or the file is not there.
+    CDI_TEST_IMAGE names the image for test pods, CDI_TEST_HOST_ADDRESS the address at which pods reach this machine.
+
+    Raises:
+        ClusterError: There is no kubectl, or no such file.
     """
     if not kubeconfig.is_file():
         raise ClusterError(f"CDI_TEST_KUBECONFIG: there is no file {kubeconfig}")
