@@ -1,6 +1,6 @@
-"""What runs on the node and how it is configured.
+"""Programs that run on the node, and their configuration.
 
-Inside the node the usual paths are its own: /var/lib/kubelet, /var/lib/containerd, /run/containerd (see `node`).
+Inside the node the usual paths are private to it: /var/lib/kubelet, /var/lib/containerd, /run/containerd (see `node`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.cluster.layout import (
 
 CSI_DRIVER = "csi.cdi.test"
 LOCAL_PROVISIONER = "local.cdi.test"
-"""It has no CSIDriver object."""
+"""Provisioner without a CSIDriver object."""
 
 CNI_DIRECTORIES = (Path("/usr/lib/cni"), Path("/opt/cni/bin"), Path("/usr/libexec/cni"))
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
@@ -33,20 +33,24 @@ _KUBELET = "/var/lib/kubelet"
 _CSI_SOCKET = f"{_KUBELET}/plugins/{CSI_DRIVER}/csi.sock"
 _MOST_PODS = 500
 _CAP_SYS_RESOURCE = 24
-# The sidecars wait for what a test makes next; their own longest pause is five minutes.
+# The sidecars retry after what a test creates next; their default maximum interval is five minutes.
 _RETRIES = ("--retry-interval-start=200ms", "--retry-interval-max=5s", "--kube-api-qps=100", "--kube-api-burst=200")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
-    """A program of the node, under the name that its log has."""
+    """A program of the node; its log file has the same name."""
 
     name: str
     argv: tuple[str, ...]
 
 
 def cni_directory() -> Path:
-    """Where the CNI plugins are; ClusterError where they are not."""
+    """Return the directory with the CNI plugins.
+
+    Raises:
+        ClusterError: The plugins are not installed.
+    """
     for directory in CNI_DIRECTORIES:
         if all((directory / plugin).exists() for plugin in ("bridge", "host-local", "loopback", "portmap")):
             return directory
@@ -155,7 +159,7 @@ def _kubelet(layout: Layout) -> dict[str, object]:
         "resolvConf": f"{settings}/resolv.conf",
         "maxPods": _MOST_PODS,
         "serializeImagePulls": False,
-        # The disk is the machine's, however full it is: nobody is to be evicted, no image to be removed for that.
+        # The disk is the machine's, however full it is: it must not cause evictions or image removal.
         "evictionHard": {
             "memory.available": "1Mi",
             "nodefs.available": "0%",
@@ -177,7 +181,7 @@ def _proxy(layout: Layout) -> dict[str, object]:
         "mode": "iptables",
         "clusterCIDR": POD_NETWORK,
         "oomScoreAdj": 0,
-        # Limits of the machine's connection table, which are not the node's to set.
+        # The connection tracking limits belong to the machine, so the node must not set them.
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
         "iptables": {"minSyncPeriod": "0s", "syncPeriod": "30s"},
     }
@@ -197,12 +201,12 @@ def _corefile(layout: Layout) -> str:
 
 
 def runtime(layout: Layout) -> Component:
-    """The container runtime."""
+    """Return the container runtime."""
     return Component(name="containerd", argv=(_found("containerd"), "--config", f"{layout.settings}/containerd.toml"))
 
 
 def store(layout: Layout, built: Built) -> Component:
-    """The cluster's database.  It does not wait for the disk: nothing in it outlives the cluster."""
+    """Return etcd; it runs without fsync because its data does not outlive the cluster."""
     client, peer = "http://127.0.0.1:2379", "http://127.0.0.1:2380"
     return Component(
         name="etcd",
@@ -216,7 +220,7 @@ def store(layout: Layout, built: Built) -> Component:
 
 
 def api_server(layout: Layout, built: Built) -> Component:
-    """The API server, with the admission plugins and the aggregation layer of a usual cluster."""
+    """Return the API server, with the admission plugins and the aggregation layer of a usual cluster."""
     settings = layout.settings
     return Component(
         name="kube-apiserver",
@@ -245,7 +249,7 @@ def api_server(layout: Layout, built: Built) -> Component:
 
 
 def control_plane(layout: Layout, built: Built) -> tuple[Component, ...]:
-    """What acts on objects and needs nothing but the API server."""
+    """Return the controllers and the scheduler, which need nothing but the API server."""
     settings, admin = layout.settings, f"--kubeconfig={layout.settings}/admin.kubeconfig"
 
     def delegated(name: str) -> tuple[str, ...]:
@@ -280,7 +284,7 @@ def control_plane(layout: Layout, built: Built) -> tuple[Component, ...]:
 
 
 def node_agents(layout: Layout, built: Built) -> tuple[Component, ...]:
-    """What makes the machine a node: the kubelet, services, and storage."""
+    """Return the kubelet, kube-proxy and the storage drivers."""
     settings, admin = layout.settings, f"--kubeconfig={layout.settings}/admin.kubeconfig"
     tag = f"--tag={layout.loop_tag}"
     csi = f"--csi-address={_CSI_SOCKET}"

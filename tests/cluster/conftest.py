@@ -1,8 +1,8 @@
-"""The cluster for the tests in this directory: up before the first, down after the last.
+"""Fixtures of the cluster tests: the cluster is started before the first test and removed after the last.
 
-With CDI_TEST_KUBECONFIG the tests run on the cluster that it names.  A cluster that was up before is left up, as is one
-that these tests brought up when they are run with --keep.  The tests are collected only when they are asked for:
-`pytest tests/cluster`, not `pytest`.
+With CDI_TEST_KUBECONFIG the tests run on the cluster that it names. A cluster that was already running is kept, and so
+is one that these tests started with --keep. The tests are collected only on request: `pytest tests/cluster`, not
+`pytest`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from tests.cluster.kubectl import Kubectl
 from tests.cluster.layout import ClusterError, Layout
 
 _OURS = pytest.StashKey[bool]()
-_TIMEOUT = 900  # seconds for one test, with what it has first to set up
+_TIMEOUT = 900  # seconds for one test, including its fixtures
 _LONG = ("test_upload", "test_guest", "test_clone_kills", "test_apiserver", "test_controller_process", "test_worker_pod")
-"""Files that take minutes, and those whose tests wait for one another: what begins last ends last."""
+"""Files that take minutes, or whose tests wait for each other; they start first because they end last."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,7 +51,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    # In the first process, before any test's time runs: a first build takes long.
+    # In the first process and before any test's timeout starts, because a first build takes long.
     config = session.config
     if hasattr(config, "workerinput") or config.option.collectonly or "CDI_TEST_KUBECONFIG" in os.environ:
         return
@@ -75,7 +75,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ours = [item for item in items if Path(__file__).parent in item.path.parents]
-    # Pods take seconds where functions take none, and more on a busy machine.
+    # Pods take seconds to start, and more on a busy machine.
     for item in ours:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(_TIMEOUT))
@@ -85,7 +85,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> clusters.Cluster:
-    """The cluster to test on, which knows our kinds."""
+    """Return the cluster to test on, with our definitions installed."""
     named = os.environ.get("CDI_TEST_KUBECONFIG")
     cluster = clusters.named(Path(named)) if named else clusters.own(Layout.default())
     definitions(cluster)
@@ -94,12 +94,12 @@ def cluster() -> clusters.Cluster:
 
 @pytest.fixture(scope="session")
 def cdi_image(cluster: clusters.Cluster) -> str:
-    """The name of the project's own image, which the cluster can run."""
+    """Return the name of the project's own image, available to the cluster."""
     return provide(cluster)
 
 
 @pytest.fixture()
 def namespace(cluster: clusters.Cluster) -> Iterator[Kubectl]:
-    """kubectl in a namespace of the test's own."""
+    """Yield kubectl in a namespace of the test's own."""
     with cluster.namespace() as kubectl:
         yield kubectl

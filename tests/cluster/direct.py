@@ -1,7 +1,7 @@
-"""Requests to the API server in the name of a kubeconfig's user: what kubectl does, without a process for each.
+"""API requests with a kubeconfig's credentials: what kubectl does, without a process for each.
 
-A kubectl takes a tenth of a processor's second to begin, and tests ask several times a second.  The project's own client
-(`cdi.kube`) is among what they test.
+Starting kubectl takes a tenth of a second of CPU time, and tests make several requests a second. The project's own
+client (`cdi.kube`) cannot be used because it is itself under test.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _DISCOVERY: Final = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDisc
 _MERGE: Final = "application/merge-patch+json"
 _APPLY: Final = "application/apply-patch+yaml"
 _SILENCE = 30.0
-"""Seconds without a word after which a watch is begun anew."""
+"""Seconds without data after which a watch is restarted."""
 _RETRIES = urllib3.Retry(total=10, connect=0, read=0, redirect=False, other=0, allowed_methods=None, raise_on_status=False)
-"""An answer that says when to come again is followed, as kubectl does."""
+"""A response with Retry-After is retried, as kubectl does."""
 
 
 class RequestError(OSError):
-    """The API server said no, or was not there; the text is what kubectl would say."""
+    """The API server is unreachable or returned an error; the text is what kubectl would print."""
 
     def __init__(self, text: str, status: int = 0) -> None:
         super().__init__(text)
@@ -41,7 +41,7 @@ class RequestError(OSError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """A resource as discovery has it."""
+    """A resource as discovery describes it."""
 
     base: str
     """``/api/v1`` or ``/apis/GROUP/VERSION``."""
@@ -53,7 +53,7 @@ class Kind:
     namespaced: bool
 
     def names(self) -> set[str]:
-        """What it can be called, in small letters."""
+        """Return all lower-case names that select the resource."""
         alone = {self.plural, self.singular or self.kind.lower(), self.kind.lower(), *self.short}
         return alone | {f"{name}.{self.group}" for name in (self.plural, self.kind.lower())}
 
@@ -63,23 +63,23 @@ class Kind:
 
 
 class Direct:
-    """One user of one API server.  Threads may share it."""
+    """A thread-safe client with one user of one API server."""
 
     def __init__(self, kubeconfig: Path) -> None:
-        if ":" in str(kubeconfig):  # which would be two files
+        if ":" in str(kubeconfig):  # the client library would read two files
             self._client: ApiClient = new_client_from_config_dict(
                 json.loads(kubeconfig.read_text()), persist_config=False
             )
         else:
             self._client = new_client_from_config(config_file=str(kubeconfig), persist_config=False)
         self._kinds: dict[str, Kind] = {}
-        """By all its names, and by its path and kind; the server's order says which one has a name."""
+        """Resources by each of their names, and by path and kind; the first in the server's order owns a name."""
         self._lock = threading.Lock()
 
-    # --- objects ------------------------------------------------------------------------------------------------
+    # --- Objects --------------------------------------------------------------------------------------------
 
     def read(self, path: str) -> Any:
-        """What is at a path: a document, or text."""
+        """Return what is at a path: a document, or text."""
         text = bytes(self._request("GET", path, {}, None, "").data).decode()
         return json.loads(text) if text.startswith("{") else text
 
@@ -87,13 +87,13 @@ class Direct:
         return self._ask("GET", self._named(kind).path(namespace, name))
 
     def list(self, kinds: str, namespace: str, **selectors: str) -> list[Document]:
-        """Of several kinds where commas are between them."""
+        """Return the objects of one or several comma-separated kinds."""
         return [one for kind in kinds.split(",") for one in self._list(self._named(kind), namespace, selectors)]
 
     def _list(self, kind: Kind, namespace: str, selectors: Mapping[str, str]) -> Iterator[Document]:
         answer = self._ask("GET", kind.path(namespace), selectors)
         for item in answer["items"]:
-            # Of a list's items nobody says what they are.
+            # The items of a list have no apiVersion and kind.
             yield {"apiVersion": answer["apiVersion"], "kind": kind.kind, **item}
 
     def create(self, document: Document, namespace: str) -> Document:
@@ -111,7 +111,7 @@ class Direct:
         self._ask("PATCH", self._named(kind).path(namespace, name), options, patch, _MERGE)
 
     def delete(self, kind: str, namespace: str, name: str) -> str:
-        """The uid of what is being deleted; empty where there is no such object."""
+        """Delete an object and return its uid, or "" if it does not exist."""
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         path = self._named(kind).path(namespace, name)
         try:
@@ -124,7 +124,7 @@ class Direct:
         return str(details.get("uid") or "")
 
     def wait_gone(self, kind: str, namespace: str, name: str, patience: float, uid: str = "") -> bool:
-        """Whether the object that has this name now, or has this uid, went within `patience` seconds."""
+        """Return whether the object with this uid, or the current one, is deleted within `patience` seconds."""
         until, pause = time.monotonic() + patience, 0.02
         while True:
             try:
@@ -146,7 +146,7 @@ class Direct:
         return bytes(answer.data).decode(errors="replace")
 
     def watch(self, kind: str, namespace: str, name: str, until: float) -> Iterator[Document]:
-        """Events of one object, from its state now on, until the server ends that or the time is up."""
+        """Yield the events of one object from its current state on, until the server or the deadline ends the watch."""
         left = until - time.monotonic()
         options = {
             "watch": "true", "fieldSelector": f"metadata.name={name}", "timeoutSeconds": str(max(1, int(left) + 1)),
@@ -155,7 +155,7 @@ class Direct:
             with contextlib.suppress(urllib3.exceptions.HTTPError):
                 yield from events(answer.stream(1 << 16))
 
-    # --- requests -----------------------------------------------------------------------------------------------
+    # --- Requests -------------------------------------------------------------------------------------------
 
     def _ask(
         self, method: str, path: str, options: Mapping[str, str] | None = None, body: Document | None = None,
@@ -193,7 +193,7 @@ class Direct:
             raise _refusal(answer, doing)
         return answer
 
-    # --- kinds --------------------------------------------------------------------------------------------------
+    # --- Discovery ------------------------------------------------------------------------------------------
 
     def _place(self, document: Document, namespace: str, name: str = "") -> str:
         version, kind = document["apiVersion"], document["kind"]
@@ -210,7 +210,7 @@ class Direct:
         return found
 
     def _known(self, name: str) -> Kind | None:
-        """What is not known may have come since."""
+        """Return the resource, repeating discovery for an unknown name because it may have been added since."""
         if name not in self._kinds:
             with self._lock:
                 kinds: dict[str, Kind] = {}
@@ -223,7 +223,7 @@ class Direct:
 
 
 def events(chunks: Iterable[bytes]) -> Iterator[Document]:
-    """What a watch says, a document a line however it is cut up, until it says that it is at its end."""
+    """Yield the events of a watch, one JSON document a line in chunks of any size, until an ERROR event."""
     pending = b""
     for chunk in chunks:
         *lines, pending = (pending + chunk).split(b"\n")
@@ -240,7 +240,7 @@ def _direct(kubeconfig: Path, written: int) -> Direct:  # noqa: ARG001  another 
 
 
 def direct(kubeconfig: Path) -> Direct:
-    """The same one for the same kubeconfig, as long as nobody writes it anew."""
+    """Return the client of a kubeconfig, which is shared until the file changes."""
     return _direct(kubeconfig, kubeconfig.stat().st_mtime_ns)
 
 

@@ -1,8 +1,10 @@
-"""A controller that dies at every step, once: `python -m tests.cluster.dying DIRECTORY controller …`
+"""Kill point test: a controller that is killed at every step once.
 
-It is killed right after a write such as it has not made before, and started again; so each place between two writes is one
-where it died.  What such a write is like is kept in the directory.  Events are not counted: what is told again is no step.
-A start costs a fork, since everything is imported before.
+    python -m tests.cluster.dying DIRECTORY controller …
+
+It is killed right after each write that differs from all earlier ones, and restarted, so every gap between two writes
+is tested. The steps seen so far are stored in the directory. Events are not counted: repeating one is not a step. A
+restart costs only a fork, because everything is imported beforehand.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def step_of(verb: str, resource: Resource, arguments: tuple[Any, ...]) -> str:
-    """What a write is like: which object it is about, and what of it is new.  Uids and counters do not matter."""
+    """Describe a write by its object and the fields it sets, without uids and counters."""
     body: Any = next((each for each in arguments if isinstance(each, dict)), {})
     name = arguments[1] if len(arguments) > 1 and isinstance(arguments[1], str) else body["metadata"]["name"]
     metadata, status = body.get("metadata") or {}, body.get("status") or {}
@@ -42,7 +44,7 @@ def step_of(verb: str, resource: Resource, arguments: tuple[Any, ...]) -> str:
 
 
 def after_writes(then: Callable[[str], Awaitable[None]]) -> None:
-    """Whenever something was written that is no event, `then` is told what that was like."""
+    """Call `then` with the description of every write except Events."""
 
     def followed(write: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         @functools.wraps(write)
@@ -66,13 +68,13 @@ def _die_once_after_each(known: Path) -> None:
             with known.open("a") as file:
                 file.write(f"{step}\n")
             say("died", after=step)
-            os._exit(DIED)  # no handler runs, nothing is flushed, no connection is closed
+            os._exit(DIED)  # no handler runs, no buffer is flushed, no connection is closed
 
     after_writes(last)
 
 
 def say(message: str, **more: str) -> None:
-    """A line among those of the controller."""
+    """Write a line to the controller's log."""
     os.write(1, json.dumps({"message": message, **more}).encode() + b"\n")
 
 
@@ -84,7 +86,7 @@ def _live(known: Path, arguments: list[str]) -> None:
 
 
 def _again_and_again(known: Path, arguments: list[str]) -> int:
-    """Until it ends in any other way; gives that exit status."""
+    """Restart the controller until it ends in any other way, and return that exit status."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     while True:
         child = os.fork()

@@ -1,4 +1,4 @@
-"""Helm, built from its Go modules and kept, for the tests of the chart."""
+"""Helm for the chart's tests, built from its Go modules and cached."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VERSION = "v3.22.0"
 CHART = Path(__file__).resolve().parents[2] / "charts" / "cdi"
 
 _KUBERNETES = ("1", "34")
-"""What a template is rendered for where there is no cluster to ask: of the test cluster."""
+"""Kubernetes version that templates are rendered for without a cluster: the test cluster's."""
 _LINKER = " ".join(
     (
         "-s -w",
@@ -35,11 +35,15 @@ _LINKER = " ".join(
 
 
 class HelmError(Exception):
-    """Helm said no; the text is what it said."""
+    """Helm failed; the text is its error message."""
 
 
 def build(layout: Layout) -> Path:
-    """The program, built if it is not there yet.  Raises ClusterError where that cannot be done."""
+    """Return the path of the program, building it if it is missing.
+
+    Raises:
+        ClusterError: The build failed.
+    """
     return keep_program(layout, "helm", (VERSION, _LINKER), partial(_install, layout))
 
 
@@ -67,18 +71,22 @@ class Helm:
 
     program: Path
     home: Path
-    """A directory for its configuration and caches."""
+    """Directory for its configuration and caches."""
     kubeconfig: Path | None = None
-    """None where nothing is asked of a cluster."""
+    """None if no cluster is used."""
     namespace: str = "default"
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
     def within(self, namespace: str) -> Helm:
-        """The same for another namespace."""
+        """Return the same Helm in another namespace."""
         return replace(self, namespace=namespace)
 
     def run(self, *arguments: str, values: Mapping[str, Any] | None = None, patience: float = 300.0) -> str:
-        """What Helm prints; `values` go before the chart's own.  Raises HelmError where it fails."""
+        """Return what Helm prints; `values` override the chart's.
+
+        Raises:
+            HelmError: Helm failed.
+        """
         command = [str(self.program), *arguments, f"--namespace={self.namespace}"]
         if values is not None:
             command.append("--values=-")
@@ -88,7 +96,7 @@ class Helm:
                 **self.environment,
                 "HOME": str(self.home),
                 **{f"HELM_{name}_HOME": str(self.home / name.lower()) for name in ("CACHE", "CONFIG", "DATA")},
-                # Where there is none, it shall not find the user's either.
+                # Without a kubeconfig, Helm must not use the user's.
                 "KUBECONFIG": str(self.kubeconfig or self.home / "no-kubeconfig"),
             },
             input="" if values is None else json.dumps(values),
@@ -102,5 +110,5 @@ class Helm:
         return done.stdout
 
     def template(self, release: str, values: Mapping[str, Any] | None = None, *more: str) -> str:
-        """The chart's manifests, hooks among them."""
+        """Return the chart's rendered manifests, including hooks."""
         return self.run("template", release, str(CHART), *more, values=values or {})

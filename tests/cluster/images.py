@@ -1,4 +1,4 @@
-"""Container images out of a few files, without a builder: OCI archives that containerd imports."""
+"""Container images from a few files, without a builder: OCI archives that containerd imports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
-    """Something in an image: content, or with `link` a symbolic link, or with neither a directory."""
+    """An entry of an image: a file with content, a symbolic link with `link`, otherwise a directory."""
 
     content: bytes | None = None
     link: str = ""
@@ -28,9 +28,13 @@ class File:
 
 
 def write_archive(path: Path, name: str, files: Mapping[str, File], config: Mapping[str, object]) -> None:
-    """Write an OCI image layout as a tar file, the same bytes for the same arguments.
+    """Write an OCI image layout as a reproducible tar file.
 
-    `name` is the image's reference, `config` the `config` object of the OCI image configuration.
+    Args:
+        path: The archive to write.
+        name: The image's reference.
+        files: The entries by path.
+        config: The `config` object of the OCI image configuration.
     """
     layer = _layer(files)
     digest = hashlib.sha256(layer).hexdigest()
@@ -108,20 +112,25 @@ def _text(lines: Iterable[str]) -> File:
 
 
 def pause(path: Path, name: str, program: Path) -> None:
-    """The image that holds each pod together."""
+    """Write the image of the container that holds a pod's namespaces."""
     write_archive(path, name, {"pause": File(content=program.read_bytes())}, {"Entrypoint": ["/pause"]})
 
 
 def base_parts() -> list[Path]:
-    """This machine's files that go into the base image: busybox, curl and the libraries that they load.
+    """Return this machine's files for the base image: busybox, curl and the libraries that they load.
 
-    Raises CalledProcessError where it cannot be told which those are.
+    Raises:
+        CalledProcessError: The libraries cannot be determined.
     """
     return parts("busybox", "curl")
 
 
 def parts(*programs: str) -> list[Path]:
-    """Programs of this machine, and after each the libraries that it loads.  Raises CalledProcessError."""
+    """Return programs of this machine, each followed by the libraries that it loads.
+
+    Raises:
+        CalledProcessError: The libraries cannot be determined.
+    """
     found: dict[Path, None] = {}
     for program in programs:
         path = shutil.which(program)
@@ -135,11 +144,11 @@ def parts(*programs: str) -> list[Path]:
 
 
 def base(path: Path, name: str) -> None:
-    """Busybox under each of its names, curl, a few users, and a place for temporary files."""
+    """Write the base image: busybox under each of its names, curl, a few users and /tmp."""
     busybox, *others = base_parts()
     applets = subprocess.run([busybox, "--list"], check=True, capture_output=True, text=True).stdout.split()
     users = {"root": 0, "nobody": 65534, "qemu": 107}
-    # A static busybox crashes where it looks up a host: its wget would mislead.
+    # A static busybox crashes when it resolves a host name, so its wget is left out.
     files = {f"bin/{applet}": File(link="busybox") for applet in applets if applet not in {"busybox", "wget"}}
     for part in others:
         place = Path("bin", part.name) if part.name == "curl" else part.relative_to("/")

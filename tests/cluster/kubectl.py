@@ -1,6 +1,6 @@
-"""kubectl, for tests: documents in, documents out, and waiting by watching.
+"""Client of the tests: reads and writes documents and waits by watching.
 
-What tests ask often goes to the API server without a process (`tests.cluster.direct`); `run` is kubectl itself.
+Frequent requests go to the API server without a process (`tests.cluster.direct`); `run` runs kubectl itself.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 
 from tests.cluster.direct import Direct, Document, RequestError, direct
 
-_REQUEST_PATIENCE = 180.0  # seconds, for what takes one, or a pod's grace period, where nothing else runs
-_PATIENCE = 240.0  # seconds, for what is waited for
+_REQUEST_PATIENCE = 180.0  # seconds for one request, or a pod's grace period, on an idle machine
+_PATIENCE = 240.0  # seconds for an awaited state
 
 
 class KubectlError(Exception):
-    """kubectl said no; the text is what it said."""
+    """The request was rejected or failed; the text is kubectl's message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kubectl:
-    """The cluster's objects, in `namespace` where a call does not name one."""
+    """The cluster's objects, in `namespace` unless a call names another."""
 
     program: str
     kubeconfig: Path
@@ -33,17 +33,21 @@ class Kubectl:
     namespace: str = "default"
 
     def within(self, namespace: str) -> Kubectl:
-        """The same for another namespace."""
+        """Return the same client for another namespace."""
         return Kubectl(
             program=self.program, kubeconfig=self.kubeconfig, environment=self.environment, namespace=namespace
         )
 
     def command(self, *arguments: str) -> list[str]:
-        """The command line, for what is not covered here (`port-forward`, `exec -i` …)."""
+        """Return the command line for uses not covered here (`port-forward`, `exec -i` …)."""
         return [self.program, f"--kubeconfig={self.kubeconfig}", f"--namespace={self.namespace}", *arguments]
 
     def run(self, *arguments: str, given: str = "", patience: float = _REQUEST_PATIENCE) -> str:
-        """What kubectl prints.  Raises KubectlError where it fails, or takes longer than `patience` seconds."""
+        """Return what kubectl prints.
+
+        Raises:
+            KubectlError: It failed, or took longer than `patience` seconds.
+        """
         try:
             done = subprocess.run(
                 self.command(*arguments),
@@ -61,29 +65,33 @@ class Kubectl:
         return done.stdout
 
     def apply(self, *documents: Document) -> None:
-        """Make these objects so, by server-side apply."""
+        """Create or update these objects by server-side apply."""
         with self._direct() as server:
             for document in documents:
                 server.apply(document, self.namespace)
 
     def create(self, *documents: Document) -> list[Document]:
-        """Make new objects, which may have a `generateName`; gives them as the server has them."""
+        """Create objects, which may have a `generateName`, and return them as stored."""
         with self._direct() as server:
             return [server.create(document, self.namespace) for document in documents]
 
     def get(self, kind: str, name: str) -> Document:
-        """One object.  Raises KubectlError where there is none."""
+        """Return one object.
+
+        Raises:
+            KubectlError: There is no such object.
+        """
         with self._direct() as server:
             return server.get(kind, self.namespace, name)
 
     def get_all(self, kind: str, selector: str = "") -> list[Document]:
-        """All of a kind in the namespace."""
+        """Return all objects of a kind in the namespace."""
         chosen = {"labelSelector": selector} if selector else {}
         with self._direct() as server:
             return server.list(kind, self.namespace, **chosen)
 
     def delete(self, kind: str, *names: str, wait: bool = True) -> None:
-        """Delete objects; ones that are not there are no error."""
+        """Delete objects, ignoring missing ones."""
         with self._direct() as server:
             going = {name: server.delete(kind, self.namespace, name) for name in names}
             for name, uid in going.items():
@@ -96,14 +104,14 @@ class Kubectl:
             server.merge(kind, self.namespace, name, patch)
 
     def logs(self, pod: str, *arguments: str) -> str:
-        """What a pod wrote, or ``KIND/NAME`` whose pod it is."""
+        """Return the log of a pod, or of the pod of ``KIND/NAME``."""
         if arguments or "/" in pod:
             return self.run("logs", pod, *arguments)
         with self._direct() as server:
             return server.logs(self.namespace, pod)
 
     def events(self, kind: str, name: str) -> list[Document]:
-        """Events about an object."""
+        """Return the Events about an object."""
         chosen = f"involvedObject.kind={kind},involvedObject.name={name}"
         with self._direct() as server:
             return server.list("events", self.namespace, fieldSelector=chosen)
@@ -111,9 +119,17 @@ class Kubectl:
     def wait(
         self, kind: str, name: str, what: str, ready: Callable[[Document], bool], patience: float = _PATIENCE
     ) -> Document:
-        """The object as soon as `ready` says yes to it, whether or not it is there yet.
+        """Return the object as soon as `ready` is true for it; it need not exist yet.
 
-        `what` names that state for the AssertionError that is raised after `patience` seconds, with the object's status.
+        Args:
+            kind: Its kind.
+            name: Its name.
+            what: Describes the awaited state in the error.
+            ready: The condition.
+            patience: Timeout in seconds.
+
+        Raises:
+            AssertionError: The timeout has expired; the message has the object's status and Events.
         """
         seen: Document = {}
         for event, document in self.watch(kind, name, patience):
@@ -128,20 +144,24 @@ class Kubectl:
         raise AssertionError(f"{kind}/{name} was not {what} after {patience:.0f} s: {status}{events}")
 
     def wait_gone(self, kind: str, name: str, patience: float = _PATIENCE) -> None:
-        """Until there is no such object.  Raises AssertionError after `patience` seconds."""
+        """Wait until the object is deleted.
+
+        Raises:
+            AssertionError: It still exists after `patience` seconds.
+        """
         with self._direct() as server:
             gone = server.wait_gone(kind, self.namespace, name, patience)
         if not gone:
             raise AssertionError(f"{kind}/{name} is there still after {patience:.0f} s")
 
     def watch(self, kind: str, name: str, patience: float) -> Iterator[tuple[str, Document]]:
-        """Each state of an object for `patience` seconds, with ADDED, MODIFIED or DELETED.
+        """Yield each state of an object for `patience` seconds, with ADDED, MODIFIED or DELETED.
 
-        A watch that the server ends is begun anew, and begins with the state that is then.
+        A watch that the server ends is restarted, and begins with the current state.
         """
         until = time.monotonic() + patience
         while time.monotonic() < until:
-            # Where the server is away, it comes back.
+            # The API server may be unavailable for a while.
             with contextlib.suppress(RequestError):
                 for event in direct(self.kubeconfig).watch(kind, self.namespace, name, until):
                     yield event["type"], event["object"]

@@ -1,4 +1,4 @@
-"""Where the test cluster keeps its things, what it is called and which addresses it has."""
+"""Paths, names and addresses of the test cluster."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SOURCES = Path(__file__).resolve().parent
 NODE = "node"
 """Name of the only node."""
 
-# 198.18.0.0/15 is for tests of networks (RFC 2544): nobody's own network is there.
+# 198.18.0.0/15 is reserved for benchmarks of networks (RFC 2544), so no real network uses it.
 HOST_ADDRESS = "198.18.0.1"
-"""This machine, as the node and the pods reach it."""
+"""Address at which the node and the pods reach this machine."""
 NODE_ADDRESS = "198.18.0.2"
-"""The node, as this machine and the pods reach it."""
+"""Address at which this machine and the pods reach the node."""
 LINK_PREFIX = 30
 POD_NETWORK = "198.18.4.0/22"
 SERVICE_NETWORK = "198.19.0.0/16"
@@ -28,22 +28,22 @@ API_PORT = 6443
 
 PAUSE_IMAGE = "images.cdi.test/pause:1"
 BASE_IMAGE = "images.cdi.test/base:1"
-"""Busybox and curl: for pods that read, write, listen and ask."""
+"""Busybox and curl, for pods that read, write, listen and send requests."""
 
 
 class ClusterError(Exception):
-    """The test cluster cannot be had; the text is one line that says why."""
+    """The test cluster is unavailable; the text is one line with the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Paths of one test cluster, all of them below `base`."""
+    """Paths of one test cluster, all below `base`."""
 
     base: Path
 
     @classmethod
     def default(cls) -> Layout:
-        """Below CDI_CACHE, as scripts/env.sh sets it."""
+        """Return the layout below CDI_CACHE, as scripts/env.sh sets it."""
         cache = os.environ.get("CDI_CACHE")
         if not cache:
             cache = os.path.join(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "cdi")
@@ -51,7 +51,7 @@ class Layout:
 
     @property
     def toolchain(self) -> Path:
-        """The Go that scripts/setup installs where the machine has none; shared with nothing that `purge` removes."""
+        """Go toolchain that scripts/setup installs if the machine has none; `purge` does not remove it."""
         return self.base.parent / "go"
 
     @property
@@ -61,22 +61,22 @@ class Layout:
 
     @property
     def built(self) -> Path:
-        """What was built, a directory for each set of inputs."""
+        """Builds, one directory for each set of inputs."""
         return self.base / "built"
 
     @property
     def node(self) -> Path:
-        """State of the cluster that runs, or ran; not there when none does."""
+        """State of the current or last cluster; missing if there is none."""
         return self.base / "node"
 
     @property
     def data(self) -> Path:
-        """What the node sees in /var/lib, /var/log and /run."""
+        """Directory that the node sees as /var/lib, /var/log and /run."""
         return self.node / "data"
 
     @property
     def logs(self) -> Path:
-        """One file a program."""
+        """Logs, one file for each program."""
         return self.node / "logs"
 
     @property
@@ -86,19 +86,19 @@ class Layout:
 
     @property
     def kubeconfig(self) -> Path:
-        """The administrator's."""
+        """The administrator's kubeconfig."""
         return self.node / "kubeconfig"
 
     @property
     def control(self) -> Path:
-        """Socket at which the node's first process takes orders."""
+        """Socket at which the node's first process accepts orders."""
         return self.node / "control"
 
     @property
     def identity(self) -> str:
-        """Eight hexadecimal digits that mark what this cluster makes outside its directory.
+        """Eight hexadecimal digits that mark this cluster's resources outside its directory.
 
-        Without `make_identity` they are those of the path, as earlier versions of this module marked a cluster.
+        Without `make_identity` they are a hash of the path, as earlier versions of this module marked a cluster.
         """
         with contextlib.suppress(FileNotFoundError):
             return self._identity.read_text().strip()
@@ -107,8 +107,8 @@ class Layout:
     def make_identity(self) -> None:
         """Choose the mark at random, once for each directory.
 
-        A path would not do: another root of this machine may have a cluster at the same one, and loop devices and
-        control groups are visible from both.
+        A hash of the path would not be unique: another root directory on this machine may have a cluster at the same
+        path, and loop devices and control groups are visible from both.
         """
         if not self._identity.exists():
             unfinished = self._identity.with_suffix(".new")
@@ -121,15 +121,15 @@ class Layout:
 
     @property
     def link(self) -> str:
-        """This machine's end of the cable to the node."""
+        """This machine's end of the veth pair to the node."""
         return f"cdi-{self.identity}"
 
     @property
     def loop_tag(self) -> str:
-        """Written into each loop device."""
+        """Tag written into each loop device."""
         return f"cdi-cluster-{self.identity}"
 
     @property
     def cgroup(self) -> str:
-        """Of all pods, at the top of each hierarchy."""
+        """Control group of all pods, at the top of each hierarchy."""
         return f"cdi-cluster-{self.identity}"

@@ -1,4 +1,4 @@
-"""Bring the test cluster up, say how it is, take it down."""
+"""Start, status and removal of the test cluster."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def check_requirements() -> None:
     if missing:
         raise ClusterError(f"missing: {', '.join(missing)} (scripts/setup cluster installs them)")
     components.cni_directory()
-    for module in _MODULES:  # built in, loaded already, or to be loaded
+    for module in _MODULES:  # built in, already loaded, or loadable
         if shutil.which("modprobe"):
             subprocess.run(["modprobe", "--quiet", module], check=False, stdin=subprocess.DEVNULL)
     if "overlay" not in Path("/proc/filesystems").read_text().split():
@@ -69,7 +69,7 @@ def check_requirements() -> None:
 
 @contextlib.contextmanager
 def locked(layout: Layout) -> Iterator[None]:
-    """One at a time brings it up or takes it down."""
+    """Hold the lock that serializes starting and removing the cluster."""
     layout.base.mkdir(parents=True, exist_ok=True)
     with open(layout.base / "lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -77,14 +77,15 @@ def locked(layout: Layout) -> Iterator[None]:
 
 
 def running(layout: Layout) -> bool:
-    """Whether the cluster was brought up, all of it, and its node is there."""
+    """Return whether the cluster was started completely and its node is running."""
     return (layout.node / "up").exists() and residue.process(layout) is not None
 
 
 def up(layout: Layout, say: Say) -> bool:
-    """Bring the cluster up, unless one is up already that runs what would be built now; says whether it was brought up.
+    """Start the cluster unless one of the current builds is running; return whether it was started.
 
-    Raises ClusterError with one line that says why it cannot be had.
+    Raises:
+        ClusterError: The cluster cannot be started; the text is one line with the reason.
     """
     with locked(layout):
         if running(layout) and (layout.node / "up").read_text() == build.find(layout).key:
@@ -105,7 +106,7 @@ def up(layout: Layout, say: Say) -> bool:
 
 
 def down(layout: Layout) -> None:
-    """Take the cluster and all of its state away.  None there is no error."""
+    """Remove the cluster and all of its state, if there is one."""
     with locked(layout):
         residue.remove(layout)
 
@@ -146,14 +147,14 @@ def _bring_up(layout: Layout, built: Built, say: Say) -> None:
 
 
 def _owner_of_address() -> str:
-    """The interface that has our end of the cable's address already, "" where none has."""
+    """Return the interface that already has our address of the veth pair, "" if none has."""
     command = ["ip", "-json", "address", "show", "to", HOST_ADDRESS]
     shown = subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL).stdout
     return next((each["ifname"] for each in json.loads(shown or "[]") if "ifname" in each), "")
 
 
 def _launch(layout: Layout) -> None:
-    # The machine's proxies are not for what is in the cluster, nor is anything else of the caller's environment.
+    # The cluster must not use the machine's proxies, nor anything else of the caller's environment.
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(layout.data),
@@ -174,9 +175,10 @@ def _launch(layout: Layout) -> None:
 
 
 def wait(what: str, ready: Callable[[], bool], patience: float = _PATIENCE) -> None:
-    """Until `ready` says so; OSError, KeyError and TypeError mean not yet.
+    """Wait until `ready` returns true; OSError, KeyError and TypeError mean not yet.
 
-    Raises ClusterError after `patience` seconds.
+    Raises:
+        ClusterError: It was not ready after `patience` seconds.
     """
     until = time.monotonic() + patience
     while True:
@@ -192,7 +194,11 @@ def wait(what: str, ready: Callable[[], bool], patience: float = _PATIENCE) -> N
 
 
 def wait_ready(layout: Layout, patience: float = _PATIENCE) -> None:
-    """Until the API server answers.  Raises ClusterError after `patience` seconds."""
+    """Wait until the API server answers.
+
+    Raises:
+        ClusterError: It did not answer within `patience` seconds.
+    """
     api = direct(layout.kubeconfig)
     wait("the API server", lambda: api.read("/readyz") == "ok", patience)
 
@@ -227,14 +233,18 @@ def _apply(layout: Layout, built: Built, *manifests: Path) -> None:
 
 
 def client_environment() -> dict[str, str]:
-    """The environment for clients on this machine: proxies are not for the cluster."""
+    """Return the environment of clients on this machine, with the cluster exempt from proxies."""
     already = os.environ.get("NO_PROXY") or os.environ.get("no_proxy")
     around = ",".join(filter(None, (already, "198.18.0.0/15", NODE_ADDRESS)))
     return {**os.environ, "NO_PROXY": around, "no_proxy": around}
 
 
 def inside(layout: Layout, *argv: str) -> list[str]:
-    """The command that runs `argv` in the node.  Raises ClusterError where there is no node."""
+    """Return the command that runs `argv` in the node.
+
+    Raises:
+        ClusterError: No node is running.
+    """
     first = residue.process(layout)
     if first is None:
         raise ClusterError("no test cluster is up")
@@ -242,7 +252,11 @@ def inside(layout: Layout, *argv: str) -> list[str]:
 
 
 def load_image(layout: Layout, archive: Path) -> None:
-    """Give the node the images of an OCI or Docker archive.  Raises ClusterError where it does not take them."""
+    """Load the images of an OCI or Docker archive on the node.
+
+    Raises:
+        ClusterError: containerd rejected the archive.
+    """
     command = inside(
         layout,
         "ctr",
@@ -258,9 +272,9 @@ def load_image(layout: Layout, archive: Path) -> None:
 
 
 def status(layout: Layout) -> dict[str, Any]:
-    """The node's programs: pid in the node, whether it is wanted, how often it was started, how many seconds it runs.
+    """Return the node's programs with pid in the node, wanted state, number of starts and seconds since the last start.
 
-    Empty where no cluster is up.
+    The result is empty if no cluster is up.
     """
     if residue.process(layout) is None:
         return {}

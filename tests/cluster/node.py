@@ -1,13 +1,13 @@
-"""The node: a process tree with its own mounts, network, processes and host name, and nothing of it outside.
+"""The node: a process tree with its own mounts, network, pids and host name.
 
     python -m tests.cluster.node
 
-starts it and returns when it takes orders.  Its first process is what is here: it starts the node's programs, starts
-those again that end, and buries orphans.  When it is killed, the kernel ends every process of the node, and its mounts,
-interfaces and packet filter rules go with it; only loop devices and control groups are left for `residue` to take away.
+starts it and returns when it accepts orders. Its first process runs this module: it starts the node's programs,
+restarts those that end, and reaps orphans. When it is killed, the kernel ends every process of the node and removes its
+mounts, interfaces and packet filter rules; only loop devices and control groups remain, and `residue` removes those.
 
-Orders are lines of JSON at a socket, one order a connection:
-`{"do": "start", "name": …, "argv": […]}`, `{"do": "stop" | "restart" | "kill", "name": …}`, `{"do": "status"}`.
+Orders are lines of JSON at a socket, one for each connection: `{"do": "start", "name": …, "argv": […]}`, `{"do": "stop"
+| "restart" | "kill", "name": …}`, `{"do": "status"}`.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from typing import Any, NoReturn
 
 from tests.cluster.layout import HOST_ADDRESS, LINK_PREFIX, NODE, NODE_ADDRESS, POD_NETWORK, SERVICE_NETWORK, Layout
 
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds before a program that ended is started again
-_STEADY = 10.0  # seconds that it has to run for its pause to be the shortest again
-_PATIENCE = 10.0  # seconds for a program to end by itself
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # bounds of the restart delay, seconds
+_STEADY = 10.0  # seconds that a program has to run for its delay to be reset
+_PATIENCE = 10.0  # seconds for a program to end after SIGTERM
 _LARGEST_ORDER = 1 << 16  # bytes
 
 # linux/sched.h, sys/mount.h
 _NEW_MOUNTS, _NEW_HOSTNAME, _NEW_IPC, _NEW_PROCESSES, _NEW_NETWORK = 1 << 17, 1 << 26, 1 << 27, 1 << 29, 1 << 30
 _BIND, _MOVE, _RECURSIVE, _PRIVATE, _SHARED = 1 << 12, 1 << 13, 1 << 14, 1 << 18, 1 << 20
 
-# What a kubelet insists on setting, for the whole machine: here it sets files of the node's.
+# The kubelet insists on setting these for the whole machine, so it gets files of the node's instead.
 _KUBELETS_SETTINGS = (
     "vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops",
     "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes",
@@ -47,19 +47,21 @@ _KUBELETS_SETTINGS = (
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-# --- The way in ---------------------------------------------------------------------------------------------------
+# --- Launch ---------------------------------------------------------------------------------------------------
 
 
 def launch(layout: Layout) -> None:
-    """Start the node from here; its first process's number goes into `pid` in the state directory.
+    """Start the node; the pid of its first process is written to `pid` in the state directory.
 
-    Raises OSError where the kernel refuses, CalledProcessError where the network cannot be made.
+    Raises:
+        OSError: The kernel refused a namespace, or the node ended during setup.
+        CalledProcessError: The network cannot be set up.
     """
     os.setsid()
     wired_read, wired = os.pipe()
     ready, ready_write = os.pipe()
     number_read, number_write = os.pipe()
-    # What is forked after unshare is in the new tree of processes, so that this one stays outside.
+    # unshare affects only processes forked afterwards, so an intermediate process keeps this one outside.
     middle = os.fork()
     if middle == 0:
         try:
@@ -83,20 +85,21 @@ def launch(layout: Layout) -> None:
     (layout.node / "pid").write_text(f"{first} {started_at(first)}\n")
     _wire(layout, first)
     os.write(wired, b"w")
-    if os.read(ready, 1) != b"o":  # it takes orders
+    if os.read(ready, 1) != b"o":  # the node accepts orders
         raise OSError("the node ended while it was set up; its log says why")
 
 
 def started_at(process: int) -> str:
-    """When a process began, in the kernel's ticks: with its number, that names it for good.
+    """Return when a process started, in clock ticks; together with the pid it identifies the process for good.
 
-    Raises OSError where there is no such process.
+    Raises:
+        OSError: There is no such process.
     """
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
 
 
 def _wire(layout: Layout, first: int) -> None:
-    """Lay the cable between this machine and the node, and say what is to be found beyond it."""
+    """Create the veth pair between this machine and the node, and the routes to its networks."""
     _ip("link", "add", layout.link, "type", "veth", "peer", "name", "eth0", "netns", str(first))
     _ip("address", "add", f"{HOST_ADDRESS}/{LINK_PREFIX}", "dev", layout.link)
     _ip("link", "set", layout.link, "up")
@@ -108,7 +111,7 @@ def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, stdin=subprocess.DEVNULL)
 
 
-# --- Inside -------------------------------------------------------------------------------------------------------
+# --- Inside the node ------------------------------------------------------------------------------------------
 
 
 def _first_process(layout: Layout, wired: int, ready: int) -> NoReturn:
@@ -123,14 +126,14 @@ def _first_process(layout: Layout, wired: int, ready: int) -> NoReturn:
             os.write(ready, b"o")
             os.close(ready)
             programs.serve(orders)
-    except BaseException as error:  # the last that anyone hears of it
+    except BaseException as error:  # there is no caller left to report to
         print(f"node: {error}", file=sys.stderr, flush=True)
         os._exit(1)
     os._exit(0)
 
 
 def _furnish(layout: Layout) -> None:
-    """Make the node's own view of the files: what its programs write goes below the state directory."""
+    """Set up the node's mount namespace so that its programs write below the state directory."""
     _mount("none", "/", flags=_RECURSIVE | _PRIVATE)
     workshop = layout.node / "workshop"
     workshop.mkdir(exist_ok=True)
@@ -144,12 +147,12 @@ def _furnish(layout: Layout) -> None:
         if setting.exists():
             own.write_text(setting.read_text())
             _mount(own, setting, flags=_BIND)
-    # Volumes that a pod mounts are to be seen by others that ask for it.
+    # Mount propagation: pods that ask for it see what other pods mount.
     _mount("none", "/", flags=_RECURSIVE | _SHARED)
 
 
 def _veil(directory: Path, own: dict[str, Path], workshop: Path) -> None:
-    """Give `directory` entries of the node's own, whether or not there are such outside; the others stay."""
+    """Replace entries of `directory` with the node's own, whether or not they exist outside; keep the others."""
     view = workshop / directory.name
     view.mkdir(exist_ok=True)
     _mount("tmpfs", view, "tmpfs", options="mode=755")
@@ -177,7 +180,7 @@ def _connect() -> None:
     _ip("address", "add", f"{NODE_ADDRESS}/{LINK_PREFIX}", "dev", "eth0")
     _ip("link", "set", "eth0", "up")
     _ip("route", "add", "default", "via", HOST_ADDRESS)
-    # What goes from pod to pod over the bridge is translated like what goes elsewhere, or services are out of reach.
+    # Bridged traffic between pods must pass NAT like any other, or Services are unreachable.
     for setting in ("net/ipv4/ip_forward", "net/bridge/bridge-nf-call-iptables"):
         Path("/proc/sys", setting).write_text("1")
 
@@ -205,7 +208,7 @@ def _orders(path: Path) -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def _short(path: Path) -> Iterator[str]:
-    """A name for the path that fits a socket's address, however long the path is."""
+    """Yield a name for the path that is short enough for a socket address."""
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{directory}/{path.name}"
@@ -213,17 +216,17 @@ def _short(path: Path) -> Iterator[str]:
         os.close(directory)
 
 
-# --- Programs -----------------------------------------------------------------------------------------------------
+# --- Programs -------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True, kw_only=True)
 class _Program:
     argv: list[str]
     wanted: bool = True
-    pid: int = 0  # 0: it does not run
+    pid: int = 0  # 0 if it is not running
     began: float = 0.0
     starts: int = 0
-    again: float = 0.0  # when it is to be started, if it does not run
+    again: float = 0.0  # when to start it, if it is not running
     pause: float = _SHORTEST_PAUSE
 
 
@@ -247,7 +250,7 @@ class Programs:
         self._ring.close()
 
     def serve(self, orders: socket.socket) -> NoReturn:
-        """Keep the programs running and do as told, until the process is killed."""
+        """Keep the programs running and obey orders until the process is killed."""
         with selectors.DefaultSelector() as events:
             events.register(self._bell, selectors.EVENT_READ)
             events.register(orders, selectors.EVENT_READ)
@@ -261,7 +264,7 @@ class Programs:
                 self._bury()
 
     def _start_due(self) -> float | None:
-        """Start what is to run and does not; gives the seconds until the next is to be started."""
+        """Start the programs that are due and return the seconds until the next one is."""
         now = time.monotonic()
         waits = []
         for name, program in self._programs.items():
@@ -291,7 +294,7 @@ class Programs:
         program.starts += 1
 
     def _bury(self) -> None:
-        """Take notice of every process that has ended: programs, and orphans of containers."""
+        """Reap every ended process: programs, and orphans of containers."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -367,13 +370,15 @@ class Programs:
                 time.sleep(0.02)
 
 
-# --- From outside -------------------------------------------------------------------------------------------------
+# --- Client ---------------------------------------------------------------------------------------------------
 
 
 def order(layout: Layout, **order: Any) -> dict[str, Any]:
-    """Have the node's first process do something; gives its answer.
+    """Send an order to the node's first process and return its answer.
 
-    Raises OSError where no node answers, ValueError where it does not do it.
+    Raises:
+        OSError: No node answers.
+        ValueError: The node failed to carry out the order.
     """
     with socket.socket(socket.AF_UNIX) as connection, _short(layout.control) as name:
         connection.settimeout(4 * _PATIENCE)

@@ -1,4 +1,4 @@
-"""Manifests that cluster tests have in common."""
+"""Manifests shared by cluster tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DIRECTORY = "/volume"
 def claim(
     name: str, storage_class: str, *, mode: str = "Filesystem", size: str = "64Mi", source: Document | None = None
 ) -> Document:
-    """A PersistentVolumeClaim; `source` is its `dataSourceRef`."""
+    """Build a PersistentVolumeClaim; `source` is its `dataSourceRef`."""
     spec: Document = {
         "accessModes": ["ReadWriteOnce"],
         "volumeMode": mode,
@@ -26,7 +26,7 @@ def claim(
 
 
 def snapshot(name: str, source: str) -> Document:
-    """A VolumeSnapshot of a claim, by the test cluster's driver."""
+    """Build a VolumeSnapshot of a claim, by the test cluster's driver."""
     return {
         "apiVersion": "snapshot.storage.k8s.io/v1",
         "kind": "VolumeSnapshot",
@@ -38,10 +38,10 @@ def snapshot(name: str, source: str) -> Document:
 def pod(
     name: str, image: str, script: str, *, claims: dict[str, str] | None = None, labels: dict[str, str] | None = None
 ) -> Document:
-    """A pod that runs a shell script once.
+    """Build a pod that runs a shell script once.
 
-    `claims` maps names of claims to their volume modes; the first is at DEVICE or DIRECTORY, others have their claim's
-    name appended.
+    `claims` maps names of claims to their volume modes. The first is at DEVICE or DIRECTORY; the others have their
+    claim's name appended to that path.
     """
     mounts, devices, volumes = [], [], []
     for index, (each, mode) in enumerate((claims or {}).items()):
@@ -73,11 +73,11 @@ def pod(
 
 
 def phase(document: Document) -> str:
-    """`status.phase`, "" where it has none yet."""
+    """Return `status.phase`, "" if it is not set."""
     value: str = document.get("status", {}).get("phase", "")
     return value
 
 
 def is_phase(*wanted: str) -> Any:
-    """A predicate for `Kubectl.wait`."""
+    """Return a predicate for `Kubectl.wait`."""
     return lambda document: phase(document) in wanted

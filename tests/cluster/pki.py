@@ -37,13 +37,13 @@ class Pair:
         return _key_pem(self.key)
 
     def write(self, directory: Path, name: str) -> None:
-        """As NAME.crt and NAME.key, the key for its owner only."""
+        """Write NAME.crt, and NAME.key readable only by its owner."""
         write_private(directory / f"{name}.crt", self.certificate_pem)
         write_private(directory / f"{name}.key", self.key_pem)
 
 
 def authority(name: str) -> Pair:
-    """A certificate authority of its own."""
+    """Create a self-signed certificate authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     usage = _usage(key_cert_sign=True, crl_sign=True, digital_signature=True)
@@ -57,7 +57,14 @@ def authority(name: str) -> Pair:
 
 
 def issue(issuer: Pair, name: str, *, group: str = "", names: tuple[str, ...] = ()) -> Pair:
-    """A certificate for `name`, of `group` if there is one; a server's too, at the hosts and addresses in `names`."""
+    """Issue a certificate for a client, and for a server at the hosts and addresses in `names`.
+
+    Args:
+        issuer: The authority.
+        name: The common name.
+        group: The organization, which is a group for Kubernetes; none if empty.
+        names: Subject alternative names.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     attributes = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
     if group:
@@ -122,13 +129,13 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner may read."""
+    """Write a file that only its owner can read."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(content)
 
 
 def kubeconfig(ca: Pair, user: str, client: Pair) -> bytes:
-    """For a client that shows that certificate, at the node's own address.  JSON, which is YAML."""
+    """Return a kubeconfig (JSON, which is YAML) with this client certificate, for the node's own address."""
 
     def embedded(content: bytes) -> str:
         return base64.b64encode(content).decode()
@@ -161,7 +168,7 @@ def kubeconfig(ca: Pair, user: str, client: Pair) -> bytes:
 
 
 def make(directory: Path, admin: Path) -> None:
-    """Everything the cluster's programs need, in `directory`, and the administrator's kubeconfig at `admin`."""
+    """Write certificates and kubeconfigs to `directory`, and the administrator's kubeconfig to `admin`."""
     directory.mkdir(parents=True, exist_ok=True)
     ca, front = authority("cdi-test"), authority("cdi-test-front-proxy")
     ca.write(directory, "ca")

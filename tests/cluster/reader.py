@@ -1,4 +1,4 @@
-"""Pods that have many volumes at once: one is enough to read what twenty imports wrote."""
+"""Pods with many volumes at once: one pod reads the results of twenty imports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Document = dict[str, Any]
 
 
 def place_of(claim: str) -> str:
-    """Where the pods here have a claim: a directory, or the device itself."""
+    """Return where these pods have a claim: a directory, or the device itself."""
     return f"/volumes/{claim}"
 
 
@@ -23,7 +23,7 @@ def disk_of(claim: str, mode: str) -> str:
 
 
 def pod_of_many(name: str, image: str, script: str, claims: Mapping[str, str]) -> Document:
-    """A pod that runs a shell script once; `claims` are names and volume modes."""
+    """Build a pod that runs a shell script once; `claims` maps names to volume modes."""
     document = bare(name, image, ["/bin/sh", "-euc", script], memory="200M")
     container = document["spec"]["containers"][0]
     container["volumeDevices"] = []
@@ -39,7 +39,7 @@ def pod_of_many(name: str, image: str, script: str, claims: Mapping[str, str]) -
 
 
 def digests(claims: Mapping[str, str], size: int) -> str:
-    """A script: for each claim a line with its name, its first `size` bytes' sha256, and how many more are not zero."""
+    """Return a script that prints for each claim its name, the sha256 of `size` bytes, and the number of non-zero bytes after."""
     lines = []
     for claim, mode in claims.items():
         disk = disk_of(claim, mode)
@@ -50,7 +50,7 @@ def digests(claims: Mapping[str, str], size: int) -> str:
 
 
 def told(kubectl: Kubectl, chronicle: Chronicle, pod: str, patience: float) -> dict[str, tuple[str, ...]]:
-    """What the pod says when it has ended well: each line's first word, and the others."""
+    """Return the pod's output after it has succeeded: each line's first word mapped to the others."""
     ended = chronicle.wait("pods", pod, "ended", is_phase("Succeeded", "Failed"), patience)
     text = kubectl.logs(pod)
     assert ended["status"]["phase"] == "Succeeded", text

@@ -1,4 +1,4 @@
-"""What a node leaves outside its namespaces when it is killed, and how it is taken away."""
+"""What a killed node leaves outside its namespaces, and its removal."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _PATIENCE = 30.0  # seconds
 _GET_STATUS, _DETACH = 0x4C05, 0x4C01
 _INFO = struct.Struct("=QQQQQIIII64s64s32sQQ")
 _INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
-_ENOUGH_INSTANCES = 1024  # each container takes one
+_ENOUGH_INSTANCES = 1024  # each container needs one
 _BEFORE = "inotify-instances-before"
 
 
 def process(layout: Layout) -> int | None:
-    """The node's first process, if there is one."""
+    """Return the pid of the node's first process, or None."""
     try:
         number, began = (layout.node / "pid").read_text().split()
         return int(number) if started_at(int(number)) == began else None
@@ -36,33 +36,34 @@ def process(layout: Layout) -> int | None:
 
 
 def prepare(layout: Layout) -> None:
-    """Before the node starts: raise a limit, and make the cgroup that the kubelet wants to find."""
+    """Raise the inotify limit and create the control groups that the kubelet expects, before the node starts."""
     before = _INSTANCES.read_text()
     if int(before) < _ENOUGH_INSTANCES:
         (layout.node / _BEFORE).write_text(before)
         _INSTANCES.write_text(str(_ENOUGH_INSTANCES))
     for group in _cgroups(layout):
         group.mkdir(exist_ok=True)
-        if (offered := group / "cgroup.controllers").exists():  # version 2: what is below has what is handed down
+        if (offered := group / "cgroup.controllers").exists():  # cgroup v2: controllers are delegated level by level
             for directory in (group.parent, group):
                 for controller in offered.read_text().split():
                     with contextlib.suppress(OSError):
                         (directory / "cgroup.subtree_control").write_text(f"+{controller}")
-        for name in ("cpuset.cpus", "cpuset.mems"):  # version 1 gives a new group none, and then it can hold nothing
+        for name in ("cpuset.cpus", "cpuset.mems"):  # cgroup v1: a new group has none and cannot hold processes
             own = group / name
             if own.exists() and not own.read_text().strip():
                 own.write_text((group.parent / name).read_text())
 
 
 def remove(layout: Layout) -> None:
-    """End the node and take away all that it made, its state too.  Whatever is not there is no error.
+    """End the node and remove everything that it created, including its state; missing parts are ignored.
 
-    Raises ClusterError where something stays.
+    Raises:
+        ClusterError: Something could not be removed.
     """
     _end(layout)
     _detach_loops(layout)
     if Path("/sys/class/net", layout.link).exists():
-        # Where the node ended it goes by itself, soon.
+        # The kernel removes the interface soon after the node has ended, so this may fail.
         subprocess.run(["ip", "link", "del", layout.link], check=False, capture_output=True, stdin=subprocess.DEVNULL)
     _remove_cgroups(layout)
     with contextlib.suppress(FileNotFoundError):
@@ -74,7 +75,7 @@ def remove(layout: Layout) -> None:
 
 
 def describe(layout: Layout) -> list[str]:
-    """What is there of a node, in words; nothing when all is gone."""
+    """Return descriptions of what is left of a node."""
     left = []
     if (first := process(layout)) is not None:
         left.append(f"process {first}")
@@ -93,10 +94,10 @@ def _end(layout: Layout) -> None:
         return
     handle = os.pidfd_open(number)
     try:
-        if process(layout) != number:  # it ended, and the number may be another's already
+        if process(layout) != number:  # it has ended, and its pid may have been reused
             return
         signal.pidfd_send_signal(handle, signal.SIGKILL)
-        # Its end waits for that of every process of the node.
+        # It ends only after every other process of the node.
         if not select.select([handle], [], [], _PATIENCE)[0]:
             raise ClusterError(f"the node's process {number} does not end")
     finally:
@@ -104,9 +105,9 @@ def _end(layout: Layout) -> None:
 
 
 def _cgroups(layout: Layout) -> list[Path]:
-    """The pods' cgroup in each hierarchy, whether or not it is there."""
+    """Return the path of the pods' control group in each hierarchy, whether or not it exists."""
     top = Path("/sys/fs/cgroup")
-    if (top / "cgroup.controllers").exists():  # version 2
+    if (top / "cgroup.controllers").exists():  # cgroup v2
         return [top / layout.cgroup]
     return [Path(path, layout.cgroup) for path in _hierarchies()]
 
@@ -130,12 +131,12 @@ def _remove_cgroups(layout: Layout) -> None:
 class _Loop:
     device: str
     number: int  # of the device
-    behind: int  # number of the device that is behind it, 0 where a file is
+    behind: int  # number of the backing device, 0 if it is a file
     tag: str
 
 
 def _loops(layout: Layout) -> list[_Loop]:
-    """The loop devices over the cluster's volumes, after those that the kubelet put over them."""
+    """Return the cluster's loop devices, preceded by those that the kubelet stacked on them."""
     every = [loop for entry in Path("/sys/block").glob("loop*/loop") if (loop := _loop(f"/dev/{entry.parent.name}"))]
     own = [loop for loop in every if loop.tag == layout.loop_tag]
     numbers = {loop.number for loop in own}
@@ -173,5 +174,5 @@ def _detach_loops(layout: Layout) -> None:
 
 
 def volumes(layout: Layout) -> int:
-    """How many loop devices the cluster has."""
+    """Return the number of the cluster's loop devices."""
     return len(_loops(layout))

@@ -1,4 +1,4 @@
-"""Sources that pods reach: the servers of the integration tests, listening at the cluster's side of this machine."""
+"""Image sources for pods: the servers of the integration tests, listening on the cluster's side of this machine."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Servers:
-    """One of each kind, and what a cluster has to know to read from them."""
+    """One server of each kind, and the objects that a cluster needs to read from them."""
 
     nginx: Nginx
     s3: S3Server
     gcs: GcsStandin
     registry: RegistryFrontEnd
-    """Over TLS, with a password."""
+    """Registry with TLS and a password."""
     tls: FaultServer
-    """Over TLS; its authority is that of the registry."""
+    """Server with TLS; its certificate authority is the registry's."""
     directory: Path
     push_to: str
-    """The same registry for this machine only, without TLS and password."""
+    """Address of the same registry without TLS and password, for this machine only."""
 
     def inputs(self) -> tuple[Document, ...]:
-        """Secrets ``s3`` and ``registry``, and the ConfigMap ``authority``."""
+        """Return Secrets ``s3`` and ``registry``, and the ConfigMap ``authority``."""
         return (
             secret("s3", accessKeyId=ACCESS_KEY, secretKey=SECRET_KEY),
             secret("registry", accessKeyId=USER, secretKey=PASSWORD),
@@ -54,13 +54,13 @@ class Servers:
         )
 
     def authority(self, name: str) -> Document:
-        """A ConfigMap with the certificate of whoever signed for `registry` and `tls`."""
+        """Return a ConfigMap with the certificate authority of `registry` and `tls`."""
         assert self.registry.ca_dir is not None
         pems = {file.name: file.read_text() for file in self.registry.ca_dir.iterdir()}
         return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": pems}
 
     def push_disk(self, name: str, disk: bytes, *, env: list[str] | None = None) -> Document:
-        """A containerDisk ``name:latest``; gives the source."""
+        """Push a containerDisk ``name:latest`` and return the DataVolume source for it."""
         layout = OciLayout(self.directory / f"layout-{name}")
         layout.image([layout.layer({"disk/": b"", "disk/disk.img": disk})], env=env, tag="latest")
         command = ["skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]
@@ -91,7 +91,7 @@ def secret(name: str, **texts: str) -> Document:
 
 @contextlib.contextmanager
 def serving(directory: Path, host: str) -> Iterator[Servers]:
-    """All of them, listening at `host`."""
+    """Run all servers at `host`."""
     authority = trustme.CA()
     certificate = authority.issue_cert(host)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -119,7 +119,7 @@ def serving(directory: Path, host: str) -> Iterator[Servers]:
 
 @contextlib.contextmanager
 def _registry(directory: Path, host: str, certificate: trustme.LeafCert) -> Iterator[tuple[str, str]]:
-    """One store with two front-ends: gives the open one's address, on loopback, and that of the other."""
+    """Run two front ends of one store; yield the addresses of the open one, on loopback, and of the protected one."""
     key, chain, htpasswd = directory / "key.pem", directory / "chain.pem", directory / "htpasswd"
     certificate.private_key_pem.write_to_path(str(key))
     chain.write_bytes(b"".join(pem.bytes() for pem in certificate.cert_chain_pems))

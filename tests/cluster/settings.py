@@ -1,4 +1,4 @@
-"""The configuration that all of a cluster has in common, lent to a test that changes it."""
+"""Tests that change the cluster-wide configuration, and its restoration afterwards."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from tests.cluster.kubectl import Document, Kubectl
 
 CONFIG = "config"
-"""The one CDIConfig that counts."""
+"""Name of the only effective CDIConfig."""
 
 
 @contextmanager
 def kept_config(kubectl: Kubectl, name: str = CONFIG) -> Iterator[None]:
-    """What the CDIConfig says before is what it says afterwards; one that was not there is gone.
+    """Restore the CDIConfig afterwards, or delete it if it did not exist.
 
-    A CDI object has its settings copied into the CDIConfig, which outlives it where somebody else had made it.  The
-    controller that copies them must have ended by the end.
+    The controller copies the settings of a CDI object into the CDIConfig, which outlives the CDI object if it was not
+    created for it. The controller must have ended before this context does.
     """
     before = _spec(kubectl, name)
     try:
@@ -40,7 +40,7 @@ def kept_config(kubectl: Kubectl, name: str = CONFIG) -> Iterator[None]:
 
 
 def _spec(kubectl: Kubectl, name: str) -> Document | None:
-    """None where there is no such object, or it is about to go."""
+    """Return the spec, or None if there is no such object or it is being deleted."""
     for each in kubectl.get_all("cdiconfigs"):
         if each["metadata"]["name"] == name and "deletionTimestamp" not in each["metadata"]:
             spec: Document = each.get("spec") or {}
