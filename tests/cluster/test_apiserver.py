@@ -1,4 +1,4 @@
-"""`cdi apiserver` beside a real API server: asked, believed, renewed under way, and missed by nobody who must go on."""
+"""`cdi apiserver` with a real API server: webhook calls, trust, rotation under load, and its absence."""
 
 import base64
 import contextlib
@@ -29,7 +29,7 @@ from tests.unit.server.reviews import body, hook_of
 
 PATIENCE = 240.0
 SERVER_CERT, SIGNER, WAY = "cdi-apiserver-server-cert", "cdi-apiserver-signer", "cdi-apiserver-webhook-path"
-SETTLES = 240.0  # seconds for a new path, which is told two minutes after it was made
+SETTLES = 240.0  # seconds for a new path, which is published two minutes after its creation
 
 
 def free_port():
@@ -46,7 +46,7 @@ def until(what, ready, patience=PATIENCE):
 
 
 class Server:
-    """One process, which is reached at this machine's address."""
+    """One process, reached at this machine's address."""
 
     def __init__(self, cluster, kubectl, port, log, *more):
         self.kubectl, self.port, self.address = kubectl, port, cluster.host_address
@@ -65,7 +65,7 @@ class Server:
             return ""
 
     def fetch(self, path, data=None, *, trust=True):
-        """Status and text; 0 while nobody answers, or shows what is not trusted."""
+        """Return status and body; 0 if the server does not answer or its certificate is not trusted."""
         context = (
             ssl.create_default_context(cadata=self.bundle() or None) if trust else ssl._create_unverified_context()
         )
@@ -89,11 +89,11 @@ class Server:
         return self.fetch("/readyz")[0] == 200
 
     def shown(self):
-        """The certificate that it shows."""
+        """Return the certificate that it serves."""
         return ssl.get_server_certificate((self.address, self.port))
 
     def words(self):
-        """Those that begin a webhook's path, the newest first."""
+        """Return the secret first segments of webhook paths, newest first."""
         kept = self.kubectl.get("secret", WAY)["data"]["paths.json"]
         return [each["word"] for each in json.loads(base64.b64decode(kept))["words"]]
 
@@ -111,7 +111,7 @@ class Server:
 
 @contextlib.contextmanager
 def webhooks(kubectl, address, port):
-    """The configurations, for this namespace's objects and for such as carry its name as a label."""
+    """Install the webhook configurations for objects of this namespace, and for objects labelled with its name."""
     arguments = ["-n", kubectl.namespace, f"--webhook-prefix={kubectl.namespace}", f"--url=https://{address}:{port}",
                  f"--watch-namespaces={kubectl.namespace}", f"--selector=cdi-test={kubectl.namespace}", "--print-webhooks"]  # fmt: skip
     printed = subprocess.run(
@@ -127,7 +127,7 @@ def webhooks(kubectl, address, port):
 
 
 def client_of(kubectl, document):
-    """Where a webhook is asked, and whom to trust there."""
+    """Return the webhook's clientConfig."""
     return kubectl.get(document["kind"], document["metadata"]["name"])["webhooks"][0]["clientConfig"]
 
 
@@ -145,7 +145,7 @@ def server(cluster, definitions, tmp_path_factory):  # noqa: F811
                 until("it is ready", running.ready)
                 until("it is trusted", lambda: trusted(kubectl, documents, running.bundle))
                 running.documents = documents
-                # The API server takes a moment to see a webhook; this one is refused by nobody else.
+                # The API server needs a moment to see a webhook; only this webhook rejects the object.
                 until("it is asked", lambda: asked(running))
                 yield running
             finally:
@@ -180,7 +180,7 @@ def refusal(running, document, **options):
     return str(caught.value)
 
 
-# --- what is refused
+# --- Validation ---
 
 
 @pytest.mark.parametrize("case", sorted(WEBHOOK_ONLY))
@@ -232,12 +232,12 @@ def test_the_protection_of_datavolumes_holds_while_there_are_any(server):
     server.kubectl.delete("dv", "protected")
 
 
-# --- what is filled in
+# --- Mutation ----
 
 
 @pytest.fixture
 def storage_class(server):
-    """A class that nobody knows, with a profile that says what it can do."""
+    """A StorageClass with an unknown provisioner, and a profile with its capabilities."""
     name = f"e-{secrets.token_hex(4)}"
     sets = [
         {"accessModes": ["ReadWriteMany"], "volumeMode": "Block"},
@@ -284,11 +284,11 @@ def test_a_claim_without_the_label_is_none_of_our_business(server, storage_class
     assert "at least 1 access mode is required" in said
 
 
-# --- certificates
+# --- Certificates ---
 
 
 def test_everything_is_renewed_while_nobody_is_refused(server):
-    """Signer, certificate and path are lost in turn, and the API server goes on asking all the while."""
+    """Signer, certificate and path are lost in turn while the API server keeps calling the webhooks."""
     failures, done = [], threading.Event()
 
     def keep_asking():
@@ -310,7 +310,7 @@ def test_everything_is_renewed_while_nobody_is_refused(server):
                 until("there is another authority", lambda: server.bundle() not in ("", authority))
                 assert authority.strip() in server.bundle()
                 assert server.shown() == before
-                # It has been trusted for a minute before it signs anything.
+                # A certificate authority signs only after it has been trusted for a minute.
             else:
                 until("there is another certificate", lambda: server.shown() != before)
             assert server.ready()
@@ -327,7 +327,7 @@ def test_everything_is_renewed_while_nobody_is_refused(server):
 
 
 def test_who_was_not_told_the_way_is_not_listened_to(server):
-    """Whatever the request would be answered."""
+    """A request without the secret path gets 404, whatever its object."""
     document = dv({"blank": {}})
     hook = hook_of(document, "CREATE")
     for path in (hook.path, f"/{'0' * 64}{hook.path}", f"/{server.words()[0][:-1]}{hook.path}"):
@@ -368,7 +368,7 @@ def test_replicas_that_start_at_once_show_the_same_certificate(cluster, definiti
                 each.process.wait()
 
 
-# --- beginning and end
+# --- Start and shutdown ---
 
 
 def test_it_ends_gracefully(cluster, definitions, tmp_path):  # noqa: F811
@@ -377,7 +377,7 @@ def test_it_ends_gracefully(cluster, definitions, tmp_path):  # noqa: F811
         try:
             until("it is ready", one.ready)
             one.process.send_signal(signal.SIGTERM)
-            # Who has not heard of it yet is still answered.
+            # Clients that have not noticed the shutdown yet are still served.
             until("it says that it ends", lambda: one.fetch("/readyz") == (503, "it is ending\n"))
             assert one.ask(dv({"blank": {}}))["allowed"]
             assert one.process.wait(PATIENCE) == 0
@@ -390,7 +390,7 @@ def test_it_ends_gracefully(cluster, definitions, tmp_path):  # noqa: F811
 
 
 def test_deleting_and_marking_go_on_while_nobody_answers(cluster, definitions):  # noqa: F811
-    """The webhooks are there, and their server is not."""
+    """The webhooks are configured, but their server does not answer."""
     with cluster.namespace("e-admission") as kubectl:
         labels = {"cdi-test": kubectl.namespace}
         before = obj("DataVolume", dv({"blank": {}})["spec"], name="before")
@@ -410,7 +410,7 @@ def test_deleting_and_marking_go_on_while_nobody_answers(cluster, definitions): 
             kubectl.delete("dv", "before", wait=False)
             kubectl.merge("dv", "before", {"metadata": {"finalizers": None}})
             kubectl.wait_gone("dv", "before")
-            # A claim is nobody's business but the cluster's.
+            # No webhook applies to claims.
             spec = {
                 "accessModes": ["ReadWriteOnce"],
                 "resources": {"requests": {"storage": "1Mi"}},

@@ -1,7 +1,7 @@
-"""Who may clone a volume of another namespace: asked by real users and service accounts of the real API server.
+"""Authorization of clones across namespaces, with real users and service accounts of the real API server.
 
-There are three namespaces: the sources' own, one where DataVolumes pass the webhooks, and one where the webhooks are not
-asked, as while they are away: there only what the controller itself finds out about a token holds.
+There are three namespaces: that of the sources, one where DataVolumes pass the webhooks, and one where the webhooks are
+not called, as during their outage. There, only the controller's own check of a token protects the sources.
 """
 
 import base64
@@ -30,7 +30,7 @@ from tests.cluster.volumes import conditions, data_volume, wait_phase
 from tests.unit.server.reviews import BY_NAME, body
 
 SHORT, LASTING = "cdi.kubevirt.io/storage.clone.token", "cdi.kubevirt.io/storage.extended.clone.token"
-PATIENCE = 300.0  # seconds, for what takes some ten where nothing else runs
+PATIENCE = 300.0  # seconds, for what takes about ten on an idle machine
 FEDORA, THEN = "fedora", "fedora-then"
 SOURCE = {"apiGroups": ["cdi.kubevirt.io"], "resources": ["datavolumes/source"], "verbs": ["create"]}
 PODS = {"apiGroups": [""], "resources": ["pods"], "verbs": ["create"]}
@@ -49,7 +49,7 @@ RIGHTS = {
     "both": [PODS, CLAIMS],
     "otherwise": [OTHERWISE],
 }
-"""Roles in the sources' namespace; beside them there are those of the chart, Kubernetes' own `edit`, and "elsewhere"."""
+"""Roles in the sources' namespace, besides those of the chart, Kubernetes' own `edit`, and "elsewhere"."""
 OF_THE_CHART = {"sourcer": "clone-sourcer", "editor": "edit", "viewer": "view"}
 OF_CLAIMS = {"claim", "reference", "chain", "own reference"}
 OF_SNAPSHOTS = {"snapshot", "reference to a snapshot"}
@@ -62,18 +62,18 @@ ALLOWED = {
     "one": OF_CLAIMS,
     "pods": OF_CLAIMS,
 }
-"""What may be cloned by whom; by all others nothing."""
+"""Sources that each role may clone; other roles may clone none."""
 
 
 @dataclass(kw_only=True)
 class Place:
-    """All three namespaces, and those who ask."""
+    """The three namespaces and the subjects."""
 
     cluster: Cluster
     gold: Kubectl
     work: Kubectl
     apart: Kubectl
-    """Where the webhooks are not asked."""
+    """Namespace without webhooks."""
     server: Server
     directory: Path
     askers: dict[tuple[str, str], Asker] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class Place:
         return {"cdi-test": self.work.namespace}
 
     def source(self, kind):
-        """Of a DataVolume's spec."""
+        """Return the part of a DataVolume's spec that names the source."""
         gold = self.gold.namespace
         return {
             "claim": {"source": {"pvc": {"namespace": gold, "name": FEDORA}}},
@@ -95,14 +95,14 @@ class Place:
         }[kind]
 
     def clone(self, name, source, *, labelled=True, annotations=None):
-        """A DataVolume."""
+        """Build a DataVolume that clones `source`."""
         made = data_volume(name, {}, "csi", annotations=annotations, labels=self.label if labelled else {})
         del made["spec"]["source"]
         made["spec"] |= self.source(source) if isinstance(source, str) else source
         return made
 
     def asker(self, kind, right):
-        """Somebody who may make DataVolumes where they pass the webhooks, and has one right more."""
+        """Return a subject that may create DataVolumes where they pass the webhooks, and has one right more."""
         if (kind, right) not in self.askers:
             name = f"{kind}-{right}"
             if kind == "user":
@@ -122,11 +122,11 @@ class Place:
         return self.askers[kind, right]
 
     def cluster_role(self, right):
-        """One of the chart's, under a name that nobody else of this cluster has."""
+        """Return the name of one of the chart's ClusterRoles, made unique in this cluster."""
         return f"{self.work.namespace}:{OF_THE_CHART[right]}"
 
     def refusal(self, asker, document):
-        """What the API server says against it; empty where it would take it."""
+        """Return why the API server rejects the document, or "" if it would accept it."""
         try:
             asker.kubectl.run("create", "--dry-run=server", "--filename=-", given=json.dumps(document))
         except KubectlError as error:
@@ -134,7 +134,7 @@ class Place:
         return ""
 
     def grant(self, name, /, *, within=None, **changes):
-        """Leave for one DataVolume."""
+        """Build the grant for one DataVolume, with `changes`."""
         leave = Grant(
             kind="PersistentVolumeClaim",
             namespace=self.gold.namespace,
@@ -145,13 +145,13 @@ class Place:
         return replace(leave, **changes)
 
     def key(self):
-        """By which tokens are signed."""
+        """Return the key that signs tokens."""
         kept = self.work.wait("secret", "cdi-api-signing-key", "made", lambda it: "id_rsa" in it.get("data", {}))
         return SigningKey.load(base64.b64decode(kept["data"]["id_rsa"]))
 
 
 def roles_of_the_chart(home):
-    """Rules, by the roles' names."""
+    """Return the rules of the chart's ClusterRoles by name."""
     helm = helms.Helm(program=helms.build(Layout.default()), home=home, namespace="cdi")
     rendered = yaml.safe_load_all(helm.template("cdi", None, "--show-only=templates/userroles.yaml"))
     return {each["metadata"]["name"]: each["rules"] for each in rendered if each["kind"] == "ClusterRole"}
@@ -176,7 +176,7 @@ def data_source(name, **source):
 
 
 def prepare(place):
-    """Sources, and roles."""
+    """Create the sources and the roles."""
     gold = place.gold.namespace
     place.gold.create(
         data_volume(FEDORA, {"blank": {}}, "csi", labels=place.label),
@@ -222,7 +222,7 @@ def place(cluster, tmp_path_factory):
         yield made
 
 
-# --- who may
+# --- Permissions ---
 
 
 @pytest.mark.parametrize("right", [*RIGHTS, *OF_THE_CHART, "edit", "elsewhere"])
@@ -244,7 +244,7 @@ def test_a_right_of_a_group_is_one_of_its_members(place):
         place.gold, "ClusterRole", role_name, {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}
     )
     member = person(place.work, place.directory, f"{place.work.namespace}:member", "others", group)
-    # Of the group of all accounts of that namespace, which is the one of the sources.
+    # The group of all service accounts of the sources' namespace.
     accounts = f"system:serviceaccounts:{place.gold.namespace}"
     bind(
         place.gold,
@@ -299,24 +299,24 @@ def test_whoever_may_gets_a_volume(place):
         assert key.verify(lasting, Operation.CLONE, time.time()) == claims_of(replace(expected, target_uid=uid))
 
 
-# --- tokens
+# --- Tokens ---
 
 
 def unsigned(token):
-    """The same without a signature, as ``none`` (RFC 7518, section 3.6)."""
+    """Return the token without a signature and with the algorithm ``none`` (RFC 7518, section 3.6)."""
     header = base64.urlsafe_b64encode(b'{"alg":"none","typ":"JWT"}').rstrip(b"=").decode()
     return f"{header}.{token.split('.')[1]}."
 
 
 def altered(token, **changes):
-    """The same that says something else."""
+    """Return the token with changed claims and the old signature."""
     header, payload, signature = token.split(".")
     said = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))) | changes
     return f"{header}.{base64.urlsafe_b64encode(json.dumps(said).encode()).rstrip(b'=').decode()}.{signature}"
 
 
 def fails(kubectl, name):
-    """The message with which it ends."""
+    """Wait for the DataVolume to fail as unauthorized, and return the message."""
     found = wait_phase(kubectl, name, "Failed", "Succeeded", patience=PATIENCE)
     ready = conditions(found)["Ready"]
     assert ready["reason"] == "CloneUnauthorised", ready
@@ -324,7 +324,7 @@ def fails(kubectl, name):
 
 
 def test_the_controller_takes_no_token_but_the_right_one(place):
-    """Where no webhook takes away what a DataVolume brings along."""
+    """No webhook removes a token that a DataVolume brings along."""
     key, foreign, now = place.key(), SigningKey.generate(), time.time()
 
     def good(name, /, **changes):
@@ -358,7 +358,7 @@ def test_the_controller_takes_no_token_but_the_right_one(place):
         assert {"CloneFailed"} <= {one["reason"] for one in place.apart.events("DataVolume", name)}
     wait_phase(place.apart, "good", "Succeeded")
     assert {each["metadata"]["name"] for each in place.apart.get_all("pvc")} == {"good"}
-    # Once more, for a DataVolume of the same name: what was kept was for the one before.
+    # A DataVolume of the same name must not use the token that was kept for its predecessor.
     kept = place.apart.get("pvc", "good")["metadata"]["annotations"][LASTING]
     place.apart.delete("datavolume", "good")
     place.apart.wait_gone("pvc", "good")
@@ -367,7 +367,7 @@ def test_the_controller_takes_no_token_but_the_right_one(place):
 
 
 def stolen(place, name):
-    """What somebody is given who asks the webhook in an API server's stead, in the name of a user who may."""
+    """Return the token that a thief gets by calling the webhook directly in the name of an authorized user."""
     user = place.asker("user", "sourcer").name
     document = place.clone(name, "claim")
     document["metadata"]["namespace"] = place.work.namespace
@@ -404,13 +404,13 @@ def test_a_stolen_token_cannot_be_added(place):
     with pytest.raises(KubectlError, match="cannot be added or changed"):
         thief.kubectl.merge("datavolume", "c", patch)
     with pytest.raises(KubectlError, match="cannot be added or changed"):
-        # Nor by somebody who may: it is for what was asked about.
+        # Not even an authorized user can: the token was issued for the original request.
         place.work.merge("datavolume", "c", patch)
     thief.kubectl.merge("datavolume", "c", {"metadata": {"annotations": {"a": "b"}, "labels": {"c": "d"}}})
 
 
 def test_a_stolen_token_is_taken_from_what_becomes_ours(place):
-    """It was made while it had not the labels by which the webhook is asked about it."""
+    """The DataVolume is created without the labels that select it for the webhook, and labelled later."""
     thief = place.asker("user", "nothing")
     (made,) = thief.kubectl.create(place.clone("d", "claim", labelled=False, annotations=stolen(place, "d")))
     assert SHORT in made["metadata"]["annotations"]
@@ -420,7 +420,7 @@ def test_a_stolen_token_is_taken_from_what_becomes_ours(place):
 
 
 def test_a_stolen_token_on_a_claim_is_none(place):
-    """Claims pass no webhook that asks for rights."""
+    """Claims pass no webhook that checks permissions."""
     by_hand = claim("e", "csi", size="24Mi")
     by_hand["metadata"] |= {
         "labels": place.label,
@@ -428,7 +428,7 @@ def test_a_stolen_token_on_a_claim_is_none(place):
     }
     place.work.create(by_hand)
     until("it is refused", lambda: "CloneUnauthorised" in reasons(place.work, "e"), PATIENCE)
-    # Its class makes it an empty volume; nothing was begun that would fill it.
+    # Its class provisions an empty volume; nothing that would fill it was started.
     annotations = place.work.get("pvc", "e")["metadata"]["annotations"]
     assert not {LASTING, "cdi.kubevirt.io/cloneType"} & annotations.keys()
     assert annotations["cdi.kubevirt.io/clonePhase"] == "Error"
@@ -438,12 +438,12 @@ def test_a_stolen_token_on_a_claim_is_none(place):
 
 
 def reasons(kubectl, name):
-    """Of events of a claim."""
+    """Return the reasons and messages of a claim's Events."""
     return " ".join(f"{one['reason']} {one['message']}" for one in kubectl.events("PersistentVolumeClaim", name))
 
 
 def test_a_volumeclonesource_leads_nowhere_else(place):
-    """It names a volume of its own namespace, where there is none of that name."""
+    """A VolumeCloneSource refers to a volume of its own namespace, which has none of that name."""
     made = claim("f", "csi", source={"apiGroup": "cdi.kubevirt.io", "kind": "VolumeCloneSource", "name": "of-fedora"})
     made["metadata"]["labels"] = place.label
     place.work.create(
@@ -460,7 +460,7 @@ def test_a_volumeclonesource_leads_nowhere_else(place):
 
 
 def test_a_datasource_that_moves_takes_no_leave_along(place):
-    """The user may clone the one that it led to, and nobody asked about the other."""
+    """The user may clone the first referent of the DataSource; permission for the second was never checked."""
     gold = place.gold.namespace
     place.work.create(data_source("moves", pvc={"namespace": gold, "name": "not-yet"}))
     rules = [SOURCE | {"resourceNames": ["not-yet"]}]

@@ -1,4 +1,4 @@
-"""The Helm chart: what it renders, what the API server says to it, and what it does in the cluster."""
+"""The Helm chart: rendering, validation by the API server, and operation in the cluster."""
 
 import base64
 import http.server
@@ -22,7 +22,7 @@ from tests.cluster.objects import is_phase, phase
 from tests.cluster.settings import kept_config
 
 ROOT = Path(__file__).parents[2]
-SLOW = 300.0  # seconds for what takes some ten on an idle machine
+SLOW = 300.0  # seconds for what takes about ten on an idle machine
 CLUSTER_WIDE = {"CustomResourceDefinition", "CDI", "APIService"}
 DISK = bytes(446) + bytes(64) + b"\x55\xaa" + bytes(1 << 20)
 """A raw disk with an empty partition table."""
@@ -126,7 +126,7 @@ def helm(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def render(helm):
-    """The chart's documents for some values."""
+    """Return a function that renders the chart's documents for some values."""
 
     def rendered(values=None, *more, release="cdi", namespace="system"):
         text = helm.within(namespace).template(release, values, *more)
@@ -149,7 +149,7 @@ def find(documents, kind, name):
 
 
 def pods(documents):
-    """Every pod's spec, with the name of what makes it."""
+    """Yield the name and pod spec of each workload."""
     for each in documents:
         spec = each.get("spec", {})
         if each["kind"] == "CronJob":
@@ -163,13 +163,13 @@ def containers(pod):
 
 
 def configurations(namespace="system", *more):
-    """The webhooks as the API server's program prints them."""
+    """Return the webhook configurations that the `apiserver` command prints."""
     command = [sys.executable, "-m", "cdi.cli.main", "apiserver", "--print-webhooks", f"--namespace={namespace}", *more]
     printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
     return list(yaml.load_all(printed, yaml.CSafeLoader))
 
 
-# --- what it renders
+# --- Rendering ---
 
 
 @pytest.mark.parametrize("values", [{}, EVERYTHING, PROMETHEUS, beside("a", "b"), beside(who="us")])
@@ -224,7 +224,7 @@ UPLOAD_SECRETS = {
     "cdi-api-signing-key",
 }
 COMPONENTS = {"cdi-deployment": "controller", "cdi-apiserver": "apiserver", "cdi-uploadproxy": "uploadProxy"}
-"""Deployments, and how the labels of their pods tell them."""
+"""Deployments, and the component label of their pods."""
 
 
 @pytest.mark.parametrize("values", [{}, EVERYTHING, beside("a")], ids=["default", "everything", "beside"])
@@ -269,7 +269,7 @@ def test_the_upload_proxy_has_no_more_of_a_secret_than_it_needs(render):
 
 
 def test_uploads_can_be_left_out(render):
-    """Not what keys and certificates are kept in: the controller makes those in any case."""
+    """The objects for keys and certificates stay: the controller creates those in any case."""
     without = render({"uploadProxy": {"create": False}})
     assert named(render()) - named(without) == {
         *((kind, "cdi-uploadproxy") for kind in ("Deployment", "Service", "ServiceAccount", "NetworkPolicy")),
@@ -280,7 +280,7 @@ def test_uploads_can_be_left_out(render):
 
 
 def test_without_an_api_server_it_claims_no_api(render):
-    """Else no namespace of the cluster could be deleted."""
+    """An APIService without a server would block the deletion of every namespace."""
     assert not [each for each in render({"apiserver": {"replicas": 0}}) if each["kind"] == "APIService"]
 
 
@@ -311,7 +311,7 @@ def test_workers_get_the_image_that_the_controller_has(render):
 
 
 def labels_of(documents):
-    """Of the pods, by Deployment."""
+    """Return the pod labels by Deployment."""
     made = [each for each in documents if each["kind"] == "Deployment"]
     return {each["metadata"]["name"]: each["spec"]["template"]["metadata"]["labels"] for each in made}
 
@@ -325,7 +325,7 @@ def test_pods_of_the_control_plane_have_the_labels_that_tools_select_by(render):
 
 
 def test_what_is_for_worker_pods_does_not_select_the_control_plane(render):
-    """Although it may be in a namespace where there are volumes too."""
+    """Selectors for workers must not match the control plane, which may share a namespace with volumes."""
     values = {"networkPolicy": {"workers": {"namespaces": ["system"]}}, **PROMETHEUS}
     documents = render(values)
     policies = [each for each in documents if each["kind"] == "NetworkPolicy"]
@@ -344,7 +344,7 @@ def test_what_is_for_worker_pods_does_not_select_the_control_plane(render):
 
 
 def selects(selector, labels):
-    """A label selector, as far as the chart uses it."""
+    """Evaluate a label selector, as far as the chart uses them."""
     assert selector.keys() <= {"matchLabels", "matchExpressions"}, selector
     expressions = selector.get("matchExpressions", [])
     assert all(each["operator"] == "In" for each in expressions)
@@ -410,7 +410,7 @@ def test_copies_are_not_disrupted_all_at_once(render):
 
 
 def test_selectors_are_those_of_the_pods_and_never_change(render):
-    """A Deployment's selector cannot be changed by an upgrade; other labels may."""
+    """An upgrade cannot change a Deployment's selector, but can change other labels."""
     for values in ({}, EVERYTHING):
         for name, part in COMPONENTS.items():
             assert find(render(values), "Deployment", name)["spec"]["selector"]["matchLabels"] == {
@@ -508,7 +508,7 @@ def test_webhooks_can_be_left_out(render):
     assert not [each for each in documents if "Webhook" in each["kind"]]
     rules = find(documents, "ClusterRole", "cdi-apiserver")["rules"]
     patched = [(rule["resources"], rule["resourceNames"]) for rule in rules if "patch" in rule["verbs"]]
-    # Whom to trust as the API of upload tokens, which is no webhook.
+    # The caBundle of the upload token API, which is not a webhook.
     assert patched == [(["apiservices"], [UPLOAD_API])]
     rules = find(
         render({"webhooks": {"create": False}, "uploadProxy": {"create": False}}), "ClusterRole", "cdi-apiserver"
@@ -517,7 +517,7 @@ def test_webhooks_can_be_left_out(render):
 
 
 def looked_at(documents):
-    """The Deployments whose state the controller may read."""
+    """Return the Deployments whose state the controller may read."""
     rules = find(documents, "Role", "cdi-controller")["rules"]
     return {name for rule in rules if rule["resources"] == ["deployments"] for name in rule["resourceNames"]}
 
@@ -538,7 +538,7 @@ def test_the_controller_is_told_what_else_there_is_to_look_at(render):
     alone = {"uploadProxy": {"create": False}}
     assert sorted(parts(alone, "cdi-deployment")) == sorted(["deployment/cdi-apiserver", *hooks])
     assert looked_at(render(alone)) == {"cdi-apiserver"}
-    # Beside another CDI there is no object of its own to tell it in.
+    # Beside another CDI, it has no CDI object to report the state in.
     assert parts({"alongside": {"namespaces": ["a"]}}, "cdi-deployment") == []
 
 
@@ -562,7 +562,7 @@ def test_a_batch_may_read_the_secrets_that_its_images_name_and_no_other(render):
     assert not {"secrets", "configmaps"} & {resource for rule in plain for resource in rule["resources"]}
 
 
-# --- beside another CDI
+# --- Beside another CDI ---
 
 
 @pytest.mark.parametrize("values", [beside("a", "b"), beside(who="us")], ids=["namespaces", "selector"])
@@ -600,7 +600,7 @@ OTHERS = (
     {"cdi.kubevirt.io": "cdi-uploadproxy"},
     {"prometheus.cdi.kubevirt.io": "true"},
 )
-"""What Services, monitors and Deployments of KubeVirt's CDI select by."""
+"""Selectors of the Services, monitors and Deployments of KubeVirt's CDI."""
 
 
 @pytest.mark.parametrize("values", [beside("a", "b"), beside(who="us")], ids=["namespaces", "selector"])
@@ -629,7 +629,7 @@ def test_beside_another_it_has_rights_where_it_serves_only(render):
         "objecttransfers/status",
     }
     roles = [each for each in documents if each["kind"] == "Role"]
-    # Events of what belongs to no namespace are kept in "default".
+    # Events about cluster-scoped objects are stored in "default".
     assert {each["metadata"]["namespace"] for each in roles} == {"a", "b", "second", "default"}
     (events,) = [each for each in roles if each["metadata"]["namespace"] == "default"]
     assert events["rules"] == [{"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]}]
@@ -638,7 +638,7 @@ def test_beside_another_it_has_rights_where_it_serves_only(render):
         for each in documents
         if each["kind"] == "RoleBinding" and each["metadata"]["namespace"] not in ("a", "b", "second", "default")
     ]
-    # The one ConfigMap by which Kubernetes says how its API server is known.
+    # The ConfigMap with which Kubernetes publishes how its API server authenticates itself.
     assert elsewhere["metadata"]["namespace"] == "kube-system"
     assert elsewhere["roleRef"]["name"] == "extension-apiserver-authentication-reader"
     assert [each["name"] for each in elsewhere["subjects"]] == ["second-apiserver"]
@@ -650,16 +650,16 @@ def test_beside_another_it_serves_what_has_the_labels(render):
     documents = render(beside(who="us", tier="x"), release="second", namespace="second")
     (controller,) = find(documents, "Deployment", "second-deployment")["spec"]["template"]["spec"]["containers"]
     assert "--selector=tier=x,who=us" in controller["args"]
-    # It takes clone tokens from whatever is given the labels later.
+    # It removes clone tokens from objects that get the labels later.
     (apiserver,) = find(documents, "Deployment", "second-apiserver")["spec"]["template"]["spec"]["containers"]
     assert "--selector=tier=x,who=us" in apiserver["args"]
 
 
-# --- what the API server says to it
+# --- Validation by the API server ---
 
 
 def acceptable(documents):
-    """Without the kinds of the Prometheus operator, which the cluster need not have."""
+    """Return the documents without the Prometheus operator's kinds, which the cluster may lack."""
     return [each for each in documents if not each["apiVersion"].startswith("monitoring.coreos.com/")]
 
 
@@ -674,7 +674,7 @@ def test_the_api_server_takes_it(render, namespace, definitions, values):
     documents = acceptable(render(values, release="cdi", namespace=namespace.namespace))
     places = {each["metadata"].get("namespace", namespace.namespace) for each in documents}
     assert places <= {namespace.namespace, "kube-system", "default"}
-    for place in sorted(places):  # kubectl takes one namespace at a time, where it is told any
+    for place in sorted(places):  # kubectl accepts one namespace for all documents
         there = [each for each in documents if each["metadata"].get("namespace", namespace.namespace) == place]
         listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": there})
         namespace.within(place).run(
@@ -695,7 +695,7 @@ def definitions(cluster):
         cluster.kubectl.run("wait", "--for=condition=Established", f"crd/{path.stem}.cdi.kubevirt.io", "--timeout=150s")
 
 
-# --- what it does in the cluster
+# --- Operation in the cluster ---
 
 
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
@@ -707,7 +707,7 @@ KUBERNETES_OWN = {("ServiceAccount", "default"), ("ConfigMap", "kube-root-ca.crt
 
 
 class Release:
-    """An installed chart: `system` is the namespace that it is in, `work` one that it serves."""
+    """An installed chart; `system` is its own namespace, `work` one that it serves."""
 
     def __init__(self, cluster, helm, name, system, work):
         self.name, self.system, self.work = name, system, work
@@ -735,14 +735,14 @@ class Release:
 
     def uninstall(self):
         self._helm.run("uninstall", self.name, "--wait", f"--timeout={SLOW:.0f}s", patience=SLOW + 60)
-        for each in self.system.get_all("pods"):  # which go after what made them
+        for each in self.system.get_all("pods"):  # which are deleted after their owners
             self.system.wait_gone("pod", each["metadata"]["name"], SLOW)
 
     def installed(self):
         return bool(json.loads(self._helm.run("list", "--output=json", "--all")))
 
     def pods(self):
-        """What its pods are at, and what they say, for whoever looks why something failed."""
+        """Return state and logs of its pods, for the report of a failure."""
         said = [self.system.run("get", "pods,events")]
         for each in self.system.get_all("pods"):
             name = each["metadata"]["name"]
@@ -753,7 +753,7 @@ class Release:
         return self.system.run("logs", f"deployment/{deployment}", "--all-containers", "--tail=-1")
 
     def left(self):
-        """What of it is there, in its namespaces and outside all of them."""
+        """Return what is left of the release, in its namespaces and cluster-wide."""
         ours = f"app.kubernetes.io/instance={self.name}"
         wide = (
             "clusterroles,clusterrolebindings,validatingwebhookconfigurations,mutatingwebhookconfigurations,apiservices"
@@ -766,7 +766,10 @@ class Release:
         }
 
     def may(self, account, verb, resource, *, namespace, group="", subresource="", name="*"):
-        """Whether one of its service accounts may do something; "" as the namespace is all of them, or none."""
+        """Return whether one of its service accounts may do something.
+
+        An empty `namespace` means all namespaces, or a cluster-scoped resource.
+        """
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SubjectAccessReview",
@@ -779,7 +782,7 @@ class Release:
                 },
             },
         }  # fmt: skip
-        # A review is never stored, so there is nothing that could be given back but its answer.
+        # A review is not stored; only the response contains the answer.
         said = self.system.run("create", "--filename=-", "--output=json", given=json.dumps(review))
         return json.loads(said)["status"]["allowed"]
 
@@ -791,7 +794,7 @@ def image(cluster):
 
 @pytest.fixture(scope="module")
 def release(cluster, helm, definitions, image):
-    """The chart beside whatever else there is, in two namespaces of its own."""
+    """The chart in two namespaces of its own, beside whatever else is installed."""
     repository, _, tag = image.rpartition(":")
     with cluster.namespace("chart") as system, cluster.namespace("chart-work") as work:
         for each in (system, work):
@@ -834,7 +837,7 @@ def test_its_pods_are_ready_under_the_restricted_standard(release):
 
 @pytest.fixture
 def served(cluster):
-    """The URL of a disk image on this machine, for whoever shows the password."""
+    """The URL of a disk image on this machine that requires a password."""
     wanted = "Basic " + base64.b64encode(b"user:password").decode()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -863,14 +866,14 @@ def served(cluster):
 
 @pytest.mark.parametrize("csi", [True, False], ids=["populator", "direct"])
 def test_an_import_works_with_the_rights_that_it_has(cluster, release, served, csi):
-    """Every right that is missing is an answer 403, which its log tells."""
+    """A missing right shows as a 403 response in the log."""
     name = f"image-{csi}".lower()
     volume = data_volume(name, {"http": {"url": served, "secretRef": "login"}})
     volume["spec"]["storage"]["storageClassName"] = next(
         (each.name for each in cluster.storage_classes() if (each.csi, each.waits) == (csi, False)), None
     )
     release.work.create(volume)
-    # Its Secret comes later: whoever waits for it is told.
+    # The Secret is created later: the import waits for it.
     release.work.wait("pvc", name, "there", lambda _: True, SLOW)
     secret = {"accessKeyId": "user", "secretKey": "password"}
     release.work.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "login"}, "stringData": secret})
@@ -888,7 +891,7 @@ def test_volumes_are_cloned_and_moved_with_the_rights_that_it_has(release):
 
     release.work.create(data_volume("golden", {"blank": {}}))
     release.work.wait("datavolume", "golden", "imported", is_phase("Succeeded"), SLOW)
-    # By the storage; by a copy from pod to pod; by a copy into a volume whose size a pod has first to find out.
+    # By the storage; host-assisted; host-assisted with a size that a pod has to detect first.
     clones = [clone("by-storage", "csi"), clone("copied", "local"), clone("measured", "local", resources={})]
     release.work.create(*clones)
     for each in clones:
@@ -930,7 +933,7 @@ def test_a_batch_imports_with_the_rights_that_it_has(release, served):
 
 
 def test_what_is_wrong_is_refused_as_it_is_written(release):
-    """By the webhook: the definitions alone cannot know that the claim is there."""
+    """The webhook rejects it: the schema alone cannot know that the claim exists."""
     claim = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -1024,18 +1027,18 @@ def test_when_it_is_uninstalled_nothing_stays_but_volumes(release):
     release.uninstall()
     assert release.left() == set()
     assert phase(release.work.get("pvc", "stays")) == "Bound"
-    # With the definitions a DataVolume stays too, and the API server of Kubernetes asks nobody about it.
+    # The definitions and DataVolumes stay, and the API server calls no webhook for them.
     release.work.merge("datavolume", "stays", {"metadata": {"labels": {"changed": "yes"}}})
 
 
 def condition(document, kind):
-    """Its status and message."""
+    """Return the condition's status and message."""
     found = {one["type"]: one for one in document.get("status", {}).get("conditions", [])}
     return found.get(kind, {}).get("status"), found.get(kind, {}).get("message", "")
 
 
 def taken(kubectl):
-    """Whether there are objects of ours in the cluster, but for those that are about to go with their namespaces."""
+    """Return whether the cluster has objects of ours, except in terminating namespaces."""
     until = time.monotonic() + SLOW
     while there := json.loads(kubectl.run("get", "datavolumes,cdis", "--all-namespaces", "--output=json"))["items"]:
         going = {each["metadata"]["name"] for each in kubectl.get_all("namespaces") if is_phase("Terminating")(each)}
@@ -1046,7 +1049,7 @@ def taken(kubectl):
 
 
 def unless_taken(kubectl):
-    """Skip what makes the one installation that a cluster has, where somebody else's is in the way."""
+    """Skip a test of the cluster's only default installation if another installation is in the way."""
     if taken(kubectl):
         pytest.skip("there are DataVolumes, or a CDI, in this cluster")
     if kubectl.run("get", "apiservice", UPLOAD_API, "--ignore-not-found", "--output=name"):
@@ -1055,7 +1058,7 @@ def unless_taken(kubectl):
 
 @pytest.mark.alone
 def test_with_its_default_values_it_serves_the_whole_cluster(cluster, helm, definitions, image):
-    """The one installation that a cluster has: not while somebody else's objects are there, which it would take up."""
+    """The default installation takes over every object of ours, so the cluster must not have any."""
     unless_taken(cluster.kubectl)
     repository, _, tag = image.rpartition(":")
     values = {} if image == cdi_image.CDI_IMAGE else {"image": {"repository": repository, "tag": tag}}
@@ -1068,7 +1071,7 @@ def test_with_its_default_values_it_serves_the_whole_cluster(cluster, helm, defi
             each.merge("namespace", each.namespace, {"metadata": {"labels": RESTRICTED}})
         release = Release(cluster, helm, "cdi", system, work)
         try:
-            release.install(values, "--take-ownership")  # of the definitions that other tests have made
+            release.install(values, "--take-ownership")  # takes over the definitions that other tests have installed
             config = cluster.kubectl.get("cdi", "cdi")["spec"]["config"]
             assert config["podResourceRequirements"]["limits"]["cpu"] == "2"
             found = system.run("get", "pods", "--selector=app=containerized-data-importer", "--output=name")

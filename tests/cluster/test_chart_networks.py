@@ -1,7 +1,7 @@
-"""The chart's network policies: who reaches whom among the control plane, worker pods and everybody else.
+"""The chart's network policies: which of the control plane, worker pods and others reach each other.
 
-The test cluster's network enforces none, so their meaning is worked out here, as Kubernetes defines it: a pod that a policy
-selects for a direction is closed in it but for what some policy allows.
+The test cluster's network enforces no policies, so their effect is computed here as Kubernetes defines it: a pod
+selected by a policy for a direction accepts only what some policy allows.
 """
 
 import json
@@ -57,7 +57,7 @@ NAMES = Pod("kube-system", {"k8s-app": "kube-dns"})
 
 def is_peer(peer, pod, namespace):
     if "ipBlock" in peer:
-        return False  # of pods it says nothing that holds in every network
+        return False  # an ipBlock does not match pods reliably in every network
     if "namespaceSelector" in peer:
         there = selects(peer["namespaceSelector"], {"kubernetes.io/metadata.name": pod.namespace})
     else:
@@ -66,7 +66,7 @@ def is_peer(peer, pod, namespace):
 
 
 def allows(documents, direction, pod, other, port):
-    """Whether nothing is in the way on the side of `pod`."""
+    """Return whether the policies of `pod` allow the connection."""
     side = {"Ingress": "from", "Egress": "to"}[direction]
     about = [
         each["spec"]
@@ -116,9 +116,9 @@ def test_the_controller_asks_every_worker_for_its_progress(render):  # noqa: F81
     for pod in (IMPORTER, RECEIVER, READER):
         assert reaches(documents, controller, pod, PROGRESS_PORT)
         assert not reaches(documents, NEIGHBOUR, pod, PROGRESS_PORT)
-        # Somebody who looks like it in another namespace.
+        # A pod with the same labels in another namespace.
         assert not reaches(documents, Pod("elsewhere", controller.labels), pod, PROGRESS_PORT)
-    # Where an image comes from is not for the chart to say.
+    # The chart cannot know where images come from.
     assert reaches(documents, IMPORTER, STRANGER, 443)
 
 
@@ -135,7 +135,7 @@ def test_beside_another_only_the_namespaces_that_are_served_count(render):  # no
     assert reaches(documents, READER, RECEIVER, COPY_PORT)
     assert reaches(documents, of_the_release(documents, "second-deployment"), RECEIVER, PROGRESS_PORT)
     assert not reaches(documents, worker("elsewhere", COMPONENT_CLONER), RECEIVER, COPY_PORT)
-    # The upload proxy is the other's, and so is the policy that lets it in.
+    # The upload proxy belongs to the other installation, and so does the policy that admits it.
     assert not reaches(documents, Pod("second", {"app.kubernetes.io/component": "uploadProxy"}), RECEIVER, SERVER_PORT)
 
 

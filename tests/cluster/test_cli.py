@@ -1,4 +1,4 @@
-"""The commands on a cluster, as a person runs them; what a controller would do, the tests do themselves."""
+"""The commands on a cluster, as a person runs them; the tests do what a controller would do."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Cdi:
         return {**kept, "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
 
     def __call__(self, *arguments, status=0, given=None) -> subprocess.CompletedProcess:
-        """Run a command that ends with `status`, and never with a traceback."""
+        """Run a command, and assert its exit status and that it prints no traceback."""
         done = subprocess.run(
             self.command(*arguments),
             input=given,
@@ -68,7 +68,7 @@ class Cdi:
         return self("apply", "-f", "-", given="---\n".join(map(json.dumps, documents))).stdout
 
     def set_status(self, name: str, **status) -> None:
-        """As a controller does it."""
+        """Set the DataVolume's status as a controller does."""
         text = json.dumps({"status": status})
         self.kubectl.run("patch", "dv", name, "--subresource=status", "--type=merge", f"--patch={text}")
 
@@ -109,7 +109,7 @@ def failing(phase, code, message):
 
 
 def worker(name, image, script):
-    """A pod as the controller makes it, as far as the commands look at it."""
+    """Build a worker pod with what the commands read of it."""
     body = pod(name, image, script, labels={"app": "containerized-data-importer", "cdi.kubevirt.io": "importer"})
     body["spec"]["containers"][0]["name"] = "importer"
     return body
@@ -301,7 +301,7 @@ def test_wait_until_it_is_gone(cdi):
 
 @pytest.fixture
 def owned(cdi):
-    """A DataVolume with a claim that goes with it."""
+    """A DataVolume with a claim that it owns."""
     cdi.apply(datavolume())
     uid = cdi.kubectl.get("dv", "golden")["metadata"]["uid"]
     body = claim("golden", "csi")
@@ -414,12 +414,12 @@ def test_the_servers_version_is_told(cdi):
     assert "cdi.kubevirt.io: v1beta1" in out
 
 
-# --- what the server refuses --------------------------------------------------------------------------------------
+# --- rejections by the server ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def nobody(cdi, tmp_path):
-    """The same, as a service account that may do nothing."""
+    """A kubeconfig of a service account without any rights."""
     token = cdi.kubectl.run("create", "token", "default").strip()
     config = yaml.safe_load(Path(cdi.kubectl.kubeconfig).read_text())
     config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
@@ -446,10 +446,10 @@ def test_who_is_not_known_is_told_so(cdi, nobody):
 
 
 def test_definitions_that_are_not_installed(cdi):
-    """Whoever asks for a kind that the server does not know need not look for the name."""
+    """The message about an unknown kind must not suggest that the object's name is wrong."""
     config = yaml.safe_load(Path(cdi.kubectl.kubeconfig).read_text())
     for each in config["clusters"]:
-        # Below this path no API of the server has anything.
+        # No API is served below this path.
         each["cluster"]["server"] += "/apis/nothing.example.org"
     path = cdi.directory / "elsewhere"
     path.write_text(yaml.safe_dump(config))

@@ -1,4 +1,4 @@
-"""Images into volumes of a real cluster, from the command line: explain, import, batch; with a controller and workers."""
+"""Imports into a real cluster from the command line (explain, import, batch), with a controller and workers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def image(content, tmp_path_factory):
 def place(cluster):
     """A namespace with a controller, for all tests of this module."""
     with cluster.namespace() as kubectl, controller(cluster, kubectl):
-        # Of a provisioner that nobody knows it is known what its volumes show, for as long as there are some.
+        # The profile of an unknown provisioner is derived from its existing volumes, so these stay for the tests.
         shown = {f"shown-{storage_class}": storage_class for storage_class in ("csi", "csi-wait", "local", "local-wait")}
         kubectl.create(*(claim(name, storage_class, mode="Block", size="16Mi") for name, storage_class in shown.items()))
         kubectl.create(pod("shown", cluster.image, "true", claims=dict.fromkeys(shown, "Block")))

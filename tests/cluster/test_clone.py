@@ -1,6 +1,6 @@
-"""Volumes are cloned on the cluster, in each way, and hold what their source holds.
+"""Clones by every strategy, compared with the content of their source.
 
-A cell is a clone.  All of them are applied together, waited for together, and read by one pod.
+A cell is a clone. All clones are created together, awaited together, and read by one pod.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.cluster.worker_pods import looker
 SIZE = 8 * MIB
 DISK = disk(SIZE)
 FILES, BLOCK = "Filesystem", "Block"
-PATIENCE = 300.0  # seconds, for what takes one minute where nothing else runs
+PATIENCE = 300.0  # seconds, for what takes one minute on an idle machine
 LABEL = "instancetype.kubevirt.io/default-instancetype"
 TIGHT, CLONING, UNABLE = "clone-tight", "clone-cloning", "clone-unable"
 
@@ -51,7 +51,7 @@ CLASSES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One clone of a golden image of `mode`."""
+    """One clone of a golden image of volume mode `mode`."""
 
     name: str
     mode: str = FILES
@@ -138,7 +138,7 @@ def place(cluster, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cloned(cluster, place):
-    """Every cell at its end, and what one pod reads in all of them."""
+    """Create all clones, wait for their end, and yield the event log and what pods read in them."""
     place.create(
         snapshot("kept", golden(FILES)),
         {
@@ -159,7 +159,7 @@ def cloned(cluster, place):
         for cell in CELLS:
             chronicle.wait_phase(cell.name, "Succeeded", "Failed", patience=PATIENCE)
         found = told(place, chronicle, "reader", PATIENCE)
-        # A pod may have a volume that is filled in place before it is full.
+        # A pod may start with a volume that is filled in place before it is complete, so these are read later.
         others = {cell.name: cell.target or cell.mode for cell in CELLS if cell.storage_class in DIRECT}
         place.create(pod_of_many("reader-of-others", cluster.image, digests(others, SIZE), others))
         found |= told(place, chronicle, "reader-of-others", PATIENCE)
@@ -215,7 +215,7 @@ def test_nothing_of_a_clone_is_left_behind_and_the_sources_are_as_they_were(plac
 
 
 def test_clones_at_once_share_one_snapshot(place, cloned):
-    """The claims that were made say of what."""
+    """The dataSource of each claim names the snapshot."""
     chronicle, _ = cloned
     snapshots = {
         (state["spec"].get("dataSource") or {}).get("name", "")
@@ -290,7 +290,7 @@ def test_another_namespace_gives_nothing_without_leave(cluster, place):
 
 
 def signing_key(kubectl) -> SigningKey:
-    """That of tokens, which is where the controller is."""
+    """Return the key that signs tokens, from the controller's namespace."""
 
     def is_there(document):
         return "id_rsa" in document.get("data", {})
@@ -302,7 +302,7 @@ def signing_key(kubectl) -> SigningKey:
 
 
 def leave(key: SigningKey, source: tuple[str, str], namespace: str, name: str) -> dict[str, str]:
-    """The annotation that the webhook gives a DataVolume of a user who may clone `source`."""
+    """Return the annotation that the webhook gives a DataVolume whose user may clone `source`."""
     grant = Grant(
         kind="PersistentVolumeClaim", namespace=source[0], name=source[1], target_namespace=namespace, target_name=name
     )

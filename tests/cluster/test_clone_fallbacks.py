@@ -1,6 +1,6 @@
-"""What stands in the way of a clone by the storage, and that it is told before, meanwhile and after in the same words.
+"""Fallbacks to host-assisted clones, whose reason is the same before, during and after the clone.
 
-Also how large a target is that names no size.
+Also the size of a target that names none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.cluster.worker_pods import looker
 
 UNABLE, SILENT = "fallback-unable", "fallback-silent"
 SILENT_DRIVER = "silent.cdi.test"
-"""Nobody answers to that name."""
+"""A CSI driver name without a driver."""
 VOLUMES = ("silent-source", "silent-target")
 
 IN_THE_CLUSTER = (
@@ -41,7 +41,7 @@ IN_THE_CLUSTER = (
 
 @pytest.fixture(scope="module")
 def place(cluster, tmp_path_factory):
-    """A namespace with a controller, and a golden image in class csi, in class local, and kept in a snapshot."""
+    """A namespace with a controller, and a golden image in class csi, in class local, and in a snapshot."""
     directory = tmp_path_factory.mktemp("servers")
     with (
         cluster.namespace("fallbacks") as kubectl,
@@ -84,7 +84,7 @@ def explained(cdi, *arguments, given=None):
 
 
 def content(cluster, kubectl, modes):
-    """What a pod reads in these claims: by name the sha256, and how many bytes beyond it are not zero."""
+    """Return what a pod reads in these claims: by name the sha256, and the number of non-zero bytes after the disk."""
     name = f"reader-of-{next(iter(modes))}"
     with following(kubectl) as chronicle:
         kubectl.create(pod_of_many(name, cluster.image, digests(modes, SIZE), modes))
@@ -134,7 +134,7 @@ def test_what_the_storage_does_itself_is_told_with_what_it_costs(place, cdi):
     place.create(wanted)
     wait_phase(place, "smart", "Succeeded")
     after = explained(cdi, "dv/smart")["clone"]
-    # Another snapshot may have been there by then.
+    # The first element may differ: another snapshot may exist by then.
     assert (after["why"], after["costs"][1:]) == (before["why"], before["costs"][1:])
 
 
@@ -151,7 +151,7 @@ def test_a_snapshot_whose_storage_cannot_make_the_target_is_copied(cluster, plac
             notes = notes_of(place.get("persistentvolumeclaim", name))
             assert (notes["cloneType"], notes["cloneFallbackReason"]) == ("copy", reason)
             assert reason in {one["reason"] for one in place.events("DataVolume", name)}
-        # One volume of the snapshot was made for both, and goes with the last of them.
+        # One restored volume serves both clones and is deleted after the last one.
         uid = place.get("volumesnapshot", "kept")["metadata"]["uid"]
         restored = {name for name in chronicle.names("persistentvolumeclaims") if name.startswith("tmp-pvc-")}
         assert restored == {f"tmp-pvc-{uid}"}
@@ -164,7 +164,7 @@ def test_a_snapshot_whose_storage_cannot_make_the_target_is_copied(cluster, plac
 
 
 def static_volumes(kubectl):
-    """The volumes of two claims once more, in a class whose driver nobody is."""
+    """Yield second PersistentVolumes for the volumes of two claims, in a class without a driver."""
     for name in VOLUMES:
         volume = kubectl.get("persistentvolume", kubectl.get("persistentvolumeclaim", name)["spec"]["volumeName"])
         yield {
@@ -184,7 +184,7 @@ def static_volumes(kubectl):
 
 
 def test_a_strategy_that_hangs_is_given_up_and_the_volume_is_copied(cluster, place, cdi):
-    """Nobody takes snapshots for this driver."""
+    """There is no snapshotter for this driver."""
     volumes = list(static_volumes(place))
     source = claim_of("silent", SILENT, size="24Mi")
     source["spec"]["volumeName"] = volumes[0]["metadata"]["name"]
@@ -199,7 +199,8 @@ def test_a_strategy_that_hangs_is_given_up_and_the_volume_is_copied(cluster, pla
             place.create(wanted)
             chronicle.wait_phase("given-up", "SnapshotForSmartCloneInProgress", patience=PATIENCE)
             meanwhile = explained(cdi, "dv/given-up")
-            # Nobody makes volumes for this driver either; without a name in it the target itself would get this one.
+            # There is no provisioner for this driver. The claimRef names the prime PVC because otherwise the target itself
+            # would be bound to this volume.
             uid = place.get("persistentvolumeclaim", "given-up")["metadata"]["uid"]
             volumes[1]["spec"]["claimRef"] = {"namespace": place.namespace, "name": f"prime-{uid}"}
             place.create(volumes[1])
@@ -220,7 +221,7 @@ def test_a_strategy_that_hangs_is_given_up_and_the_volume_is_copied(cluster, pla
         assert place.get("persistentvolumeclaim", "silent")["status"]["phase"] == "Bound"
     finally:
         for one in place.get_all("volumesnapshotcontents"):
-            # As the driver would do it.
+            # The driver would remove the finalizers.
             if one["spec"]["driver"] == SILENT_DRIVER:
                 place.merge("volumesnapshotcontent", one["metadata"]["name"], {"metadata": {"finalizers": None}})
         place.run("delete", "datavolume", "--ignore-not-found", "given-up")
@@ -229,7 +230,7 @@ def test_a_strategy_that_hangs_is_given_up_and_the_volume_is_copied(cluster, pla
 
 
 def test_a_target_without_a_size_is_made_for_the_disk_in_its_source(cluster, place, cdi):
-    """What an import noted counts; into a volume that somebody else filled a pod looks first."""
+    """The size noted by an import is used; for a volume filled by hand, a pod detects the size first."""
     script = f"head -c {SIZE} /dev/urandom >/data/disk.img && truncate -s {12 * MIB} /data/disk.img"
     place.create(claim_of("by-hand", "csi", size="32Mi"))
     place.create(looker("filler", cluster.image, script, "by-hand", FILES))

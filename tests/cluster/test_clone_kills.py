@@ -1,8 +1,7 @@
-"""Whatever ends while volumes are cloned, and whenever: each clone comes to its end, or goes without a trace, and the
-source is as it was.
+"""Kills and deletions at every step of a clone: it completes or is removed completely, and the source is unchanged.
 
-The controller is at home in a namespace of its own, the source in a second one, and half of the targets in a third; so
-all that is found in the last two was made for clones.
+The controller has a namespace of its own, the source is in a second one, and half of the targets are in a third, so
+everything found in the last two was created for clones.
 """
 
 from __future__ import annotations
@@ -41,34 +40,34 @@ CLASSES = (
     storage_class(COPYING, "csi.cdi.test", "copy"),
 )
 KEPT = "kept"
-"""A snapshot of the source with files."""
+"""A snapshot of the filesystem source."""
 STORAGES_OWN = {
     "provisioner.storage.kubernetes.io/cloning-protection",
     "snapshot.storage.kubernetes.io/pvc-as-source-protection",
 }
-"""Finalizers by which the storage holds a claim that it clones or takes a snapshot of; they go when it gets to it."""
+"""Finalizers by which the storage protects a claim during a clone or snapshot; it removes them eventually."""
 PATIENCE = 300.0
 SLOWLY = {"cdi.kubevirt.io/policy.bandwidth": "256Ki"}
-"""Bytes a second: a copy of what `DISK` holds takes half a minute."""
+"""Bandwidth in bytes per second: copying the data of `DISK` takes half a minute."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """One in which a clone is made."""
+    """One strategy and target of a clone."""
 
     name: str
     place: str
     mode: str
     storage_class: str
     of_snapshot: bool = False
-    """Of one that a user keeps of the source, and not of the source itself."""
+    """Clone a snapshot that a user keeps of the source, instead of the source itself."""
     target: str = ""
     size: str = "32Mi"
     steps: int = 0
-    """About as many different writes are there for it."""
+    """Approximate number of different writes for such a clone."""
     first: int = 1
     every: int = 1
-    """Of these steps, which are met: from this one on, one in so many."""
+    """Steps to test: from `first` on, one in `every`."""
 
     @property
     def target_mode(self) -> str:
@@ -77,7 +76,7 @@ class Way:
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Three namespaces, and what happens in the two in which there are volumes."""
+    """Three namespaces, and the event logs of the two with volumes."""
 
     home: Kubectl
     places: dict[str, Kubectl]
@@ -86,7 +85,7 @@ class World:
     before: set[str]
 
     def document(self, way: Way, name: str, annotations: dict[str, str]) -> Document:
-        """A DataVolume, with leave where it needs that."""
+        """Build a DataVolume, with a clone token if it needs one."""
         target, source = self.places[way.place], (self.places[HERE].namespace, golden(way.mode))
         granted = leave(self.key, source, target.namespace, name) if way.place != HERE else {}
         kind, place = "pvc", {"namespace": source[0], "name": source[1]}
@@ -107,11 +106,11 @@ class World:
             self.chronicles[way.place].wait_phase(name, "Succeeded", patience=PATIENCE)
 
     def cleared(self, ways: dict[str, Way]) -> None:
-        """Nothing is there but what was there before, and what those of these DataVolumes have that are there."""
+        """Wait until only the initial objects exist, and those of the DataVolumes that still exist."""
         wait_belongings(lambda: self.before | self._theirs(self.present(ways)), PATIENCE, *self.places.values())
 
     def present(self, ways: dict[str, Way]) -> dict[str, Way]:
-        """Those of these DataVolumes that are there."""
+        """Return the DataVolumes of `ways` that exist."""
         there = {place: chronicle.present("datavolumes") for place, chronicle in self.chronicles.items()}
         return {name: way for name, way in ways.items() if name in there[way.place]}
 
@@ -124,7 +123,7 @@ class World:
                 chronicle.present("persistentvolumeclaims").get(name),
             )
             if volume is None or claim is None:
-                continue  # it is just about to go
+                continue  # it is being deleted
             spec = claim["spec"]
             theirs |= {f"PersistentVolumeClaim {namespace}/{name}", f"PersistentVolume {spec['volumeName']}"}
             if "dataSourceRef" in spec and way.place == HERE:
@@ -132,7 +131,7 @@ class World:
         return theirs
 
     def read(self, cluster, ways: dict[str, Way]) -> None:
-        """All hold what the source does, which one pod for each namespace sees."""
+        """Assert that all clones hold the source's content, read by one pod for each namespace."""
         for place, kubectl in self.places.items():
             claims = {name: way.target_mode for name, way in ways.items() if way.place == place}
             if claims:
@@ -143,7 +142,7 @@ class World:
                 take_away(kubectl, reader)
 
     def drop(self, ways: dict[str, Way]) -> None:
-        """The DataVolumes go, and with them all that was theirs."""
+        """Delete the DataVolumes and wait until everything of theirs is deleted."""
         for place, kubectl in self.places.items():
             names = [name for name, way in ways.items() if way.place == place]
             if names:
@@ -156,7 +155,7 @@ def golden(mode: str) -> str:
 
 
 def face(kubectl: Kubectl, name: str) -> dict[str, Any]:
-    """All of a source that no clone may change, by its place: of the claim and its volume everything but their versions."""
+    """Return the fields of a source that no clone may change: claim and volume without versions, by path."""
     claim = kubectl.get("persistentvolumeclaim", name)
     volume = kubectl.get("persistentvolume", claim["spec"]["volumeName"])
     for document in (claim, volume):
@@ -182,7 +181,7 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[An
 
 @pytest.fixture(scope="module")
 def world(cluster, tmp_path_factory) -> Iterator[World]:
-    """With two golden images, whose content and faces are compared at the end."""
+    """Create two golden images, and compare their content and metadata at the end."""
     directory = tmp_path_factory.mktemp("servers")
     with ExitStack() as stack:
         home, here, elsewhere = (
@@ -220,7 +219,7 @@ def watching(places: dict[str, Kubectl]) -> str:
     return f"--watch-namespaces={','.join(kubectl.namespace for kubectl in places.values())}"
 
 
-# --- the controller -----------------------------------------------------------------------------------------------
+# --- The controller -------------------------------------------------------------------------------------------
 
 WAYS = (
     Way(name="snapshot", place=HERE, mode=FILES, storage_class="csi", size="64Mi"),
@@ -252,7 +251,7 @@ def test_a_controller_that_dies_at_every_step_of_a_clone_comes_to_the_same_end(c
 
 
 def pods_by_name(world: World) -> dict[str, set[str]]:
-    """Uids of the pods that there were."""
+    """Return the uids of all recorded pods by name."""
     found: dict[str, set[str]] = {}
     for chronicle in world.chronicles.values():
         for pod in chronicle.states("pods"):
@@ -260,7 +259,7 @@ def pods_by_name(world: World) -> dict[str, set[str]]:
     return found
 
 
-# --- pods of a copy -----------------------------------------------------------------------------------------------
+# --- Pods of a host-assisted clone ----------------------------------------------------------------------------
 
 COPIES = (
     Way(name="files", place=HERE, mode=FILES, storage_class=COPYING),
@@ -270,12 +269,18 @@ COPIES = (
 )
 READER, TARGET = "reader", "target"
 TIMES = (0.0, 10.0, 20.0)
-"""How many percent are done when it is struck; a pod that is deleted first need not even run.  Of a device with zeros at
-its end not a third is data."""
+"""Progress in percent at which each blow happens; a pod that is deleted at 0 need not be running yet.
+
+Less than a third of the block device is data, because it ends with zeros.
+
+"""
 
 
 def is_killed(way: Way, number: int) -> bool:
-    """Inside, with the n-th blow; else the pod is deleted.  Each victim meets both each time, in one mode or the other."""
+    """Return whether the n-th blow kills the process instead of deleting the pod.
+
+    Each victim meets both at each time: one in each volume mode.
+    """
     return (number + (way.mode == BLOCK)) % 2 == 1
 
 
@@ -284,10 +289,10 @@ def test_pods_of_a_copy_that_are_deleted_or_killed_are_gone_on_without(cluster, 
         pytest.skip("only on our own cluster's node")
     ways = {f"{way.name}-{way.place}-{victim}": way for way in COPIES for victim in (READER, TARGET)}
     struck: dict[str, list[str]] = {name: [] for name in ways}
-    """Uids of the pods, by clone."""
+    """Uids of the struck pods, by clone."""
 
     def victim(name: str, number: int) -> Document | None:
-        """The pod, if the time for this blow has come."""
+        """Return the pod if the time for this blow has come."""
         way = ways[name]
         if len(struck[name]) != number or done(world.chronicles[way.place], name) < TIMES[number]:
             return None
@@ -299,7 +304,7 @@ def test_pods_of_a_copy_that_are_deleted_or_killed_are_gone_on_without(cluster, 
 
     def strike(name: str, number: int) -> bool:
         pod = victim(name, number)
-        if pod is None:  # one that reads was struck for another clone just now
+        if pod is None:  # the source pod was just struck for another clone
             return False
         if is_killed(ways[name], number):
             try:
@@ -325,19 +330,19 @@ def test_pods_of_a_copy_that_are_deleted_or_killed_are_gone_on_without(cluster, 
 
 
 def shown(chronicle: Chronicle, name: str) -> list[str]:
-    """All the progress that a DataVolume told of."""
+    """Return every progress that a DataVolume reported."""
     return [state.get("status", {}).get("progress", "") for state in chronicle.states("datavolumes", name)]
 
 
 def done(chronicle: Chronicle, name: str) -> float:
-    """Percent of a DataVolume."""
+    """Return a DataVolume's progress in percent."""
     states = chronicle.states("datavolumes", name)
     text = states[-1].get("status", {}).get("progress", "N/A") if states else "N/A"
     return 0.0 if text == "N/A" else float(text.removesuffix("%"))
 
 
 def pod_of(world: World, way: Way, name: str, *, reader: bool) -> Document | None:
-    """The newest pod that fills a clone, or reads its source for it."""
+    """Return the pod that fills a clone, or the one that reads its source for it."""
     claim = world.chronicles[way.place].present("persistentvolumeclaims").get(name)
     if claim is None:
         return None
@@ -354,7 +359,7 @@ def pod_of(world: World, way: Way, name: str, *, reader: bool) -> Document | Non
     return None
 
 
-# --- DataVolumes that go away -------------------------------------------------------------------------------------
+# --- Deleted DataVolumes --------------------------------------------------------------------------------------
 
 WITHDRAWN = (
     Way(name="snapshot", place=HERE, mode=FILES, storage_class="csi-wait", size="64Mi", steps=23, every=2),
@@ -365,7 +370,7 @@ WITHDRAWN = (
     Way(name="restored", place=HERE, mode=FILES, storage_class=COPYING, of_snapshot=True, steps=42, first=4, every=4),
 )
 NEVER = 1000
-"""More than there are steps."""
+"""More than the number of steps."""
 
 
 def test_a_datavolume_that_is_deleted_at_any_step_of_a_clone_leaves_nothing(cluster, world) -> None:
@@ -385,7 +390,7 @@ def test_a_datavolume_that_is_deleted_at_any_step_of_a_clone_leaves_nothing(clus
         for name, (way, _) in numbered.items():
             world.chronicles[way.place].until(f"{name} is done or gone", partial(is_over, world, way, name), PATIENCE)
         ways = {name: way for name, (way, _) in numbered.items()}
-        # Those that are deleted after their last writes are whole for a moment.
+        # A DataVolume deleted after its last write exists for a moment longer.
         world.cleared(ways)
         lived = world.present(ways)
         world.read(cluster, lived)
@@ -398,7 +403,7 @@ def test_a_datavolume_that_is_deleted_at_any_step_of_a_clone_leaves_nothing(clus
     assert deleted | set(lived) == set(numbered)
     for way in WITHDRAWN:
         assert f"{way.name}-{NEVER}" in lived
-        # However few a quick machine makes of them, that many are met.
+        # A fast machine combines writes, but at least these steps are met.
         assert {f"{way.name}-{number}" for number in range(way.first, way.steps // 2, way.every)} <= deleted
 
 

@@ -1,4 +1,4 @@
-"""Clones of one golden image at once, which pods copy: one pod reads for all of them."""
+"""Concurrent host-assisted clones of one golden image, which share one source pod."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tests.cluster.volumes import MIB, data_volume, disk, sha256, wait_phase
 SIZE = 24 * MIB
 DISK = disk(SIZE)
 GOLDEN = "golden"
-PATIENCE = 300.0  # seconds, for what takes one minute where nothing else runs
+PATIENCE = 300.0  # seconds, for what takes one minute on an idle machine
 COPY = "clone-many"
 READER = "cdi-clone-source"
 SLOWLY = {BANDWIDTH: "2Mi"}
-"""So that none is done before the last one has begun."""
+"""Bandwidth limit that keeps the first clone running until the last one has started."""
 
 
 @pytest.fixture(scope="module")
 def place(cluster, tmp_path_factory):
-    """A namespace with a controller, and a golden image in it."""
+    """A namespace with a controller and a golden image."""
     with (
         cluster.namespace("clone-many") as kubectl,
         controller(cluster, kubectl),
@@ -49,7 +49,7 @@ def place(cluster, tmp_path_factory):
 
 
 def readers(chronicle: Chronicle) -> list[dict]:
-    """All states of pods that read a source."""
+    """Return all states of source pods."""
     return [
         pod for pod in chronicle.states("pods") if pod["metadata"].get("labels", {}).get("cdi.kubevirt.io") == READER
     ]
@@ -60,13 +60,13 @@ def tickets(pod: dict) -> set[str]:
 
 
 def applied(place, names: dict[str, str]) -> None:
-    """Clones by name, each in its class."""
+    """Create clones by name, each in its class."""
     source = {"pvc": {"namespace": place.namespace, "name": GOLDEN}}
     place.create(*(data_volume(name, source, kind, size="48Mi", annotations=SLOWLY) for name, kind in names.items()))
 
 
 def check(cluster, place, chronicle: Chronicle, names: dict[str, str]) -> None:
-    """All hold what the source holds, and nothing but them is left."""
+    """Assert that all clones hold the source's content and that nothing else is left."""
     for name in names:
         chronicle.wait_phase(name, "Succeeded", patience=PATIENCE)
     modes = dict.fromkeys([*names, GOLDEN], "Filesystem")
@@ -86,12 +86,12 @@ def test_one_pod_reads_for_all(cluster, place):
         seen = readers(chronicle)
         assert len({pod["metadata"]["uid"] for pod in seen}) == 1
         assert max(len(tickets(pod)) for pod in seen) == len(names)
-        # Which pod it was is shown on each of them.
+        # Each claim names the source pod.
         notes = "cdi.kubevirt.io/storage.sourceClonePodName"
         claims = [chronicle.present("persistentvolumeclaims")[name]["metadata"]["annotations"] for name in names]
         assert {claim[notes] for claim in claims} == {seen[0]["metadata"]["name"]}
         assert {claim["cdi.kubevirt.io/cloneType"] for claim in claims} == {"copy"}
-        # None was begun a second time.
+        # No copy was restarted.
         assert {
             state["status"].get("restartCount", 0) for name in names for state in chronicle.states("datavolumes", name)
             if "status" in state
