@@ -1,4 +1,4 @@
-"""That the cluster does what the importer's tests count on, seen from outside as they see it."""
+"""Properties of the test cluster that the importer's tests rely on, checked from outside."""
 
 import base64
 import http.server
@@ -45,7 +45,7 @@ def classes(cluster):
 
 @pytest.fixture
 def storage(classes):
-    """Chooses a storage class by what it can do."""
+    """A function that chooses a storage class by its capabilities."""
 
     def choose(*, csi, waits=False, snapshots=False, expands=False):
         for each in classes:
@@ -60,7 +60,7 @@ def storage(classes):
 
 @pytest.fixture
 def script(cluster, namespace):
-    """Runs a shell script in a pod to its end, and gives what it printed."""
+    """A function that runs a shell script in a pod and returns its output."""
 
     def run(name, text, **claims):
         namespace.create(pod(name, cluster.image, text, claims={k.replace("_", "-"): v for k, v in claims.items()}))
@@ -77,7 +77,7 @@ def bound(kubectl, name):
     return kubectl.wait("pvc", name, "bound", is_phase("Bound"), SLOW)
 
 
-# --- pods and volumes
+# --- Pods and volumes ---
 
 
 def test_a_pod_runs_and_what_it_printed_is_there(script):
@@ -133,7 +133,7 @@ def test_a_full_volume_refuses_more(namespace, storage, script, csi):
 def test_a_claim_that_waits_has_no_volume_until_a_pod_wants_it(cluster, namespace, storage, csi):
     patient, prompt = storage(csi=csi, waits=True), storage(csi=csi)
     namespace.create(claim("patient", patient.name))
-    namespace.create(claim("prompt", prompt.name))  # made later, and served
+    namespace.create(claim("prompt", prompt.name))  # created later, and bound first
     bound(namespace, "prompt")
     before = namespace.get("pvc", "patient")
     assert (phase(before), before["spec"].get("volumeName")) == ("Pending", None)
@@ -142,7 +142,7 @@ def test_a_claim_that_waits_has_no_volume_until_a_pod_wants_it(cluster, namespac
     assert after["metadata"]["annotations"]["volume.kubernetes.io/selected-node"]
 
 
-# --- what only CSI has
+# --- CSI only ----
 
 
 @each_mode
@@ -205,8 +205,8 @@ def test_a_volume_grows(namespace, storage, script, mode):
     namespace.merge("pvc", "data", {"spec": {"resources": {"requests": {"storage": "96Mi"}}}})
     volume = namespace.get("pvc", "data")["spec"]["volumeName"]
     namespace.wait("pv", volume, "grown", lambda each: each["spec"]["capacity"]["storage"] == "96Mi", SLOW)
-    # Where the kernel does not let a mounted file system grow, it does when it is mounted the next time: the node needs a
-    # moment without a pod that uses it.
+    # A kernel that cannot grow a mounted file system grows it at the next mount, so the
+    # node needs a moment without a pod that uses it.
     size = 0
     for number in range(10):
         time.sleep(2)
@@ -218,7 +218,7 @@ def test_a_volume_grows(namespace, storage, script, mode):
     assert script("reader", READ[mode], data=mode) == "small"
 
 
-# --- what populators need
+# --- Requirements of populators ---
 
 
 @pytest.mark.parametrize("csi", [True, False], ids=["csi", "local"])
@@ -226,7 +226,7 @@ def test_a_claim_with_a_source_that_nobody_knows_stays_pending(cluster, namespac
     kind = storage(csi=csi)
     namespace.create(claim("strange", kind.name, source={"apiGroup": "cdi.test", "kind": "Unknown", "name": "it"}))
     namespace.create(pod("consumer", cluster.image, "true", claims={"strange": "Filesystem"}))
-    namespace.create(claim("plain", kind.name))  # made later, and served
+    namespace.create(claim("plain", kind.name))  # created later, and bound first
     bound(namespace, "plain")
     document = namespace.get("pvc", "strange")
     assert (phase(document), document["spec"].get("volumeName")) == ("Pending", None)
@@ -248,11 +248,11 @@ def test_a_volume_that_was_filled_for_another_claim_can_be_handed_over(namespace
     assert script("reader", READ["Filesystem"], target="Filesystem") == "filled"
 
 
-# --- the way to this machine
+# --- Connections to this machine ---
 
 
 class Webhook(http.server.BaseHTTPRequestHandler):
-    """Says its name to a GET; refuses objects with a certain label."""
+    """An HTTP handler that answers GET with its name and rejects objects with a certain label."""
 
     def do_GET(self):
         self.answer(b"this machine\n")
@@ -279,7 +279,7 @@ class Webhook(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def served(address, context=None):
-    """The webhook as a process of this machine; gives its port."""
+    """Run the webhook as a server on this machine; yield its port."""
     with http.server.ThreadingHTTPServer((address, 0), Webhook) as server:
         if context is not None:
             server.socket = context.wrap_socket(server.socket, server_side=True)
@@ -293,7 +293,7 @@ def served(address, context=None):
 
 
 def service_outside(name, address, port, target):
-    """A Service whose only endpoint is not a pod."""
+    """Build a Service whose only endpoint is not a pod."""
     return (
         {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"ports": [{"port": port}]}},
         {
@@ -314,7 +314,7 @@ def host_address(cluster):
     return cluster.host_address
 
 
-# A Service takes a moment to be known on the node; what curl says of tries before counts only if none succeeds.
+# The node needs a moment to learn of a Service. curl's messages about earlier tries matter only if all tries fail.
 FETCH = "curl -fsS --retry 60 --retry-delay 1 --retry-all-errors -m 60 %s 2>/tmp/why || { cat /tmp/why; exit 1; }"
 
 
@@ -372,7 +372,7 @@ def test_the_api_server_asks_a_webhook_on_this_machine(cluster, namespace, host_
         namespace.create(*service_outside("hook", host_address, 443, port))
         cluster.kubectl.create(configuration)
         try:
-            # Until the API server has heard of both it does not ask, or fails to.
+            # Until the API server has seen both, it does not call the webhooks or fails to.
             assert refused_soon()
             namespace.create(config_map("allowed"))
         finally:
@@ -400,7 +400,7 @@ def test_this_machine_reaches_services(cluster, namespace):
 
 @contextmanager
 def registry(address, directory):
-    """A container registry as a process of this machine, over plain HTTP; gives its host and port."""
+    """Run a container registry on this machine over plain HTTP; yield its host and port."""
     with socket.socket() as free:
         free.bind((address, 0))
         place = f"{address}:{free.getsockname()[1]}"
@@ -441,7 +441,7 @@ def test_the_node_pulls_from_a_registry_on_this_machine(cluster, namespace, host
         namespace.wait("pod", "absent", "without its image", reason, SLOW)
 
 
-# --- the cluster's own manners
+# --- The cluster's own programs ---
 
 
 def test_what_a_restricted_namespace_forbids_is_refused(cluster, namespace):
@@ -479,7 +479,7 @@ def test_pods_run_on_while_the_api_server_and_the_kubelet_are_restarted(cluster,
     cluster.wait_ready()
     cluster.stop("kube-apiserver")
     cluster.restart("kubelet")
-    time.sleep(5)  # it tells the API server in vain which CSI drivers there are
+    time.sleep(5)  # meanwhile it cannot register its CSI drivers with the API server
     cluster.start("kube-apiserver")
     cluster.wait_ready()
     namespace.create(pod("after", cluster.image, "true", claims={"data": "Filesystem"}))

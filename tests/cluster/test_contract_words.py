@@ -1,7 +1,7 @@
-"""The words of the API that programs compare, each of them met on a cluster: phases, reasons, events, annotations, names.
+"""The words of the API that programs compare, each observed on a cluster: phases, reasons, Events, annotations, names.
 
-A word stands in a table beside the scenario that brings it about.  All scenarios are played at once, before the first
-test; each test is one word.  Those of clones and uploads are not here.
+Tables map each word to the scenario that produces it. All scenarios run at once before the first test; each test checks
+one word. Clones and uploads have tests of their own.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ Document = dict[str, Any]
 GROUP = "cdi.kubevirt.io/"
 PATIENCE = 300.0
 MARK = secrets.token_hex(3)
-"""In the names of what belongs to the whole cluster."""
+"""Part of the names of cluster-scoped objects."""
 NODE, PRIORITY, POLICY, VOLUME = f"full-{MARK}", f"golden-{MARK}", f"primes-{MARK}", f"foreign-{MARK}"
 REFUSED_SIZE = "33Mi"
-"""Prime claims of this size are refused by a policy."""
+"""Size of prime PVCs that a policy rejects."""
 NETWORKS = {
     "k8s.v1.cni.cncf.io/networks": "storage-net",
     "v1.multus-cni.io/default-network": "default/storage-net",
     "sidecar.istio.io/inject": "true",
 }
 
-# --- the words ----------------------------------------------------------------------------------------------------
+# --- Words ----------------------------------------------------------------------------------------------------
 
 PHASES = {
     "Pending": "slow-csi",
@@ -88,8 +88,8 @@ EVENTS = {
     "ClaimMisbound": "misbound",
 }
 OF_CLAIMS = {("in-use", "ImportTargetInUse"), ("unauthorized", "ErrImportFailed")}
-"""Events that are told of the claim and not of a DataVolume."""
-WRITTEN = {  # annotations of claims: who has them, and values that they go through
+"""Events about the claim instead of the DataVolume."""
+WRITTEN = {  # annotations of claims: the scenario, and the successive values
     "storage.pod.phase": ("slow-csi", ["Pending", "Running", "Succeeded"]),
     "storage.pod.ready": ("slow-csi", ["false", "true", "false"]),
     "storage.pod.restarts": ("unauthorized", ["0", "[1-9]"]),
@@ -114,7 +114,7 @@ WRITTEN = {  # annotations of claims: who has them, and values that they go thro
     "storage.populatedFor": ("adopted", ["adopted"]),
     "storage.pod.priorityclassname": ("chosen", [PRIORITY]),
 }
-OBEYED = {  # annotations that users set: the scenario, and how it ends
+OBEYED = {  # annotations that users set: the scenario, and its final phase
     "storage.bind.immediate.requested": ("at-once", "Succeeded"),
     "storage.usePopulator": ("declined", "Succeeded"),
     "storage.pod.retainAfterCompletion": ("chosen", "Succeeded"),
@@ -124,13 +124,13 @@ OBEYED = {  # annotations that users set: the scenario, and how it ends
     "storage.checkStaticVolume": ("static", "Succeeded"),
     "externalPopulation": ("external", "Succeeded"),
 }
-BY_HAND = {  # of claims without a DataVolume
+BY_HAND = {  # annotations of claims without a DataVolume
     "by-hand": (
         "source", "endpoint", "secretName", "certConfigMap", "checksum", "extraHeaders.0", "secretExtraHeaders.0",
     ),
     "by-hand-insecure": ("source", "endpoint", "insecureSkipVerify"),
 }  # fmt: skip
-LABELS = {  # who has them: kind, a name's pattern, value
+LABELS = {  # labels: kind, pattern of the name, value
     "app": ("pods", "importer-.*", "containerized-data-importer"),
     "cdi.kubevirt.io": ("pods", "importer-.*", "importer"),
     "prometheus.cdi.kubevirt.io": ("pods", "importer-.*", "true"),
@@ -139,7 +139,7 @@ LABELS = {  # who has them: kind, a name's pattern, value
 }
 
 
-# --- the scenarios ------------------------------------------------------------------------------------------------
+# --- Scenarios ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +149,7 @@ class Play:
     server: FaultServer
     tls: FaultServer
     elsewhere: Chronicle
-    """Of a namespace whose workers have an image that is not there."""
+    """Event log of a namespace whose workers have a missing image."""
     authority: str
 
 
@@ -181,7 +181,7 @@ def named(*names: str) -> dict[str, str]:
 
 
 def a_volume(name: str, storage_class: str, namespace: str, claim: str) -> Document:
-    """A PersistentVolume that somebody made by hand for this claim."""
+    """Build a PersistentVolume made by hand for this claim."""
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
@@ -198,7 +198,7 @@ def a_volume(name: str, storage_class: str, namespace: str, claim: str) -> Docum
 
 
 def cluster_wide(namespace: str) -> tuple[Document, ...]:
-    """A node that is full, a priority, and a policy against some prime claims of this namespace."""
+    """Build a full node, a priority class, and a policy that rejects some prime PVCs of this namespace."""
     taint = {"key": "cdi.test/full", "effect": "NoSchedule"}
     rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["persistentvolumeclaims"]}
     expression = (
@@ -272,7 +272,7 @@ def begin(play: Play, image: bytes, vmdk: bytes) -> None:
             "by-hand-insecure", "local", annotations=by_hand(source="http", endpoint=secure, insecureSkipVerify="true")
         ),
     )  # fmt: skip
-    # Before it is counted, a claim may slip through.
+    # A claim created before the quota is in force is not counted.
     place.wait("resourcequota", "some", "in force", lambda it: "used" in it.get("status", {}))
     external = data_volume("external", {}, "csi", annotations=named("externalPopulation"))
     del external["spec"]["source"]
@@ -319,7 +319,7 @@ def by_hand(**said: str) -> dict[str, str]:
 
 
 def go_on(play: Play, image: str) -> None:
-    """What people do while the imports run."""
+    """Do what users do while the imports run."""
     place, chronicle = play.place, play.chronicle
     place.create(pod_of_many("user", image, "sleep 1000", {"in-use": "Filesystem"}))
     chronicle.wait_phase("full", "PendingPopulation", patience=PATIENCE)
@@ -438,11 +438,11 @@ def test_kubectl_shows_the_usual_columns(play) -> None:
         assert line.split()[0] == "slow-csi"
 
 
-# --- claims -------------------------------------------------------------------------------------------------------
+# --- Claims ---------------------------------------------------------------------------------------------------
 
 
 def goes_through(values: list[str], wanted: list[str]) -> bool:
-    """The patterns match some of the values, in this order."""
+    """Return whether the patterns match some of the values in this order."""
     rest = iter(values)
     return all(any(re.fullmatch(pattern, value) for value in rest) for pattern in wanted)
 
@@ -515,7 +515,7 @@ def test_annotations_written_by_hand_are_an_import(play, name) -> None:
         assert {request.header("Authorization") for request in asked} == {login}
 
 
-# --- names and labels ---------------------------------------------------------------------------------------------
+# --- Names and labels -----------------------------------------------------------------------------------------
 
 
 def test_pods_and_claims_have_the_names_that_programs_look_up(play) -> None:
@@ -561,7 +561,7 @@ def test_pods_have_what_was_asked_for_them(play) -> None:
 
 
 def test_a_worker_says_how_it_ended_in_the_usual_fields(play) -> None:
-    """Of its termination message."""
+    """The fields of the worker's termination message."""
     play.chronicle.wait_phase("chosen", "Succeeded", patience=PATIENCE)
     pod = play.place.get("pod", "importer-chosen")
     [container] = pod["status"]["containerStatuses"]

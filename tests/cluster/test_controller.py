@@ -1,4 +1,4 @@
-"""DataVolumes on a real cluster, filled by the controller of this checkout with worker pods of its image."""
+"""DataVolumes on a real cluster, imported by this checkout's controller and worker image."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def image(content, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def place(cluster):
-    """A namespace under restricted Pod Security, with a controller, for all tests of this module."""
+    """A namespace under restricted Pod Security with a controller, for all tests of this module."""
     with cluster.namespace() as kubectl:
         kubectl.run("label", "namespace", kubectl.namespace, *(f"{name}={text}" for name, text in RESTRICTED.items()))
         with controller(cluster, kubectl):
@@ -139,7 +139,7 @@ def test_a_secret_that_is_missing_is_waited_for(cluster, place, server, image, c
     assert digest(cluster, place, "secret", "Filesystem", len(content)) == sha256(content)
 
 
-# --- deletion ---------------------------------------------------------------------------------------------------
+# --- Deletion -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("storage_class", ["csi", "local"])
@@ -152,7 +152,7 @@ def test_a_datavolume_that_is_deleted_takes_everything_with_it(place, server, im
     order = ["Pending", "ImportScheduled", "ImportInProgress", "Succeeded"]
     wait_phase(place, name, *order[order.index(phase) :])
     if phase == "Succeeded":
-        # The test cluster's driver deletes a volume also while the node has it mounted, which then stays for ever.
+        # The test cluster's driver deletes a volume even while it is mounted, and the mount then stays forever.
         wait_clean(place)
     place.delete("datavolume", name, wait=False)
     place.wait_gone("datavolume", name, SLOW)
@@ -163,7 +163,7 @@ def test_a_datavolume_that_is_deleted_takes_everything_with_it(place, server, im
     ]
 
 
-# --- without a DataVolume ---------------------------------------------------------------------------------------
+# --- Without a DataVolume -----------------------------------------------------------------------------------
 
 
 def claim(name, storage_class, **more):
@@ -227,7 +227,7 @@ def test_an_archive_is_unpacked(cluster, place, server) -> None:
     assert look(cluster, place, "archive", "Filesystem", "cat /data/inside/file") == "hello"
 
 
-# --- volumes that somebody has, and that are there already -----------------------------------------------------------
+# --- Existing and static volumes ---------------------------------------------------------------------------------
 
 
 def test_a_volume_is_not_written_into_while_a_pod_has_it(cluster, place, server, image, content) -> None:
@@ -261,7 +261,7 @@ def test_a_volume_that_was_kept_for_it_is_taken_as_it_is(cluster, place, server,
     reference = {"namespace": place.namespace, "name": second, "uid": None, "resourceVersion": None}
     place.merge("persistentvolume", volume, {"spec": {"claimRef": reference}})
     place.wait("persistentvolume", volume, "available", lambda it: it["status"]["phase"] == "Available", SLOW)
-    # Not before: whoever sees a released volume that may be deleted deletes it.
+    # Only now, because the PV controller deletes a released volume with this policy.
     place.merge("persistentvolume", volume, {"spec": {"persistentVolumeReclaimPolicy": "Delete"}})
     nowhere = server.put(f"/nowhere-{storage_class}", b"", always=Fault(status=404))
     annotations = {"cdi.kubevirt.io/storage.checkStaticVolume": ""}

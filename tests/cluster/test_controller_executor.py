@@ -1,4 +1,4 @@
-"""Plans are carried out on a real API server: what it checks, what it refuses, and what happens in between."""
+"""Execution of plans on a real API server: preconditions, rejections, and conflicting changes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Bench:
         return await self.client.get(resource, self.namespace if resource.namespaced else None, name)
 
     async def until(self, resource, name, ready):
-        """The object as soon as it is so."""
+        """Return the object as soon as `ready` is true for it."""
         version = (await self.client.list(resource, self.namespace, fields=f"metadata.name={name}")).version
         if ready(found := await self.get(resource, name)):
             return found
@@ -202,7 +202,7 @@ def resource(plural):
     return resource_named(plural)
 
 
-# --- status and events ------------------------------------------------------------------------------------------
+# --- Status and Events --------------------------------------------------------------------------------------
 
 
 async def data_volume(bench):
@@ -245,7 +245,7 @@ async def test_the_same_event_counts_up(bench) -> None:
     assert found["source"] == {"component": "cdi-controller"}
 
 
-# --- workers ----------------------------------------------------------------------------------------------------
+# --- Workers ------------------------------------------------------------------------------------------------
 
 
 def start(bench, claim):
@@ -281,7 +281,7 @@ async def test_a_worker_is_not_started_on_what_a_claim_was_before(bench) -> None
         pytest.skip("the watch was faster than the test")
     with pytest.raises(Conflict):
         await bench.act(start(bench, claim))
-    # By now it is known, so the next decision rests on it.
+    # The conflict means that the cache is current now, so the next decision is based on it.
     assert bench.watches.get(CLAIMS, bench.namespace, "c")["metadata"]["annotations"] == {"ledger": "done"}
     await bench.act(start(bench, claim))
     pod = await bench.get(PODS, "importer-c")
@@ -305,7 +305,7 @@ async def test_only_the_attempt_that_was_meant_is_stopped(bench) -> None:
     assert left is None or "deletionTimestamp" in left["metadata"]
 
 
-# --- volumes and copies -----------------------------------------------------------------------------------------
+# --- Volumes and clones -------------------------------------------------------------------------------------
 
 
 async def test_a_volume_goes_from_the_prime_claim_to_its_target_and_only_from_there(bench) -> None:

@@ -1,4 +1,4 @@
-"""The controller as a process: killed, stopped, several of them, and beside another installation."""
+"""The controller as a process: killed, stopped, with replicas, and beside another installation."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_it_writes_nothing_that_is_so_already(cluster, namespace) -> None:
         before = versions()
         running.stop()
         running.start()
-        # Whatever it looks at is looked at once by then: this comes last in its queue.
+        # This DataVolume is last in the work queue, so every other object has been reconciled when it is done.
         namespace.create(data_volume("f", {"blank": {}}, "csi"))
         wait_phase(namespace, "f", "Succeeded")
         after = versions()
@@ -85,7 +85,7 @@ def test_asked_to_stop_it_ends_well_and_lets_the_next_one_lead(cluster, namespac
     with controller(cluster, namespace) as running:
         assert lease(namespace)["holderIdentity"]
         assert running.stop() == 0
-        # Whoever comes next need not wait until it is over.
+        # The next leader need not wait for the Lease to expire.
         assert (lease(namespace)["holderIdentity"], lease(namespace)["leaseDurationSeconds"]) == ("", 1)
         assert running.lines()[-1]["message"] == "stopping"
         running.start()
@@ -123,7 +123,7 @@ def test_beside_another_installation_it_acts_on_its_own_only(cluster, namespace)
 
 
 def test_two_in_one_namespace_have_nothing_in_common(cluster, namespace) -> None:
-    """Neither waits for the other's Lease, or takes up its key and authorities."""
+    """Neither waits for the other's Lease or uses its key and certificate authorities."""
     with (
         controller(cluster, namespace, "--selector=team=first") as first,
         controller(cluster, namespace, "--selector=team=second", "--prefix=second"),

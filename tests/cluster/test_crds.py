@@ -1,4 +1,4 @@
-"""The definitions on a real API server, while no webhook answers: what they refuse, in whose words, and what they let pass."""
+"""The CRD schemas on a real API server without webhooks: rejections, their messages, and accepted objects."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ WEBHOOK_ONLY = {
     "stage without snapshot",
     "stage twice",
 }
-"""Of DataVolumes: what the language cannot say, or not at an API server's price."""
+"""DataVolume cases that only the webhook rejects: CEL cannot express them, or not within the cost limit."""
 
 OTHER_WORDS = {
     "ref kind": "Unsupported sourceRef kind",
@@ -48,7 +48,7 @@ OTHER_WORDS = {
     "a word for a size": "should match",
     "a mapping for a list": "must be of type array",
 }
-"""The same meaning in the words of the API server's own checks, or without the value."""
+"""Messages of the API server's built-in checks with the same meaning, or without the value."""
 
 KINDS_WEBHOOK_ONLY = {
     ("spec.source.dataSource", "DataSource cannot point to itself"),
@@ -66,19 +66,19 @@ KINDS_WEBHOOK_ONLY = {
     ("spec.customizeComponents.patches[0].type", 'supported values: "json", "merge", "strategic"'),
     ("spec.target", "the source itself"),
 }
-"""Of the other kinds."""
+"""Cases of the other kinds that only the webhook rejects."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def definitions(cluster):
-    """The definitions of this checkout."""
+    """Install the definitions of this checkout."""
     cluster.kubectl.run("apply", "--server-side", "--force-conflicts", f"--filename={ROOT / 'crds'}")
     cluster.kubectl.run("wait", "--for=condition=Established", "--timeout=150s", f"--filename={ROOT / 'crds'}")
 
 
 @pytest.fixture(scope="module")
 def api(cluster):
-    """The API server through `kubectl create --raw`, in a namespace of this module's own."""
+    """Create objects with `kubectl create --raw`, in a namespace of this module's own."""
     with cluster.namespace("crds") as kubectl:
 
         def create(document, *, dry_run=True):
@@ -113,7 +113,7 @@ def test_a_wrong_datavolume_is_refused_in_the_same_words(api, document, field, w
     said = refusal(api, document)
     assert words in said
     if field is not None:
-        # A rule of the whole, or of a list, is shown at what it is a rule of.
+        # The API server reports a rule of an object or list at that object or list.
         parents = [field.rsplit(".", cut)[0] for cut in range(field.count(".") + 1)]
         assert any(parent in said for parent in parents)
 
@@ -167,12 +167,12 @@ def test_annotations_of_a_mebibyte_are_refused(api):
     assert "Too long" in refusal(api, dv() | {"metadata": {"name": "much", "annotations": {"a": "x" * (1 << 20)}}})
 
 
-# --- what may not change
+# --- Immutable fields ---
 
 
 @pytest.fixture
 def stored(api):
-    """Makes an object, and gives a function that replaces its spec."""
+    """A function that stores an object and returns a function that replaces its spec."""
     made = []
 
     def store(document):
@@ -265,7 +265,7 @@ def test_specs_that_may_change(stored, kind, change):
 
 
 def test_an_object_that_older_rules_let_in_can_lose_its_finalizer_and_go(api):
-    """The API server holds an unchanged value to no rule that came after it."""
+    """The API server does not apply a newer rule to an unchanged value."""
     document = dv({"registry": {"url": "docker://host/image"}})
     document["metadata"] = {"name": "older", "finalizers": ["example.org/hold"]}
     api(document, dry_run=False)

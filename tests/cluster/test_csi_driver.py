@@ -1,4 +1,4 @@
-"""The cluster's CSI driver by the CSI project's own conformance tests, over real loop devices and mounts."""
+"""The CSI project's conformance tests for the cluster's CSI driver, over real loop devices and mounts."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from tests.cluster.toolchain import find_go
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_the_driver_conforms():
     done = subprocess.run(
-        # Compiled as the driver is, so that most of it is in Go's cache.
+        # The same build flags as the driver's, so most packages are in Go's cache.
         [find_go(Layout.default()), "test", "-trimpath", "-count=1", "./..."],
         cwd=build._CSI,
         env=build.go_environment(Layout.default()),

@@ -1,7 +1,7 @@
-"""What goes wrong and how it is told: phase, conditions, events, remedy, and what is left behind.
+"""Failures and how they are reported: phase, conditions, Events, remedy, and leftovers.
 
-Most of it happens at the same time, in one namespace; each test looks at its own DataVolume.  What hits a whole cluster
-(its default class, its node) lasts seconds and is put back.
+Most failures happen concurrently in one namespace; each test checks its own DataVolume. Cluster-wide failures (default
+class, node) last seconds and are reverted.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ Document = dict[str, Any]
 PATIENCE = 300.0
 USER, PASSWORD = "importer", "right"
 LATE = f"late-{secrets.token_hex(3)}"
-"""A StorageClass that comes late.  It belongs to the whole cluster, so it has a name of its own."""
+"""A StorageClass that is created late; it is cluster-scoped, so its name is unique."""
 ANNOTATION = "cdi.kubevirt.io/"
 NOT_THERE = "127.0.0.1:1/cdi/not-there:1"
-"""An image that every node fails to pull at once."""
+"""An image that every node fails to pull immediately."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,14 +50,14 @@ class Scene:
     content: bytes
     image: bytes
     authority: str
-    """The certificate of who signed for `tls`."""
+    """The CA certificate of `tls`."""
     documents: list[Document] = field(default_factory=list)
 
     def add(self, name: str, source: Document, storage_class: str | None, **more: Any) -> None:
         self.documents.append(data_volume(name, source, storage_class, **more))
 
     def until_said(self, name: str, *words: str) -> Document:
-        """The first state of the DataVolume in which Ready's message has these words."""
+        """Return the first state of the DataVolume whose Ready message contains all of these words."""
 
         def there(document: Document) -> bool:
             message = conditions(document).get("Ready", {}).get("message", "")
@@ -69,7 +69,7 @@ class Scene:
         return self.chronicle.wait_phase(name, "Failed", patience=patience)
 
     def failed_tries(self, name: str, reason: str) -> None:
-        """Until a failed try is told where people and programs look, as KubeVirt's CDI tells it."""
+        """Wait until a failed attempt is reported where KubeVirt's CDI reports it: Events and claim annotations."""
 
         def told() -> bool:
             return (
@@ -81,7 +81,7 @@ class Scene:
         self.chronicle.until(f"{name} is told of", told, PATIENCE)
 
     def wait_no_trace(self, name: str) -> None:
-        """No worker of this DataVolume, no prime claim and no scratch space."""
+        """Wait until the DataVolume has no worker pod, prime PVC or scratch PVC."""
         owned = {state["metadata"]["uid"] for state in self.chronicle.states("persistentvolumeclaims", name)}
 
         def traces() -> list[str]:
@@ -97,7 +97,7 @@ class Scene:
         self.chronicle.until(f"nothing is left of {name}", lambda: not traces(), PATIENCE)
 
     def right(self, *names: str, mode: str = "Filesystem") -> None:
-        """These volumes hold the image."""
+        """Wait until these DataVolumes are Succeeded, and assert that the volumes hold the image."""
         self.chronicle.until(
             f"{names} Succeeded",
             lambda: all(self.chronicle.phases(name)[-1:] == ["Succeeded"] for name in names),
@@ -146,7 +146,7 @@ def scene(cluster, tmp_path_factory):
 
 
 def _begin(scene: Scene) -> None:
-    """Everything that goes wrong by itself, at once."""
+    """Create all the failing imports at once."""
     place, server = scene.place, scene.server
     good = server.put("/good.qcow2", scene.image)
     secure = scene.tls.put("/good.qcow2", scene.image)
@@ -157,7 +157,7 @@ def _begin(scene: Scene) -> None:
         secret("wrong-password", accessKeyId=USER, secretKey="wrong"),
         secret("other-shape", username=USER, password=PASSWORD),
         authority("wrong-authority", trustme.CA().cert_pem.bytes().decode()),
-        # Storage of these classes is for the tests of quotas only.
+        # Only the quota tests use storage of these classes.
         quota("claims", {"local-wait.storageclass.storage.k8s.io/persistentvolumeclaims": "0"}),
         quota("storage", {"csi-wait.storageclass.storage.k8s.io/requests.storage": "30Mi"}),
     )
@@ -202,7 +202,7 @@ def _begin(scene: Scene) -> None:
 
 
 def _correct(scene: Scene) -> None:
-    """What people do about it, once it was told what is wrong; the imports find out by themselves."""
+    """Correct each cause once its message has appeared; the imports recover without further action."""
     place = scene.place
     for name, words in TOLD.items():
         scene.until_said(name, *words)
@@ -226,7 +226,7 @@ TOLD = {
     "quota-claim": ("PVC quota-claim", "exceeded quota: claims", "Try: raise the quota"),
     "quota-prime": ("PVC prime-", "exceeded quota: storage", "Try: raise the quota"),
 }
-"""What is told of that which can be corrected."""
+"""Expected words in the message of each correctable failure."""
 
 
 def authority(name: str, pem: str) -> Document:
@@ -238,16 +238,16 @@ def quota(name: str, hard: dict[str, str]) -> Document:
 
 
 def in_force(place: Kubectl, name: str) -> None:
-    """Until a quota is counted; before that, a claim may slip through."""
+    """Wait until a quota is in force; a claim created earlier is not counted."""
     place.wait("resourcequota", name, "in force", lambda it: "used" in it.get("status", {}))
 
 
 def warnings(scene: Scene, name: str) -> dict[str, str]:
-    """By reason; the last message of each."""
+    """Return the last message of each warning Event by reason."""
     return {event["reason"]: event["message"] for event in scene.chronicle.events(name) if event["type"] == "Warning"}
 
 
-# --- the source -------------------------------------------------------------------------------------------------
+# --- Source -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["gone-csi", "gone-local"])
@@ -272,7 +272,7 @@ def test_an_image_that_comes_later_is_imported(scene) -> None:
 
 @pytest.mark.parametrize("name", ["unreachable-csi", "unreachable-local"])
 def test_a_server_that_is_not_reached_is_told_from_the_first_try_on(scene, name) -> None:
-    """And not when the worker, which waits and tries again by itself, has given up."""
+    """The first failed attempt is reported, although the worker keeps retrying."""
     state = scene.until_said(name, "no connection to")
     found = conditions(state)
     assert (found["Running"]["status"], found["Running"]["reason"]) == ("False", "Error")
@@ -348,7 +348,7 @@ def test_a_source_that_is_not_read(scene) -> None:
     scene.wait_no_trace("unsupported")
 
 
-# --- the content ------------------------------------------------------------------------------------------------
+# --- Content ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["checksum-csi", "checksum-local", "checksum-block"])
@@ -386,7 +386,7 @@ def test_a_volume_that_is_too_small(scene, name) -> None:
     scene.wait_no_trace(name)
 
 
-# --- what a DataVolume names ------------------------------------------------------------------------------------
+# --- References of a DataVolume -----------------------------------------------------------------------------
 
 
 def test_a_secret_that_is_missing_is_waited_for(scene) -> None:
@@ -414,7 +414,7 @@ def test_a_secret_of_another_shape_is_told_by_its_keys(scene) -> None:
     scene.right("other-shape")
 
 
-# --- storage ----------------------------------------------------------------------------------------------------
+# --- Storage ------------------------------------------------------------------------------------------------
 
 
 def test_a_class_that_does_not_exist_is_waited_for(scene) -> None:
@@ -437,7 +437,7 @@ def test_a_class_that_does_not_exist_is_waited_for(scene) -> None:
 
 
 def test_no_class_at_all(scene) -> None:
-    """An empty name asks for a volume that somebody made by hand."""
+    """An empty class name asks for a statically provisioned volume."""
     found = conditions(scene.until_said("classless", "without a StorageClass", "Try: "))
     assert (found["Bound"]["status"], found["Bound"]["reason"]) == ("False", "ErrClaimNotValid")
     assert scene.chronicle.phases("classless")[-1] == "Pending"
@@ -445,7 +445,7 @@ def test_no_class_at_all(scene) -> None:
 
 @pytest.mark.alone
 def test_no_class_is_the_default_one(scene) -> None:
-    """For a second or two nobody on this cluster has one."""
+    """The cluster has no default class for a second or two."""
     mark = "storageclass.kubernetes.io/is-default-class"
     defaults = [
         each["metadata"]["name"] for each in scene.place.get_all("storageclasses")
@@ -455,7 +455,7 @@ def test_no_class_is_the_default_one(scene) -> None:
     try:
         for name in defaults:
             scene.place.merge("storageclass", name, {"metadata": {"annotations": {mark: "false"}}})
-        time.sleep(1)  # a second is how long a watch may take to tell of it
+        time.sleep(1)  # a watch may take a second to deliver the change
         scene.place.create(data_volume("no-default", {"http": {"url": url}}, None))
         found = conditions(scene.until_said("no-default", "no StorageClass is named, and none is the default"))
     finally:
@@ -465,11 +465,11 @@ def test_no_class_is_the_default_one(scene) -> None:
     scene.right("no-default")
 
 
-# --- pods -------------------------------------------------------------------------------------------------------
+# --- Pods ---------------------------------------------------------------------------------------------------
 
 
 def test_a_pod_that_fits_nowhere(scene) -> None:
-    """The claim's consumer is to run on a node that nobody can use."""
+    """The claim's consumer is scheduled to a node with a taint."""
     node = f"full-{secrets.token_hex(3)}"
     taint = {"key": "cdi.test/full", "effect": "NoSchedule"}
     scene.place.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}, "spec": {"taints": [taint]}})
@@ -511,7 +511,7 @@ def test_an_image_of_the_worker_that_cannot_be_pulled(cluster, scene) -> None:
             assert said["status"]["phase"] == "ImportScheduled"
             assert NOT_THERE in found["Running"]["message"]
             assert "Try: check the controller's IMPORTER_IMAGE" in found["Running"]["message"]
-        # The option is corrected, and nothing else done.
+        # Only the option is corrected.
         with controller(cluster, place, "--no-leader-election"):
             chronicle.wait_phase("pull", "Succeeded", patience=PATIENCE)
             chronicle.wait_clean(PATIENCE)
@@ -519,7 +519,7 @@ def test_an_image_of_the_worker_that_cannot_be_pulled(cluster, scene) -> None:
 
 @contextlib.contextmanager
 def limiting(cluster: Cluster, place: Kubectl, memory: str):
-    """Something in the cluster that gives every pod of the namespace so little memory, as a policy engine would."""
+    """Limit the memory of every pod of the namespace with a mutating webhook, as a policy engine does."""
     if not cluster.host_address:
         pytest.skip("the API server does not reach this machine")
     patch = [
@@ -589,7 +589,7 @@ def test_a_worker_with_too_little_memory_is_named_as_such(cluster, scene) -> Non
     url = scene.server.url("/good.qcow2")
     with cluster.namespace("memory") as place, following(place) as chronicle, controller(cluster, place):
         with limiting(cluster, place, "20M"):
-            time.sleep(1)  # a second is how long an API server may take to see a webhook
+            time.sleep(1)  # an API server may take a second to see a webhook
             place.create(data_volume("memory", {"http": {"url": url}}, "local"))
             failed = chronicle.wait_phase("memory", "Failed", patience=PATIENCE)
         found = conditions(failed)
@@ -599,16 +599,16 @@ def test_a_worker_with_too_little_memory_is_named_as_such(cluster, scene) -> Non
         chronicle.wait_clean(PATIENCE)
 
 
-# --- what goes away and comes back ------------------------------------------------------------------------------
+# --- Outages ------------------------------------------------------------------------------------------------
 
 
 def slow_image(scene: Scene) -> tuple[bytes, Fault]:
-    """So large that it can be met on its way: a kubelet takes its time to end."""
+    """Return a disk and a fault that slow the import down enough for a kubelet to stop during it."""
     return scene.content * 2, Fault(drip=(1 << 16, 0.2))
 
 
 def until_under_way(scene: Scene, server: FaultServer, path: str, name: str) -> str:
-    """Some MiB have come; gives the uid of the pod that fetches."""
+    """Wait until a tenth of the disk is fetched, and return the uid of the worker pod."""
     scene.chronicle.until(
         "fetched in part",
         lambda: any(progress(state) >= 10 for state in scene.chronicle.states("datavolumes", name)),
@@ -645,7 +645,7 @@ def test_a_server_that_goes_away_and_comes_back(scene) -> None:
 
 @pytest.mark.alone
 def test_a_node_that_does_not_answer(scene) -> None:
-    """Its kubelet ends, and the node is marked as the node controller would do it forty seconds later."""
+    """The kubelet is stopped, and the node gets the condition that the node controller sets after forty seconds."""
     if scene.cluster.layout is None:
         pytest.skip("only our own cluster's node is stopped")
     image, slowly = slow_image(scene)
@@ -672,11 +672,11 @@ def test_a_node_that_does_not_answer(scene) -> None:
     assert workers == {pod}, "nothing was begun anew"
 
 
-# --- quotas: last, for they are asked once a minute ----------------------------------------------------------------
+# --- Quotas (last, because they are retried once a minute) -----------------------------------------------------
 
 
 def refused_by_quota(scene: Scene, name: str) -> None:
-    """At first; it is tried again once a minute."""
+    """Assert that the quota error is reported; it is retried once a minute."""
     state = scene.until_said(name, *TOLD[name])
     found = conditions(state)
     assert state["status"]["phase"] == "Pending"
@@ -692,14 +692,14 @@ def test_a_quota_for_claims_is_told_and_the_import_follows_when_it_is_raised(sce
 
 
 def test_a_quota_that_has_no_room_for_the_prime_claim(scene) -> None:
-    """A populated claim needs its size twice for as long as it is filled."""
+    """A populated claim needs twice its size during the import."""
     refused_by_quota(scene, "quota-prime")
     scene.right("quota-prime")
     scene.wait_no_trace("quota-prime")
 
 
 def test_nothing_of_it_is_left(scene) -> None:
-    """Whatever is still waiting for somebody is deleted in its midst."""
+    """Imports that are still waiting are deleted halfway."""
     scene.place.run("delete", "datavolumes", "--all", "--wait=false")
     scene.chronicle.until("all are gone", lambda: not scene.chronicle.present("datavolumes"), PATIENCE)
     scene.chronicle.wait_clean(PATIENCE)

@@ -1,8 +1,7 @@
-"""The whole way: a Debian guest is published, imported by a DataVolume, and virtual machines in pods boot from that and
-from clones of it.
+"""End to end: a Debian guest is imported, and virtual machines in pods boot from its volume and from clones.
 
-QEMU is this machine's own, and what starts it and watches the console is `cdi boot-check` of this checkout: the pod sees
-the directories that they need.  It is privileged for /dev/kvm alone; without KVM the guest is emulated.
+QEMU is this machine's own, started and watched by `cdi boot-check` of this checkout; the pod mounts the directories
+that they need. The pod is privileged only for /dev/kvm; without KVM the guest is emulated.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ ROOT = Path(__file__).parents[2]
 SIZE = "2Gi"
 BOOT = 500  # seconds, for an emulated guest on a busy machine
 PATIENCE = 600.0
-"""Seconds, for a disk of two gibibytes that is imported or copied on a busy machine."""
+"""Seconds, for the import or copy of a disk of 2 GiB on a busy machine."""
 
-pytestmark = pytest.mark.timeout(1800)  # the guest is built where no earlier run left it
+pytestmark = pytest.mark.timeout(1800)  # the guest is built if no earlier run has left it
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def guest(tmp_path_factory) -> Path:
 
 
 def seen_in_the_pod() -> list[Path]:
-    """QEMU with its firmware and libraries; Python, what it has installed, and the checkout."""
+    """Return the directories of QEMU with firmware and libraries, Python with its packages, and the checkout."""
     places = [Path("/usr"), Path("/etc/alternatives"), Path(sys.prefix), Path(sys.base_prefix), ROOT]
     return [
         place for index, place in enumerate(places)
@@ -64,7 +63,7 @@ def machine(name: str, image: str, claim: str) -> dict:
 
 @pytest.fixture(scope="module")
 def place(cluster, guest, tmp_path_factory) -> Iterator[tuple[Kubectl, Chronicle]]:
-    """A namespace in which the guest was imported, into a volume of which a machine is the first consumer."""
+    """A namespace with the imported guest, in a volume whose first consumer is a virtual machine."""
     if cluster.layout is None:
         pytest.skip("the pod needs this machine's QEMU")
     with (
@@ -83,7 +82,7 @@ def place(cluster, guest, tmp_path_factory) -> Iterator[tuple[Kubectl, Chronicle
 
 
 def boots(place: tuple[Kubectl, Chronicle], name: str) -> dict[str, Any]:
-    """What the machine of this name says once it has booted."""
+    """Return the boot report of a virtual machine, asserting that it has booted."""
     kubectl, chronicle = place
     ended = chronicle.wait("pods", name, "ended", is_phase("Succeeded", "Failed"), BOOT + 100)
     text = kubectl.logs(name)
@@ -101,7 +100,7 @@ def test_a_virtual_machine_boots_from_an_imported_image(place) -> None:
 
 
 def test_virtual_machines_boot_from_clones_of_it(cluster, place) -> None:
-    """One that the storage made, and one that pods copied."""
+    """One clone made by the storage and one host-assisted."""
     kubectl, chronicle = place
     source = {"pvc": {"namespace": kubectl.namespace, "name": "golden"}}
     ways = {"snapshot": "csi", "copy": "local"}

@@ -1,4 +1,4 @@
-"""What the container image holds, what it does not, and that its programs run where nothing can be written."""
+"""Contents of the container image, and its programs on a read-only root file system."""
 
 import json
 import tarfile
@@ -12,7 +12,7 @@ from tests.cluster.objects import is_phase
 from tests.cluster.worker_pods import RESTRICTED, bare
 
 MOST = 180 << 20
-"""Bytes, not compressed.  A package that brings tens of megabytes with it is to be seen."""
+"""Maximum uncompressed size in bytes, low enough to reveal a dependency of tens of megabytes."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def config(archive, manifest):
 
 @pytest.fixture(scope="module")
 def members(archive, manifest):
-    """By path; what a later layer has is what counts.  With the heads of compiled modules."""
+    """Files by path, from the last layer that has them, with the header bytes of compiled modules."""
     found = {}
     for name in manifest["Layers"]:
         with tarfile.open(fileobj=archive.extractfile(name)) as layer:
@@ -86,7 +86,7 @@ def test_no_start_compiles_or_looks_at_the_time_of_a_file(members):
     places = {(path.parent.parent, path.name.split(".")[0]) for path in compiled}
     missing = [path for path in modules if (path.parent, path.stem) not in places]
     assert missing == []
-    # PEP 552: a hash that is not checked.
+    # PEP 552: hash-based pycs that are not checked against the source.
     assert {head[4:8] for head in compiled.values()} == {b"\1\0\0\0"}
 
 

@@ -1,4 +1,4 @@
-"""The client, watch caches and leader election against a real API server."""
+"""Client, watch caches and leader election against a real API server."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ class Told:
         self.queue.put_nowait((change.type, change.object["metadata"]["name"]))
 
     async def until(self, *wanted) -> None:
-        """Every one of these was told, in this order; others may have been told between."""
+        """Wait for these changes in this order, ignoring others between them."""
         for each in wanted:
             while await self.queue.get() != each:
                 pass
 
     async def until_all(self, *wanted) -> None:
-        """In any order: one list tells of all that happened before it."""
+        """Wait for these changes in any order, because one list reports everything that happened before it."""
         left = set(wanted)
         while left:
             left.discard(await self.queue.get())
@@ -216,7 +216,7 @@ async def test_a_lease_goes_from_one_candidate_to_the_next(client, space):
             await begun["two"].wait()
             lease = await client.get(LEASES, space, "leader")
             assert (lease["spec"]["holderIdentity"], lease["spec"]["leaseTransitions"]) == ("two", 1)
-            # It dies: somebody else holds it now, as far as anybody can see, and never renews.
+            # The leader dies: another identity holds the Lease and never renews it.
             stolen = lease["spec"] | {"holderIdentity": "dead"}
             await client.patch(LEASES, space, "leader", {"spec": stolen})
             await ended.wait()

@@ -1,6 +1,6 @@
-"""Every source into every kind of volume, all at once: each pair of source, volume mode and way of filling occurs.
+"""Every source into every kind of volume at once: all pairs of source, volume mode and way of filling occur.
 
-A cell is a DataVolume.  All of them are applied together, waited for together, and read by one pod for each class.
+A cell is a DataVolume. All are created together, awaited together, and read by one pod for each class.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ WAYS = {
     "local": "direct, at once",
     "local-wait": "direct, for the first consumer",
 }
-"""By storage class."""
+"""Description of each storage class."""
 SOURCES = ("raw", "qcow2", "vmdk", "vmdk-once", "raw.gz", "archive", "s3", "gcs", "registry", "blank")
 MODES = ("Filesystem", "Block")
 CAPACITY = "24Mi"
 WAITS = {"csi-wait": "PendingPopulation", "local-wait": "WaitForFirstConsumer"}
-PATIENCE = 300.0  # seconds, for what takes one minute where nothing else runs
+PATIENCE = 300.0  # seconds, for what takes one minute on an idle machine
 FILES = {"etc/motd": b"welcome\n", "disks/": b"", "disks/small": bytes(range(256)) * 40}
 DISK_IS_RIGHT = f"{SIZE} bytes of the image, then zeros"
 
@@ -64,7 +64,7 @@ def test_the_cells_cover_every_pair() -> None:
 
 @pytest.fixture(scope="module")
 def sources(cluster, images, tmp_path_factory):
-    """Names to what a DataVolume says."""
+    """DataVolume sources by name."""
     with serving(tmp_path_factory.mktemp("servers"), cluster.host_address) as servers:
 
         def http(name: str, content: bytes, way: str = "", *, checksum: bool = True) -> dict:
@@ -97,7 +97,7 @@ def modes(cells: list[Cell]) -> dict[str, str]:
 
 
 def reading(cells: list[Cell]) -> str:
-    """A script that tells of every volume a digest, and what else is in it."""
+    """Return a script that prints a digest of every volume, and what else it contains."""
     lines = [digests(modes([cell for cell in cells if cell.source != "archive"]), SIZE)]
     for place in (place_of(cell.name) for cell in cells if cell.source == "archive"):
         digest = f"cat {place}/etc/motd {place}/disks/small | sha256sum | cut -c1-64"
@@ -107,7 +107,7 @@ def reading(cells: list[Cell]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filled:
-    """How it went."""
+    """The result of the imports."""
 
     place: Kubectl
     chronicle: Chronicle
@@ -130,14 +130,14 @@ def filled(cluster, sources):
                 lambda cells=cells, waits=waits: all(waits in chronicle.phases(cell.name) for cell in cells),
                 PATIENCE,
             )
-            # A virtual machine's launcher would be the first consumer.  That of the populated claims is kept from
-            # running until all of its volumes are there, so it reads them right away; the other one runs at once.
+            # In practice, the first consumer is a virtual machine's launcher. The pod of the populated claims cannot
+            # start before all its volumes are ready, so it reads them at once; the other pod starts immediately.
             script = reading(cells) if name == "csi-wait" else "true"
             place.create(pod_of_many(f"first-{name}", cluster.image, script, modes(cells)))
         try:
             chronicle.until("all have ended", lambda: all(end_of(chronicle, cell) for cell in CELLS), PATIENCE)
         except AssertionError as error:
-            print(error)  # which cells, their own tests say
+            print(error)  # the tests of the cells name those that failed
         found: dict[str, tuple[str, ...]] = {}
         for name, cells in by_class.items():
             good = [cell for cell in cells if end_of(chronicle, cell) == "Succeeded"]
@@ -157,7 +157,7 @@ def document_of(cell: Cell, source: dict) -> dict:
 
 
 def end_of(chronicle: Chronicle, cell: Cell) -> str:
-    """Empty while there is none."""
+    """Return the final phase, or "" if the import has not ended."""
     last = (chronicle.phases(cell.name) or [""])[-1]
     return last if last in ("Succeeded", "Failed") else ""
 
@@ -201,14 +201,14 @@ def test_scratch_space_is_there_only_for_what_cannot_be_decoded_as_it_comes(fill
 
 
 def test_one_pod_is_enough_for_an_import(filled) -> None:
-    """Where no scratch space is needed."""
+    """Two pods are needed only with scratch space."""
     states = [state for state in filled.chronicle.states("pods") if state["metadata"]["name"].startswith("importer-")]
     made: dict[str, set[str]] = {}
     for state in states:
         made.setdefault(state["metadata"]["name"], set()).add(state["metadata"]["uid"])
     twice = {name: len(uids) for name, uids in made.items() if len(uids) > 1}
     assert len(made) == len(CELLS)
-    assert len(twice) == len(WAYS), twice  # vmdk-once
+    assert len(twice) == len(WAYS), twice  # vmdk-once needs scratch space
     assert set(twice.values()) == {2}
 
 
@@ -222,7 +222,7 @@ def test_a_container_disk_says_which_machine_suits_it(filled) -> None:
 
 
 def test_a_golden_image_is_used(cluster, filled) -> None:
-    """As the process of a virtual machine uses it: by user 107, for reading and writing, in both modes."""
+    """Volumes are readable and writable by user 107, as the process of a virtual machine is, in both modes."""
     cells = [cell for cell in CELLS if cell.source == "qcow2"]
     lines = []
     for cell in cells:
@@ -237,7 +237,7 @@ def test_a_golden_image_is_used(cluster, filled) -> None:
     assert text.split() == ["booted", "660:107:107"] * len(cells)
 
 
-# --- without a DataVolume -----------------------------------------------------------------------------------------
+# --- Without a DataVolume -------------------------------------------------------------------------------------
 
 
 def a_claim(name: str, storage_class: str, mode: str, **more) -> dict:
@@ -291,7 +291,7 @@ def test_claims_without_a_datavolume_are_filled(cluster, filled, sources, images
         cells.append(cell)
         documents.append(a_claim(cell.name, storage_class, cell.mode, dataSourceRef=ref))
     place.create(*documents)
-    # It is the first consumer of one of them, and begins when that has its content.
+    # The pod is the first consumer of one of the claims, and starts once that has its content.
     populated = [cell for cell in cells if cell.source == "named"]
     direct = [cell for cell in cells if cell.source != "named"]
     place.create(pod_of_many("populated", cluster.image, reading(populated), modes(populated)))

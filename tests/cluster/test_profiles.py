@@ -1,4 +1,4 @@
-"""Storage profiles and configuration on a real API server: it takes what the reconcilers write, and keeps it as it is."""
+"""Storage profiles and configuration on a real API server, which stores exactly what the reconcilers write."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ UNKNOWN = "unknown.cdi.test"
 
 @pytest.fixture(scope="module", autouse=True)
 def definitions(cluster):
-    """The definitions of this checkout."""
+    """Install the definitions of this checkout."""
     cluster.kubectl.run("apply", "--server-side", "--force-conflicts", f"--filename={ROOT / 'crds'}")
     cluster.kubectl.run("wait", "--for=condition=Established", "--timeout=150s", f"--filename={ROOT / 'crds'}")
 
@@ -47,7 +47,7 @@ def kubectl(cluster) -> Kubectl:
 
 @pytest.fixture()
 def name(kubectl: Kubectl) -> Iterator[str]:
-    """A StorageClass's name of this test's own; the class, its profile and volumes go at the end."""
+    """The name of a StorageClass for this test; the class, its profile and volumes are deleted at the end."""
     made = f"f-{secrets.token_hex(4)}"
     yield made
     kubectl.delete("storageclass", made)
@@ -84,7 +84,7 @@ def facts(kubectl: Kubectl, name: str) -> ProfileFacts:
 
 
 def settle(kubectl: Kubectl, name: str) -> Document:
-    """Reconcile, and carry out, until there is nothing to be done; gives the profile."""
+    """Reconcile and execute until there is nothing to do; return the profile."""
     for _ in range(5):
         known = StorageClass.read(kubectl.get("storageclass", name))
         body = found(kubectl, "storageprofile", name)
@@ -138,7 +138,7 @@ def test_the_command_of_an_unknown_provisioner_works_as_it_is_told(kubectl: Kube
 
 
 def use(namespace: Kubectl, storage_class: str, volume: str, access_mode: str, volume_mode: str) -> None:
-    """A volume of the class that a claim is bound to."""
+    """Create a volume of the class and a claim that is bound to it."""
     namespace.create(
         {
             "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": volume},
@@ -229,11 +229,11 @@ def test_a_claim_is_completed_as_kubernetes_takes_it(kubectl: Kubectl, namespace
     assert claim["spec"]["resources"]["requests"]["storage"] == "4Gi"
 
 
-# --- configuration: the names are those of the whole cluster, so nothing of it is kept ------------------------------
+# --- Configuration (cluster-scoped names, so nothing is stored) -------------------------------------------------
 
 
 def stored(kubectl: Kubectl, document: Document) -> Document:
-    """As the API server would keep it: checked, and without fields that it does not know."""
+    """Return the object as the API server would store it: validated and without unknown fields."""
     answer = kubectl.run("create", "--dry-run=server", "--output=json", "--filename=-", given=json.dumps(document))
     body: Document = json.loads(answer)
     return body
@@ -289,7 +289,7 @@ def test_the_api_server_keeps_the_installation_s_status(kubectl: Kubectl):
     assert again.status is None
 
 
-# --- the controller itself ------------------------------------------------------------------------------------------
+# --- The controller itself --------------------------------------------------------------------------------------
 
 
 @pytest.mark.alone
@@ -316,7 +316,7 @@ def test_the_controller_keeps_a_profile_for_every_class(cluster, kubectl: Kubect
         assert (
             kubectl.get("cdiconfig", "config")["status"]["defaultPodResourceRequirements"]["limits"]["memory"] == "600M"
         )
-        # What somebody wrote outlives the class; what nobody did goes with it.
+        # A profile with a spec of the user outlives the class; without one it is deleted with the class.
         kubectl.delete("storageclass", name)
         kubectl.merge("storageprofile", name, {"spec": {"claimPropertySets": None}})
         kubectl.wait_gone("storageprofile", name)

@@ -1,4 +1,4 @@
-"""The README's commands for a cluster, as they are written there, from the installation to what is left of it."""
+"""The README's cluster commands as written, from the installation to what remains after uninstalling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.faults.server import FaultServer
 
 
 def manifest() -> str:
-    """The one that the README begins with; its block is executed on one machine."""
+    """Return the README's first manifest, whose block is executed on one machine."""
     return next(block.text for block in blocks(ROOT / "README.md") if block.file == "golden.yaml")
 
 
@@ -39,7 +39,7 @@ def test_the_readmes_commands_work_as_they_are_written(cluster, helm, definition
         url = server.put("/guest.qcow2", guest_image(readme.directory))
         (readme.directory / "golden.yaml").write_text(manifest())
         readme.environment = environment(cluster, helm, work, readme.directory, tmp_path / "user")
-        # The image is there: to build it has tests of its own.
+        # The image exists; building it is tested elsewhere.
         readme.skipped = ("scripts/image ",)
         readme.replacements = {
             "registry.example.org/cdi": repository,
@@ -58,7 +58,7 @@ def test_the_readmes_commands_work_as_they_are_written(cluster, helm, definition
                 release.uninstall()
             left = release.left()
             kubectl.delete("namespace", "cdi")
-            # The next test finds a StorageClass without a profile again.
+            # The next test requires a StorageClass without a profile.
             kubectl.delete("storageprofile", "csi")
         assert left == set()
         assert kubectl.get_all("cdis") == []

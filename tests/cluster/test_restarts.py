@@ -1,4 +1,4 @@
-"""Whatever ends, and whenever, the imports come to the same end: the right bytes, once, and nothing left behind."""
+"""Kills and deletions at any time: imports end with the right bytes, once, and without leftovers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.faults.server import Fault, FaultServer
 Document = dict[str, Any]
 PATIENCE = 300.0
 SLOWLY = Fault(drip=(1 << 16, 0.06))
-"""About a MiB a second for each connection."""
+"""Transfer rate of about 1 MiB/s for each connection."""
 CLASSES = ("csi", "local")
 MODES = ("Filesystem", "Block")
 
@@ -45,14 +45,14 @@ def image(content, tmp_path_factory):
 
 @pytest.fixture()
 def place(cluster) -> Iterator[tuple[Kubectl, Chronicle]]:
-    """A namespace and what happens there, without a controller."""
+    """A namespace and its event log, without a controller."""
     definitions(cluster)
     with cluster.namespace("restarts") as kubectl, following(kubectl) as chronicle:
         yield kubectl, chronicle
 
 
 def read(cluster, kubectl: Kubectl, chronicle: Chronicle, claims: dict[str, str], content: bytes) -> None:
-    """Every volume holds the content, and zeros after it."""
+    """Assert that every volume holds the content followed by zeros."""
     kubectl.create(pod_of_many("reader", cluster.image, digests(claims, len(content)), claims))
     found = told(kubectl, chronicle, "reader", PATIENCE)
     assert found == dict.fromkeys(claims, (sha256(content), "0"))
@@ -65,7 +65,7 @@ def all_succeed(chronicle: Chronicle, names) -> None:
 
 
 def workers(chronicle: Chronicle) -> dict[str, set[str]]:
-    """Uids of the pods that there were, by name."""
+    """Return the uids of all recorded worker pods by name."""
     found: dict[str, set[str]] = {}
     for pod in chronicle.states("pods"):
         if pod["metadata"]["name"].startswith("importer-"):
@@ -74,7 +74,7 @@ def workers(chronicle: Chronicle) -> dict[str, set[str]]:
 
 
 def mixed(names: list[str], url: Callable[[str], str], image: bytes) -> tuple[list[Document], dict[str, str]]:
-    """DataVolumes of both ways of filling and both modes, and the modes by name."""
+    """Build DataVolumes of both classes and both volume modes; return them and the modes by name."""
     documents, modes = [], {}
     for number, name in enumerate(names):
         source = {"http": {"url": url(name), "checksum": f"sha256:{sha256(image)}"}}
@@ -83,14 +83,14 @@ def mixed(names: list[str], url: Callable[[str], str], image: bytes) -> tuple[li
     return documents, modes
 
 
-# --- the controller ---------------------------------------------------------------------------------------------
+# --- The controller -----------------------------------------------------------------------------------------
 
 
 def test_a_controller_that_dies_at_every_step_comes_to_the_same_end(
     cluster, place, server, content, tmp_path
 ) -> None:  # fmt: skip
     kubectl, chronicle = place
-    source = {"http": {"url": server.put("/dying.vmdk", vmdk(content, tmp_path), ranges=False)}}  # wants scratch space
+    source = {"http": {"url": server.put("/dying.vmdk", vmdk(content, tmp_path), ranges=False)}}  # needs scratch space
     modes = {"populated": "Filesystem", "direct": "Block"}
     dying = Meddled(cluster, kubectl.namespace, cdi_image.provide(cluster), ["dying", str(tmp_path)])
     kubectl.create(data_volume("populated", source, "csi"), data_volume("direct", source, "local", mode="Block"))
@@ -101,11 +101,11 @@ def test_a_controller_that_dies_at_every_step_comes_to_the_same_end(
     finally:
         dying.close()
     assert len(deaths) > 20, "so many steps there are at the least"
-    # One that asked for scratch space, and one that had it.
+    # The first pod asked for scratch space, and the second one had it.
     assert {name: len(uids) for name, uids in workers(chronicle).items()} == dict.fromkeys(workers(chronicle), 2)
     for name in modes:
         assert chronicle.states("datavolumes", name)[-1]["status"]["restartCount"] == 1
-    # Another one finds nothing to do.
+    # A healthy controller finds nothing to do.
     with controller(cluster, kubectl, "--no-leader-election") as healthy:
         kubectl.create(data_volume("last", {"blank": {}}, "local"))
         all_succeed(chronicle, ["last"])
@@ -130,7 +130,7 @@ def test_two_that_both_believe_they_lead_do_no_harm(cluster, place, server, imag
     read(cluster, kubectl, chronicle, modes, content)
 
 
-# --- the cluster's own parts --------------------------------------------------------------------------------------
+# --- The cluster's own components -----------------------------------------------------------------------------
 
 
 def progress(document: Document) -> float:
@@ -180,7 +180,7 @@ def test_imports_come_to_their_end_whatever_is_restarted_meanwhile(cluster, plac
     names = [f"d{number}" for number in range(len(COMPONENTS))]
     documents, modes = mixed(names, lambda name: server.put(f"/all-{name}.raw", large, always=SLOWLY), large)
     with controller(cluster, kubectl):
-        # One begins just before each of them is killed, so that they are met at many different steps.
+        # An import starts just before each kill, so the kills meet many different steps.
         for component, document in zip(COMPONENTS, documents, strict=True):
             apply_when_possible(kubectl, document)
             cluster.kill(component)
@@ -201,7 +201,7 @@ def apply_when_possible(kubectl: Kubectl, document: Document) -> None:
             time.sleep(0.2)
 
 
-# --- workers ------------------------------------------------------------------------------------------------------
+# --- Workers --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -217,13 +217,13 @@ def test_a_worker_that_is_killed_is_gone_on_with(cluster, place, server, content
         source = {"http": {"url": url, "checksum": f"sha256:{sha256(large)}"}}
         kubectl.create(data_volume(name, source, "local", mode=mode, size="40Mi"))
         until_under_way(chronicle, name)
-        if mode == "Block":  # such a volume's journal is kept by the controller, every ten seconds
+        if mode == "Block":  # the controller stores the journal of a block volume every ten seconds
             chronicle.wait(
                 "persistentvolumeclaims", name, "has a journal",
                 lambda it: "cdi.kubevirt.io/storage.journal" in it["metadata"].get("annotations", {}), PATIENCE,
             )  # fmt: skip
         asked = len(server.asked(path))
-        server.file(path).always = None  # what comes now comes fast
+        server.file(path).always = None  # requests from now on are fast
         kill_inside(cluster, kubectl.get("pod", pod))
         all_succeed(chronicle, [name])
     last = chronicle.states("datavolumes", name)[-1]["status"]
@@ -243,7 +243,7 @@ def test_a_worker_that_is_killed_is_gone_on_with(cluster, place, server, content
     read(cluster, kubectl, chronicle, {name: mode}, large)
 
 
-# --- DataVolumes that go away -------------------------------------------------------------------------------------
+# --- Deleted DataVolumes --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,10 +252,10 @@ class Moment:
 
     name: str
     there: Callable[[Chronicle, str, str], Any]
-    """Of the DataVolume's name and its claim's uid, which is a name for nothing before there is one."""
+    """Condition on the event log, the DataVolume's name and its claim's uid, "none" if there is no claim yet."""
     source: str = "slow"
     storage_class: str = ""
-    """Both where it is empty."""
+    """Storage class; both if empty."""
 
 
 def claim_of(chronicle: Chronicle, name: str) -> Document:
@@ -347,7 +347,7 @@ def met_at(chronicle: Chronicle, name: str, moment: Moment) -> Callable[[], Any]
 
 
 def volumes_of(kubectl: Kubectl) -> list[str]:
-    """PersistentVolumes of the namespace's claims, whether or not these are there."""
+    """Return the PersistentVolumes whose claimRef is in the namespace, whether or not the claim exists."""
     return [
         each["metadata"]["name"] for each in kubectl.get_all("persistentvolumes")
         if each["spec"].get("claimRef", {}).get("namespace") == kubectl.namespace
