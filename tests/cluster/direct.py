@@ -76,7 +76,7 @@ class Direct:
         """Resources by each of their names, and by path and kind; the first in the server's order owns a name."""
         self._lock = threading.Lock()
 
-    # --- Objects --------------------------------------------------------------------------------------------
+    # --- Objects ------------------------------------------------------------------------------------------------
 
     def read(self, path: str) -> Any:
         """Return what is at a path: a document, or text."""
@@ -155,7 +155,7 @@ class Direct:
             with contextlib.suppress(urllib3.exceptions.HTTPError):
                 yield from events(answer.stream(1 << 16))
 
-    # --- Requests -------------------------------------------------------------------------------------------
+    # --- Requests -----------------------------------------------------------------------------------------------
 
     def _ask(
         self, method: str, path: str, options: Mapping[str, str] | None = None, body: Document | None = None,
@@ -193,7 +193,7 @@ class Direct:
             raise _refusal(answer, doing)
         return answer
 
-    # --- Discovery ------------------------------------------------------------------------------------------
+    # --- Discovery ----------------------------------------------------------------------------------------------
 
     def _place(self, document: Document, namespace: str, name: str = "") -> str:
         version, kind = document["apiVersion"], document["kind"]

@@ -39,7 +39,7 @@ def pod_of_many(name: str, image: str, script: str, claims: Mapping[str, str]) -
 
 
 def digests(claims: Mapping[str, str], size: int) -> str:
-    """Return a script that prints for each claim its name, sha256 of `size` bytes and number of later non-zero bytes."""
+    """Return a script that prints for each claim its name, sha256 of `size` bytes, number of later non-zero bytes."""
     lines = []
     for claim, mode in claims.items():
         disk = disk_of(claim, mode)

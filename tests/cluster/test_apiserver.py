@@ -180,7 +180,7 @@ def refusal(running, document, **options):
     return str(caught.value)
 
 
-# --- Validation ---
+# --- Validation
 
 
 @pytest.mark.parametrize("case", sorted(WEBHOOK_ONLY))
@@ -232,7 +232,7 @@ def test_the_protection_of_datavolumes_holds_while_there_are_any(server):
     server.kubectl.delete("dv", "protected")
 
 
-# --- Mutation ----
+# --- Mutation
 
 
 @pytest.fixture
@@ -284,7 +284,7 @@ def test_a_claim_without_the_label_is_none_of_our_business(server, storage_class
     assert "at least 1 access mode is required" in said
 
 
-# --- Certificates ---
+# --- Certificates
 
 
 def test_everything_is_renewed_while_nobody_is_refused(server):
@@ -368,7 +368,7 @@ def test_replicas_that_start_at_once_show_the_same_certificate(cluster, definiti
                 each.process.wait()
 
 
-# --- Start and shutdown ---
+# --- Start and shutdown
 
 
 def test_it_ends_gracefully(cluster, definitions, tmp_path):  # noqa: F811

@@ -222,7 +222,7 @@ def place(cluster, tmp_path_factory):
         yield made
 
 
-# --- Permissions ---
+# --- Permissions
 
 
 @pytest.mark.parametrize("right", [*RIGHTS, *OF_THE_CHART, "edit", "elsewhere"])
@@ -299,7 +299,7 @@ def test_whoever_may_gets_a_volume(place):
         assert key.verify(lasting, Operation.CLONE, time.time()) == claims_of(replace(expected, target_uid=uid))
 
 
-# --- Tokens ---
+# --- Tokens
 
 
 def unsigned(token):

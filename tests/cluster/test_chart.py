@@ -169,7 +169,7 @@ def configurations(namespace="system", *more):
     return list(yaml.load_all(printed, yaml.CSafeLoader))
 
 
-# --- Rendering ---
+# --- Rendering
 
 
 @pytest.mark.parametrize("values", [{}, EVERYTHING, PROMETHEUS, beside("a", "b"), beside(who="us")])
@@ -562,7 +562,7 @@ def test_a_batch_may_read_the_secrets_that_its_images_name_and_no_other(render):
     assert not {"secrets", "configmaps"} & {resource for rule in plain for resource in rule["resources"]}
 
 
-# --- Beside another CDI ---
+# --- Beside another CDI
 
 
 @pytest.mark.parametrize("values", [beside("a", "b"), beside(who="us")], ids=["namespaces", "selector"])
@@ -655,7 +655,7 @@ def test_beside_another_it_serves_what_has_the_labels(render):
     assert "--selector=tier=x,who=us" in apiserver["args"]
 
 
-# --- Validation by the API server ---
+# --- Validation by the API server
 
 
 def acceptable(documents):
@@ -695,7 +695,7 @@ def definitions(cluster):
         cluster.kubectl.run("wait", "--for=condition=Established", f"crd/{path.stem}.cdi.kubevirt.io", "--timeout=150s")
 
 
-# --- Operation in the cluster ---
+# --- Operation in the cluster
 
 
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}

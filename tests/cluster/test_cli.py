@@ -115,7 +115,7 @@ def worker(name, image, script):
     return body
 
 
-# --- apply --------------------------------------------------------------------------------------------------------
+# --- Apply --------------------------------------------------------------------------------------------------------
 
 
 def test_apply_creates_then_leaves_alone_then_changes(cdi):
@@ -169,7 +169,7 @@ def test_kinds_that_only_a_cluster_has(cdi):
     assert cdi.apply(source) == "volumeimportsource/s created\n"
 
 
-# --- get ----------------------------------------------------------------------------------------------------------
+# --- Get ----------------------------------------------------------------------------------------------------------
 
 
 def test_get_shows_what_the_server_has(cdi):
@@ -202,7 +202,7 @@ def test_get_goes_on_with_every_change(cdi):
             process.terminate()
 
 
-# --- describe -----------------------------------------------------------------------------------------------------
+# --- Describe -----------------------------------------------------------------------------------------------------
 
 
 def test_describe_shows_claim_worker_and_events(cdi, cluster):
@@ -245,7 +245,7 @@ def event(space, uid, reason, message):
     }
 
 
-# --- wait ---------------------------------------------------------------------------------------------------------
+# --- Wait ---------------------------------------------------------------------------------------------------------
 
 
 def test_wait_shows_progress_and_ends_with_success(cdi):
@@ -296,7 +296,7 @@ def test_wait_until_it_is_gone(cdi):
         assert process.wait(PATIENCE) == 0
 
 
-# --- delete -------------------------------------------------------------------------------------------------------
+# --- Delete -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -326,7 +326,7 @@ def test_delete_can_leave_the_volume(cdi):
     assert kept["status"]["phase"] == "Bound"
 
 
-# --- logs ---------------------------------------------------------------------------------------------------------
+# --- Logs ---------------------------------------------------------------------------------------------------------
 
 
 def test_logs_of_the_worker_on_the_prime_claim(cdi, cluster):
@@ -354,7 +354,7 @@ def test_logs_follow_one_pod_after_the_other(cdi, cluster):
         assert process.stdout.read() == ""
 
 
-# --- limit --------------------------------------------------------------------------------------------------------
+# --- Limit --------------------------------------------------------------------------------------------------------
 
 
 def test_a_limit_reaches_the_running_worker_and_later_ones(cdi, cluster):
@@ -376,7 +376,7 @@ def test_a_limit_where_no_worker_runs_is_for_the_next(cdi):
     assert done.stdout == "datavolume/golden limited, from its next attempt on: no worker runs now\n"
 
 
-# --- import and version -------------------------------------------------------------------------------------------
+# --- Import and version -------------------------------------------------------------------------------------------
 
 
 def test_import_makes_a_datavolume_and_what_it_needs(cdi):
@@ -414,7 +414,7 @@ def test_the_servers_version_is_told(cdi):
     assert "cdi.kubevirt.io: v1beta1" in out
 
 
-# --- rejections by the server ---------------------------------------------------------------------------------
+# --- Rejections by the server -------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def explained(cdi, *arguments, status=0, given=None):
     return json.loads(cdi("explain", *arguments, "-o", "json", given=given, status=status).stdout)
 
 
-# --- import -------------------------------------------------------------------------------------------------------
+# --- Import -------------------------------------------------------------------------------------------------------
 
 
 def test_an_image_is_imported_and_waited_for(cluster, cdi, server, image, content):
@@ -94,7 +94,7 @@ def test_a_failure_ends_the_command_with_its_own_status(cdi, server, image):
     assert "[ChecksumMismatch]" in said.stdout
 
 
-# --- explain ------------------------------------------------------------------------------------------------------
+# --- Explain ------------------------------------------------------------------------------------------------------
 
 
 def test_a_url_is_explained_before_anything_is_made(cdi, server, image):
@@ -178,7 +178,7 @@ def test_what_an_existing_one_waits_for(cdi, server, image):
     assert IMMEDIATE in told["waits"]["remedy"]
 
 
-# --- batch --------------------------------------------------------------------------------------------------------
+# --- Batch --------------------------------------------------------------------------------------------------------
 
 
 def batch(cdi, *arguments, status=0):

@@ -199,8 +199,8 @@ def test_a_strategy_that_hangs_is_given_up_and_the_volume_is_copied(cluster, pla
             place.create(wanted)
             chronicle.wait_phase("given-up", "SnapshotForSmartCloneInProgress", patience=PATIENCE)
             meanwhile = explained(cdi, "dv/given-up")
-            # There is no provisioner for this driver. The claimRef names the prime PVC because otherwise the target itself
-            # would be bound to this volume.
+            # There is no provisioner for this driver. The claimRef names the prime PVC because otherwise the target
+            # itself would be bound to this volume.
             uid = place.get("persistentvolumeclaim", "given-up")["metadata"]["uid"]
             volumes[1]["spec"]["claimRef"] = {"namespace": place.namespace, "name": f"prime-{uid}"}
             place.create(volumes[1])

@@ -219,7 +219,7 @@ def watching(places: dict[str, Kubectl]) -> str:
     return f"--watch-namespaces={','.join(kubectl.namespace for kubectl in places.values())}"
 
 
-# --- The controller -------------------------------------------------------------------------------------------
+# --- The controller -----------------------------------------------------------------------------------------------
 
 WAYS = (
     Way(name="snapshot", place=HERE, mode=FILES, storage_class="csi", size="64Mi"),
@@ -259,7 +259,7 @@ def pods_by_name(world: World) -> dict[str, set[str]]:
     return found
 
 
-# --- Pods of a host-assisted clone ----------------------------------------------------------------------------
+# --- Pods of a host-assisted clone --------------------------------------------------------------------------------
 
 COPIES = (
     Way(name="files", place=HERE, mode=FILES, storage_class=COPYING),
@@ -272,7 +272,6 @@ TIMES = (0.0, 10.0, 20.0)
 """Progress in percent at which each blow happens; a pod that is deleted at 0 need not be running yet.
 
 Less than a third of the block device is data, because it ends with zeros.
-
 """
 
 
@@ -359,7 +358,7 @@ def pod_of(world: World, way: Way, name: str, *, reader: bool) -> Document | Non
     return None
 
 
-# --- Deleted DataVolumes --------------------------------------------------------------------------------------
+# --- Deleted DataVolumes ------------------------------------------------------------------------------------------
 
 WITHDRAWN = (
     Way(name="snapshot", place=HERE, mode=FILES, storage_class="csi-wait", size="64Mi", steps=23, every=2),

@@ -77,7 +77,7 @@ def bound(kubectl, name):
     return kubectl.wait("pvc", name, "bound", is_phase("Bound"), SLOW)
 
 
-# --- Pods and volumes ---
+# --- Pods and volumes
 
 
 def test_a_pod_runs_and_what_it_printed_is_there(script):
@@ -142,7 +142,7 @@ def test_a_claim_that_waits_has_no_volume_until_a_pod_wants_it(cluster, namespac
     assert after["metadata"]["annotations"]["volume.kubernetes.io/selected-node"]
 
 
-# --- CSI only ----
+# --- CSI only
 
 
 @each_mode
@@ -205,8 +205,8 @@ def test_a_volume_grows(namespace, storage, script, mode):
     namespace.merge("pvc", "data", {"spec": {"resources": {"requests": {"storage": "96Mi"}}}})
     volume = namespace.get("pvc", "data")["spec"]["volumeName"]
     namespace.wait("pv", volume, "grown", lambda each: each["spec"]["capacity"]["storage"] == "96Mi", SLOW)
-    # A kernel that cannot grow a mounted file system grows it at the next mount, so the
-    # node needs a moment without a pod that uses it.
+    # A kernel that cannot grow a mounted file system grows it at the next mount, so the node needs a moment without a
+    # pod that uses it.
     size = 0
     for number in range(10):
         time.sleep(2)
@@ -218,7 +218,7 @@ def test_a_volume_grows(namespace, storage, script, mode):
     assert script("reader", READ[mode], data=mode) == "small"
 
 
-# --- Requirements of populators ---
+# --- Requirements of populators
 
 
 @pytest.mark.parametrize("csi", [True, False], ids=["csi", "local"])
@@ -248,7 +248,7 @@ def test_a_volume_that_was_filled_for_another_claim_can_be_handed_over(namespace
     assert script("reader", READ["Filesystem"], target="Filesystem") == "filled"
 
 
-# --- Connections to this machine ---
+# --- Connections to this machine
 
 
 class Webhook(http.server.BaseHTTPRequestHandler):
@@ -441,7 +441,7 @@ def test_the_node_pulls_from_a_registry_on_this_machine(cluster, namespace, host
         namespace.wait("pod", "absent", "without its image", reason, SLOW)
 
 
-# --- The cluster's own programs ---
+# --- The cluster's own programs
 
 
 def test_what_a_restricted_namespace_forbids_is_refused(cluster, namespace):

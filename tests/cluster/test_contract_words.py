@@ -42,7 +42,7 @@ NETWORKS = {
     "sidecar.istio.io/inject": "true",
 }
 
-# --- Words ----------------------------------------------------------------------------------------------------
+# --- Words --------------------------------------------------------------------------------------------------------
 
 PHASES = {
     "Pending": "slow-csi",
@@ -139,7 +139,7 @@ LABELS = {  # labels: kind, pattern of the name, value
 }
 
 
-# --- Scenarios ------------------------------------------------------------------------------------------------
+# --- Scenarios ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -438,7 +438,7 @@ def test_kubectl_shows_the_usual_columns(play) -> None:
         assert line.split()[0] == "slow-csi"
 
 
-# --- Claims ---------------------------------------------------------------------------------------------------
+# --- Claims -------------------------------------------------------------------------------------------------------
 
 
 def goes_through(values: list[str], wanted: list[str]) -> bool:
@@ -515,7 +515,7 @@ def test_annotations_written_by_hand_are_an_import(play, name) -> None:
         assert {request.header("Authorization") for request in asked} == {login}
 
 
-# --- Names and labels -----------------------------------------------------------------------------------------
+# --- Names and labels ---------------------------------------------------------------------------------------------
 
 
 def test_pods_and_claims_have_the_names_that_programs_look_up(play) -> None:

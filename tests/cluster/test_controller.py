@@ -139,7 +139,7 @@ def test_a_secret_that_is_missing_is_waited_for(cluster, place, server, image, c
     assert digest(cluster, place, "secret", "Filesystem", len(content)) == sha256(content)
 
 
-# --- Deletion -----------------------------------------------------------------------------------------------
+# --- Deletion --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("storage_class", ["csi", "local"])
@@ -163,7 +163,7 @@ def test_a_datavolume_that_is_deleted_takes_everything_with_it(place, server, im
     ]
 
 
-# --- Without a DataVolume -----------------------------------------------------------------------------------
+# --- Without a DataVolume --------------------------------------------------------------------------------------------
 
 
 def claim(name, storage_class, **more):
@@ -227,7 +227,7 @@ def test_an_archive_is_unpacked(cluster, place, server) -> None:
     assert look(cluster, place, "archive", "Filesystem", "cat /data/inside/file") == "hello"
 
 
-# --- Existing and static volumes ---------------------------------------------------------------------------------
+# --- Existing and static volumes -------------------------------------------------------------------------------------
 
 
 def test_a_volume_is_not_written_into_while_a_pod_has_it(cluster, place, server, image, content) -> None:

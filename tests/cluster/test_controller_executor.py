@@ -202,7 +202,7 @@ def resource(plural):
     return resource_named(plural)
 
 
-# --- Status and Events --------------------------------------------------------------------------------------
+# --- Status and Events ------------------------------------------------------------------------------------------
 
 
 async def data_volume(bench):
@@ -245,7 +245,7 @@ async def test_the_same_event_counts_up(bench) -> None:
     assert found["source"] == {"component": "cdi-controller"}
 
 
-# --- Workers ------------------------------------------------------------------------------------------------
+# --- Workers ----------------------------------------------------------------------------------------------------
 
 
 def start(bench, claim):
@@ -305,7 +305,7 @@ async def test_only_the_attempt_that_was_meant_is_stopped(bench) -> None:
     assert left is None or "deletionTimestamp" in left["metadata"]
 
 
-# --- Volumes and clones -------------------------------------------------------------------------------------
+# --- Volumes and clones -----------------------------------------------------------------------------------------
 
 
 async def test_a_volume_goes_from_the_prime_claim_to_its_target_and_only_from_there(bench) -> None:

@@ -167,7 +167,7 @@ def test_annotations_of_a_mebibyte_are_refused(api):
     assert "Too long" in refusal(api, dv() | {"metadata": {"name": "much", "annotations": {"a": "x" * (1 << 20)}}})
 
 
-# --- Immutable fields ---
+# --- Immutable fields
 
 
 @pytest.fixture

@@ -247,7 +247,7 @@ def warnings(scene: Scene, name: str) -> dict[str, str]:
     return {event["reason"]: event["message"] for event in scene.chronicle.events(name) if event["type"] == "Warning"}
 
 
-# --- Source -------------------------------------------------------------------------------------------------
+# --- Source --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["gone-csi", "gone-local"])
@@ -348,7 +348,7 @@ def test_a_source_that_is_not_read(scene) -> None:
     scene.wait_no_trace("unsupported")
 
 
-# --- Content ------------------------------------------------------------------------------------------------
+# --- Content -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["checksum-csi", "checksum-local", "checksum-block"])
@@ -386,7 +386,7 @@ def test_a_volume_that_is_too_small(scene, name) -> None:
     scene.wait_no_trace(name)
 
 
-# --- References of a DataVolume -----------------------------------------------------------------------------
+# --- References of a DataVolume ------------------------------------------------------------------------------------
 
 
 def test_a_secret_that_is_missing_is_waited_for(scene) -> None:
@@ -414,7 +414,7 @@ def test_a_secret_of_another_shape_is_told_by_its_keys(scene) -> None:
     scene.right("other-shape")
 
 
-# --- Storage ------------------------------------------------------------------------------------------------
+# --- Storage -------------------------------------------------------------------------------------------------------
 
 
 def test_a_class_that_does_not_exist_is_waited_for(scene) -> None:
@@ -465,7 +465,7 @@ def test_no_class_is_the_default_one(scene) -> None:
     scene.right("no-default")
 
 
-# --- Pods ---------------------------------------------------------------------------------------------------
+# --- Pods ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_pod_that_fits_nowhere(scene) -> None:
@@ -599,7 +599,7 @@ def test_a_worker_with_too_little_memory_is_named_as_such(cluster, scene) -> Non
         chronicle.wait_clean(PATIENCE)
 
 
-# --- Outages ------------------------------------------------------------------------------------------------
+# --- Outages -------------------------------------------------------------------------------------------------------
 
 
 def slow_image(scene: Scene) -> tuple[bytes, Fault]:
@@ -672,7 +672,7 @@ def test_a_node_that_does_not_answer(scene) -> None:
     assert workers == {pod}, "nothing was begun anew"
 
 
-# --- Quotas (last, because they are retried once a minute) -----------------------------------------------------
+# --- Quotas (last, because they are retried once a minute) ---------------------------------------------------------
 
 
 def refused_by_quota(scene: Scene, name: str) -> None:

@@ -237,7 +237,7 @@ def test_a_golden_image_is_used(cluster, filled) -> None:
     assert text.split() == ["booted", "660:107:107"] * len(cells)
 
 
-# --- Without a DataVolume -------------------------------------------------------------------------------------
+# --- Without a DataVolume -----------------------------------------------------------------------------------------
 
 
 def a_claim(name: str, storage_class: str, mode: str, **more) -> dict:

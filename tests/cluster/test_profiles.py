@@ -229,7 +229,7 @@ def test_a_claim_is_completed_as_kubernetes_takes_it(kubectl: Kubectl, namespace
     assert claim["spec"]["resources"]["requests"]["storage"] == "4Gi"
 
 
-# --- Configuration (cluster-scoped names, so nothing is stored) -------------------------------------------------
+# --- Configuration (cluster-scoped names, so nothing is stored) -----------------------------------------------------
 
 
 def stored(kubectl: Kubectl, document: Document) -> Document:
@@ -289,7 +289,7 @@ def test_the_api_server_keeps_the_installation_s_status(kubectl: Kubectl):
     assert again.status is None
 
 
-# --- The controller itself --------------------------------------------------------------------------------------
+# --- The controller itself ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.alone

@@ -83,7 +83,7 @@ def mixed(names: list[str], url: Callable[[str], str], image: bytes) -> tuple[li
     return documents, modes
 
 
-# --- The controller -----------------------------------------------------------------------------------------
+# --- The controller -----------------------------------------------------------------------------------------------
 
 
 def test_a_controller_that_dies_at_every_step_comes_to_the_same_end(
@@ -130,7 +130,7 @@ def test_two_that_both_believe_they_lead_do_no_harm(cluster, place, server, imag
     read(cluster, kubectl, chronicle, modes, content)
 
 
-# --- The cluster's own components -----------------------------------------------------------------------------
+# --- The cluster's own components ---------------------------------------------------------------------------------
 
 
 def progress(document: Document) -> float:
@@ -201,7 +201,7 @@ def apply_when_possible(kubectl: Kubectl, document: Document) -> None:
             time.sleep(0.2)
 
 
-# --- Workers --------------------------------------------------------------------------------------------------
+# --- Workers ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -243,7 +243,7 @@ def test_a_worker_that_is_killed_is_gone_on_with(cluster, place, server, content
     read(cluster, kubectl, chronicle, {name: mode}, large)
 
 
-# --- Deleted DataVolumes --------------------------------------------------------------------------------------
+# --- Deleted DataVolumes ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

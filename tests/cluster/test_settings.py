@@ -1,4 +1,4 @@
-"""A test that changes the configuration of a whole cluster leaves it to the next one as it was."""
+"""Tests that change the cluster-wide configuration restore it afterwards."""
 
 from __future__ import annotations
 

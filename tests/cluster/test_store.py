@@ -1,4 +1,4 @@
-"""A real API server as a store: the contract of every store, and what is the cluster's own."""
+"""The cluster store on a real API server: the contract of every store, and its own behaviour."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPACES = ("default", "other", "a", "b")
 
 
 class Placed:
-    """A store some of whose namespaces have other names in the cluster, and that has no more than those."""
+    """A store restricted to some namespaces, with other names for them in the cluster."""
 
     def __init__(self, store: ClusterStore, names: dict[str, str]) -> None:
         self.store = store
@@ -72,7 +72,7 @@ class PlacedWatch:
         self.watch = watch
 
     def poll(self, timeout):
-        """As the watch below it.  Others' changes in the shared cluster end no wait."""
+        """Poll the underlying watch, ignoring changes by other users of the shared cluster."""
         deadline = time.monotonic() + timeout
         while True:
             changes = [
@@ -100,7 +100,7 @@ def placed(cluster, cluster_store):
 
 
 @pytest.fixture()
-def store(placed):  # the one that the contract's tests ask for
+def store(placed):  # the fixture that the contract tests request
     yield placed
     for plural in ("datavolumes", "configmaps", "datasources", "events"):
         for body in placed.list(plural):
@@ -110,7 +110,7 @@ def store(placed):  # the one that the contract's tests ask for
 
 
 def test_what_happens_to_others_ends_no_wait_for_ours(placed, cluster):
-    """Others use the cluster at the same time; without this the contract's tests would see no change now and then."""
+    """Other tests use the cluster at the same time; without this, the contract tests would fail occasionally."""
     with cluster.namespace("not-a-store") as other, placed.watch(["datavolumes"]) as watch:
         placed.store.create(volume("theirs", other.namespace))  # noqa: F405
         ours = threading.Timer(1.0, lambda: placed.create(volume("ours")))  # noqa: F405

@@ -1,4 +1,4 @@
-"""ObjectTransfers on the cluster: volumes get other namespaces and names, and hold what they held."""
+"""ObjectTransfers on the cluster: volumes get other namespaces and names and keep their content."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Document = dict[str, Any]
 SIZE = 8 * MIB
 DISK = disk(SIZE, seed=6)
 FILES, BLOCK = "Filesystem", "Block"
-PATIENCE = 300.0  # seconds, for what takes ten where nothing else runs
+PATIENCE = 300.0  # seconds, for what takes ten on an idle machine
 LABELS = {"instancetype.kubevirt.io/default-preference": "fedora"}
 GOLDEN = {"disk": FILES, "device": BLOCK, "renamed": FILES, "used": FILES, "waiting": FILES, "recalled": FILES,
           "late": BLOCK, "refused": FILES, "claim": BLOCK}  # fmt: skip
-"""DataVolumes that there are, and their volume modes."""
+"""DataVolumes to create, and their volume modes."""
 
 
 @pytest.fixture(scope="module")
 def places(cluster, tmp_path_factory):
-    """Two namespaces with a controller, which is also that of a third, not there yet; and volumes in the first."""
+    """Two namespaces with a controller that also covers a third, future one; the volumes are in the first."""
     with (
         cluster.namespace("transfer") as source,
         cluster.namespace("transfer-to") as target,
@@ -41,15 +41,15 @@ def places(cluster, tmp_path_factory):
             source.create(*(data_volume(name, image, "csi", mode=mode, labels=LABELS) for name, mode in GOLDEN.items()))
             for name in GOLDEN:
                 wait_phase(source, name, "Succeeded")
-            # A claim of nobody's: its DataVolume goes and leaves it.
+            # A claim without an owner: its DataVolume is deleted and leaves it.
             source.run("delete", "datavolume", "claim", "--cascade=orphan")
-            # The volume's key is looked at once more without it.
+            # The controller reconciles the claim once more without its DataVolume.
             source.wait("persistentvolumeclaim", "claim", "without owner",
                         lambda one: not one["metadata"].get("ownerReferences"), PATIENCE)  # fmt: skip
             try:
                 yield source, target, later
             finally:
-                # They belong to no namespace, and their controller must still be there to let them go.
+                # ObjectTransfers are cluster-scoped, and their controller must still run to remove their finalizers.
                 names = (one["metadata"]["name"] for one in source.get_all("objecttransfers"))
                 source.delete("objecttransfer", *(one for one in names if one.startswith(source.namespace)), "none")
                 source.delete("namespace", later.namespace, wait=False)
@@ -70,7 +70,7 @@ def transfer(
 
 
 def begin(kubectl: Kubectl, document: Document) -> str:
-    """Gives its name."""
+    """Create the transfer and return its name."""
     kubectl.create(document)
     return document["metadata"]["name"]
 
@@ -86,7 +86,7 @@ def says(phase: str, reason: str) -> Callable[[Document], bool]:
 
 
 def wait_says(kubectl: Kubectl, name: str, phase: str, reason: str) -> str:
-    """Gives the message."""
+    """Wait for phase and reason, and return the message."""
     found = kubectl.wait("objecttransfer", name, f"{phase}: {reason}", says(phase, reason), PATIENCE)
     return conditions(found)["Complete"]["message"]
 
@@ -96,7 +96,7 @@ def volume_of(kubectl: Kubectl, claim: str) -> Document:
 
 
 def is_moved(cluster, source: Kubectl, moved: str, target: Kubectl, to: str, before: Document, mode: str) -> None:
-    """The very volume is at the target, holds what it held, and nothing of the source or the transfer is left."""
+    """Assert that the same volume is at the target with its content, and that source and transfer are removed."""
     claim, volume = target.get("persistentvolumeclaim", to), volume_of(target, to)
     assert claim["status"]["phase"] == "Bound"
     assert volume["metadata"]["uid"] == before["metadata"]["uid"]
@@ -111,7 +111,7 @@ def is_moved(cluster, source: Kubectl, moved: str, target: Kubectl, to: str, bef
 
 
 def is_left(kubectl: Kubectl, name: str, before: Document) -> None:
-    """The source is as it was."""
+    """Assert that the source is unchanged."""
     claim, volume = kubectl.get("persistentvolumeclaim", name), volume_of(kubectl, name)
     assert "deletionTimestamp" not in claim["metadata"]
     assert claim["metadata"]["finalizers"] == ["kubernetes.io/pvc-protection"]
@@ -134,7 +134,7 @@ def test_a_datavolume_gets_another_namespace_and_name(cluster, places, moved):
     assert [one["uid"] for one in owners] == [there["metadata"]["uid"]]
     reasons = [one["reason"] for one in source.within("default").events("ObjectTransfer", name)]
     assert {"TransferRunning", "TransferComplete"} <= set(reasons)
-    # It is a volume like any other: with its DataVolume it goes.
+    # It is a volume like any other, deleted with its DataVolume.
     target.delete("datavolume", f"moved-{moved}")
     source.wait_gone("persistentvolume", before["metadata"]["name"], PATIENCE)
 
@@ -184,7 +184,7 @@ def test_a_target_that_is_taken_is_left_alone(places):
 
 
 def test_deleted_before_the_source_is_given_up_it_is_undone_and_later_it_is_done(cluster, places):
-    """All three wait for the same namespace: one is called back before it is there, one when it is too late for that."""
+    """Three transfers wait for a namespace; one is deleted before it exists, another when it is too late to undo."""
     source, _, later = places
     before = {name: volume_of(source, name) for name in ("waiting", "recalled", "late")}
     named = {name: begin(source, transfer(name, source, name, later)) for name in before}

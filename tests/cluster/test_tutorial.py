@@ -1,4 +1,4 @@
-"""The lesson in a cluster, and the guides' blocks that need one, run as they are written."""
+"""The tutorial for a cluster, and the guides' blocks that need one, executed as written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def free_cluster(cluster):
     unless_taken(cluster.kubectl)
     with kept_config(cluster.kubectl):
         yield cluster
-    # The next test finds a StorageClass without a profile again.
+    # The next test requires a StorageClass without a profile.
     cluster.kubectl.run("delete", "storageprofile", "csi", "--ignore-not-found")
 
 
@@ -61,7 +61,7 @@ def test_the_lesson_in_a_cluster(free_cluster, helm, definitions, tmp_path, requ
 
 
 def test_the_guides_commands_work(free_cluster, helm, definitions, tmp_path, request):  # noqa: F811
-    """They are for a cluster with an installation and a finished DataVolume ``golden``."""
+    """The guides assume an installation and a finished DataVolume ``golden``."""
     repository, _, tag = cdi_image.provide(free_cluster).rpartition(":")
     kubectl = free_cluster.kubectl
     with free_cluster.namespace("cdi") as system, free_cluster.namespace("guides") as work:

@@ -1,4 +1,4 @@
-"""Upload tokens through the real API server: discovery, kubectl, users and their rights."""
+"""Upload tokens through the real API server: discovery, kubectl, users and their permissions."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ def api(cluster, tmp_path_factory):
                 until("it is discovered", lambda: discovered(kubectl))
                 yield running
             finally:
-                # The way here goes first.
+                # Remove the APIService first, because one without a server blocks the deletion of namespaces.
                 kubectl.run("delete", "apiservice", API_SERVICE, "--ignore-not-found", "--wait=false")
                 running.process.kill()
                 running.process.wait()

@@ -1,4 +1,4 @@
-"""People's ways into a cluster's volumes: ``cdi upload``, and the page with a token of its user."""
+"""User interfaces for uploads into a cluster: ``cdi upload``, and the web page with its user's token."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from tests.cluster.volumes import MIB, SLOW, data_volume, digest, disk, sha256, 
 pytestmark = pytest.mark.timeout(PATIENCE)
 CHROMIUM = "/usr/bin/chromium"
 ROOMY = "512Mi"
-"""Enough for a file system's own needs, whatever the cluster's configuration says of preallocation at present."""
+"""Size with room for a file system's metadata under any configuration."""
 
 
 class Reached:
-    """Names of Services are known inside the cluster only; their pods are reached from here by address."""
+    """Volumes reached by the addresses of their pods, because names of Services resolve only in the cluster."""
 
     def __init__(self, client, kubectl):
         self._volumes, self._kubectl = ClusterVolumes(client), kubectl
@@ -69,7 +69,7 @@ class Place:
         return done
 
     def token(self, name, *roles):
-        """Of a ServiceAccount with these ClusterRoles in the namespace."""
+        """Create a ServiceAccount with these Roles in the namespace and return a token for it."""
         self.kubectl.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}})
         subject = f"--serviceaccount={self.kubectl.namespace}:{name}"
         for role in roles:
@@ -245,7 +245,7 @@ def test_the_page_makes_a_volume_with_its_user_s_token(cluster, place, browser, 
     row = page.locator("#volumes > li").filter(has=page.get_by_role("heading", name="painted", exact=True))
     row.get_by_text("Succeeded").wait_for()
     page.screenshot(path=tmp_path / "cluster.png", full_page=True)
-    # Of what the storage's profile says, whatever that is at present.
+    # The storage profile chooses the volume mode.
     mode = place.kubectl.get("persistentvolumeclaim", "painted")["spec"]["volumeMode"]
     assert digest(cluster, place.kubectl, "painted", mode, len(content)) == sha256(content)
     page.get_by_role("button", name="Delete painted").click()
@@ -255,7 +255,7 @@ def test_the_page_makes_a_volume_with_its_user_s_token(cluster, place, browser, 
 
 
 def test_the_page_can_do_no_more_than_its_token(place, browser):
-    """Nor by the certificate by which the proxy of this test is known to the API server."""
+    """The proxy's own client certificate must not widen what the page may do."""
     place.kubectl.create(data_volume("looked-at", {"upload": {}}, "local"))
     _role(place.kubectl, "looker", ("cdi.kubevirt.io", "datavolumes", ["get", "list"]))
     page = _signed_in(browser, place, place.token("looker", "looker"))

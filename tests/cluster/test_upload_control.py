@@ -1,4 +1,4 @@
-"""Volumes that are uploaded to, from manifest to bytes: phases, Service, certificates, and who may send."""
+"""Upload targets from manifest to bytes: phases, Service, certificates, and authorization of senders."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def annotations(kubectl, claim):
 
 
 def ready(kubectl, claim):
-    """The claim once it says that it can be uploaded to."""
+    """Wait until the claim accepts an upload, and return its annotations."""
     kubectl.wait(
         "persistentvolumeclaim",
         claim,
@@ -52,7 +52,7 @@ def ready(kubectl, claim):
 
 
 class Server:
-    """An upload server, as the upload proxy reaches it."""
+    """An upload server, reached as the upload proxy does."""
 
     def __init__(self, kubectl, claim, tmp_path):
         self.pod = kubectl.get("pod", annotations(kubectl, claim)["storage.uploadPodName"])
@@ -85,7 +85,7 @@ class Server:
 
 
 def gone(kubectl, patience=SLOW):
-    """Nothing is left that an upload was made with."""
+    """Wait until every object created for uploads is deleted."""
     until = time.monotonic() + patience
     while True:
         found = left_behind(kubectl)
@@ -99,7 +99,7 @@ def gone(kubectl, patience=SLOW):
 
 
 def steps(kubectl, kind, name):
-    """What was told of an upload, but for who had the volume before."""
+    """Return the reasons of upload Events, without those about a previous user of the volume."""
     told = [one["reason"] for one in kubectl.events(kind, name)]
     return [reason for reason in told if reason.startswith("Upload") and reason != "UploadTargetInUse"]
 
@@ -114,7 +114,7 @@ def test_a_volume_of_any_kind_is_uploaded_to(cluster, place, tmp_path, storage_c
         wait_phase(place, name, "PendingPopulation" if storage_class == "csi-wait" else "WaitForFirstConsumer")
         consumer = consume(cluster, place, name, mode)
         if storage_class == "local-wait":
-            # It has the volume itself until it ends.
+            # The consumer has the volume itself until it ends.
             place.wait("pod", consumer, "at its end", lambda pod: pod["status"].get("phase") == "Succeeded", SLOW)
     wait_phase(place, name, "UploadReady")
     shown = ready(place, name)
@@ -142,7 +142,7 @@ def test_only_who_shows_the_proxy_s_certificate_may_send(place, tmp_path):
     status, text = server.post(disk(MIB), certificate=False)
     assert (status, "certificate" in text) == (401, True), text
     assert annotations(place, "guarded")["storage.pod.ready"] == "true"
-    # A server's certificate is no client's, though the same installation made it.
+    # A server certificate is not a client certificate, even from the same installation.
     own = secret(place, "cdi-upload-guarded")
     context = ssl.create_default_context(cadata=own["ca.crt"].decode())
     with pytest.raises(ssl.SSLError), socket.create_connection((server._address, 8443), 60) as plain:
@@ -156,7 +156,7 @@ def test_an_image_that_does_not_fit_is_refused_and_another_is_taken(cluster, pla
     wait_phase(place, "twice", "UploadReady")
     ready(place, "twice")
     server = Server(place, "twice", tmp_path)
-    # It is answered before it is there; who goes on sending may not get to see that.
+    # The response comes before the body is complete, and the connection may break while the client is still sending.
     with contextlib.suppress(OSError):
         status, text = server.post(disk(32 * MIB))
         assert status == 400, text
@@ -217,7 +217,7 @@ def test_deleting_it_leaves_nothing(place):
         time.sleep(0.2)
 
 
-# --- manifests of other programs ------------------------------------------------------------------------------------
+# --- Manifests of other programs ------------------------------------------------------------------------------------
 
 
 def test_the_claim_that_virtctl_makes(place, tmp_path):
@@ -296,7 +296,7 @@ def test_a_claim_that_names_an_upload_source(place, tmp_path):
     place.wait("persistentvolumeclaim", "named", "bound", lambda body: body["status"].get("phase") == "Bound", SLOW)
 
 
-# --- the proxy's certificates ---------------------------------------------------------------------------------------
+# --- The proxy's certificates ---------------------------------------------------------------------------------------
 
 
 def test_the_proxy_finds_its_certificates(place):

@@ -1,4 +1,4 @@
-"""Everybody's way through the chart's upload proxy into volumes of every kind: curl, tuspy, tus-js-client, a browser."""
+"""Uploads with curl, tuspy, tus-js-client and a browser through the chart's proxy into volumes of every kind."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def content():
 
 @pytest.fixture(scope="module")
 def images(content, tmp_path_factory):
-    """The same disk: raw, packed, and as an image."""
+    """The same disk as raw, compressed and qcow2 files."""
     directory = tmp_path_factory.mktemp("images")
     (directory / "disk.raw").write_bytes(content)
     (directory / "disk.raw.gz").write_bytes(gzip.compress(content, 1))
@@ -44,7 +44,7 @@ def images(content, tmp_path_factory):
 
 
 VERSIONS = ("/v1beta1", "/v1alpha1", "/v1alpha1", "/v1beta1")
-"""Of the paths, for each way to fill a volume: both versions for populators and for others, and for both modes."""
+"""API versions of the paths, so that both occur with and without populators and with both volume modes."""
 
 
 @pytest.mark.parametrize(("path", "image"), [("/upload", "disk.qcow2"), ("/upload-async", "disk.raw")])
@@ -89,7 +89,7 @@ def test_curl_sends_an_archive(uploads, tmp_path):
 
 
 def test_bytes_after_the_image_are_tolerated(uploads, images, content, tmp_path):
-    """As Harvester sends them: what follows the file in its form, to a device as large as the image."""
+    """Harvester sends the end of the multipart form after the file; the device is as large as the image."""
     sent = tmp_path / "sent"
     sent.write_bytes((images / "disk.raw").read_bytes() + b"\r\n--------------------------d74496d66958873e--\r\n")
     name = uploads.volume("trailer", "local", "Block", size=str(len(content)))

@@ -1,4 +1,4 @@
-"""What is killed under an upload: who goes on does so from the last byte, and who cannot is told clearly."""
+"""Kills during uploads: resumable clients continue from the last byte, and others get a clear error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.cluster.volumes import MIB, SLOW, disk
 pytestmark = pytest.mark.timeout(PATIENCE)
 HALF = 12 * MIB
 PIECE = 4 * MIB
-"""What is written at a time, and what is on its way may be as much."""
+"""Maximum number of bytes in one write, and also in flight."""
 ALIVE = 1 << 10
 
 
@@ -31,7 +31,7 @@ def uploads(cluster, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def content():
-    """Of which the first half is no zeros at its beginning and its end."""
+    """A disk whose first half begins and ends with data."""
     return disk(12 * MIB) + disk(12 * MIB, 5)
 
 
@@ -44,7 +44,7 @@ def image(content, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def known(uploads, monkeypatch):
-    """tuspy finds the proxy, and trusts it."""
+    """Let tuspy resolve the proxy's name and trust its certificate."""
     lookup = socket.getaddrinfo
     monkeypatch.setattr(
         socket, "getaddrinfo", lambda host, *more, **how: lookup(uploads.address if host == uploads.host else host, *more, **how)
@@ -55,14 +55,14 @@ def known(uploads, monkeypatch):
 
 @contextlib.contextmanager
 def under_way(uploads, content, prefix):
-    """Uploads into volumes of each way, one request each, of which about half has arrived."""
+    """Start one upload into each kind of volume and yield when about half has arrived."""
     volumes = uploads.of_each_way(prefix, "64Mi")
     sending = [Resumable(uploads, name, content) for name in volumes]
     with contextlib.ExitStack() as stack:
         for each in sending:
             each.begin(0)
             stack.callback(each.close)
-        # Not all at once: what was written is noted now and then.
+        # Send slowly, because the journal is written periodically.
         for _ in range(HALF // MIB):
             for each in sending:
                 each.send(MIB)
@@ -72,7 +72,7 @@ def under_way(uploads, content, prefix):
 
 
 def meanwhile(sending, what, ready):
-    """Until it is so; nobody takes the clients for lost."""
+    """Wait for `ready` while each client sends a little, so that the server does not time it out."""
 
     def look():
         for each in sending:
@@ -83,7 +83,7 @@ def meanwhile(sending, what, ready):
 
 
 def another(uploads, name, before):
-    """Until a volume has an upload server after the one that it had."""
+    """Wait until a volume has an upload server other than `before`."""
 
     def there():
         with contextlib.suppress(KubectlError):
@@ -94,7 +94,7 @@ def another(uploads, name, before):
 
 
 def go_on(uploads, resumable, image):
-    """With a foreign client; gives where it went on."""
+    """Resume with tuspy and return the offset at which it continued."""
     resumable.close()
     began = time.monotonic()
     while resumable.offset() < 0:
@@ -162,7 +162,7 @@ def test_curl_is_told_clearly_that_the_upload_server_was_lost(uploads, content, 
         assert out.startswith("error[UploadNotReady]: "), out
         assert "Try: " in out, out
         another(uploads, name, pod)
-    # What it was told to try does.
+    # The suggested remedy works.
     uploads.ready(*volumes)
     for name in volumes:
         said = uploads.curl(

@@ -1,4 +1,4 @@
-"""What ``virtctl image-upload``, built from KubeVirt's Go module, says while upload pods are replaced under it."""
+"""Messages of ``virtctl image-upload``, built from KubeVirt's Go module, when upload pods are replaced."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WRAPPERS = {
     ".xz": lambda data: lzma.compress(data, preset=0),
 }
 SLOWLY = {"cdi.kubevirt.io/policy.bandwidth": "2Mi"}
-"""An upload of 24 MiB takes a while."""
+"""Bandwidth limit with which an upload of 24 MiB takes long enough."""
 
 
 class Virtctl:
@@ -92,7 +92,7 @@ def test_an_image_that_needs_scratch_space_is_uploaded_at_the_first_try(
     image = tmp_path / f"disk.{image_format}{wrapper}"
     image.write_bytes(WRAPPERS[wrapper](plain.read_bytes()))
     name = f"{image_format}{wrapper.replace('.', '-')}"
-    # One try, where it has five: the second would find the next pod as well.
+    # One attempt instead of five, because the second could find the replaced pod.
     storage_class = "csi" if image_format in {"vmdk", "vhdx"} else "local"
     mode = "Block" if wrapper else "Filesystem"
     claim = (
@@ -107,7 +107,7 @@ def test_an_image_that_needs_scratch_space_is_uploaded_at_the_first_try(
 
 
 def begun(uploads, virtctl, raw, name, kind):
-    """A slow upload of which more has arrived than can be sent again."""
+    """Start a slow upload and return when more has arrived than a retry can send again."""
     uploads.work.create(data_volume(name, UPLOAD, kind, size="64Mi", annotations=SLOWLY))
     uploads.ready(name)
     process = virtctl.upload(name, raw, "--no-create")

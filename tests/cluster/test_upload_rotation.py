@@ -1,4 +1,4 @@
-"""Two days of certificates under uploads that last as long: nothing is dropped, and what is over is over."""
+"""Two days of certificate rotation during uploads: none is interrupted, and expired certificates are rejected."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.cluster.volumes import MIB, SLOW, disk
 
 pytestmark = pytest.mark.timeout(PATIENCE)
 SIGNED_BY = {CLIENT_CERTIFICATE: CLIENTS, PROXY_CERTIFICATE: PROXY_SIGNER}
-"""Of the certificates of the installation; upload servers have theirs of `SERVERS`."""
+"""Signer of each of the installation's certificates; upload servers have theirs from `SERVERS`."""
 DRIP = 8 << 10
 
 
@@ -43,7 +43,7 @@ def uploads(cluster, tmp_path_factory):
 
 
 class Dripping:
-    """A client whose one request lasts for as long as the test wants."""
+    """A client whose single request lasts as long as the test wants."""
 
     def __init__(self, resumable, length):
         self._resumable, self._length = resumable, length
@@ -62,7 +62,7 @@ class Dripping:
             self._trouble = error
 
     def finish(self):
-        """Send the rest; gives status and text of the answer."""
+        """Send the rest, and return status and body of the response."""
         self.stop()
         assert self._trouble is None, self._trouble
         return self._resumable.end()
@@ -73,7 +73,7 @@ class Dripping:
 
 
 class Impostor:
-    """An upload server that is none, in a namespace that nobody looks after; it shows what it is given, and takes everything."""
+    """A false upload server in an unmanaged namespace, which serves a given certificate and accepts every upload."""
 
     def __init__(self, uploads, kubectl, directory):
         self._uploads, self._directory = uploads, directory
@@ -91,7 +91,7 @@ class Impostor:
         self._kubectl = kubectl
 
     def shown(self, pair):
-        """What the proxy says to a request for it."""
+        """Return curl's result of an upload through the proxy to this server with the certificate."""
         path = self._directory / "impostor.pem"
         path.write_bytes(pair.certificate + pair.key)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -99,18 +99,18 @@ class Impostor:
         serving = threading.Thread(target=self._serve, args=(context,))
         serving.start()
         try:
-            # A token of its own: steps take minutes.
+            # A new token, because steps take minutes and tokens expire.
             token = upload_api.token(self._kubectl, "there")
             return self._uploads.curl("/v1beta1/upload", "--data-binary", "image", token=token)
         finally:
             while serving.is_alive():
-                # Whom nobody has asked waits still.
+                # If the proxy did not connect, the thread still waits in accept().
                 with contextlib.suppress(OSError):
                     socket.create_connection(self._listener.getsockname(), SLOW).close()
                 serving.join(1)
 
     def _serve(self, context):
-        # It may be left before anything is said.
+        # The peer may close the connection before the handshake.
         with contextlib.suppress(OSError):
             plain, _ = self._listener.accept()
             with context.wrap_socket(plain, server_side=True) as sock:
@@ -126,7 +126,7 @@ def certificate(text):
 
 
 def leaves(uploads):
-    """Every certificate that is shown to somebody, by its Secret, and of which authority it is to be."""
+    """Return every leaf certificate and its authority's name, by Secret."""
     found = {name: (certificate(secret(uploads.system, name)["tls.crt"]), SIGNED_BY[name]) for name in SIGNED_BY}
     for name in servers(uploads.work):
         found[name] = certificate(secret(uploads.work, name)["tls.crt"]), SERVERS
@@ -134,7 +134,10 @@ def leaves(uploads):
 
 
 def seen(uploads, volumes):
-    """Whether every pod has what its Secrets and ConfigMaps say; one that is written to looks at once."""
+    """Return whether every pod has its current Secrets and ConfigMaps.
+
+    The check annotates an outdated pod, which makes the kubelet refresh its volumes at once.
+    """
     proxy = uploads.proxy_pod()["metadata"]["name"]
     wanted = {
         "/etc/cdi/server-ca/ca-bundle.crt": b"".join(
@@ -161,9 +164,16 @@ def _has(kubectl, pod, wanted):
 
 
 def passed(uploads, clock, hours, *, authorities, signer, renewed, volumes):
-    """So many hours later, when the controller and the kubelet have done what is to be done.
+    """Let `hours` pass, and wait until the controller and the kubelet have renewed and distributed what is due.
 
-    `authorities` are trusted then; the one with the number `signer`, the oldest of all being 0, has signed what is shown.
+    Args:
+        uploads: The installation.
+        clock: Its clock.
+        hours: The time to pass.
+        authorities: Expected number of trusted certificate authorities of each kind.
+        signer: Expected authority of the served certificates; the oldest of all has number 0.
+        renewed: Whether the certificates are expected to be new.
+        volumes: Volumes whose upload pods must have the new files.
     """
     uploads.system.run("scale", "deployment/cdi-deployment", "--replicas=0")
     until("it is away", lambda: not uploads.system.get_all("pods", "cdi.kubevirt.io=cdi-deployment"))
@@ -189,19 +199,19 @@ def passed(uploads, clock, hours, *, authorities, signer, renewed, volumes):
 
 
 def ours(clock, place):
-    """The authorities that there were, the oldest first."""
+    """Return all authorities of one kind that have ever existed, oldest first."""
     return sorted((one for one in clock.signers if one.place == place), key=lambda one: pki.made(one.certificate))
 
 
 def made_by(signer, name, usage, hosts=()):
-    """A certificate that is good for an hour, if its authority is believed."""
+    """Return a new certificate of the authority."""
     return pki.new_certificate(
         signer.pair(), name, hosts=hosts, usage=usage, lifetime=CERTIFICATE_LIFETIME, now=dt.datetime.now(dt.UTC)
     )
 
 
 def let_in(uploads, name, pair, path):
-    """Whether the upload server of a volume takes who shows this for the proxy."""
+    """Return whether the upload server of a volume accepts this client certificate."""
     path.write_bytes(pair.certificate + pair.key)
     pod = server_pod(uploads.work, name)
     host = f"{pod['metadata']['name']}.{uploads.work.namespace}.svc"
@@ -240,7 +250,7 @@ def test_certificates_come_and_go_under_uploads(uploads, tmp_path):
         first_ca = uploads.authority.read_bytes()
 
         def step(number, hours, **wanted):
-            """What waits since before the step, what goes on, and what is begun after it: all of it works."""
+            """Let time pass, and assert that waiting, running and new uploads all work."""
             uploads.volume(f"before-{number}", "csi")
             uploads.ready(f"before-{number}")
             passed(uploads, clock, hours, volumes=[*volumes, f"before-{number}"], **wanted)
@@ -254,11 +264,11 @@ def test_certificates_come_and_go_under_uploads(uploads, tmp_path):
                 assert (said.exit, said.status) == (0, 200), said
                 filled[name] = "Filesystem"
 
-        # Half of a certificate's life: another one by the same authority.
+        # Half of a certificate's lifetime: the same authority issues a new one.
         step(1, 12.5, authorities=1, signer=0, renewed=True)
-        # Half of an authority's: there is another, which signs nothing while not everybody has heard of it.
+        # Half of an authority's lifetime: its successor is published, but signs nothing until everyone trusts it.
         step(2, 12.5, authorities=2, signer=0, renewed=True)
-        # Once they have, it signs; its predecessor is still believed.
+        # Once it is distributed it signs; its predecessor is still trusted.
         step(3, 12.5, authorities=2, signer=1, renewed=True)
         old, new = ours(clock, CLIENTS)
         for signer in (old, new):
@@ -266,7 +276,7 @@ def test_certificates_come_and_go_under_uploads(uploads, tmp_path):
         for signer in ours(clock, SERVERS):
             said = impostor.shown(made_by(signer, impostor.host, "server", (impostor.host,)))
             assert (said.exit, said.status) == (0, 200), said
-        # Until its end.
+        # The predecessor expires.
         step(4, 11, authorities=1, signer=1, renewed=False)
         assert not let_in(uploads, "pieces", made_by(old, CLIENT_NAME, "client"), tmp_path / "client.pem")
         assert let_in(uploads, "pieces", made_by(new, CLIENT_NAME, "client"), tmp_path / "client.pem")
@@ -277,7 +287,7 @@ def test_certificates_come_and_go_under_uploads(uploads, tmp_path):
         with pytest.raises(ssl.SSLCertVerificationError):
             uploads.connect()
         uploads.believe()
-        # And those who were there all the time have noticed nothing.
+        # Requests that lasted through all steps were not interrupted.
         assert [each.finish() for each in dripping] == [(204, "")] * len(dripping)
         assert pieces.piece(4 * MIB, len(content)) == 204
         uploads.hold(filled, content)
@@ -285,7 +295,7 @@ def test_certificates_come_and_go_under_uploads(uploads, tmp_path):
 
 
 def test_an_administrator_s_certificate_is_shown_for_as_long_as_it_is_good(uploads, tmp_path):
-    """The last one here: from then on the proxy is known by it."""
+    """This test must be last, because the proxy keeps the administrator's certificate."""
     content = disk(2 * MIB)
     (tmp_path / "disk.raw").write_bytes(content)
     authority = pki.new_authority("administrators", pki.AUTHORITY_LIFETIME, dt.datetime.now(dt.UTC))

@@ -1,6 +1,6 @@
-"""What ``virtctl image-upload`` does, request by request and in its order, as the contract has it (sections 7 and 10).
+"""The requests of ``virtctl image-upload`` in their order, as the contract specifies them (sections 7 and 10).
 
-``test_upload_replaced.py`` has the program itself; here are older builds of it, too.
+``test_upload_replaced.py`` runs the program itself; this module also covers older builds.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ TRIES = 5
 
 
 class VirtctlError(Exception):
-    """It says this and ends."""
+    """virtctl ends with this message."""
 
 
 @dataclass(kw_only=True)
 class Virtctl:
-    """One call of it."""
+    """One invocation."""
 
     uploads: Uploads
     name: str
@@ -38,12 +38,12 @@ class Virtctl:
     block: bool = False
     force_bind: bool = False
     versions: tuple[str, ...] = ("/v1beta1", "/v1beta1")
-    """Of the path that is asked for, and of the one that is taken where that is not known: builds differ."""
+    """API versions of the first path, and of the fallback if it is unknown; builds differ."""
     token: str | None = None
     slept: int = 0
 
     def upload_dv(self, content: bytes) -> None:
-        """``image-upload dv NAME``"""
+        """Run ``image-upload dv NAME``."""
         if (claim := self._existing()) is None:
             self._kubectl.create(self._data_volume())
         else:
@@ -53,7 +53,7 @@ class Virtctl:
         self._poll(self._done)
 
     def upload_pvc(self, content: bytes) -> None:
-        """``image-upload pvc NAME``"""
+        """Run ``image-upload pvc NAME``."""
         if (claim := self._existing()) is None:
             self._kubectl.create(self._claim())
         else:
@@ -62,7 +62,7 @@ class Virtctl:
         self._send(content)
         self._poll(self._done)
 
-    # --- manifests ------------------------------------------------------------------------------------------------
+    # --- Manifests ------------------------------------------------------------------------------------------------
 
     def _spec(self) -> dict[str, Any]:
         block = {"volumeMode": "Block"} if self.block else {}
@@ -86,7 +86,7 @@ class Virtctl:
         metadata["labels"] = {"cdi.kubevirt.io/applyStorageProfile": "true"}
         return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": self._spec()}
 
-    # --- what is there --------------------------------------------------------------------------------------------
+    # --- Existing objects -----------------------------------------------------------------------------------------
 
     @property
     def _kubectl(self):
@@ -99,7 +99,7 @@ class Virtctl:
             return None
 
     def _of_existing(self, claim):
-        """Where the upload into a DataVolume that is there already goes."""
+        """Return the claim that an upload into an existing DataVolume fills."""
         volume = self._kubectl.get("datavolume", self.name)
         if volume["metadata"].get("annotations", {}).get(POPULATED) != "true":
             return claim
@@ -114,7 +114,7 @@ class Virtctl:
         if TARGET not in found:
             raise VirtctlError(f"PVC {self.name} not available for upload")
 
-    # --- waiting --------------------------------------------------------------------------------------------------
+    # --- Polling --------------------------------------------------------------------------------------------------
 
     def _poll(self, ready) -> None:
         until = time.monotonic() + SLOW
@@ -135,7 +135,7 @@ class Virtctl:
     def _look_at_events(self) -> bool:
         for kind, fatal in (("PersistentVolumeClaim", "ProvisioningFailed"), ("DataVolume", "ErrClaimNotValid")):
             for event in self._kubectl.events(kind, self.name):
-                # Where somebody else wrote to the claim meanwhile, it is tried again, and newer builds know that.
+                # A write conflict is retried by the controller, and newer builds of virtctl ignore it.
                 if event["reason"] == fatal and "the object has been modified" not in event["message"]:
                     raise VirtctlError(event["message"])
         return False
@@ -145,7 +145,7 @@ class Virtctl:
             self._kubectl.get("persistentvolumeclaim", self.name)["metadata"]["annotations"].get(PHASE) == "Succeeded"
         )
 
-    # --- sending --------------------------------------------------------------------------------------------------
+    # --- Sending --------------------------------------------------------------------------------------------------
 
     def _send(self, content: bytes) -> None:
         token = self.token or self.uploads.token(self.name)
@@ -187,7 +187,7 @@ def content():
 
 
 def modes(uploads, *names):
-    """Of the volumes, which a storage profile may have chosen."""
+    """Return the volume modes by name; a storage profile may have chosen them."""
     found = [uploads.work.get("persistentvolumeclaim", name)["spec"]["volumeMode"] for name in names]
     return dict(zip(names, found, strict=True))
 
@@ -228,7 +228,7 @@ def test_into_a_data_volume_that_is_there(uploads, content):
 
 
 def test_older_builds_know_other_paths(uploads, content):
-    """One asks for an older asynchronous path, one for a path that is none, and takes the synchronous one."""
+    """One requests an older asynchronous path, one an unknown path and then the synchronous one."""
     Virtctl(uploads=uploads, name="older", versions=("/v1alpha1", "/v1alpha1")).upload_dv(content)
     Virtctl(uploads=uploads, name="oldest", versions=("/v1", "/v1alpha1"), storage_class="local").upload_dv(content)
     uploads.hold(modes(uploads, "older", "oldest"), content)
@@ -244,7 +244,7 @@ def test_a_token_that_is_none_is_its_end(uploads, content):
     with pytest.raises(VirtctlError, match="401"):
         call.upload_dv(content)
     assert call.slept == 0
-    # Which is no end of the volume.
+    # The volume still accepts an upload.
     call.token = None
     call.upload_dv(content)
 

@@ -1,4 +1,4 @@
-"""The worker in real pods, under restricted Pod Security: no controller, only what the kubelet shows and keeps."""
+"""The worker in real pods under restricted Pod Security, without a controller."""
 
 import contextlib
 import dataclasses
@@ -60,7 +60,7 @@ def disk():
 
 @pytest.fixture(scope="session")
 def image(disk, tmp_path_factory):
-    """The same disk in any format that qemu-img writes."""
+    """A function that returns the same disk in any format of qemu-img."""
     directory = tmp_path_factory.mktemp("images")
     (directory / "raw").write_bytes(disk)
 
@@ -80,7 +80,7 @@ def job_for(url, mode, size=16 * MIB, **fields):
 
 
 def ask(address, path):
-    """What a worker answers; its certificate is its own."""
+    """Return the worker's response to a GET request; its certificate is self-signed."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     connection = http.client.HTTPSConnection(address, 8443, timeout=60, context=context)
@@ -95,7 +95,7 @@ def ask(address, path):
 
 
 def kept(journal):
-    """The watermark of a journal's text."""
+    """Return the watermark of a journal's text."""
     return json.loads(journal)["watermark"] if journal else 0
 
 
@@ -104,7 +104,7 @@ def sha256(content):
 
 
 class Volume:
-    """A new claim, the worker pods that fill it and a pod that looks at it."""
+    """A new claim, the worker pods that fill it and a pod that reads it."""
 
     def __init__(self, cluster, kubectl, cdi_image, mode, size="64Mi"):
         self._cluster, self._kubectl, self._image, self.mode = cluster, kubectl, cdi_image, mode
@@ -116,11 +116,11 @@ class Volume:
         self._kubectl.create(worker(name, self._image, job, self.name, self.mode, **options))
 
     def end(self, name):
-        """The pod at its end."""
+        """Return the pod after its end."""
         return self._kubectl.wait("pod", name, "at its end", is_phase("Succeeded", "Failed"), SLOW)
 
     def address(self, name):
-        """The pod's address once it answers, which it does a second after it began."""
+        """Return the pod's address once the worker answers, about a second after its start."""
         ready = self._kubectl.wait("pod", name, "running", is_phase("Running", "Succeeded", "Failed"), SLOW)
         assert ready["status"]["phase"] == "Running", self._kubectl.logs(name)
         address = ready["status"]["podIP"]
@@ -133,7 +133,7 @@ class Volume:
         raise AssertionError(self._kubectl.logs(name))
 
     def until_under_way(self, name, least=MIB):
-        """The answer to /progress once the journal says so many bytes."""
+        """Return the response to /progress once at least `least` bytes are done, and journaled for a block volume."""
         address = self.address(name)
         until = time.monotonic() + SLOW
         while time.monotonic() < until:
@@ -183,7 +183,7 @@ def test_an_image_over_http(volume, server, image, disk, form, mode):
     assert "checksum" in words["outcome"]["verified_by"]
     assert into.digest(len(disk)) == sha256(disk)
     if mode == "Filesystem":
-        # The owner and group may use it, and nothing but the disk is left.
+        # Owner and group have access, and there is no other file.
         found = into.look("ls -A /data; stat -c '%a %u %g' /data/disk.img").split()
         assert [each for each in found if each != "lost+found"] == ["disk.img", "660", "107", "107"]
 
@@ -236,7 +236,7 @@ def test_an_archive_is_all_that_the_volume_has(volume, server):
     assert set(found[4:]) <= {".cdi", "etc", "lost+found"}
 
 
-# --- failures
+# --- Failures
 
 
 @each_mode
@@ -294,12 +294,12 @@ def test_the_page_cache_of_a_large_import_is_within_the_limit(volume, server, tm
     assert into.digest(400 * MIB) == sha256((tmp_path / "raw").read_bytes())
 
 
-# --- while it runs
+# --- A running worker
 
 
 def test_a_running_worker_tells_its_progress_and_takes_new_limits(volume, restricted, server, image, disk):
     into = volume("Block")
-    # It would take ten minutes.
+    # Without new limits it would take ten minutes.
     job = job_for(server.put("/disk.raw", image("raw")), "Block", policy=Policy(bandwidth=28 << 10))
     into.start("worker", job)
     address = into.address("worker")
@@ -317,14 +317,14 @@ def test_a_running_worker_tells_its_progress_and_takes_new_limits(volume, restri
 
 
 def slow_job(server, image, mode):
-    """A few MiB a second, so that it can be met on its way."""
+    """Build a job that is limited to 1 MiB/s so that it can be interrupted."""
     content = image("raw")
     policy = Policy(bandwidth=1 << 20)
     return job_for(server.put("/disk.raw", content), mode, checksum="sha256:" + sha256(content), policy=policy)
 
 
 def go_on(into, job, disk, journal):
-    """The next pod, at full speed, ends what the first began."""
+    """Run a second pod at full speed, and assert that it resumes and completes the import."""
     words = last_words(into.fill(dataclasses.replace(job, policy=Policy()), journal=journal))
     assert words["message"] == "Import Complete"
     outcome = Outcome.from_json(json.dumps(words["outcome"]))
@@ -346,7 +346,7 @@ def test_a_pod_that_is_told_to_end_is_gone_on_with(volume, restricted, server, i
     words = last_words(ended)
     assert exit_status(ended) == 130
     assert words["outcome"]["failure"]["code"] == "Interrupted"
-    # A file system keeps the journal itself.
+    # On a file system, the worker stores the journal itself.
     assert ("journal" in words) == (mode == "Block")
     go_on(into, job, disk, words.get("journal", ""))
     if mode == "Filesystem":

@@ -2,7 +2,7 @@
 
     python -m tests.cluster.toolchain
 
-prints the path of the one that is used, and fails where there is none.
+prints the path of the selected toolchain, and fails if there is none.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ import sys
 from tests.cluster.layout import ClusterError, Layout
 
 MINIMUM = (1, 26)
-"""Helm asks for it; Kubernetes is content with less."""
+"""Minimum version of Helm; Kubernetes needs less."""
 
 SYSTEM_GO = "/usr/local/go/bin"
-"""Where Go's own installation instructions put it."""
+"""Location in Go's own installation instructions."""
 
 _TIMEOUT = 60.0  # seconds for `go version`
 
 
 def find_go(layout: Layout) -> str:
-    """Return the path of a Go that is new enough: of PATH, of /usr/local/go, or the one that scripts/setup installed.
+    """Return the path of a new enough Go from PATH, /usr/local/go, or scripts/setup.
 
-    Raises ClusterError where there is none.
+    Raises:
+        ClusterError: There is none.
     """
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), SYSTEM_GO, str(layout.toolchain / "bin")))
     seen = []
@@ -45,7 +46,7 @@ def find_go(layout: Layout) -> str:
 
 
 def _version(program: str) -> tuple[int, ...]:
-    """Return the program's version, empty where it does not say one."""
+    """Return the program's version, or an empty tuple if it is unknown."""
     try:
         done = subprocess.run(
             [program, "env", "GOVERSION"],
@@ -54,7 +55,7 @@ def _version(program: str) -> tuple[int, ...]:
             text=True,
             stdin=subprocess.DEVNULL,
             timeout=_TIMEOUT,
-            cwd="/",  # a go.mod in the working directory may ask for another toolchain
+            cwd="/",  # a go.mod in the working directory may select another toolchain
         )
     except (OSError, subprocess.TimeoutExpired):
         return ()

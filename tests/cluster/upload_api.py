@@ -1,4 +1,4 @@
-"""The API of upload tokens, which a cluster has once: whoever of the tests has it keeps it for as long as it is used."""
+"""The API of upload tokens, which exists once in a cluster, so tests use it one at a time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.cluster.test_cluster import service_outside
 
 SERVICE = "cdi-api"
 PATIENCE = 1800
-"""Seconds for a test that may have to wait for another's turn."""
+"""Seconds for a test that may have to wait for others."""
 
 
 @contextlib.contextmanager
 def turn() -> Iterator[None]:
-    """Until then no other process of these tests has it: it leads to one place only."""
+    """Hold the lock for the API, whose APIService can refer to only one server."""
     directory = Layout.default().base
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "upload-api.lock").open("w") as lock:
@@ -29,7 +29,7 @@ def turn() -> Iterator[None]:
 
 @contextlib.contextmanager
 def led_here(kubectl: Kubectl, address: str, port: int) -> Iterator[None]:
-    """The APIService, for as long as somebody answers: one that leads nowhere keeps every namespace from going."""
+    """Install the APIService while the server answers: one without a server blocks the deletion of every namespace."""
     with turn():
         service, endpoints = service_outside(SERVICE, address, 443, port)
         kubectl.create(service, endpoints)
@@ -65,14 +65,14 @@ def discovered(kubectl: Kubectl) -> bool:
 
 
 def token(kubectl: Kubectl, claim: str) -> str:
-    """By which the claim is uploaded to, as virtctl asks for it."""
+    """Return an upload token for the claim, requested as virtctl does."""
     request = {
         "apiVersion": "upload.cdi.kubevirt.io/v1beta1",
         "kind": "UploadTokenRequest",
         "metadata": {"name": "token-for-virtctl", "namespace": kubectl.namespace},
         "spec": {"pvcName": claim},
     }
-    # It is stored nowhere, so all that there is of it is the answer.
+    # A token request is not stored; only the response contains the token.
     made = json.loads(kubectl.run("create", "--filename=-", "--output=json", given=json.dumps(request)))
     found: str = made["status"]["token"]
     return found

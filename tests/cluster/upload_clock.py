@@ -1,7 +1,7 @@
-"""Time that passes for an installation's certificates: each is made again as if it had been made so much earlier.
+"""Simulated time for an installation's certificates: each is reissued with earlier dates.
 
-Keys, names and numbers stay, so whoever shows or trusts one goes on doing so; and what the controller finds is what it
-would find by then.
+Keys, names and serial numbers stay the same, so holders and verifiers keep working, and the controller finds what it
+would find after that time.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ AUTHORITIES = (SERVERS, CLIENTS, PROXY_SIGNER)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signer:
-    """An authority, and how to sign as it does."""
+    """A certificate authority and its key."""
 
     place: str
-    """The Secret that it was found in."""
+    """The Secret that contains it."""
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
 
     def pair(self) -> Pair:
-        """For those who sign."""
+        """Return certificate and key in the form that issuing needs."""
         pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         return Pair(certificate=self.certificate.public_bytes(pem[0]), key=self.key.private_bytes(*pem))
 
@@ -49,23 +49,23 @@ def bundle(kubectl: Kubectl, authority: str) -> list[x509.Certificate]:
 
 
 class Clock:
-    """Of one installation, whose volumes are in `work`."""
+    """The clock of one installation, whose volumes are in `work`."""
 
     def __init__(self, system: Kubectl, work: Kubectl) -> None:
         self._system, self._work = system, work
         self.signers: list[Signer] = []
-        """Every one that there ever was, as it was when it was seen first."""
+        """All authorities that have ever existed, as first seen."""
         self._made: dict[bytes, x509.Certificate] = {}
         self._ago = dt.timedelta()
         self.look()
 
     def look(self) -> None:
-        """Get to know authorities that are new."""
+        """Record new authorities."""
         known = {one.certificate.subject for one in self.signers}
         self.signers += [one for one in _signers(self._system) if one.certificate.subject not in known]
 
     def pass_by(self, hours: float) -> None:
-        """Nobody may renew anything meanwhile."""
+        """Move all certificates back by `hours`; the controller must not renew any meanwhile."""
         self.look()
         self._made, self._ago = {}, dt.timedelta(hours=hours)
         for name in (*AUTHORITIES, CLIENT_CERTIFICATE, PROXY_CERTIFICATE):
@@ -88,7 +88,7 @@ class Clock:
         return b"".join(one.public_bytes(serialization.Encoding.PEM) for one in made)
 
     def _earlier(self, certificate: x509.Certificate) -> x509.Certificate:
-        # The same one is in several places, and would have another signature in each.
+        # A certificate occurs in several places, and each signature would differ.
         key = certificate.fingerprint(hashes.SHA256())
         if key not in self._made:
             builder = (
@@ -108,7 +108,7 @@ class Clock:
 
 
 def servers(work: Kubectl) -> list[str]:
-    """Secrets of upload servers."""
+    """Return the Secrets of upload servers."""
     names = [one["metadata"]["name"] for one in work.get_all("secrets")]
     return [name for name in names if name.startswith("cdi-upload-")]
 

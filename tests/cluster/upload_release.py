@@ -1,4 +1,4 @@
-"""The upload proxy as the chart deploys it, for one namespace, and what its clients need."""
+"""The chart's upload proxy for one namespace, and its clients."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ Document = dict[str, Any]
 PREFIX = "cdi.kubevirt.io/"
 UPLOAD: Document = {"upload": {}}
 WAYS = (("csi", "Filesystem"), ("csi", "Block"), ("local", "Filesystem"), ("local", "Block"))
-"""Classes and volume modes: by a populator, and straight into the claim."""
+"""Storage classes and volume modes: by a populator, and directly into the claim."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """How curl ended."""
+    """The result of curl."""
 
     exit: int
     status: int
@@ -47,7 +47,7 @@ class Said:
 
 
 class Uploads:
-    """An installed chart."""
+    """An installed chart and its clients."""
 
     def __init__(self, cluster: Cluster, release: Release, directory: Path) -> None:
         self.cluster, self.release, self.directory = cluster, release, directory
@@ -60,7 +60,7 @@ class Uploads:
         self.believe()
 
     def believe(self) -> None:
-        """Trust who signs the proxy's certificate, as it is told to clients at this time."""
+        """Trust the CA bundle that is currently published for the proxy's clients."""
         bundle = self.system.get("configmap", f"{PROXY_SIGNER}-bundle")["data"][BUNDLE_KEY]
         self.authority.write_text(bundle)
 
@@ -68,22 +68,22 @@ class Uploads:
         return upload_api.token(self.work, claim)
 
     def proxy_pod(self) -> Document:
-        """The one that is not about to end."""
+        """Return the proxy's pod that is not terminating."""
         pods = self.system.get_all("pods", "cdi.kubevirt.io=cdi-uploadproxy")
         (found,) = [each for each in pods if "deletionTimestamp" not in each["metadata"]]
         return found
 
-    # --- volumes ------------------------------------------------------------------------------------------------
+    # --- Volumes ------------------------------------------------------------------------------------------------
 
     def volume(self, name: str, storage_class: str, mode: str = "Filesystem", size: str = "24Mi", **more: Any) -> str:
-        """A DataVolume that waits for an upload."""
+        """Create a DataVolume that waits for an upload."""
         body = data_volume(name, UPLOAD, storage_class, mode=mode, size=size)
         body["spec"].update(more)
         self.work.create(body)
         return name
 
     def ready(self, *names: str) -> None:
-        """Until they can be uploaded to."""
+        """Wait until the volumes accept uploads."""
         for name in names:
             wait_phase(self.work, name, "UploadReady")
             self.work.wait(
@@ -93,7 +93,7 @@ class Uploads:
             )  # fmt: skip
 
     def of_each_way(self, prefix: str, size: str = "24Mi") -> dict[str, str]:
-        """Names and modes of DataVolumes that can be uploaded to, one of each way."""
+        """Create a DataVolume for each of `WAYS`, wait until they accept uploads, and return their modes by name."""
         made = {f"{prefix}-{kind}-{mode.lower()}": (kind, mode) for kind, mode in WAYS}
         for name, (kind, mode) in made.items():
             self.volume(name, kind, mode, size)
@@ -101,13 +101,13 @@ class Uploads:
         return {name: mode for name, (_, mode) in made.items()}
 
     def hold(self, volumes: dict[str, str], content: bytes) -> None:
-        """Every one becomes Succeeded, and holds this and nothing after it."""
+        """Assert that all volumes become Succeeded and hold this content followed by zeros."""
         for name in volumes:
             wait_phase(self.work, name, "Succeeded")
         self.hold_claims(volumes, content)
 
     def hold_claims(self, volumes: dict[str, str], content: bytes) -> None:
-        """The same of claims that there may be no DataVolume of."""
+        """Assert the same for claims, which need not have a DataVolume."""
         name = f"read-{next(iter(volumes))}"
         self.work.create(pod_of_many(name, self.cluster.image, digests(volumes, len(content)), volumes))
         ended = self.work.wait(
@@ -120,15 +120,15 @@ class Uploads:
         assert found == dict.fromkeys(volumes, (sha256(content), "0"))
 
     def holds_file(self, name: str, path: str, content: str) -> None:
-        """A volume of an archive becomes Succeeded, and has this file."""
+        """Assert that an archive's volume becomes Succeeded and has this file."""
         wait_phase(self.work, name, "Succeeded")
         assert look(self.cluster, self.work, name, "Filesystem", f"cat /data/{path}") == content
 
     def noted(self, name: str, mode: str) -> int:
-        """How far the upload into a volume is noted to have come, bytes, so that another server would go on there."""
+        """Return the number of bytes in the journal, from which another server would resume."""
         pod = server_pod(self.work, name)["metadata"]["name"]
         script = "import os, sys; name = sys.argv[1]; print(open(name).read() if os.path.exists(name) else '')"
-        if mode == "Block":  # which has no room for it: the controller keeps it
+        if mode == "Block":  # a block volume has no room for the journal, so the controller stores it
             claim = annotations(self.work, name).get("storage.populator.pvcPrime", name)
             text = annotations(self.work, claim).get("storage.journal", "")
         else:
@@ -136,7 +136,7 @@ class Uploads:
         return int(json.loads(text)["watermark"]) if text.strip() else 0
 
     def progress(self, name: str) -> Document:
-        """What the upload server of a volume tells the controller: `progress` and `journal`."""
+        """Return `progress` and `journal` as the upload server reports them to the controller."""
         address = server_pod(self.work, name)["status"]["podIP"]
         connection = http.client.HTTPSConnection(address, 8443, timeout=SLOW, context=ssl._create_unverified_context())
         with contextlib.closing(connection):
@@ -145,20 +145,20 @@ class Uploads:
             return told
 
     def received(self, name: str) -> int:
-        """Bytes that have come to the upload server of a volume, since its pod began."""
+        """Return the number of bytes that the volume's upload server has received since its pod started."""
         return int(self.progress(name)["progress"]["fetched"])
 
-    # --- clients ------------------------------------------------------------------------------------------------
+    # --- Clients ------------------------------------------------------------------------------------------------
 
     def curl(self, path: str, *arguments: str, token: str | None, seconds: float = 2 * SLOW) -> Said:
-        """As a user would, who has the proxy's name from elsewhere than a name server."""
+        """Run curl as a user whose proxy name is resolved without DNS."""
         with self.curling(path, *arguments, token=token) as process:
             out, errors = process.communicate(timeout=seconds)
         body, _, status = out.rpartition("\n")
         return Said(exit=process.returncode, status=int(status), body=body + errors)
 
     def curling(self, path: str, *arguments: str, token: str | None) -> subprocess.Popen[str]:
-        """The same under way."""
+        """Start curl with the same options and return the process."""
         command = [
             "curl", "--silent", "--show-error", "--noproxy", "*", "--cacert", str(self.authority),
             "--resolve", f"{self.host}:443:{self.address}", "--write-out", "\n%{http_code}",
@@ -171,7 +171,7 @@ class Uploads:
         )  # fmt: skip
 
     def connect(self, timeout: float = SLOW) -> ssl.SSLSocket:
-        """To the proxy, which shows a certificate that is good."""
+        """Connect to the proxy and verify its certificate."""
         context = ssl.create_default_context(cafile=str(self.authority))
         plain = socket.create_connection((self.address, 443), timeout)
         return context.wrap_socket(plain, server_hostname=self.host)
@@ -179,7 +179,7 @@ class Uploads:
 
 @contextlib.contextmanager
 def installed(cluster: Cluster, directory: Path) -> Iterator[Uploads]:
-    """The chart, for a namespace of its own; nobody else of these tests has uploads meanwhile."""
+    """Install the chart for a namespace of its own, while no other test uses uploads."""
     if cluster.layout is None:
         pytest.skip("only our own cluster's Services are reached from here")
     definitions(cluster)
@@ -194,7 +194,7 @@ def installed(cluster: Cluster, directory: Path) -> Iterator[Uploads]:
             "crds": {"install": False},
             "cdi": {"create": False},
             "webhooks": {"create": False},
-            # So that it leaves what other tests make alone.
+            # It must not reconcile the objects of other tests.
             "controller": {"extraArgs": [f"--watch-namespaces={work.namespace}"]},
             "uploadProxy": {"drainSeconds": 5},
         }
@@ -209,7 +209,7 @@ def installed(cluster: Cluster, directory: Path) -> Iterator[Uploads]:
 
 
 def refused(release: Release) -> list[str]:
-    """What its own rights were too few for, by its log."""
+    """Return log lines about requests that the release's own permissions did not allow."""
     return [
         line
         for deployment in ("cdi-deployment", "cdi-apiserver", "cdi-uploadproxy")
@@ -219,18 +219,18 @@ def refused(release: Release) -> list[str]:
 
 
 def annotations(kubectl: Kubectl, claim: str) -> dict[str, str]:
-    """Ours, without what all their names begin with."""
+    """Return our annotations of the claim without their common prefix."""
     found = kubectl.get("persistentvolumeclaim", claim)["metadata"].get("annotations") or {}
     return {name.removeprefix(PREFIX): text for name, text in found.items() if name.startswith(PREFIX)}
 
 
 def server_pod(kubectl: Kubectl, claim: str) -> Document:
-    """The pod that a claim is uploaded to."""
+    """Return the pod of a claim's upload server."""
     return kubectl.get("pod", annotations(kubectl, claim)["storage.uploadPodName"])
 
 
 class Resumable:
-    """A tus upload whose client sends just what the test wants it to, over connections that stay."""
+    """A tus upload controlled by the test, over persistent connections."""
 
     def __init__(self, uploads: Uploads, name: str, content: bytes) -> None:
         self._uploads, self.name, self._content = uploads, name, content
@@ -239,14 +239,14 @@ class Resumable:
         self.path = made.headers["Location"]
         self._sock: ssl.SSLSocket | None = None
         self.sent = 0
-        """Bytes, with those of requests before."""
+        """Offset in bytes after the last byte sent, including earlier requests."""
 
     @property
     def url(self) -> str:
         return self._uploads.url + self.path
 
     def offset(self) -> int:
-        """How much has arrived; -1 while nobody can tell."""
+        """Return the number of bytes that have arrived, -1 while the server is unavailable."""
         try:
             told = self._ask("HEAD", self.path, {})
         except OSError:
@@ -255,7 +255,7 @@ class Resumable:
         return int(told.headers["Upload-Offset"]) if told.status == 200 else -1
 
     def begin(self, offset: int) -> None:
-        """The request that brings everything from there on, but none of it yet."""
+        """Send the header of a request for all bytes from `offset` on."""
         self._sock = self._uploads.connect()
         length = len(self._content) - offset
         fields = {**self._fields(), "Upload-Offset": str(offset), "Content-Type": TUS_CONTENT, "Content-Length": length}
@@ -264,23 +264,23 @@ class Resumable:
         self.sent = offset
 
     def send(self, count: int) -> None:
-        """So many bytes more of the request that was begun."""
+        """Send the next `count` bytes of the current request."""
         assert self._sock is not None
         self._sock.sendall(self._content[self.sent : self.sent + count])
         self.sent += count
 
     def piece(self, begin: int, end: int) -> int:
-        """Bytes in a request of their own; gives its status."""
+        """Send bytes in a request of their own and return its status."""
         fields = {"Upload-Offset": str(begin), "Content-Type": TUS_CONTENT}
         return self._ask("PATCH", self.path, fields, self._content[begin:end]).status
 
     def close(self) -> None:
-        """As a client that is gone."""
+        """Close the connection as a client that disappears."""
         if self._sock is not None:
             self._sock.close()
 
     def end(self) -> tuple[int, str]:
-        """Status and text of the answer to the request that was begun; 0 where the connection broke instead."""
+        """Return status and body of the response to the current request; 0 if the connection broke."""
         assert self._sock is not None
         self._sock.settimeout(SLOW)
         with self._sock as sock:
@@ -292,7 +292,7 @@ class Resumable:
                 return 0, ""
 
     def _fields(self) -> dict[str, Any]:
-        # Each has a token of its own: one lasts for five minutes.
+        # Each request has a new token, because tokens expire after five minutes.
         token = self._uploads.token(self.name)
         return {"Host": self._uploads.host, "Authorization": f"Bearer {token}", "Tus-Resumable": "1.0.0"}
 
@@ -307,7 +307,7 @@ class Resumable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The proxy's."""
+    """A response of the proxy."""
 
     status: int
     headers: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""People and programs that ask the API server in their own name: by a certificate that it signed, or as a service account."""
+"""Users and programs with credentials of their own: a certificate signed by the API server, or a service account."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _HOUR = 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asker:
-    """Somebody with credentials of their own."""
+    """A user or service account with a client."""
 
     kubectl: Kubectl
     name: str
-    """As the API server knows them."""
+    """Name by which the API server knows the account."""
     subject: dict[str, Any]
-    """As a RoleBinding names them."""
+    """The account as a subject of a RoleBinding."""
 
     def within(self, namespace: str) -> Kubectl:
         return self.kubectl.within(namespace)
 
 
 def person(admin: Kubectl, directory: Path, name: str, *groups: str) -> Asker:
-    """A user, whose certificate is signed on request (`certificates.k8s.io`), as a cluster's administrator would do it."""
+    """Create a user, whose certificate is signed on request (`certificates.k8s.io`), as an administrator would."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name(
         [
@@ -71,7 +71,7 @@ def person(admin: Kubectl, directory: Path, name: str, *groups: str) -> Asker:
 
 
 def account(admin: Kubectl, directory: Path, name: str) -> Asker:
-    """A service account of the namespace that `admin` is in."""
+    """Create a service account in the namespace of `admin`."""
     admin.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}})
     shown = {"token": admin.run("create", "token", name, "--duration=1h").strip()}
     subject = {"kind": "ServiceAccount", "namespace": admin.namespace, "name": name}
@@ -80,7 +80,7 @@ def account(admin: Kubectl, directory: Path, name: str) -> Asker:
 
 
 def bind(admin: Kubectl, kind: str, role: str, subject: dict[str, Any]) -> None:
-    """A Role or ClusterRole (`kind`), in the namespace that `admin` is in."""
+    """Bind a Role or ClusterRole (`kind`) in the namespace of `admin`."""
     admin.create(
         {
             "apiVersion": f"{_RBAC}/v1",
@@ -93,7 +93,7 @@ def bind(admin: Kubectl, kind: str, role: str, subject: dict[str, Any]) -> None:
 
 
 def _as(admin: Kubectl, path: Path, shown: dict[str, str]) -> Kubectl:
-    """The same cluster for whoever shows this."""
+    """Return a client of the same cluster with these credentials."""
     config = json.loads(admin.run("config", "view", "--raw", "--minify", "--flatten", "--output=json"))
     for user in config["users"]:
         user["user"] = shown

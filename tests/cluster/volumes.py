@@ -1,4 +1,4 @@
-"""DataVolumes, and what is found in their volumes."""
+"""DataVolumes and the content of their volumes."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tests.cluster.worker_pods import DEVICE, DISK, looker
 
 Document = dict[str, Any]
 MIB = 1 << 20
-SLOW = 300.0  # seconds, for what takes a few where nothing else runs
+SLOW = 300.0  # seconds, for what takes a few on an idle machine
 IMMEDIATE = "cdi.kubevirt.io/storage.bind.immediate.requested"
 
 
 def disk(size: int = 8 * MIB, seed: int = 4) -> bytes:
-    """Data, zeros, data at the end."""
+    """Return a disk of data, zeros, and data at the end."""
     data = random.Random(seed).randbytes(size // 2)
     return data[: size // 4] + bytes(size // 2) + data[size // 4 :]
 
 
 def qcow2(content: bytes, directory: Path) -> bytes:
-    """The same disk as an image."""
+    """Return the same disk as a qcow2 image."""
     raw, image = directory / f"{uuid.uuid4()}.raw", directory / f"{uuid.uuid4()}.qcow2"
     raw.write_bytes(content)
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, image], check=True)
@@ -42,7 +42,7 @@ def data_volume(
     name: str, source: Document, storage_class: str | None, *, mode: str = "Filesystem", size: str = "24Mi",
     annotations: dict[str, str] | None = None, labels: dict[str, str] | None = None, form: str = "pvc",
 ) -> Document:  # fmt: skip
-    """A DataVolume whose claim is described by `form`: ``pvc`` or ``storage``."""
+    """Build a DataVolume whose claim is described by `form`: ``pvc`` or ``storage``."""
     spec: Document = {
         "volumeMode": mode,
         "accessModes": ["ReadWriteOnce"],
@@ -59,7 +59,7 @@ def data_volume(
 
 
 def wait_phase(kubectl: Kubectl, name: str, *phases: str, patience: float = SLOW) -> Document:
-    """The DataVolume as soon as it is in one of these phases; fails at once where it fails."""
+    """Return the DataVolume once it is in one of these phases, failing early if it becomes Failed."""
 
     def there(document: Document) -> bool:
         phase = document.get("status", {}).get("phase")
@@ -70,19 +70,19 @@ def wait_phase(kubectl: Kubectl, name: str, *phases: str, patience: float = SLOW
 
 
 def conditions(document: Document) -> dict[str, Document]:
-    """By type."""
+    """Return the conditions by type."""
     return {one["type"]: one for one in document.get("status", {}).get("conditions", [])}
 
 
 def consume(cluster: Cluster, kubectl: Kubectl, claim: str, mode: str) -> str:
-    """Begin a pod that wants the claim and reads nothing of it; gives its name."""
+    """Start a pod that mounts the claim without reading it, and return the pod's name."""
     name = f"consumer-{uuid.uuid4().hex[:6]}"
     kubectl.create(looker(name, cluster.image, "true", claim, mode))
     return name
 
 
 def look(cluster: Cluster, kubectl: Kubectl, claim: str, mode: str, script: str) -> str:
-    """What a shell script prints that has the volume."""
+    """Return the output of a shell script in a pod with the volume."""
     name = f"look-{uuid.uuid4().hex[:6]}"
     kubectl.create(looker(name, cluster.image, script, claim, mode))
     document = kubectl.wait("pod", name, "at its end", is_phase("Succeeded", "Failed"), SLOW)
@@ -93,13 +93,13 @@ def look(cluster: Cluster, kubectl: Kubectl, claim: str, mode: str, script: str)
 
 
 def digest(cluster: Cluster, kubectl: Kubectl, claim: str, mode: str, size: int) -> str:
-    """sha256 of the disk's first bytes."""
+    """Return the sha256 of the disk's first `size` bytes."""
     path = DEVICE if mode == "Block" else DISK
     return look(cluster, kubectl, claim, mode, f"head -c {size} {path} | sha256sum").split()[0]
 
 
 def left_behind(kubectl: Kubectl) -> list[str]:
-    """Whatever an import makes for itself and must take away again."""
+    """Return the temporary objects of imports that still exist."""
     found = [f"pod {each['metadata']['name']}" for each in kubectl.get_all("pods", "app=containerized-data-importer")]
     found += [
         f"claim {each['metadata']['name']}"

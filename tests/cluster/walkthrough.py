@@ -1,4 +1,4 @@
-"""What a person has who follows the documentation in a cluster: programs, a kubeconfig, an image to import."""
+"""Environment of a user who follows the documentation in a cluster: programs, kubeconfig, an image to import."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ COMPLETE_PROFILE = "".join(
         f"patch storageprofile csi --type=merge --patch='{json.dumps(PROFILE)}'",
     )
 )
-"""The remedy that an import would name: the capabilities of the test cluster's driver are not known."""
+"""The remedy that an import would suggest, because the capabilities of the test cluster's driver are unknown."""
 
 
 def guest_image(directory: Path) -> bytes:
-    """Write ``guest.qcow2``, an image of `DISK`; return its content."""
+    """Write ``guest.qcow2``, an image of `DISK`, and return its content."""
     (directory / "disk.raw").write_bytes(DISK)
     convert = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "disk.raw", "guest.qcow2"]
     subprocess.run(convert, check=True, cwd=directory)
@@ -37,9 +37,9 @@ def guest_image(directory: Path) -> bytes:
 
 
 def environment(cluster: Cluster, helm: Helm, work: Kubectl, directory: Path, home: Path) -> dict[str, str]:
-    """Return the environment of a user whose kubeconfig has the cluster and the namespace of `work`.
+    """Return the environment of a user whose kubeconfig selects the cluster and the namespace of `work`.
 
-    `directory` is where the user works: it gets links to the chart and the definitions.
+    `directory` is the user's working directory; it gets links to the chart and the definitions.
     """
     for name in ("charts", "crds"):
         (directory / name).symlink_to(ROOT / name)
@@ -50,7 +50,7 @@ def environment(cluster: Cluster, helm: Helm, work: Kubectl, directory: Path, ho
     programs = home / "bin"
     programs.mkdir()
     _program(programs, "kubectl", f'exec {work.program} "$@"')
-    # The definitions that other tests have made are theirs.
+    # Other tests own the definitions that they have installed.
     _program(programs, "helm", f'[ "$1" != install ] || set -- "$@" --take-ownership\nexec {helm.program} "$@"')
     _program(programs, "cdi", f'PYTHONPATH={ROOT} exec {sys.executable} -m cdi.cli.main "$@"')
     return {

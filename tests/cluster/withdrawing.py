@@ -1,7 +1,9 @@
-"""A controller whose DataVolumes are deleted at every step: `python -m tests.cluster.withdrawing controller …`
+"""Deletion at every step: a controller that deletes DataVolumes between its own writes.
 
-A DataVolume with the annotation is deleted right after that many different writes were made for it, while the controller
-is still about it; so with one DataVolume for each number, each place between two writes is one where one was deleted.
+    python -m tests.cluster.withdrawing controller …
+
+A DataVolume with the annotation is deleted right after that many different writes for it, while the controller is still
+reconciling it. With one DataVolume for each number, a deletion occurs between every two writes.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ _about: contextvars.ContextVar[tuple[Client, Object] | None] = contextvars.Conte
 
 
 def follow() -> None:
-    """Take part in what this process writes."""
+    """Intercept the writes of this process and delete the annotated DataVolumes."""
     steps: dict[str, set[str]] = {}
     carry_out, delete = Executor.carry_out, Client.delete
 

@@ -1,4 +1,4 @@
-"""Manifests of worker pods, and of pods that look at what they left, under restricted Pod Security."""
+"""Manifests of worker pods, and of pods that read their results, under restricted Pod Security."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANNOTATION = "cdi.kubevirt.io/"
 USER = 107
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
-"""Labels of a namespace."""
+"""Labels of a namespace under restricted Pod Security."""
 
 
 def worker(
@@ -32,7 +32,7 @@ def worker(
     journal: str = "",
     memory: str = "600M",
 ) -> Document:
-    """A worker pod as the controller makes it."""
+    """Build a worker pod as the controller does."""
     annotations = {f"{ANNOTATION}job": job.to_json(), f"{ANNOTATION}journal": journal}
     if limits is not None:
         annotations[f"{ANNOTATION}limits"] = limits.to_json()
@@ -62,7 +62,7 @@ def worker(
 
 
 def looker(name: str, image: str, script: str, claim: str, mode: str) -> Document:
-    """A pod that runs a shell script with the volume at the same place."""
+    """Build a pod that runs a shell script with the volume mounted at the worker's path."""
     return _pod(name, image, ["/bin/sh", "-euc", script], claim, mode, "200M")
 
 
@@ -78,7 +78,7 @@ def _pod(name: str, image: str, command: list[str], claim: str, mode: str, memor
 
 
 def bare(name: str, image: str, command: list[str], *, memory: str) -> Document:
-    """A pod as the restricted profile wants it, without a volume."""
+    """Build a pod without a volume that meets the restricted profile."""
     container: Document = {
         "name": "importer",
         "image": image,
@@ -115,7 +115,7 @@ def bare(name: str, image: str, command: list[str], *, memory: str) -> Document:
 
 
 def last_words(document: Document) -> Document:
-    """A pod's termination message."""
+    """Return a pod's termination message."""
     state = document["status"]["containerStatuses"][0]["state"]["terminated"]
     words: Document = json.loads(state["message"])
     return words
