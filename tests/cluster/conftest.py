@@ -26,7 +26,14 @@ from tests.cluster.layout import ClusterError, Layout
 
 _OURS = pytest.StashKey[bool]()
 _TIMEOUT = 900  # seconds for one test, including its fixtures
-_LONG = ("test_upload", "test_guest", "test_clone_kills", "test_apiserver", "test_controller_process", "test_worker_pod")
+_LONG = (
+    "test_upload",
+    "test_guest",
+    "test_clone_kills",
+    "test_apiserver",
+    "test_controller_process",
+    "test_worker_pod",
+)
 """Files that take minutes, or whose tests wait for each other; they start first because they end last."""
 
 

@@ -27,7 +27,9 @@ _MERGE: Final = "application/merge-patch+json"
 _APPLY: Final = "application/apply-patch+yaml"
 _SILENCE = 30.0
 """Seconds without data after which a watch is restarted."""
-_RETRIES = urllib3.Retry(total=10, connect=0, read=0, redirect=False, other=0, allowed_methods=None, raise_on_status=False)
+_RETRIES = urllib3.Retry(
+    total=10, connect=0, read=0, redirect=False, other=0, allowed_methods=None, raise_on_status=False
+)
 """A response with Retry-After is retried, as kubectl does."""
 
 

@@ -1,4 +1,4 @@
-"""What a killed node leaves outside its namespaces, and its removal."""
+"""Removal of what a killed node leaves outside its namespaces."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def remove(layout: Layout) -> None:
 
 
 def describe(layout: Layout) -> list[str]:
-    """Return descriptions of what is left of a node."""
+    """Return descriptions of everything that remains of a node."""
     left = []
     if (first := process(layout)) is not None:
         left.append(f"process {first}")
@@ -130,7 +130,7 @@ def _remove_cgroups(layout: Layout) -> None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Loop:
     device: str
-    number: int  # of the device
+    number: int  # kernel number of the device
     behind: int  # number of the backing device, 0 if it is a file
     tag: str
 

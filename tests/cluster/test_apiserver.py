@@ -237,7 +237,7 @@ def test_the_protection_of_datavolumes_holds_while_there_are_any(server):
 
 @pytest.fixture
 def storage_class(server):
-    """A StorageClass with an unknown provisioner, and a profile with its capabilities."""
+    """Create a StorageClass with an unknown provisioner, and a profile with its capabilities."""
     name = f"e-{secrets.token_hex(4)}"
     sets = [
         {"accessModes": ["ReadWriteMany"], "volumeMode": "Block"},

@@ -116,7 +116,7 @@ def beside(*namespaces, **selector):
 
 @pytest.fixture(scope="module")
 def helm(tmp_path_factory):
-    """Helm without a cluster."""
+    """Return Helm without a cluster."""
     try:
         program = helms.build(Layout.default())
     except ClusterError as error:
@@ -753,7 +753,7 @@ class Release:
         return self.system.run("logs", f"deployment/{deployment}", "--all-containers", "--tail=-1")
 
     def left(self):
-        """Return what is left of the release, in its namespaces and cluster-wide."""
+        """Return the objects that remain of the release, in its namespaces and cluster-wide."""
         ours = f"app.kubernetes.io/instance={self.name}"
         wide = (
             "clusterroles,clusterrolebindings,validatingwebhookconfigurations,mutatingwebhookconfigurations,apiservices"
@@ -794,7 +794,7 @@ def image(cluster):
 
 @pytest.fixture(scope="module")
 def release(cluster, helm, definitions, image):
-    """The chart in two namespaces of its own, beside whatever else is installed."""
+    """Install the chart in two namespaces of its own, beside whatever else is installed."""
     repository, _, tag = image.rpartition(":")
     with cluster.namespace("chart") as system, cluster.namespace("chart-work") as work:
         for each in (system, work):
@@ -837,7 +837,7 @@ def test_its_pods_are_ready_under_the_restricted_standard(release):
 
 @pytest.fixture
 def served(cluster):
-    """The URL of a disk image on this machine that requires a password."""
+    """Serve a disk image that requires a password on this machine, and yield its URL."""
     wanted = "Basic " + base64.b64encode(b"user:password").decode()
 
     class Handler(http.server.BaseHTTPRequestHandler):

@@ -301,7 +301,7 @@ def test_wait_until_it_is_gone(cdi):
 
 @pytest.fixture
 def owned(cdi):
-    """A DataVolume with a claim that it owns."""
+    """Create a DataVolume with a claim that it owns."""
     cdi.apply(datavolume())
     uid = cdi.kubectl.get("dv", "golden")["metadata"]["uid"]
     body = claim("golden", "csi")
@@ -419,7 +419,7 @@ def test_the_servers_version_is_told(cdi):
 
 @pytest.fixture
 def nobody(cdi, tmp_path):
-    """A kubeconfig of a service account without any rights."""
+    """Write a kubeconfig of a service account without any rights, and return its path."""
     token = cdi.kubectl.run("create", "token", "default").strip()
     config = yaml.safe_load(Path(cdi.kubectl.kubeconfig).read_text())
     config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]

@@ -38,11 +38,15 @@ def image(content, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def place(cluster):
-    """A namespace with a controller, for all tests of this module."""
+    """Run a controller in a namespace for all tests of this module."""
     with cluster.namespace() as kubectl, controller(cluster, kubectl):
         # The profile of an unknown provisioner is derived from its existing volumes, so these stay for the tests.
-        shown = {f"shown-{storage_class}": storage_class for storage_class in ("csi", "csi-wait", "local", "local-wait")}
-        kubectl.create(*(claim(name, storage_class, mode="Block", size="16Mi") for name, storage_class in shown.items()))
+        shown = {
+            f"shown-{storage_class}": storage_class for storage_class in ("csi", "csi-wait", "local", "local-wait")
+        }
+        kubectl.create(
+            *(claim(name, storage_class, mode="Block", size="16Mi") for name, storage_class in shown.items())
+        )
         kubectl.create(pod("shown", cluster.image, "true", claims=dict.fromkeys(shown, "Block")))
         kubectl.wait("pod", "shown", "at its end", is_phase("Succeeded"), SLOW)
         yield kubectl

@@ -115,7 +115,7 @@ def document_of(cell: Cell, namespace: str) -> dict:
 
 @pytest.fixture(scope="module")
 def place(cluster, tmp_path_factory):
-    """A namespace with a controller, and golden images of class csi in it."""
+    """Run a controller in a namespace with golden images of class csi."""
     directory = tmp_path_factory.mktemp("servers")
     with (
         cluster.namespace("clone") as kubectl,

@@ -41,7 +41,7 @@ IN_THE_CLUSTER = (
 
 @pytest.fixture(scope="module")
 def place(cluster, tmp_path_factory):
-    """A namespace with a controller, and a golden image in class csi, in class local, and in a snapshot."""
+    """Run a controller in a namespace with a golden image in class csi, in class local, and in a snapshot."""
     directory = tmp_path_factory.mktemp("servers")
     with (
         cluster.namespace("fallbacks") as kubectl,

@@ -24,7 +24,7 @@ SLOWLY = {BANDWIDTH: "2Mi"}
 
 @pytest.fixture(scope="module")
 def place(cluster, tmp_path_factory):
-    """A namespace with a controller and a golden image."""
+    """Run a controller in a namespace with a golden image."""
     with (
         cluster.namespace("clone-many") as kubectl,
         controller(cluster, kubectl),

@@ -45,7 +45,7 @@ def classes(cluster):
 
 @pytest.fixture
 def storage(classes):
-    """A function that chooses a storage class by its capabilities."""
+    """Return a function that chooses a storage class by its capabilities."""
 
     def choose(*, csi, waits=False, snapshots=False, expands=False):
         for each in classes:
@@ -60,7 +60,7 @@ def storage(classes):
 
 @pytest.fixture
 def script(cluster, namespace):
-    """A function that runs a shell script in a pod and returns its output."""
+    """Return a function that runs a shell script in a pod and returns its output."""
 
     def run(name, text, **claims):
         namespace.create(pod(name, cluster.image, text, claims={k.replace("_", "-"): v for k, v in claims.items()}))

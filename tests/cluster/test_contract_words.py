@@ -328,9 +328,7 @@ def go_on(play: Play, image: str) -> None:
     )
     chronicle.wait("pods", "user", "running", is_phase("Running"), PATIENCE)
     place.create(secret("comes-late", accessKeyId="u", secretKey="p"))
-    chronicle.until(
-        "the password is refused", lambda: "Error" in chronicle.event_reasons("unauthorized"), PATIENCE
-    )
+    chronicle.until("the password is refused", lambda: "Error" in chronicle.event_reasons("unauthorized"), PATIENCE)
     place.apply(secret("wrong", accessKeyId="u", secretKey="p"))
     chronicle.wait_phase("lost", "Succeeded", patience=PATIENCE)
     place.delete("persistentvolumeclaim", "lost", wait=False)

@@ -48,7 +48,7 @@ def image(content, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def place(cluster):
-    """A namespace under restricted Pod Security with a controller, for all tests of this module."""
+    """Run a controller in a namespace under restricted Pod Security, for all tests of this module."""
     with cluster.namespace() as kubectl:
         kubectl.run("label", "namespace", kubectl.namespace, *(f"{name}={text}" for name, text in RESTRICTED.items()))
         with controller(cluster, kubectl):

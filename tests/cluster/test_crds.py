@@ -172,7 +172,7 @@ def test_annotations_of_a_mebibyte_are_refused(api):
 
 @pytest.fixture
 def stored(api):
-    """A function that stores an object and returns a function that replaces its spec."""
+    """Yield a function that stores an object and returns a function that replaces its spec."""
     made = []
 
     def store(document):

@@ -63,7 +63,7 @@ def machine(name: str, image: str, claim: str) -> dict:
 
 @pytest.fixture(scope="module")
 def place(cluster, guest, tmp_path_factory) -> Iterator[tuple[Kubectl, Chronicle]]:
-    """A namespace with the imported guest, in a volume whose first consumer is a virtual machine."""
+    """Import the guest into a volume whose first consumer is a virtual machine."""
     if cluster.layout is None:
         pytest.skip("the pod needs this machine's QEMU")
     with (

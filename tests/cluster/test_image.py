@@ -33,7 +33,7 @@ def config(archive, manifest):
 
 @pytest.fixture(scope="module")
 def members(archive, manifest):
-    """Files by path, from the last layer that has them, with the header bytes of compiled modules."""
+    """Return the files by path, each from the last layer that has it, with the header bytes of compiled modules."""
     found = {}
     for name in manifest["Layers"]:
         with tarfile.open(fileobj=archive.extractfile(name)) as layer:

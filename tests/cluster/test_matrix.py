@@ -64,7 +64,7 @@ def test_the_cells_cover_every_pair() -> None:
 
 @pytest.fixture(scope="module")
 def sources(cluster, images, tmp_path_factory):
-    """DataVolume sources by name."""
+    """Serve the images and yield the DataVolume sources by name."""
     with serving(tmp_path_factory.mktemp("servers"), cluster.host_address) as servers:
 
         def http(name: str, content: bytes, way: str = "", *, checksum: bool = True) -> dict:

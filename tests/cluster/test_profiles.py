@@ -47,7 +47,7 @@ def kubectl(cluster) -> Kubectl:
 
 @pytest.fixture()
 def name(kubectl: Kubectl) -> Iterator[str]:
-    """The name of a StorageClass for this test; the class, its profile and volumes are deleted at the end."""
+    """Yield the name of a StorageClass for this test; the class, its profile and volumes are deleted at the end."""
     made = f"f-{secrets.token_hex(4)}"
     yield made
     kubectl.delete("storageclass", made)

@@ -45,7 +45,7 @@ def image(content, tmp_path_factory):
 
 @pytest.fixture()
 def place(cluster) -> Iterator[tuple[Kubectl, Chronicle]]:
-    """A namespace and its event log, without a controller."""
+    """Yield a namespace and its event log, without a controller."""
     definitions(cluster)
     with cluster.namespace("restarts") as kubectl, following(kubectl) as chronicle:
         yield kubectl, chronicle

@@ -24,7 +24,7 @@ def test_the_rules_are_rules():
 
 @pytest.fixture()
 def bare_rules(tmp_path: Path) -> Path:
-    """The rules without summaries and runbooks, which a test would have to repeat verbatim."""
+    """Return the rules without summaries and runbooks, which a test would have to repeat verbatim."""
     document = yaml.safe_load(RULES.read_text())
     for group in document["groups"]:
         for rule in group["rules"]:

@@ -27,7 +27,7 @@ GOLDEN = {"disk": FILES, "device": BLOCK, "renamed": FILES, "used": FILES, "wait
 
 @pytest.fixture(scope="module")
 def places(cluster, tmp_path_factory):
-    """Two namespaces with a controller that also covers a third, future one; the volumes are in the first."""
+    """Run a controller for two namespaces and a future third one; the volumes are in the first."""
     with (
         cluster.namespace("transfer") as source,
         cluster.namespace("transfer-to") as target,

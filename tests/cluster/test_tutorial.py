@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.alone, pytest.mark.timeout(1800)]
 
 @pytest.fixture
 def free_cluster(cluster):
-    """A cluster without another installation, whose pods reach this machine."""
+    """Yield a cluster without another installation, whose pods reach this machine."""
     if not cluster.host_address:
         pytest.skip("CDI_TEST_HOST_ADDRESS does not say where pods reach this machine")
     unless_taken(cluster.kubectl)

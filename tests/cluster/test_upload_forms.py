@@ -35,7 +35,7 @@ def content():
 
 @pytest.fixture(scope="module")
 def images(content, tmp_path_factory):
-    """The same disk as raw, compressed and qcow2 files."""
+    """Write the same disk as raw, compressed and qcow2 files."""
     directory = tmp_path_factory.mktemp("images")
     (directory / "disk.raw").write_bytes(content)
     (directory / "disk.raw.gz").write_bytes(gzip.compress(content, 1))

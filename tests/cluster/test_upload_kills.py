@@ -31,7 +31,7 @@ def uploads(cluster, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def content():
-    """A disk whose first half begins and ends with data."""
+    """Return a disk whose first half begins and ends with data."""
     return disk(12 * MIB) + disk(12 * MIB, 5)
 
 

@@ -53,14 +53,14 @@ def server(cluster):
 
 @pytest.fixture(scope="session")
 def disk():
-    """16 MiB of a disk: data, zeros, data at the end."""
+    """Return 16 MiB of a disk: data, zeros, data at the end."""
     data = random.Random(4).randbytes(5 * MIB)
     return data[: 4 * MIB] + bytes(11 * MIB) + data[4 * MIB :]
 
 
 @pytest.fixture(scope="session")
 def image(disk, tmp_path_factory):
-    """A function that returns the same disk in any format of qemu-img."""
+    """Return a function that returns the same disk in any format of qemu-img."""
     directory = tmp_path_factory.mktemp("images")
     (directory / "raw").write_bytes(disk)
 
