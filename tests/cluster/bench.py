@@ -248,7 +248,7 @@ class Bench:
 
 
 class _Peak:
-    """Peak memory of the controller."""
+    """Peak memory of the controller in MiB, sampled by a thread."""
 
     def __init__(self, running: Controller) -> None:
         self._running = running

@@ -249,7 +249,7 @@ def api_server(layout: Layout, built: Built) -> Component:
 
 
 def control_plane(layout: Layout, built: Built) -> tuple[Component, ...]:
-    """Return the controllers and the scheduler, which need nothing but the API server."""
+    """Return the controllers, scheduler and DNS server, which need nothing but the API server."""
     settings, admin = layout.settings, f"--kubeconfig={layout.settings}/admin.kubeconfig"
 
     def delegated(name: str) -> tuple[str, ...]:

@@ -324,7 +324,7 @@ def fails(kubectl, name):
 
 
 def test_the_controller_takes_no_token_but_the_right_one(place):
-    """In a namespace without webhooks, nothing removes the token that a DataVolume brings along."""
+    """The namespace has no webhooks, so nothing removes the token that a DataVolume brings along."""
     key, foreign, now = place.key(), SigningKey.generate(), time.time()
 
     def good(name, /, **changes):

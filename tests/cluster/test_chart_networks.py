@@ -1,7 +1,7 @@
 """The chart's network policies: which of the control plane, worker pods and others reach each other.
 
 The test cluster's network enforces no policies, so their effect is computed here as Kubernetes defines it: a pod
-selected by a policy for a direction accepts only what some policy allows.
+selected by a policy for a direction is isolated in it except for what some policy allows.
 """
 
 import json
