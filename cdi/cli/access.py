@@ -1,4 +1,4 @@
-"""Options that tell how a source is got at and how it is imported; the same for inspect, explain and import."""
+"""Options for access to a source and for the import itself, shared by inspect, explain and import."""
 
 from __future__ import annotations
 
@@ -84,7 +84,11 @@ def wish_options(function: F) -> F:
 
 
 def read_wishes(options: dict[str, Any]) -> dict[str, Any]:
-    """Takes the options of `wish_options` out of `options`, as fields of a `Request`.  Raises `UsageError`."""
+    """Remove the options of `wish_options` from `options` and return them as fields of a `Request`.
+
+    Raises:
+        UsageError: a value or the keyring file is invalid.
+    """
     size, bandwidth, keyring = options.pop("size"), options.pop("bandwidth"), options.pop("keyring")
     checksum = options.pop("checksum")
     if keyring is not None:
@@ -104,7 +108,11 @@ def read_wishes(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_access(options: dict[str, Any]) -> Access:
-    """Takes the options above out of `options`.  Raises `UsageError` for files that cannot be read."""
+    """Remove the options of `access_options` from `options`.
+
+    Raises:
+        UsageError: a file cannot be read, or a header is malformed.
+    """
     password = options.pop("password_file")
     credentials = options.pop("credentials_file")
     authority = options.pop("ca")
@@ -126,14 +134,23 @@ def read_access(options: dict[str, Any]) -> Access:
 
 
 def stored_secret(session: Session, request: Request) -> dict[str, bytes] | None:
-    """The values of the Secret that `request` names; raises `NotFound`."""
+    """Return the values of the Secret that `request` names, None if it names none.
+
+    Raises:
+        NotFound: the Secret does not exist.
+    """
     if request.access.secret is None:
         return None
     return secret_values(session.backend.get("secret", session.namespace, request.access.secret))
 
 
 def request_of(place: str, options: dict[str, Any], **more: Any) -> Request:
-    """Of the options that were not taken out yet; raises `UsageError`, `SourceUrlInvalid`."""
+    """Build a request from `place` and the options that are left in `options`.
+
+    Raises:
+        UsageError: an option is invalid, or standard input is closed.
+        SourceUrlInvalid: `place` is not a valid URL.
+    """
     located = locate(place)
     if located.kind == "stdin":
         require_input()
@@ -141,7 +158,7 @@ def request_of(place: str, options: dict[str, Any], **more: Any) -> Request:
 
 
 def _line(path: Path) -> str:
-    """Without the newline that editors put at the end."""
+    """Read a file without the newline that editors append."""
     try:
         return read_option_file(path).decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
@@ -151,6 +168,6 @@ def _line(path: Path) -> str:
 def _header(line: str) -> str:
     name, colon, _ = line.partition(":")
     if not colon or not name.strip() or not line.isprintable():
-        # The line may hold a token, so it is not repeated.
+        # Do not repeat the line: it may hold a token.
         raise UsageError("--header is no whole header line", remedy="write --header 'Name: value'")
     return line

@@ -1,4 +1,4 @@
-"""``cdi apiserver``."""
+"""The ``cdi apiserver`` command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cdi.cli.show import printable
 
 
 def _pairs(text: str | None) -> dict[str, str] | None:
-    """``a=b,c=d`` as labels."""
+    """Parse labels of the form ``a=b,c=d``."""
     if not text:
         return None
     found = dict(part.partition("=")[::2] for part in text.split(","))

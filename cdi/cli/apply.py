@@ -1,4 +1,4 @@
-"""``cdi apply``."""
+"""The ``cdi apply`` command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress for people: bars on a terminal, a line now and then elsewhere.  All of it goes to standard error."""
+"""Progress on standard error: bars on a terminal, occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from cdi.image.sizes import human
 from cdi.runtime.backend import Advance, Share
 
 QUIET = 10.0
-"""Seconds between lines of one import that only say that it goes on."""
+"""Seconds between lines of one import that only report progress."""
 _SHARE = "{l_bar}{bar}| [{elapsed}<{remaining}{postfix}]"
 
 
 class Bar(Protocol):
-    """One import's progress."""
+    """The progress of one import."""
 
     def update(self, phase: str, progress: Advance | None, note: str = "") -> None:
-        """Show where it is.  `note` is why it stands still, if it does."""
+        """Show the phase and the progress; `note` is why the import is not advancing, if it is not."""
         ...
 
     def close(self) -> None: ...
@@ -34,12 +34,12 @@ class Bar(Protocol):
 
 
 def bar(label: str, *, position: int = 0) -> Bar:
-    """A tqdm bar on a terminal, lines elsewhere; `position` is the bar's row where there are several."""
+    """Return a tqdm bar on a terminal, else a line printer; `position` is the bar's row among several."""
     return TerminalBar(label, position) if sys.stderr.isatty() else LineBar(label)
 
 
 class TerminalBar:
-    """``golden  45%|████▌     | 450M/1.00G [00:05<00:06, 90.1MB/s] TransferInProgress``."""
+    """A tqdm bar: ``golden  45%|████▌     | 450M/1.00G [00:05<00:06, 90.1MB/s] TransferInProgress``."""
 
     def __init__(self, label: str, position: int) -> None:
         from tqdm import tqdm
@@ -60,13 +60,13 @@ class TerminalBar:
     def update(self, phase: str, progress: Advance | None, note: str = "") -> None:
         shown = self._bar
         if isinstance(progress, Share):
-            # Per cent are all that is known: a bar without bytes and rates.
+            # Only the percentage is known: show no bytes and no rate.
             shown.bar_format = _SHARE
             shown.total, shown.n = 1.0, progress.fraction
         elif progress is not None:
             shown.total = progress.total
             if shown.n == 0 and progress.done:
-                # What an earlier attempt brought does not count as speed.
+                # Bytes that an earlier attempt fetched do not count towards the rate.
                 shown.initial = progress.done - progress.fetched if progress.done > progress.fetched else 0
             shown.n = progress.done
         words = [phase, note or _own_note(progress)]
@@ -84,7 +84,7 @@ class TerminalBar:
 
 
 class LineBar:
-    """A line when the phase or the reason changes, and every ten seconds while bytes flow."""
+    """A printer of lines: one per change of phase or reason, and one every ten seconds while bytes flow."""
 
     def __init__(self, label: str) -> None:
         self._label = label
@@ -97,7 +97,7 @@ class LineBar:
         now = time.monotonic()
         state, percent = (phase, note), _amount(progress)
         if phase == Phase.SUCCEEDED:
-            return  # `done` says it, with what was done
+            return  # `done` prints the final line, with the summary.
         if state == self._said and (now - self._when < QUIET or percent == self._percent):
             return
         self._said, self._when, self._percent = state, now, percent
@@ -134,5 +134,5 @@ def _amount(progress: Advance | None) -> str:
 
 
 def done(label: str, text: str) -> None:
-    """The line that a finished import ends with."""
+    """Print the final line of a finished import."""
     click.echo(f"{paint(label, 'green', err=True)}: {printable(text)}", err=True)

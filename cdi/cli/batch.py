@@ -1,4 +1,4 @@
-"""``cdi batch``."""
+"""The ``cdi batch`` command."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HEADERS = ("NAME", "RESULT", "SIZE", "FORMAT", "TIME", "RATE", "DIGEST")
 _COLOURS = {"imported": "green", "failed": "red", "refused": "red", "outdated": "yellow", "running": "yellow"}
 _SHORT = 12
 _PATIENCE = 60.0
-"""Seconds for which a cluster's server may be away: nobody need be there to begin again."""
+"""Seconds to keep trying an unreachable API server: a batch may run unattended."""
 
 
 @subcommand("batch")
@@ -112,7 +112,7 @@ def _eyes(session: Session) -> Callable[[], Eyes] | None:
 
 
 class Display:
-    """A bar for every running import below one for all; lines where there is no terminal."""
+    """A bar for each running import and one for the batch; lines where standard error is no terminal."""
 
     def __init__(self, images: int, rows: int) -> None:
         self._images = images
@@ -178,7 +178,7 @@ def _row(result: Result) -> tuple[str, ...]:
 
 
 def _explained(report: Report) -> list[str]:
-    """One line for every failure, and for what became of the batch as a whole."""
+    """Return one line for each failure, and lines about the batch as a whole."""
     lines = [_error(failure, result.label) for result in report.results if (failure := result.failure) is not None]
     lines += [
         f"{paint(printable(result.label), 'yellow', err=True)}: {printable(result.note)}"

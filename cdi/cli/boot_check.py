@@ -1,4 +1,4 @@
-"""``cdi boot-check``."""
+"""The ``cdi boot-check`` command."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def command(
 
 
 def _disk(session: Session, volume: str) -> Path:
-    """The raw disk that is meant: a path if it looks like one, else a volume."""
+    """Return the path of the raw disk: `volume` itself if it looks like a path, else the disk of that volume."""
     path = Path(volume).expanduser()
     if os.sep in volume and not volume.startswith(("dv/", "pvc/")):
         if not path.exists():

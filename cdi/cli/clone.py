@@ -1,4 +1,4 @@
-"""``cdi clone``."""
+"""The ``cdi clone`` command."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def command(
     session.here("cdi clone", "a PersistentVolumeClaim with a dataSource, where the storage can clone or restore")
     origin = {"namespace": from_namespace or session.namespace, "name": one_datavolume(source)}
     if not any(_exists(session, kind, **origin) for kind in ("pvc", "dv")):
-        # A manifest may name a source that comes later.  Whoever types a command has mistyped the name.
+        # A manifest may name a source that is created later; on the command line a missing source is a typing error.
         raise NotFound(
             f"volume {origin['namespace']}/{origin['name']} does not exist", remedy="cdi get pvc -A lists the volumes"
         )

@@ -1,4 +1,4 @@
-"""``cdi completion``."""
+"""The ``cdi completion`` command."""
 
 from __future__ import annotations
 

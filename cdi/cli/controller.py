@@ -1,4 +1,4 @@
-"""``cdi controller``."""
+"""The ``cdi controller`` command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _labels(text: str) -> dict[str, str]:
-    """``a=b,c=d``."""
+    """Parse labels of the form ``a=b,c=d``."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     found = {name.strip(): value.strip() for name, _, value in (part.partition("=") for part in parts)}
     if any("=" not in part for part in parts) or "" in found:
@@ -30,7 +30,7 @@ def _labels(text: str) -> dict[str, str]:
 
 
 def _parts(texts: Iterable[str]) -> tuple[Part, ...]:
-    """``kind/name`` each."""
+    """Parse texts of the form ``kind/name``."""
     from cdi.controller.parts import KINDS, Part
 
     found = []

@@ -1,4 +1,4 @@
-"""``cdi delete``."""
+"""The ``cdi delete`` command."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _named(session: Session, what: tuple[str, ...], *, everything: bool) -> list
 
 
 def _manifests(session: Session, names: tuple[str, ...]) -> list[Key]:
-    """The objects that manifests name, last first, so that what uses a secret goes before it."""
+    """Return the keys of the objects in manifests in reverse order, so that users of a Secret are deleted before it."""
     if not names:
         return []
     from cdi.runtime.apply import keys_of

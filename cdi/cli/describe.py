@@ -1,4 +1,4 @@
-"""``cdi describe``."""
+"""The ``cdi describe`` command."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _lines(session: Session, plural: str, name: str) -> Iterator[str]:
 
 
 def _decoded(text: str) -> int:
-    """How many bytes base64 stands for."""
+    """Return the approximate number of bytes that a base64 text encodes."""
     return max(0, len(text) * 3 // 4 - text.count("="))
 
 
@@ -97,7 +97,7 @@ def _texts(body: dict[str, Any], *fields: str) -> tuple[str, ...]:
 
 
 def _about(title: str, pairs: list[tuple[str, str]]) -> Iterator[str]:
-    """One fact without a name of its own stands on the title's line."""
+    """Yield a section; a single fact without a name goes on the title's line."""
     if len(pairs) == 1 and not pairs[0][0]:
         yield f"{title + ':':<14}{pairs[0][1]}"
         return

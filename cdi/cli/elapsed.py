@@ -1,4 +1,4 @@
-"""A line that says for how long something has been running.
+"""A progress line with the elapsed time.
 
 It uses the standard library alone, so that scripts can import it without the project's environment.
 """
@@ -15,21 +15,21 @@ from typing import ClassVar, Self
 INTERVAL = 15.0
 """Seconds between two lines where standard error is no terminal."""
 TERMINAL_INTERVAL = 1.0
-"""Seconds between two versions of the one line on a terminal."""
+"""Seconds between two updates of the line on a terminal."""
 
 
 class Elapsed:
-    """A progress line on standard error for as long as a ``with`` block runs.
+    """A progress line on standard error, shown while a ``with`` block runs.
 
-    On a terminal the line is rewritten every second and removed at the end; elsewhere there is a new one every 15
-    seconds, so that work that takes less prints nothing.  Within the block of another one there is no second line: the
-    first shows the label.
+    On a terminal the line is rewritten every second and removed at the end; elsewhere a new line is printed every 15
+    seconds, so that work that takes less prints nothing. A nested block prints no second line: the outer one shows its
+    label.
     """
 
     _current: ClassVar[Elapsed | None] = None
 
     def __init__(self, label: str, *, interval: float | None = None) -> None:
-        """Report on `label`, every `interval` seconds if it is given."""
+        """Report on `label` every `interval` seconds; None is the default for standard error."""
         self._label = label
         self._terminal = sys.stderr.isatty()
         self._interval = interval or (TERMINAL_INTERVAL if self._terminal else INTERVAL)
@@ -39,7 +39,7 @@ class Elapsed:
         self._thread = threading.Thread(target=self._report, name="elapsed", daemon=True)
 
     def note(self, detail: str) -> None:
-        """Show `detail`, a short printable text, from now on behind the seconds."""
+        """Append `detail`, a short printable text, to the line from now on."""
         self._detail = detail
 
     def __enter__(self) -> Self:
@@ -76,5 +76,5 @@ class Elapsed:
             sys.stderr.write(text)
             sys.stderr.flush()
         except (OSError, ValueError):
-            # Nobody reads it any longer; the work itself goes on.
+            # The output is closed; the work itself continues.
             self._done.set()

@@ -1,4 +1,4 @@
-"""``cdi explain``."""
+"""The ``cdi explain`` command."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def command(
 
 
 def _applied(what: str | None) -> str | None:
-    """The name in ``dv/NAME``."""
+    """Return the name in ``dv/NAME``, or None."""
     kind, slash, name = (what or "").partition("/")
     with suppress(CdiError):
         if slash and name and kind_of(kind).plural == "datavolumes":
@@ -92,7 +92,11 @@ def _applied(what: str | None) -> str | None:
 
 
 def _refuse_options(context: click.Context) -> None:
-    """What stands in a manifest is not said again on the command line."""
+    """Reject import options beside manifests: a manifest has fields for them.
+
+    Raises:
+        UsageError: such an option was given.
+    """
     own = {"what", "names", "verbose", "output"}
     for parameter in context.command.params:
         given = context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
@@ -121,7 +125,7 @@ def _of_objects(
             yield explain(foresight, home, key, on_progress=show)
 
 
-# --- for people ---------------------------------------------------------------------------------------------------
+# --- text output ---
 
 
 def lines(told: Explanation, *, verbose: bool = False) -> Iterator[str]:

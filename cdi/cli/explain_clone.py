@@ -1,4 +1,4 @@
-"""How ``cdi explain`` shows a clone."""
+"""The text of ``cdi explain`` for a clone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def clone_lines(clone: CloneFacts) -> Iterator[tuple[str, str]]:
-    """Names with what is to be said of them."""
+    """Yield a label and a text for each fact about a clone."""
     yield "clone of", clone.source
     if clone.size is not None:
         yield "its size", words_of_size(clone.size)

@@ -1,4 +1,4 @@
-"""``cdi explain`` about a cluster."""
+"""``cdi explain`` against a cluster."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from cdi.store.base import Object
 
 _ANY = 1 << 30
-"""A DataVolume must ask for some size; this one is not looked at."""
+"""Placeholder size in bytes: a DataVolume must request one, and this one is not evaluated."""
 
 
 def explain_manifests(session: Session, names: tuple[str, ...], show: OnProgress) -> Iterator[Explanation]:
-    """Of the DataVolumes in manifests, with the Secrets and ConfigMaps beside them in thought."""
+    """Explain the DataVolumes in manifests, as if the Secrets and ConfigMaps beside them were applied."""
     from cdi.controller.lookups import Lookups
     from cdi.controller.preflight import preflight
     from cdi.kube.resources import CONFIG_MAPS, SECRETS, resource_of
@@ -45,7 +45,7 @@ def explain_manifests(session: Session, names: tuple[str, ...], show: OnProgress
 
 
 def explain_request(session: Session, request: Request, name: str | None, show: OnProgress) -> Explanation:
-    """Of what ``cdi import`` would make of a URL."""
+    """Explain the DataVolume that ``cdi import`` would create for a URL."""
     from cdi.controller.lookups import Lookups
     from cdi.controller.preflight import preflight
     from cdi.kube.resources import resource_of
@@ -66,7 +66,11 @@ def explain_request(session: Session, request: Request, name: str | None, show: 
 
 
 def explain_standing(session: Session, name: str, output: str) -> None:
-    """Why a DataVolume does not go on, or that it does.  Raises what it has failed of."""
+    """Show why a DataVolume makes no progress, or that it does.
+
+    Raises:
+        CdiError: the DataVolume has failed; this is its error.
+    """
     from cdi.cli.explain_clone import clone_lines
     from cdi.runtime.cluster.cloned import clone_facts
     from cdi.runtime.cluster.standing import CLONING, blocker_of

@@ -1,4 +1,4 @@
-"""``cdi get``."""
+"""The ``cdi get`` command."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cdi.store.kinds import kind_of
 
 ALL = ("datavolumes", "persistentvolumeclaims", "datasources")
 _LOOK = 60.0
-"""Seconds that a watch is asked for at a time."""
+"""Seconds of each poll of a watch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A column: what stands above it, and what it says of an object."""
+    """A column: its header and a function that returns an object's cell."""
 
     header: str
     value: Callable[[Object], str]
@@ -80,7 +80,7 @@ def _watch(
     namespaces: bool,
     seen: Sequence[Object],
 ) -> None:
-    """The rows of what changed, each time it does; of what is gone, no more."""
+    """Show each object that changes, until interrupted; deletions are not shown."""
     versions = {item["metadata"]["uid"]: item["metadata"]["resourceVersion"] for item in seen}
     plurals = list(dict.fromkeys(plural for plural, _ in wanted))
     with session.changes(plurals, namespace) as changes:
@@ -116,7 +116,7 @@ def _show(items: Sequence[Object], output: str, *, namespaces: bool, headers: bo
 
 
 def _columns(name: str, *, wide: bool, namespaces: bool, prefix: bool) -> list[Shown]:
-    """Those of the kind's definition, as an API server would send them."""
+    """Return the printer columns of a kind's definition, as an API server would apply them."""
     defined = next((kind for kind in KINDS if kind.name == name), None)
     columns = list(defined.columns) if defined is not None else []
     if not any(column.type == "date" for column in columns):

@@ -1,4 +1,4 @@
-"""``cdi import``."""
+"""The ``cdi import`` command."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _import(
         except OutputFailed as error:
             if stream is None:
                 raise
-            # The pipe's content passes through this process, which ends here.
+            # This process carries the pipe's content, and it is about to end.
             _give_up_stream(session, request, name)
             raise type(error)(error.what, remedy=session.after_interrupt) from error
     outcome = session.backend.outcome(namespace, name)
@@ -153,7 +153,11 @@ def _find_size_of_cluster(session: Session, request: Request, name: str) -> int:
 
 
 def _give_up_stream(session: Session, request: Request, name: str) -> None:
-    """Whatever wrote into standard input was interrupted as well: its end is not the image's end."""
+    """Delete the DataVolume of an interrupted import from standard input.
+
+    Ctrl-C reaches the process that writes into the pipe as well, so the end of the input is not the end of the image
+    and the import must not complete.
+    """
     if request.place.kind != "stdin":
         return
     session.after_interrupt = "the same input again, from its beginning; what had come of it is removed"

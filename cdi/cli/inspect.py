@@ -1,4 +1,4 @@
-"""``cdi inspect``."""
+"""The ``cdi inspect`` command."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _is_volume(word: str) -> bool:
 
 
 def lines(found: Findings, body: dict[str, Any]) -> Iterator[str]:
-    """For people: what is known, then the checks."""
+    """Yield the text output: the facts, then the checks."""
     known = [("image", body["location"]), *_facts(found)]
     width = max(len(name) for name, _ in known) + 2
     for name, value in known:
@@ -66,7 +66,7 @@ def lines(found: Findings, body: dict[str, Any]) -> Iterator[str]:
 
 
 def checks(found: Findings) -> Iterator[str]:
-    """A table of checks."""
+    """Yield a table of the checks."""
     if not found.checks:
         return
     yield ""

@@ -1,4 +1,4 @@
-"""``cdi limit``."""
+"""The ``cdi limit`` command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``cdi logs``."""
+"""The ``cdi logs`` command."""
 
 from __future__ import annotations
 

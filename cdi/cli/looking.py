@@ -1,4 +1,4 @@
-"""A bar for work that is usually over before anybody would look at one."""
+"""A progress bar that appears only when there is progress to show."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ Show = Callable[[Progress], None]
 
 @contextmanager
 def looking(label: str, *, always: bool) -> Iterator[Show]:
-    """Gives what is called with progress; the bar appears with the first call that has something to say.
+    """Yield a progress callback that opens a bar at the first call with something to show.
 
-    Unless `always`, that is only a note: it waits for a server, for instance.
+    Args:
+        label: the bar's label.
+        always: whether transferred bytes open the bar; otherwise only a note does, such as waiting for a server.
     """
     with ExitStack() as stack:
         made: list[bars.Bar] = []

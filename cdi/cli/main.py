@@ -1,8 +1,8 @@
-"""The ``cdi`` command: what there is, and how it ends.
+"""The ``cdi`` command: its subcommands, error output and exit status.
 
-A command's module is imported when the command is run, so that ``cdi get`` does not wait for what ``cdi boot-check``
-needs.  Every failure is one line on standard error and an exit status (docs/reference/cli.md); a traceback is shown
-only with ``--debug``.
+A command's module is imported only when the command is run, so that ``cdi get`` does not load what ``cdi boot-check``
+needs. Every failure is one line on standard error and an exit status (docs/reference/cli.md); a traceback is shown only
+with ``--debug``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cdi.cli.show import paint, printable
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A command that is not imported yet: its module's ``command``."""
+    """A command that is imported on first use: the ``command`` of its module."""
 
     module: str
     help: str
@@ -66,7 +66,7 @@ _ENTRIES = {name: entry for section in SECTIONS.values() for name, entry in sect
 
 
 class Commands(click.Group):
-    """Imports a command when it is asked for; the list of commands imports none."""
+    """A group that imports a command only when it is run; listing commands imports none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
         return list(_ENTRIES)
@@ -105,19 +105,19 @@ def cli(context: click.Context) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> Never:
-    """Run a command and leave with its exit status."""
+    """Run a command and exit with its status."""
     streams.prepare()
     sys.exit(run(arguments))
 
 
 def kubectl(arguments: Sequence[str] | None = None) -> Never:
-    """The same as ``kubectl cdi``: about the cluster of the current context, unless ``--home`` is given."""
+    """Run as ``kubectl cdi``: against the cluster of the current context, unless ``--home`` is given."""
     streams.prepare()
     sys.exit(run(arguments, Session("kubectl cdi", cluster=True)))
 
 
 def run(arguments: Sequence[str] | None = None, session: Session | None = None) -> int:
-    """Run a command; its exit status."""
+    """Run a command and return its exit status."""
     session = session or Session()
     try:
         result = cli.main(
@@ -129,7 +129,7 @@ def run(arguments: Sequence[str] | None = None, session: Session | None = None) 
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     except OutputClosed as gone:
-        # As of a program that SIGPIPE ends: whoever closed the pipe has read all that was wanted.
+        # The status of a program that SIGPIPE ends: the reader closed the pipe because it had read enough.
         return gone.exit_status
     except click.ClickException as refused:
         return _fail(_usage(refused), session)
@@ -146,7 +146,7 @@ def run(arguments: Sequence[str] | None = None, session: Session | None = None) 
 
 
 def _usage(refused: click.ClickException) -> CdiError:
-    """Click's refusal of an argument, as one of ours."""
+    """Convert click's error about an argument to a `UsageError`."""
     context = getattr(refused, "ctx", None)
     remedy = f"{context.command_path} --help" if context is not None else None
     message = " ".join(refused.format_message().split())

@@ -1,4 +1,4 @@
-"""Values as people write them: types for click's options."""
+"""Types for click's options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PLAIN = re.compile(r"\d{1,9}(\.\d{1,6})?")
 
 
 def duration(text: str) -> float:
-    """``90s``, ``10m``, ``1h30m``, or plain seconds; becomes seconds."""
+    """Parse ``90s``, ``10m``, ``1h30m`` or a plain number into seconds."""
     text = text.strip()
     if _PLAIN.fullmatch(text):
         return float(text)
@@ -25,7 +25,7 @@ def duration(text: str) -> float:
 
 
 def quantity(text: str) -> str:
-    """A Kubernetes quantity of bytes, ``10Gi`` or ``500M``; stays the text that it was once it is known to be one."""
+    """Validate a Kubernetes quantity of bytes, such as ``10Gi`` or ``500M``, and return its text unchanged."""
     text = text.strip()
     try:
         size = Quantity.parse(text).bytes

@@ -1,4 +1,4 @@
-"""``cdi serve``."""
+"""The ``cdi serve`` command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every command shares: where the objects are, the namespace, and what a word on the command line names."""
+"""State shared by all commands: backend, namespace, and the parsing of object references."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Session:
-    """One run of the command line: over this machine, or over the cluster that its options name."""
+    """One run of the command line, against this machine or against the cluster that its options name."""
 
     def __init__(self, program: str = "cdi", *, cluster: bool = False) -> None:
-        """`cluster` is for a program that is about a cluster even where no option says so."""
+        """Create a session; `cluster` selects the cluster unless an option selects this machine."""
         self.program = program
         self.root: Path | None = None
-        """``--home``; None leaves it to the environment."""
+        """The value of ``--home``; None leaves it to the environment."""
         self.kubeconfig: Path | None = None
         self.context: str | None = None
         self.cluster = False
-        """``--cluster``: the current context, or the pod's own service account."""
+        """The value of ``--cluster``: use the current context, or the pod's own service account."""
         self.debug = False
         self.after_interrupt: str | None = None
-        """What to tell who presses Ctrl-C: what goes on, and how to look at it."""
+        """The remedy to show after Ctrl-C: what continues, and how to follow or end it."""
         self.patience: float | None = None
-        """Seconds that a request to a cluster's server that is away is tried for; set before it is asked."""
+        """Seconds to retry requests to an unreachable API server; set it before the first request."""
         self._always_cluster = cluster
         self._namespace: str | None = None
         self._embedded: Embedded | None = None
@@ -48,7 +48,7 @@ class Session:
 
     @property
     def namespace(self) -> str:
-        """``-n``, else the context's own, else ``default``."""
+        """The namespace: ``-n``, else that of the context, else ``default``."""
         if self._namespace is None:
             self._namespace = self.remote.namespace if self.in_cluster else "default"
         return self._namespace
@@ -59,7 +59,11 @@ class Session:
 
     @property
     def in_cluster(self) -> bool:
-        """Whether the command is about a cluster.  Raises `UsageError` where the options say both."""
+        """Return whether the command acts on a cluster.
+
+        Raises:
+            UsageError: the options name both this machine and a cluster.
+        """
         named = self.cluster or self.kubeconfig is not None or self.context is not None
         if named and (self.root is not None or os.environ.get("CDI_HOME")):
             machine = "--home" if self.root is not None else "CDI_HOME"
@@ -71,12 +75,12 @@ class Session:
 
     @property
     def backend(self) -> Backend:
-        """Where the objects are."""
+        """The backend that holds the objects."""
         return self.remote if self.in_cluster else self.embedded
 
     @property
     def embedded(self) -> Embedded:
-        """The objects of this machine; `here` is for commands that know no others."""
+        """The backend of this machine; commands that support no other use `here`."""
         if self._embedded is None:
             from cdi.runtime.embedded import Embedded
 
@@ -85,7 +89,11 @@ class Session:
 
     @property
     def remote(self) -> Cluster:
-        """The cluster.  Raises `ClusterError`."""
+        """The backend of the cluster.
+
+        Raises:
+            ClusterError: the configuration of the cluster cannot be used.
+        """
         if self._remote is None:
             from cdi.runtime.cluster.backend import Cluster
 
@@ -93,14 +101,18 @@ class Session:
         return self._remote
 
     def here(self, what: str, remedy: str) -> Embedded:
-        """The objects of this machine, for `what` can be done with no others; raises `UsageError` in a cluster."""
+        """Return this machine's backend, for commands that work only there.
+
+        Raises:
+            UsageError: the command acts on a cluster; `what` cannot be done there, and `remedy` says what can.
+        """
         if self.in_cluster:
             raise UsageError(f"{what} works on this machine only, not yet in a cluster", remedy=remedy)
         return self.embedded
 
     @property
     def store(self) -> Reader:
-        """The same objects, to be looked at and nothing else: reading them needs no models, which take longer."""
+        """The backend's objects, read-only; reading them needs no models, which take long to import."""
         return self.remote.store if self.in_cluster else self._local_store()
 
     def _local_store(self) -> LocalStore:
@@ -112,11 +124,11 @@ class Session:
         return LocalStore(home.objects)
 
     def changes(self, plurals: Collection[str], namespace: str | None) -> Watch:
-        """As `Backend.changes`, without models."""
+        """Return `Backend.changes`, without importing models."""
         return self.remote.changes(plurals, namespace) if self.in_cluster else self._local_store().watch(plurals)
 
     def goes_on(self, name: str) -> None:
-        """From here on, Ctrl-C leaves the work on this DataVolume running."""
+        """Make Ctrl-C report that the work on this DataVolume continues in the background."""
         options = self.options()
         where = "in the cluster" if self.in_cluster else "in the background"
         self.after_interrupt = (
@@ -125,7 +137,7 @@ class Session:
         )
 
     def options(self) -> str:
-        """What another command needs to be about the same objects."""
+        """Return the options with which another command acts on the same objects."""
         words = []
         if self.kubeconfig is not None:
             words += ["--kubeconfig", str(self.kubeconfig)]
@@ -138,7 +150,7 @@ class Session:
         return "".join(f" {shlex.quote(word)}" for word in words)
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         if self._remote is not None:
             self._remote.close()
 
@@ -152,7 +164,7 @@ def _set(field: str) -> Callable[[click.Context, click.Parameter, Any], None]:
 
 
 def common_options(function: F) -> F:
-    """``--home``, the cluster's, ``-n`` and ``--debug``, which may stand before or after the command's name."""
+    """Add ``--home``, the cluster options, ``-n`` and ``--debug``, before or after the command's name."""
     path = click.Path(path_type=Path)
     for option in (
         click.option("--debug", is_flag=True, expose_value=False, callback=_set("debug"), help="Show tracebacks."),
@@ -194,7 +206,7 @@ def common_options(function: F) -> F:
 
 
 def subcommand(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], click.Command]:
-    """A click command with the common options, given the `Session` as its first argument."""
+    """Return a decorator for a click command with the common options and the `Session` as first argument."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         @functools.wraps(function)
@@ -207,9 +219,13 @@ def subcommand(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], c
 
 
 def references(words: tuple[str, ...], *, kind: str | None = None) -> list[tuple[str, str | None]]:
-    """``dv NAME …``, ``dv/NAME …``, ``dv,pvc`` as pairs of a kind's plural and a name, None for all of that kind.
+    """Parse ``dv NAME …``, ``dv/NAME …`` or ``dv,pvc`` into pairs of a plural and a name.
 
-    With `kind`, words without a slash are names of that kind.  Raises `UsageError`, and `NotFound` for a kind.
+    A name of None means all objects of that kind. With `kind`, words without a slash are names of that kind.
+
+    Raises:
+        UsageError: the words are malformed.
+        NotFound: there is no such kind.
     """
     if not words:
         raise UsageError("nothing is named", remedy="name a kind (dv, pvc, datasource …) or KIND/NAME")
@@ -228,7 +244,11 @@ def references(words: tuple[str, ...], *, kind: str | None = None) -> list[tuple
 
 
 def one_datavolume(word: str) -> str:
-    """The name in ``dv/NAME`` or ``NAME``; raises `UsageError` for any other kind."""
+    """Return the name in ``dv/NAME`` or ``NAME``.
+
+    Raises:
+        UsageError: the word names another kind.
+    """
     ((plural, name),) = references((word,), kind="dv")
     if plural != "datavolumes" or name is None:
         raise UsageError(f"{word!r} is no DataVolume", remedy="dv/NAME")

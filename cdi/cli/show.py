@@ -1,4 +1,4 @@
-"""Tables, documents and words for people."""
+"""Formatting of tables, documents, durations and colours."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLOURS = {"red": 31, "green": 32, "yellow": 33, "cyan": 36, "bold": 1, "dim": 2
 
 
 def paint(text: str, colour: str, *, err: bool = False) -> str:
-    """In colour where that output is a terminal and NO_COLOR (no-color.org) is not set."""
+    """Colour `text` if the stream is a terminal and NO_COLOR (no-color.org) is not set."""
     stream = sys.stderr if err else sys.stdout
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty():
         return text
@@ -26,12 +26,12 @@ def paint(text: str, colour: str, *, err: bool = False) -> str:
 
 
 def printable(text: str) -> str:
-    """Without what would steer the terminal: messages may hold what a server or an image says."""
+    """Escape control characters: messages may quote a server or an image, which must not control the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
 
 
 def document(body: Any, form: str) -> str:
-    """As ``json`` or ``yaml``."""
+    """Format `body` as ``json`` or ``yaml``."""
     if form == "json":
         return json.dumps(body, indent=2, ensure_ascii=False)
     import yaml
@@ -40,17 +40,17 @@ def document(body: Any, form: str) -> str:
 
 
 def one_or_list(items: Sequence[Any]) -> Any:
-    """As kubectl prints objects: one as itself, others as a List."""
+    """Return what kubectl prints: a single object alone, several as a List."""
     return items[0] if len(items) == 1 else {"apiVersion": "v1", "kind": "List", "items": list(items)}
 
 
 def width(text: str) -> int:
-    """Columns of a terminal."""
+    """Return the number of terminal columns that `text` takes."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a table as kubectl writes it: three spaces between columns, none at a line's end."""
+    """Return the lines of a table in kubectl's format: three spaces between columns, no trailing spaces."""
     cells = [list(headers), *([printable(cell).replace("\n", " ") or "" for cell in row] for row in rows)]
     widths = [max(width(row[i]) for row in cells) for i in range(len(headers))]
     return ["   ".join(cell + " " * (widths[i] - width(cell)) for i, cell in enumerate(row)).rstrip() for row in cells]
@@ -62,7 +62,7 @@ def echo_lines(lines: Iterable[str]) -> None:
 
 
 def age(moment: str | None, now: datetime | None = None) -> str:
-    """How long ago an RFC 3339 moment was, as kubectl says it."""
+    """Return the age of an RFC 3339 timestamp in kubectl's format."""
     if not moment:
         return ""
     try:
@@ -75,7 +75,7 @@ def age(moment: str | None, now: datetime | None = None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``45s``, ``3m12s``, ``5h4m``, ``3d2h``: two units at most."""
+    """Format seconds in kubectl's way, with two units at most: ``45s``, ``3m12s``, ``5h4m``, ``3d2h``."""
     whole = int(seconds)
     if whole < 120:
         return f"{whole}s"
@@ -97,7 +97,7 @@ def rate(bytes_per_second: float) -> str:
 
 
 def select(body: Any, path: str) -> str:
-    """The value at a simple JSONPath, ``.status.phase``; empty where there is none."""
+    """Return the value at a simple JSONPath such as ``.status.phase``, as text; empty if there is none."""
     for field in path.lstrip(".").split("."):
         if not isinstance(body, dict):
             return ""

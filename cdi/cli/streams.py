@@ -1,4 +1,4 @@
-"""The standard streams of a command that may be closed, full, or without a reader."""
+"""Standard streams that are closed, full, or have no reader."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _STDIN, _STDOUT, _STDERR = 0, 1, 2
 def prepare() -> None:
     """Make the three standard streams safe to use; call it before any file is opened.
 
-    A standard descriptor that is closed would be taken by the next file that is opened, for instance by a disk, which
-    then would receive what is printed.  So each one that is closed gets ``/dev/null``: output to it is dropped, and
-    reading standard input fails with ``EBADF``, because an empty input could be taken for an empty image.
+    The next file that is opened, for instance a disk, would get the number of a closed standard descriptor and receive
+    what is printed. So each closed one is opened on ``/dev/null``: output to it is dropped, and reading standard input
+    fails with ``EBADF``, because an empty input could be taken for an empty image.
 
-    Afterwards a write to standard output raises `OutputFailed`, or `OutputClosed` where its reader is gone, and a
-    write to standard error never fails.  Text that the encoding cannot express is escaped.
+    Afterwards a write to standard output raises `OutputFailed`, or `OutputClosed` if its reader has closed the pipe,
+    and a write to standard error never fails. Text that the encoding cannot express is escaped.
     """
     for descriptor in (_STDIN, _STDOUT, _STDERR):
         if not _is_open(descriptor):
-            # The lowest descriptor that is free, so this one: those below it are open by now.
+            # open() takes the lowest free descriptor, which is this one: those below it are open by now.
             os.open(os.devnull, os.O_WRONLY)
             os.set_inheritable(descriptor, True)
     if sys.stdin is None:
@@ -40,7 +40,7 @@ def prepare() -> None:
 
 
 def require_input() -> None:
-    """Raise `UsageError` where standard input is closed or cannot be read."""
+    """Raise `UsageError` if standard input is closed or cannot be read."""
     try:
         access = fcntl.fcntl(_STDIN, fcntl.F_GETFL) & os.O_ACCMODE
     except OSError:
@@ -65,7 +65,7 @@ def _text(raw: io.FileIO, replaced: TextIO | None) -> io.TextIOWrapper:
 
 
 class _Output(io.FileIO):
-    """Standard output.  Its first failure is raised, what is written afterwards is dropped.
+    """Standard output that raises its first failure and drops later writes.
 
     The buffer above keeps what could not be written, and would try again when the interpreter ends.
     """
@@ -86,7 +86,7 @@ class _Output(io.FileIO):
 
 
 class _Diagnostics(io.FileIO):
-    """Standard error.  What cannot be written is dropped: there is no other place to report it."""
+    """Standard error that drops what cannot be written: there is no other place to report it."""
 
     def write(self, data: Buffer, /) -> int:
         try:
@@ -96,7 +96,7 @@ class _Diagnostics(io.FileIO):
 
 
 def _write_some(file: io.FileIO, write: Callable[[Buffer], int | None], data: Buffer) -> int:
-    """Write at least one byte; wait where the descriptor is non-blocking, as another process may have left it."""
+    """Write at least one byte, waiting if another process has made the shared descriptor non-blocking."""
     while (written := write(data)) is None:
         poller = select.poll()
         poller.register(file, select.POLLOUT)

@@ -1,4 +1,4 @@
-"""``cdi upload``."""
+"""The ``cdi upload`` command."""
 
 from __future__ import annotations
 
@@ -122,7 +122,11 @@ def _name(name: str | None, dv: str | None) -> str:
 
 
 def _readable(file: str) -> None:
-    """Raises `UsageError` for what cannot be read twice: an upload that breaks off is gone on with."""
+    """Require a file that can be read twice, since an interrupted upload is resumed.
+
+    Raises:
+        UsageError: `file` is a pipe, or cannot be read.
+    """
     if file == "-":
         raise UsageError(
             "a pipe cannot be sent to a cluster: what breaks off could not be gone on with",
@@ -173,7 +177,7 @@ def _send(
 
 
 class _Watcher:
-    """A bar of the bytes that were sent; a line for each pause, where there is no terminal."""
+    """A bar of the bytes sent; without a terminal, a line for each pause."""
 
     def __init__(self, label: str, total: int) -> None:
         from tqdm import tqdm
@@ -193,7 +197,7 @@ class _Watcher:
     def sent(self, done: int, total: int) -> None:
         del total
         self._bar.set_postfix_str("", refresh=False)
-        # A connection that broke may have lost some of what was counted.
+        # Bytes that were counted may be lost when a connection breaks.
         self._bar.update(done - self._bar.n) if done >= self._bar.n else self._bar.reset()
         if done and not self._bar.n:
             self._bar.update(done)
@@ -227,7 +231,12 @@ def _exists(session: Session, name: str) -> bool:
 
 
 def _needed(file: str, content_type: str) -> str:
-    """The size that the image needs, as a quantity; raises its refusal."""
+    """Return the size that the image needs, as a quantity.
+
+    Raises:
+        UsageError: the size cannot be known before the upload.
+        CdiError: the image is refused.
+    """
     from cdi.image.sizes import MEBI, request
     from cdi.runtime.inspect import inspect
     from cdi.runtime.locate import locate
@@ -245,7 +254,7 @@ def _needed(file: str, content_type: str) -> str:
 
 
 def _length() -> int | None:
-    """Of standard input where it is a file that nothing was read of."""
+    """Return the number of unread bytes of standard input if it is a regular file, else None."""
     descriptor = sys.stdin.fileno()
     info = os.fstat(descriptor)
     if not stat.S_ISREG(info.st_mode):
@@ -256,7 +265,7 @@ def _length() -> int | None:
 def _manifest(namespace: str, name: str, content_type: str, storage: Object, *, bound: bool) -> Object:
     metadata: Object = {"name": name, "namespace": namespace}
     if bound:
-        # There is nobody yet who would be its first consumer.
+        # No pod uses the claim yet that could be its first consumer.
         metadata["annotations"] = {ANN_IMMEDIATE_BINDING: ""}
     return {
         "apiVersion": "cdi.kubevirt.io/v1beta1",

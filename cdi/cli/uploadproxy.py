@@ -1,4 +1,4 @@
-"""``cdi uploadproxy``."""
+"""The ``cdi uploadproxy`` command."""
 
 from __future__ import annotations
 

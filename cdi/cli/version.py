@@ -1,4 +1,4 @@
-"""``cdi version``."""
+"""The ``cdi version`` command."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _of_cluster(session: Session, output: str) -> None:
 
 
 def _tool(name: str) -> str | None:
-    """The first line that it says of its version, None where it is not installed."""
+    """Return the first line of a tool's ``--version``, None if it is not installed."""
     path = shutil.which(name)
     if path is None:
         return None

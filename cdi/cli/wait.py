@@ -1,4 +1,4 @@
-"""``cdi wait``, and waiting with a bar for the commands that begin an import."""
+"""The ``cdi wait`` command, and waiting with a bar for commands that start an import."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ def command(session: Session, *, what: tuple[str, ...], until: str, timeout: flo
 
 
 def wait_for_all(session: Session, names: Sequence[tuple[str, str]], *, timeout: float | None) -> None:
-    """For each (namespace, name) in turn; they are worked on meanwhile.  Raises as `wait_for` does."""
+    """Wait for each (namespace, name) in turn, within one timeout in seconds; the imports run in parallel.
+
+    Raises what `wait_for` raises.
+    """
     deadline = None if timeout is None else time.monotonic() + timeout
     for namespace, name in names:
         wait_for(session, namespace, name, timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
@@ -71,10 +74,10 @@ def wait_for(
     timeout: float | None = None,
     patient: bool = False,
 ) -> Object:
-    """Wait with a bar; the object as it was last seen.
+    """Wait with a bar, print a final line, and return the object as last seen.
 
-    Ends with one line that says what was done.  Raises what `cdi.runtime.waiting.wait` raises; in particular the
-    failure of a DataVolume, where not `patient` also one that only a person can end.
+    Raises what `cdi.runtime.waiting.wait` raises: in particular the failure of a DataVolume and, unless `patient`, a
+    blocked state that only an administrator or user can resolve.
     """
     session.goes_on(name)
     with bars.bar(name) as bar:
@@ -101,7 +104,10 @@ def phase_text(body: Object) -> str:
 
 
 def summary(outcome: Outcome | None) -> str:
-    """What a worker did, in a line: ``(qcow2, 2 GiB, 1.2 GiB fetched in 12s, 100 MiB/s, verified by SHA256SUMS)``."""
+    """Return one line about a worker's result.
+
+    For example ``(qcow2, 2 GiB, 1.2 GiB fetched in 12s, 100 MiB/s, verified by SHA256SUMS)``.
+    """
     if outcome is None or outcome.failure is not None:
         return ""
     words = ["+".join((outcome.format or "", *reversed(outcome.wrappers)))] if outcome.format else []
@@ -118,7 +124,7 @@ def summary(outcome: Outcome | None) -> str:
 
 
 def _until(text: str) -> str:
-    """What `cdi.runtime.waiting.wait` calls it."""
+    """Convert a ``--for`` value to the condition that `cdi.runtime.waiting.wait` takes."""
     if text in ("delete", "deleted"):
         return "deleted"
     kind, _, word = text.partition("=")
