@@ -1,4 +1,4 @@
-"""Objects as the programs around KubeVirt write them: with Go's empty fields, and everything that they set."""
+"""Objects as the clients around KubeVirt write them, including Go's empty fields."""
 
 from typing import Any
 
@@ -7,8 +7,10 @@ from tests.unit.api.manifests import GROUP
 ANN = "cdi.kubevirt.io"
 
 
-def _obj(kind: str, name: str, spec: Any, *, annotations: dict | None = None, labels: dict | None = None, **more: Any) -> dict:
-    # What Go writes of a time that is not set, and of a status that is empty.
+def _obj(
+    kind: str, name: str, spec: Any, *, annotations: dict | None = None, labels: dict | None = None, **more: Any
+) -> dict:
+    # Go serializes an unset time as null and an unset status as {}.
     metadata: dict = {"name": name, "creationTimestamp": None}
     if annotations:
         metadata["annotations"] = annotations
@@ -157,4 +159,4 @@ CONSUMERS = {
         "spec": {"source": {"kind": "PersistentVolumeClaim", "name": "golden"}, "preallocation": False},
     },
 }  # fmt: skip
-"""By who writes it."""
+"""Objects by the client that writes them."""

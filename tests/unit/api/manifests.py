@@ -1,4 +1,4 @@
-"""Sound manifests of every kind, to be spoilt by tests."""
+"""Valid manifests of every kind, for tests to modify."""
 
 import copy
 from typing import Any
@@ -15,13 +15,13 @@ def obj(kind: str, spec: Any, name: str = "thing", api_version: str = GROUP, nam
 
 
 def dv(source: dict | None = HTTP, **spec: Any) -> dict:
-    """A DataVolume in the storage form; fields given as None are left out."""
+    """Return a DataVolume in the storage form; fields given as None are left out."""
     body = {"source": source, "storage": STORAGE} | spec
     return obj("DataVolume", copy.deepcopy({key: value for key, value in body.items() if value is not None}))
 
 
 def pvc_form(**claim: Any) -> dict:
-    """A DataVolume in the pvc form."""
+    """Return a DataVolume in the pvc form."""
     body = {"accessModes": ["ReadWriteOnce"], **copy.deepcopy(STORAGE)} | claim
     return dv(storage=None, pvc={key: value for key, value in body.items() if value is not None})
 
@@ -127,7 +127,10 @@ def sound(which: str) -> dict:
 
 
 def spoilt(which: str, **changes: Any) -> dict:
-    """A sound manifest with fields of its spec set; a double underscore goes a level deeper, None takes away."""
+    """Return a valid manifest with fields of its spec set.
+
+    A double underscore in a name separates levels; None removes the field.
+    """
     document = sound(which)
     for path, value in changes.items():
         *parents, last = path.split("__")

@@ -1,4 +1,4 @@
-"""The rules in CEL belong to models and fields that there are, and say what the offline checks say."""
+"""Tests of the CEL rules: they refer to existing models and fields, and agree with the offline checks."""
 
 import re
 
@@ -17,7 +17,7 @@ DEFINED = {kind.name: kind for kind in KINDS if kind.defined}
 
 
 def models():
-    """The properties of every model that a definition is made of, by the model's name."""
+    """Return the properties of every model in the definitions, by the model's name."""
     found = {}
 
     def walk(node):
@@ -66,7 +66,7 @@ def test_what_cannot_change_offline_cannot_change_in_a_cluster():
 
 
 def test_freezing_covers_every_field():
-    """A field that is added to a model later is held as well."""
+    """A field that is added to a model later is frozen as well."""
     schema = {"type": "object", "properties": {
         "text": {"type": "string"}, "needed": {"type": "string"}, "number": {"type": "integer"},
         "list": {"type": "array", "items": {"type": "string"}},

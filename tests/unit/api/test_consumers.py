@@ -1,4 +1,4 @@
-"""What the programs around KubeVirt write is accepted."""
+"""Tests that the objects of KubeVirt's other clients are accepted."""
 
 import copy
 

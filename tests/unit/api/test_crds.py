@@ -1,4 +1,4 @@
-"""The CRDs: structural by Kubernetes' rules, in step with the models, and agreeing with the parser."""
+"""Tests of the CRDs: structural by Kubernetes' rules, in step with the models, and agreeing with the parser."""
 
 import runpy
 import subprocess
@@ -24,7 +24,7 @@ INT_OR_STRING = [{"type": "integer"}, {"type": "string"}]
 
 
 def structural_errors(node, path="", *, root=False):
-    """The rules of `Structural Schemas` in Kubernetes' documentation on CustomResourceDefinitions."""
+    """Yield violations of the rules of `Structural Schemas` in Kubernetes' documentation on CustomResourceDefinitions."""
     for key in sorted(FORBIDDEN & node.keys()):
         yield f"{path}: {key} is not allowed"
     special = node.get("x-kubernetes-int-or-string")
@@ -115,7 +115,7 @@ def test_the_files_hold_the_definitions(kind):
 
 
 def schema_errors(document):
-    """As an API server sees it; the null of a field that is not nullable is its own matter."""
+    """Return the errors an API server would report, except about the null of a field that is not nullable."""
     kind = next(kind for kind in KINDS if kind.name == document["kind"])
     return [error.message for error in Draft202012Validator(object_schema(kind)).iter_errors(document)]
 
@@ -150,9 +150,7 @@ def test_what_the_definition_refuses_the_parser_refuses(document):
 
 
 def test_kinds_are_those_of_the_existing_api():
-    facts = {
-        (kind.name, kind.plural, kind.short_names, kind.namespaced, kind.status_subresource) for kind in DEFINED
-    }
+    facts = {(kind.name, kind.plural, kind.short_names, kind.namespaced, kind.status_subresource) for kind in DEFINED}
     assert facts == {
         ("DataVolume", "datavolumes", ("dv", "dvs"), True, True),
         ("DataSource", "datasources", ("das",), True, False),

@@ -1,4 +1,4 @@
-"""Hostile manifests: each is read or refused as an InvalidManifest, in bounded time and with a bounded message."""
+"""Tests of hostile manifests: each is parsed or raises InvalidManifest, in bounded time with a bounded message."""
 
 import copy
 import datetime as dt
@@ -169,7 +169,7 @@ def test_brackets_in_strings_and_beside_each_other_do_not_count(text):
 
 @given(st.text('[]{}"\\a,:1 ', max_size=60), st.lists(st.integers(0, 60), max_size=5))
 def test_depth_is_that_of_the_parser_whatever_the_pieces(text, cuts):
-    """Whatever the parser takes is refused where it is deeper than the bound, and only there."""
+    """Every document that the parser accepts is rejected if and only if it is nested deeper than the bound."""
     try:
         depth = levels(json.loads(text))
     except ValueError:
@@ -202,7 +202,9 @@ def test_what_is_written_is_parsed(value):
             assert parse_json(text) == value
 
 
-@pytest.mark.parametrize("text", ["NaN", "[Infinity]", '{"a": -Infinity}', "", "{", b"\xff", b"\xff\xfe\x00", "9" * 10_000])
+@pytest.mark.parametrize(
+    "text", ["NaN", "[Infinity]", '{"a": -Infinity}', "", "{", b"\xff", b"\xff\xfe\x00", "9" * 10_000]
+)
 def test_what_is_no_json_is_refused(text):
     with pytest.raises(ValueError):
         parse_json(text)

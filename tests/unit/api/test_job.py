@@ -68,7 +68,7 @@ def test_a_wrong_field_is_named(change, told):
         ('"retries": 1%s' % ("0" * 400), "policy.retries: is too large a number"),
         ('"retries": -1%s' % ("0" * 400), "policy.retries: is too large a number"),
         ('"retries": 9223372036854775808', "policy.retries: is too large a number"),
-        # Python does not even read it.
+        # Python's JSON parser itself rejects a number this long.
         ('"retries": 1%s' % ("0" * 5000), "not JSON"),
         ('"stall_timeout": 1%s' % ("0" * 400), "policy.stall_timeout: is too large a number"),
         ('"stall_timeout": 1e400', "policy.stall_timeout: is too large a number"),

@@ -27,7 +27,7 @@ def test_long_names_are_shortened_as_openshift_does():
 
 
 def test_the_hash_is_fnv_1a():
-    # Published test vectors.
+    # Published test vectors of FNV-1a.
     assert names._hash("foobar") == "bf9cf968"
     assert names._hash("") == "811c9dc5"
 

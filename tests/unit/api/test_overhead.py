@@ -46,7 +46,7 @@ def test_rounding_gives_the_nearest_multiples(size, unit):
 
 def test_the_default_is_six_per_cent_and_exact():
     assert required(100 * MIB) == 106 * MIB
-    assert required(10 * GIB) == 11381663335  # ceil(10 GiB * 1.06), where a float has an error
+    assert required(10 * GIB) == 11381663335  # ceil(10 GiB * 1.06), which floating point gets wrong
     assert required(1, NO_OVERHEAD) == MIB
 
 
@@ -55,7 +55,9 @@ def test_an_overhead_has_up_to_three_decimals(text, value):
     assert parse_overhead(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "1", "1.0", "-0.1", ".5", "0.", "0.1234", "6%", "0,06", "nan", "00", "0.06\n", "٠"])
+@pytest.mark.parametrize(
+    "text", ["", "1", "1.0", "-0.1", ".5", "0.", "0.1234", "6%", "0,06", "nan", "00", "0.06\n", "٠"]
+)
 def test_other_overheads_are_refused(text):
     with pytest.raises(InvalidManifest):
         parse_overhead(text)

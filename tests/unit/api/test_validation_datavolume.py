@@ -1,4 +1,4 @@
-"""Each refusal of a DataVolume: the field, and the words that programs and people look for."""
+"""Tests of each rejection of a DataVolume: the field, and the text that clients and people search for."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def annotated(**policy):
 
 
 REFUSED = [
-    # how it is imported
+    # import policy
     ("a misspelt policy", annotated(requireCheksum="true"), f"metadata.annotations[{POLICY}requireCheksum]",
      'Unsupported value: "requireCheksum": supported values: "addressing"'),
     ("too many connections", annotated(connections="65"), f"metadata.annotations[{POLICY}connections]",
@@ -44,7 +44,7 @@ REFUSED = [
     ("a signature without keys", annotated(signature="require"), f"metadata.annotations[{POLICY}signature]",
      f"set {POLICY}keyring as well"),
     ("an empty region", annotated(region=" "), f"metadata.annotations[{POLICY}region]", "is empty"),
-    # the claim
+    # PVC specification
     ("no claim", dv(storage=None), "spec.storage", "Missing Data volume PVC"),
     ("both forms", dv(pvc=pvc_form()["spec"]["pvc"]), "spec.storage", "Duplicate storage definition"),
     ("no size", dv(storage={}), "spec.storage.resources.requests.storage", "Storage size is missing"),
@@ -66,7 +66,7 @@ REFUSED = [
      'Unsupported value: "x"'),
     ("volume mode", dv(storage=STORAGE | {"volumeMode": "block"}), "spec.storage.volumeMode", "Unsupported value"),
     ("storage class", dv(storage=STORAGE | {"storageClassName": "A"}), "spec.storage.storageClassName", "subdomain"),
-    # the origin
+    # source
     ("no source", dv(None), "spec.source", "either Source or SourceRef"),
     ("source and ref", dv(sourceRef=REF), "spec.source", "either Source or SourceRef, not both"),
     ("empty source", dv({}), "spec.source", "Missing Data volume source"),
@@ -148,14 +148,14 @@ REFUSED = [
     ("snapshot without namespace", dv({"snapshot": {"namespace": "", "name": "a"}}), "spec.source.snapshot",
      "source snapshot is not valid"),
     ("pvc of a bad namespace", dv({"pvc": {"namespace": "a.b", "name": "c"}}), "spec.source.pvc.namespace", "DNS label"),
-    # warm imports
+    # multi-stage imports
     ("stages over http", dv(**WARM), "spec.checkpoints", "imageio and vddk only"),
     ("stage without snapshot", dv({"vddk": SOURCES["vddk"]}, checkpoints=[{"previous": "", "current": ""}]),
      "spec.checkpoints[0].current", "Required value"),
     ("stage twice", dv({"vddk": SOURCES["vddk"]}, checkpoints=[WARM["checkpoints"][0]] * 2),
      "spec.checkpoints[1].current", "Duplicate value"),
     ("priority class", dv(priorityClassName="_"), "spec.priorityClassName", "not a DNS subdomain"),
-    # shapes
+    # structure
     ("no URL at all", dv({"http": {}}), "spec.source.http.url", "Required value"),
     ("no spec", {key: value for key, value in dv().items() if key != "spec"}, "spec", "Required value"),
     ("a number for a URL", http(url=5), "spec.source.http.url",
@@ -168,7 +168,9 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("document", "field", "words"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
+@pytest.mark.parametrize(
+    ("document", "field", "words"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
+)
 def test_a_wrong_datavolume_is_refused_with_the_field_and_the_reason(document, field, words):
     with pytest.raises(InvalidManifest) as caught:
         parse_manifest(document)
@@ -220,7 +222,9 @@ def test_all_problems_are_in_one_message():
 
 def test_a_message_never_repeats_a_password_or_signature():
     with pytest.raises(InvalidManifest) as caught:
-        parse_manifest(dv({"http": {"url": "ftp://user:hunter2@host/x?X-Amz-Signature=cafe", "extraHeaders": ["t0k3n"]}}))
+        parse_manifest(
+            dv({"http": {"url": "ftp://user:hunter2@host/x?X-Amz-Signature=cafe", "extraHeaders": ["t0k3n"]}})
+        )
     assert not any(secret in str(caught.value) for secret in ("hunter2", "cafe", "t0k3n"))
 
 

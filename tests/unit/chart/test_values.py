@@ -1,4 +1,4 @@
-"""The chart's values: one description of them, and every one of them in use."""
+"""Tests of the chart's values: each is described once, and each is used."""
 
 import re
 import tomllib
@@ -18,7 +18,7 @@ def schema():
 
 
 def parts(schema, path=""):
-    """Every part of the schema with its path."""
+    """Yield every part of the schema with its path."""
     yield path, schema
     for name, each in schema.get("properties", {}).items():
         yield from parts(each, f"{path}.{name}" if path else name)
@@ -28,7 +28,7 @@ def parts(schema, path=""):
 
 
 def values(properties, path=""):
-    """Paths of the values in values.source.yaml."""
+    """Yield the paths of the values in values.source.yaml."""
     for name, each in properties.items():
         here = f"{path}.{name}" if path else name
         if "properties" in each and "default" not in each:
@@ -43,7 +43,7 @@ def test_every_value_is_described(schema):
 
 def test_values_that_are_not_known_are_refused(schema):
     open_ones = {path for path, each in parts(schema) if each.get("type") == "object" and not closed(each)}
-    # Helm's own, and what is a pod's, a policy's or a batch file's and is checked there.
+    # Helm's own value, and values that are validated as part of a pod, a policy or a batch file.
     assert open_ones == {
         "global",
         "controller.extraEnv[].valueFrom",
@@ -69,7 +69,7 @@ def test_values_have_defaults_that_are_of_their_type(schema):
         found = defaults
         for name in path.split("."):
             if not isinstance(found, dict) or name not in found:
-                break  # of a type that is Kubernetes'
+                break  # its type is one of Kubernetes' own
             found = found[name]
         else:
             assert type(found) is types[each["type"]], path
@@ -78,7 +78,7 @@ def test_values_have_defaults_that_are_of_their_type(schema):
 def test_templates_use_every_value_and_no_other():
     text = "".join(TEMPLATES.values())
     used = set(re.findall(r"\.Values\.([A-Za-z.]+)", text))
-    # Each component's values are reached by its name, metrics' by a `with`.
+    # A component's values are reached by the component's name, those of metrics by a `with`.
     used |= {
         f"{component}.{name}"
         for component in ("controller", "apiserver", "uploadProxy")

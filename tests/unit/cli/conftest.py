@@ -1,4 +1,4 @@
-"""The command line in this process: its output, its errors, its exit status."""
+"""A fixture that runs the command line in this process and captures output, errors and exit status."""
 
 from __future__ import annotations
 

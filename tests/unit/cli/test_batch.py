@@ -1,4 +1,4 @@
-"""What ``cdi batch`` refuses before it begins anything, and how it tells."""
+"""Tests of the errors that ``cdi batch`` reports before it starts an import, and of its output."""
 
 from __future__ import annotations
 

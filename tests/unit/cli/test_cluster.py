@@ -1,4 +1,4 @@
-"""When the commands are about a cluster, and what they say where it cannot be used."""
+"""Tests of the choice between machine and cluster, and of the errors when a cluster cannot be used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNUSED = {"kubernetes", "aiohttp", "cdi.kube.client", "cdi.runtime.cluster.backe
 
 @pytest.fixture
 def cluster_cdi(tmp_path, monkeypatch, capsys):
-    """Run ``cdi`` for a cluster, with no CDI_HOME and with the kubeconfig that it is given."""
+    """Run ``cdi`` against a cluster, without CDI_HOME and with the given kubeconfig."""
     monkeypatch.delenv("CDI_HOME", raising=False)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -35,7 +35,7 @@ def cluster_cdi(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def kubeconfig(tmp_path):
-    """Of a server that is not there."""
+    """Return a kubeconfig for a server that does not exist."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -76,7 +76,9 @@ def test_options_stand_before_or_after_the_command(cluster_cdi, tmp_path):
 def test_no_cluster_is_known(cluster_cdi):
     done = cluster_cdi("get", "dv", "--cluster")
     assert done.status == 10
-    assert done.err.startswith("error[ClusterConfigInvalid]: no kubeconfig found, and this process does not run in a pod")
+    assert done.err.startswith(
+        "error[ClusterConfigInvalid]: no kubeconfig found, and this process does not run in a pod"
+    )
 
 
 def test_a_context_that_the_file_does_not_have(cluster_cdi, kubeconfig):

@@ -1,4 +1,4 @@
-"""``cdi controller``: what its options are taken from."""
+"""Tests of the options of ``cdi controller``."""
 
 import pytest
 

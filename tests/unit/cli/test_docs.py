@@ -1,4 +1,4 @@
-"""docs/reference/cli.md names every command, status and knob that there is, and none besides."""
+"""Tests that docs/reference/cli.md names exactly the commands, exit statuses and settings that exist."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_every_command():
 
 def test_every_exit_status():
     told = {int(row.split("|")[1]) for row in rows("Exit status") if row.split("|")[1].strip().isdigit()}
-    # 0 is no error, and 1 the batch's.
+    # 0 is success, and 1 is a batch with failed images.
     assert told == {error.exit_status for error in all_errors()} | {0, 1}
 
 

@@ -1,4 +1,4 @@
-"""A line that says for how long something runs, on a terminal and elsewhere."""
+"""Tests of the line with the elapsed time, on a terminal and elsewhere."""
 
 import io
 import re
@@ -10,7 +10,7 @@ from cdi.cli.elapsed import Elapsed
 
 
 class Stream(io.StringIO):
-    """Standard error: a terminal or not, with an event for each thing that is written."""
+    """Standard error, as a terminal or not, that signals each write."""
 
     def __init__(self, *, terminal):
         super().__init__()

@@ -1,4 +1,4 @@
-"""inspect, explain and import in this process: what they refuse, and what they say without a worker."""
+"""Tests of inspect, explain and import in this process: their errors, and their output without a worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""apply, get, describe and delete over a store that nobody works on."""
+"""Tests of apply, get, describe and delete on a store without a supervisor."""
 
 from __future__ import annotations
 
@@ -324,10 +324,12 @@ def test_a_clone_of_nothing_is_refused_at_once(cdi, manifest):
     assert done.err == "error[NotFound]: volume default/nope does not exist. Try: cdi get pvc -A lists the volumes\n"
     assert "volume other/golden does not exist" in cdi("clone", "golden", "x", "--from-namespace", "other").err
     assert cdi("get", "dv", "-o", "name").out == ""
-    # One that is on its way is waited for, and so is what a manifest names.
+    # A source whose DataVolume is still being filled is accepted, and so is a missing one in a manifest.
     cdi("apply", "-f", str(manifest))
     assert cdi("clone", "golden", "x", "--no-wait").out == "datavolume/x created\n"
-    manifest.write_text((DV % "y").replace('http: {url: "http://127.0.0.1:1/x.qcow2"}', "pvc: {namespace: d, name: later}"))
+    manifest.write_text(
+        (DV % "y").replace('http: {url: "http://127.0.0.1:1/x.qcow2"}', "pvc: {namespace: d, name: later}")
+    )
     assert cdi("apply", "-f", str(manifest)).out == "datavolume/y created\n"
 
 

@@ -8,7 +8,7 @@ from cdi.cli import streams
 
 
 def test_a_non_blocking_pipe_that_is_full_is_waited_for(monkeypatch):
-    """A process that shares the terminal or the pipe may have made it non-blocking."""
+    """Another process that shares the terminal or the pipe may have made it non-blocking."""
     reading, writing = os.pipe2(os.O_NONBLOCK)
     filled = 0
     while filled == 0 or filled % 65536 == 0:

@@ -1,4 +1,4 @@
-"""What ``cdi upload`` and ``cdi serve`` refuse before anything is written or sent."""
+"""Tests of the errors of ``cdi upload`` and ``cdi serve`` before anything is written or sent."""
 
 from __future__ import annotations
 

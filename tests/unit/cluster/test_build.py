@@ -1,4 +1,4 @@
-"""A build is found again exactly as long as nothing that went into it has changed."""
+"""Tests of the build cache: a build is reused exactly as long as none of its inputs has changed."""
 
 import shutil
 

@@ -1,5 +1,4 @@
-"""What a watch says is taken apart however it is cut up, kinds have all the names that kubectl knows them by, and a
-server that says when it will be ready is asked again then."""
+"""Tests of the test cluster's API client: splitting watch streams, names of kinds, and Retry-After."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Images for the test cluster: what is written is what other programs take for an OCI archive."""
+"""Tests of the test cluster's image writer: other programs read its output as an OCI archive."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ def test_the_same_files_give_the_same_bytes(tmp_path):
 @pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
 def test_another_program_reads_the_archive(tmp_path):
     write_archive(tmp_path / "image.tar", "example.test/image:1", FILES, {"Env": ["A=b"]})
-    # skopeo itself unpacks an archive with its owners, which is root's privilege.
+    # skopeo would unpack the archive with its owners, which needs root.
     with tarfile.open(tmp_path / "image.tar") as archive:
         archive.extractall(tmp_path / "image", filter="data")
     command = ["skopeo", "inspect", "--config", f"oci:{tmp_path}/image:1"]

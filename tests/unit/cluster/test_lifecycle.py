@@ -1,4 +1,4 @@
-"""What the machine lacks is said in one line, and nothing is begun."""
+"""Tests of the preconditions of a cluster: a missing tool is reported in one line, before anything starts."""
 
 import os
 import shutil

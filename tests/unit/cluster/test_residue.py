@@ -1,4 +1,4 @@
-"""What a node leaves behind is told from what is someone else's."""
+"""Tests of finding what a node left behind, without touching what belongs to others."""
 
 import os
 import subprocess
@@ -22,7 +22,9 @@ def test_the_node_is_known_by_its_number_and_its_beginning(layout):
     assert residue.process(layout) == os.getpid()
 
 
-@pytest.mark.parametrize("content", ["", "x y", "1", "0 0", f"{os.getpid()} 1"], ids=["nothing", "words", "one", "zeros", "of another time"])
+@pytest.mark.parametrize(
+    "content", ["", "x y", "1", "0 0", f"{os.getpid()} 1"], ids=["nothing", "words", "one", "zeros", "of another time"]
+)
 def test_another_process_of_that_number_is_not_the_node(layout, content):
     (layout.node / "pid").write_text(content)
     assert residue.process(layout) is None
@@ -51,7 +53,7 @@ def test_two_clusters_at_the_same_path_of_two_roots_have_different_marks(tmp_pat
     first = here.loop_tag
     here.make_identity()
     assert here.loop_tag == first
-    # As another root has it: the same path, another directory.
+    # Another root user has another directory under the same path.
     (tmp_path / "identity").unlink()
     there.make_identity()
     assert there.loop_tag != first

@@ -1,4 +1,4 @@
-"""Go is the machine's own where that is new enough, else the one that scripts/setup installed."""
+"""Tests of the choice of Go: the machine's own if it is new enough, else the one that scripts/setup installed."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def layout(tmp_path):
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """Make Gos of any version: on the PATH, or where scripts/setup installs one."""
+    """Return a function that makes a Go of any version, on the PATH or where scripts/setup installs one."""
     monkeypatch.setattr(toolchain, "SYSTEM_GO", str(tmp_path / "none"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
 

@@ -1,4 +1,4 @@
-"""Laws that hold for every wrapper: any chunking gives the same content, and damage never passes in silence."""
+"""Properties of all decoders: any chunking gives the same content, and corruption is always reported."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pack(kind: str, content: bytes) -> bytes:
 
 
 def reused(packed: bytes, sizes: list[int]) -> Iterator[memoryview]:
-    """Pieces that all come in the same buffer, as the engine's do."""
+    """Yield the pieces in one reused buffer, as the engine does."""
     buffer = bytearray(max(sizes))
     at = turn = 0
     while at < len(packed):
@@ -116,7 +116,9 @@ def test_a_changed_byte_never_passes_in_silence(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tail", [b"x", b"\r\n", b"\0\0\0\0x", b"\r\n--" + bytes(2000)])
 def test_other_bytes_after_the_content_are_refused(kind, tail):
-    with pytest.raises(DecoderFailed, match="data follows the end of the (gzip|xz|zstd) stream, beginning with") as caught:
+    with pytest.raises(
+        DecoderFailed, match="data follows the end of the (gzip|xz|zstd) stream, beginning with"
+    ) as caught:
         unpack(kind, pack(kind, b"content") + tail)
     assert "incomplete" not in caught.value.message and "damaged" not in caught.value.message
 
@@ -165,7 +167,7 @@ def test_many_empty_gzip_members_end_soon():
 
 @pytest.mark.parametrize("kind", ["gz", "zst"])
 def test_short_members_cost_no_more_than_their_own_bytes(kind, monkeypatch):
-    """A file of millions of them: after each one, only a few bytes of what follows are looked at."""
+    """A file may have millions of members: after each one, only a few bytes of the following input are examined."""
     windows = []
     window = Feed.window
 
@@ -182,7 +184,7 @@ def test_short_members_cost_no_more_than_their_own_bytes(kind, monkeypatch):
 
 
 def test_a_decoder_is_asked_for_little_output_at_first():
-    """It allocates that much for each member, however short the member is."""
+    """A decoder allocates its output buffer for each member, however short the member is."""
     rooms = []
 
     class Recording:

@@ -19,7 +19,7 @@ def parsed(body: bytes, cuts: list[int]) -> tuple[bytes, FormFile]:
     return content, form
 
 
-# Content made of what delimiters are made of is where a parser goes wrong.
+# Content made of fragments of delimiters is where a parser goes wrong.
 contents = st.lists(
     st.sampled_from([b"\r", b"\n", b"\r\n", b"--", b"b-1", b"\r\n--", b"\r\n--b-", b"x", bytes(70)]), max_size=30
 ).map(b"".join)

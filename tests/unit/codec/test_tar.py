@@ -1,4 +1,4 @@
-"""tar members from archives that Python's tarfile makes, and from crafted ones."""
+"""Tests of tar members, from archives written by Python's tarfile and from crafted ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""xz streams of many blocks, with and without sizes in front of them, against the standard library's decoder."""
+"""Tests of xz streams of many blocks, with and without sizes in their headers, against the standard library."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHECKS = {lzma.CHECK_NONE: 0, lzma.CHECK_CRC32: 4, lzma.CHECK_CRC64: 8, lzma.CHE
 
 
 def block(content: bytes, sized: bool, check: int) -> tuple[bytes, int]:
-    """A block of its own and its unpadded size."""
+    """Return a block without its stream, and its unpadded size in bytes."""
     packed = lzma.compress(content, check=check, preset=0)
     size = (packed[12] + 1) * 4
     header = packed[12 : 12 + size]
@@ -67,7 +67,7 @@ contents = st.binary(min_size=1, max_size=2000)
 )
 def test_any_blocks_in_any_streams_are_as_liblzma_decodes_them(streams, check, step, threads, in_flight):
     parts = [stream(blocks, check) for blocks in streams]
-    # The standard library takes padding between streams for the end.
+    # The standard library takes padding between streams for the end of the input.
     expected = b"".join(lzma.decompress(part) for part in parts)
     assert expected == b"".join(content for blocks in streams for content, _ in blocks)
     assert unpack(bytes(8).join(parts), step, threads, in_flight) == expected

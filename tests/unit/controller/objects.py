@@ -1,4 +1,4 @@
-"""Objects as an API server has them, and watches that know them without one."""
+"""Objects as an API server stores them, and watches filled without a server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _VERSIONS = itertools.count(1)
 
 
 def body(resource: Resource, name: str, namespace: str = "ns", owner: Object | None = None, **more: Any) -> Object:
-    """An object; `annotations` and `labels` go into its metadata."""
+    """Return an object; `annotations` and `labels` go into its metadata."""
     metadata: Object = {"name": name, "uid": f"uid-{name}", "resourceVersion": str(next(_VERSIONS))}
     if resource.namespaced:
         metadata["namespace"] = namespace
@@ -37,7 +37,7 @@ def body(resource: Resource, name: str, namespace: str = "ns", owner: Object | N
 def watches(
     *known: tuple[Resource, Object], scope: Scope | None = None, on_change: OnChange = lambda *_: None
 ) -> Watches:
-    """Caches that hold these."""
+    """Return caches that hold these objects."""
     made = Watches(None, scope or Scope(), on_change=on_change)  # type: ignore[arg-type]
     for resource, each in known:
         made.note(resource, each)

@@ -1,4 +1,4 @@
-"""What happens to an object of a clone leads to the keys of all that depend on it."""
+"""Tests that a change of any object of a clone enqueues the keys of all that depend on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``cdi explain`` foresees of a clone in a cluster, and in which words it says it."""
+"""Tests of how ``cdi explain`` predicts a clone in a cluster, and of the text it prints."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def user(phase="Running"):
 
 
 class Server:
-    """Answers as an API server does for whoever asks once."""
+    """A fake API server for a single reader."""
 
     def __init__(self, *objects, may=()):
         drivers = [body(CSI_DRIVERS, name) for name in ("csi.example", "other.example")]

@@ -1,4 +1,4 @@
-"""Secrets and ConfigMaps: got by name, for the names of their keys, and again while somebody waits."""
+"""Tests of Secrets and ConfigMaps: read by name, for the names of their keys, and again while an object waits for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REF = InputRef(kind="Secret", namespace="ns", name="login")
 
 
 class Client:
-    """Has one Secret, or none."""
+    """A fake client with one Secret, or none."""
 
     def __init__(self, secret=None) -> None:
         self.secret = secret
@@ -61,7 +61,7 @@ def ask(inputs: Inputs, key=KEY):
 
 
 async def looked(inputs: Inputs, key=KEY) -> bool:
-    """What a reconcile does."""
+    """Read the input as a reconcile does."""
     ask(inputs, key)
     return await inputs.read(key)
 
@@ -122,7 +122,7 @@ async def test_all_who_wait_for_the_same_hear_of_it_at_the_first_look() -> None:
     await looked(inputs, OTHER)
     clock.now += MISSING
     await looked(inputs)
-    assert not told  # it is missing as before
+    assert not told  # it is still missing
     client.secret = secret(user="x")
     clock.now += LONGEST
     assert await looked(inputs)

@@ -1,4 +1,4 @@
-"""One object's trouble is not another's, and what is under way is finished."""
+"""Tests of the controller's loop: errors of one object do not affect another, and shutdown finishes running work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEY = volume("ns", "a")
 
 
 class Reconcilers:
-    """Does what it is told for a key."""
+    """A fake reconciler with a scripted answer for each key."""
 
     def __init__(self, **answers) -> None:
         self.answers = answers

@@ -1,4 +1,4 @@
-"""One line per record, whatever it is about."""
+"""Tests that each log record is one line, whatever it contains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to any object of a volume leads to the volume's key."""
+"""Tests that a change of any object of a volume enqueues the volume's key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the controller tells Prometheus, and that rules, dashboard and documents speak of nothing else."""
+"""Tests of the controller's metrics, and that rules, dashboard and documentation name no others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from cdi.server.proxy import metrics as proxy_metrics
 
 ROOT = Path(__file__).parents[3]
 OF_WORKERS = {"kubevirt_cdi_import_progress_total"}
-"""Told by worker pods (`cdi.worker.progress`)."""
+"""Metrics of worker pods (`cdi.worker.progress`)."""
 GROUP = "cdi.kubevirt.io/v1beta1"
 
 
@@ -252,7 +252,7 @@ def test_pods_are_counted_by_phase():
     assert value(subject, "cdi_worker_pods", phase="Pending") == 1
 
 
-# --- what happens and is gone ---------------------------------------------------------------------------------------
+# --- counters and histograms ----------------------------------------------------------------------------------------
 
 
 def test_reconciles_are_timed_and_failures_named():
@@ -287,11 +287,11 @@ def test_two_controllers_in_one_process_do_not_meet():
     assert value(second, "cdi_imports_total", outcome="Succeeded") is None
 
 
-# --- nothing speaks of a metric that there is not -------------------------------------------------------------------
+# --- rules, dashboard and documentation name existing metrics only --------------------------------------------------
 
 
 def everything() -> set[str]:
-    """The names of all series that the controller can tell."""
+    """Return the names of all series that the controller can expose."""
     subject = metrics({
         STORAGE_CLASSES: [klass("a")], STORAGE_PROFILES: [profile("a")], DATA_IMPORT_CRONS: [cron("c", "True")],
         DATA_VOLUMES: [volume("dv", "ImportInProgress", restarts=1)], CDIS: [installation("a", "1", "True")], PODS: [{}],
@@ -312,7 +312,7 @@ def recorded() -> set[str]:
 
 
 def names(query: str) -> set[str]:
-    """The metrics of a PromQL query: words that are no functions, keywords or labels."""
+    """Return the metrics in a PromQL query: words that are no functions, keywords or labels."""
     bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^\]]*\]', " ", query)
     bare = re.sub(r"\b(by|on|without|ignoring|group_left|group_right)\s*\([^)]*\)", " ", bare)
     words = re.findall(r"[a-zA-Z_:][\w:]*(?!\w*\s*\()", bare)
@@ -376,7 +376,7 @@ def test_the_alerts_are_those_of_kubevirts_cdi_and_say_what_to_do():
 
 
 def of_servers() -> set[str]:
-    """Of the API server and the upload proxy."""
+    """Return the metrics of the API server and of the upload proxy."""
     families = [*webhooks.Metrics().registry.collect(), *proxy_metrics.Metrics().registry.collect()]
     return {f"{each.name}_total" if each.type == "counter" else each.name for each in families}
 

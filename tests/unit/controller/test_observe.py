@@ -1,4 +1,4 @@
-"""The objects as reconcilers see them."""
+"""Tests of the objects as reconcilers see them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is put off, what never is, and that the rest of a plan is as it was."""
+"""Tests of status throttling: which writes are delayed, which never are, and that the rest of a plan is unchanged."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def patch(
 
 
 def told_at(clock: Clock) -> Pacing:
-    """Something was told of KEY just now."""
+    """Return a throttle that has just let through a write about KEY."""
     pacing = Pacing(clock)
     assert pacing.paced(KEY, Plan(actions=(patch(),)), ABOUT).actions
     clock.now += 0.25
@@ -149,7 +149,7 @@ def test_of_many_volumes_each_is_told_of_less_often_and_none_for_ever() -> None:
             told[key] += bool(pacing.paced(key, words, ABOUT).actions)
         clock.now += 0.1
     assert all(count >= seconds // LONGEST for count in told.values())
-    # At first nobody knows how many they are.
+    # At first the number of keys is not known.
     assert sum(told.values()) <= len(keys) * (1 + seconds / LONGEST) + RATE * seconds
 
 

@@ -1,4 +1,4 @@
-"""What of the installation is away."""
+"""Tests of the detection of missing components."""
 
 from __future__ import annotations
 

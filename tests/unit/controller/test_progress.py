@@ -1,4 +1,4 @@
-"""Running workers are asked, over real connections, and believed no further than a progress bar."""
+"""Tests of progress requests to running workers, over real connections; their answers affect progress alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def target(uid: str = "u1", address: str = "host:8443", keeps_journal: bool = Fa
     return Target(uid=uid, namespace="ns", name=f"importer-{uid}", address=address, keeps_journal=keeps_journal)
 
 
-# --- what an answer may be --------------------------------------------------------------------------------------
+# --- valid and invalid answers ----------------------------------------------------------------------------------
 
 
 def test_a_report_is_read() -> None:
@@ -82,12 +82,12 @@ def test_a_journal_that_no_annotation_holds_is_not_taken() -> None:
     assert read(body).journal is None
 
 
-# --- asking -----------------------------------------------------------------------------------------------------
+# --- requests ---------------------------------------------------------------------------------------------------
 
 
 @contextlib.asynccontextmanager
 async def pod(handle: Callable[[web.Request], object]) -> AsyncIterator[str]:
-    """A worker's HTTPS server; gives its address."""
+    """Run a worker's HTTPS server and yield its address."""
     app = web.Application()
     app.router.add_get("/progress", handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -217,7 +217,7 @@ async def test_a_pod_that_ended_keeps_its_last_word_until_it_is_gone() -> None:
         assert progresses.of("u1") is None
 
 
-# --- pods that wait for an upload -----------------------------------------------------------------------------------
+# --- pods waiting for an upload -------------------------------------------------------------------------------------
 
 
 def waiting(state: str = "waiting", **failure: object) -> bytes:

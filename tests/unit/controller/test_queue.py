@@ -1,4 +1,4 @@
-"""Keys come out once, in time, and never to two workers."""
+"""Tests of the work queue: each key is returned once, on time, and never to two workers."""
 
 from __future__ import annotations
 

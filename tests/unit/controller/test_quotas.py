@@ -1,4 +1,4 @@
-"""Whether quotas leave room for what an import would make."""
+"""Tests of whether quotas leave room for the objects of an import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probes and scrapes."""
+"""Tests of probes and scrapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When the snapshots go that clones took for themselves."""
+"""Tests of the deletion of temporary snapshots of clones."""
 
 from __future__ import annotations
 

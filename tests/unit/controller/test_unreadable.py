@@ -1,4 +1,4 @@
-"""Objects that were stored before the rules were what they are: one of them is told of its trouble, and nobody stumbles."""
+"""Tests of objects stored before the current rules: each is reported, and no reconcile of another object fails."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ STATES = ["x", 1, ["x"], {"phase": []}, {"phase": {}}, {"conditions": "x"}, {"co
 
 
 class Server:
-    """What was written, by kind and name."""
+    """A fake server that records writes, by kind and name."""
 
     def __init__(self) -> None:
         self.statuses: list[tuple[str, Any]] = []
@@ -81,7 +81,7 @@ def conditions(status: Any) -> dict[str, tuple[str, str, str]]:
     return {one["type"]: (one["status"], one["reason"], one["message"]) for one in status["conditions"]}
 
 
-# --- who looks through all objects -----------------------------------------------------------------------------------
+# --- scans of all objects --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("resource", OURS, ids=str)
@@ -119,7 +119,7 @@ def test_what_is_wrong_is_said_of_the_object_as_it_was_written() -> None:
         legible(watches.get(DATA_VOLUMES, "ns", "d") or {})
 
 
-# --- what is said of it ----------------------------------------------------------------------------------------------
+# --- status and Events -----------------------------------------------------------------------------------------------
 
 
 async def test_a_datavolume_says_what_is_wrong_and_is_not_tried_again() -> None:
@@ -136,7 +136,7 @@ async def test_a_datavolume_says_what_is_wrong_and_is_not_tried_again() -> None:
     assert all("spec.source" in message and "Try: " in message for _, _, message in said.values())
     assert told(server) == [("d", "InvalidManifest")]
     assert len(made.queue) == 0
-    # Said once, it is said.
+    # It is reported once only.
     found = made.watches.get(DATA_VOLUMES, "ns", "d") or {}
     again = {**found, "spec": {"source": "x"}, "status": status}
     again["metadata"] = {**found["metadata"], "resourceVersion": "1000"}
@@ -191,7 +191,7 @@ async def test_what_has_no_conditions_of_its_own_has_an_event(resource: Resource
 
 
 async def test_a_server_that_takes_no_write_of_it_gets_no_further_ones() -> None:
-    """One that checks the whole object against rules that it breaks, whatever of it is written."""
+    """Such a server validates the whole object against rules that it breaks, whichever part is written."""
     server = Server()
     server.refuses = InvalidManifest("spec.source: must be an object")
     made = life(server)

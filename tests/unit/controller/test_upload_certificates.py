@@ -1,4 +1,4 @@
-"""The upload proxy's certificates are there in time, an administrator's own is kept, and running servers are renewed."""
+"""Tests of the upload certificates: issued in time, an administrator's own is kept, running servers are renewed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HOUR = dt.timedelta(hours=1)
 
 
 class Cluster(Api):
-    """With Ingresses."""
+    """A fake API server that lists Ingresses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Scene:
         self.changes += 1
 
     async def put(self, name: str, fields: dict[str, bytes]) -> None:
-        """A Secret that an administrator made."""
+        """Create a Secret as an administrator would."""
         data = {key: base64.b64encode(content).decode() for key, content in fields.items()}
         await self.api.create(SECRETS, {"metadata": {"name": name, "namespace": "cdi"}, "data": data})
 
@@ -157,7 +157,7 @@ async def test_the_proxy_s_certificate_is_for_where_it_is_reached(override: str,
 
 
 async def test_that_nothing_is_known_is_told_too() -> None:
-    """Whoever waited for that goes on: an administrator's certificate need not come with its authorities."""
+    """Waiters must continue: an administrator's certificate need not come with its authorities."""
     scene = Scene()
     theirs = pki.new_authority("theirs", pki.AUTHORITY_LIFETIME, NOW)
     await scene.put(PROXY_CERTIFICATE, {"tls.crt": theirs.certificate, "tls.key": theirs.key})
@@ -199,7 +199,7 @@ async def test_an_administrator_s_own_certificate_is_kept() -> None:
 
 
 async def test_what_fails_of_one_certificate_keeps_nobody_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And is tried again soon."""
+    """The failed renewal is retried soon."""
     scene, pauses = Scene(services=[SERVICE]), []
 
     async def sleep(seconds: float) -> None:
@@ -239,7 +239,7 @@ async def test_a_running_server_s_certificate_is_renewed_in_time() -> None:
 
 
 async def test_a_server_trusts_new_clients_before_the_proxy_is_one() -> None:
-    """Through two days: at every moment the proxy's certificate is one that the servers have trusted for a while."""
+    """At every moment of two days the proxy's certificate is one that the servers have trusted for a while."""
     scene = Scene()
     seen: list[tuple[dt.datetime, str]] = []
     for minute in range(0, 48 * 60, 5):

@@ -1,4 +1,4 @@
-"""Pods of others that have a claim."""
+"""Tests of the detection of other pods that use a claim."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which volumes a claim is given: the same whether it is kept as things change, or looked for."""
+"""Tests that the incremental index of a claim's volumes equals a full search."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.unit.controller.objects import body, watches
 
 PLACES = [(namespace, name) for namespace in "xy" for name in "ab"]
 STATES = st.one_of(st.just("gone"), st.none(), st.sampled_from(PLACES))
-"""Of a volume: the claim that it names, if any."""
+"""States of a volume: the claim that it names, if any."""
 
 
 @given(st.lists(st.tuples(st.sampled_from("pqr"), STATES), max_size=15))

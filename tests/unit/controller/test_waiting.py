@@ -1,4 +1,4 @@
-"""Which clones wait for a source: the same whether it is kept as things change, or looked for."""
+"""Tests that the incremental index of clones waiting for a source equals a full search."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ origins = st.one_of(st.none(), st.just("reference"), st.sampled_from(PLACES))
 
 @st.composite
 def states(draw):
-    """The next state of one of a few objects; None deletes it."""
+    """Draw the next state of one of a few objects; None deletes it."""
     resource = draw(st.sampled_from([CLAIMS, DATA_VOLUMES]))
     name = draw(st.sampled_from("pq"))
     if draw(st.booleans()) and draw(st.booleans()):

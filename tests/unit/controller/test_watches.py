@@ -1,4 +1,4 @@
-"""What of the objects is kept, and which namespaces are followed."""
+"""Tests of which parts of objects are cached, and which namespaces are watched."""
 
 from __future__ import annotations
 
