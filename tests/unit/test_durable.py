@@ -1,4 +1,4 @@
-"""Small files are replaced whole, and locks are seen by others."""
+"""Tests that small files are replaced atomically, and that locks are visible to other processes."""
 
 from __future__ import annotations
 

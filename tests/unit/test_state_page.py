@@ -1,4 +1,4 @@
-"""docs/reference/state.md names every annotation, label and finalizer that the code knows."""
+"""Tests that docs/reference/state.md names every annotation, label and finalizer in the code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PURE = ("cdi.api", "cdi.reconcile", "cdi.runtime", "cdi.kube")
 
 
 def constants() -> dict[str, str]:
-    """Every constant that is the name of an annotation, a label or a finalizer, by its value."""
+    """Return every constant that names an annotation, a label or a finalizer, by its value."""
     found = {}
     for package in PURE:
         for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
@@ -29,7 +29,7 @@ def constants() -> dict[str, str]:
 
 
 def shown() -> set[str]:
-    """The names of the page: those in code, and those that follow a common prefix, as the rows say."""
+    """Return the names on the page: those in code style, and those that complete a row's common prefix."""
     found = set()
     for row in PAGE.splitlines():
         codes = re.findall(r"`([^`\s]+)`", row.split("|")[1] if row.startswith("|") else row)
@@ -52,7 +52,7 @@ def test_every_name_is_on_the_page(value):
 
 
 def test_the_package_has_no_other_place_for_such_names():
-    """A new package with names of its own has to be searched, too."""
+    """A new package with such names must be added to the search."""
     root = Path(cdi.__file__).parent
     found = {
         ".".join(path.relative_to(root.parent).parts[:2])

@@ -1,4 +1,4 @@
-"""Skipped tests are counted by reason, and those that passed only when they were run again are named."""
+"""Tests of the tally: skipped tests are counted by reason, and tests that passed only on a rerun are named."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def test_flaky():
 
 @pytest.fixture
 def runs(tmp_path):
-    """Run pytest over the tests above; gives the tally so far."""
+    """Return a function that runs pytest over the tests above and returns the tally so far."""
     (tmp_path / "test_it.py").write_text(TESTS)
     (tmp_path / "test_module.py").write_text("import pytest\npytest.skip('a whole module', allow_module_level=True)\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
@@ -54,10 +54,7 @@ def runs(tmp_path):
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_runs_are_added_up(runs, workers):
     first = runs("-n", workers)
-    assert {reason: len(tests) for reason, tests in first.skipped.items()} == {
-        "there is no moon": 2,
-        "a whole module": 1,
-    }
+    assert {reason: len(tests) for reason, tests in first.skipped.items()} == {"there is no moon": 2, "a whole module": 1}
     assert first.failed == {"test_it.py::test_flaky"}
     assert first.passed == set()
     both = runs("-n", workers)

@@ -24,7 +24,7 @@ INT_OR_STRING = [{"type": "integer"}, {"type": "string"}]
 
 
 def structural_errors(node, path="", *, root=False):
-    """Yield violations of the rules of `Structural Schemas` in Kubernetes' documentation on CustomResourceDefinitions."""
+    """Yield violations of Kubernetes' rules for structural schemas (documentation on CustomResourceDefinitions)."""
     for key in sorted(FORBIDDEN & node.keys()):
         yield f"{path}: {key} is not allowed"
     special = node.get("x-kubernetes-int-or-string")
@@ -150,7 +150,9 @@ def test_what_the_definition_refuses_the_parser_refuses(document):
 
 
 def test_kinds_are_those_of_the_existing_api():
-    facts = {(kind.name, kind.plural, kind.short_names, kind.namespaced, kind.status_subresource) for kind in DEFINED}
+    facts = {
+        (kind.name, kind.plural, kind.short_names, kind.namespaced, kind.status_subresource) for kind in DEFINED
+    }
     assert facts == {
         ("DataVolume", "datavolumes", ("dv", "dvs"), True, True),
         ("DataSource", "datasources", ("das",), True, False),

@@ -76,9 +76,7 @@ def test_options_stand_before_or_after_the_command(cluster_cdi, tmp_path):
 def test_no_cluster_is_known(cluster_cdi):
     done = cluster_cdi("get", "dv", "--cluster")
     assert done.status == 10
-    assert done.err.startswith(
-        "error[ClusterConfigInvalid]: no kubeconfig found, and this process does not run in a pod"
-    )
+    assert done.err.startswith("error[ClusterConfigInvalid]: no kubeconfig found, and this process does not run in a pod")
 
 
 def test_a_context_that_the_file_does_not_have(cluster_cdi, kubeconfig):

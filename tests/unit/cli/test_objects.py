@@ -327,9 +327,7 @@ def test_a_clone_of_nothing_is_refused_at_once(cdi, manifest):
     # A source whose DataVolume is still being filled is accepted, and so is a missing one in a manifest.
     cdi("apply", "-f", str(manifest))
     assert cdi("clone", "golden", "x", "--no-wait").out == "datavolume/x created\n"
-    manifest.write_text(
-        (DV % "y").replace('http: {url: "http://127.0.0.1:1/x.qcow2"}', "pvc: {namespace: d, name: later}")
-    )
+    manifest.write_text((DV % "y").replace('http: {url: "http://127.0.0.1:1/x.qcow2"}', "pvc: {namespace: d, name: later}"))
     assert cdi("apply", "-f", str(manifest)).out == "datavolume/y created\n"
 
 

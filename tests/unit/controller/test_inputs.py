@@ -1,4 +1,4 @@
-"""Tests of Secrets and ConfigMaps: read by name, for the names of their keys, and again while an object waits for them."""
+"""Tests of Secrets and ConfigMaps: read by name, for the names of their keys, and again while an object needs them."""
 
 from __future__ import annotations
 

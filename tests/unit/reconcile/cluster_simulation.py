@@ -1,6 +1,6 @@
 """A model of a cluster: API objects, and everything that acts on them but the controller.
 
-Binder, provisioner, scheduler, kubelet and garbage collector act one step at a time, in any order that a test wants.
+Binder, provisioner, scheduler, kubelet and garbage collector act one step at a time, in any order that a test chooses.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ COMPLETE = "complete"
 
 
 class Cluster:
-    """One volume, its objects, and what happens to them."""
+    """One volume, its objects, and their changes."""
 
     def __init__(self, body=None, *, claim=None, script=(), retries=None, config=CONFIG, default="csi", bodies=()):
         self.objects = {}
@@ -79,7 +79,7 @@ class Cluster:
         self.script = list(script)
         self.retries = retries or CLUSTER_RETRIES
         self.progress = None
-        """What the pods that run say of themselves."""
+        """The progress that running pods report."""
         self.config = config
         self.default = default
         self.now = 1_767_225_600.0
@@ -90,9 +90,9 @@ class Cluster:
         self.reclaimed = []
         self.consumer = False
         self.overlooked = False
-        """Volumes that are kept for a claim are not given to it."""
+        """Whether volumes that are reserved for a claim are not bound to it."""
         self.foreign = {}
-        """By claim the pods of others that have it."""
+        """Pods of other owners, by the claim that they use."""
         self.history, self.late = [], {}
         self.shown: dict[str, int] = {}
         self.key = (NS, "a")
@@ -135,8 +135,8 @@ class Cluster:
         return self.objects.get((plural, namespace, name))
 
     def _see(self, plural, name, namespace=NS):
-        """As the controller's cache has it, which may be late."""
-        # However late, a cache never shows what is older than what it has shown.
+        """Return an object as the controller's cache has it, which may be stale."""
+        # However stale, a cache never goes back in time.
         now = len(self.history)
         at = max(now - self.late.get(plural, 0), self.shown.get(plural, 0))
         self.shown[plural] = at
@@ -153,7 +153,7 @@ class Cluster:
             if plural not in (CLAIMS, PODS):
                 del self.objects[plural, namespace, name]
 
-    # --- what reconcilers ask -----------------------------------------------------------------------------------
+    # --- what reconcilers query ---------------------------------------------------------------------------------
 
     def claim(self, namespace, name):
         body = self._see(CLAIMS, name, namespace)
@@ -268,9 +268,9 @@ class Cluster:
         )  # fmt: skip
 
     def step(self, kept=None, name=None, repeat=False, late=()):
-        """Reconcile once and carry out the first `kept` of the effects, twice where `repeat`.
+        """Reconcile once and carry out the first `kept` of the effects, twice if `repeat`.
 
-        Claims, pods and volumes are seen as they were `late` steps ago, each its own number.
+        Claims, pods and volumes are seen as they were `late` steps ago, one number for each.
         """
         self.late = dict(zip((CLAIMS, PODS, VOLUMES), late, strict=False))
         world = self.world(name)
@@ -351,7 +351,7 @@ class Cluster:
                 self.remove(PODS, action.pod, action.pod_uid, action.namespace)
 
     def _pod_unread(self, action):
-        """The pod of the attempt that filled the volume is there still: creating it again does nothing."""
+        """Return whether the pod of the attempt that filled the volume still exists; creating it again does nothing."""
         return self.get(PODS, action.pod["metadata"]["name"]) is not None
 
     def _refused(self, kind, name):
@@ -362,10 +362,10 @@ class Cluster:
     def quota(self, kind):
         self.refuse[kind] = QuotaExceeded("exceeded quota: small", where="namespace default")
 
-    # --- everybody else -----------------------------------------------------------------------------------------
+    # --- Kubernetes and users -----------------------------------------------------------------------------------
 
     def nature(self, choice=0):
-        """One thing that happens by itself; False where nothing does."""
+        """Carry out one step of the cluster; return False if there is none."""
         self.history.append(copy.deepcopy(self.objects))
         doable = [
             act
@@ -395,7 +395,7 @@ class Cluster:
                 yield lambda status=status: status.update(phase="Lost")
             if status["phase"] != "Pending" or "deletionTimestamp" in metadata:
                 continue
-            # Who binds may see late whose a volume is.
+            # The binder may learn late that a volume is reserved.
             mine = [
                 v for v in self.all(VOLUMES) if metadata["uid"] in (v["spec"]["claimRef"].get("uid"), v.get("made for"))
             ]
@@ -440,7 +440,7 @@ class Cluster:
         volume["status"]["phase"] = "Bound"
 
     def static_volume(self, name, *, size="2Gi", storage_class="csi", phase="Available", content=COMPLETE, uid=""):
-        """One that an administrator made for the claim; with a `uid`, for another of its name."""
+        """Create a volume that an administrator made for the claim; with a `uid`, for another claim of its name."""
         self.objects[VOLUMES, "", name] = {
             "kind": "PersistentVolume",
             "metadata": {"name": name, "uid": f"uid-{name}"},
@@ -500,13 +500,14 @@ class Cluster:
                 yield lambda pod=pod: self._end(pod)
 
     def _comes(self, pod):
-        """Who uploads waits for the volume to say that it is ready, as virtctl does, and finds the pod by its Service."""
+        """Return whether an upload reaches the pod.
+
+        Clients wait for the target's ready annotation, as virtctl does, and find the pod by its Service.
+        """
         if pod["metadata"]["labels"]["cdi.kubevirt.io"] != "cdi-upload-server":
             return True
         target = self.get(CLAIMS, "a")
-        ready = (
-            target is not None and target["metadata"]["annotations"].get("cdi.kubevirt.io/storage.pod.ready") == "true"
-        )
+        ready = target is not None and target["metadata"]["annotations"].get("cdi.kubevirt.io/storage.pod.ready") == "true"
         return ready and self.get("services", pod["metadata"]["name"]) is not None
 
     def _end(self, pod):
@@ -547,13 +548,13 @@ class Cluster:
     # --- runs ---------------------------------------------------------------------------------------------------
 
     def settle_deletions(self, name=None):
-        """A reconcile of every claim that is being deleted, as the controller does it."""
+        """Reconcile every claim that is being deleted, as the controller does."""
         for claim in self.all(CLAIMS):
             if "deletionTimestamp" in claim["metadata"]:
                 self.step(name=claim["metadata"]["name"])
 
     def run(self, steps=400, losses=(), choices=(), lags=()):
-        """To the fixpoint; of the n-th step only ``losses[n]`` effects happen (negative: all, twice)."""
+        """Run to the fixpoint; in step n only ``losses[n]`` effects happen (negative: all, twice)."""
         for number in range(steps):
             kept = losses[number] if number < len(losses) else None
             plan = self.step(
@@ -577,7 +578,7 @@ class Cluster:
         raise AssertionError(f"no fixpoint after {steps} steps: {self.get(DVS, 'a')}")
 
     def _rests(self, plan):
-        """Looked at now and then, and nothing would come of it."""
+        """Return whether a later reconcile would change nothing."""
         before = self.now
         self.now += plan.requeue_after + 1000
         again = reconcile(self.world())
@@ -600,7 +601,7 @@ class Cluster:
 
     @property
     def content(self):
-        """Of the target's volume."""
+        """Return the content of the target's volume, None until it is bound."""
         claim = self.get(CLAIMS, "a")
         volume = self.get(VOLUMES, claim["spec"].get("volumeName", ""), "")
         return None if volume is None or claim["status"]["phase"] != "Bound" else volume["content"]
@@ -631,7 +632,7 @@ def _ended(code, message, time):
 
 
 def dv(storage_class=None, *, form="storage", source=None, size="1Gi", mode=None, **options):
-    """A DataVolume's manifest for one of `CLASSES`."""
+    """Return a DataVolume's manifest for one of `CLASSES`."""
     body = data_volume(source or HTTP, size=size, **options)
     claim = body["spec"].pop("storage")
     if storage_class is not None:
@@ -645,7 +646,7 @@ def dv(storage_class=None, *, form="storage", source=None, size="1Gi", mode=None
 
 
 def pvc(storage_class="csi", *, annotations=None, ref=None, kind="VolumeImportSource", mode="Filesystem"):
-    """A claim that somebody made by hand."""
+    """Return a claim made by hand."""
     spec = {
         "accessModes": ["ReadWriteOnce"],
         "volumeMode": mode,

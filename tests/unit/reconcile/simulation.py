@@ -1,4 +1,4 @@
-"""A model of a world that plans can be carried out on, wholly or in part."""
+"""A model in which plans are carried out, wholly or in part."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Objects:
 
 @dataclass
 class End:
-    """How an attempt ends."""
+    """The end of an attempt."""
 
     failure: Failure | None = None
     done: int = 100
@@ -74,7 +74,7 @@ def failing(code="SourceUnreachable", retry=Retry.BACKOFF, done=0, message="it f
 
 
 class Simulation:
-    """One DataVolume, and whatever else a test puts in."""
+    """One DataVolume, and the objects that a test adds."""
 
     def __init__(self, body=None, *, script=(), retries=None, config=None, admitted=True, binds=True):
         self.body = copy.deepcopy(body or data_volume(HTTP))
@@ -140,10 +140,10 @@ class Simulation:
         }
         self.objects.claims[facts["namespace"], name] = Claim(name=name, **facts)
 
-    # --- carrying out -----------------------------------------------------------------------------------------
+    # --- execution --------------------------------------------------------------------------------------------
 
     def step(self, kept=None):
-        """Reconcile once and carry out the first `kept` of actions and status (all where None)."""
+        """Reconcile once and carry out the first `kept` of actions and status; None means all."""
         self.plan = plan = reconcile(self.world())
         effects = [("act", action) for action in plan.actions]
         if plan.status is not None:
@@ -201,7 +201,7 @@ class Simulation:
                     )
 
     def nature(self):
-        """What happens by itself: claims are bound, workers come to their end."""
+        """Carry out one step outside the controller: a claim is bound, or a worker ends."""
         claim = self.claim
         if claim is not None and claim.phase == "Pending" and self.binds:
             self.objects.claims[self.key] = replace(claim, phase="Bound", capacity=1 << 30)
@@ -220,7 +220,7 @@ class Simulation:
         return True
 
     def run(self, steps=300, losses=()):
-        """To the fixpoint; of the n-th step only ``losses[n]`` effects happen."""
+        """Run to the fixpoint; in step n only ``losses[n]`` effects happen."""
         for number in range(steps):
             plan = self.step(losses[number] if number < len(losses) else None)
             happened = self.nature()
@@ -234,7 +234,7 @@ class Simulation:
         raise AssertionError(f"no fixpoint after {steps} steps: {self.status}")
 
     def summary(self):
-        """All that must not depend on what was lost on the way."""
+        """Return everything that must not depend on lost effects."""
         conditions = [
             {k: v for k, v in c.items() if not k.startswith("last")} for c in self.status.get("conditions", [])
         ]

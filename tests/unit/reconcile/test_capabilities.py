@@ -1,4 +1,4 @@
-"""What a storage class can do by its provisioner, its parameters, and the volumes that it has."""
+"""Tests of a storage class's capabilities by its provisioner, its parameters, and its existing volumes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cdi.reconcile.storageclass import NO_PROVISIONER, StorageClass
 
 
 def of(provisioner: str, **parameters: str) -> list[str] | None:
-    """The sets as short words."""
+    """Return the claim property sets of a provisioner in short form."""
     known = PROVISIONERS[provisioner].of(StorageClass(name="c", provisioner=provisioner, parameters=parameters))
     return None if known is None else short(known.sets)
 
@@ -75,7 +75,7 @@ def test_the_table_is_well_formed():
             assert 0 < len(capabilities.sets) <= MAX_CLAIM_PROPERTY_SETS
             assert len(set(capabilities.sets)) == len(capabilities.sets)
             assert capabilities.minimum is None or Quantity.parse(capabilities.minimum).bytes > 0
-            # What only can be read cannot be filled: it is never the one to begin with.
+            # A read-only volume cannot be filled, so this is never the preferred access mode.
             assert capabilities.sets[0].access_modes != (AccessMode.READ_ONLY_MANY,)
     assert not NOT_FOR_DISKS & PROVISIONERS.keys()
 

@@ -1,4 +1,4 @@
-"""What the configuration and volumes made by hand change about a DataVolume's claim."""
+"""Tests of the effect of the configuration and of static volumes on a DataVolume's claim."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_datavolume_may_say_otherwise():
 
 
 class NameOnly(Objects):
-    """There is no StorageClass; volumes of the name ``manual`` were made by hand."""
+    """Objects without a StorageClass; static volumes have the class name ``manual``."""
 
     def storage_class(self, name):
         return None

@@ -61,7 +61,7 @@ def test_a_direct_volume_has_its_pod_on_the_claim_itself():
 
 
 def test_a_content_type_that_nobody_knows_is_not_taken_for_another():
-    """It was stored before the definition had an enumeration."""
+    """Such an object was stored before the definition had an enumeration."""
     body = dv("csi")
     body["spec"]["contentType"] = "floppy"
     cluster = Cluster(body).run()
@@ -291,7 +291,7 @@ def test_what_a_policy_does_not_let_in_is_told_and_goes_on_by_itself(kind, error
 
 
 def test_a_pod_that_the_server_finds_invalid_can_become_valid():
-    """It is made of the cluster's configuration too."""
+    """The pod also depends on the cluster's configuration, which may change."""
     cluster = Cluster(dv("local"))
     cluster.refuse["Pod"] = InvalidManifest(
         "must be less than or equal to cpu limit", where="spec.containers[0].resources"
@@ -457,7 +457,7 @@ def test_a_missing_secret_is_waited_for():
     assert cluster.run().status["phase"] == "Succeeded"
 
 
-# --- what was there already ---------------------------------------------------------------------------------------
+# --- existing objects ---------------------------------------------------------------------------------------------
 
 
 def test_a_claim_is_adopted():
@@ -504,7 +504,7 @@ def test_a_volume_that_others_fill_is_only_watched():
     assert not [action for action in cluster.log if isinstance(action, StartWorker)]
 
 
-# --- the end ------------------------------------------------------------------------------------------------------
+# --- completion and deletion --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("storage_class", ["csi", "local"])
@@ -555,9 +555,7 @@ def test_the_prime_claim_goes_once_its_volume_names_the_target():
     assert len(cluster.names(CLAIMS)) == 2
     cluster.step()
     assert cluster.get(CLAIMS, "a")["status"]["phase"] == "Pending"
-    assert all(
-        "deletionTimestamp" in body["metadata"] for body in cluster.all(CLAIMS) if body["metadata"]["name"] != "a"
-    )
+    assert all("deletionTimestamp" in body["metadata"] for body in cluster.all(CLAIMS) if body["metadata"]["name"] != "a")
     assert cluster.run().content == COMPLETE
 
 
@@ -618,7 +616,7 @@ def test_a_lost_node_is_named():
     assert "node-9" in cluster.condition("Running")["message"]
 
 
-# --- without a DataVolume -----------------------------------------------------------------------------------------
+# --- claims without a DataVolume ----------------------------------------------------------------------------------
 
 
 def test_a_claim_annotated_by_hand_is_filled_and_says_so_itself():

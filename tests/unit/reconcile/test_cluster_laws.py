@@ -1,4 +1,4 @@
-"""Laws of a cluster's volumes: whatever is lost, repeated or late, the end is the same and nothing is left behind."""
+"""Properties of a cluster's volumes: lost, repeated or late steps lead to the same end and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ ENDS = st.sampled_from(
 
 
 LAGS = st.tuples(st.sampled_from([0, 0, 1, 3, 6]), st.sampled_from([0, 0, 2]), st.sampled_from([0, 0, 3, 10]))
-"""How late claims, pods and volumes are seen."""
+"""Steps by which claims, pods and volumes are seen late."""
 
 
 def begin(way, script=()):
@@ -78,7 +78,7 @@ def begin(way, script=()):
 
 
 def outcome(cluster):
-    """All that must not depend on what was lost on the way."""
+    """Return everything that must not depend on lost effects."""
     body = cluster.get(DVS, "a")
     conditions = (body or {}).get("status", {}).get("conditions", [])
     passing = (
@@ -161,9 +161,7 @@ def test_deleting_it_at_any_step_leaves_nothing(way, script, steps, losses, choi
         if not cluster.nature(choices[number] if number < len(choices) else 0) and number > len(losses):
             break
         cluster.now += 1
-    left = {
-        key for key in cluster.objects if key[::2] not in (("volumeimportsources", "s"), ("volumeuploadsources", "u"))
-    }
+    left = {key for key in cluster.objects if key[::2] not in (("volumeimportsources", "s"), ("volumeuploadsources", "u"))}
     assert not left
 
 
@@ -191,10 +189,8 @@ def test_the_same_world_gives_the_same_plan(way, steps, choices):
     which=st.integers(0, 5),
     choices=st.lists(st.integers(0, 5), max_size=30),
 )
-# Scratch space whose pod waits for it.
-@example(
-    way="populated, waiting", script=[failing("ScratchNeeded", retry=Retry.ON_CHANGE)], steps=9, which=2, choices=[]
-)
+# The pod waits for its scratch claim.
+@example(way="populated, waiting", script=[failing("ScratchNeeded", retry=Retry.ON_CHANGE)], steps=9, which=2, choices=[])
 def test_it_heals_when_somebody_deletes_a_pod_or_a_temporary_claim(way, script, steps, which, choices):
     cluster = begin(way, script)
     for number in range(steps):

@@ -1,4 +1,4 @@
-"""CDI and CDIConfig."""
+"""Tests of CDI and CDIConfig."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def config(status=None, **spec) -> CDIConfig:
 
 
 def settled(installation: CDI | None, facts: ConfigFacts = ConfigFacts()) -> CDIConfig:
-    """The CDIConfig as it stands in the end, with the server's metadata."""
+    """Return the CDIConfig at the fixpoint, with the server's metadata."""
     created = reconcile_config(installation, None, facts).create
     assert created is not None
     body = json.loads(json.dumps(created))
@@ -73,7 +73,7 @@ def settled(installation: CDI | None, facts: ConfigFacts = ConfigFacts()) -> CDI
     return made
 
 
-# --- what is in force ---------------------------------------------------------------------------------------------
+# --- effective configuration --------------------------------------------------------------------------------------
 
 
 def test_nothing_said_is_what_is_usual():
@@ -254,7 +254,7 @@ def test_a_route_to_the_upload_proxy_is_shown_unless_overridden():
 
 
 def test_a_controller_that_has_not_looked_yet_takes_nothing_back():
-    """Whoever uploads while it starts would find no proxy, or one that is not trusted."""
+    """Otherwise uploads during its start would find no proxy, or one that is not trusted."""
     known = ConfigFacts(upload_proxy_url="route.example", upload_proxy_ca="PEM")
     stored = settled(None, known)
     fresh = ConfigFacts(upload_proxy_known=False)

@@ -212,7 +212,7 @@ def test_a_claim_that_is_not_bound_keeps_it_pending_and_says_why():
     assert sim.condition("Bound")["status"] == "False"
 
 
-# --- claims that are there already --------------------------------------------------------------------------------
+# --- existing claims ----------------------------------------------------------------------------------------------
 
 
 def test_a_foreign_claim_is_not_touched():
@@ -404,7 +404,7 @@ def test_after_a_refused_upload_another_may_be_tried():
     assert sim.run().status["phase"] == "Succeeded"
 
 
-# --- laws ---------------------------------------------------------------------------------------------------------
+# --- properties ---------------------------------------------------------------------------------------------------
 
 ENDS = st.sampled_from(
     [

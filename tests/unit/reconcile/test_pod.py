@@ -139,7 +139,7 @@ def test_a_job_that_is_too_large_is_refused():
 
 
 def _projected(pod, contents):
-    """The files of each mount, as a kubelet makes them."""
+    """Return the files of each mount, as a kubelet projects them."""
     files = {}
     places = {mount["name"]: mount["mountPath"] for mount in pod["spec"]["containers"][0]["volumeMounts"]}
     for volume in pod["spec"]["volumes"]:

@@ -1,4 +1,4 @@
-"""A failed try is shown as KubeVirt's CDI shows it, from the first one until bytes flow again, and is made again."""
+"""Tests of retries: a failure is shown as KubeVirt's CDI shows it until bytes flow again, and is retried."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def asking(failure: Failure | None = None, fetched: int = 0) -> Progress:
 
 
 def virtual_machine_status(cluster: Cluster) -> str:
-    """What virt-controller makes of a DataVolume that its virtual machine waits for."""
+    """Return what virt-controller shows for a DataVolume that a virtual machine waits for."""
     running = cluster.condition("Running")
     failing = running["status"] == "False" and running["reason"] in ("Error", "ImagePullFailed")
     return "DataVolumeError" if cluster.status["phase"] == "Failed" or failing else "Provisioning"
 
 
-# --- a worker that waits by itself ----------------------------------------------------------------------------------
+# --- a worker that retries within its pod ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("storage_class", ["csi", "local"])
@@ -125,7 +125,7 @@ def test_what_only_scratch_space_cures_is_no_failure() -> None:
     assert not [event for event in cluster.events if event.type == "Warning"]
 
 
-# --- in whose words -------------------------------------------------------------------------------------------------
+# --- texts of failures ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["http", "s3", "gcs"])
@@ -175,7 +175,7 @@ def _running_after(kind: str, code: str) -> dict[str, str]:
     return cluster.condition("Running")
 
 
-# --- again and again ------------------------------------------------------------------------------------------------
+# --- repeated failures ----------------------------------------------------------------------------------------------
 
 MENDED_OUTSIDE = (
     "SourceNotFound",

@@ -1,4 +1,4 @@
-"""Claims are completed from their storage class."""
+"""Tests that claims are completed from their storage class."""
 
 from __future__ import annotations
 
@@ -161,12 +161,12 @@ def test_a_profile_that_knows_nothing_is_named_with_the_command_that_helps():
 def test_a_profile_without_that_volume_mode_is_told_with_what_it_has():
     with pytest.raises(StorageProfileIncomplete, match="for volumeMode Filesystem") as caught:
         complete_modes((), "Filesystem", Offer(storage_class="odd", sets=(RWX_BLOCK,)))
-    # The command adds to what there is, and does not replace it.
+    # The suggested command must add to the existing sets, not replace them.
     assert '"ReadWriteMany"' in caught.value.message
     assert '"volumeMode":"Filesystem"' in caught.value.message
 
 
-# --- where an offer comes from ------------------------------------------------------------------------------------
+# --- sources of storage defaults ----------------------------------------------------------------------------------
 
 
 CONFIG = Config(overhead=Fraction(6, 100), overheads={"fast": Fraction(0)})
@@ -206,7 +206,7 @@ def test_the_overhead_is_that_of_the_class_or_the_usual():
     assert overhead_of(None, CONFIG) == Fraction(6, 100)
 
 
-# --- claims of others ---------------------------------------------------------------------------------------------
+# --- claims not created by this controller ------------------------------------------------------------------------
 
 
 def test_only_labelled_claims_that_no_controller_made_are_completed():

@@ -1,4 +1,4 @@
-"""Volumes that are there already, and volumes that somebody has."""
+"""Tests of static volumes, and of volumes in use."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_one_that_does_not_fit_is_left_alone(volume) -> None:
 
 @pytest.mark.parametrize("phase", ["", "Pending"])
 def test_one_that_kubernetes_has_not_looked_at_yet_counts(phase) -> None:
-    """Or the claim would be bound to it although it names a source, and fail."""
+    """Otherwise the claim would be bound to it although it names a source, and fail."""
     cluster = Cluster(dv("csi", annotations=STATIC))
     cluster.overlooked = True
     cluster.static_volume("restored", phase=phase)
@@ -57,7 +57,7 @@ def test_one_that_kubernetes_has_not_looked_at_yet_counts(phase) -> None:
 
 
 def test_one_that_was_made_for_a_claim_of_the_same_name_is_not_it() -> None:
-    """A provisioner has made it, and Kubernetes has not looked at it yet."""
+    """A provisioner has made the volume, and Kubernetes has not processed it yet."""
     cluster = Cluster(dv("csi", annotations=STATIC))
     cluster.static_volume("other", phase="Pending", uid="of-an-earlier-claim")
     cluster.step()

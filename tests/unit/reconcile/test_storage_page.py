@@ -1,4 +1,4 @@
-"""docs/reference/storage-classes.md shows the table of provisioners as it is."""
+"""Tests that docs/reference/storage-classes.md shows the table of provisioners."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def cells(capabilities: Capabilities | None) -> str:
 
 
 def table() -> str:
-    """The rows as they should be."""
+    """Return the rows that the page must have."""
     lines = [
         "| provisioner | product | where | modes, the best first | clones | least size |",
         "|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""Which storage class is meant where none is named."""
+"""Tests of the choice of a default storage class."""
 
 from __future__ import annotations
 

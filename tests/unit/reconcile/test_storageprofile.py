@@ -1,4 +1,4 @@
-"""The StorageProfile of a StorageClass."""
+"""Tests of the StorageProfile of a StorageClass."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def klass(provisioner: str = RBD, **changes) -> StorageClass:
 
 
 def stored(body, **changes) -> StorageProfile:
-    """As the API server has it once it is made."""
+    """Return the profile as the API server stores it after creation."""
     body = json.loads(json.dumps(body)) | changes
     body["metadata"] = {"uid": "profile-uid", "resourceVersion": "1"} | body["metadata"]
     profile = parse(body)
@@ -49,14 +49,14 @@ def stored(body, **changes) -> StorageProfile:
 
 
 def made(storage_class: StorageClass, facts: ProfileFacts = ProfileFacts(), **changes) -> StorageProfile:
-    """The profile that the reconciler makes, with these fields set by somebody."""
+    """Return the profile that the reconciler creates, with these fields set by a user."""
     (action,) = reconcile_storage_profile(storage_class, None, facts, NOW).actions
     assert isinstance(action, CreateObject)
     return stored(action.body, **changes)
 
 
 def settled(storage_class: StorageClass, facts: ProfileFacts = ProfileFacts(), **changes) -> StorageProfile:
-    """The profile as it stands in the end."""
+    """Return the profile at the fixpoint."""
     profile = made(storage_class, facts, **changes)
     plan = reconcile_storage_profile(storage_class, profile, facts, NOW)
     assert plan.status is not None
@@ -256,7 +256,7 @@ DISK = {"resources": {"requests": {"storage": "1Gi"}}}
 
 
 def after(profile: StorageProfile, volumes: tuple[Evidence, ...]) -> StorageProfile:
-    """The profile once these are the volumes of its class."""
+    """Return the profile after a reconcile with these volumes of its class."""
     body = profile.to_dict()
     plan = reconcile_storage_profile(klass("who.example"), profile, ProfileFacts(volumes=volumes), NOW)
     for action in plan.actions:
@@ -266,7 +266,7 @@ def after(profile: StorageProfile, volumes: tuple[Evidence, ...]) -> StorageProf
 
 
 def mode(profile: StorageProfile, volumes: tuple[Evidence, ...], **more: Any) -> str:
-    """Of the volume that a disk becomes."""
+    """Return the volume mode that a claim for a disk gets."""
     given = offer("fast", klass("who.example"), profile, resolve_config(None, None), volumes)
     return str(complete_claim({**DISK, **more}, given)["volumeMode"])
 

@@ -1,4 +1,4 @@
-"""docs/reference/support.md speaks of every field and annotation, and of none that there is not."""
+"""Tests that docs/reference/support.md lists every field and annotation, and no others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "reference" / "support.md"
 PACKAGE = Path(__file__).parents[3] / "cdi"
 STATES = {"done", "no effect", "refused"}
 WRITTEN_BY_PROGRAMS = {
-    # Facts that controllers write, which nobody sets to ask for something.
+    # Facts that controllers write; users do not set them to request anything.
     name
     for name in vars(names)
     if name.startswith(("ANN_POD_PHASE", "ANN_POD_RE", "ANN_POD_SCHEDULABLE", "ANN_RUNNING", "ANN_BOUND", "ANN_SOURCE_",
@@ -39,11 +39,11 @@ WRITTEN_BY_PROGRAMS = {
     }
 }  # fmt: skip
 SET_BY_USERS = {"ANN_CLONE_REQUEST", "ANN_CLONE_STRATEGY", "ANN_POD_RETAIN"}
-"""Of those that the beginnings above catch."""
+"""Annotations that match the prefixes above although users do set them."""
 
 
 def section(title: str) -> list[list[str]]:
-    """The rows of a section's table, cell by cell."""
+    """Return the rows of a section's table, cell by cell."""
     text = PAGE.read_text().split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| `")
@@ -53,7 +53,7 @@ def section(title: str) -> list[list[str]]:
 
 
 def fields(model: type[Model], path: str) -> Iterator[str]:
-    """The paths of a model's fields down to those that have no fields themselves."""
+    """Yield the paths of a model's fields, down to those without fields of their own."""
     for name, field in model.model_fields.items():
         below = f"{path}.{wire_name(name)}"
         inner = next(iter(models(field.annotation)), None)
@@ -120,7 +120,7 @@ def test_every_annotation_is_there():
 
 
 def test_every_annotation_that_programs_write_is_there_and_what_becomes_of_it_is_true():
-    """What is done is in use somewhere, and what has no effect is not."""
+    """An annotation marked as done is used somewhere in the code, and one marked as having no effect is not."""
     source = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py") if path != Path(names.__file__))
     used = set(re.findall(r"\bANN_\w+", source))
     known = {

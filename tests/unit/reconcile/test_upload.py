@@ -1,4 +1,4 @@
-"""Uploads in a cluster: when one can be sent, where to, and what is said of it meanwhile."""
+"""Tests of uploads in a cluster: when one is accepted, its address, and its status."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def upload(storage_class="csi", **options):
 
 
 def until(cluster, there, steps=60):
-    """Reconcile and let things happen, until something is so; the cluster stands there."""
+    """Step the cluster until a condition holds and return it."""
     for _ in range(steps):
         cluster.step()
         if there():
@@ -43,7 +43,7 @@ def phase(name):
     return lambda cluster: until(cluster, lambda: cluster.status.get("phase") == name)
 
 
-# --- the course ---------------------------------------------------------------------------------------------------
+# --- sequence -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("storage_class", ["csi", "local"])
@@ -89,7 +89,7 @@ def test_clients_of_a_populated_claim_find_it_on_both():
     of_prime = cluster.get(CLAIMS, prime)["metadata"]["annotations"]
     assert of_prime["cdi.kubevirt.io/storage.pod.ready"] == "true"
     assert of_prime["cdi.kubevirt.io/storage.populator.kind"] == "VolumeUploadSource"
-    # It is no target of its own: whoever uploads names the claim.
+    # The prime PVC is no target of its own: clients name the target claim.
     assert "cdi.kubevirt.io/storage.upload.target" not in of_prime
 
 
@@ -133,7 +133,7 @@ def test_why_an_image_was_refused_is_told_and_another_one_may_come():
     assert [(event.type, event.reason) for event in plan.events] == [("Warning", "UploadFailed")]
 
 
-# --- what is made -------------------------------------------------------------------------------------------------
+# --- created objects ----------------------------------------------------------------------------------------------
 
 
 def started(cluster):
@@ -237,7 +237,7 @@ def test_nobody_is_told_to_upload_between_two_pods():
     assert cluster.content == COMPLETE
 
 
-# --- without a DataVolume -----------------------------------------------------------------------------------------
+# --- claims without a DataVolume ----------------------------------------------------------------------------------
 
 
 def test_a_claim_that_virtctl_makes_is_filled():

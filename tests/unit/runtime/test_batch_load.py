@@ -290,7 +290,7 @@ def test_all_that_is_wrong_with_manifests_is_told_at_once(tmp_path):
         assert words in caught.value.what
 
 
-# --- one with another -----------------------------------------------------------------------------------------------
+# --- several images together ----------------------------------------------------------------------------------------
 
 
 def test_names_that_clash(tmp_path):

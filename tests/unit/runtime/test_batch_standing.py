@@ -50,7 +50,7 @@ def standing(phase, wanted=None, *, claim=True, **metadata):
 
 
 def waiting(code, wanted=None):
-    """One that failed for what somebody has to mend, and is tried again in the background."""
+    """Return a volume whose import failed with an error that a user must fix, and is retried in the background."""
     there = standing("ImportInProgress", wanted)
     conditions = [
         {"type": "Running", "status": "False", "reason": "Error", "message": "x"},

@@ -8,7 +8,7 @@ from cdi.runtime.boot_seed import MAX_FILE, iso9660, nocloud, script
 
 
 def listing(image):
-    """The files of the Joliet tree, read as the standard says."""
+    """Return the files of the Joliet tree, read as the standard defines it."""
     found = {}
     assert image[17 * 2048 : 17 * 2048 + 6] == b"\x02CD001"
     root = image[17 * 2048 + 156 :]

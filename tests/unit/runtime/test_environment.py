@@ -1,4 +1,4 @@
-"""What of a user's environment reaches a worker."""
+"""Tests of the environment variables that a worker inherits."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def test_every_image_of_the_corpus_is_told_with_its_fate(sample, tmp_path):
     assert found.digest.hex == hashlib.sha256(path.read_bytes()).hexdigest()
     body = json.loads(json.dumps(document(found, "image")))
     if sample.refusal is None:
-        # A header may be fine and the tables behind it not be there.
+        # The header may be valid while the tables it points to are missing.
         assert body["image"]["format"] == sample.format
         return
     assert type(found.refusal) is sample.refusal

@@ -1,4 +1,4 @@
-"""What a machine's objects say of the configuration."""
+"""Tests of the configuration read from this machine's objects."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_configuration_of_a_cluster_counts_on_a_machine(tmp_path):
         assert config.trusted_ca == InputRef(kind="ConfigMap", namespace="cdi", name="ca")
         assert config.insecure_registries == {"registry.example"}
         assert config.preallocation
-        # A directory's file system keeps nothing of what the disk may use.
+        # Directories reserve no file system overhead.
         assert (config.overhead, config.overheads) == (Fraction(0), {})
 
 

@@ -21,7 +21,7 @@ def read_all(descriptor):
 
 @pytest.fixture
 def pipe():
-    """A pipe that a thread writes CONTENT into; gives the end to read."""
+    """Yield the read end of a pipe that a thread writes CONTENT into."""
     reading, writing = os.pipe()
 
     def write():

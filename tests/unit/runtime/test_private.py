@@ -1,4 +1,4 @@
-"""What a command keeps to itself is gone with it, also when it is killed: at the latest when the next one comes."""
+"""Tests that a command's private files are removed: at its end or, if it was killed, by the next command."""
 
 import os
 import signal
@@ -113,7 +113,7 @@ def test_links_in_it_are_not_followed(left, tmp_path):
     assert (elsewhere / "file").exists()
 
 
-# --- of an import without a DataVolume ----------------------------------------------------------------------------
+# --- imports without a DataVolume ---------------------------------------------------------------------------------
 
 
 @pytest.fixture

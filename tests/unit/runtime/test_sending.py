@@ -1,4 +1,4 @@
-"""Sending an image to a server that does whatever servers do, over real connections."""
+"""Tests of sending an image over real connections to a misbehaving server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONTENT = bytes(range(256)) * 40_000
 
 @dataclass
 class Server:
-    """Speaks tus, and misbehaves as it is told."""
+    """A tus server that misbehaves as configured."""
 
     port: int = 0
     speaks_tus: bool = True
@@ -32,9 +32,9 @@ class Server:
     data: bytearray = field(default_factory=bytearray)
     asked: list = field(default_factory=list)
     cut: list = field(default_factory=list)
-    """Of each PATCH to come: after how many bytes the connection breaks, None to take all."""
+    """For each PATCH to come, the bytes after which the connection breaks; None accepts all."""
     refusals: list = field(default_factory=list)
-    """(method, status, body) for the next such request."""
+    """Responses for the next matching requests: (method, status, body)."""
     forgets: bool = False
     location: str = "/v1beta1/tus/ns/vm/u1"
 

@@ -1,4 +1,4 @@
-"""What a stored object says of its own course."""
+"""Tests of the status derived from a stored object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions as an API server asks them."""
+"""AdmissionReviews as an API server sends them."""
 
 import json
 
@@ -9,7 +9,7 @@ BY_NAME = {hook.name: hook for hook in HOOKS}
 
 
 def hook_of(document, operation="CREATE"):
-    """The validating webhook that is asked about an object."""
+    """Return the validating webhook for an object."""
     plural = next(kind.plural for kind in KINDS if kind.name == document["kind"])
     return next(
         each for each in HOOKS if plural in each.plurals and operation in each.operations and each.kind == "validating"

@@ -1,4 +1,4 @@
-"""Verdicts: those of the offline checks, and what takes a look at other objects."""
+"""Tests of admission verdicts: those of the offline checks, and those that depend on other objects."""
 
 import pytest
 
@@ -74,7 +74,7 @@ async def test_wrong_objects_of_other_kinds_are_refused_as_offline(document, fie
 
 
 def expected(document):
-    """What is said of one that is sound: its kind may be taken and not be followed."""
+    """Return the warnings for a valid object: its kind may be accepted without being acted on."""
     return (WARNING,) if document["kind"] == "DataImportCron" else ()
 
 
@@ -106,7 +106,7 @@ async def test_an_object_of_another_kind_than_was_asked_about_is_refused():
 async def test_whoever_makes_a_cron_is_told_that_it_is_not_run():
     assert await ask(sound("DataImportCron")) == Allowed(warnings=(WARNING,))
     assert "runs no schedules" in WARNING
-    assert len(WARNING) <= 120  # as long as the API server likes them
+    assert len(WARNING) <= 120  # the API server's limit
     cron = {**sound("DataImportCron"), "metadata": {**sound("DataImportCron")["metadata"], "labels": {"a": "b"}}}
     assert await ask(cron, operation="UPDATE", oldObject=sound("DataImportCron")) == Allowed()
 
@@ -124,7 +124,7 @@ async def test_a_claim_of_the_same_name_is_in_the_way():
     verdict = await ask(dv(), cluster=cluster)
     assert isinstance(verdict, Refused)
     (problem,) = verdict.problems
-    # virt-controller looks for these words.
+    # virt-controller searches for this text.
     assert problem.message.startswith("Destination PVC default/thing already exists")
     assert problem.cause == "FieldValueDuplicate"
     assert cluster.asked == [("default", "thing")]
@@ -152,7 +152,7 @@ async def test_nobody_looks_for_a_claim_when_a_datavolume_is_changed():
         (claim(owner={"kind": "DataVolume", "name": "thing"}), {}, False, True),
         (claim(owner={"kind": "DataVolume", "name": "other"}), {ADOPT: "true"}, False, False),
         (claim(owner={"kind": "StatefulSet", "name": "thing"}), {ADOPT: "true"}, False, False),
-        # As a backup brings it back: without its owner.
+        # A claim restored from a backup has no owner.
         (claim(annotations={"cdi.kubevirt.io/createdForDataVolume": "u"}), {ADOPT: "True"}, False, True),
     ],
     ids=range(14),

@@ -1,4 +1,4 @@
-"""The API of upload tokens over real TLS: who is believed, who may, what is answered."""
+"""Tests of the upload token API over real TLS: authentication, authorization and responses."""
 
 import asyncio
 import datetime as dt
@@ -54,7 +54,7 @@ POPULATED = {
 
 
 class Kubernetes:
-    """The API server: what it says of users, and the reviews that it was asked."""
+    """A fake API server with users and permissions that records reviews."""
 
     def __init__(self):
         self.tokens = {"good": {"username": "system:serviceaccount:ns:ci", "uid": "7", "groups": ["system:masters"]}}
@@ -78,7 +78,7 @@ class Kubernetes:
 
 @pytest.fixture
 async def served(tmp_path):
-    """Asks over TLS: `ask(method, path, body, headers, pair)` gives status, headers and document."""
+    """Yield `ask(method, path, body, headers, pair)`, which returns status, headers and document over TLS."""
     kubernetes = Kubernetes()
     made = Aggregated(kubernetes, kubernetes, namespace="cdi", signing_key="key", now=lambda: NOW)
     made._key, made.front_proxy = KEY, FrontProxy.read(requestheader())
@@ -89,7 +89,7 @@ async def served(tmp_path):
     tls = ServingTls()
     tls.present(shown.certificate, shown.key)
     tls.ask(made.front_proxy.authorities)
-    # Believed by the handshake, as an authority is that was good when the process began.
+    # The handshake trusts it, like an authority that was valid when the process started.
     tls.context.load_verify_locations(cadata=OTHER.certificate.decode())
     app = web.Application()
     app.add_routes(made.routes())
@@ -196,7 +196,7 @@ async def test_a_header_beside_a_bearer_token_changes_nobody_s_name(served):
 
 async def test_a_certificate_that_nobody_signed_does_not_get_through(served):
     stranger = client_certificate(pki.new_authority("stranger", pki.AUTHORITY_LIFETIME, MOMENT))
-    # An error of TLS, or a connection that ends, whichever the client notices first.
+    # The client sees a TLS error or a closed connection, depending on timing.
     with pytest.raises((OSError, ClientConnectionError)):
         await served(pair=stranger)
 
@@ -213,7 +213,7 @@ async def test_it_is_refused_before_there_is_a_key(served):
     assert (await served(pair=PROXY))[0] == 503
 
 
-# --- what is asked for --------------------------------------------------------------------------------------------
+# --- requests -----------------------------------------------------------------------------------------------------
 
 
 async def test_a_claim_that_names_an_upload_source_is_a_target(served):
@@ -383,7 +383,7 @@ def references(node):
             yield from references(part)
 
 
-# --- whom the API server is known by ------------------------------------------------------------------------------
+# --- front proxy authentication -----------------------------------------------------------------------------------
 
 
 class Map:

@@ -1,4 +1,4 @@
-"""Who may clone a volume of another namespace."""
+"""Tests of the permission to clone a volume of another namespace."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ async def test_the_patch_is_one_that_an_api_server_takes():
     assert json.loads(base64.b64decode(response["patch"]))[0]["op"] == "add"
 
 
-# --- tokens that do not come from here
+# --- foreign tokens
 
 ANNOTATION = "cdi.kubevirt.io/storage.clone.token"
 STRIPPED = ({"op": "remove", "path": "/metadata/annotations/cdi.kubevirt.io~1storage.clone.token"},)
@@ -174,7 +174,7 @@ MISSING = {"sourceRef": {"kind": "DataSource", "name": "comes-later"}}
     ids=["of its own namespace", "of nothing yet", "none", "another"],
 )
 async def test_a_token_that_is_brought_along_is_taken_away(source):
-    """What is no clone from elsewhere when it is made may become one: a DataSource moves, a claim is annotated."""
+    """An object may become a cross-namespace clone after creation: a DataSource changes, a claim is annotated."""
     verdict, _, _ = await ask(clone(source, **FORGED))
     assert verdict == Allowed(patch=STRIPPED)
     assert (await ask(clone(source)))[0] == Allowed()
@@ -211,7 +211,7 @@ async def test_a_dry_run_is_told_whether_and_given_nothing():
     ],
 )
 async def test_a_token_cannot_be_added_or_changed(old, new, allowed):
-    """Not even by somebody who may clone: it is for the DataVolume that was asked for."""
+    """This holds even for users who may clone: the token belongs to the DataVolume of the original request."""
     request = {"operation": "UPDATE", "old": clone(MISSING, annotations=old)}
     verdict, access, review = await ask(clone(MISSING, annotations=new), OWN, request=request)
     assert not access.asked
@@ -226,7 +226,7 @@ async def test_a_token_cannot_be_added_or_changed(old, new, allowed):
     [(None, False), ({}, False), ({"who": "them"}, False), ({"who": "us"}, True), ({"who": "us", "a": "b"}, True)],
 )
 async def test_whoever_is_given_our_labels_later_comes_without_a_token(had, kept):
-    """Beside another CDI this is asked about what has the labels; without them it was made as somebody liked it."""
+    """Beside another CDI the webhook sees labelled objects only, so an unlabelled object was created unchecked."""
     was = clone(pvc(), **FORGED, **({"labels": had} if had is not None else {}))
     now = clone(pvc(), **FORGED, labels={"who": "us"})
     verdict, _, _ = await ask(now, OWN, request={"operation": "UPDATE", "old": was}, labels={"who": "us"})

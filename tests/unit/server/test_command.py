@@ -1,4 +1,4 @@
-"""`cdi apiserver` on the command line."""
+"""Tests of `cdi apiserver` on the command line."""
 
 import pytest
 import yaml

@@ -1,4 +1,4 @@
-"""The webhooks' configurations: what a cluster is made to ask, and what it does without an answer."""
+"""Tests of the webhook configurations: their rules, and their failure policies."""
 
 import pytest
 
@@ -90,7 +90,7 @@ def test_a_server_outside_of_the_cluster_is_reached_by_its_url():
 
 
 def test_labels_that_come_later_matter_where_there_are_any_to_have():
-    """They may bring in a DataVolume with a token that nobody took away when it was made."""
+    """A label added later may bring in a DataVolume whose token was not removed at creation."""
     labels = "object.metadata.labels != oldObject.metadata.labels"
     for options, asked in (({}, False), ({"namespaces": ("a",)}, False), ({"object_labels": {"who": "us"}}, True)):
         expressions = {

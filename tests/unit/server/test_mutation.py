@@ -1,4 +1,4 @@
-"""Claims with the label applyStorageProfile are completed; all others stay as they are."""
+"""Tests that claims with the label applyStorageProfile are completed, and all others are unchanged."""
 
 from fractions import Fraction
 

@@ -1,4 +1,4 @@
-"""What CDI and CDIConfig say of certificates and TLS."""
+"""Tests of the certificate and TLS settings in CDI and CDIConfig."""
 
 import asyncio
 import datetime as dt
@@ -15,7 +15,7 @@ HOUR = dt.timedelta(hours=1)
 
 
 class Read:
-    """A cache that has been read."""
+    """A synced cache."""
 
     def __init__(self, bodies):
         self.synced = asyncio.Event()
@@ -33,7 +33,7 @@ class Read:
 
 
 class Elsewhere:
-    """An API server that knows nothing more than `late`."""
+    """An API server that knows only the objects in `late`."""
 
     def __init__(self):
         self.late = []
@@ -46,7 +46,7 @@ class Elsewhere:
 
 
 class Known(Observed):
-    """Caches with these objects, kept by nobody."""
+    """Caches with these objects, which no watch updates."""
 
     def __init__(self, *bodies):
         super().__init__(Elsewhere(), lambda: None)

@@ -1,4 +1,4 @@
-"""The word that leads to the webhooks: made once, renewed in time, and nobody who was told it is ever turned away."""
+"""Tests of the secret path of the webhooks: created once, renewed in time, and every published value is accepted."""
 
 import asyncio
 import base64
@@ -47,7 +47,7 @@ async def test_nothing_is_written_until_it_is_time():
 
 
 async def test_whoever_asks_with_what_they_were_told_is_listened_to_at_every_moment():
-    """Two replicas that look every half minute, at different times, and API servers that hear late of what is published."""
+    """Two replicas read every 30 seconds, at different times, and API servers learn late of a published path."""
     api, late = Api(), 20 * SECOND
     replicas = [await look(api, NOW), await look(api, NOW)]
     heard = [(NOW, current(replicas[0], NOW))]
@@ -86,11 +86,11 @@ async def test_a_secret_that_is_deleted_means_another_word_and_no_refusal():
     second = await look(api, later, first)
     assert current(second, later) == current(first, NOW)
     assert current(second, later + SETTLED) != current(first, NOW)
-    # Once more before that is told.
+    # The Secret is deleted once more before the new word is published.
     del api.objects[SECRETS.plural, SECRET]
     third = await look(api, later + MINUTE, second)
     assert third.admits(current(first, NOW), later + MINUTE)
-    # A process that has just begun knows none.
+    # A process that has just started knows no earlier word.
     del api.objects[SECRETS.plural, SECRET]
     assert len((await look(api, later)).words) == 1
 

@@ -1,4 +1,4 @@
-"""The configurations learn where to ask and whom to trust, and nobody else does."""
+"""Tests that the URLs and CA bundles are written to our webhook configurations, and to no others."""
 
 import base64
 

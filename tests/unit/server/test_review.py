@@ -1,4 +1,4 @@
-"""What is no question of an API server is told from what is, and answers are as the API wants them."""
+"""Tests of parsing AdmissionReviews and of the format of responses."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""What is offered, and how it is replaced while connections stand."""
+"""Tests of the served certificate and TLS policy, and of replacing them while connections are open."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Upload tokens: for one claim, for uploads, and for nothing else."""
+"""Tests that an upload token is valid for one claim and for uploads only."""
 
 import pytest
 

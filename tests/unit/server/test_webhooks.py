@@ -1,4 +1,4 @@
-"""The HTTP side: whatever comes, an answer or a refusal, and nobody waits for another."""
+"""Tests of the HTTP side of the webhooks: every request gets a response, and none blocks another."""
 
 import asyncio
 import io
@@ -22,7 +22,7 @@ DV = f"/{WORD}/datavolume-validate"
 
 
 class World:
-    """Other objects; `gate` holds up looks at claims, `failure` makes them fail."""
+    """Other objects; `gate` blocks lookups of claims, `failure` makes them fail."""
 
     def __init__(self):
         self.gate = asyncio.Event()
@@ -248,7 +248,7 @@ async def test_health_and_metrics(server):
 
 @pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook.name)
 async def test_who_was_not_told_the_path_finds_nothing(server, hook):
-    """Whatever is asked, and before a byte of it is read."""
+    """This holds for every request, before a byte of its body is read."""
     for path in (
         hook.path,
         f"/{hook.path}",
@@ -258,7 +258,7 @@ async def test_who_was_not_told_the_path_finds_nothing(server, hook):
     ):
         assert (await server.post(body(dv()), path))[0] == 404
         assert (await server.post(b"no review", path, {}))[0] == 404
-    # Only the third and fourth lead to a webhook at all.
+    # Only the third and fourth path lead to a webhook at all.
     assert server.count("kubevirt_cdi_admission_malformed_total", webhook=hook.name, status="404") == 4
 
 

@@ -89,7 +89,7 @@ def test_a_reader_that_is_interrupted():
 
 
 def test_who_brings_something_when_reading_is_interrupted_is_told_that_it_ended():
-    """The transfer says why, once it is at its end; until then nobody may take the body for one that was used up."""
+    """The transfer reports the reason when it ends; until then the body must not be taken for a consumed one."""
     reading, interrupted = threading.Event(), threading.Event()
 
     class Waiting(Piece):

@@ -1,4 +1,4 @@
-"""The sources that are no HTTP: files and descriptors, and reading small things whole."""
+"""Tests of the sources other than HTTP, files and descriptors, and of reading small sources whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ways of writing where an object of Google's is."""
+"""Tests of the forms of a GCS object's URL."""
 
 import pytest
 

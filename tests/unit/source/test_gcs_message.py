@@ -1,4 +1,4 @@
-"""What Google says of a failure."""
+"""Tests of Google's error messages."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The ways of writing where an object is."""
+"""Tests of the forms of an S3 object's URL."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which of S3's checksums is the whole object's."""
+"""Tests of which of S3's checksums cover the whole object."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""Signature Version 4, compared with botocore's."""
+"""Tests of Signature Version 4, compared with botocore's."""
 
 from datetime import UTC, datetime
 from unittest import mock

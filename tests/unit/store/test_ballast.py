@@ -17,7 +17,7 @@ KEY = Key("configmaps", "default", "c")
 
 @pytest.fixture
 def full(monkeypatch):
-    """A file system on which writing fails as often as `full` says."""
+    """Make the next writes fail with ENOSPC, as often as `full` says."""
 
     class Full:
         times = 0
@@ -63,7 +63,7 @@ def test_an_update_takes_what_is_held_back_and_a_new_object_does_not(tmp_path, f
     with pytest.raises(TargetFull):
         store.create({**CONFIG_MAP, "metadata": {"name": "other"}})
     assert not (tmp_path / "configmaps/default/other.json").exists()
-    assert (tmp_path / ".ballast").stat().st_size == SIZE  # there is plenty in truth
+    assert (tmp_path / ".ballast").stat().st_size == SIZE  # the disk is not really full
     full.times = SIZE // PIECE + 1
     with pytest.raises(TargetFull):
         store.update({**CONFIG_MAP, "data": {"n": "2"}})

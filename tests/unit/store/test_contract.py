@@ -1,6 +1,6 @@
-"""What every store must do; a new store joins by adding its factory to `FACTORIES`.
+"""The contract of every store; a new store joins by adding its factory to `FACTORIES`.
 
-`tests/cluster/test_store.py` asks the same of a real API server.
+`tests/cluster/test_store.py` runs the same tests on a real API server.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def volume(name="a", namespace="default", **metadata):
 
 
 def spec(stage):
-    """One that may change in its stage, and in nothing else."""
+    """Return a DataVolume spec whose stage may change, and nothing else."""
     return {
         "source": {"imageio": {"url": "https://i.test", "diskId": "1", "secretRef": "s", "certConfigMap": "c"}},
         "pvc": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
@@ -41,7 +41,7 @@ def spec(stage):
 
 
 def told(watch, count):
-    """The next changes, as soon as they are there."""
+    """Return the next changes as soon as they arrive."""
     changes = []
     while len(changes) < count and (more := watch.poll(30)):
         changes += more

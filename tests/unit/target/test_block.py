@@ -1,4 +1,4 @@
-"""What needs no device; the rest is in tests/integration/target."""
+"""Tests of block targets that need no device; the others are in tests/integration/target."""
 
 import errno
 import os

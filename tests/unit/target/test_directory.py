@@ -1,4 +1,4 @@
-"""Archives into directories: everything or nothing, and nothing outside."""
+"""Tests of archives extracted into directories: everything or nothing, and nothing outside."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cdi.target.directory import STAGING, DirectoryTarget
 
 @dataclass
 class Made:
-    """A member, without an archive around it."""
+    """An archive member without an archive."""
 
     name: str
     kind: str = "file"
@@ -299,7 +299,7 @@ def test_no_archive_reaches_out(tmp_path_factory, members):
             try:
                 os.stat(os.path.join(here, name))
             except OSError as error:
-                # A link to itself leads nowhere, though realpath makes up a place for it.
+                # A link to itself has no target, though realpath returns a path for it.
                 if error.errno == errno.ELOOP:
                     continue
             real = os.path.realpath(os.path.join(here, name))

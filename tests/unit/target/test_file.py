@@ -354,7 +354,7 @@ def test_every_failure_has_its_class(path, monkeypatch, code, expected):
 
 
 def test_a_disk_larger_than_any_file_may_be_is_refused(path):
-    # File systems differ in how large that is (tmpfs takes any number); the kernel refuses a limit of the process alike.
+    # File systems have different limits (tmpfs has none); a limit of the process gives the same error.
     made = disk(path)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))

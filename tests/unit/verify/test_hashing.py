@@ -1,4 +1,4 @@
-"""A digest that was saved and restored is hashlib's digest."""
+"""Tests that a digest that was saved and restored equals hashlib's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both ends of a clone as a pod runs them: files in, last words out."""
+"""Tests of both ends of a clone as pods run them: input files, and the termination message."""
 
 import json
 import subprocess

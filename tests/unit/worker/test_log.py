@@ -22,7 +22,7 @@ from cdi.worker import log
 
 @pytest.fixture
 def lines(capsys):
-    """What was logged since the last look, without the times."""
+    """Return a function that returns the lines logged since its last call, without timestamps."""
 
     def look():
         said = capsys.readouterr().err.splitlines()

@@ -1,4 +1,4 @@
-"""A worker that looks how large a disk is."""
+"""Tests of a worker that detects the size of a disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worker's pod mode: files in, last words out."""
+"""Tests of the worker's pod mode: input files, and the termination message."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def places(tmp_path):
 
 @pytest.fixture
 def give(tmp_path, places):
-    """Writes the job's file; gives the job."""
+    """Return a function that writes a job's file and returns the job."""
 
     def give(**fields):
         data = tmp_path / "data"

@@ -1,4 +1,4 @@
-"""The worker's files: one outcome, whatever it is given."""
+"""Tests of the worker's files: one outcome for any input."""
 
 import fcntl
 import json
@@ -86,7 +86,7 @@ def test_a_second_worker_leaves_the_first_ones_files_alone(tmp_path, status, cap
         os.close(holder)
     assert os.listdir(status) == ["lock"]
     assert "TargetBusy" in capsys.readouterr().err
-    # The lock goes with its holder.
+    # The lock is released when its holder ends.
     assert run(job_file(tmp_path), str(status)) == 0
 
 

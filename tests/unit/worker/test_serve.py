@@ -1,4 +1,4 @@
-"""The worker's HTTPS answers, and what a client can cost."""
+"""Tests of the worker's HTTPS server, and of the resources that a client can occupy."""
 
 import contextlib
 import socket
@@ -88,7 +88,7 @@ def test_a_request_in_pieces_is_heard(server):
 
 
 def test_a_request_without_end_is_hung_up_on(server, monkeypatch):
-    monkeypatch.setattr(module, "PATIENCE", 60.0)  # longer than this client's
+    monkeypatch.setattr(module, "PATIENCE", 60.0)  # longer than this client's timeout
     with connected(server) as tls, contextlib.suppress(ConnectionError):
         tls.sendall(b"GET /a HTTP/1.1\r\n" + b"X: y\r\n" * 3000)
         assert tls.recv(1) == b""
@@ -101,7 +101,7 @@ def test_a_client_that_is_not_heard_of_is_hung_up_on(server, monkeypatch):
             tls.sendall(words)
             with contextlib.suppress(OSError):
                 assert tls.recv(1) == b""
-    # Nor is one that does not speak TLS.
+    # A client that does not speak TLS is disconnected as well.
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as plain:
         assert plain.recv(100) == b""
     monkeypatch.setattr(module, "PATIENCE", 60.0)
@@ -118,14 +118,14 @@ def test_so_many_clients_at_a_time(server, monkeypatch):
     monkeypatch.setattr(module, "PATIENCE", 60.0)
     with contextlib.ExitStack() as stack:
         waiting = [stack.enter_context(connected(server)) for _ in range(module.MOST_CLIENTS)]
-        # The handshakes are over, so every place is taken.
+        # The handshakes are done, so every slot is taken.
         with pytest.raises(OSError), connected(server):
             pass
         waiting[0].sendall(b"GET /a HTTP/1.1\r\n\r\n")
         assert waiting[0].recv(4096).endswith(b"hello")
         while waiting[0].recv(4096):
             pass
-        for _ in range(100):  # the place is given back right after the client was hung up on
+        for _ in range(100):  # the slot is released shortly after the client's connection is closed
             with contextlib.suppress(OSError):
                 assert told(server, b"GET /a HTTP/1.1\r\n\r\n").endswith(b"hello")
                 break

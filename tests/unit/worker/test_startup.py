@@ -1,4 +1,4 @@
-"""What a worker imports: a module costs more processor time than a small image."""
+"""Tests of the modules that a worker imports, which cost more processor time than a small image."""
 
 import json
 import subprocess
@@ -41,7 +41,7 @@ def test_a_qcow2_over_http(fault_server, tmp_path, ranges):
     found = modules_of(LIGHT_RUN, "run", str(tmp_path / "job.json"), "--status-dir", str(tmp_path))
     assert json.loads((tmp_path / "outcome.json").read_text())["failure"] is None
     assert (tmp_path / "disk.img").read_bytes() == disk_of(layout)
-    # The libraries of other wrappers stay away as well.
+    # The libraries for other compression formats are not imported either.
     assert found & (HEAVY | {"lzma", "_lzma", "tarfile", "cryptography"}) == set()
 
 
@@ -64,7 +64,7 @@ def test_nor_does_a_pod(fault_server, tmp_path):
     files = (f"--job={tmp_path}/job.json", f"--termination-log={tmp_path}/end")
     found = modules_of(script, *files)
     assert json.loads((tmp_path / "end").read_text())["message"] == "Import Complete"
-    # Until somebody may ask for its progress there is neither a server nor a certificate.
+    # There is no server and no certificate until the controller may request progress.
     assert found & (HEAVY | {"cryptography", "argparse"}) == set()
 
 

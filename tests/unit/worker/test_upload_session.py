@@ -1,4 +1,4 @@
-"""The life of uploads at one volume, fed from memory."""
+"""Tests of the sequence of uploads to one volume, fed from memory."""
 
 import os
 import threading
@@ -50,7 +50,7 @@ class Breaks:
 
 
 class Waits:
-    """Somebody who brings nothing, until it is interrupted."""
+    """A body that brings nothing until it is interrupted."""
 
     def __init__(self):
         self.event = threading.Event()
@@ -115,7 +115,7 @@ def test_one_that_fails_makes_room(session):
 
 
 class Looks(threading.Event):
-    """Counts how often somebody looked whether it is set."""
+    """An event that counts its waits."""
 
     def __init__(self):
         super().__init__()
@@ -130,7 +130,7 @@ class Looks(threading.Event):
 
 
 def test_what_is_answered_early_is_no_failure_that_is_still_being_told(session, monkeypatch):
-    """An upload of which all has come, and whose digest was found wrong this very moment."""
+    """All bytes of this upload have arrived, and its digest has just been found wrong."""
     looks = Looks()
 
     def transfer_and_linger(*given):

@@ -1,4 +1,4 @@
-"""A model of a cluster whose storage takes snapshots, clones and grows volumes, with a golden image to clone."""
+"""A model of a cluster whose storage takes snapshots, clones and expands volumes, with a golden image to clone."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MIB = 1 << 20
 
 
 def tickets_of(pod):
-    """Whom a reader sends to, by the uids of their claims."""
+    """Return the targets that a source pod sends to, by the uids of their claims."""
     notes = pod["metadata"]["annotations"].items()
     prefix = TICKET_PREFIX
     return {name.removeprefix(prefix): Ticket.from_json(text) for name, text in notes if name.startswith(prefix)}
@@ -51,18 +51,18 @@ class CloneCluster(Cluster):
         self.strategy_said = strategy
         self.namespace = namespace
         self.stuck = options.pop("stuck", False)
-        """Storage makes nothing of snapshots and volumes: always, or in the target's place (``stand-in``)."""
+        """Whether storage never restores snapshots or clones volumes; ``stand-in``: only in the target claim itself."""
         self.disk = options.pop("disk", 900 * MIB)
-        """Bytes of the disk in the source, or how the pod that looks fails."""
+        """Bytes of the disk in the source, or how the size-detection pod fails."""
         self.withdrawn = ()
-        """StorageClasses that there are not any more."""
+        """Names of StorageClasses that were deleted."""
         self.pods_of_source = []
         self.certificates = set()
-        """By which readers are known: the pod's uid, entry and name."""
+        """Client certificates of source pods, as (pod uid, entry, name)."""
         self.measured = 0
-        """How often somebody looked."""
+        """Number of size detections."""
         self.unlucky = options.pop("unlucky", ())
-        """How the first of those that look fail."""
+        """Failures of the first size-detection pods."""
         self.grants = options.pop("grants", {})
         kept = options.pop("kept", False)
         super().__init__(body, **options)
@@ -71,7 +71,7 @@ class CloneCluster(Cluster):
             self.keep(size, mode)
 
     def golden(self, size, mode):
-        """The source and its volume."""
+        """Create the source claim and its volume."""
         self.objects[VOLUMES, "", "pv-golden"] = {
             "kind": "PersistentVolume",
             "metadata": {"name": "pv-golden", "uid": "uid-pv-golden"},
@@ -102,7 +102,7 @@ class CloneCluster(Cluster):
         source["status"] = {"phase": "Bound", "capacity": {"storage": size}}
 
     def keep(self, size, mode):
-        """A user's own snapshot of the source."""
+        """Create a user's own snapshot of the source."""
         self.create(
             {
                 "apiVersion": "snapshot.storage.k8s.io/v1",
@@ -114,7 +114,7 @@ class CloneCluster(Cluster):
         self.objects[SNAPSHOTS, self.namespace, "kept"].update(content=GOLDEN, size=size, mode=mode, begun=self.now)
 
     def source_face(self):
-        """All that a clone may not change."""
+        """Return everything that a clone must not change."""
         places = (
             (CLAIMS, self.namespace, "fedora"),
             (VOLUMES, "", "pv-golden"),
@@ -122,7 +122,7 @@ class CloneCluster(Cluster):
         )
         return copy.deepcopy([self.objects.get(place) for place in places])
 
-    # --- objects: names are looked up wherever they are, since each is there once ---------------------------------
+    # --- objects: found in any namespace, since each name is unique -----------------------------------------------
 
     def get(self, plural, name, namespace=NS):
         exact = self.objects.get((plural, namespace, name))
@@ -130,7 +130,7 @@ class CloneCluster(Cluster):
             return exact
         return next((one for (kind, _, own), one in self.objects.items() if (kind, own) == (plural, name)), None)
 
-    # --- what reconcilers ask -----------------------------------------------------------------------------------
+    # --- what reconcilers query ---------------------------------------------------------------------------------
 
     def world(self, name=None, refusal=None):
         return observe(
@@ -252,7 +252,7 @@ class CloneCluster(Cluster):
         if isinstance(action, DeleteObject):
             assert action.name not in ("fedora", "pv-golden", "kept")
             if action.plural == SNAPSHOTS:
-                # Nobody would look at it again for a long time.
+                # No further event would requeue the snapshot's deletion for a long time.
                 assert not self._being_made_of(action.name)
         super().act(action)
 
@@ -289,7 +289,7 @@ class CloneCluster(Cluster):
             for action in plan.actions:
                 self.act(action)
 
-    # --- everybody else -----------------------------------------------------------------------------------------
+    # --- Kubernetes and storage ---------------------------------------------------------------------------------
 
     def _binding(self):
         yield from super()._binding()
@@ -314,7 +314,7 @@ class CloneCluster(Cluster):
             super()._bind(claim, volume)
 
     def _collecting(self):
-        """A claim stays for as long as any pod that was scheduled has it, also one that has ended."""
+        """Keep a claim as long as any scheduled pod has it, even one that has ended."""
         held = {
             key
             for key in self.objects
@@ -377,7 +377,7 @@ class CloneCluster(Cluster):
         return bool(self._readers_for(pod))
 
     def _readers_for(self, pod):
-        """Those that send to this pod now."""
+        """Return the source pods that are sending to this pod."""
         job = CopyTargetJob.from_json(pod["metadata"]["annotations"]["cdi.kubevirt.io/job"])
         return [
             one

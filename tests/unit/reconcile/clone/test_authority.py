@@ -1,4 +1,4 @@
-"""Which token allows which clone, out of all that somebody could show."""
+"""Tests of clone authorization: which token allows which clone, among all that a client could present."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_every_other_token_is_none(name, token):
 
 
 def test_what_the_webhook_signs_counts_on_a_datavolume_only():
-    """Claims pass no webhook that asks for rights."""
+    """Claims pass no webhook that checks permissions."""
     assert isinstance(ask({}, {SHORT: signed()}), Refuse)
     assert isinstance(ask({}, {LASTING: signed()}), Refuse)
     assert isinstance(ask({LASTING: signed()}), Refuse)
@@ -91,7 +91,7 @@ def test_one_that_lasts_is_for_one_datavolume():
 
 
 def test_a_source_that_moved_is_named_with_where_it_was():
-    """A DataSource may lead elsewhere after somebody was asked; the token is for what it led to then."""
+    """A DataSource may change after the permission was checked; the token is for the source at that time."""
     found = ask({SHORT: signed()}, origin=Clone(namespace="gold", name="secret"))
     assert isinstance(found, Refuse)
     assert "gold/fedora was allowed to be cloned into ns/a, and its source is gold/secret now" in found.failure.message

@@ -1,4 +1,4 @@
-"""A DataSource that stands for a snapshot is ready when that is."""
+"""Tests that a DataSource of a snapshot is ready when the snapshot is."""
 
 from __future__ import annotations
 

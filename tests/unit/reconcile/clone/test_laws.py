@@ -1,4 +1,4 @@
-"""Laws of clones: whatever is lost, repeated or late, the end is the same, nothing is left, and the source is as it was."""
+"""Properties of clones: with lost, repeated or late steps the end is the same, and the source is unchanged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEAVE = Grant(kind="PersistentVolumeClaim", namespace="gold", name="fedora", tar
 
 
 def cloning(storage_class="csi", *, namespace=NS, strategy="snapshot", annotations=None, kept=False, **options):
-    """With `kept`, of a snapshot; with a `size` of None, a target that names none."""
+    """Return a function that makes a clone; `kept` clones a snapshot, and a `size` of None omits the target's size."""
 
     def make(**more):
         notes = {**(annotations or {}), **(TOKEN if namespace != NS else {})}
@@ -84,7 +84,7 @@ def begin(way, script=()):
 
 
 def missing(cluster):
-    """Bytes that the target's volume lacks."""
+    """Return the number of bytes that the target's volume is too small by."""
     claim = cluster.get(CLAIMS, "a")
     volume = cluster.get(VOLUMES, claim["spec"]["volumeName"], "")
     wanted = claim["spec"]["resources"]["requests"]["storage"]
@@ -135,7 +135,7 @@ def test_whatever_is_lost_repeated_or_late_the_end_is_the_same(way, script, loss
 
 @pytest.mark.parametrize("note", ["", "waiting for the source"])
 def test_a_reader_that_was_killed_is_made_anew_without_any_other_news(note):
-    """Whatever the pod that waits for it says of itself, which stays the same."""
+    """The pod that waits for it keeps reporting the same, so no event of that pod triggers the recreation."""
     cluster = begin("copy")
     reader = None
     while reader is None or reader["status"]["phase"] != "Running":
@@ -240,7 +240,7 @@ def test_without_leave_nothing_of_another_namespace_is_touched(grant):
 
 @pytest.mark.parametrize(("uid", "ends"), [("dv-uid", "Succeeded"), ("another", "Failed")])
 def test_a_token_that_lasts_is_for_one_datavolume(uid, ends):
-    """Whoever copies it from a claim to another DataVolume of that name gains nothing."""
+    """Copying the token from a claim to another DataVolume of that name has no effect."""
     lasting = {"cdi.kubevirt.io/storage.extended.clone.token": "kept"}
     cluster = cloning(namespace="gold", annotations=lasting)()
     cluster.grants = {"kept": replace(LEAVE, target_uid=uid)}
@@ -315,7 +315,7 @@ def test_a_volume_that_has_to_grow_is_bound_first():
 
 
 def test_a_snapshot_whose_volume_the_storage_does_not_make_is_copied():
-    """In the target's place it hangs; what is read it makes."""
+    """The storage never provisions the target from it, but does provision the temporary claim that is read."""
     cluster = cloning(kept=True)(stuck="stand-in")
     cluster.run()
     assert cluster.status["phase"] == "Succeeded", cluster.status
@@ -350,7 +350,7 @@ LEAN = Config(overhead=Fraction(6, 100), overheads={"local": Fraction(1, 4)}, po
 
 
 def asked(cluster):
-    """Bytes of the target."""
+    """Return the requested bytes of the target."""
     return Quantity.parse(cluster.get(CLAIMS, "a")["spec"]["resources"]["requests"]["storage"]).bytes
 
 
@@ -404,7 +404,7 @@ def test_a_target_below_the_disk_that_is_noted_is_refused_with_both_sizes():
     assert cluster.names(CLAIMS) == {"fedora"}
 
 
-# --- what is told -------------------------------------------------------------------------------------------------
+# --- status -------------------------------------------------------------------------------------------------------
 
 
 def test_event_annotation_and_record_tell_everything_that_is_in_the_way_in_the_same_words():

@@ -1,4 +1,4 @@
-"""Which strategy a clone takes, and what it says where that is another than was wished."""
+"""Tests of the choice of a clone strategy, and of the reasons given for a fallback."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_larger_target_grows_where_the_class_lets_it():
 
 
 def test_a_smaller_target_takes_the_sources_size():
-    """Whoever asked for less allowed it; the storage makes no volume smaller than the source."""
+    """The request is a minimum, and the storage makes no volume smaller than the source."""
     choice = choose(CLAIM, replace(TARGET, size=MIB), wish("snapshot"))
     assert choice.strategy == "snapshot"
     assert not choice.grows

@@ -1,4 +1,4 @@
-"""Laws of many clones of one source at once, which pods copy: one reads for all of them."""
+"""Properties of many host-assisted clones of one source: one source pod reads for all of them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ ALL = ("a", "b", "c", "d")
 
 
 class Crash(Exception):
-    """The controller is gone after an action."""
+    """The controller ends after an action."""
 
 
 class ManyClones(CloneCluster):
-    """DataVolumes of these names are cloned from one source."""
+    """DataVolumes of these names, cloned from one source."""
 
     def __init__(self, names=ALL, *, namespace="gold", storage_class="csi", **options):
         self.wanted = tuple(names)
         self.crashes_after = None
         self.done = 0
         self.readers = set()
-        """The uids of all readers that there ever were."""
+        """The uids of all source pods so far."""
         self.most = 0
-        """Targets of one reader at a time."""
+        """The largest number of targets that a source pod had at a time."""
         bodies = [
             dv(
                 storage_class,
@@ -80,7 +80,7 @@ class ManyClones(CloneCluster):
         return [pod for pod in self.all(PODS) if pod["metadata"]["name"].endswith("-source-pod")]
 
     def round(self, number, losses=(), choices=(), lags=()):
-        """One look at each target, and what happens by itself in between; whether anything did."""
+        """Reconcile each target once, with a step of the cluster in between; return whether anything happened."""
         busy = False
         for place, name in enumerate(self.wanted):
             at = number * len(self.wanted) + place
@@ -110,7 +110,7 @@ class ManyClones(CloneCluster):
         raise AssertionError([self.get(DVS, name) for name in self.wanted])
 
     def check(self, names):
-        """These have what they were to have, and nothing else is left."""
+        """Check that these DataVolumes have the source's content and that nothing else is left."""
         for name in names:
             self.key = (NS, name)
             assert self.get(DVS, name)["status"]["phase"] == "Succeeded", self.get(DVS, name)["status"]

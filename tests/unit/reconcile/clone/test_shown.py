@@ -1,4 +1,4 @@
-"""What a clone shows to other programs, and what it follows of what they wrote."""
+"""Tests of the annotations that a clone writes for other programs, and of those of theirs that it reads."""
 
 from __future__ import annotations
 

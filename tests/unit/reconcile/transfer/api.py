@@ -1,6 +1,6 @@
-"""An API server in memory, as far as a controller writes to one: versions, uids, finalizers, merge patches.
+"""An in-memory API server with what a controller's writes need: versions, uids, finalizers, merge patches.
 
-It does I/O for nobody, so its methods never really wait.
+Its coroutines do no I/O and never suspend.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ TIME = "2026-01-01T00:00:00Z"
 
 
 class Crash(BaseException):
-    """The controller was killed; what it wrote last is written, and it never heard of that."""
+    """The controller was killed after a write took effect and before it received the response."""
 
 
 class Api:
-    """All objects, and what happened to them in order."""
+    """All objects, and a log of their changes."""
 
     def __init__(self):
         self.objects = {}
         self.log = []
-        """(resource, type, body), as watches tell it; the version is the body's."""
+        """Events as watches deliver them: (resource, type, body); the version is the body's."""
         self.version = 0
         self.uids = 0
         self.fuse = None
-        """How many writes the controller still lives for; None for ever."""
+        """Number of writes until the controller is killed; None means never."""
         self.refuse = {}
-        """By kind what the server says to who makes one."""
+        """Errors for creation, by kind."""
         self.written = []
-        """(verb, resource, name) of the controller's."""
+        """Writes of the controller: (verb, resource, name)."""
         self.told = []
-        """About which kind, type and reason of events."""
+        """Events recorded, as (kind, type, reason)."""
         self.look = lambda: None
-        """Called after each change."""
+        """A callback after each change."""
 
-    # --- for everybody ----------------------------------------------------------------------------------------------
+    # --- for Kubernetes and users -----------------------------------------------------------------------------------
 
     def find(self, resource, namespace, name):
         return self.objects.get((resource, namespace or "", name))
@@ -51,7 +51,7 @@ class Api:
         ]
 
     def add(self, resource, body):
-        """As somebody else makes it."""
+        """Create an object as a client other than the controller."""
         metadata = body["metadata"]
         self.uids += 1
         metadata.setdefault("uid", f"uid-{self.uids}-{metadata['name']}")
@@ -64,13 +64,13 @@ class Api:
         return self.find(resource, metadata.get("namespace"), metadata["name"])
 
     def change(self, resource, namespace, name, alter):
-        """Alter it in place, as somebody else does."""
+        """Alter an object in place as a client other than the controller."""
         body = copy.deepcopy(self.find(resource, namespace, name))
         alter(body)
         self._store(resource, body, "MODIFIED")
 
     def remove(self, resource, namespace, name):
-        """Delete it: it goes once it has no finalizers."""
+        """Delete an object, which is removed once it has no finalizers."""
         body = copy.deepcopy(self.find(resource, namespace, name))
         if body is None:
             return None
@@ -162,7 +162,7 @@ class Api:
 
 
 def merged(before, patch):
-    """RFC 7396."""
+    """Apply a JSON merge patch (RFC 7396)."""
     if not isinstance(patch, dict):
         return copy.deepcopy(patch)
     after = dict(before) if isinstance(before, dict) else {}

@@ -1,4 +1,4 @@
-"""Laws of transfers: whatever is killed, late, or done by others, the volume lives, and nothing is left half done."""
+"""Properties of transfers: whatever is killed, late or changed by others, the volume survives, wholly moved or not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WAYS = {
 
 
 def is_moved(it: Simulation, target=None) -> None:
-    """All of it is at the target, as if it had always been there."""
+    """Check that the volume and everything of its claim are at the target."""
     target = target or it.target
     claim, volume = it.claim(target), it.volume
     assert claim["status"] == {"phase": "Bound", "capacity": {"storage": "1Gi"}}
@@ -49,14 +49,14 @@ def is_moved(it: Simulation, target=None) -> None:
 
 
 def is_undone_or_done(it: Simulation) -> None:
-    """The transfer is not there any more."""
+    """Check that the transfer no longer exists, and was either completed or rolled back."""
     assert not it.api.all(OBJECT_TRANSFERS)
     if it.claim(SOURCE) is None:
         is_moved(it)
         return
     before, found = list(it.before), it.face()
     for face in (before, found):
-        # The controller has marked a DataVolume's claim meanwhile, as it would have anyway.
+        # The controller has annotated a DataVolume's claim meanwhile, which it would have done anyway.
         face[0] = {**face[0], "metadata": {**face[0]["metadata"], "annotations": None}}
     assert found == before
     assert len(it.api.all(CLAIMS)) == 1
@@ -81,7 +81,7 @@ def test_whoever_is_killed_and_however_late_all_is_seen_it_is_moved(
 
 @settings(max_examples=60, deadline=None)
 @given(moves_of=MOVES, after=MOVES, lives=LIVES, **WAYS)
-# The target's claim was made just before, and is not seen yet.
+# The target's claim was created just before, and is not in the cache yet.
 @example(
     moves_of=[0] * 7, after=[1] * 3, lives=[], moves="PersistentVolumeClaim", target=ELSEWHERE, reclaim="Delete",
     forgets=True, behind=0,
@@ -99,7 +99,7 @@ def test_deleted_at_any_moment_it_is_undone_or_done(moves_of, after, lives, move
 
 
 def _pod(it):
-    """Somebody starts a pod with the source; it runs until all else is at rest."""
+    """Start a pod with the source, which runs until everything else is at rest."""
     if it.claim(SOURCE) is not None:
         it.use()
     return lambda: it.api.find(PODS, "a", "vm") and it.api.remove(PODS, "a", "vm")
@@ -112,7 +112,7 @@ def _target_deleted(it):
 
 
 def _source_deleted(it):
-    # Who deletes a claim before anything of it was moved wants it deleted.
+    # A user who deletes a claim before anything was moved wants it deleted.
     if it.claim(SOURCE) is not None and it.said()[0] == "Running":
         it.safe = False
         it.api.remove(CLAIMS, *SOURCE)
@@ -168,7 +168,7 @@ def test_whatever_others_do_it_ends_with_a_reason_and_holds_nothing(
         assert phase in ("Complete", "Error", "Running")
         assert reason
         if phase == "Running":
-            # Only this waits for somebody: the source is given up already, and another claim is in its place.
+            # Only this case blocks: the source has been given up, and another claim has the target's name.
             assert meddling == "target occupied"
             it.api.remove(CLAIMS, *it.target)
             await it.run()
@@ -259,8 +259,10 @@ def test_a_namespace_that_is_made_later(moves_of, lives, moves):
 
 
 async def _killed(moves, reclaim, *, meddle=lambda _: None):
-    """After each write of the controller, where Kubernetes is hasty and where it is not; and where a new controller
-    decides before it hears what is new of volumes.
+    """Yield a simulation killed after each write of the controller.
+
+    Each write is tried with Kubernetes reacting at once and later, and with a new controller that decides before it
+    receives the recent changes of volumes.
     """
     whole = await Simulation(moves, reclaim=reclaim).run()
     for write in range(1, len(whole.api.written) + 1):

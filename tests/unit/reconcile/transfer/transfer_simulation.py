@@ -1,7 +1,7 @@
-"""The whole controller but its connection, on an API server in memory, with ObjectTransfers to carry out.
+"""The controller without its connection, on an in-memory API server, carrying out ObjectTransfers.
 
-Watches tell each resource's changes late and apart from the others'; Kubernetes' own controllers act one step at a time;
-the controller is killed after any of its writes.  Who is woken by what is the controller's own mapping.
+Each resource's watch delivers its changes late and independently; Kubernetes' own controllers act one step at a time;
+the controller is killed after any of its writes. Changes enqueue keys by the controller's own mapping.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HELD = PROTECTION[CLAIMS]
 
 
 class Keys:
-    """The controller's queue, and what is to be looked at later."""
+    """The controller's queue, with the keys that are due and those that are due later."""
 
     def __init__(self):
         self.now, self.later = {}, {}
@@ -50,7 +50,7 @@ class Keys:
 
 
 class Simulation:
-    """A claim ``a/disk`` with its volume, of a DataVolume where `moves` says so, and one transfer of it."""
+    """A claim ``a/disk`` with its volume, of a DataVolume if `moves` says so, and one transfer of it."""
 
     def __init__(
         self,
@@ -65,13 +65,13 @@ class Simulation:
         self.api = Api()
         self.moves, self.target = moves, target
         self.behind = behind
-        """By how many changes the list of volumes is older than the others when the controller starts."""
+        """Number of changes by which the list of volumes is staler than the others when the controller starts."""
         self.forgets = forgets
-        """The controller does not know either what it wrote itself until the watch tells it."""
+        """Whether the controller does not know even its own writes until the watch delivers them."""
         self.now = 1_767_225_600.0
         self.reclaimed = []
         self.safe = True
-        """Nobody but the controller touches the claims, so their volume may at no moment hang by a thread."""
+        """Whether the controller alone touches the claims; then their volume must be protected at every moment."""
         for name in namespaces:
             self.api.add(NAMESPACES, {"metadata": {"name": name}})
         self.api.add(STORAGE_CLASSES, {"metadata": {"name": "csi"}, "provisioner": "csi.example"})
@@ -139,7 +139,7 @@ class Simulation:
         }
         self.api.add(VOLUMES, body)
 
-    # --- what there is ----------------------------------------------------------------------------------------------
+    # --- state ------------------------------------------------------------------------------------------------------
 
     def transfer(self, name, *, kind="PersistentVolumeClaim", source=SOURCE, target=TARGET, annotations=None):
         spec = {
@@ -154,7 +154,7 @@ class Simulation:
         return (self.api.find(OBJECT_TRANSFERS, "", name) or {}).get("status", {})
 
     def said(self, name="t"):
-        """Phase and reason."""
+        """Return phase and reason."""
         status = self.status(name)
         return status.get("phase"), status["conditions"][0]["reason"] if status.get("conditions") else None
 
@@ -166,7 +166,7 @@ class Simulation:
         return self.api.find(CLAIMS, *place)
 
     def face(self, place=SOURCE):
-        """All that must be as it was where nothing was moved."""
+        """Return everything that must be unchanged if nothing was moved."""
         claim, volume = self.claim(place), self.volume
         kept = [
             copy.deepcopy(part)
@@ -175,7 +175,7 @@ class Simulation:
         return [*kept, [body["metadata"]["name"] for body in self.api.all(DATA_VOLUMES)]]
 
     def locks(self):
-        """What transfers still hold."""
+        """Return the finalizers that transfers still hold."""
         bodies = [*self.api.all(CLAIMS), *self.api.all(OBJECT_TRANSFERS)]
         return [one for body in bodies for one in body["metadata"].get("finalizers", ()) if one.startswith(FINALIZER)]
 
@@ -193,7 +193,7 @@ class Simulation:
     # --- the controller ---------------------------------------------------------------------------------------------
 
     def start(self):
-        """A new process: it lists what there is."""
+        """Start a new controller process, which lists all objects."""
         metrics = Metrics(lambda _: (), version="1", waiting=lambda: 0, in_work=lambda: 0)
         self.life = Life(
             self.api, scope=Scope(), pods=Pods(image="example/cdi:1"), install_namespace="cdi", version="1", workers=1,
@@ -220,7 +220,7 @@ class Simulation:
         self.life._synced = True
 
     def _listed(self, kind, at):
-        """What there was of a resource at a place in the log."""
+        """Return the objects of a resource at a position in the log."""
         found = {}
         for resource, what, body in self.api.log[:at]:
             if resource == kind:
@@ -231,7 +231,7 @@ class Simulation:
         return found
 
     def untold(self):
-        """Resources of which the watch has something to tell."""
+        """Return the resources whose watch has changes to deliver."""
         found = []
         for kind in self.reflectors:
             at = self.told[kind]
@@ -243,7 +243,7 @@ class Simulation:
         return found
 
     def tell(self, kind):
-        """The next that happened to a resource."""
+        """Deliver the next change of a resource."""
         _, what, body = self.api.log[self.told[kind]]
         self.told[kind] += 1
         if kind == PODS:
@@ -259,7 +259,7 @@ class Simulation:
         reflector._version = body["metadata"]["resourceVersion"]
 
     def _use(self, what, pod):
-        """All pods here are those of others."""
+        """Deliver a change of a pod; all pods here belong to others."""
         claims = tuple(one["persistentVolumeClaim"]["claimName"] for one in pod["spec"]["volumes"])
         body = {"metadata": pod["metadata"], "claims": claims}
         self.life._users.changed(
@@ -267,7 +267,7 @@ class Simulation:
         )
 
     async def work(self, which=0, lives=None):
-        """Reconcile one key that is due; the controller dies after `lives` writes."""
+        """Reconcile one key that is due; the controller is killed after `lives` writes."""
         key = list(self.keys.now)[which % len(self.keys.now)]
         del self.keys.now[key]
         self.keys.later.pop(key, None)
@@ -283,10 +283,10 @@ class Simulation:
                 self.keys.later[key] = pause
         self.api.fuse = None
 
-    # --- everybody else ---------------------------------------------------------------------------------------------
+    # --- Kubernetes and users ---------------------------------------------------------------------------------------
 
     def nature(self):
-        """What Kubernetes could do now."""
+        """Return the steps that Kubernetes could take now."""
         return [*self._binding(), *self._protecting(), *self._collecting()]
 
     def _binding(self):
@@ -335,7 +335,7 @@ class Simulation:
         ]
 
     def release(self, place, *finalizers):
-        """Somebody takes finalizers of a claim away."""
+        """Remove finalizers of a claim, as another client."""
 
         def alter(body):
             body["metadata"]["finalizers"] = [one for one in body["metadata"]["finalizers"] if one not in finalizers]
@@ -343,14 +343,14 @@ class Simulation:
         self.api.change(CLAIMS, *place, alter)
 
     def use(self, place=SOURCE, name="vm"):
-        """A pod that has a claim."""
+        """Create a pod that uses a claim."""
         volumes = [{"persistentVolumeClaim": {"claimName": place[1]}}]
         self.api.add(PODS, {"metadata": {"namespace": place[0], "name": name}, "spec": {"volumes": volumes}})
 
     # --- runs -------------------------------------------------------------------------------------------------------
 
     async def go(self, moves, lives=()):
-        """One thing after the other as `moves` choose; of the n-th reconcile only ``lives[n]`` writes happen (0: all)."""
+        """Take steps as `moves` choose; in reconcile n only ``lives[n]`` writes happen (0: all)."""
         reconciles = 0
         for choice in moves:
             doable = [*(("tell", kind) for kind in self.untold()), *(("do", one) for one in self.nature())]
@@ -367,7 +367,7 @@ class Simulation:
                 reconciles += 1
 
     async def until(self, write):
-        """To where the controller dies, right after its n-th write; or to the fixpoint."""
+        """Run until the controller is killed right after its n-th write, or to the fixpoint."""
         while self.keys.now or self.untold() or self.nature():
             for kind in self.untold():
                 self.tell(kind)
@@ -379,9 +379,9 @@ class Simulation:
                 acts[0]()
 
     async def run(self, steps=2000, hasty=False):
-        """To the fixpoint: nobody has anything to do, and what is looked at again comes to nothing.
+        """Run to the fixpoint: no step is left, and repeated reconciles change nothing.
 
-        Where Kubernetes is `hasty`, it does what it has to before anybody else hears of anything.
+        If `hasty`, Kubernetes acts before any watch delivers anything.
         """
         idle = 0
         for _ in range(steps):

@@ -1,4 +1,4 @@
-"""Which claim is filled, by which pod, and what came of it."""
+"""Tests of finding the claim being filled, its pod, and its outcome."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def body(name, **annotations):
 
 
 def finder(**objects):
-    """``claims`` and ``pods``."""
+    """Return a lookup over ``claims`` and ``pods``."""
     known = {(CLAIMS, each["metadata"]["name"]): each for each in objects.get("claims", ())}
     known |= {(PODS, each["metadata"]["name"]): each for each in objects.get("pods", ())}
     return lambda resource, namespace, name: known.get((resource, name)) if namespace == "n" else None

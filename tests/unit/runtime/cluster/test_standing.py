@@ -1,4 +1,4 @@
-"""The one thing that a DataVolume of a cluster waits for."""
+"""Tests of the one reason why a DataVolume of a cluster makes no progress."""
 
 from __future__ import annotations
 

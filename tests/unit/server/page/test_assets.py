@@ -1,4 +1,4 @@
-"""The page's files keep the rules that their own policy sets."""
+"""Tests that the page's files obey the page's own Content-Security-Policy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_nothing_is_inline_and_nothing_from_elsewhere():
     page = TEXTS["/"]
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", page)
     for path, text in TEXTS.items():
-        # Namespaces and specifications are names; nothing is fetched from there.
+        # Namespaces and specifications are identifiers; nothing is fetched from there.
         places = set(re.findall(r"https?://[^\s\"')>]+", text))
         assert places <= {"http://www.w3.org/2000/svg", "https://tus.io/protocols/resumable-upload"}, path
 

@@ -1,4 +1,4 @@
-"""Whose tokens are known, by what the API server has answered."""
+"""Tests of the tokens that are recognised because of the API server's answers."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ from cdi.server.page.cluster import ClusterDesks
 
 @pytest.fixture
 async def asked():
-    """An API server that knows the token ``good``, and what it was asked."""
+    """An API server that knows the token ``good``, and the requests that it received."""
     made = []
 
     async def handle(request):
@@ -53,13 +53,13 @@ async def test_a_token_is_known_when_the_api_server_has_accepted_it(desks, asked
     assert not desks.recognises("good")
     assert await asyncio.to_thread(desk.volumes, "team") == []
     assert desks.recognises("good")
-    # And for a while only.
+    # It is recognised for a limited time only.
     monkeypatch.setattr(cluster, "_ACCEPTED_SECONDS", 0.0)
     assert not desks.recognises("good")
 
 
 async def test_whether_it_is_good_is_asked_without_anything_else(desks, asked):
-    """What its user may do is another question."""
+    """Authentication does not check the user's permissions."""
     desk = await asyncio.to_thread(desks.of, "good")
     await asyncio.to_thread(desk.authenticate)
     assert asked == ["POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews"]

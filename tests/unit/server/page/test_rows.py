@@ -1,4 +1,4 @@
-"""What the page shows of an object, whatever is in it."""
+"""Tests of the page's view of an object, whatever its content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page's requests, over real connections."""
+"""Tests of the page's requests, over real connections."""
 
 from __future__ import annotations
 
@@ -213,12 +213,10 @@ class TestRefusals:
         assert desks.desk.asked == []
 
     def test_a_body_comes_within_one_stall_time_out(self, desks):
-        """A byte now and then does not hold a turn."""
+        """An occasional byte must not hold a worker thread."""
         page = Page(desks)
         listener = socket.create_server(("127.0.0.1", 0))
-        reception = Reception(
-            listener, PlainContext, lambda visit: page.begin(visit) or False, most=1, stall_timeout=2.0
-        )
+        reception = Reception(listener, PlainContext, lambda visit: page.begin(visit) or False, most=1, stall_timeout=2.0)
         try:
             with socket.create_connection(("127.0.0.1", reception.port), 60) as sock:
                 fields = "Host: h\r\nAuthorization: Bearer good\r\nContent-Type: application/json\r\nContent-Length: 60000\r\n"
@@ -235,6 +233,6 @@ class TestRefusals:
             reception.close()
 
     def test_a_form_of_another_site(self, ask, desks):
-        """What a browser sends for others without asking first is not taken, token or not."""
+        """Requests that browsers send cross-origin without a preflight are rejected, with or without a token."""
         assert ask("POST", NAMESPACED, '{"name": "a", "size": "1Gi"}', Content_Type="text/plain")[0].status == 415
         assert desks.desk.asked == []

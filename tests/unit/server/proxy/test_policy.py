@@ -1,4 +1,4 @@
-"""TLS as the cluster's configuration wants it, at the proxy's own port."""
+"""Tests of the cluster's TLS policy at the proxy's own port."""
 
 import logging
 import socket
@@ -76,7 +76,11 @@ def followed(api):
 
 
 def looked_again(api):
-    """Twice: one that was under way may have seen what was before, and what it saw counts before the next begins."""
+    """Wait until the current state has been read and applied.
+
+    Several reads are awaited: one that was under way may have seen the earlier state, and the next begins after its
+    result is applied.
+    """
     while api.looked.acquire(blocking=False):
         pass
     for _ in range(3):
@@ -124,7 +128,7 @@ def test_who_may_not_look_serves_as_usual(api):
         assert policy() == TlsPolicy()
 
 
-# --- at the port --------------------------------------------------------------------------------------------------
+# --- connections --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -142,7 +146,7 @@ def renew(authority, directory):
 
 
 def offered(front, authority, version):
-    """What a client of this version gets: the version spoken, and the certificate's number; None where it gets none."""
+    """Return the TLS version and certificate serial number that a client of `version` gets, None if it is rejected."""
     context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
     context.maximum_version = version
     ours, theirs = socket.socketpair()
@@ -175,7 +179,7 @@ def test_the_next_connection_gets_what_is_asked_for_now(authority, tmp_path):
     policy = TlsPolicy(minimum=three)
     assert offered(front, authority, two) is None
     assert offered(front, authority, three) == ("TLSv1.3", first[1])
-    # Another certificate is offered in the same way, and the way back is open.
+    # A renewed certificate is offered under the same policy, and relaxing the policy works.
     renew(authority, tmp_path)
     assert offered(front, authority, two) is None
     second = offered(front, authority, three)

@@ -1,4 +1,4 @@
-"""The conversation with an upload server that is another version than the proxy, or none that ends well."""
+"""Tests of the relay to an upload server of another version, or one that fails."""
 
 import secrets
 import socket
@@ -19,10 +19,14 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class Server:
-    """One that answers as it is told, in a thread; `heard` is all that it was sent."""
+    """A scripted server in a thread; `heard` is all that it received."""
 
     def __init__(self, *lines):
-        """Each is what to send, or what to read before the next is sent: so many bytes, or up to the end of chunks."""
+        """Create a server from steps.
+
+        Args:
+            lines: what to send, or what to read before the next is sent: a number of bytes, or up to the end of chunks.
+        """
         self.name = f"\0cdi-test-{secrets.token_hex(8)}"
         self.heard = b""
         self._lines = lines
@@ -61,13 +65,13 @@ class Server:
 
 @contextmanager
 def request(content, *, chunked=False, size=100_000):
-    """A client that has sent all of it, as the visit that the proxy sees."""
+    """Yield the request of a client that has sent all of it, as the proxy sees it."""
     ours, theirs = socket.socketpair()
     coding = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(content)}"
     head = parse(f"POST /v1beta1/upload HTTP/1.1\r\nHost: h\r\n{coding}\r\n\r\n".encode())
 
     def send():
-        with suppress(OSError):  # it was answered before all was sent
+        with suppress(OSError):  # the response came before all was sent
             theirs.sendall(body(content, size) if chunked else content)
 
     sending = threading.Thread(target=send)
@@ -142,7 +146,7 @@ def unchunked(data, chunked):
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("size", [1, 1000, KEPT - 1, KEPT, KEPT + 1, MIB])
 def test_what_one_server_was_sent_is_sent_to_the_next(size, chunked):
-    """The first ends without a word: before it has read anything, after some of it, or when all that is kept was sent."""
+    """The first server closes without a response: before it reads, after some bytes, or after all kept bytes."""
     content, start = CONTENT[:size], BodyStart()
     known = f"HTTP/1.1 100 Continue\r\nCdi-Body-Kept: {KEPT}\r\n\r\n".encode()
     with request(content, chunked=chunked) as visit:

@@ -35,7 +35,7 @@ def verify(text):
 
 
 class Volumes:
-    """Where ``slow`` is not known before it is told; all others are filled, but for those of `states`."""
+    """Volumes that are filled, except those in `states`; a lookup of ``slow`` blocks until released."""
 
     def __init__(self):
         self.release = threading.Event()
@@ -100,7 +100,7 @@ def test_one_volume_does_not_take_all_the_turns(volumes, metrics):
         assert ask("other~slower") == (409, "AlreadyUploaded")
         volumes.release.set()
         assert {one.result() for one in held} == {(409, "AlreadyUploaded")}
-        # And it has them again.
+        # The slots are free again.
         assert ask("ns~slow") == (409, "AlreadyUploaded")
 
 
@@ -230,7 +230,7 @@ def test_what_no_waiting_helps_is_told_at_once(volumes, metrics):
 
 
 def test_the_path_is_known_before_there_is_a_server(volumes, metrics):
-    """Whoever asks sends the image next, and that waits."""
+    """The client sends the image next, and that request waits for the server."""
     volumes.states = {"vm": Pending(), "busy": UploadUnderWay("another one")}
     with served(volumes, metrics, most=10) as ask:
         for name in volumes.states:
@@ -272,7 +272,7 @@ def test_nobody_else_is(volumes, metrics, path, method, headers):
 
 
 class Desks:
-    """A page that nobody may use."""
+    """A backend provider that rejects every token."""
 
     hint = ""
 
@@ -282,7 +282,7 @@ class Desks:
 
 @pytest.fixture
 def fields_of(volumes):
-    """Ask, and give the status and the fields of the answer that tell a browser what other origins may."""
+    """Return a function that sends a request and returns the status and the CORS fields of the response."""
     proxy = Proxy(volumes, verify, lambda: None, pages=Page(Desks()).begin)
     reception = Reception(socket.create_server(("127.0.0.1", 0)), PlainContext, proxy.begin, most=8)
 
@@ -302,19 +302,12 @@ PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-He
 ALLOWED = {"Access-Control-Allow-Origin", "Access-Control-Expose-Headers"}
 
 
-@pytest.mark.parametrize(
-    ("path", "status"), [("/v1beta1/upload", 200), ("/v1alpha1/upload-form-async", 200), ("/v1beta1/tus/ns/vm", 204)]
-)
+@pytest.mark.parametrize(("path", "status"), [("/v1beta1/upload", 200), ("/v1alpha1/upload-form-async", 200), ("/v1beta1/tus/ns/vm", 204)])
 def test_pages_of_other_origins_may_upload_with_a_token(fields_of, path, status):
     got, fields = fields_of("OPTIONS", path, **PREFLIGHT)
     assert got == status
-    assert fields == {
-        *ALLOWED,
-        "Access-Control-Allow-Methods",
-        "Access-Control-Allow-Headers",
-        "Access-Control-Max-Age",
-    }
-    # And they may read why not.
+    assert fields == {*ALLOWED, "Access-Control-Allow-Methods", "Access-Control-Allow-Headers", "Access-Control-Max-Age"}
+    # The client may also read the errors.
     assert fields_of("POST", path) == (400, ALLOWED)
     assert fields_of("POST", path, Authorization="Bearer none") == (401, ALLOWED)
 

@@ -20,7 +20,7 @@ def clock():
 
 @pytest.fixture
 def leave(clock):
-    """Gives a client's end of a connection that was hung up on; `.hear()` has all be heard that is there."""
+    """Yield a function that returns a client's end of a half-closed connection; `.hear()` reads what has arrived."""
     with selectors.DefaultSelector() as selector:
         farewells = Farewells(selector, longest=60.0, quiet=5.0, most=3, clock=clock)
         held = []
@@ -55,7 +55,7 @@ def fill(client):
 
 
 def is_open(client):
-    """Whether the other side is there still."""
+    """Return whether the other end is still open."""
     try:
         client.send(b"x")
     except BlockingIOError:

@@ -58,7 +58,7 @@ def test_any_bytes_are_a_request_or_refused(data):
 
 @pytest.mark.timeout(30)
 def test_blanks_are_not_tried_in_every_way():
-    """One thread listens to every client: what costs it a minute, or as here an hour, costs everybody that."""
+    """One thread parses the heads of all clients, so backtracking for an hour here would block all of them."""
     with pytest.raises(UploadMalformed):
         head("GET / HTTP/1.1", "Host: h", "X:" + " " * 15_000 + "\n")
 
@@ -78,7 +78,7 @@ GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
         (GET, (GET, b"")), (GET + b"body", (GET, b"body")), (GET + GET, (GET, GET)),
         # One empty line before a request is ignored.
         (b"\r\n" + GET, (GET, b"")), (b"\r\n" + GET + b"\r\n" + GET, (GET, b"\r\n" + GET)),
-        # And no other, nor one of another form.
+        # Further empty lines, and lines that end without CR, are not.
         (b"\r\n\r\n" + GET, (b"\r\n" + GET, b"")), (b"\n" + GET, (b"\n" + GET, b"")),
     ],
 )  # fmt: skip

@@ -28,7 +28,7 @@ def clock():
 
 @pytest.fixture
 def pend(clock):
-    """Gives a client's end of a connection that an answer is to go out on; `.go_on()` sends what there is room for."""
+    """Yield a function that returns the client's end of a pending response; `.go_on()` sends what fits."""
     with selectors.DefaultSelector() as selector:
         pending = PendingAnswers(
             selector, grace=8.0, slowest=16 * KIB, max_answers=3, max_bytes=4 * MIB, clock=clock
@@ -56,7 +56,7 @@ def pend(clock):
 
 
 def is_open(client):
-    """Whether the other side is there still."""
+    """Return whether the other end is still open."""
     try:
         client.send(b"x")
     except OSError:
@@ -78,7 +78,7 @@ def test_an_answer_is_sent_as_fast_as_its_client_takes_it(pend):
 
 
 def test_who_does_not_read_is_given_up_at_the_deadline_for_all_of_it(pend, clock):
-    """Nor does it help to read a little now and then."""
+    """Reading a little now and then does not extend the deadline."""
     client = pend(bytes(MIB))
     for _ in range(72):
         pend.go_on()
@@ -122,7 +122,7 @@ def test_one_is_given_up_to_make_room(pend):
 
 @pytest.fixture(scope="module")
 def tls():
-    """The two ends of a TLS connection, whose client reads when it likes."""
+    """Yield the two ends of a TLS connection, whose client reads on demand."""
     authority = trustme.CA()
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("localhost").configure_cert(server)

@@ -60,7 +60,7 @@ def refuse(visit):
 
 
 def send_all_and_listen(reception, mebibytes):
-    """As programs do that look for an answer when they have sent everything."""
+    """Send the whole request before reading the response, as many clients do."""
     with connected(reception) as sock:
         sock.sendall(head(mebibytes * MIB))
         piece = bytes(MIB)
@@ -75,13 +75,13 @@ def test_who_was_refused_and_sends_it_all_still_reads_the_answer():
 
 
 def test_many_who_go_on_sending_take_nobody_elses_turn():
-    """More than there are turns, and no thread waits for any of them."""
+    """There are more clients than worker threads, and no thread waits for any of them."""
     with received(refuse, most=2) as reception, ThreadPoolExecutor(12) as pool:
         with connected(reception) as idle:
             idle.sendall(head(MIB))
             answers = list(pool.map(lambda _: send_all_and_listen(reception, 10), range(24)))
             assert idle.recv(65536).startswith(REFUSED)
-    # Where it has no turn it is told so, and reads that too.
+    # A client without a free thread gets 503, and reads that as well.
     assert all(answer.startswith((REFUSED, b"HTTP/1.1 503 ")) for answer in answers)
     assert sum(answer.startswith(REFUSED) for answer in answers) > 0
 
@@ -134,7 +134,7 @@ def test_the_end_interrupts_those_who_are_served_and_they_hear_why():
 
 
 def test_who_was_interrupted_and_sends_it_all_still_reads_the_answer():
-    """Nor does it wait for room that never comes: the kernel goes on taking in what it sends."""
+    """The response must not wait for buffer space: the kernel keeps accepting what the client sends."""
 
     def serve(visit):
         buffer = memoryview(bytearray(MIB))
@@ -153,7 +153,7 @@ def test_who_was_interrupted_and_sends_it_all_still_reads_the_answer():
 
 
 def test_a_read_is_interrupted_in_the_middle_of_a_record(tls_pair):
-    """A client that is lost there sends no other byte."""
+    """A client that is lost there sends no further byte."""
     ours, theirs = tls_pair
     begun = threading.Event()
 
@@ -196,7 +196,7 @@ def test_a_read_is_interrupted_in_the_middle_of_a_record(tls_pair):
 
 @pytest.fixture(scope="module")
 def tls_pair():
-    """Contexts of a server and of a client that trusts it."""
+    """Return TLS contexts of a server and of a client that trusts it."""
     authority = trustme.CA()
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("localhost").configure_cert(server)
@@ -224,7 +224,7 @@ def test_another_request_on_the_same_connection():
 def test_where_no_descriptor_is_left_who_has_waited_longest_goes():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as stack:
-        # The limit is the process's, so the clients' are made before.
+        # The limit applies to the process, so the clients' sockets are created before.
         clients = [stack.enter_context(socket.socket()) for _ in range(40)]
         reception = stack.enter_context(received(refuse, head_seconds=3600.0))
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
@@ -243,11 +243,9 @@ def next_descriptor():
 
 
 def test_an_empty_line_before_a_request_is_ignored():
-    """As some clients send one after a body (RFC 9112, section 2.2)."""
+    """Some clients send one after a body (RFC 9112, section 2.2)."""
     with received(lambda visit: visit.answer(200, visit.head.path.encode())) as reception, connected(reception) as sock:
-        sock.sendall(
-            b"\r\nGET /a HTTP/1.1\r\nHost: h\r\n\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
-        )
+        sock.sendall(b"\r\nGET /a HTTP/1.1\r\nHost: h\r\n\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
         got = said(sock)
         assert (b"/a" in got, b"/b" in got, got.count(b"200 OK")) == (True, True, 2)
 
@@ -260,7 +258,7 @@ GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
 @contextmanager
 def unreading(reception, request=GET):
-    """A client that has asked for something and does not read it."""
+    """Yield a client that has sent a request and does not read the response."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.settimeout(60)
@@ -280,7 +278,7 @@ def test_who_does_not_read_takes_no_turn():
 
 
 def await_pending(reception, count):
-    """Until the answers of so many are waiting for them."""
+    """Wait until this many responses are pending."""
     deadline = time.monotonic() + 60
     while reception._pending.count != count:
         assert time.monotonic() < deadline
@@ -332,11 +330,11 @@ def drained(sock):
     return got
 
 
-# --- who has a turn -------------------------------------------------------------------------------------------------
+# --- concurrency limits ---------------------------------------------------------------------------------------------
 
 
 class Desk:
-    """Answers ``/free`` at once; ``/good`` and ``/unknown`` wait for their turn's end, the first with a good token."""
+    """A handler that answers ``/free`` at once, and ``/good`` and ``/unknown`` when released; ``/good`` has a valid token."""
 
     def __init__(self):
         self.begun = threading.Semaphore(0)
@@ -389,7 +387,7 @@ def test_some_turns_are_for_those_only_who_have_shown_who_they_are():
         for sock in good:
             ask(sock, "/good")
             assert desk.begun.acquire(timeout=60)
-        # Where there is no turn left, what needs none is answered still.
+        # Requests that need no thread are answered even when none is free.
         ask(extra, "/good")
         assert status(extra) == 503
         ask(extra, "/free")
@@ -412,9 +410,7 @@ def test_a_defect_of_one_request_is_its_own():
 def test_who_shows_nothing_has_so_many_requests_on_a_connection():
     with distributed(most=1) as (reception, desk), connected(reception) as sock:
         desk.end.set()
-        for path in (
-            ("/free",) * (MAX_UNVERIFIED_REQUESTS - 1) + ("/good",) + ("/free",) * (MAX_UNVERIFIED_REQUESTS - 1)
-        ):
+        for path in ("/free",) * (MAX_UNVERIFIED_REQUESTS - 1) + ("/good",) + ("/free",) * (MAX_UNVERIFIED_REQUESTS - 1):
             ask(sock, path)
             assert status(sock) == 200
         ask(sock, "/free")

@@ -1,4 +1,4 @@
-"""WWW-Authenticate."""
+"""Tests of WWW-Authenticate."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Docker's config files."""
+"""Tests of Docker's config files."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Labels from the environment of a containerDisk."""
+"""Tests of labels from the environment of a containerDisk."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Names of images."""
+"""Tests of image references."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Which image is found, and what hostile documents lead to."""
+"""Tests of image resolution, with hostile documents as well."""
 
 import hashlib
 import json
