@@ -1,5 +1,7 @@
-"""What scripts/generate makes for the Helm chart: values.yaml, its schema and its table in the README, out of
-charts/cdi/values.source.yaml and the CDI resource; the webhooks, out of cdi/server/hooks.py.
+"""The generated files of the Helm chart, for scripts/generate.
+
+values.yaml, its schema and its table in the README are made from charts/cdi/values.source.yaml and the CDI resource,
+the webhooks from cdi/server/hooks.py.
 """
 
 from __future__ import annotations
@@ -19,12 +21,16 @@ CHART = Path(__file__).resolve().parent.parent / "charts" / "cdi"
 BEGIN, END = "<!-- values: made by scripts/generate -->\n", "<!-- end of values -->\n"
 Schema = dict[str, Any]
 
-# Keywords of a CustomResourceDefinition's schema that JSON schema does not know, or that a chart has no use for.
+# Keywords of a CustomResourceDefinition's schema that JSON schema does not know, or that a chart does not need.
 _ONLY_CRD = ("format",)
 
 
 def chart_files(crd: Schema) -> dict[Path, str]:
-    """The files, by path, as they should be; `crd` is the CDI resource's definition."""
+    """Return the content of each generated file by its path.
+
+    Args:
+        crd: the CDI resource's definition.
+    """
     source = yaml.safe_load((CHART / "values.source.yaml").read_text())["properties"]
     spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     properties = {name: _resolved(each, spec) for name, each in source.items()}
@@ -48,7 +54,7 @@ def chart_files(crd: Schema) -> dict[Path, str]:
 
 
 def _webhooks() -> str:
-    """The webhooks' configurations; templates/webhooks.yaml puts names and namespaces in."""
+    """Return the webhook configurations, to which templates/webhooks.yaml adds names and namespaces."""
     configurations = webhook_configurations(Installation(namespace="cdi"))
     labelled = {f"{hook.name}.{GROUP}": hook.matters(labelled=True) for hook in HOOKS if hook.joining}
     note = "# Made by scripts/generate out of cdi/server/hooks.py; do not edit.\n"
@@ -56,7 +62,7 @@ def _webhooks() -> str:
 
 
 def _resolved(schema: Schema, spec: Schema) -> Schema:
-    """With what it takes from the CDI resource's schema put in."""
+    """Resolve references to the CDI resource's schema."""
     if "from" in schema:
         taken = spec
         for name in schema["from"].split("."):
@@ -70,7 +76,7 @@ def _resolved(schema: Schema, spec: Schema) -> Schema:
 
 
 def _strict(schema: Schema) -> Schema:
-    """A CustomResourceDefinition's schema as JSON schema, where fields that are not known are refused."""
+    """Convert a CustomResourceDefinition's schema to a JSON schema that rejects unknown fields."""
     strict: Schema = {}
     for name, value in schema.items():
         if name.startswith("x-kubernetes-") or name in _ONLY_CRD:
@@ -87,7 +93,7 @@ def _strict(schema: Schema) -> Schema:
 
 
 def _without_defaults(schema: Schema) -> Schema:
-    """What goes into the schema: defaults are in values.yaml."""
+    """Remove defaults, which are in values.yaml."""
     return {
         name: {field: _without_defaults(each) for field, each in value.items()} if name == "properties" else value
         for name, value in schema.items()
@@ -96,7 +102,7 @@ def _without_defaults(schema: Schema) -> Schema:
 
 
 def _values(properties: Schema, indent: str) -> Iterator[str]:
-    """values.yaml, with each description above its value."""
+    """Yield the text of values.yaml, with each description above its value."""
     for name, schema in properties.items():
         if "default" not in schema and "properties" not in schema:
             continue
@@ -112,7 +118,7 @@ def _values(properties: Schema, indent: str) -> Iterator[str]:
 
 
 def _rows(properties: Schema, prefix: str) -> Iterator[str]:
-    """Lines of the README's table: one for each value that has a default."""
+    """Yield the lines of the README's table: one for each value that has a default."""
     for name, schema in properties.items():
         path = f"{prefix}{name}"
         if "default" in schema:

@@ -1,4 +1,4 @@
-"""Debian systems out of packages, from wherever this machine's apt gets Debian's."""
+"""Debian systems built from packages, from the archives that this machine's apt uses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ DPKG_OPTIONS = (
 
 
 def run(*command: str, stdin: str | None = None) -> str:
-    """The command's output; SystemExit with the end of its complaint where it fails."""
+    """Return the command's output.
+
+    Raises:
+        SystemExit: it failed; the message is the end of its error output.
+    """
     with Elapsed(Path(command[0]).name):
         done = subprocess.run(command, check=False, input=stdin or "", capture_output=True, text=True)
     if done.returncode != 0:
@@ -36,10 +40,10 @@ def run(*command: str, stdin: str | None = None) -> str:
 
 
 def sources(suite: str | None = None) -> tuple[str, list[str]]:
-    """The suite, and apt source lines for Debian's own archives as this machine's apt is configured.
+    """Return the suite, and apt source lines for Debian's own archives as this machine's apt is configured.
 
-    Where a `suite` other than this machine's is named, the lines are for that one.  Third-party archives are left out.
-    No lines where this is no Debian: mmdebstrap's own default serves then.
+    If a `suite` other than this machine's is named, the lines are for that one. Third-party archives are left out.
+    There are no lines if this machine is not Debian; mmdebstrap's default applies then.
     """
     wanted = "$(ORIGIN)|$(CODENAME)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(SIGNED_BY)"
     rows: list[list[str]] = []
@@ -49,7 +53,7 @@ def sources(suite: str | None = None) -> tuple[str, list[str]]:
         rows = [row for row in rows if len(row) == 6 and row[0].startswith("Debian") and row[4] == "main"]
         if rows or attempt:
             break
-        run("apt-get", "-qq", "update")  # an image of a container comes without lists, and so without origins
+        run("apt-get", "-qq", "update")  # container images have no package lists, and so no origins
     codenames = [row[1] for row in rows]
     own = next((name for name in codenames if name.isalpha()), None)
     if own is None:
@@ -68,7 +72,7 @@ APT_SETTINGS = ("Acquire::http", "Acquire::https", "Acquire::Retries", "Acquire:
 
 
 def apt_settings() -> list[str]:
-    """How this machine's apt reaches its archives (proxy, certificates, retries, dates), in the form of apt.conf."""
+    """Return apt's settings for access to its archives (proxy, certificates, retries, dates) in apt.conf format."""
     kept = []
     for line in run("apt-config", "dump").splitlines():
         name = line.split(" ", 1)[0]
@@ -78,9 +82,9 @@ def apt_settings() -> list[str]:
 
 
 def bootstrap(target: Path, packages: Iterable[str], *, kind: str, suite: str | None = None) -> None:
-    """A system with these packages, and what they depend on, in a directory or a tar (`kind`).
+    """Install these packages, and what they depend on, into a directory or a tar (`kind`).
 
-    It is of this machine's own suite unless another is named; nothing of `apt_settings` is left in it.  Needs root.
+    The suite is this machine's own unless another is named; nothing of `apt_settings` is left in it. Needs root.
     """
     suite, lines = sources(suite)
     command = ["mmdebstrap", "--mode=root", "--variant=apt", f"--format={kind}", "--skip=output/dev"]

@@ -1,7 +1,7 @@
-"""The drawings of the documentation, as SVG; scripts/generate writes them.
+"""The diagrams of the documentation, as SVG; scripts/generate writes them.
 
-Colours follow the reader's colour scheme, and each drawing has a background of its own, so that it is readable
-on any page.
+Colours follow the reader's colour scheme, and each diagram has a background of its own, so that it is readable on any
+page.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def architecture() -> str:
             )
             for left, right in pairs
         ),
-        # What the executor writes back closes the loop.
+        # The executor writes the outcome back.
         arrow((applier.middle, 172), (applier.middle, 194), (store.middle, 194), (store.middle, 173)),
         arrow((860, 172), (860, 299)),
         text(850, 250, "one Job (JSON) per attempt", "end"),
@@ -140,5 +140,5 @@ def architecture() -> str:
 
 
 def drawings(root: Path) -> dict[Path, str]:
-    """Return every drawing by its path."""
+    """Return every diagram by its path."""
     return {root / "docs" / "explanation" / "architecture.svg": architecture()}

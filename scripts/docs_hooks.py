@@ -1,11 +1,11 @@
-"""MkDocs hooks: check and include what pages link to outside of docs/.
+"""MkDocs hooks: check and include the files outside of docs/ that pages link to.
 
-The pages are read in the repository as well as on the site, so they link to files such as THREAT_MODEL.md by their
-path in the repository.  MkDocs knows only docs/.  These hooks add each such file to the site, below ``repository/``,
-and rewrite links to it; a link to a file that does not exist stays as it is, and MkDocs reports it.
+The pages are read in the repository as well as on the site, so they link to files such as THREAT_MODEL.md by their path
+in the repository. MkDocs knows only docs/. These hooks add each such file to the site, below ``repository/``, and
+rewrite links to it; a link to a file that does not exist is left unchanged, and MkDocs reports it.
 
-A link to a directory leads to a list of its files.  The Markdown files at the top of the repository are always
-included, so that their links are checked too.
+A link to a directory leads to a list of its files. The Markdown files at the top of the repository are always included,
+so that their links are checked too.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = "docs/"
 REPOSITORY = "repository/"
 ALWAYS = ("README.md", "CONTRIBUTING.md", "THREAT_MODEL.md", "SECURITY.md", "CHANGELOG.md", "charts/cdi/README.md")
-# [text](target "title"), images included; a target in angle brackets or with a scheme is left alone.
+# [text](target "title"), images included; a target in angle brackets or with a scheme is left unchanged.
 LINK = re.compile(r"(\]\()([^)\s<>#:]+)((?:#[^)\s]*)?(?:\s+\"[^\"]*\")?\))")
 FENCE = re.compile(r"^(```|~~~).*?^\1\s*$", re.MULTILINE | re.DOTALL)
 
 
 def site_path(path: str) -> str:
-    """Return the place on the site of a file, given by its path in the repository."""
+    """Return a file's path on the site, given its path in the repository."""
     return path.removeprefix(DOCS) if path.startswith(DOCS) else REPOSITORY + path
 
 
 def repository_path(place: str) -> str:
-    """Return the path in the repository of a place on the site."""
+    """Return the path in the repository of a path on the site."""
     return place.removeprefix(REPOSITORY) if place.startswith(REPOSITORY) else DOCS + place
 
 

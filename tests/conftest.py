@@ -1,4 +1,4 @@
-"""Fixtures that tests of several packages share live in modules of their own; this registers them."""
+"""Registration of the plugins that tests of several packages share, and settings for all tests."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-# How long an example takes says how busy the machine is.
+# The duration of an example depends on the machine's load.
 settings.register_profile("cdi", deadline=None)
 settings.load_profile("cdi")
 
@@ -24,10 +24,10 @@ pytest_plugins = [
 
 
 def pytest_make_parametrize_id(val, argname):
-    """Bytes have no place in a test's name: some hold the time, and processes that share the tests must agree on them."""
+    """Name bytes parameters by their argument: their content may differ between the processes that share the tests."""
     return argname if isinstance(val, bytes) else None
 
 
 def pytest_collection_modifyitems(items):
-    """Files that take minutes begin first: what begins last ends last."""
+    """Start the files that take minutes first, so that the whole run ends sooner."""
     items.sort(key=lambda item: not item.path.name.startswith("test_kill"))

@@ -1,6 +1,6 @@
-"""Crafted images: small, made of headers only, each odd or hostile in one named way.
+"""Crafted images: small, made of headers only, each unusual or hostile in one named way.
 
-Builders are pure and return bytes.  `SAMPLES` lists them with what must become of them; fuzz targets take them as seeds.
+Builders are pure and return bytes. `SAMPLES` lists them with the expected result; fuzz targets take them as seeds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MIB = 1 << 20
 
 
 def extension(kind: int, body: bytes) -> bytes:
-    """A header extension, padded."""
+    """Return a header extension, padded."""
     return struct.pack(">II", kind, len(body)) + body + bytes(-len(body) % 8)
 
 
@@ -52,7 +52,7 @@ def qcow2(
     extensions: bytes = b"",
     clusters: int = 4,
 ) -> bytes:
-    """An empty qcow2: header, refcount table, refcount block and L1 table, a cluster each; QEMU opens it."""
+    """Return an empty qcow2 that QEMU opens: header, refcount table, refcount block and L1 table, a cluster each."""
     cluster = 1 << cluster_bits if 9 <= cluster_bits <= 21 else 1 << 16
     place = lambda n: n * cluster  # noqa: E731
     image = bytearray(clusters * cluster)
@@ -89,7 +89,7 @@ def qcow2(
 
 
 def feature_name(bit: int, name: bytes) -> bytes:
-    """An entry of the feature name table, of an incompatible feature."""
+    """Return an entry of the feature name table, for an incompatible feature."""
     return bytes([0, bit]) + name.ljust(46, b"\0")
 
 
@@ -146,7 +146,7 @@ def vmdk_header(
 
 
 def vmdk(descriptor: bytes | None = None, **header: int | bytes) -> bytes:
-    """An empty sparse VMDK of 10 MiB; QEMU opens it."""
+    """Return an empty sparse VMDK of 10 MiB that QEMU opens."""
     image = bytearray(64 << 10)
     image[:512] = vmdk_header(**header)  # type: ignore[arg-type]
     text = vmdk_descriptor() if descriptor is None else descriptor
@@ -155,7 +155,7 @@ def vmdk(descriptor: bytes | None = None, **header: int | bytes) -> bytes:
 
 
 def vmdk_stream(*, footer_capacity: int = 20480, trailing: bytes = b"", marker: int = 3) -> bytes:
-    """A streamOptimized VMDK as VMware writes it: the grain directory's place is in a footer."""
+    """Return a streamOptimized VMDK as VMware writes it: the grain directory's offset is in a footer."""
     what = {"flags": 0x30001, "compression": 1, "version": 3}
     head = vmdk_header(directory=0xFFFF_FFFF_FFFF_FFFF, **what)
     text = vmdk_descriptor(kind="streamOptimized", extents='RDONLY 20480 SPARSE "call-me-stream.vmdk"')
@@ -183,7 +183,7 @@ def vdi(
     linked: bytes = bytes(16),
     parent: bytes = bytes(16),
 ) -> bytes:
-    """An empty VDI; QEMU opens it."""
+    """Return an empty VDI that QEMU opens."""
     image = bytearray(1024)
     image[:40] = b"<<< QEMU VM Virtual Disk Image >>>\n".ljust(40, b"\0")
     struct.pack_into("<IIIII", image, 64, 0xBEDA107F, version, 400, kind, 0)
@@ -265,7 +265,7 @@ def vhd_dynamic(
     sealed: bool = True,
     **footer: object,
 ) -> bytes:
-    """An empty dynamic VHD; QEMU opens it."""
+    """Return an empty dynamic VHD that QEMU opens."""
     foot = vhd_footer(kind=kind, data_offset=data_offset, sealed=sealed, **footer)  # type: ignore[arg-type]
     header = struct.pack(">8sQQIIII", magic, 0xFFFF_FFFF_FFFF_FFFF, table, 0x10000, entries, block_size, 0)
     header = _sealed_vhd(header.ljust(1024, b"\0"), 36)
@@ -276,7 +276,7 @@ def vhd_dynamic(
 
 
 def crc32c(data: bytes) -> int:
-    """Bit by bit, so that it shares nothing with the code under test."""
+    """Compute CRC-32C bit by bit, sharing nothing with the code under test."""
     crc = 0xFFFF_FFFF
     for byte in data:
         crc ^= byte
@@ -318,7 +318,7 @@ def vhdx(
     item_count: int | None = None,
     broken: str = "",
 ) -> bytes:
-    """An empty VHDX; QEMU opens it.  `broken` names a structure whose checksum is spoilt."""
+    """Return an empty VHDX that QEMU opens; `broken` names a structure to give a wrong checksum."""
     image = bytearray(metadata_at + 2 * MIB)
     image[:8] = b"vhdxfile"
     image[8:16] = "test".encode("utf-16-le")
@@ -360,7 +360,7 @@ def vhdx(
 
 
 def with_mbr(image: bytes) -> bytes:
-    """The same with a partition table in the first sector."""
+    """Return the image with a partition table in the first sector."""
     entry = bytes([0x80, 0, 2, 0, 0x83, 0, 0, 0]) + struct.pack("<II", 2048, 20480)
     return image[:446] + entry + bytes(48) + b"\x55\xaa" + image[512:]
 
@@ -381,16 +381,16 @@ def with_iso(image: bytes, label: bytes = b"DEBIAN 13") -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """An image and its fate."""
+    """An image and the expected result."""
 
     name: str
     build: Callable[[], bytes]
     refusal: type[CdiError] | None = None
-    """The class that it is refused with; None: it is accepted."""
+    """The class of the error that rejects it; None if it is accepted."""
     says: str = ""
-    """Part of the refusal's message."""
+    """Part of the error's message."""
     format: str | None = None
-    """What it is, where it is accepted."""
+    """The recognised format, if it is accepted."""
 
 
 def _good(name: str, format_: str, build: Callable[[], bytes]) -> Sample:

@@ -1,14 +1,15 @@
 """Shell blocks of the documentation, and the runner that executes them.
 
-Right above a fenced shell block stands a comment that says what becomes of it:
+A comment directly above a fenced shell block says how it is tested:
 
     <!-- executed by tests/integration/docs/test_how_to.py::test_import_from_http -->
     <!-- not executed: needs an account at a cloud provider -->
 
-A test executes the blocks that name it, in their order, in one shell: `DocShell.run`. In a ``console`` block each line that
-begins with ``$ `` is a command, which must succeed; a backslash or a here-document continues it. Other lines are its output:
-each must appear, in this order, where ``…`` stands for any text. A ``sh`` block is a script without output. A block of
-another language that names a test and begins with ``# NAME`` is written to the file NAME before the first command.
+A test executes the blocks that name it, in order, in one shell: `DocShell.run`. In a ``console`` block each line that
+begins with ``$ `` is a command, which must succeed; a backslash or a here-document continues it. Other lines are its
+output: each must appear, in this order, where ``…`` stands for any text. A ``sh`` block is a script without output. A
+block of another language that names a test and begins with ``# NAME`` is written to the file NAME before the first
+command.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SHELL = {"console", "shell-session", "sh", "bash", "shell"}
 README = {
-    # The README carries no comments: these are its blocks' tests.
+    # The README has no comments, so its blocks' tests are listed here.
     "console": "tests/integration/test_scripts_readme.py::test_the_examples_work",
     "yaml": "tests/integration/test_scripts_readme.py::test_the_examples_work",
     "shell-session": "tests/cluster/test_readme.py::test_the_readmes_commands_work_as_they_are_written",
@@ -46,13 +47,13 @@ class Block:
     language: str
     text: str
     executed_by: str | None
-    """The test that executes it."""
+    """The node id of the test that executes it, if any."""
     reason: str | None
-    """Why no test does."""
+    """The reason why no test executes it, if there is none."""
 
     @property
     def file(self) -> str | None:
-        """The name of the file that it is the content of."""
+        """The name of the file to write the block to, if it is one."""
         name = None if self.language in SHELL else _FILE.match(self.text)
         return name[1] if name else None
 
@@ -62,7 +63,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One command and what it prints."""
+    """One command and the output that it must print."""
 
     where: str
     command: str
@@ -104,7 +105,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def blocks_of(test: str) -> list[Block]:
-    """Return the blocks that a test executes, in their order.
+    """Return the blocks that a test executes, in order.
 
     Args:
         test: its node id, such as ``tests/integration/docs/test_how_to.py::test_upload``.
@@ -158,12 +159,12 @@ class DocShell:
     directory: Path
     environment: dict[str, str]
     replacements: dict[str, str] = field(default_factory=dict)
-    """What stands on the page and what takes its place here: addresses of servers, mostly."""
+    """Replacements for texts of the page, mostly addresses of servers."""
     skipped: tuple[str, ...] = ()
-    """Commands that begin so are not run: another stage of scripts/test runs them."""
+    """Prefixes of commands that are not run, because another stage of scripts/test runs them."""
 
     def run(self, timeout: float = 300.0) -> str:
-        """Run every block that names the test; return what they printed."""
+        """Run every block that names the test and return the output."""
         found = blocks_of(self.test)
         assert found, f"no block names {self.test}"
         commands = []
@@ -190,7 +191,7 @@ class DocShell:
             except subprocess.TimeoutExpired:
                 status = -1
             finally:
-                # What the page starts in the background ends with it.
+                # Processes that the page starts in the background end with the shell.
                 try:
                     os.killpg(process.pid, signal.SIGTERM)
                 except ProcessLookupError:
@@ -219,7 +220,7 @@ def _numbered(text: str) -> Iterator[tuple[int, str]]:
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """Return what a new user's shell has: this environment's programs, an empty home and nothing else."""
+    """Return a new user's environment: this environment's programs and an empty home directory."""
     return {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(home),

@@ -1,8 +1,8 @@
-"""Layers of container images written by hand, and what a container of them sees: extracted into memory, one over another.
+"""Layers of container images written by hand, and a model of what a container of them sees.
 
-The extraction shares nothing with the code under test.  It follows the OCI image specification (layer.md) and, where that
-is silent, what containerd does: links in the way are followed within the root, a member that is no directory replaces
-whatever is there, and so does a directory what is none.
+The model extracts the layers into memory, one over another, and shares nothing with the code under test. It follows the
+OCI image specification (layer.md) and, where that is silent, containerd: links in a path are followed within the root,
+a member that is not a directory replaces whatever exists, and a directory replaces whatever is not one.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def hardlink(name: str, target: str) -> Item:
 
 
 def layer(*items: Item) -> bytes:
-    """The tar of these members, in this order, however often a name is among them."""
+    """Return the tar of these members, in this order; names may repeat."""
     parts = []
     for item in items:
         info = tarfile.TarInfo(item.name)
@@ -79,13 +79,13 @@ class Node:
     link: str = ""
     children: dict[str, Node] = field(default_factory=dict)
     layers: dict[str, int] = field(default_factory=dict)
-    """Which layer said last that there is such a child."""
+    """The highest layer that created each child."""
 
     def put(self, name: str, node: Node, layer: int) -> None:
         self.children[name], self.layers[name] = node, layer
 
     def hide(self, name: str, layer: int) -> None:
-        """Remove what other layers than this one have there."""
+        """Remove what layers other than `layer` have created there."""
         child = self.children.get(name)
         if child is None:
             return
@@ -97,7 +97,7 @@ class Node:
 
 
 class Container:
-    """A file system, made of layers from the lowest up."""
+    """A file system, extracted from layers from the lowest up."""
 
     def __init__(self, *layers: list[Item]) -> None:
         self.root = Node("directory")
@@ -106,7 +106,7 @@ class Container:
                 self._extract(item)
 
     def disks(self) -> dict[str, bytes]:
-        """The regular files in /disk."""
+        """Return the regular files in /disk."""
         disk = self.root.children.get("disk")
         if disk is None or disk.kind != "directory":
             return {}
@@ -140,7 +140,7 @@ class Container:
             place.put(base, Node(item.kind, item.content, item.link), self.layer)
 
     def _directory(self, parts: list[str], *, make: bool) -> Node | None:
-        """The directory of these components, through links."""
+        """Return the directory of these components, through links."""
         path: list[Node] = [self.root]
         left, hops = list(parts), 0
         while left:
@@ -189,7 +189,7 @@ def _split(name: str) -> tuple[list[str], str]:
 
 @dataclass
 class Searched:
-    """What a search took for the disk, and which layers it read, top first, how often."""
+    """The disk that a search found, and the layers that it read, top first, once for each reading."""
 
     content: bytes = b""
     layer: int = 0
@@ -203,9 +203,12 @@ def search(
     step: int = 1 << 16,
     confirm: bool = True,
 ) -> Searched:
-    """Look for the disk in an image of these layers, the lowest first; raises a `CdiError` where there is none.
+    """Search for the disk in an image of these layers, the lowest first.
 
-    A layer that is a function is asked for its content whenever it is read.
+    A layer that is a function is called for its content whenever it is read.
+
+    Raises:
+        CdiError: there is no disk.
     """
     found = Searched()
     blobs = [SimpleNamespace(number=n, raw=raw, size=1) for n, raw in enumerate(layers, 1)]
@@ -233,9 +236,12 @@ def search(
 
 
 def check(layers: list[list[Item]], **options) -> str:
-    """The law: the disk that is found is the one that a container has, or there is an error.  Gives what came of it.
+    """Check that the disk that is found is the one that a container has, or that the search fails.
 
-    Without links and special files there is an error only where a container has no disk, or more than one.
+    Without links and special files the search may fail only if a container has no disk, or more than one.
+
+    Returns:
+        The result: "disk", "no container" or the name of the error.
     """
     try:
         disks = Container(*layers).disks()
@@ -255,7 +261,7 @@ def check(layers: list[list[Item]], **options) -> str:
 
 
 def items_of(data: bytes) -> Iterator[list[Item]]:
-    """Layers out of any bytes: three for a member, the first of which may begin another layer."""
+    """Yield layers made from any bytes: three bytes for a member, the first of which may begin another layer."""
     items: list[Item] = []
     for at in range(0, len(data) - 2, 3):
         what, name, link = data[at : at + 3]
@@ -264,7 +270,7 @@ def items_of(data: bytes) -> Iterator[list[Item]]:
             items = []
         made = NAMES[name % len(NAMES)]
         kind = list(KINDS)[what % 8 % len(KINDS)]
-        # Links are followed nowhere; outside of /disk, where that would matter, builders make none that lead there.
+        # Links are not followed; outside of /disk, where that would matter, builders create none that lead into it.
         if kind == "symlink" and "disk" not in made:
             kind = "file"
         if kind == "file" and made.endswith("/"):

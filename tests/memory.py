@@ -1,4 +1,4 @@
-"""In-memory ends of a transfer: a source that misbehaves as scripted, and a disk that remembers what was done to it."""
+"""In-memory ends of a transfer: a source that fails as scripted, and a target that records what was done to it."""
 
 import random
 import threading
@@ -12,7 +12,7 @@ from cdi.transfer.throttle import Throttle
 
 
 def control_of(*, cancelled=None, limits=None, jitter=0.5, **policy):
-    """What the parts of a transfer share, with an event of the test's own for its cancellation."""
+    """Return the control that the parts of a transfer share, with the test's own event for cancellation."""
     job = Job(id="x", source=BlankSourceSpec(), target=FileTargetSpec(path="x"), policy=Policy(**policy))
     control = Control(job)
     control.cancelled = threading.Event() if cancelled is None else cancelled
@@ -24,7 +24,7 @@ def control_of(*, cancelled=None, limits=None, jitter=0.5, **policy):
 
 
 class MemoryTarget:
-    """A `cdi.target.base.Target` of bytes, full of dirt where it does not read as zero."""
+    """A `cdi.target.base.Target` over bytes, full of old data unless it reads as zero."""
 
     def __init__(self, size=0, *, reads_zero=True, capacity=None):
         self.capacity = capacity
@@ -77,8 +77,9 @@ class MemoryTarget:
 class MemorySource:
     """A `cdi.source.base.Source` over bytes.
 
-    `faults` is a list of callables, one used for each `open` in turn (None: no fault): each is given the number of
-    bytes that this reader has delivered and raises what it likes.
+    Attributes:
+        faults: callables, one for each `open` in turn (None: no fault); each is called with the number of bytes that
+            this reader has returned and may raise.
     """
 
     def __init__(self, data, *, ranges=True, length=True, faults=(), most=None, validator="v1", name=None, seed=0):

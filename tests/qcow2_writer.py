@@ -1,4 +1,4 @@
-"""Small qcow2 files laid out as a test wants them: tables first, last or in between, clusters in any order."""
+"""Small qcow2 files in the layout that a test needs: tables first, last or in between, clusters in any order."""
 
 import struct
 import zlib
@@ -10,8 +10,12 @@ COPIED = 1 << 63
 
 @dataclass
 class Layout:
-    """`clusters`: guest cluster index → (bytes of one cluster, compressed).  `order`: what is written after the header,
-    as "l1", ("l2", index), ("data", guest index) or ("junk", size); all that is needed and not named comes at the end.
+    """The layout of a file.
+
+    Attributes:
+        clusters: guest cluster index → (bytes of one cluster, compressed).
+        order: what follows the header, as "l1", ("l2", index), ("data", guest index) or ("junk", size); what is needed
+            and not named comes at the end.
     """
 
     virtual_size: int
@@ -28,7 +32,7 @@ def deflate(data):
 
 
 def write(layout):
-    """The file's bytes."""
+    """Return the file's bytes."""
     cluster = 1 << layout.cluster_bits
     entries = cluster // 8
     l1_entries = -(-layout.virtual_size // (cluster * entries))
@@ -40,7 +44,7 @@ def write(layout):
     def up(position, to):
         return -(-position // to) * to
 
-    # The second cluster is the refcount table: empty, as nothing that only reads looks at it.
+    # The second cluster is an empty refcount table: readers do not use it.
     placed, position, payload = {}, 2 * cluster, {}
     for number, item in enumerate(order):
         if item == "l1":
@@ -69,7 +73,7 @@ def write(layout):
                 placed[item] = COPIED | position
                 payload[position] = data
                 position += cluster
-    # QEMU too ends a file with compressed clusters on a sector.
+    # QEMU too pads a file with compressed clusters to a sector.
     out = bytearray(up(position, 512))
     header = struct.pack(
         ">4sIQIIQIIQQIIQ", b"QFI\xfb", layout.version, 0, 0, layout.cluster_bits, layout.virtual_size, 0,
@@ -94,7 +98,7 @@ def write(layout):
 
 
 def disk_of(layout):
-    """The disk that the file holds."""
+    """Return the disk that the file holds."""
     cluster = 1 << layout.cluster_bits
     disk = bytearray(layout.virtual_size)
     for guest, (data, _) in layout.clusters.items():

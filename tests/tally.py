@@ -25,23 +25,23 @@ import pytest
 
 ALLOWED = Path(__file__).with_name("skips.toml")
 NAMES = 5
-"""So many tests of a reason that is not allowed are named."""
+"""Maximum number of tests to name for a reason that is not allowed."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """Tests by what became of them; a test that several runs had counts once."""
+    """Tests by outcome; a test that several runs had counts once."""
 
     skipped: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    """By reason."""
+    """Skipped tests by reason."""
     failed: set[str] = field(default_factory=set)
     passed: set[str] = field(default_factory=set)
-    """Of those that failed before."""
+    """Tests that passed after a failure."""
     runs: int = 0
 
     @classmethod
     def read(cls, lines: Iterable[str]) -> Tally:
-        """Add up what the plugin wrote."""
+        """Read what the plugin wrote."""
         tally = cls()
         for line in lines:
             run = json.loads(line)
@@ -60,7 +60,7 @@ class Tally:
 
 
 class Recorder:
-    """The plugin's half: one run's outcomes, written when it ends."""
+    """The plugin: records one run's outcomes and writes them at its end."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -99,14 +99,14 @@ def reason(longrepr: Any) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Record where it is asked for, in the process that the workers of pytest-xdist report to."""
+    """Record outcomes if asked to, in the process that the workers of pytest-xdist report to."""
     path = os.environ.get("CDI_TEST_TALLY")
     if path and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Recorder(Path(path)), "tally")
 
 
 def summary(tally: Tally, allowed: Iterable[str], ending: str) -> list[str]:
-    """Return the lines to print; the last one is `ending` with the tests that were run again."""
+    """Return the lines to print; the last one is `ending` with the tests that passed only on a rerun."""
     lines = []
     if tally.runs:
         counts = sorted(((len(tests), text) for text, tests in tally.skipped.items()), reverse=True)

@@ -1,8 +1,8 @@
-"""A small HTTP proxy: CONNECT tunnels and absolute-form GETs, with basic authentication on demand.
+"""A small HTTP proxy: CONNECT tunnels and absolute-form GETs, with optional basic authentication.
 
-with ForwardProxy(authorization="Basic …") as proxy:
-    proxy.url            # http://127.0.0.1:port
-    proxy.requests       # first lines, as they came
+    with ForwardProxy(authorization="Basic …") as proxy:
+        proxy.url           # http://127.0.0.1:port
+        proxy.requests      # request lines, in order of arrival
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ from typing import Self
 
 
 class ForwardProxy:
-    """`status` answers every request with that instead of serving it; `greeting` is sent into each tunnel."""
+    """A running proxy.
+
+    Attributes:
+        status: the status to answer every request with instead of serving it.
+        greeting: bytes to send into each tunnel.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""An HTTP server that misbehaves on demand and remembers what it was asked.
+"""An HTTP server that misbehaves on demand and records its requests.
 
     with FaultServer() as server:
         url = server.put("/disk.qcow2", data, faults=[Fault(drop_after=1000), Fault(status=503, retry_after="1")])
@@ -6,8 +6,8 @@
         assert server.requests[0].range == (0, 0)
 
 The first request for a path gets the first of its `faults`, the second the second, and so on; when they are used up,
-`always` (a `Fault`, or a function from `Request` to one) applies, and without that the file is served as it should be:
-HTTP/1.1 with keep-alive, one range, ETag, Last-Modified, If-Range, If-Match, Content-Length.  Every connection has a
+`always` (a `Fault`, or a function from `Request` to one) applies, and without that the file is served correctly:
+HTTP/1.1 with keep-alive, one range, ETag, Last-Modified, If-Range, If-Match, Content-Length. Every connection has a
 thread; leaving the context closes all of them, also those that stall.
 """
 
@@ -28,15 +28,15 @@ from typing import Literal, Self
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One request as it came."""
+    """One received request."""
 
     number: int
-    """Counted for its path, from 0."""
+    """Number of the request for its path, from 0."""
     connection: int
-    """Which connection it came on, from 0."""
+    """Number of the connection, from 0."""
     method: str
     target: str
-    """Path and query, or the whole URL where the client took this for a proxy."""
+    """Path and query, or the whole URL if the client took this for a proxy."""
     headers: tuple[tuple[str, str], ...]
 
     @property
@@ -48,73 +48,73 @@ class Request:
 
     @property
     def range(self) -> tuple[int, int | None] | None:
-        """First and last byte asked for."""
+        """Return the first and last byte of the requested range."""
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.header("Range") or "")
         return None if match is None else (int(match[1]), int(match[2]) if match[2] else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """How one answer differs from the right one; offsets count bytes of that answer's body."""
+    """The deviation of one response from the correct one; offsets count bytes of that response's body."""
 
     status: int | None = None
-    """Answer with this instead of the content, and with `body`."""
+    """The status to answer with instead of the content, together with `body`."""
     reason: str = "Whatever"
     body: bytes = b""
     retry_after: str | None = None
     location: str | None = None
-    """A redirect's Location."""
+    """The Location of a redirect."""
     headers: tuple[tuple[str, str], ...] = ()
-    """Added, or put in place of those of the same name."""
+    """Headers to add, replacing those of the same name."""
     without: tuple[str, ...] = ()
-    """Left out."""
+    """Names of headers to leave out."""
     drop_after: int | None = None
-    """Close the connection after so many bytes of the body."""
+    """Close the connection after this many bytes of the body."""
     reset_after: int | None = None
-    """The same with a TCP reset."""
+    """Reset the connection after this many bytes of the body."""
     stall_after: int | None = None
-    """Send nothing more, and keep the connection open."""
+    """Send nothing more after this many bytes, and keep the connection open."""
     drip: tuple[int, float] | None = None
-    """Send pieces of so many bytes with so many seconds between them."""
+    """Send pieces of this many bytes with this many seconds between them."""
     announce: int | None = None
-    """The Content-Length to announce, instead of the true one."""
+    """The Content-Length to announce instead of the true one."""
     extra: bytes = b""
-    """Sent after the content, in the same framing."""
+    """Bytes to send after the content, in the same framing."""
     total: int | None = None
     """The total to name in Content-Range."""
     shift: int = 0
-    """Send a range that begins so much further on, and say so in Content-Range."""
+    """Send a range that begins this many bytes further on, and say so in Content-Range."""
     lie: int = 0
-    """Send the right range and name one that begins so much further on."""
+    """Send the right range, but name one that begins this many bytes further on."""
     shorten: int | None = None
-    """Give at most so many bytes of the range, and say so."""
+    """Send at most this many bytes of the range, and say so."""
     ignore_range: bool = False
     ignore_if_range: bool = False
     """Answer with the range although the validator differs."""
     if_range_gives_all: bool = False
-    """Take any If-Range as a reason to send everything."""
+    """Treat any If-Range as a mismatch and send everything."""
     etag: str | None = None
-    """Another ETag than the file's own."""
+    """The ETag to send instead of the file's own."""
     data: bytes | None = None
-    """Another content than the file's own."""
+    """The content to send instead of the file's own."""
     framing: Literal["length", "chunked", "close"] = "length"
     chunk: int = 1000
     close_notify: bool = False
-    """Over TLS, end the connection with the closing alert, which is left out otherwise."""
+    """Over TLS, send the closing alert, which is left out otherwise."""
     version: str = "HTTP/1.1"
     close: bool = False
-    """Say Connection: close, and do it."""
+    """Announce Connection: close, and close it."""
     close_silently: bool = False
-    """Close the connection after the answer without having said so."""
+    """Close the connection after the response without an announcement."""
     raw: bytes | None = None
     """Send just these bytes instead of head and body, and close."""
     delay: float = 0.0
-    """Seconds before the answer."""
+    """Seconds to wait before the response."""
 
 
 @dataclass(slots=True, kw_only=True)
 class File:
-    """What stands at a path; change it while the server runs to replace the content."""
+    """The content of a path; change it while the server runs to replace the content."""
 
     data: bytes
     etag: str | None = '"v1"'
@@ -124,16 +124,25 @@ class File:
     faults: list[Fault] = field(default_factory=list)
     always: Fault | Callable[[Request], Fault | None] | None = None
     authorization: str | None = None
-    """Anything else is answered with 401."""
+    """The Authorization header to require; anything else is answered with 401."""
     head_status: int = 200
     asked: int = 0
 
 
 class FaultServer:
-    """See the module.  `tls` makes it an https server; `requests` holds what came, in order."""
+    """A running server.
+
+    Attributes:
+        tls: makes it an https server.
+        requests: the received requests, in order.
+    """
 
     def __init__(self, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Port 0 is one that is free; that of a server that has ended makes this one its successor."""
+        """Create a server.
+
+        Args:
+            port: 0 takes a free one; the port of a server that has ended makes this one its successor.
+        """
         self._tls = tls
         self._files: dict[str, File] = {}
         self._lock = threading.Lock()
@@ -164,7 +173,7 @@ class FaultServer:
         always: Fault | Callable[[Request], Fault | None] | None = None,
         **attributes: object,
     ) -> str:
-        """Serve `data` at `path`; `attributes` are those of `File`.  Gives the URL."""
+        """Serve `data` at `path` and return the URL; `attributes` are those of `File`."""
         file = File(data=data, faults=list(faults), always=always)
         for name, value in attributes.items():
             setattr(file, name, value)
@@ -176,7 +185,7 @@ class FaultServer:
         return self._files[path]
 
     def asked(self, path: str) -> list[Request]:
-        """The requests for one path."""
+        """Return the requests for one path."""
         with self._lock:
             return [request for request in self.requests if request.path == path]
 
@@ -226,7 +235,7 @@ class FaultServer:
                     if not more:
                         return
                     buffer += more
-                    if buffer.startswith(b"\x16"):  # TLS, as nginx answers it
+                    if buffer.startswith(b"\x16"):  # TLS on a plain port, answered as nginx does
                         sock.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
                         return
                 head, _, buffer = buffer.partition(b"\r\n\r\n")
@@ -332,7 +341,7 @@ class FaultServer:
         return 206, "Partial Content", fields, data[first : last + 1]
 
     def _transmit(self, sock: socket.socket, body: bytes, fault: Fault) -> bool:
-        """Whether the connection can go on."""
+        """Send a body with its faults; return whether the connection can be reused."""
         stops = [stop for stop in (fault.drop_after, fault.reset_after, fault.stall_after) if stop is not None]
         part = body[: min(stops)] if stops else body
         if fault.drip is None:

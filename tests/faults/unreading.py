@@ -1,4 +1,4 @@
-"""Clients that ask for something again and again, never read an answer, and come back when they are thrown out."""
+"""Clients that send requests repeatedly, never read a response, and reconnect when they are disconnected."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _PIPELINED = 50_000
-"""Requests on a connection: more than the kernels on the way keep."""
+"""Requests on a connection: more than the kernels on the path buffer."""
 _CONNECTING = 60.0
 _STUCK = 1.0
-"""Seconds after which a server that takes no more counts as waiting for its client to read."""
+"""Seconds without a read by the server after which it counts as waiting for its client to read."""
 
 
 @dataclass(eq=False)
@@ -23,11 +23,11 @@ class _Client:
     sock: socket.socket
     left: memoryview
     moved: float
-    """When the server last took something."""
+    """The time when the server last read something."""
 
 
 class Unreading:
-    """So many of them at any time, in a thread of their own."""
+    """This many such clients at any time, each in a thread of its own."""
 
     def __init__(self, port: int, request: bytes, count: int, context: ssl.SSLContext | None = None) -> None:
         self._address = ("127.0.0.1", port)
@@ -46,7 +46,7 @@ class Unreading:
         return len(self._clients)
 
     def await_stuck(self) -> None:
-        """Wait until the server is stuck with every one, or has thrown out as many."""
+        """Wait until the server is blocked on every client, or has disconnected as many."""
         deadline = time.monotonic() + 200
         while self.thrown_out + self._stuck() < self._count:
             assert time.monotonic() < deadline, f"{self._stuck()} are stuck and {self.thrown_out} thrown out"
@@ -79,7 +79,7 @@ class Unreading:
     def _connect(self) -> None:
         sock = socket.socket()
         try:
-            # With its own segments loopback would keep megabytes for a client that does not read.
+            # With its own segment size, loopback would buffer megabytes for a client that does not read.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
             sock.settimeout(_CONNECTING)
@@ -94,7 +94,7 @@ class Unreading:
         self._poller.register(sock, select.POLLOUT)
 
     def _ask(self, client: _Client) -> bool:
-        """Whether it can go on."""
+        """Send requests; return whether the connection can be used further."""
         try:
             client.left = client.left[client.sock.send(client.left[:16384]) :]
         except (BlockingIOError, ssl.SSLWantWriteError):
@@ -109,7 +109,7 @@ class Unreading:
 
 @contextlib.contextmanager
 def unreading(port: int, request: bytes, count: int, context: ssl.SSLContext | None = None) -> Iterator[Unreading]:
-    """The server has met all of them when the context begins."""
+    """Run such clients; the server has met all of them when the context begins."""
     clients = Unreading(port, request, count, context)
     try:
         clients.await_stuck()

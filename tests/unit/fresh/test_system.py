@@ -1,4 +1,4 @@
-"""A fresh system gets what this machine's clients use, and nothing else of this machine."""
+"""Tests that a fresh system gets the settings that this machine's clients use, and nothing else of this machine."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""What is left of a transfer that failed: on a block device, where an earlier attempt may have written."""
+"""Tests of the target after a failed transfer: a block device that an earlier attempt may have written to."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def device(monkeypatch):
 
 
 def attempt(monkeypatch, tmp_path, source, *, continued):
-    """One attempt, on a machine that no other was on."""
+    """Run one attempt; `continued` says whether another attempt wrote to the device before."""
 
     @contextlib.contextmanager
     def opened(*_):

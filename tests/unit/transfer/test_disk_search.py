@@ -1,4 +1,4 @@
-"""Which file of which layer is the disk: what a container of the image sees below /disk."""
+"""Tests of the search for the disk among layers: the result is what a container of the image sees below /disk."""
 
 import gzip
 import tarfile
@@ -69,7 +69,7 @@ class TestReading:
         assert (found.content, found.layer, found.surveyed) == (NEW, 2, [])
 
     def test_opaque_over_a_directory_that_no_member_makes_reads_on(self):
-        # Where /disk is a link below, the whiteout is of what lies elsewhere.
+        # If a lower layer has /disk as a link, the whiteout applies to the link's target.
         upper = layer(file("disk/.wh..wh..opq"), file("disk/new.img", NEW))
         assert search(LOWER, upper).surveyed == [1]
         assert "symbolic link to 'data' in layer 1" in refused(layer(symlink("disk", "data")), upper)
@@ -284,7 +284,7 @@ def test_the_disk_that_is_found_is_the_one_that_a_container_has(data, pack, step
 
 
 def test_a_refusal_without_confirmation_is_none():
-    # Somebody who only looks may stop where the first disk shows.
+    # Without confirmation, a search may stop at the first disk.
     assert search(layer(file("disk/a", OLD)), layer(file("disk/b", NEW)), confirm=False).content == NEW
     with pytest.raises(CdiError):
         search(layer(file("disk/a", OLD)), layer(file("disk/b", NEW)))

@@ -1,4 +1,4 @@
-"""Reading from a source that breaks as scripted."""
+"""Tests of reading from a source that fails as scripted."""
 
 import random
 import threading
@@ -29,7 +29,7 @@ DATA = random.Random(5).randbytes(300_000)
 
 
 class Pauses(threading.Event):
-    """Remembers how long it was waited for, and does not."""
+    """An event that records the time-outs of its waits and returns at once."""
 
     def __init__(self):
         super().__init__()
@@ -48,7 +48,7 @@ def fetcher_of(source, *, cancelled=None, limits=None, **policy):
 
 
 def once_at(count, error):
-    """A fault that comes when the reader has given `count` bytes."""
+    """Return a fault that is raised once the reader has returned `count` bytes."""
 
     def fault(given):
         if given >= count:
@@ -72,7 +72,7 @@ def test_goes_on_at_the_very_byte_where_it_broke(breaks, most, seed, offset):
     fetcher.fill(offset, view)
     assert bytes(view) == DATA[offset : offset + 100_000]
     assert fetcher._meter.fetched == 100_000
-    # Each request begins where the bytes that have come end, and asks for the rest.
+    # Each request begins after the last byte received, and asks for the rest.
     assert all(at + length == offset + 100_000 for at, length in source.opened)
     starts = [at for at, _ in source.opened]
     assert starts[0] == offset and starts == sorted(starts)
@@ -297,7 +297,7 @@ def test_a_stream_is_not_read_further_ahead_than_it_has_buffers(monkeypatch):
 
 
 def test_the_first_bytes_of_what_comes_once_are_not_read_ahead():
-    """What they decide is decided before more is taken of what an upload's client could send again."""
+    """The first bytes decide about the upload before more is read of what its client could send again."""
     data = DATA * 10
     fetcher = fetcher_of(MemorySource(data, ranges=False), cancelled=threading.Event())
     stream, given = fetcher.stream(1), 0

@@ -1,4 +1,4 @@
-"""A compressed cluster is taken as QEMU takes it: as much of a deflate stream as fills the cluster."""
+"""Tests that a compressed cluster is read as QEMU reads it: as much of a deflate stream as fills the cluster."""
 
 from __future__ import annotations
 

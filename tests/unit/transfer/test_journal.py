@@ -1,4 +1,4 @@
-"""The journal: true or not there."""
+"""Tests that a journal file is either correct or absent."""
 
 import json
 import os
@@ -112,7 +112,7 @@ def test_saving_replaces_in_one_step(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda fd: (order.append("fsync"), fsync(fd)))
     monkeypatch.setattr(os, "replace", lambda a, b: (order.append("replace"), Journal.load(b), rename(a, b)))
     replace(SAMPLE, watermark=600).save(path)
-    # The name is given to what is on the disk already; before that the old one stands.
+    # The new file is renamed only after it is on the disk; until then the old one is valid.
     assert order[:2] == ["fsync", "replace"]
     assert Journal.load(path).watermark == 600
 

@@ -1,4 +1,4 @@
-"""Wrapper after wrapper, until an image is recognised."""
+"""Tests of unwrapping layer after layer until an image is recognised."""
 
 import gzip
 import io
@@ -129,7 +129,7 @@ def test_a_tar_without_a_file_has_no_disk():
 
 
 def named(name):
-    """A layer whose disk is the member of that name."""
+    """Return a layer whose disk is the member of that name."""
 
     def layer(members):
         found = False
@@ -234,7 +234,7 @@ def test_an_archive_is_left_to_the_stream():
 
 @pytest.mark.parametrize("wrap", [lambda data: data, *WRAP.values()], ids=["plain", *WRAP])
 def test_a_format_is_told_before_more_is_read_than_recognises_it(wrap):
-    """Only VHDX keeps what is checked further in."""
+    """Only VHDX has checked structures further into the file."""
 
     class Told(Exception):
         pass

@@ -1,6 +1,6 @@
-"""The power fails at any write: whatever the volume kept, the next attempt ends with the true disk.
+"""Power loss at any write: whatever the volume kept, the next attempt ends with the right disk.
 
-What was written and not flushed is there or not, block by block, as chance has it.
+Each block that was written and not flushed is kept or lost at random.
 """
 
 import hashlib
@@ -35,9 +35,10 @@ class PowerLoss(BaseException):
 
 
 class Volume(MemoryTarget):
-    """Loses power at write number `fails_at`; every write and flush after it fails too.
+    """A target that loses power at write number `fails_at`; every later write and flush fails too.
 
-    `until`: a journal that must say something before the power fails, because the test is about it.
+    Attributes:
+        until: a journal that must exist before the power fails.
     """
 
     def __init__(self, fails_at=None, until=None, **attributes):
@@ -71,7 +72,7 @@ class Volume(MemoryTarget):
             self.durable = bytes(self.disk)
 
     def reboot(self, rng):
-        """What is there after the power came back."""
+        """Return the volume as it is after the power is back."""
         found = Volume(size=self.size, reads_zero=self.reads_zero)
         durable = self.durable[: self.size].ljust(self.size, b"\0" if self.reads_zero else b"\xa5")
         found.disk[:] = durable
@@ -84,7 +85,7 @@ class Volume(MemoryTarget):
 
 @pytest.fixture(scope="module", autouse=True)
 def small():
-    """Pieces and pauses of a size that fits the test's images."""
+    """Use a piece size and a checkpoint interval that fit the test's images."""
     patch = pytest.MonkeyPatch()
     patch.setattr(ranged, "PIECE_SIZE", 16384)
     patch.setattr(watermark_module, "CHECKPOINT_SECONDS", 0)
@@ -93,7 +94,7 @@ def small():
 
 
 def attempt(job, source, volume):
-    """One worker's life; gives its outcome."""
+    """Run one attempt and return its outcome."""
     patch = pytest.MonkeyPatch()
     for module in ("disk", "abandon"):
         patch.setattr(f"cdi.transfer.{module}.open_target", lambda _spec: volume)
@@ -118,7 +119,7 @@ def job_in(directory, data, *, checksum, connections=1):
 def images(kind, seed):
     rng = random.Random(seed)
     if kind == "raw":
-        # The first sector is data, or it could be taken for something else.
+        # The first sector is random data, so that no other format is recognised.
         data = rng.randbytes(512) + b"".join(rng.choice((bytes(8192), rng.randbytes(8192))) for _ in range(40))
         return data, data
     clusters = {}
@@ -162,7 +163,7 @@ def test_the_disk_and_its_digest_are_true_in_the_end(tmp_path_factory, kind, los
         assert result.resumed_at == (marks[-1] if marks else 0)
         assert result.digest == job.checksum
     assert bytes(volume.disk) == disk
-    # An attempt never falls behind the one before it.
+    # An attempt never resumes before the point where the one before it did.
     assert marks == sorted(marks)
     assert not os.path.exists(job.journal)
 
@@ -216,11 +217,11 @@ def test_a_journal_of_anything_else_is_not_gone_on_with(tmp_path, change):
 
 
 def test_without_validator_or_digest_nothing_is_resumed(tmp_path):
-    """Content of which no version can be told is resumed only where a digest will be compared."""
+    """Content whose version is unknown is resumed only if a digest will be compared."""
     data, disk = images("raw", 4)
     for checksum in (False, True):
         job = job_in(tmp_path, data, checksum=checksum)
-        # Without either the content is one stream, of few writes, and there is no journal to wait for.
+        # Without either the content is one stream of few writes, and no journal is written.
         volume = Volume(fails_at=12, until=job.journal) if checksum else Volume(fails_at=0)
         with pytest.raises(PowerLoss):
             attempt(job, MemorySource(data, validator=None), volume)

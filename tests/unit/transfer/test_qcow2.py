@@ -1,4 +1,4 @@
-"""The ranged and the streamed reader of qcow2, against the disk that the test's own writer put into the file."""
+"""Tests of the ranged and the streamed reader of qcow2, against the disk that the test's own writer wrote."""
 
 import random
 import threading
@@ -41,7 +41,7 @@ def layouts(draw):
         for guest in guests
     }
     for guest, (data, packed) in list(clusters.items()):
-        # Noise does not compress, and its compressed form would not fit the entry's count of sectors.
+        # Noise does not compress, and its compressed form would exceed the entry's sector count.
         clusters[guest] = (data, packed and len(set(data[:256])) < 64)
     zeros = set(draw(st.lists(st.integers(0, -(-virtual // cluster) - 1), max_size=10))) - set(clusters)
     entries = cluster // 8
@@ -131,7 +131,7 @@ def test_a_cut_stream_is_told(layout, data):
         Qcow2Stream(parse_header(raw[:112] + bytes(200), None), target, None).run(chunked(raw[:cut], []))
     except CdiError:
         return
-    # What was cut off was nothing that the disk needs: padding, junk, or zeros.
+    # The part that was cut off holds nothing that the disk needs: padding, junk, or zeros.
     assert bytes(target.disk) == disk_of(layout)
 
 

@@ -1,4 +1,4 @@
-"""The map of a qcow2 file and how it is cut into pieces, for maps that no writer would make."""
+"""Tests of a qcow2 file's map and of its division into pieces, including maps that no writer would make."""
 
 import struct
 from dataclasses import replace
@@ -20,7 +20,7 @@ HOSTS = st.integers(0, LENGTH // CLUSTER - 1).map(lambda number: number * CLUSTE
 
 @st.composite
 def maps(draw):
-    """Plain runs and compressed clusters that may lie anywhere, on top of each other too."""
+    """Draw plain runs and compressed clusters at any place, overlapping as well."""
     image = Qcow2Map(HEADER, LENGTH)
     guest = 0
     for compressed in draw(st.lists(st.booleans(), max_size=15)):
@@ -40,7 +40,7 @@ def maps(draw):
 
 
 CUT = st.tuples(st.integers(100, 8_000), st.integers(0, 9_000), st.integers(0, LENGTH))
-"""Size of the pieces, longest gap, and where to begin."""
+"""Size of the pieces, longest gap, and start, in bytes."""
 
 
 @settings(max_examples=80, deadline=None)
@@ -58,9 +58,9 @@ def test_every_extent_from_the_beginning_on_lies_in_just_one_piece(image, whole,
             extent = image.extent(position)
             assert piece.start <= extent.host < piece.stop
             assert min(LENGTH, extent.host + extent.size) <= piece.fetch
-        # What is not in this piece or one before it begins at its end or after: that makes it a watermark.
+        # Everything in later pieces lies at or after this piece's end, so the end is a watermark.
         assert all(host >= piece.stop for host in image.hosts[piece.last :])
-        # A buffer is bounded by the size asked for and one extent.
+        # A buffer is at most the requested size and one extent.
         assert piece.fetch - piece.start <= size + max([0, *image.sizes])
 
 
@@ -98,7 +98,7 @@ def test_going_on_at_any_watermark_leaves_nothing_out_and_does_nothing_twice(ima
         return
     at = data.draw(st.integers(0, len(cut) - 1))
     done = [position for piece in cut[: at + 1] for position in range(piece.first, piece.last)]
-    # Another size of pieces does not matter.
+    # The rest may be divided with another piece size.
     rest = pieces(image, LENGTH, begin=cut[at].stop, size=begin + 100, whole=whole, gap=gap)
     done += [position for piece in rest for position in range(piece.first, piece.last)]
     assert done == list(range(len(image)))
@@ -135,7 +135,7 @@ def test_any_table_is_extents_within_the_disk_or_an_error(entries, index, length
         assert extent.size <= (2 * CLUSTER if extent.compressed else RUN_LIMIT)
         if length is not None:
             assert extent.host < length
-    # Data and holes are all there is.
+    # Data and holes cover the whole disk.
     holes = list(image.holes())
     total = sum(size for _, size in holes) + sum(stop - start for start, stop in spans)
     assert total == header.virtual_size

@@ -1,4 +1,4 @@
-"""How many pieces are fetched at a time: what was planned, what a limit says, and what memory there is."""
+"""Tests of the number of concurrent pieces: the plan, the limits, and the available memory."""
 
 import threading
 import time
@@ -28,7 +28,7 @@ def test_all_pieces_fit_the_memory(wanted, beside):
     assert connections * (size + beside) <= MEMORY
     assert SMALLEST <= size <= PIECE_SIZE
     assert size % BLOCK == 0
-    # One more would not fit.
+    # One more connection would exceed the memory.
     assert connections == wanted or (connections + 1) * (SMALLEST + beside) > MEMORY
 
 
@@ -38,7 +38,7 @@ def test_as_many_as_there_may_be_fit_where_nothing_else_is_needed():
 
 
 class Running:
-    """A transfer of `count` blocks whose handlers are held until they are let go."""
+    """A transfer of `count` blocks whose handlers block until they are released."""
 
     def __init__(self, count, connections, *, digest=None):
         self.data = bytes(range(256)) * 16 * count
@@ -75,7 +75,7 @@ class Running:
             self.held -= 1
 
     def settles_at(self, count):
-        """So many pieces are under way, and no more come."""
+        """Wait until this many pieces are in progress, and check that no more start."""
         end = time.monotonic() + 20
         while self.held != count:
             assert time.monotonic() < end, f"{self.held} are under way, not {count}"
@@ -103,7 +103,7 @@ def test_a_limit_goes_up_and_down_while_it_runs(hashed):
         running.throttle.change(Limits(connections=2))
         running.release(40)
         running.settles_at(2)
-        # Back to the plan.
+        # Without limits the plan applies again.
         running.throttle.change(Limits())
         running.settles_at(3)
     finally:
@@ -111,7 +111,7 @@ def test_a_limit_goes_up_and_down_while_it_runs(hashed):
     assert running.error is None
     assert sorted(running.handled) == list(range(0, len(running.data), BLOCK))
     assert running.watermark.value == len(running.data)
-    # More connections get smaller pieces, from where the others end.
+    # With more connections the pieces are smaller, beginning where the others end.
     assert [size for _, size in running.cuts] == [PIECE_SIZE, MEMORY // 40 // BLOCK * BLOCK, PIECE_SIZE]
 
 
@@ -152,7 +152,7 @@ def test_a_thread_that_cannot_be_started_fails_the_transfer_and_leaves_none(monk
 
 
 def test_readers_that_are_opened_after_a_failure_end_as_well():
-    """One thread fails at once; the other begins to read a moment later, from a source that then says nothing."""
+    """One thread fails at once; the other opens a reader a moment later, from a source that sends nothing."""
     entered, first, silent, aborted = (threading.Event() for _ in range(4))
 
     class Reader:

@@ -1,4 +1,4 @@
-"""Raw images, over ranges and as a stream."""
+"""Tests of raw images, read in ranges and as a stream."""
 
 import random
 import threading
@@ -22,7 +22,7 @@ MIB = 1 << 20
 
 
 def content(size, seed=0):
-    """Data and zeros in runs of all lengths."""
+    """Return data and zeros in runs of various lengths."""
     rng, out = random.Random(seed), bytearray()
     while len(out) < size:
         run = rng.choice((1, 511, 512, 4095, 4096, 5000, 65536))
@@ -73,7 +73,7 @@ def test_zeros_are_not_written_where_they_are_there_already():
     st.booleans(),
 )
 def test_the_trimmer_sees_the_end_and_its_bytes_are_not_written(size, footer, sizes, clean):
-    """However the content is cut, and wherever the footer lies in the blocks, across two of them as well."""
+    """This holds for any chunking, and wherever the footer lies in the blocks, also across two of them."""
     footer = min(footer, size, 512)
     data = content(size, size + 1)
     seen = []
@@ -160,7 +160,7 @@ def test_ranges_give_the_disk_and_the_digest(size, connections, clean, footer, b
     whole.update(data)
     assert digest.digest() == whole.digest()
     assert watermark.value == size
-    # What an earlier attempt dealt with is not asked for again.
+    # Nothing that an earlier attempt completed is requested again.
     assert all(offset >= begin for offset, _ in source.opened)
 
 
@@ -198,7 +198,7 @@ def test_a_defect_of_a_handler_ends_the_others():
     def handlers():
         def handle(piece, view):
             if piece.start == 5 * 4096:
-                # Those before it are told to stop as well, so they are waited for.
+                # The pieces before it are cancelled by the failure as well, so wait for them first.
                 while watermark.value < 5 * 4096:
                     time.sleep(0.001)
                 raise ZeroDivisionError

@@ -1,4 +1,4 @@
-"""A raw image that comes once, is stopped anywhere, and is gone on with where its journal says."""
+"""Tests of an uploaded raw image that is interrupted at any point and resumed where its journal says."""
 
 import hashlib
 import random
@@ -19,7 +19,7 @@ DATA = random.Random(9).randbytes(SIZE)
 
 
 class Body:
-    """The content from `start` on; at `stop` it has the transfer cancelled, as a signal would."""
+    """The content from `start` on, which cancels the transfer at `stop` as a signal would."""
 
     def __init__(self, start, stop, control):
         self.at, self.stop, self.control = start, stop, control
@@ -40,7 +40,7 @@ class Body:
 
 
 def attempt(job, stop, validator="one"):
-    """Feed a transfer up to `stop`; its outcome, and where it wanted to begin."""
+    """Feed a transfer up to `stop`; return its outcome, and the offset where it began."""
     control = Control(job)
     source = FedSource(location="x", length=SIZE, validator=validator, resumes=True)
     outcomes = []
@@ -77,7 +77,7 @@ def test_it_goes_on_at_the_watermark(job, tmp_path, stops):
         journal = Journal.load(job.journal)
         began = 0 if journal is None else journal.watermark
         assert began <= stop
-        # Whole blocks were written, but for the last one that may be the end.
+        # Whole blocks were written, except the last one, which may be the end.
         assert stop - began <= 6 * MIB
     outcome, start = attempt(job, SIZE)
     assert (outcome.failure, start, outcome.resumed_at) == (None, began, began)

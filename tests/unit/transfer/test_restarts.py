@@ -1,4 +1,4 @@
-"""Beginning again, within the budget."""
+"""Tests of restarts within the retry budget."""
 
 import os
 import threading
@@ -27,7 +27,11 @@ class Pauses(threading.Event):
 
 
 class Run:
-    """`script`: what each attempt does, an error to raise or None, with the bytes that it comes far before."""
+    """A transfer with scripted attempts.
+
+    Attributes:
+        script: for each attempt an error to raise, or None, and the bytes that it transfers before.
+    """
 
     def __init__(self, script, *, source=None, retries=3, journal=None):
         job = Job(
@@ -99,7 +103,7 @@ def test_coming_further_gives_the_budget_back():
 
 
 def test_coming_only_as_far_again_does_not():
-    """A server that always hangs up at the same byte would be asked for ever."""
+    """Otherwise a server that always closes the connection at the same byte would be asked without end."""
     with pytest.raises(SourceStalled):
         Run([(broken(), 100 * MIB)] * 50, retries=3)
 

@@ -1,4 +1,4 @@
-"""Passing faults are waited out within the budget, others are not."""
+"""Tests that transient errors are retried within the budget, and others are not."""
 
 import threading
 from contextlib import nullcontext
@@ -16,7 +16,7 @@ MIB = 1 << 20
 
 
 class Event(threading.Event):
-    """Time passes at once, and is told."""
+    """An event whose waits return at once and are recorded."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ def test_connections_that_fail_together_spend_one_retry() -> None:
     for connection in range(8):
         with pytest.raises(SourceUnreachable):
             budget.backoff(SourceUnreachable(f"2 {connection}"), attempt)
-    # They also come back together: each waits for what is left of the first one's pause.
+    # Later ones also retry together: each waits for the rest of the first one's pause.
     assert len(event.waited) == 16
     assert max(event.waited[1:8]) <= event.waited[0]
 
@@ -217,7 +217,7 @@ def test_cancelling_ends_the_waiting() -> None:
 
 
 def test_a_source_that_cannot_be_opened_for_a_moment_is_opened_later() -> None:
-    """The credential chains of S3 ask services of their own when a source is opened."""
+    """The credential chains of S3 query services of their own when a source is opened."""
     job = Job(id="x", source=BlankSourceSpec(), target=FileTargetSpec(path="x"), policy=Policy(retries=2))
     attempts = []
     act = Flaky(SourceUnreachable("the metadata service"))
@@ -234,7 +234,7 @@ def test_an_abandonable_call_returns_or_raises():
 
 
 def test_a_call_is_abandoned_when_the_transfer_is_cancelled():
-    """And what comes of it later is closed."""
+    """The abandoned call's result is closed later."""
     budget, cancelled, _ = budget_of()
     go, closed, seen = threading.Event(), threading.Event(), []
 

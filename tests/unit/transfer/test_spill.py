@@ -1,4 +1,4 @@
-"""What is put aside is given back, from memory and from scratch."""
+"""Tests that spilled data is returned, from memory and from scratch space."""
 
 import os
 import random
@@ -15,7 +15,7 @@ RUNS = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 200)), max_size=25)
 
 
 def placed(runs):
-    """(start, stop) in ascending order, some next to each other."""
+    """Return (start, stop) pairs in ascending order, some adjacent."""
     at, found = 0, []
     for gap, size in runs:
         start = at + (gap if gap > 20 else 0)

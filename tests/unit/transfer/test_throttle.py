@@ -1,6 +1,6 @@
-"""Limits: kept on average, oldest first, changed under way, left at once when cancelled.
+"""Tests of limits: kept on average, oldest first, changed at run time, and left at once when cancelled.
 
-Time is a counter here: sleeping moves it on.
+Time is a counter here: sleeping advances it.
 """
 
 import threading
@@ -16,7 +16,7 @@ from cdi.transfer.throttle import Throttle
 
 
 class Time:
-    """A clock, and the event whose waits move it."""
+    """A clock, and the event whose waits advance it."""
 
     def __init__(self):
         self.now = 1000.0
@@ -51,9 +51,9 @@ def test_the_rate_is_kept(rate, sizes):
         size = min(size, throttle.grain(size))
         throttle.spend(size, throttle.ticket())
         sent += size
-        # One grain may come early, and a tenth of a second's worth was saved up.
+        # One grain may be early, and a tenth of a second's bytes may be saved up.
         assert sent <= rate * (time.now - began + 0.1) + throttle.grain(4 << 20) + 1
-    # It does not sleep longer than it must.
+    # It does not sleep longer than necessary.
     assert time.now - began <= sent / rate + 0.01
 
 
@@ -95,7 +95,7 @@ def test_a_new_limit_reaches_who_sleeps_already(limits):
             throttle.change(limits)
 
     time.on_wait = change
-    # At a byte a second this would have taken twelve days.
+    # At one byte per second this would have taken twelve days.
     throttle.spend(1 << 20, throttle.ticket())
     assert time.now - began < 5
 
@@ -111,7 +111,7 @@ def test_cancelling_ends_the_sleep():
 
 
 def test_the_oldest_gets_what_there_is():
-    """Two are always hungry: the younger one gets nothing until the older one has all it wants."""
+    """Two threads always have more to send: the younger one gets nothing until the older one is done."""
     cancelled = threading.Event()
     throttle = Throttle(Limits(bandwidth=20 << 20), cancelled)
     tickets = [throttle.ticket() for _ in range(3)]
@@ -130,7 +130,7 @@ def test_the_oldest_gets_what_there_is():
         thread.start()
     for thread in threads:
         thread.join(30)
-    # Each may take one grain before it is seen that an older one is there.
+    # Each may take one grain before it sees that an older one waits.
     last = [max(n for n, ticket in enumerate(order) if ticket == wanted) for wanted in tickets]
     assert last == sorted(last)
     assert last[0] <= 6 + 2 + 2
@@ -166,7 +166,7 @@ def test_only_so_many_are_at_work_and_the_oldest_is_next():
         thread.join(30)
     assert most[0] == 2
     assert order[0] in tickets[6:] and order[1] in tickets[6:]
-    # Two may enter at the same moment and tell so in either order.
+    # Two may enter at the same moment and append in either order.
     assert all(abs(place - ticket) <= 1 for place, ticket in enumerate(order[2:], tickets[0]))
     assert throttle._active == 0
 
@@ -195,7 +195,7 @@ def test_cancelling_ends_waiting_for_a_connection():
         cancelled.set()
         with pytest.raises(Interrupted), throttle.slot(throttle.ticket()):
             pass
-    # Nothing of it is left: the next one enters.
+    # No state is left behind: the next one enters.
     cancelled.clear()
     with throttle.slot(throttle.ticket()):
         pass
@@ -219,7 +219,7 @@ def test_rate_and_time_to_go():
         found = meter.snapshot(7)
     assert (found.done, found.total, found.written, found.rate, found.eta) == (500, 1000, 7, 100.0, 5.0)
     now[0] += 3600
-    # What was fast an hour ago is not what it is now.
+    # The rate of an hour ago no longer counts.
     for _ in range(20):
         now[0] += 1
         meter.advance(meter.done + 1)

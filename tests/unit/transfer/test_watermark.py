@@ -1,4 +1,4 @@
-"""The watermark: pieces end in any order, digest and journal see them one after another."""
+"""Tests of the watermark: pieces complete in any order, digest and journal see them in sequence."""
 
 import hashlib
 import random
@@ -17,7 +17,7 @@ from cdi.verify.hashing import ResumableHash
 
 @pytest.fixture(autouse=True)
 def eager(monkeypatch):
-    """A checkpoint whenever the one before it is done."""
+    """Write a checkpoint as soon as the one before it is done."""
     monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0)
 
 
@@ -32,7 +32,7 @@ def cut(data, sizes):
 
 
 def in_threads(watermark, data, stops, order, threads):
-    """Hand the pieces in from several threads, each in its own order; gives what they raised."""
+    """Complete the pieces from several threads, each in its own order; return the exceptions."""
     errors = []
 
     def work(mine):
@@ -152,7 +152,7 @@ def test_a_checkpoint_that_cannot_be_made_is_told_at_the_end():
     watermark.complete(0, memoryview(b""), 1)
     while watermark._error is None:
         pass
-    # The transfer has a failure of its own, which is the one to be told.
+    # The transfer reports a failure of its own instead.
     watermark.close(final=True)
 
 

@@ -334,7 +334,7 @@ def drained(sock):
 
 
 class Desk:
-    """A handler that answers ``/free`` at once, and ``/good`` and ``/unknown`` when released; ``/good`` has a valid token."""
+    """A handler that answers ``/free`` at once, and ``/good`` (with a valid token) and ``/unknown`` when released."""
 
     def __init__(self):
         self.begun = threading.Semaphore(0)
