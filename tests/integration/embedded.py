@@ -1,4 +1,4 @@
-"""Cleaning up after a test that used a CDI_HOME."""
+"""Cleanup after a test that used a CDI_HOME."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def end_embedded(path: Path) -> None:
         embedded.delete("dv", body["metadata"]["namespace"], body["metadata"]["name"])
     home, launcher = embedded.home, Launcher(embedded.home)
     deadline = time.monotonic() + 60
-    # A process that is still running would write into the test's directory while that is removed.
+    # A process that is still running would write into the test's directory while that is being removed.
     while time.monotonic() < deadline:
         for uid in launcher.known():
             with contextlib.suppress(Exception):

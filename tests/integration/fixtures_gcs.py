@@ -1,4 +1,4 @@
-"""Google Cloud Storage's stand-in (`tests/standins/gcs_json_api_standin.py`), running."""
+"""A fixture that runs the fake Google Cloud Storage server (`tests/standins/gcs_json_api_standin.py`)."""
 
 from __future__ import annotations
 

@@ -2,15 +2,15 @@
 
     def test_x(nginx):
         nginx.put("disk.qcow2", data)
-        nginx.url("disk.qcow2")                       # with ranges
-        nginx.url("disk.qcow2", "plain")              # without: it answers 200 with everything
-        nginx.url("disk.qcow2", tls=True)             # trusted by nginx.ca_dir
-        nginx.url("disk.qcow2", "private")            # basic auth, nginx.user and nginx.password
-        nginx.url("disk.qcow2", "moved")              # 302 to the first
-        nginx.url("disk.qcow2", "slow")               # 1 MiB/s
-        nginx.url("disk.qcow2", "gzipped")            # compressed on the fly, whoever asks
-        nginx.url("disk.qcow2", "chunked")            # no length, no ranges
-        nginx.url("disk.qcow2", "closed")             # no length, no ranges, no chunks
+        nginx.url("disk.qcow2")              # with ranges
+        nginx.url("disk.qcow2", "plain")     # without ranges: it answers 200 with everything
+        nginx.url("disk.qcow2", tls=True)    # trusted by nginx.ca_dir
+        nginx.url("disk.qcow2", "private")   # basic auth, nginx.user and nginx.password
+        nginx.url("disk.qcow2", "moved")     # 302 to the first
+        nginx.url("disk.qcow2", "slow")      # 1 MiB/s
+        nginx.url("disk.qcow2", "gzipped")   # compressed on the fly for every client
+        nginx.url("disk.qcow2", "chunked")   # no length, no ranges
+        nginx.url("disk.qcow2", "closed")    # no length, no ranges, no chunks
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Nginx:
-    """Where it listens and what it serves."""
+    """A running nginx: its addresses, and the directory that it serves."""
 
     root: Path
     port: int
@@ -101,7 +101,7 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
 
 @contextlib.contextmanager
 def running_nginx(base: Path, host: str = "127.0.0.1") -> Iterator[Nginx]:
-    """One that listens at an address of this machine and keeps its things below `base`."""
+    """Run an nginx on an address of this machine with its files below `base`."""
     program = shutil.which("nginx") or "/usr/sbin/nginx"
     if not os.access(program, os.X_OK):
         pytest.fail("nginx is not installed")

@@ -1,11 +1,11 @@
-"""Small disks in every format and wrapper, and everything that an import of one needs: sources, dirty targets, a check.
+"""Small disks in every format and compression, and what an import of one needs: sources, used targets, a check.
 
     def test_x(images, volume, importing):
-        image = images.get("qcow2-zlib", "gz")          # made once, shared by all processes of the run
-        volume.kind                                     # "file", "grown", "block512", "block4096", "blunt"
+        image = images.get("qcow2-zlib", "gz")    # made once, shared by all processes of the run
+        volume.kind                               # "file", "grown", "block512", "block4096", "blunt"
         outcome = importing(FileSourceSpec(path=str(image.path)), volume, image)
 
-Content is compared with what `qemu-img convert` makes of the same image.
+Content is compared with the output of `qemu-img convert` for the same image.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from tests.corpus import with_gpt, with_iso, with_mbr
 
 MIB = 1 << 20
 SIZE = 9 * MIB + 5 * 512
-"""Of the disk: no multiple of any cluster size but the smallest."""
+"""Size of the disk in bytes: no multiple of any cluster size but the smallest."""
 DEVICE = 12 * MIB
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """How one image is made, and what an import must say of it."""
+    """The way to make an image, and the expected result of its import."""
 
     format: str
-    """`Outcome.format`; also qemu-img's name."""
+    """The expected `Outcome.format`, which is also qemu-img's name."""
     options: tuple[str, ...] = ()
-    """For ``qemu-img convert -o``."""
+    """Options for ``qemu-img convert -o``."""
     compress: bool = False
     after: tuple[tuple[str, ...], ...] = ()
-    """Commands on the finished image; ``{}`` is its path."""
+    """Commands to run on the finished image; ``{}`` is its path."""
     engine: str = "qemu"
-    """Who reads it: "raw" and "qcow2" are the project's own."""
+    """The expected reader: "raw" and "qcow2" are the project's own."""
     make: Callable[[bytes], bytes] | None = None
-    """From the raw disk's bytes, where qemu-img does not make it."""
+    """A function that makes the image from the raw disk's bytes, where qemu-img does not."""
 
 
 def qemu_io(*commands: str) -> tuple[str, ...]:
@@ -96,7 +96,7 @@ KINDS: dict[str, Kind] = {
         compress=True,
         after=(("qemu-img", "snapshot", "-c", "before", "{}"), qemu_io("write -P 17 0 192k", "write -c -P 7 1M 64k")),
     ),
-    # Zero clusters with and without a place of their own, parts of clusters, and clusters given back.
+    # Zero clusters with and without allocation, partial clusters, and discarded clusters.
     "qcow2-zeros": qcow2(
         after=(qemu_io("write -z 0 128k", "write -z -u 256k 512k", "write -z 1000k 4k", "discard 5M 1M"),)
     ),
@@ -108,7 +108,7 @@ KINDS: dict[str, Kind] = {
     "vdi-static": Kind(format="vdi", options=("static=on",)),
     "vhd-dynamic": Kind(format="vpc", options=("subformat=dynamic", "force_size=on")),
     "vhd-fixed": Kind(format="vpc", options=("subformat=fixed", "force_size=on"), engine="raw"),
-    # As Virtual PC 2004 wrote it.
+    # Virtual PC 2004 wrote a footer of 511 bytes.
     "vhd-fixed-511": Kind(
         format="vpc",
         options=("subformat=fixed", "force_size=on"),
@@ -123,7 +123,7 @@ REPRESENTATIVE = (
     *("raw", "iso", "qcow2-v2", "qcow2-v3", "qcow2-zlib", "qcow2-zstd", "qcow2-snapshot", "qcow2-subclusters"),
     *("vmdk-sparse", "vmdk-stream", "vdi", "vhd-dynamic", "vhd-fixed", "vhdx"),
 )
-"""One of each sort, for sources that differ only in how their bytes come."""
+"""One image of each type, for sources that differ only in how they deliver bytes."""
 
 
 def _gz(data: bytes) -> bytes:
@@ -158,7 +158,7 @@ WRAPPERS: dict[str, tuple[tuple[str, ...], Callable[[bytes], bytes]]] = {
 
 
 def disk_bytes() -> bytes:
-    """Data that packs and data that does not, at odd places; holes, written zeros, something in the last sector."""
+    """Return compressible and random data at odd offsets, holes, written zeros, and data in the last sector."""
     dice = random.Random(11)
     disk = bytearray(SIZE)
     for start, size in (
@@ -179,18 +179,18 @@ def disk_bytes() -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """An image as a file, and the disk in it."""
+    """An image file and the disk that it contains."""
 
     name: str
     kind: Kind
     wrapper: str
     path: Path
     disk: bytes = field(repr=False)
-    """As QEMU reads it, in whole sectors."""
+    """The disk as QEMU reads it, in whole sectors."""
 
     @property
     def length(self) -> int:
-        """Of the unwrapped image."""
+        """The size of the uncompressed image in bytes."""
         return self.path.with_name("image.plain").stat().st_size
 
     @property
@@ -198,7 +198,7 @@ class Image:
         return WRAPPERS[self.wrapper][0]
 
     def serve(self, root: Path) -> str:
-        """Have it below a server's directory too; gives its name there."""
+        """Link the file into a server's directory and return its name there."""
         name = f"{self.name}.{self.wrapper}"
         if not (root / name).exists():
             os.link(self.path, root / name)
@@ -215,7 +215,7 @@ class Image:
 
 @dataclass
 class Images:
-    """Made when first wanted, by whichever process of the run wants it first."""
+    """Images that are made on first use, by whichever process of the run needs them first."""
 
     directory: Path
     _disks: dict[str, bytes] = field(default_factory=dict, repr=False)
@@ -277,7 +277,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
     return Images(directory)
 
 
-# --- where they go ----------------------------------------------------------------------------------------------
+# --- targets ----------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -305,7 +305,7 @@ _DIRT = random.Random(3).randbytes(64 << 10) * (DEVICE // (64 << 10))
 
 @dataclass
 class Volume:
-    """A target that has been used before."""
+    """A target with old data."""
 
     kind: str
     directory: Path
@@ -325,7 +325,7 @@ class Volume:
 
     @property
     def partial(self) -> Path:
-        """An unfinished disk."""
+        """The path of an unfinished disk."""
         return self.directory / ".disk.img.partial"
 
     @property
@@ -336,11 +336,11 @@ class Volume:
         return Path(self.device or self.disk).read_bytes()
 
     def is_as_it_was(self) -> bool:
-        """Of a device only."""
+        """Return whether a device still has its old data."""
         return self.content() == _DIRT
 
     def is_wiped(self) -> bool:
-        """No disk, no part of one, nothing to be read."""
+        """Return whether neither a disk nor a part of one is left: no files, or a device of zeros."""
         if self.device is None:
             return os.listdir(self.directory) == []
         return self.content().count(0) == DEVICE
@@ -355,7 +355,7 @@ def block_only(kind: str) -> bool:
 
 @contextmanager
 def blunt_devices() -> Iterator[None]:
-    """Block devices without discard and without a command that zeroes: every zero must be written."""
+    """Make block devices support neither discard nor zeroing, so that every zero must be written."""
     real = linux.fallocate, linux.zero_out
 
     def refuse(fd: int, *rest: int) -> None:
@@ -377,7 +377,7 @@ def blunt_devices() -> Iterator[None]:
 
 @pytest.fixture
 def volumes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[[str], Volume]]:
-    """Makes a used volume of a kind."""
+    """Return a function that makes a used volume of a kind."""
 
     def make(kind: str) -> Volume:
         directory = tmp_path / f"volume-{kind}"
@@ -395,7 +395,7 @@ def volumes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable
 
 @dataclass
 class Importing:
-    """Runs imports in this process and checks all that must hold of a successful one."""
+    """A runner of imports in this process that checks everything required of a successful one."""
 
     directory: Path
 
@@ -418,7 +418,7 @@ class Importing:
     def __call__(
         self, source: object, volume: Volume, image: Image, *, preallocated: bool = False, **more: object
     ) -> Outcome:
-        """Import and check."""
+        """Run an import and check it."""
         if volume.kind == "grown":
             more.setdefault("size", grown(image))
         job = self.job(source, volume, **more)
@@ -463,8 +463,8 @@ def first_difference(left: bytes, right: bytes) -> int:
 
 
 def stored_at_most(disk: bytes, path: str | None) -> int:
-    """Bytes of the blocks that hold something, and one for the file system's own use."""
-    # QEMU's mirror copies in pieces of 1 MiB, and looks for zeros in whole pieces.
+    """Return the maximum allocation in bytes: the blocks with data, and one for the file system's metadata."""
+    # QEMU's mirror copies in pieces of 1 MiB and detects zeros in whole pieces.
     block = MIB if path in ("qemu-bridge", "qemu-spool") else 64 << 10
     zero = bytes(block)
     return block + sum(block for at in range(0, len(disk), block) if not zero.startswith(disk[at : at + block]))

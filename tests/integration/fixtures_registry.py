@@ -1,7 +1,7 @@
 """Real container registries (Debian's docker-registry) over one store, and OCI layouts to push into them.
 
-`registries` starts three front-ends on loopback: `open` (plain HTTP, anybody), `basic` (TLS, htpasswd) and `token`
-(TLS, bearer tokens from `TokenService`).  What is pushed through `open` is served by all three.
+`registries` starts three front-ends on loopback: `open` (plain HTTP, anonymous), `basic` (TLS, htpasswd) and `token`
+(TLS, bearer tokens from `TokenService`). Images pushed through `open` are served by all three.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SERVICE = "cdi test registry"
 
 @dataclass
 class OciLayout:
-    """An OCI image layout in a directory, written by hand so that tests can also write it wrongly."""
+    """An OCI image layout in a directory, written by hand so that tests can also make it invalid."""
 
     path: Path
     entries: list[dict[str, Any]] = field(default_factory=list)
@@ -58,7 +58,7 @@ class OciLayout:
         return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content), **more}
 
     def layer(self, files: dict[str, bytes] | bytes, compression: str = "gzip") -> dict[str, Any]:
-        """A layer with these files, or of this content; compression is gzip, zstd or none."""
+        """Add a layer with these files, or of this content; compression is gzip, zstd or none."""
         content = files if isinstance(files, bytes) else tar_of(files)
         kind = "application/vnd.oci.image.layer.v1.tar"
         if compression == "gzip":
@@ -79,7 +79,7 @@ class OciLayout:
         config: dict[str, Any] | None = None,
         platform: bool = True,
     ) -> dict[str, Any]:
-        """A manifest with its config; entered into the layout's index under a tag if there is one."""
+        """Add a manifest with its config, and list it in the layout's index if a tag is given."""
         body = {
             "architecture": architecture,
             "os": "linux",
@@ -116,7 +116,7 @@ class OciLayout:
         self._write_index()
 
     def archive(self, path: Path) -> Path:
-        """The layout as an oci-archive."""
+        """Write the layout as an oci-archive."""
         with tarfile.open(path, "w") as tar:
             for file in sorted(self.path.rglob("*")):
                 tar.add(file, str(file.relative_to(self.path)), recursive=False)
@@ -124,7 +124,7 @@ class OciLayout:
 
 
 def tar_of(files: dict[str, bytes]) -> bytes:
-    """A tar with these files, in order; a name that ends in a slash is a directory."""
+    """Return a tar with these files, in order; a name that ends in a slash is a directory."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, content in files.items():
@@ -138,7 +138,7 @@ def tar_of(files: dict[str, bytes]) -> bytes:
 
 @dataclass
 class RegistryFrontEnd:
-    """A running registry; `ca_dir` where it speaks TLS."""
+    """A running registry; `ca_dir` is set if it uses TLS."""
 
     address: str
     ca_dir: Path | None = None
@@ -148,7 +148,7 @@ class RegistryFrontEnd:
 
 
 class TokenService:
-    """The token server that the `token` registry trusts; remembers what it was asked.
+    """The token server that the `token` registry trusts, which records its requests.
 
     It signs with RS256 and puts its certificate into the token's header, as Docker's own service does.
     """
@@ -222,7 +222,7 @@ class TokenService:
     def token(self, query: dict[str, str], *, anonymous: bool = False) -> str:
         kind, _, rest = query.get("scope", "").partition(":")
         name, _, actions = rest.rpartition(":")
-        # Anybody may read what lies below public/, as on the big registries.
+        # Images below public/ may be read anonymously, as on the large registries.
         allowed = kind == "repository" and "pull" in actions and (not anonymous or name.startswith("public/"))
         now = int(time.time())
         header = {"typ": "JWT", "alg": "RS256", "x5c": [base64.b64encode(self._der).decode()]}
@@ -263,7 +263,7 @@ class Registries:
     directory: Path
 
     def push(self, layout: OciLayout, tag: str, name: str, *, docker: bool = False) -> str:
-        """Copy a layout's image, all platforms of it, to ``name:tag`` of every front-end; gives its digest."""
+        """Copy a layout's image with all its platforms to ``name:tag`` of every front-end and return its digest."""
         digest_file = self.directory / "digest"
         subprocess.run(
             ["skopeo", "--insecure-policy", "copy", "--quiet", "--all", "--dest-tls-verify=false",
@@ -282,7 +282,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running_registry(directory: Path, name: str, port: int, config: dict[str, Any]) -> Iterator[None]:
-    """Debian's docker-registry with a configuration of the test's own, which says where it listens."""
+    """Run Debian's docker-registry with the test's configuration."""
     host = config["http"]["addr"].rpartition(":")[0]
     file = directory / f"{name}.yml"
     file.write_text(json.dumps(config))  # JSON is YAML
@@ -356,7 +356,7 @@ def registries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registries]
 
 
 def bcrypt(password: str) -> str:
-    """For htpasswd, which the registry wants as bcrypt; made by nginx's neighbour in Debian, libcrypt."""
+    """Hash a password for htpasswd; the registry needs bcrypt, which libcrypt provides."""
     import ctypes
     import ctypes.util
 

@@ -20,7 +20,7 @@ class S3Server:
 
     endpoint: str
     client: Any
-    """boto3's, with keys that are allowed everything."""
+    """A boto3 client with keys that are allowed everything."""
     bucket: str
 
     def url(self, key: str) -> str:
@@ -39,7 +39,7 @@ def s3_endpoint() -> Iterator[str]:
 
 @contextlib.contextmanager
 def running_s3(host: str = "127.0.0.1") -> Iterator[str]:
-    """Gives its URL."""
+    """Run the service and yield its URL."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -56,7 +56,7 @@ def running_s3(host: str = "127.0.0.1") -> Iterator[str]:
 
 @pytest.fixture
 def no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> pytest.MonkeyPatch:
-    """Nothing of this machine's own AWS configuration is seen."""
+    """Hide this machine's own AWS configuration."""
     import os
 
     for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -69,7 +69,7 @@ def no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> pytest.MonkeyPatch
 
 @pytest.fixture
 def s3(s3_endpoint: str, no_aws: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """A fresh bucket."""
+    """Return the server with a new bucket."""
     with fresh_bucket(s3_endpoint) as server:
         yield server
 

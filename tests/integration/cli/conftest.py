@@ -1,4 +1,4 @@
-"""``cdi`` as a person runs it: a process of its own, over a CDI_HOME of its own, with real workers."""
+"""``cdi`` as a process of its own, with a CDI_HOME of its own and real workers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENCE = 110
 
 @dataclass
 class Cdi:
-    """Runs commands; `home` is CDI_HOME, `cwd` where they run."""
+    """A function that runs commands; `home` is CDI_HOME, `cwd` the working directory."""
 
     home: Path
     cwd: Path
@@ -34,12 +34,12 @@ class Cdi:
 
     def start(self, *arguments, **options) -> subprocess.Popen:
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        # Who runs in the background of a shell ignores Ctrl-C, and hands that on.
+        # A shell's background process ignores Ctrl-C, and its children inherit that.
         options.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         return subprocess.Popen(self.command(*arguments), cwd=self.cwd, env=self.variables, text=True, **options)
 
     def __call__(self, *arguments, status=0, **options) -> subprocess.CompletedProcess:
-        """Run a command that ends with `status`, and never with a traceback."""
+        """Run a command that exits with `status`, and never with a traceback."""
         if "input" not in options:
             options.setdefault("stdin", subprocess.DEVNULL)
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""``cdi batch`` as a process: real web servers, real supervisor, real workers."""
+"""Tests of ``cdi batch`` as a process, with real web servers, supervisor and workers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.integration.fixtures_registry import OciLayout
 
 MIB = 1 << 20
 SLOW = 4 * MIB
-"""That takes four seconds."""
+"""Bytes that take four seconds to serve."""
 
 
 class Machine:
-    """``cdi batch`` over a CDI_HOME, in a directory of its own."""
+    """``cdi batch`` with a CDI_HOME, in a directory of its own."""
 
     def __init__(self, cdi):
         self._cdi = cdi
@@ -38,12 +38,12 @@ class Machine:
         return self._cdi.start("batch", *arguments)
 
     def batch(self, *arguments, status=0):
-        """Run it to its end; what it wrote."""
+        """Run a batch to its end and return its output and errors."""
         done = self._cdi("batch", *arguments, status=status)
         return done.stdout, done.stderr
 
     def results(self, *arguments, status=0):
-        """By name, of ``--output json``."""
+        """Return the results of ``--output json`` by name."""
         out, _ = self.batch(*arguments, "-o", "json", status=status)
         report = json.loads(out)
         assert report["exitStatus"] == status
@@ -57,7 +57,7 @@ class Machine:
         return json.loads((self.path / "cdi.lock").read_text())["images"]
 
     def kill(self):
-        """Supervisor and workers."""
+        """Kill supervisor and workers."""
         launcher = self.embedded._launcher
         deadline = time.monotonic() + 30
         while durable.held(self.embedded.home.supervisor_lock) or any(map(launcher.alive, launcher.known())):
@@ -85,7 +85,7 @@ def raw_disk(seed, size=2 * MIB):
 
 @pytest.fixture
 def qcow2(tmp_path):
-    """Makes compressed qcow2 files out of disks."""
+    """Return a function that makes compressed qcow2 files out of disks."""
 
     def make(raw):
         source, target = tmp_path / "one.raw", tmp_path / "one.qcow2"
@@ -107,7 +107,7 @@ def asked(server):
     return [request.path for request in server.requests]
 
 
-# --- the whole of it ----------------------------------------------------------------------------------------------
+# --- complete runs ------------------------------------------------------------------------------------------------
 
 
 def test_twenty_images_of_which_two_fail(machine, fault_server, nginx, qcow2):
@@ -151,7 +151,7 @@ def test_twenty_images_of_which_two_fail(machine, fault_server, nginx, qcow2):
         "format": "qcow2",
     }
     assert lock["i02"]["validator"] == '"v2"'
-    # Once more: nothing is fetched but what tells that nothing has changed, and the two are tried again.
+    # On the second run only requests that show that nothing has changed are made, and the two failures are retried.
     fault_server.put("/i12", raw_disk(12))
     images[12]["checksum"] = f"sha256:{hashlib.sha256(raw_disk(12)).hexdigest()}"
     before = machine.disk("i00").stat()
@@ -183,7 +183,7 @@ def test_after_the_first_failure_none_is_begun(machine, fault_server):
 
 @pytest.fixture
 def pinned(machine, fault_server):
-    """Two images, imported and pinned; their volumes are gone."""
+    """Import and pin two images and delete their volumes."""
     for number in range(2):
         fault_server.put(f"/i{number:02}", raw_disk(number), etag=f'"v{number}"')
     machine.write([http(fault_server, n, size="2Mi") for n in range(2)])
@@ -281,12 +281,12 @@ def test_a_volume_that_is_not_what_is_pinned(machine, fault_server):
     assert machine.disk("i00").read_bytes() == raw_disk(0)
 
 
-# --- stopped in the middle --------------------------------------------------------------------------------------
+# --- interruptions ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def slow(machine, nginx):
-    """Four images of which two take their time."""
+    """Provide four images, two of which take several seconds."""
     images = []
     for number in range(4):
         data = random.Random(number).randbytes(SLOW if number < 2 else MIB)
@@ -358,7 +358,7 @@ def test_time_that_runs_out(slow):
     assert {image["result"] for image in slow.results("images.yaml").values()} <= {"imported", "unchanged"}
 
 
-# --- what a batch may consist of ----------------------------------------------------------------------------------
+# --- contents of a batch ------------------------------------------------------------------------------------------
 
 
 def test_manifests_with_their_secrets(machine, nginx, qcow2):
@@ -421,7 +421,7 @@ def test_sizes_are_those_of_the_images(machine, nginx, qcow2):
     }
     assert machine.disk("local").read_bytes() == machine.disk("zst").read_bytes() == disk
     assert {image["result"] for image in machine.results("sub/images.yaml").values()} == {"unchanged"}
-    # The same files elsewhere are the same images.
+    # The same files in another place are the same images.
     (machine.path / "sub/local.qcow2").rename(machine.path / "old")
     (machine.path / "sub/local.qcow2").write_bytes((machine.path / "old").read_bytes())
     machine.embedded.delete("dv", None, "local")

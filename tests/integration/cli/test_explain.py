@@ -1,4 +1,4 @@
-"""``cdi explain``: what is said is what then happens, and saying it changes nothing."""
+"""Tests that ``cdi explain`` predicts what an import then does, and changes nothing."""
 
 from __future__ import annotations
 

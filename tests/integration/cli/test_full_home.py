@@ -1,4 +1,4 @@
-"""CDI_HOME on a file system that is full, or becomes full under an import."""
+"""Tests of CDI_HOME on a file system that is full, or becomes full during an import."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="mo
 
 @pytest.fixture
 def small(cdi, tmp_path):
-    """A file system of 8 MiB with CDI_HOME in it, which exists already."""
+    """Mount a file system of 8 MiB with an existing CDI_HOME in it."""
     place = tmp_path / "small"
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], check=True)
@@ -31,7 +31,7 @@ def small(cdi, tmp_path):
         cdi("delete", "dv", "--all", "--ignore-not-found")
         with open(cdi.home / "supervisor.lock", "rb") as lock:
             subprocess.run(["flock", "-w", "60", str(lock.fileno())], pass_fds=[lock.fileno()], check=True)
-        # It has let go of its lock, but its process may be there for a moment more.
+        # The supervisor has released its lock, but its process may exist for a moment more.
         subprocess.run(["umount", "--lazy", place], check=True)
 
 
@@ -48,7 +48,7 @@ def ready(cdi):
 
 
 def log_of(cdi):
-    """The supervisor's, without times."""
+    """Return the supervisor's log without times."""
     lines = [line.partition(" ")[2].partition(" ")[2] for line in (cdi.home / "supervisor.log").read_text().splitlines()]
     assert not [line for line in lines if "InternalError" in line or "Traceback" in line], lines
     assert max(Counter(lines).values(), default=0) <= 3, lines
@@ -69,7 +69,7 @@ def test_an_import_that_fills_it_ends_the_wait_and_is_told_in_the_condition(cdi,
     assert str(cdi.home) in ready(cdi)["message"]
     assert "TargetFull" in cdi("describe", "dv/full").stdout
     log_of(cdi)
-    # What is to be deleted to make room has to be deleted although there is none.
+    # Deleting a volume to make room must work although there is no room.
     cdi("delete", "dv/full")
     assert not (cdi.home / "volumes/default/full").exists()
 

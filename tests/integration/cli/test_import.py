@@ -1,4 +1,4 @@
-"""``cdi import`` into volumes, files and devices, from every kind of place."""
+"""Tests of ``cdi import`` into volumes, files and devices, from every kind of source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``cdi inspect`` over every kind of place."""
+"""Tests of ``cdi inspect`` with every kind of source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GUEST = random.Random(3).randbytes(2 * MIB) + bytes(6 * MIB)
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
-    """A compressed qcow2 of 8 MiB with 2 MiB of data."""
+    """Return a compressed qcow2 of 8 MiB with 2 MiB of data."""
     directory = tmp_path_factory.mktemp("image")
     (directory / "guest.raw").write_bytes(GUEST)
     path = directory / "guest.qcow2"

@@ -1,4 +1,4 @@
-"""What ``cdi inspect`` and ``cdi explain`` say of an image that is cut short where it lies, or may be on its way."""
+"""Tests of ``cdi inspect`` and ``cdi explain`` with images that are truncated at the source, or may be."""
 
 import json
 

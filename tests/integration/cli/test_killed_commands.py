@@ -1,4 +1,4 @@
-"""A password that a command was given is nowhere to be found once it was killed and another one has run."""
+"""Tests that a password given to a command is stored nowhere after it was killed and another command has run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def temporary(cdi, tmp_path):
 
 
 def holding(*places):
-    """The files that hold the password."""
+    """Return the files that contain the password."""
     return [
         path
         for place in places

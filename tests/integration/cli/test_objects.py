@@ -1,4 +1,4 @@
-"""The commands on objects, from a manifest to a volume and back to nothing."""
+"""Tests of the commands on objects, from a manifest to a volume and its deletion."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def test_wait_for_deletion(cdi, nginx, manifest, tmp_path):
     nginx.put("cli.qcow2", qcow2(tmp_path)[1])
     cdi("apply", "-f", manifest(nginx.url("cli.qcow2")), "--wait")
     front = cdi.start("wait", "dv/golden", "--for", "delete")
-    # It says where it stands as soon as it waits; only then is there something to be missed.
+    # It prints the line once its watch has begun; a deletion before that could be missed.
     assert front.stderr.readline() == "golden: waits to be gone\n"
     cdi("delete", "dv", "golden")
     _, err = front.communicate(timeout=60)

@@ -1,4 +1,4 @@
-"""Every command over a CDI_HOME that is no directory, cannot be read or written, or has an odd name."""
+"""Tests of every command with a CDI_HOME that is no directory, cannot be read or written, or has an unusual name."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ COMMANDS = [
     "delete dv/k1 --timeout 60s",
 ]
 READING = {"describe dv/k1", "wait dv/k1 --timeout 60s", "logs dv/k1", "get dv", "get all -o json", "explain dv/k1"}
-"""They write nothing, so they work wherever reading does."""
+"""Commands that write nothing, so they work wherever reading does."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that was run."""
+    """The result of a command."""
 
     status: int
     out: str
@@ -63,7 +63,7 @@ class Ended:
 
 @pytest.fixture
 def walk(cdi, tmp_path):
-    """Run every command as somebody whom permissions stop; gives what each of them ended with."""
+    """Return a function that runs every command as a user subject to permissions and returns the results."""
     (tmp_path / "disk.raw").write_bytes(os.urandom(4 * MIB))
     (tmp_path / "dv.yaml").write_text(MANIFEST)
     (tmp_path / "images.yaml").write_text("images: [{name: b1, url: disk.raw, size: 4Mi}]\n")
@@ -103,14 +103,14 @@ def walk(cdi, tmp_path):
 
 
 def unprivileged():
-    """Before a command: root, too, is to be stopped by permissions."""
+    """Return a command prefix that makes permissions apply to root too."""
     if os.geteuid() != 0:
         return []
     return ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--"]
 
 
 def volume(cdi):
-    """Make volume k1, and wait until nobody works in CDI_HOME."""
+    """Make volume k1, and wait until no worker and no supervisor runs in CDI_HOME."""
     (cdi.cwd / "k1.raw").write_bytes(os.urandom(4 * MIB))
     cdi("import", "k1.raw", "--name", "k1", "--size", "4Mi")
     with open(cdi.home / "supervisor.lock", "rb") as lock:

@@ -1,4 +1,4 @@
-"""Commands whose standard streams are closed, full, or without a reader."""
+"""Tests of commands whose standard streams are closed, full, or have no reader."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ spec: {source: {blank: {}}, storage: {resources: {requests: {storage: 1Mi}}}}
 
 @pytest.fixture
 def place(cdi, tmp_path):
-    """A CDI_HOME with volume k1, and what the commands above name."""
+    """Create a CDI_HOME with volume k1, and the files that the commands above name."""
     content = os.urandom(4 * MIB)
     (tmp_path / "disk.raw").write_bytes(content)
     (tmp_path / "dv.yaml").write_text(MANIFEST)
@@ -44,7 +44,7 @@ def place(cdi, tmp_path):
 
 
 def closed(*descriptors):
-    """For `preexec_fn`."""
+    """Return a function that closes descriptors, for `preexec_fn`."""
 
     def close():
         for descriptor in descriptors:
@@ -84,7 +84,7 @@ def test_a_reader_that_is_gone_ends_every_command_quietly_as_sigpipe_would(cdi, 
 
 @pytest.mark.parametrize("descriptors", [(1,), (0, 1, 2)], ids=str)
 def test_closed_streams_change_nothing_but_what_is_seen(cdi, place, descriptors):
-    """Not even the disk that is written: its descriptor must not become the standard output."""
+    """In particular the disk that is written is unchanged: its descriptor must not become the standard output."""
     for line in PRINTING:
         options = {} if 2 not in descriptors else {"stderr": None}
         done = run(cdi, line, stdout=subprocess.PIPE, preexec_fn=closed(*descriptors), **options)
@@ -111,7 +111,7 @@ def test_a_full_standard_error_does_not_end_the_work(cdi, place):
 
 
 def test_a_stream_that_passes_through_the_command_is_given_up_with_it(cdi, tmp_path):
-    """Its worker would take the end of the command for the end of the image."""
+    """Otherwise its worker would take the end of the command for the end of the image."""
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "i.qcow2", "4M"], check=True)
     reading, writing = os.pipe()
     with open("/dev/full", "w") as full, subprocess.Popen(["cat", "i.qcow2"], cwd=tmp_path, stdout=writing) as cat:

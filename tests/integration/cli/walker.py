@@ -1,6 +1,6 @@
 """Run many commands in one process: ``python -m tests.integration.cli.walker`` with their arguments in JSON as input.
 
-Starting an interpreter takes longer than most commands.  What they print and end with comes out in JSON.
+Starting an interpreter takes longer than most commands. Their output and exit statuses are printed in JSON.
 """
 
 from __future__ import annotations

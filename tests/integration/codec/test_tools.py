@@ -1,4 +1,4 @@
-"""What the usual programs write is read: gzip, pigz, zstd, xz and GNU tar are the oracles."""
+"""Tests of decoding what gzip, pigz, zstd, xz and GNU tar write."""
 
 from __future__ import annotations
 

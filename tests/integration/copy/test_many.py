@@ -34,7 +34,7 @@ class Many:
             (directory / name).mkdir(parents=True)
             port = free_port()
             self.tickets[name] = Ticket(id=name, address=f"127.0.0.1:{port}", attempt="1")
-            # Its own source is never started.
+            # The source that belongs to this `Clone` is never started.
             ends = Clone(directory / name / "pods", certificates, source, directory / name / "disk.img")
             ends.target = CopyTargetJob(
                 id=name,
@@ -143,7 +143,7 @@ def test_five_are_filled_by_one_reading_though_one_is_slow_and_one_is_killed(man
 
 
 def test_the_source_is_read_once_for_as_many_as_there_may_be(many, tmp_path):
-    """Run few target processes on this machine, but many tickets."""
+    """Few target processes run on this machine, but many targets are assigned."""
     source = write_disk(tmp_path / "source.img", 8)
     clones = many(source, 4, expected=4)
     clones.start()
@@ -188,7 +188,7 @@ def test_a_target_that_is_named_no_more_is_let_go_and_the_others_are_not_disturb
 
 
 def test_each_target_is_shown_a_certificate_of_its_own(many, certificates, source, tmp_path):
-    """Targets reject each other's certificates; the source waits for one that is created late."""
+    """Targets reject each other's certificates; the source waits for a certificate that is created late."""
     place = tmp_path / "own"
     place.mkdir()
 

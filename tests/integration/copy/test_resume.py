@@ -83,7 +83,7 @@ def test_it_goes_on_and_nothing_of_what_lay_behind_is_left(tmp_path, certificate
 
 
 def test_a_grown_disk_too(tmp_path, certificates, source, left):
-    """Its tail was zeroed before there was a journal, and is never written again."""
+    """The part that was added was zeroed before there was a journal, and is never written again."""
     journal = left(disk_size=SIZE + CHUNK)
     with open(tmp_path / ".disk.img.partial", "r+b") as file:
         file.seek(SIZE)

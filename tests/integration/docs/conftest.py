@@ -18,7 +18,7 @@ DISK = random.Random(11).randbytes(2 * MIB) + bytes(6 * MIB)
 
 @pytest.fixture(scope="session")
 def guest(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A compressed qcow2 image of `DISK`."""
+    """Return a compressed qcow2 image of `DISK`."""
     directory = tmp_path_factory.mktemp("guest")
     (directory / "guest.raw").write_bytes(DISK)
     convert = ["qemu-img", "convert", "-q", "-c", "-f", "raw", "-O", "qcow2", "guest.raw", "guest.qcow2"]
@@ -28,7 +28,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture
 def page(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., DocShell]]:
-    """Make the shell that runs the blocks of the requesting test."""
+    """Return a function that makes the shell for the blocks of the requesting test."""
     made = []
 
     def make(**more: object) -> DocShell:

@@ -1,4 +1,4 @@
-"""The how-to guides' blocks for one machine, run as they are written against real servers."""
+"""Tests of the how-to guides' blocks for one machine, run as they are written against real servers."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def volume(page: DocShell, name: str) -> Path:
 
 
 def run(page: DocShell, command: str) -> None:
-    """Run what a page takes for granted."""
+    """Run a command that prepares what a page presupposes."""
     subprocess.run(["bash", "-c", command], cwd=page.directory, env=page.environment, check=True)
 
 
 def holds_the_disk(path: Path) -> bool:
-    """It begins with the guest's disk, and is zeros from there on."""
+    """Return whether the file begins with the guest's disk and continues with zeros."""
     content = path.read_bytes()
     return content[: len(DISK)] == DISK and not content[len(DISK) :].strip(b"\0")
 

@@ -1,4 +1,4 @@
-"""The lesson on one machine, followed from an empty home directory with what the lesson makes itself."""
+"""Tests of the tutorial on one machine, followed from an empty home directory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def free_port() -> int:
 def test_the_lesson_on_one_machine(tmp_path, page):
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    # The guest is built from packages once, as for scripts/quickstart, and kept in the cache.
+    # The guest image is built from packages once, as for scripts/quickstart, and kept in the cache.
     cache = os.environ.get("CDI_CACHE") or os.path.expanduser("~/.cache/cdi")
     here = {"8089": str(free_port()), "scripts/": f"{ROOT}/scripts/"}
     lesson = page(replacements=here, CDI_CACHE=cache)

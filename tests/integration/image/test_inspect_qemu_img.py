@@ -1,4 +1,4 @@
-"""What inspection says of images that qemu-img makes, against what qemu-img says of them."""
+"""Tests of the inspection of images that qemu-img makes, against qemu-img's own output."""
 
 import json
 import subprocess
@@ -68,7 +68,7 @@ def agree(path: Path, form: str) -> ImageInfo:
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory) -> Path:
-    """3 MiB and an odd number of sectors, with some data."""
+    """Return a disk of 3 MiB and an odd number of sectors, with some data."""
     path = tmp_path_factory.mktemp("disk") / "disk.raw"
     path.write_bytes((bytes(range(256)) * 256 + bytes(1 << 18)) * 9 + bytes(512 * 33))
     return path
@@ -91,7 +91,7 @@ def test_converted(tmp_path: Path, disk: Path, form: str, options: str) -> None:
     qemu_img("convert", "-q", "-f", "raw", "-O", form, *extra, disk, path)
     info = agree(path, form)
     if info.payload is not None:
-        # A plain run: these very bytes are the disk.
+        # A plain run stores the disk's bytes unchanged.
         offset, length = info.payload
         plain = tmp_path / "plain.raw"
         plain.write_bytes(path.read_bytes()[offset : offset + length])
@@ -167,7 +167,7 @@ def test_vmdk_overlay_is_refused(tmp_path: Path) -> None:
         inspect(path)
 
 
-# Its snapshot table is empty, which only a reader of snapshots minds.
+# Its snapshot table is empty, which is an error only to a reader of snapshots.
 _OPENABLE = [s for s in SAMPLES if s.format not in (None, "raw") and s.name != "qcow2-snapshots"]
 
 

@@ -1,4 +1,4 @@
-"""``cdi serve`` over a CDI_HOME of its own with real workers, and a real Chromium that looks at it."""
+"""``cdi serve`` with a CDI_HOME of its own and real workers, and a real Chromium for its page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MIB = 1 << 20
 
 @dataclass
 class Machine:
-    """One machine's volumes, and a server over them."""
+    """One machine's volumes, and a server for them."""
 
     embedded: Embedded
     base: Path
@@ -65,7 +65,7 @@ class Machine:
 
 @pytest.fixture
 def stopped(tmp_path, monkeypatch):
-    """A machine whose server is not started."""
+    """Yield a machine whose server is not started."""
     monkeypatch.delenv("CDI_HOME", raising=False)
     made = Machine(Embedded(tmp_path / "home"), tmp_path)
     yield made
@@ -74,7 +74,7 @@ def stopped(tmp_path, monkeypatch):
         embedded.delete("dv", body["metadata"]["namespace"], body["metadata"]["name"])
     launcher = Launcher(embedded.home)
     deadline = time.monotonic() + 60
-    # Whatever a test left running would write into its directory while that is removed.
+    # Processes that a test left running would write into its directory while that is being removed.
     while time.monotonic() < deadline:
         for uid in launcher.known():
             with contextlib.suppress(Exception):
@@ -90,8 +90,8 @@ def machine(stopped):
         yield stopped
 
 
-# Of a module, not of the session: as long as Playwright is open, its event loop counts as running in this process, and no
-# other test could run one.
+# The scope is the module: as long as Playwright is open, its event loop counts as running in this process, and no other
+# test could run one.
 @pytest.fixture(scope="module")
 def chromium():
     if not Path(CHROMIUM).exists():
@@ -105,7 +105,7 @@ def chromium():
 
 
 class Troubles(list):
-    """What a browser complained of: errors of the page, and of its rules."""
+    """Errors that a browser logged about the page, including violations of its policy."""
 
 
 @pytest.fixture
@@ -118,20 +118,20 @@ def context(chromium, request):
 
 @pytest.fixture
 def page(context):
-    """A tab in which nothing may go wrong."""
+    """Yield a tab, and check at its end that no error was logged."""
     troubles = Troubles()
     tab = context.new_page()
     tab.on("pageerror", lambda error: troubles.append(str(error)))
     tab.on("console", lambda said: troubles.append(said.text) if said.type in {"error", "warning"} else None)
     tab.troubles = troubles
     yield tab
-    # A refusal that the test asked for is logged by the browser as well.
+    # Error responses that the test caused are logged by the browser as well.
     assert not [text for text in troubles if "Failed to load resource" not in text]
 
 
 @pytest.fixture
 def desk(page, machine):
-    """The page, signed in."""
+    """Return the page, signed in."""
     page.goto(f"{machine.url}#token={TOKEN}")
     page.wait_for_selector("#desk:visible")
     return page
@@ -139,7 +139,7 @@ def desk(page, machine):
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory):
-    """One disk of 16 MiB in every format that QEMU writes, and what it is wrapped in."""
+    """Return one disk of 16 MiB in every format that QEMU writes, plain and compressed."""
     base = tmp_path_factory.mktemp("images")
     raw = base / "disk.raw"
     content = bytearray(16 * MIB)

@@ -1,4 +1,4 @@
-"""Foreign clients at ``cdi serve``: curl, tuspy, tus-js-client; and what becomes of uploads when something is killed."""
+"""Tests of other clients of ``cdi serve``: curl, tuspy, tus-js-client; and of uploads when a process is killed."""
 
 from __future__ import annotations
 
@@ -142,7 +142,8 @@ class TestWhatIsKilled:
         machine.kill_worker(volume)
         status = 409
         while status == 409:
-            # It may end between the two, and the next one goes on at what was written: the client asks again.
+            # The upload server may be replaced between the two requests, and the next one continues elsewhere: the
+            # client asks again.
             offset = int(tus(machine, volume, "HEAD", path)["Upload-Offset"])
             assert 0 < offset <= 12 * MIB
             try:
@@ -158,7 +159,7 @@ class TestWhatIsKilled:
 
 @contextlib.contextmanager
 def nobody_writes_down(machine):
-    """What becomes of volumes: the supervisor stands still."""
+    """Suspend the supervisor, so that no volume's status is written."""
     home = str(machine.embedded.home.root).encode()
     found = [
         int(directory.name)
@@ -183,7 +184,7 @@ def command_line(directory):
 
 
 class TestCompleted:
-    """All of a resumable upload has arrived, and its client asks whether it has."""
+    """All of a resumable upload has arrived, and its client queries its state."""
 
     def told(self, machine, path):
         found = tus(machine, "vm", "HEAD", path)

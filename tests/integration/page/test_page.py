@@ -1,4 +1,4 @@
-"""The page in a real browser, over a server with real workers.  Screenshots are below pytest's ``tmp_path``."""
+"""Tests of the page in a real browser, with a server and real workers; screenshots are below pytest's ``tmp_path``."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class TestUploading:
             if request.method == "PATCH":
                 requests.append(int(request.headers["upload-offset"]))
                 if len(requests) == 1:
-                    # As a connection that breaks: a part arrives, and the client does not learn of it.
+                    # The connection breaks: a part arrives, and the client does not learn how much.
                     headers = {**request.headers, "content-length": str(cut)}
                     desk.request.fetch(
                         request.url, method="PATCH", headers=headers, data=request.post_data_buffer[:cut]
@@ -203,7 +203,7 @@ class TestVolumes:
         row(desk, "golden-copy").get_by_text("Succeeded").wait_for()
         assert machine.disk("golden-copy").read_bytes() == (images / "disk.raw").read_bytes()
         desk.get_by_role("button", name="Delete golden", exact=True).click()
-        # Enter on the safe choice, which has the focus.
+        # Enter presses the default button, which does nothing.
         desk.keyboard.press("Enter")
         assert not desk.get_by_role("dialog").is_visible()
         desk.get_by_role("button", name="Delete golden", exact=True).click()
@@ -224,7 +224,7 @@ class TestVolumes:
     def test_hostile_texts_stay_texts(self, desk, machine, images):
         machine.make("victim", size="1Mi")
         machine.await_phase("victim", "UploadReady")
-        # The supervisor would correct such a status at once, so it is put in on the way.
+        # The supervisor would correct such a status at once, so it is inserted into the response.
         said = json.dumps(HOSTILE)[1:-1]
 
         def passing(route):
@@ -249,7 +249,7 @@ class TestVolumes:
 
 class TestRules:
     def test_the_browser_keeps_them(self, context, machine):
-        """An inline script, markup out of text and another server are refused by the policy."""
+        """An inline script, markup out of text and another server are blocked by the policy."""
         tab = context.new_page()
         said = []
         tab.on("console", lambda one: said.append(one.text))
@@ -297,7 +297,7 @@ LUMINANCE = """() => {
     "context", [{"color_scheme": "light"}, {"color_scheme": "dark"}], indirect=True, ids=["light", "dark"]
 )
 def test_everything_can_be_read(desk, machine, images, tmp_path):
-    """WCAG 2.2, 1.4.3: a contrast of 4.5 at least."""
+    """WCAG 2.2, 1.4.3: the contrast must be 4.5 at least."""
     machine.make("waiting")
     machine.make("done")
     machine.embedded.upload("default", "done", images / "disk.qcow2")

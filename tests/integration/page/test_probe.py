@@ -1,4 +1,4 @@
-"""What the page says of an image before it is sent is what the server's own inspectors say of it."""
+"""Tests that the page's check of an image before the upload agrees with the server's own inspectors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAMES = {"vpc": "vhd"}
 
 @pytest.fixture(scope="module")
 def tab(chromium, tmp_path_factory):
-    """The page's modules, without anybody signed in."""
+    """Return a tab with the page's modules, without signing in."""
     from cdi.runtime.embedded import Embedded
     from cdi.server.machine import Options, served
 
@@ -86,7 +86,7 @@ def test_an_iso_and_a_cut_header(probe, tmp_path):
 
 
 def test_no_bytes_break_it(probe, images, tmp_path):
-    """Every header with each of its parts overwritten: an answer, never a failure."""
+    """Every header with each of its parts overwritten gives a result, never an exception."""
     for name in ("disk.qcow2", "disk.vhdx", "disk.vdi", "disk.vpc", "disk.vmdk", "disk.raw.xz", "disk.raw.zst"):
         content = bytearray((images / name).read_bytes()[: 1 << 20])
         for at in range(4, 68, 4):

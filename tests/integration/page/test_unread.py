@@ -1,4 +1,4 @@
-"""Clients that never read, beside one that uploads to ``cdi serve`` and one that opens the page."""
+"""Tests of clients that never read, beside one that uploads to ``cdi serve`` and one that opens the page."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def test_two_hundred_clients_that_never_read_are_in_nobodys_way(machine, images)
                     assert json.load(answer)["may"]["upload"] is True
                 opened += 1
             assert upload.result().stdout == "200"
-        # They were there all the time.
+        # They were connected during the whole test.
         assert clients.connected > 100
     machine.await_phase("vm", "Succeeded")
     assert machine.disk("vm").read_bytes() == (images / "disk.raw").read_bytes()

@@ -20,7 +20,7 @@ def home(tmp_path):
 
 @pytest.fixture
 def launcher(home):
-    """Workers that it started are gone after the test."""
+    """Yield a launcher, and end the workers that it started."""
     launcher = Launcher(home, import_module=FAKE)
     yield launcher
     deadline = time.monotonic() + 30
@@ -35,7 +35,7 @@ def launcher(home):
 
 @pytest.fixture
 def until():
-    """Wait for a condition, at most half a minute."""
+    """Return a function that waits for a condition, for at most 30 seconds."""
 
     def wait(condition):
         deadline = time.monotonic() + 30

@@ -1,4 +1,4 @@
-"""A worker that does what the last part of its URL says; started by the launcher as a module."""
+"""A worker that behaves as the last part of its URL says; the launcher starts it as a module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded mode as a command uses it: real supervisor, real workers, a real web server."""
+"""Tests of the local backend as a command uses it, with a real supervisor, workers and web server."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def embedded(tmp_path):
 
 @pytest.fixture(scope="module")
 def image(nginx):
-    """A qcow2 file on the server, and the disk that it is."""
+    """Return a qcow2 file on the server, and the disk that it contains."""
     raw = bytearray(4 * MIB)
     raw[MIB : 2 * MIB] = random.Random(1).randbytes(MIB)
     path = nginx.put("runtime/disk.raw", bytes(raw))
@@ -273,7 +273,7 @@ def test_a_volume_can_outlive_its_datavolume(embedded, nginx, image):
     assert embedded.wait("dv", None, "a", until="Failed", timeout=60)["status"]["phase"] == "Failed"
 
 
-# --- nothing is lost ----------------------------------------------------------------------------------------------
+# --- failures and restarts ----------------------------------------------------------------------------------------
 
 APPLY = """
 import sys

@@ -1,4 +1,4 @@
-"""Rounds of a supervisor in this process, with workers that do as they are told."""
+"""Tests of a supervisor's rounds in this process, with scripted workers."""
 
 from __future__ import annotations
 

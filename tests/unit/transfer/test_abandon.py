@@ -33,7 +33,7 @@ def device(monkeypatch):
 
 
 def attempt(monkeypatch, tmp_path, source, *, continued):
-    """Run one attempt; `continued` says whether another attempt wrote to the device before."""
+    """Run one attempt without a journal; `continued` says that an attempt elsewhere may have written to the device."""
 
     @contextlib.contextmanager
     def opened(*_):
