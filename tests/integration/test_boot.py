@@ -1,4 +1,4 @@
-"""Boot checks of disks with a boot sector of our own, which says what a test wants on the serial port."""
+"""Tests of the boot check, with boot sectors that write a text to the serial port."""
 
 import hashlib
 import os
@@ -76,7 +76,7 @@ def test_a_boot_loop_is_recognised(disk, tmp_path, monkeypatch):
     report = check(disk(boot_sector(b"once more\r\n", RESET)), tmp_path)
     assert not report.booted
     assert "boot loop" in report.why_not
-    assert report.resets >= 2  # it may start over once more before it is ended
+    assert report.resets >= 2  # it may reset once more before it is stopped
 
 
 def test_silence_ends_with_the_time_and_says_how_much_was_read(disk, tmp_path):
@@ -131,7 +131,7 @@ def test_uefi_finds_nothing_on_a_blank_disk(disk, tmp_path):
     report = check(disk(), tmp_path, firmware="uefi", memory=256 << 20)
     assert not report.booted
     assert report.firmware == "uefi"
-    assert "the firmware" in report.why_not  # found nothing, or fell back to its shell where it has one
+    assert "the firmware" in report.why_not  # it found nothing, or started its shell if it has one
 
 
 def test_it_can_be_stopped(disk, tmp_path):

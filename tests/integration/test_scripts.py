@@ -1,4 +1,4 @@
-"""The project's scripts: what they say when called wrongly, and what setup asks for."""
+"""Tests of the project's scripts: their errors when called wrongly, and the packages that setup asks for."""
 
 import importlib.machinery
 import importlib.util
@@ -57,7 +57,7 @@ def tool(directory, name, text):
 
 @pytest.fixture
 def bare_machine(tmp_path):
-    """A PATH with the shell's own tools and no QEMU, as somebody who is not root."""
+    """Return the environment of a user other than root, with the shell's own tools and no QEMU on the PATH."""
     tools = tmp_path / "bin"
     tools.mkdir()
     for name in ("bash", "env", "sed", "cat", "cut", "sort", "sha256sum", "dirname", "uname", "mkdir", "apt-get"):
@@ -78,16 +78,16 @@ def bare_machine(tmp_path):
 def test_where_root_cannot_be_had_one_line_has_the_command_to_run(bare_machine, tmp_path, sudo, case):
     if sudo is not None:
         tool(tmp_path / "bin", "sudo", sudo)
-    # Without a controlling terminal.
+    # setsid takes away the controlling terminal.
     done = call("/usr/bin/setsid", "--wait", "/bin/bash", SCRIPTS / "setup", "runtime", **bare_machine)
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.endswith(f"{case}{SCRIPTS}/setup --packages runtime")
-    # The file that belongs to seabios may be there even so.
+    # seabios's file may be installed without QEMU.
     packages = line[line.index("(") + 1 : line.index(")")].split()
     assert {"qemu-utils", "qemu-system-x86", "mmdebstrap"} <= set(packages)
-    assert "skopeo" not in packages  # that is for the tests
+    assert "skopeo" not in packages  # a package for the tests only
     assert not (tmp_path / "cache").exists()
 
 
@@ -118,7 +118,7 @@ def test_the_cluster_stage_runs_through_sudo_with_the_same_cache_and_python(tmp_
 
 
 def sourced(name, commands, *options, **environment):
-    """What bash commands print after one of the files that are sourced."""
+    """Return the output of bash commands after sourcing one of the scripts' files."""
     text = f"set -euo pipefail; . {SCRIPTS}/{name}; {commands}"
     done = call("/usr/bin/env", *options, "bash", "-c", text, **environment)
     assert done.returncode == 0, done.stderr
@@ -155,7 +155,7 @@ def test_the_status_is_that_of_the_command():
 
 @pytest.mark.timeout(600)
 def test_a_test_that_fails_once_is_run_again_and_named_in_the_last_line(tmp_path):
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")  # names are relative to it
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")  # paths in the output are relative to it
     (tmp_path / "test_flaky.py").write_text(
         "from pathlib import Path\n"
         "RAN = Path(__file__).with_name('ran')\n"
@@ -172,12 +172,12 @@ def test_a_test_that_fails_once_is_run_again_and_named_in_the_last_line(tmp_path
     assert done.stdout.splitlines()[-1].endswith("passed only when run again: test_flaky.py::test_flaky")
 
 
-# --- the guest ------------------------------------------------------------------------------------------------------
+# --- guest image ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def guest_image(tmp_path, monkeypatch):
-    """scripts/guest-image as a module, as somebody who is not root, with a PATH for programs of the test's own."""
+    """Return scripts/guest-image as a module, run by a user other than root, with a PATH for fake programs."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     loader = importlib.machinery.SourceFileLoader("guest_image", str(SCRIPTS / "guest-image"))
@@ -211,13 +211,13 @@ def test_without_namespaces_and_sudo_it_is_said_what_an_administrator_can_do(gue
     assert "apt-get install uidmap" in line and "usermod --add-subuids" in line
 
 
-# Says a login prompt on the first serial port and halts: as much of a guest as the boot check wants to see.
+# Writes a login prompt to the first serial port and halts, which is all that the boot check needs.
 BOOT_SECTOR = bytes.fromhex("31c08ed8fcbaf803be267cac84c0741288c383c205ec83ea05a82074f588d8eeebe9f4ebfd")
 
 
 @pytest.fixture
 def spaced_cache(tmp_path):
-    """A cache whose path has a space, with this environment and a guest that boots quickly."""
+    """Return a cache whose path has a space, with this environment and a guest image that boots quickly."""
     cache = tmp_path / "a cache"
     (cache / "guest").mkdir(parents=True)
     environment = Path(sys.prefix)
@@ -251,7 +251,7 @@ def test_the_quickstart_ends_when_nginx_does(spaced_cache, tmp_path):
 
 def documents():
     for path in sorted((ROOT / "examples").glob("*.yaml")):
-        if path.name not in ("images.yaml", "batch-job.yaml"):  # not of our kinds
+        if path.name not in ("images.yaml", "batch-job.yaml"):  # these are not Kubernetes objects
             for number, document in enumerate(yaml.safe_load_all(path.read_text())):
                 yield pytest.param(document, id=f"{path.name}-{number}")
 

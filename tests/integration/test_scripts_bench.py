@@ -1,4 +1,4 @@
-"""The benchmark's own parts: does it measure what it says, and judge as it should?"""
+"""Tests of the benchmark itself: its measurements and its verdicts."""
 
 import dataclasses
 import hashlib
@@ -34,7 +34,7 @@ def python(tmp_path, text, **more):
     return run(tmp_path, sys.executable, "-c", text, **more)
 
 
-# --- the cases --------------------------------------------------------------------------------------------------------
+# --- cases ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -55,7 +55,7 @@ def test_case_names_are_unique():
     assert len(set(names)) == len(names)
 
 
-# --- measuring --------------------------------------------------------------------------------------------------------
+# --- measurements -----------------------------------------------------------------------------------------------------
 
 
 def test_bytes_written_are_those_of_all_children_deleted_or_not(tmp_path):
@@ -113,7 +113,7 @@ def test_warming_copes_with_holes(tmp_path):
     warm(tmp_path / "empty")
 
 
-# --- serving ----------------------------------------------------------------------------------------------------------
+# --- servers ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("line", ["full", "line", "latency"])
@@ -137,7 +137,7 @@ def test_a_line_carries_every_byte_and_counts_them(tmp_path, line):
     assert not Path("/sys/class/net/cdib0").exists() or line != "line"
 
 
-# --- judging ----------------------------------------------------------------------------------------------------------
+# --- verdicts ---------------------------------------------------------------------------------------------------------
 
 
 def measurement(wall, **more):
@@ -203,7 +203,7 @@ def test_the_table_stays_a_table():
         assert {row.count("|") for row in rows} == {7}
 
 
-# --- the contenders ---------------------------------------------------------------------------------------------------
+# --- compared tools ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +242,7 @@ def test_a_way_makes_the_disk(tmp_path, served, way, image):
     server.traffic()
     run(tmp_path, *WAYS[way].command(task))
     fetched, _ = server.traffic()
-    if way not in {"local", "nbdkit"}:  # nbdkit asks for what is mapped only
+    if way not in {"local", "nbdkit"}:  # nbdkit requests only what is mapped
         assert fetched >= found.path.stat().st_size
     if WAYS[way].makes_disk:
         assert task.out.read_bytes() == found.raw.read_bytes()

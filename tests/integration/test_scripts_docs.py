@@ -1,4 +1,4 @@
-"""The documentation's site: it builds without a warning, and fails where a page is wrong."""
+"""Tests of the documentation's site: it builds without a warning, and fails if a page is wrong."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def build(checkout, site):
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A copy of what the site is built from."""
+    """Copy the files that the site is built from."""
     copy = tmp_path / "checkout"
     files = subprocess.run(["git", "ls-files", "-z", "docs/", "mkdocs.yml", "scripts", "examples", "charts", "*.md"],
                            cwd=ROOT, capture_output=True, text=True, check=True).stdout  # fmt: skip
@@ -72,7 +72,7 @@ def test_a_page_that_is_wrong_fails_the_build(checkout, tmp_path, page, text, sa
 
 
 def test_a_file_from_another_host_fails_the_check(tmp_path):
-    """With the script's own search, on a site of one page."""
+    """The check is the script's own search, on a site of one page."""
     script = (ROOT / "scripts/docs").read_text()
     function = script[script.index("foreign()") : script.index("\ncase $what in\n    build)")]
     for line, found in {

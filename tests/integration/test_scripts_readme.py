@@ -1,7 +1,7 @@
-"""The README's examples run, in their order, in one shell.
+"""Tests that run the README's examples in order, in one shell.
 
-``scripts/…`` are stages of their own in scripts/test, so here they only have to exist.  Instead of the guest that one of
-them builds there is a small image that boots, and the port is a free one.
+``scripts/…`` are stages of their own in scripts/test, so here they only have to exist. Instead of the guest image that
+one of them builds there is a small image that boots, and the port is a free one.
 """
 
 import os
@@ -19,7 +19,7 @@ from tests.integration.embedded import end_embedded
 ROOT = Path(__file__).parents[2]
 PORT = "8089"
 
-# Says a login prompt on the first serial port and halts: as much of a guest as the boot check wants to see.
+# Writes a login prompt to the first serial port and halts, which is all that the boot check needs.
 BOOT_SECTOR = bytes.fromhex("31c08ed8fcbaf803be267cac84c0741288c383c205ec83ea05a82074f588d8eeebe9f4ebfd")
 
 
@@ -54,7 +54,7 @@ def port():
 
 @pytest.mark.timeout(600)
 def test_the_examples_work(tmp_path, port, request):
-    # The cache with this environment is not the one of the shell's empty home.
+    # The shell's home is empty, so its default cache would not have this environment.
     cache = {"CDI_CACHE": str(Path(sys.prefix).parent), "CDI_PYTHON": sys._base_executable}
     readme = shell(request.node.nodeid, tmp_path, CDI_HOME=str(tmp_path / "home"), **cache)
     work = readme.directory
@@ -66,7 +66,7 @@ def test_the_examples_work(tmp_path, port, request):
     readme.skipped = ("scripts/",)
     try:
         readme.run(timeout=500)
-        # The volume the README's manifest makes is where the README says.
+        # The README says where the volume of its manifest is.
         golden = tmp_path / "home" / "volumes" / "default" / "golden" / "disk.img"
         with golden.open("rb") as file:
             assert file.read(1 << 20) == (work / "guest.raw").read_bytes()[: 1 << 20]

@@ -142,8 +142,8 @@ class TestWhatIsKilled:
         machine.kill_worker(volume)
         status = 409
         while status == 409:
-            # The upload server may be replaced between the two requests, and the next one continues elsewhere: the
-            # client asks again.
+            # The worker may end between the two requests, and the next worker resumes at the bytes written: the client
+            # asks again.
             offset = int(tus(machine, volume, "HEAD", path)["Upload-Offset"])
             assert 0 < offset <= 12 * MIB
             try:

@@ -1,4 +1,4 @@
-"""Objects in Google Cloud Storage, against our stand-in of its JSON API."""
+"""Tests of objects in Google Cloud Storage, against a fake of its JSON API."""
 
 import gzip
 import hashlib
@@ -33,7 +33,7 @@ def spec(gcs_standin):
 
 @pytest.fixture
 def secret(gcs_standin, tmp_path):
-    """A service account's key in a file."""
+    """Write a service account's key into a file."""
 
     def make(account, **changes):
         file = tmp_path / "credentials.json"

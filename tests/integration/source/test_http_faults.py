@@ -1,4 +1,4 @@
-"""Against a server that misbehaves: every answer is checked, and every failure has its own error."""
+"""Tests against a misbehaving server: every response is validated, and every failure has its own error."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read(source: HttpSource, offset: int = 0, length: int | None = None, size: i
     return drain(source.open(offset, length), size)
 
 
-# --- the first look ---------------------------------------------------------------------------------------------------
+# --- the probe --------------------------------------------------------------------------------------------------------
 
 
 def test_head_is_never_asked(fault_server: FaultServer) -> None:
@@ -192,7 +192,7 @@ def test_content_that_was_cut_off_is_never_taken_for_complete(
     fault_server: FaultServer, cut: int, framing: str, ranges: bool, reset: bool
 ) -> None:
     if framing == "close" and not ranges and not reset:
-        return  # no length, and an end that looks like one: nothing can tell
+        return  # without a length, a closed connection looks like the end
     where = {"reset_after": cut} if reset else {"drop_after": cut}
     always = lambda r: None if r.range == (0, 0) and ranges else Fault(framing=framing, **where)  # noqa: E731
     url = fault_server.put("/cut", DATA, ranges=ranges, always=always)
@@ -410,7 +410,7 @@ def test_a_head_that_drips_is_a_stall(fault_server: FaultServer) -> None:
     url = fault_server.put("/x", DATA)
     with source_of(url, stall=0.5) as source:
         source.probe()
-        # Bytes keep coming, each well within the time-out, but the head never ends.
+        # Bytes keep arriving, each well within the time-out, but the head never ends.
         fault_server.put("/x", always=Fault(raw=b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 100, drip=(1, 0.1)))
         with pytest.raises(errors.SourceStalled):
             read(source, 5, 5)
@@ -488,7 +488,7 @@ def test_a_connection_that_was_closed_meanwhile_is_replaced(fault_server: FaultS
 
 
 def test_a_request_on_an_idle_connection_is_repeated_once(fault_server: FaultServer) -> None:
-    # The server reads the second request and only then closes: the race that no look beforehand can see.
+    # The server closes only after reading the second request, which no earlier check of the connection can detect.
     url = fault_server.put("/x", DATA, faults=[Fault(), Fault(raw=b"")])
     with source_of(url) as source:
         assert read(source, 5, 5) == DATA[5:10]
@@ -620,7 +620,7 @@ def test_a_redirect_may_name_utf8_and_spaces(fault_server: FaultServer) -> None:
         assert read(source, 3, 3) == DATA[3:6]
 
 
-# --- many at a time ---------------------------------------------------------------------------------------------------
+# --- concurrent connections -------------------------------------------------------------------------------------------
 
 
 def test_threads_share_a_source_through_faults(fault_server: FaultServer) -> None:

@@ -1,4 +1,4 @@
-"""Against the real server."""
+"""Tests against the real server."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_tls_is_trusted_through_a_directory_of_any_names(nginx: Nginx, tmp_path:
         source.probe()
     assert "issuer" in str(caught.value)
     assert "localhost" in str(caught.value)
-    # A ConfigMap as the kubelet mounts it.
+    # The layout of a ConfigMap that the kubelet has mounted.
     data = tmp_path / "..2024_01_01"
     data.mkdir()
     (data / "ca.pem").write_bytes((nginx.ca_dir / "any-name-at-all").read_bytes())

@@ -1,4 +1,4 @@
-"""What an answer that is no success says to whoever has to mend it."""
+"""Tests of the errors for unsuccessful responses, and of their remedies."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_redirect_loop_that_sets_cookies_is_called_so(fault_server: FaultServe
     assert "hunter2" not in str(error)
 
 
-# --- what the body says -----------------------------------------------------------------------------------------------
+# --- excerpts of the body ---------------------------------------------------------------------------------------------
 
 XML = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Request has expired</Message><X>1</X></Error>"
 

@@ -1,4 +1,4 @@
-"""Certificates that are refused, and proxies on the way."""
+"""Tests of rejected certificates, and of proxies."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_tls_content_is_whole_in_any_framing(tls_server: FaultServer, trusted: T
 
 
 def test_an_end_without_a_length_must_be_signed(tls_server: FaultServer, trusted: Tls) -> None:
-    # The server closes TCP without TLS's closing alert: anybody on the way could have done that.
+    # The server closes TCP without TLS's closing alert, which an attacker on the path could have done.
     url = tls_server.put("/x", DATA, ranges=False, always=Fault(framing="close"))
     with source_of(url, tls=trusted) as source, pytest.raises(errors.SourceTruncated, match="closing alert"):
         read(source)
@@ -145,7 +145,7 @@ def test_http_goes_through_a_proxy_in_absolute_form(fault_server: FaultServer) -
         with source_of(f"{url}?a=b", proxy=Proxy(http=proxy.url.replace("//", "//u:p@"))) as source:
             assert read(source) == DATA
     assert proxy.requests[0] == f"GET {url}?a=b HTTP/1.1"
-    assert len(proxy.requests) == 1  # the connection to the proxy is used again
+    assert len(proxy.requests) == 1  # the connection to the proxy is reused
     assert fault_server.requests[0].header("Host") == fault_server.origin.removeprefix("http://")
 
 
@@ -222,6 +222,6 @@ def test_the_environment_counts_where_the_job_is_silent(
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         with source_of("http://images.example.com:1/x") as source, pytest.raises(errors.SourceUnavailable):
             source.probe()
-        with source_of(url) as source:  # loopback, and the job does not ask for a proxy
+        with source_of(url) as source:  # loopback, and the job does not name a proxy
             assert read(source, 0, 5) == DATA[:5]
         assert proxy.requests == ["GET http://images.example.com:1/x HTTP/1.1"]

@@ -1,4 +1,4 @@
-"""OCI archives, written by skopeo and by hand."""
+"""Tests of OCI archives, written by skopeo and by hand."""
 
 import gzip
 import hashlib
@@ -229,7 +229,7 @@ class TestHostileTar:
     @pytest.mark.parametrize("kind", [b"x", b"L"])
     def test_an_extended_header_that_is_too_long_to_hold(self, tmp_path, kind):
         path = self.write(tmp_path, self.header("x", 2 << 30, kind))
-        os.truncate(path, 3 << 30)  # sparse: it costs nothing
+        os.truncate(path, 3 << 30)  # sparse: takes no space
         with pytest.raises(ArchiveUnsafe, match="too long"):
             opened(path)
 

@@ -1,4 +1,4 @@
-"""Images in real registries: push with skopeo, read with ours."""
+"""Tests of images in real registries, pushed with skopeo."""
 
 import asyncio
 import hashlib
@@ -37,7 +37,7 @@ def read_all(source, offset=0, length=None):
 
 @pytest.fixture
 def secret(tmp_path):
-    """Credentials in files."""
+    """Write credentials into files."""
 
     def make(user=USER, password=PASSWORD):
         (tmp_path / "user").write_text(user)
@@ -49,7 +49,7 @@ def secret(tmp_path):
 
 @pytest.fixture(scope="session")
 def pushed(registries, tmp_path_factory):
-    """One image of two layers in private/disk, the same in public/disk."""
+    """Push one image of two layers to private/disk and public/disk."""
     layout = OciLayout(tmp_path_factory.mktemp("pushed"))
     lower = layout.layer({"etc/": b"", "etc/hostname": b"x"})
     upper = layout.layer({"disk/": b"", "disk/disk.img": DISK}, "none")

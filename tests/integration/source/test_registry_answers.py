@@ -1,4 +1,4 @@
-"""What a registry may answer: the fault server plays one that is odd, broken or hostile."""
+"""Tests of a registry's responses, played by the fault server: unusual, broken or hostile."""
 
 import base64
 import hashlib
@@ -43,7 +43,7 @@ MANIFEST = json.dumps({"schemaVersion": 2, "config": CONFIG_AT, "layers": [LAYER
 
 
 class Registry:
-    """Paths of one image on a fault server."""
+    """The paths of one image on a fault server."""
 
     def __init__(self, server, trust):
         self.trust = trust
@@ -65,7 +65,7 @@ class Registry:
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory):
-    """A server's TLS settings, and the directory of the CA that it is trusted through."""
+    """Return a server's TLS settings, and the directory of the CA that it is trusted through."""
     directory = tmp_path_factory.mktemp("authority")
     ca = trustme.CA()
     ca.cert_pem.write_to_path(str(directory / "ca.pem"))
@@ -76,7 +76,7 @@ def authority(tmp_path_factory):
 
 @pytest.fixture
 def fault_server(authority):
-    """Over TLS, as registries are."""
+    """Run the server over TLS, as registries do."""
     with FaultServer(authority[0]) as server:
         yield server
 
@@ -265,7 +265,7 @@ class TestRedirects:
 
 
 class TestRealms:
-    """Where user and password go."""
+    """The destinations that receive user and password."""
 
     @pytest.fixture
     def elsewhere(self, other):

@@ -1,4 +1,4 @@
-"""Objects in S3: moto's server for what is right, the fault server for what a service may answer."""
+"""Tests of objects in S3: moto's server for correct responses, the fault server for others."""
 
 import base64
 import hashlib
@@ -139,7 +139,7 @@ class TestDigests:
 class TestCredentials:
     @pytest.fixture
     def signed_only(self, s3):
-        """From here on the server checks signatures, session tokens and policies."""
+        """Make the server check signatures, session tokens and policies."""
         import boto3
 
         s3.put("k", DISK)
@@ -208,7 +208,7 @@ class TestCredentials:
 
 
 class TestRequests:
-    """What goes over the wire, and what is made of the answers."""
+    """Requests on the wire, and the interpretation of responses."""
 
     @pytest.fixture
     def ask(self, fault_server, no_aws, secret):
@@ -332,7 +332,7 @@ class TestRequests:
 
 
 class TestTokenServices:
-    """The chain's own requests."""
+    """Requests of the credential chain itself."""
 
     @pytest.fixture
     def web_identity(self, no_aws, tmp_path, s3):
@@ -375,6 +375,6 @@ class TestTokenServices:
             with pytest.raises(SourceTlsUntrusted):
                 content(S3SourceSpec(url=s3.url("k")))
             assert not server.requests
-            with pytest.raises(SourceProtocolError):  # it answers, though not as a token service does
+            with pytest.raises(SourceProtocolError):  # it answers, but not as a token service does
                 content(S3SourceSpec(url=s3.url("k"), tls=Tls(ca_dir=str(trust))))
             assert server.requests

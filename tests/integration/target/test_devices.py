@@ -1,4 +1,4 @@
-"""Real block devices of both sector sizes and real file systems, on loop devices."""
+"""Tests of real block devices of both sector sizes and real file systems, on loop devices."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def mounted(tmp_path: Path, kind: str, size: int) -> Iterator[Path]:
             run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place))
         else:
             name = stack.enter_context(loop(tmp_path / "fs", size, 512))
-            # Kubernetes keeps nothing for root either.
+            # Kubernetes reserves no blocks for root either.
             run(f"mkfs.{kind}", *(["-q", "-F", "-m", "0"] if kind == "ext4" else ["-q", "-f"]), name)
             run("mount", name, str(place))
         stack.callback(run, "umount", str(place))
@@ -218,7 +218,7 @@ def test_what_is_no_device(tmp_path):
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "tmpfs"])
 def test_a_disk_on_a_real_file_system(tmp_path, kind):
     made = random.Random(1)
-    # mkfs.xfs makes nothing smaller than 300 MB.
+    # mkfs.xfs makes no file system smaller than 300 MB.
     with mounted(tmp_path, kind, 320 * MIB if kind == "xfs" else 64 * MIB) as place:
         target = DiskFile(FileTargetSpec(path=str(place / "disk.img")))
         if kind != "tmpfs":
@@ -245,7 +245,7 @@ def test_a_disk_on_a_real_file_system(tmp_path, kind):
 
 @pytest.mark.parametrize(("kind", "size"), [("ext4", 64 * MIB), ("ext4", 256 * MIB), ("xfs", 300 * MIB), ("ext4", GIB)])
 def test_a_file_system_that_keeps_more_than_was_reckoned_names_the_overhead(tmp_path, kind, size):
-    """With the overhead that it names, the disk has room for all its blocks; with five hundredths less it has not."""
+    """With the overhead in the message the disk has room for all its blocks; with 0.05 less it has not."""
     with mounted(tmp_path, kind, size) as place:
         target = DiskFile(FileTargetSpec(path=str(place / "disk.img"), volume=size))
         (place / ".cdi").write_bytes(b"x" * 4096)

@@ -1,4 +1,4 @@
-"""contentType archive: a tar into a directory, compared with what GNU tar makes of it; hostile ones leave no trace."""
+"""Tests of contentType archive: a tar extracted into a directory, compared with GNU tar; hostile ones leave nothing."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def archive_of(tree, kind):
 
 
 def listing(root):
-    """Everything below a directory that an archive can say, by name."""
+    """Return everything below a directory that an archive can store, by name."""
     found = {}
     for folder, folders, files in os.walk(root):
         for name in folders + files:
@@ -107,7 +107,7 @@ def listing(root):
 
 @pytest.fixture
 def volume(tmp_path):
-    """A directory that is not empty, with a neighbour."""
+    """Create a directory that is not empty, with a neighbour."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "victim").write_text("victim")
     directory = tmp_path / "volume"
@@ -131,7 +131,7 @@ def unpack(source, volume, **more):
 
 
 def expected(data, directory):
-    """What GNU tar unpacks, beside what was there."""
+    """Return the tree that GNU tar extracts, together with the files that existed."""
     directory.mkdir()
     (directory / "lost+found").mkdir()
     (directory / "kept").write_text("kept")
@@ -157,7 +157,7 @@ def test_it_unpacks_as_gnu_tar_does(kind, wrapper, tree, volume, tmp_path):
     assert outcome.wrappers == (("tar",) if wrapper == "tar" else (wrapper, "tar"))
     same_trees(volume, expected(data, tmp_path / "expected"))
     assert (volume / "kept").read_text() == "kept"
-    # Holes stay holes where the archive has them.
+    # Holes in the archive stay holes.
     if kind in ("gnu", "pax"):
         assert (volume / "sparse").stat().st_blocks * 512 <= MIB
 
@@ -227,7 +227,7 @@ def test_members_replace_what_stood_there(volume, tmp_path):
     assert (volume / "etc/new").read_text() == "new"
 
 
-# --- refused ----------------------------------------------------------------------------------------------------
+# --- rejected archives ------------------------------------------------------------------------------------------
 
 
 def member(name, *, kind=tarfile.REGTYPE, content=b"", link="", mode=0o644, pax=None):
@@ -384,7 +384,7 @@ def test_a_broken_connection_is_mended_or_begun_again(ranges, wrapper, tree, vol
     dice = random.Random(f"{ranges}{wrapper}")
     faults = [*(Fault(drop_after=dice.randrange(len(content) // 2)) for _ in range(2)), Fault(status=503)]
     if ranges:
-        faults.insert(0, Fault())  # a look at one byte
+        faults.insert(0, Fault())  # the response to the probe of one byte
     url = fault_server.put("/archive", content, faults=faults, ranges=ranges)
     outcome = unpack(HttpSourceSpec(url=url), volume, policy=Policy(discover_checksum=False, retries=5))
     assert outcome.failure is None

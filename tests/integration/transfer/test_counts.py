@@ -1,4 +1,4 @@
-"""What an outcome says was fetched and written is what was."""
+"""Tests that an outcome's fetched and written bytes are the actual ones."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_what_qemu_reads_is_fetched_and_hashed_in_one(
     assert outcome.path == "qemu-bridge"
     assert "checksum" in outcome.verified_by
     assert plans[0].fetch_bytes == length
-    # The probe and the look at the header come on top.
+    # The probe and the read of the header are added.
     assert length <= outcome.fetched <= length + MIB
 
 

@@ -1,4 +1,4 @@
-"""Content without a length: whether all of it came is proven by something else, or the import is refused."""
+"""Tests of content without a length: its end is proven by other means, or the import fails."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OTHER_MARKED = ["vdi/plain", "vhdx/plain", "vhd-dynamic/plain", "vmdk-stream/pla
 
 
 def cut(size: int, times: int = 1000):
-    """The connection is closed after `size` bytes, as if they were all, in the first `times` answers."""
+    """Return a fault that closes the connection after `size` bytes without an error, in the first `times` responses."""
     return lambda request: Fault(framing="close", drop_after=size) if request.number < times else CLOSE
 
 
@@ -148,7 +148,7 @@ def test_chunks_prove_the_end(make_case):
 
 
 def test_an_answer_that_loses_its_framing_is_looked_at_anew(make_case):
-    """The first answer comes in chunks and breaks, the second is ended by the connection only."""
+    """The first response is chunked and breaks, the second ends with the connection."""
     case = make_case("raw-stream", "file")
     chunked = Fault(framing="chunked", chunk=70_000, drop_after=100_000)
     case.serve(lambda request: chunked if request.number == 0 else CLOSE)
@@ -190,7 +190,7 @@ def test_an_archive_ends_with_its_mark(fault_server: FaultServer, tmp_path: Path
 
 
 def test_an_archive_that_was_cut_between_two_members_is_not_whole(fault_server: FaultServer, tmp_path: Path) -> None:
-    """Where a length or chunks show the end, an archive without the mark is read: some writers leave it out."""
+    """If a length or chunks show the end, an archive without an end mark is accepted: some writers omit it."""
     data = archive_of("a", "b")
     fault_server.put("/a.tar", data, ranges=False, always=cut(1024))
     outcome = unpack(fault_server.url("/a.tar"), tmp_path)
@@ -289,7 +289,7 @@ def test_nginx_ends_tls_with_the_alert_and_a_plain_connection_without_a_sign(ngi
     assert outcome.verified_by == ("transfer framing",)
 
 
-# --- before the import ------------------------------------------------------------------------------------------------
+# --- inspection before the import -------------------------------------------------------------------------------------
 
 
 def looked_at(url: str, tmp_path: Path, ask: Ask, **more: object) -> Findings:

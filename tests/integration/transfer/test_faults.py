@@ -1,5 +1,6 @@
-"""A server that misbehaves: what passes is mended and ends with the right bytes; what does not ends with its own error
-and leaves nothing on the volume that could be taken for the disk.
+"""Tests of a misbehaving server: transient faults are retried and the disk is right; others end with their own error.
+
+After a failure nothing on the volume can be taken for the disk.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ QUICK = Policy(discover_checksum=False, retries=1, stall_timeout=0.4)
 
 
 def first(count, fault):
-    """The first `count` requests after the first look at a file with ranges."""
+    """Return a behaviour with the fault in the first `count` requests after the probe of a file with ranges."""
     return lambda request: fault(request) if request.number <= count else None
 
 
@@ -27,7 +28,7 @@ def from_request(number, fault):
     return lambda request: fault(request) if request.number >= number else None
 
 
-# --- mended -----------------------------------------------------------------------------------------------------
+# --- transient faults -------------------------------------------------------------------------------------------
 
 
 def drops(request, dice=random.Random(8)):
@@ -68,7 +69,7 @@ def test_a_connection_that_keeps_breaking_is_mended_as_long_as_it_brings_somethi
 
 
 def test_a_replaced_image_is_begun_again_with_the_new_content(case, images):
-    """The ETag changes midway: nothing of the first content may be in the disk."""
+    """The ETag changes midway: no part of the first content may be in the disk."""
     new = images.get({"raw": "raw-gpt", "qcow2-zlib": "qcow2-zeros", "vmdk-sparse": "vmdk-stream"}[case.image.name])
     changed = threading.Event()
 
@@ -90,7 +91,7 @@ def test_a_replaced_image_is_begun_again_with_the_new_content(case, images):
 
 
 def test_without_an_etag_a_replaced_image_is_told_by_its_digest(case):
-    """Only the checksum can say that two halves are not of one image."""
+    """Only the checksum can detect that two halves are not of one image."""
     data = bytearray(case.image.content)
     data[-MIB:] = bytes(reversed(data[-MIB:]))
 
@@ -102,7 +103,7 @@ def test_without_an_etag_a_replaced_image_is_told_by_its_digest(case):
     outcome = case.run(checksum=f"sha256:{case.image.sha256}")
     if case.ranges:
         assert outcome.failure is not None
-        # What QEMU meets first may be the damage itself.
+        # QEMU may read the damaged part first.
         assert outcome.failure.code in ("ChecksumMismatch", "DecoderFailed", "QemuFailed", "SourceChanged")
         assert case.volume.device is not None or case.volume.disk.read_bytes() == OLD
         assert case.volume.device is None or case.volume.is_wiped() or outcome.failure.code == "SourceChanged"
@@ -110,7 +111,7 @@ def test_without_an_etag_a_replaced_image_is_told_by_its_digest(case):
         case.succeeded(outcome)
 
 
-# --- not mended -------------------------------------------------------------------------------------------------
+# --- permanent faults -------------------------------------------------------------------------------------------
 
 
 LASTING = {
@@ -132,13 +133,13 @@ LASTING = {
 @pytest.mark.parametrize("volume", ["file", "block512"])
 @pytest.mark.parametrize("way", ["raw", "qcow2", "vmdk"])
 def test_what_lasts_ends_with_its_error(make_case, way, volume, name):
-    """From the third request on, so that something is written already or about to be."""
+    """The fault begins with the third request, when something has been written or is about to be."""
     fault, code, retry = LASTING[name]
     case = make_case(way, volume)
     case.serve(from_request(3, fault))
     outcome = case.run(QUICK)
     case.failed(outcome, code, retry)
-    # What can get better is gone on with, and ends well.
+    # After an error that may pass, the import is resumed and succeeds.
     if retry != "never":
         case.serve()
         case.succeeded(case.importing.run(case.ran))
@@ -148,7 +149,7 @@ def test_what_lasts_ends_with_its_error(make_case, way, volume, name):
 @pytest.mark.parametrize("volume", ["file", "block512"])
 @pytest.mark.parametrize("way", ["qcow2-stream", "raw-stream", "vmdk-spool"])
 def test_what_lasts_ends_a_stream_with_its_error(make_case, way, volume, name):
-    """The first attempt breaks near its end, every other at its beginning."""
+    """The first attempt breaks near its end, every other one at its beginning."""
     fault, code, retry = LASTING[name]
     case = make_case(way, volume)
     almost = len(case.image.content) - 4096
@@ -156,7 +157,7 @@ def test_what_lasts_ends_a_stream_with_its_error(make_case, way, volume, name):
     outcome = case.run(QUICK)
     assert outcome.failure is not None
     assert outcome.failure.code == code
-    # The stream itself was good until then, so its rest may still come, whatever the server says now.
+    # The stream was good until then, so the data is kept: its rest may still come, whatever the server answers now.
     case.failed(outcome, code, retry, touched=way != "vmdk-spool")
     if retry != "never":
         case.serve()
@@ -184,7 +185,7 @@ def test_a_total_that_lies_never_gives_a_disk_of_another_size(make_case, way, vo
     case.serve(from_request(3, lambda request: Fault(total=999_999_999)))
     outcome = case.run(QUICK)
     if outcome.failure is None:
-        # The tables of this image were at hand, and whatever came was what was asked for.
+        # The tables of this image had been read already, and all received ranges were the requested ones.
         case.succeeded(outcome)
     else:
         assert outcome.failure.code in ("SourceChanged", "SourceProtocolError", "TargetTooSmall")
@@ -224,13 +225,13 @@ def test_other_digests_are_checked_as_well(case, algorithm):
     case.serve()
     right = hashlib.new(algorithm, case.image.content).hexdigest()
     case.succeeded(case.run(checksum=f"{algorithm}:{right}"))
-    # A device is dirty again only by what the import wrote: the next one must not be taken in by it.
+    # The device's old data is now what the import wrote, and the next import must not be misled by it.
     wrong = right.translate(str.maketrans("0123456789abcdef", "123456789abcdef0"))
     case.failed(case.run(checksum=f"{algorithm}:{wrong}"), "ChecksumMismatch", "never")
 
 
 def test_damage_within_the_image_wipes(case):
-    """The length and every header are right; only the digest can tell, or the decoder."""
+    """The length and every header are right; only the digest or the decoder can detect it."""
     data = bytearray(case.image.content)
     for at in range(len(data) // 2, len(data) // 2 + 300_000, 4096):
         data[at : at + 64] = b"\xff" * 64
@@ -255,12 +256,12 @@ def test_a_cluster_that_cannot_be_inflated_wipes(make_case, images, name, ranges
 
 
 def test_a_file_that_is_cut_at_the_source_is_told_by_its_tables(case):
-    """The transfer is whole, the image is not."""
+    """The transfer is complete, the image is not."""
     case.serve(data=case.image.content[: 3 * MIB])
     outcome = case.run()
     match case.image.kind.format:
         case "raw":
-            # Any length is a disk.
+            # A raw disk may have any length.
             assert outcome.failure is None
             assert outcome.virtual_size == 3 * MIB
         case "qcow2":
@@ -316,7 +317,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(case):
         assert case.fetched_before(MIB)
         assert outcome.written == 0
     else:
-        # One answer, given up after its beginning.
+        # The one response was abandoned after its beginning.
         assert len(case.server.asked("/disk")) == 1
         assert outcome.fetched < len(case.image.content)
 
@@ -343,7 +344,7 @@ def test_a_device_that_is_too_small_is_told_before_anything_is_fetched(make_case
 
 @pytest.fixture
 def small_volume(tmp_path):
-    """ext4 with about 6 MiB of room."""
+    """Mount an ext4 with about 6 MiB of space."""
     from tests.integration.fixtures_images import loop, run
 
     if os.geteuid() != 0:

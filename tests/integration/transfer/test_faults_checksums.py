@@ -1,4 +1,4 @@
-"""Checksum files and signatures beside the image: found, wrong, missing, required; by every way through the engine."""
+"""Tests of checksum files and signatures beside the image: found, wrong, missing, required; on every pipeline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that cannot say at the moment whether there is a checksum file beside the image."""
+"""Tests of a server that temporarily cannot say whether there is a checksum file beside the image."""
 
 from __future__ import annotations
 

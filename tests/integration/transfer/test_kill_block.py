@@ -1,4 +1,4 @@
-"""A block device whose worker was killed is gone on with, also where the disk is to be smaller than the device."""
+"""Tests of resuming on a block device after the worker was killed, also for a disk smaller than the device."""
 
 import hashlib
 import json
@@ -61,12 +61,12 @@ def test_a_killed_import_onto_a_device_is_gone_on_with(kind, size, disk, volumes
     found = volume.content()
     assert found[:IMAGE] == disk
     assert found[IMAGE:end].count(0) == end - IMAGE
-    # What lies behind the disk is not the import's.
+    # The import leaves the device beyond the disk unchanged.
     assert found[end:] == before[end:]
 
 
 def test_a_journal_of_another_size_is_not_gone_on_with(disk, volumes, fault_server, tmp_path):
-    """The disk is to be larger now: what lies behind the old one was never emptied."""
+    """The disk is larger now, and the device behind the old one was never zeroed."""
     volume = volumes("block512")
     job = disk_job("device", fault_server.put("/disk", disk), tmp_path, bandwidth=2 * MIB)
     worker = Worker(replace(job, target=BlockTargetSpec(path=volume.device), size=IMAGE), tmp_path)

@@ -1,4 +1,4 @@
-"""qcow2 over ranges, its worker killed again and again: it goes on where its journal says."""
+"""Tests of qcow2 over ranges with repeatedly killed workers: each resumes where its journal says."""
 
 import hashlib
 import random
@@ -16,7 +16,7 @@ VIRTUAL = 192 << 20
 
 @pytest.fixture(scope="module")
 def disk():
-    """A sparse disk with data all over it."""
+    """Return a sparse disk with data all over it."""
     rng = random.Random(2)
     content = bytearray(VIRTUAL)
     at = 0
@@ -29,7 +29,7 @@ def disk():
 
 @pytest.fixture(scope="module")
 def images(disk, nginx, tmp_path_factory):
-    """Two files of the disk, plain and compressed: (name, bytes, map)."""
+    """Make two files of the disk, plain and compressed: (name, bytes, map)."""
     base = tmp_path_factory.mktemp("qcow2")
     (base / "disk.raw").write_bytes(disk)
     found = []
@@ -53,7 +53,7 @@ def test_fifty_kills(disk, images, nginx, tmp_path):
 
     def make_job(number, directory):
         name, data, _ = images[number % 2]
-        # With a digest every byte of the file counts; without, only those that hold data.
+        # With a digest every byte of the file is fetched; without, only those that hold data.
         checksum = digests[name] if number % 4 < 2 else None
         return disk_job(f"qcow2-{number}", nginx.url(name), directory, bandwidth=len(data) // 2, checksum=checksum)
 

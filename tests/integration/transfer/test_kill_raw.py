@@ -1,4 +1,4 @@
-"""A raw image over ranges, its worker killed again and again: nothing is lost but time."""
+"""Tests of a raw image over ranges with repeatedly killed workers: only time is lost."""
 
 import hashlib
 import random
@@ -13,7 +13,7 @@ RATE = 24 << 20
 
 @pytest.fixture(scope="module")
 def image():
-    """48 MiB, a third of it zeros, in runs that do not care for the importer's pieces."""
+    """Return 48 MiB, a third of it zeros, in runs that are not aligned with the importer's pieces."""
     rng = random.Random(1)
     parts = []
     size = 0
@@ -30,7 +30,7 @@ def test_fifty_kills(image, nginx, tmp_path):
     seen = []
 
     def make_job(number, directory):
-        # Every second one without a given digest: then the validator alone tells that it is the same content.
+        # Every second import has no given digest: then the validator alone shows that it is the same content.
         checksum = digest if number % 2 else None
         return disk_job(f"raw-{number}", nginx.url("kill.raw"), directory, bandwidth=RATE, checksum=checksum)
 
@@ -39,7 +39,7 @@ def test_fifty_kills(image, nginx, tmp_path):
         if outcome is None:
             journal = worker.journal()
             if journal is not None:
-                # The journal is true: what it counts as done is on the disk.
+                # Everything that the journal counts as done must be on the disk.
                 mark = journal["watermark"]
                 seen.append(mark)
                 with open(disk if disk.exists() else worker.path(".disk.img.partial"), "rb") as file:

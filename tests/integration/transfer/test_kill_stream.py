@@ -1,4 +1,4 @@
-"""Content that comes once cannot be gone on with: a killed worker begins again, and what it ends with is true."""
+"""Tests of streamed content, which cannot be resumed: a killed worker starts over, and the final disk is right."""
 
 import gzip
 import hashlib
@@ -48,7 +48,7 @@ def test_fifty_kills_of_a_qcow2_without_ranges(disk, qcow2, nginx, tmp_path):
             assert outcome.digest == digest
             assert outcome.path == "qcow2-stream"
             assert outcome.resumed_at == 0
-            # Every byte came in this attempt: nothing of an earlier one was taken for done.
+            # Every byte was fetched in this attempt: nothing of an earlier one was taken for done.
             assert outcome.fetched == len(qcow2)
 
     kill_and_restart(make_job, tmp_path, kills=50, longest=1.4, check=check)
@@ -71,7 +71,7 @@ def test_a_wrapped_image_begins_again_although_there_are_ranges(kind, disk, qcow
         assert worker.path("disk.img").read_bytes() == disk
         assert outcome.digest == digest
         assert outcome.resumed_at == 0
-        # The first bytes are looked at before the stream begins.
+        # The first bytes are read for inspection before the stream begins.
         assert len(data) <= outcome.fetched <= len(data) + (1 << 20)
 
     kill_and_restart(make_job, tmp_path, kills=6, longest=1.4, check=check)

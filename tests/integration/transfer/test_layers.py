@@ -1,4 +1,4 @@
-"""Container images of several layers: what is imported, and what inspecting says, is what a container of them sees."""
+"""Tests of container images of several layers: import and inspection find the disk that a container of them sees."""
 
 import dataclasses
 import hashlib
@@ -31,7 +31,7 @@ ASKS = {
 
 
 class Importing:
-    """Imports of one image, and the same looked at in every way."""
+    """The import of one image, and its inspection in every way."""
 
     def __init__(self, url: str, directory: Path) -> None:
         self.disk = directory / "disk.img"
@@ -49,7 +49,7 @@ class Importing:
         return examine(self.job, Control(self.job), ask)
 
     def gives(self, content: bytes, number: int) -> None:
-        """The disk has this content, and everybody says that it is in this layer."""
+        """Check that the disk has this content, and that every inspection finds it in this layer."""
         outcome = self.run()
         assert outcome.failure is None, outcome.failure
         assert self.disk.read_bytes() == content
@@ -60,7 +60,7 @@ class Importing:
             assert ("disk", "the only file below /disk") in [(check.name, check.detail) for check in found.checks]
 
     def refuses(self, code: str, *says: str) -> None:
-        """There is no disk, and everybody gives the same reason."""
+        """Check that there is no disk, and that every inspection gives the same reason."""
         failure = self.run().failure
         assert failure is not None and failure.code == code, failure
         assert all(word in failure.message for word in says), failure.message
@@ -72,7 +72,7 @@ class Importing:
 
 @pytest.fixture
 def image(tmp_path, oci_layout):
-    """Makes an OCI archive of these layers, the lowest first."""
+    """Return a function that makes an OCI archive of these layers, the lowest first."""
 
     def make(*layers: bytes, compression: str = "gzip") -> Importing:
         oci_layout.image([oci_layout.layer(content, compression) for content in layers], tag="t")
@@ -199,19 +199,19 @@ class TestRealBuilders:
 
 
 class OciLayoutOf(OciLayout):
-    """A layout that somebody else wrote."""
+    """A layout that another program wrote."""
 
     def __post_init__(self) -> None:
         pass
 
 
 class TestOverHttp:
-    """What is fetched, and what becomes of faults."""
+    """Fetched layers, and faults."""
 
     @pytest.fixture
     def served(self, fault_server, tmp_path):
         def serve(*layers: bytes, faults=None, altered=None) -> Importing:
-            """`faults` and `altered` (other content of the same length) of layers, by number from 0."""
+            """Serve layers; `faults` and `altered` (other content of the same length) are by layer number, from 0."""
 
             def described(content: bytes, kind: str) -> dict[str, object]:
                 digest = hashlib.sha256(content).hexdigest()
@@ -274,7 +274,7 @@ class TestOverHttp:
         altered = other[: len(right)].ljust(len(right), b"\0")
         importing = served(right, layer(file("disk/x", NEW)), altered={0: altered})
         failure = importing.run().failure
-        # Where it shows another disk there need be no digest to refuse it.
+        # If the altered layer shows another disk, the import may fail before the digest is checked.
         assert failure is not None and failure.code in ("ChecksumMismatch", "DiskNotInImage")
         assert os.listdir(importing.disk.parent) == []
         refusal = importing.look(ASKS["inspect"]).refusal

@@ -1,4 +1,4 @@
-"""What a server, an archive or a registry says of a length is bounded before it is used."""
+"""Tests that a length from a server, an archive or a registry is bounded before it is used."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def job(source: HttpSourceSpec | RegistrySourceSpec, tmp_path: Path, **more: obj
 
 
 def sparse_tar(size: int) -> bytes:
-    """An archive of one member in GNU's old sparse format: `size` bytes, none of them stored."""
+    """Return an archive of one member in GNU's old sparse format: `size` bytes, none of them stored."""
     header = bytearray(tarfile.TarInfo("disk.img").tobuf(tarfile.GNU_FORMAT))
     header[156:157] = b"S"
     header[483:495] = b"\x80" + size.to_bytes(11, "big")
@@ -43,7 +43,7 @@ def sparse_tar(size: int) -> bytes:
 
 
 def plain_tar(size: int) -> bytes:
-    """An archive whose member claims `size` bytes and ends soon."""
+    """Return an archive whose member claims `size` bytes and ends soon."""
     member = tarfile.TarInfo("disk.img")
     member.size = size
     return member.tobuf(tarfile.GNU_FORMAT) + bytes(4096)
@@ -91,7 +91,7 @@ def test_a_tar_member_of_more_than_an_image_can_have_is_refused(
 
 
 def test_a_registry_layer_of_more_than_an_image_can_have_is_refused(fault_server: FaultServer, tmp_path: Path) -> None:
-    """The registry serves it in chunks, so that only the manifest says how long it is."""
+    """The registry serves it in chunks, so that only the manifest has its length."""
     layer, config = sparse_tar(1000), b'{"architecture": "amd64", "os": "linux"}'
 
     def described(content: bytes, kind: str, size: int) -> dict[str, object]:
@@ -128,7 +128,7 @@ def test_a_requested_size_beyond_every_offset_is_refused(fault_server: FaultServ
 def test_terabytes_of_zeros_that_nothing_is_fetched_for_can_be_cancelled(
     fault_server: FaultServer, tmp_path: Path
 ) -> None:
-    """A sparse member of a tar archive decodes to them out of one block."""
+    """A sparse member of a tar archive decodes to them from a single block."""
     one = job(HttpSourceSpec(url=fault_server.put("/a.tar", sparse_tar(60 * TIB))), tmp_path)
     control = Control(one)
     ended = threading.Event()

@@ -1,4 +1,4 @@
-"""Limits that change while a worker runs, and a worker that is asked to stop."""
+"""Tests of limits that change while a worker runs, and of stopping a worker."""
 
 import hashlib
 import json
@@ -53,7 +53,7 @@ def fetched(worker):
 @pytest.mark.parametrize("ranges", [True, False])
 def test_bandwidth_is_raised_under_way(image, fault_server, worker, tmp_path, ranges):
     url = fault_server.put("/disk", image, ranges=ranges)
-    # At this rate it would take four hours, and be over time long before.
+    # At this rate the import would take four hours, far longer than the test's time-out.
     running = worker(disk_job("raise", url, tmp_path, bandwidth=2000)).start()
     running.wait_for(lambda: fetched(running) > 0)
     assert fetched(running) < MIB + (1 << 19)
@@ -67,14 +67,14 @@ def test_bandwidth_is_lowered_under_way(image, fault_server, worker, tmp_path):
     running = worker(disk_job("lower", url, tmp_path, bandwidth=8 * MIB)).start()
     running.wait_for(lambda: done(running) > 0)
     limit(running, bandwidth=20_000)
-    # Two looks at the control file later the new limit must hold.
+    # The new limit must hold once the control file has been read twice.
     for _ in range(3):
         before = running.path("progress.json").stat().st_ino
         running.wait_for(lambda before=before: running.path("progress.json").stat().st_ino != before)
     first = fetched(running)
     before = running.path("progress.json").stat().st_ino
     running.wait_for(lambda: running.path("progress.json").stat().st_ino != before)
-    # Half a second at the former rate were 4 MiB; at this one it is a grain for each connection at the most.
+    # Half a second at the former rate would be 4 MiB; at this one it is at most a grain for each connection.
     assert fetched(running) - first < MIB
     limit(running)
     assert running.outcome().failure is None
@@ -110,7 +110,7 @@ def test_fewer_connections_are_used_once_it_is_said(image, fault_server, worker,
     running = worker(disk_job("connections", url, tmp_path, connections=4)).start()
     running.wait_for(lambda: len({r.connection for r in fault_server.asked("/disk")}) >= 4)
     limit(running, connections=1)
-    # What was under way comes to its end first.
+    # Pieces in progress are completed first.
     running.wait_for(lambda: done(running) >= 16 * MIB)
     count = len(fault_server.asked("/disk"))
     assert running.outcome().failure is None
@@ -120,7 +120,7 @@ def test_fewer_connections_are_used_once_it_is_said(image, fault_server, worker,
 
 
 class Busy:
-    """Answers that are being given at the moment: each of a piece waits at the gate."""
+    """Responses in progress: each response with a piece blocks at the gate."""
 
     def __init__(self):
         self.gate = threading.Event()
@@ -148,7 +148,7 @@ def busy():
 
 @pytest.mark.parametrize("kind", ["raw", "qcow2", "qcow2-zlib"])
 def test_more_connections_are_used_once_it_is_said(kind, busy, image, fault_server, worker, tmp_path):
-    """Five pieces are asked for at the same time, where two were planned."""
+    """Five pieces are requested at the same time, where two were planned."""
     data = image
     if kind != "raw":
         packed = ["-c"] if kind == "qcow2-zlib" else []
@@ -158,7 +158,7 @@ def test_more_connections_are_used_once_it_is_said(kind, busy, image, fault_serv
             check=True,
         )
         data = (tmp_path / "qcow2").read_bytes()
-    # The first look, and a qcow2's tables, are answered at once.
+    # The probe and the requests for a qcow2's tables are answered at once.
     url = fault_server.put("/disk", data)
     running = worker(
         disk_job("more", url, tmp_path, connections=2, checksum="sha256:" + hashlib.sha256(data).hexdigest())
@@ -195,7 +195,7 @@ def test_asked_to_stop_it_leaves_a_journal_that_is_gone_on_with(image, fault_ser
     assert outcome.failure.code == "Interrupted"
     assert outcome.failure.retry is Retry.BACKOFF
     assert outcome.failure.exit_status == running.process.returncode == 130
-    # The journal says all that was done, not what was done at the last checkpoint.
+    # The journal records everything done, not only what was done at the last checkpoint.
     mark = running.journal()["watermark"]
     assert mark == running.progress()["done"] >= 8 * MIB
     assert not running.path("disk.img").exists()
@@ -204,7 +204,7 @@ def test_asked_to_stop_it_leaves_a_journal_that_is_gone_on_with(image, fault_ser
     assert outcome.failure is None
     assert outcome.resumed_at == mark
     assert outcome.digest == digest
-    # The beginning is looked at once more; what was done is not fetched again.
+    # The beginning is read once more for inspection; completed parts are not fetched again.
     assert outcome.fetched <= len(image) - mark + MIB
     assert running.path("disk.img").read_bytes() == image
     assert running.journal() is None
@@ -213,7 +213,7 @@ def test_asked_to_stop_it_leaves_a_journal_that_is_gone_on_with(image, fault_ser
 @pytest.mark.parametrize("fault", [Fault(stall_after=1000), Fault(status=503, retry_after="600"), Fault(delay=600)])
 @pytest.mark.parametrize("ranges", [True, False])
 def test_it_stops_at_once_wherever_it_waits(image, fault_server, worker, tmp_path, fault, ranges):
-    """For a silent server, for a busy one, for its answer."""
+    """It may wait for a server that is silent, one that is busy, or a response."""
     first = [Fault()] if ranges else []
     url = fault_server.put("/disk", image, ranges=ranges, faults=[*first, fault], always=fault)
     running = worker(disk_job("wait", url, tmp_path)).start()

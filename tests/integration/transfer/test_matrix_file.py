@@ -1,4 +1,4 @@
-"""Every format in every wrapper from a file onto every kind of volume, compared with what qemu-img makes of it."""
+"""Tests of every format and compression from a file onto every kind of volume, compared with qemu-img's output."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Every format in every wrapper from a web server that gives no byte ranges onto every kind of volume."""
+"""Tests of every format and compression from a web server without byte ranges onto every kind of volume."""
 
 import pytest
 

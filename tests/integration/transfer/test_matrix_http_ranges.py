@@ -1,4 +1,4 @@
-"""Every format in every wrapper from a web server that gives byte ranges onto every kind of volume."""
+"""Tests of every format and compression from a web server with byte ranges onto every kind of volume."""
 
 import pytest
 
@@ -15,6 +15,6 @@ def test_with_ranges(name, wrapper, volume, images, volumes, importing, nginx):
     assert outcome.wrappers == image.wrappers
     assert "length" in outcome.verified_by
     size = image.path.stat().st_size
-    # The beginning is read twice, and of tiny clusters everything: their tables lie too near to one another to be
-    # read alone.
+    # The beginning is read twice. Files with tiny clusters are read completely: their tables are too close to one
+    # another to be read alone.
     assert outcome.fetched <= (2 * size if "512" in name else size * 5 // 4) + (1 << 20)

@@ -1,6 +1,6 @@
-"""A streamed qcow2 gives its disk however its file is laid out and wherever the windows of the stream fall.
+"""Tests that a streamed qcow2 gives its disk for any layout of its file and any position of the stream's windows.
 
-The windows are made small, so that tables, data and the sectors that clusters share come to lie in different ones.
+The windows are small, so that tables, data and the sectors that clusters share are in different ones.
 """
 
 import random
@@ -28,7 +28,7 @@ def cluster_of(seed, cluster, packed):
     dice = random.Random(seed)
     if not packed:
         return dice.randbytes(cluster)
-    # From a few bytes to most of the cluster once it is packed.
+    # When compressed, from a few bytes to most of the cluster.
     noise = dice.randbytes(dice.choice([1, 3, 20, 100, cluster // 4, cluster // 2]))
     return (noise * (cluster // len(noise) + 1))[:cluster]
 
@@ -46,7 +46,7 @@ def layouts(draw):
         pack = dice.random() < packed
         clusters[guest] = (cluster_of(guest, cluster, pack), pack)
     tables = sorted({guest // entries for guest in guests})
-    # As converters write it, tables and data not far from where they belong, but not in order.
+    # Converters write tables and data near their usual offsets, but not in order.
     reach = draw(st.sampled_from([0, 2, 8, 1000]))
     placed = [(guest - dice.randrange(reach + 1), ("data", guest)) for guest in guests]
     placed += [(table * entries + dice.randrange(-reach, reach + 1), ("l2", table)) for table in tables]
@@ -69,7 +69,7 @@ def test_any_layout_and_any_window_gives_the_disk(small_windows, layout, clean, 
 
 
 def test_a_small_cluster_in_the_sector_of_its_neighbours_is_found_when_its_table_comes_late(small_windows):
-    """Three clusters share a sector; the table of the middle one comes windows later."""
+    """Three clusters share a sector; the table of the middle one follows several windows later."""
     data = [bytes([n]) * 512 for n in range(3)]
     layout = Layout(
         130 * 512, 9, {0: (data[0], True), 70: (data[1], True), 1: (data[2], True), 2: (bytes(512), False)}, set(),
@@ -89,6 +89,6 @@ def test_the_small_runs_that_are_kept_are_bounded(monkeypatch):
         assert len(kept._small_runs) < 20
     assert kept.read(9405, 100) == bytes([94]) * 5
     assert kept.read(0, 10) == b""
-    # One run after another, small ones and others.
+    # Runs follow one another, small ones and others.
     kept.add(9410, memoryview(b"after"))
     assert kept.read(9405, 100) == bytes([94]) * 5 + b"after"

@@ -1,4 +1,4 @@
-"""Every other source: each format unwrapped, and one image in each wrapper; and the worker as a process."""
+"""Tests of every other source: each format plain, and one image in each compression; and the worker as a process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROW = [(name, "plain") for name in REPRESENTATIVE] + [
 ]
 INSECURE = Tls(insecure=True)
 VOLUME = {cell: ("file", "block512", "block4096")[n % 3] for n, cell in enumerate(ROW)}
-"""The volumes take turns."""
+"""The volume for each cell, in rotation."""
 
 
 @pytest.fixture(params=ROW, ids="-".join)
@@ -59,7 +59,7 @@ def test_from_google_cloud_storage(image, volume, importing, gcs_standin):
     source = GcsSourceSpec(url="gs://images/dir/a disk", endpoint=gcs_standin.origin)
     outcome = importing(source, volume, image)
     assert outcome.path == path_of(image, ranges=True)
-    # The service promises a digest of everything it stores.
+    # The service provides a digest of everything that it stores.
     assert "gcs digest" in outcome.verified_by
 
 
@@ -90,7 +90,7 @@ def test_from_an_oci_archive(image, volume, importing, tmp_path):
 
 @contextmanager
 def piped(content):
-    """A pipe that `content` comes out of."""
+    """Return a pipe that `content` is written into."""
     reading, writing = os.pipe()
 
     def feed():
@@ -118,7 +118,7 @@ def test_from_a_pipe(image, volume, importing, announced):
 
 
 def test_without_a_length(image, volume, importing, nginx):
-    """Served in chunks by a server that does not know where it ends."""
+    """The server sends chunks without knowing the length."""
     outcome = importing(HttpSourceSpec(url=nginx.url(image.serve(nginx.root), "chunked")), volume, image)
     assert outcome.path == path_of(image, ranges=False)
 
@@ -127,7 +127,7 @@ def test_without_a_length(image, volume, importing, nginx):
 @pytest.mark.parametrize("volume_kind", ["file", "grown", "block4096"])
 @pytest.mark.parametrize("name", KINDS)
 def test_by_qemu_alone(name, volume_kind, way, images, volumes, importing, nginx):
-    """The escape hatch gives the same disks."""
+    """The fallback engine gives the same disks."""
     image = images.get(name)
     policy = Policy(engine="qemu", discover_checksum=False)
     source = HttpSourceSpec(url=nginx.url(image.serve(nginx.root), way))

@@ -1,4 +1,4 @@
-"""A worker and all that it starts live in 192 MiB, whatever the path: the kernel would kill them otherwise."""
+"""Tests that a worker and its child processes fit into 192 MiB on every path; the kernel would kill them otherwise."""
 
 import array
 import functools
@@ -21,13 +21,13 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 MIB = 1 << 20
 LIMIT = 192 * MIB
 VIRTUAL = 192 * MIB
-"""More than the largest window of a decoder, 128 MiB."""
+"""Size of the disk in bytes: more than the largest window of a decoder, 128 MiB."""
 PART = 96 * MIB
-"""Of the disk, in xz, which takes long to make: more than its largest dictionary, 64 MiB."""
+"""Size of the disk in bytes for xz, which is slow to compress: more than its largest dictionary, 64 MiB."""
 
 
 class Cage:
-    """A memory cgroup, of version 1 or 2; `peak` is the most that was seen in use besides the page cache."""
+    """A memory cgroup, version 1 or 2; `peak` is the largest use observed, without the page cache."""
 
     def __init__(self):
         name = f"cdi-test-{uuid.uuid4().hex[:8]}"
@@ -41,7 +41,7 @@ class Cage:
             pytest.skip("there is no memory controller")
         self.path.mkdir()
         (self.path / self.limit_file).write_text(str(LIMIT))
-        # Where there is swap, it is no way out.
+        # Swap must not extend the limit.
         for name in ("memory.memsw.limit_in_bytes", "memory.swap.max"):
             if (self.path / name).exists():
                 (self.path / name).write_text(str(LIMIT) if "memsw" in name else "0")
@@ -87,7 +87,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def disk(base):
-    """192 MiB: noise, text and holes in turn; a sparse file."""
+    """Make a sparse file of 192 MiB: noise, text and holes in turn."""
     rng, path = random.Random(9), base / "disk"
     with open(path, "wb") as file:
         file.write(rng.randbytes(512))
@@ -101,7 +101,7 @@ def disk(base):
 
 @pytest.fixture(scope="module")
 def digest(disk):
-    """Of the disk in an image of a kind."""
+    """Return a function that returns the digest of the disk in an image of a kind."""
 
     @functools.cache
     def of(size):
@@ -126,7 +126,7 @@ WAYS = {
     "xz": packed(f"head -c {PART} | xz -T1 -0 --lzma2=preset=0,dict=64MiB"),
     "xz-blocks": packed(f"head -c {PART} | xz -T2 --block-size=24MiB --lzma2=preset=0,dict=64MiB"),
     "zst": packed("zstd -q -1"),
-    # The largest window that decoders take without being told to.
+    # The largest window that decoders accept by default.
     "zst-long": packed("zstd -q -3 --long=27"),
     "qcow2": convert("-O", "qcow2"),
     "qcow2-packed": convert("-O", "qcow2", "-c"),
@@ -141,7 +141,7 @@ WAYS = {
 
 @pytest.fixture(scope="module")
 def served(disk, nginx):
-    """The name of the disk in a form, made when it is first asked for."""
+    """Return a function that makes a form of the disk on first use and returns its name."""
 
     def make(kind):
         name = f"memory.{kind}"
@@ -208,7 +208,7 @@ def test_each_path(kind, way, path, cage, served, digest, nginx, tmp_path):
 
 @pytest.mark.parametrize("kind", ["raw", "qcow2", "qcow2-packed", "qcow2-large-clusters", "gz"])
 def test_many_connections(kind, cage, served, digest, nginx, tmp_path):
-    """As many as can be asked for: what each of them may have shrinks."""
+    """With the maximum number of connections the share of each is smaller."""
     job = disk_job(f"{kind}-connections", nginx.url(served(kind)), tmp_path, connections=64)
     run_in(cage, Worker(job, tmp_path))
     assert imported(tmp_path / "disk.img") == digest(kind)
@@ -216,7 +216,7 @@ def test_many_connections(kind, cage, served, digest, nginx, tmp_path):
 
 @pytest.fixture(scope="module")
 def extents(nginx):
-    """Half a gigabyte in clusters of 512 bytes, none next to its neighbour: a million extents; and what some hold."""
+    """Make a qcow2 of 512 MiB in scattered clusters of 512 bytes, a million extents; return it and some contents."""
     bits, cluster, count = 9, 512, (1 << 20) - 512
     entries = cluster // 8
     tables = -(-count // entries)
@@ -265,7 +265,7 @@ def test_as_many_extents_as_a_map_holds_in_no_order(way, connections, cage, ngin
 
 
 def test_the_cage_closes(cage, nginx, served, tmp_path):
-    """What is too much for the limit does end."""
+    """A worker that needs more than the limit is killed."""
     (cage.path / cage.limit_file).write_text(str(16 * MIB))
     worker = Worker(disk_job("small", nginx.url(served("raw")), tmp_path), tmp_path)
     try:

@@ -1,4 +1,4 @@
-"""Files that are no image, or an unusual one, as real programs write them: imported and inspected, with what to do about it."""
+"""Tests of files that are no image, or an unusual one, as real programs write them: errors of import and inspection."""
 
 import gzip
 import lzma
@@ -24,7 +24,7 @@ def run(*command, cwd):
 
 @pytest.fixture
 def made(tmp_path):
-    """A directory with a disk in several formats."""
+    """Make a directory with a disk in several formats."""
     directory = tmp_path / "made"
     directory.mkdir()
     (directory / "disk.raw").write_bytes(DISK)
@@ -100,7 +100,7 @@ class TestTars:
         failure = Import(made / "vm.ova", tmp_path).refuses("FormatUnsupported", "an OVA", f"extract {names} from it")
         assert failure.exit_status == 4
         if names != "its disk":
-            # The remedy is what a shell can run.
+            # The remedy can be run in a shell.
             command = failure.message.rpartition(": ")[2].replace("FILE.ova", "vm.ova")
             (made / "vm disk.vmdk").unlink()
             if wrap is not bytes:

@@ -1,4 +1,4 @@
-"""A registry that is away for a moment costs a moment, whichever request it was away for."""
+"""Tests of a registry that is briefly unavailable: the import is only delayed, whichever request fails."""
 
 import hashlib
 import json

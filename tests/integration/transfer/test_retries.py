@@ -1,4 +1,4 @@
-"""One budget of retries for everything that a transfer asks of its source, counted at the server."""
+"""Tests of the retry budget, which all requests of a transfer to its source share, counted at the server."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_read_that_never_gives_a_byte_is_tried_again_in_place_so_often(
 def test_a_change_of_the_content_and_a_fault_of_opening_spend_the_same_budget(
     fault_server: FaultServer, tmp_path: Path
 ) -> None:
-    """Every probe is refused once, and every content is another: with a budget for each, that went on four times."""
+    """Every probe fails once and every content is a new one; with separate budgets there would be four rounds."""
     versions = iter(range(1000))
 
     def behave(request: Request) -> Fault:
@@ -86,7 +86,7 @@ def test_a_change_of_the_content_and_a_fault_of_opening_spend_the_same_budget(
 
 
 def test_connections_that_fail_together_spend_the_budget_once(fault_server: FaultServer, tmp_path: Path) -> None:
-    """An outage that takes as many tries as there are retries is survived, whatever the number of connections."""
+    """An outage of as many attempts as there are retries is survived, whatever the number of connections."""
     disk, together, outages = DISK * 16, threading.Barrier(4), iter(range(4 * RETRIES))
 
     def behave(request: Request) -> Fault | None:
@@ -108,7 +108,7 @@ def described(content: bytes, kind: str) -> dict[str, object]:
 
 
 def test_the_requests_to_a_registry_spend_one_budget(fault_server: FaultServer, tmp_path: Path) -> None:
-    """Two of them are refused twice each: more often together than there are retries."""
+    """Two requests fail twice each, together more often than there are retries."""
     config = b'{"architecture": "amd64", "os": "linux"}'
     manifest = json.dumps(
         {
@@ -128,5 +128,5 @@ def test_the_requests_to_a_registry_spend_one_budget(fault_server: FaultServer, 
     outcome = run(RegistrySourceSpec(url=f"docker://{name}/a/b:t", tls=Tls(insecure=True)), tmp_path)
     assert outcome.failure is not None
     assert outcome.failure.code == "SourceUnavailable"
-    # The refusals that the budget allows, one more, and the two requests that were answered.
+    # The failures within the budget, one more, and the two requests that were answered.
     assert len(fault_server.requests) == RETRIES + 1 + 2

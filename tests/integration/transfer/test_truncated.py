@@ -1,6 +1,6 @@
-"""Images that are cut short where they lie: refused before anything is written, on every path that QEMU reads them on.
+"""Tests of truncated images at the source: rejected before anything is written, on every path that QEMU reads.
 
-Images as QEMU writes them are never refused, whatever their size.
+Images as QEMU writes them are never rejected, whatever their size.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ ENGINE_QEMU = ("qcow2-v3", "qcow2-zlib", "qcow2-zstd", "qcow2-2M", "qcow2-512-zl
 
 
 def cuts(image: Image) -> list[int]:
-    """Lengths that lack something of the disk: most of it, half, the last sectors of data, its very last byte."""
+    """Return lengths that lack a part of the disk: most of it, half, the last sectors of data, its very last byte."""
     content = image.path.read_bytes()
     data = image.disk[6 * MIB : 8 * MIB]
     length = len(content)
     found = [length * 6 // 10, length * 3 // 4 + 77]
-    # The end of what is data in the middle of the disk, where the file has it as it is.
+    # The end of the data in the middle of the disk, if the file stores it unchanged.
     at = content.rfind(data[MIB : MIB + 4096])
     if at > 0:
         found += [at + 4096 + 1, at + 512]
@@ -128,7 +128,7 @@ def test_the_tables_of_an_image_are_read_over_several_connections(
     assert outcome.failure is None, outcome.failure
 
 
-# --- as QEMU writes and reads them ------------------------------------------------------------------------------
+# --- images that QEMU writes and reads --------------------------------------------------------------------------
 
 SIZES = (512, 7 * 512, MIB + 512, 3 * MIB - 512)
 WRITTEN: dict[str, Sequence[str]] = {
@@ -168,12 +168,12 @@ def accepted(path: Path) -> bool:
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_what_is_accepted_is_what_qemu_reads_as_it_was(name: str, tmp_path: Path) -> None:
-    """Whole images of any size are; of one that is cut anywhere QEMU reads the same disk, or it is refused."""
+    """Whole images of any size are accepted; a truncated one is rejected unless QEMU reads the same disk from it."""
     dice = random.Random(name)
     image, raw, read = tmp_path / "image", tmp_path / "raw", tmp_path / "read"
     options = WRITTEN[name]
     for size in SIZES:
-        # Its last sector is data, so that there is something to lose at the end.
+        # The last sector is data, so that truncation loses something.
         raw.write_bytes(disk_bytes()[: size - 512] + dice.randbytes(512))
         run("qemu-img", "convert", "-f", "raw", *options, str(raw), str(image))
         assert accepted(image), "it is whole"
@@ -186,5 +186,5 @@ def test_what_is_accepted_is_what_qemu_reads_as_it_was(name: str, tmp_path: Path
                 break
             run("qemu-img", "convert", "-f", options[1], "-O", "raw", str(image), str(read))
             assert read.read_bytes() == disk, f"{length} bytes were taken for a whole image"
-            # qemu-img rounds up a file whose end is within a sector.
+            # qemu-img rounds up the length of a file that ends within a sector.
             length = image.stat().st_size

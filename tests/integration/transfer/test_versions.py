@@ -1,4 +1,4 @@
-"""Pieces of two versions of a content never make one disk: what tells them apart, and what is done where nothing does."""
+"""Tests that parts of two versions of a content never make one disk, with validators and without."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def job(fault_server: FaultServer, tmp_path) -> Job:
 
 
 def is_data(request: Request) -> bool:
-    """A request for more than a look at the beginning or the end."""
+    """Return whether a request is for more than a probe of the beginning or the end."""
     begin, end = request.range or (0, None)
     return end is None or end - begin >= MIB
 
 
 def test_a_content_that_is_replaced_midway_is_one_or_the_other(fault_server: FaultServer, job: Job, tmp_path) -> None:
-    """The second request for data finds another content of the same length, and no answer says which one it has."""
+    """The second request for data gets another content of the same length, and no response has a validator."""
     replaced = threading.Event()
 
     def behave(request: Request) -> Fault | None:

@@ -1,4 +1,4 @@
-"""The ways through the engine that faults are tried on: an image, how it is served, what it goes onto."""
+"""The pipelines that faults are tested on: an image, the way it is served, and its target."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Behaviour = Callable[[Request], Fault | None]
 
 @dataclass
 class Case:
-    """One import from a server that can be made to misbehave, onto a volume with an older disk in it."""
+    """One import from a server that misbehaves on demand, onto a volume with an older disk."""
 
     way: str
     image: Image
@@ -69,7 +69,10 @@ class Case:
         self.importing.check(outcome, self.ran, self.volume, image or self.image)
 
     def failed(self, outcome: Outcome, code: str, retry: str, *, touched: bool = True) -> None:
-        """It ended with `code`, and the volume is as it may be then: see `docs/explanation/resume-and-verification.md`."""
+        """Check for a failure with `code`, and the volume's state after it.
+
+        See `docs/explanation/resume-and-verification.md` for the permitted states.
+        """
         import os
 
         assert outcome.failure is not None
@@ -89,7 +92,7 @@ class Case:
         assert os.listdir(self.ran.scratch or "") == []
 
     def fetched_before(self, limit: int) -> bool:
-        """Nothing but the file's beginning was asked for, and the footer that a fixed VHD has at its end."""
+        """Return whether only the file's beginning was requested, and the footer that a fixed VHD has at its end."""
         asked = [request.range for request in self.server.asked("/disk")]
         footer = len(self.image.content) - 512
         return bool(asked) and all(

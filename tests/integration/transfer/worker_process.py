@@ -1,4 +1,4 @@
-"""A worker as the supervisor starts it, and a hand that kills it at random moments until its job is done."""
+"""A worker as the supervisor starts it, and a function that kills it at random moments until its job is done."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 from cdi.api.job import Job, Outcome
 
 MOST_KILLS = 8
-"""In one import; then it is left alone, so that a slow machine comes to an end as well."""
+"""Maximum number of kills in one import, so that a slow machine finishes as well."""
 
 
 class Worker:
@@ -39,7 +39,7 @@ class Worker:
         return self.directory / name
 
     def outcome(self, timeout=60):
-        """Of the process that runs, when it has ended."""
+        """Wait for the running process to end, and return its outcome."""
         _, told = self.process.communicate(timeout=timeout)
         text = self.path("outcome.json").read_text()
         assert len(text.encode()) <= 4096
@@ -59,7 +59,7 @@ class Worker:
         return None
 
     def wait_for(self, condition, timeout=30):
-        """Until `condition()` is true; fails when the process ends before that."""
+        """Wait until `condition()` is true; fail if the process ends before that."""
         end = time.monotonic() + timeout
         while not condition():
             assert self.process.poll() is None, f"it ended early: {self.process.communicate()[1]}"
@@ -67,7 +67,7 @@ class Worker:
             time.sleep(0.01)
 
     def kill_after(self, seconds):
-        """SIGKILL unless it ends before; whether the kill came before the end."""
+        """Send SIGKILL after this many seconds, and return whether the process was still running."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(seconds)
         self.process.kill()
@@ -83,10 +83,12 @@ class Worker:
 
 
 def kill_and_restart(make_job, tmp_path, *, kills, longest, check, seed=None):
-    """Imports, one after the other, whose workers are killed `kills` times in all; gives their `Outcome`s.
+    """Run imports one after another, kill their workers `kills` times in all, and return their outcomes.
 
-    `make_job(number, directory)` gives each import's `Job`; `check(worker, outcome)` is called after each kill (with
-    None) and at each end.  Kills come up to `longest` seconds after a start.
+    Args:
+        make_job: returns the job for a number and a directory.
+        check: called with the worker and the outcome after each kill (with None) and at each end.
+        longest: maximum seconds from a start to a kill.
     """
     seed = random.randrange(1 << 32) if seed is None else seed
     print(f"seed {seed}")
@@ -121,7 +123,7 @@ def kill_and_restart(make_job, tmp_path, *, kills, longest, check, seed=None):
 
 
 def disk_job(name, url, directory, **policy):
-    """An HTTP import onto a disk file, with a journal."""
+    """Return an HTTP import onto a disk file, with a journal."""
     from cdi.api.job import FileTargetSpec, HttpSourceSpec, Policy
 
     checksum = policy.pop("checksum", None)

@@ -21,7 +21,7 @@ def _shared(authorities, tmp_path_factory):
 
 @pytest.fixture
 def stand(_shared, tmp_path):
-    """A proxy that runs, and no server yet."""
+    """Provide a running proxy, and no upload server yet."""
     _shared.base = tmp_path
     yield _shared
     _shared.stop_servers()
@@ -29,7 +29,7 @@ def stand(_shared, tmp_path):
 
 @pytest.fixture
 def lone(authorities, tmp_path):
-    """The same with a proxy that may be ended."""
+    """Provide a running proxy of the test's own, which may be stopped."""
     made = Stand(authorities, tmp_path, tmp_path)
     try:
         made.start_proxy()

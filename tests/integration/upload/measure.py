@@ -1,10 +1,10 @@
-"""How long 1 GiB takes through the proxy and the upload server, against the way of the upstream importer; and what is
-left to do of an upload whose connection was cut at nine tenths of it, against all of it.
+"""Benchmark of an upload through the proxy and the upload server, compared with the upstream importer.
 
     python -m tests.integration.upload.measure DIRECTORY [ROUNDS [MEBIBYTES]]
 
-The other way receives through the same proxy, writes to a scratch file, and has ``qemu-img convert -t writeback`` make
-the disk of it.  To be run alone on a quiet machine; DIRECTORY decides what disk it is about.
+It also compares resuming an upload whose connection was cut at nine tenths with sending all of it again. The other
+importer receives through the same proxy, writes to a scratch file, and has ``qemu-img convert -t writeback`` make the
+disk. Run it alone on a quiet machine; DIRECTORY decides which disk is measured.
 """
 
 import os
@@ -24,7 +24,7 @@ CUT = 0.9
 
 
 def images(directory: Path, size: int) -> dict[str, Path]:
-    """A third holes, a third text, a third that does not pack; raw, and as compressed qcow2."""
+    """Make a disk of a third holes, a third text and a third incompressible data, raw and as compressed qcow2."""
     raw, qcow2 = directory / "raw", directory / "qcow2"
     dice = random.Random(1)
     with open(raw, "wb") as file:
@@ -42,7 +42,7 @@ def images(directory: Path, size: int) -> dict[str, Path]:
 
 
 def receive_old(tls: str, directory: str, driver: str) -> None:
-    """A server for one upload that spools and converts; prints its port."""
+    """Serve one upload that is spooled and converted; print the port."""
     base, place = Path(tls), Path(directory)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(base / "tls.crt", base / "tls.key")
@@ -82,21 +82,21 @@ def send(stand: Stand, image: Path, name: str) -> float:
 
 
 def resume(stand: Stand, image: Path, name: str) -> float:
-    """Begin a resumable upload, cut it, and go on: the seconds from the cut to the last answer."""
+    """Start a resumable upload, cut it, and resume it; return the seconds from the cut to the last response."""
     size = image.stat().st_size
     tus = "Tus-Resumable: 1.0.0"
     create = ("-X", "POST", "-H", tus, "-H", f"Upload-Length: {size}")
     begun = stand.curl(f"/v1beta1/tus/ns/{name}", *create, token=stand.token(name))
     assert begun.status == 201, begun
     where = begun.headers["location"]
-    # It ends with the connection, and not with the answer that nobody waits for.
+    # The connection is cut, so there is no response to wait for.
     assert patch(stand, image, where, name, 0, int(CUT * size)) == b""
     began = time.monotonic()
     while True:
         told = stand.curl(where, "-I", "-H", tus, token=stand.token(name))
         assert told.status == 200, told
         answer = patch(stand, image, where, name, int(told.headers["upload-offset"]), size)
-        # The last words of what was cut may come behind the question.
+        # The last bytes of the cut request may be processed after the offset was queried.
         if not answer.startswith(b"HTTP/1.1 409 "):
             break
     seconds = time.monotonic() - began
@@ -105,7 +105,7 @@ def resume(stand: Stand, image: Path, name: str) -> float:
 
 
 def patch(stand: Stand, image: Path, where: str, name: str, offset: int, end: int) -> bytes:
-    """Announce all from `offset` on and send it up to `end`; the answer, where that is all."""
+    """Announce everything from `offset` on and send it up to `end`; return the response if that is all."""
     size = image.stat().st_size
     head = (
         f"PATCH {where} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTus-Resumable: 1.0.0\r\n"
@@ -141,7 +141,7 @@ def main(directory: str, rounds: str = "3", mebibytes: str = str(SIZE // MIB)) -
     stand.start_proxy()
     try:
         for driver, image in images(base, size).items():
-            image.read_bytes()  # into the page cache
+            image.read_bytes()  # fill the page cache
             for number in range(int(rounds)):
                 name = f"{driver}-{number}"
                 server = stand.start_server(name, size=size)

@@ -1,6 +1,6 @@
-"""The upload proxy as a process, over volumes that a file tells of.
+"""The upload proxy as a process, with volumes from a file.
 
-{"namespace/name": PORT | "waiting" | "done" | ["done", UPLOAD] | "missing"}
+    {"namespace/name": PORT | "waiting" | "done" | ["done", UPLOAD] | "missing"}
 """
 
 import json
@@ -36,7 +36,7 @@ class FileVolumes:
 
 
 class NoDesks:
-    """A page that everybody may look at, and that nobody may use."""
+    """A backend provider for a page that loads and rejects every token."""
 
     hint = "none"
 

@@ -25,7 +25,7 @@ MIB = 1 << 20
 
 
 class Authorities:
-    """Who signs what; made once, as keys take their time."""
+    """The CAs and keys, made once because that takes time."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
@@ -52,7 +52,7 @@ class Authorities:
 
 @dataclass
 class Server:
-    """An upload server, which is a worker's process."""
+    """An upload server: a worker's process."""
 
     name: str
     job: Job
@@ -79,7 +79,7 @@ class Server:
         listening.set()
 
     def outcome(self, seconds: float = 60) -> Outcome:
-        """How the pod ended, by its last words."""
+        """Return how the pod ended, from its termination message."""
         status = self.process.wait(seconds)
         self.join()
         words = json.loads((self.directory.parent / "last-words").read_text())
@@ -108,7 +108,7 @@ class Stand:
     """Everything that one test needs."""
 
     def __init__(self, authorities: Authorities, base: Path, home: Path) -> None:
-        """`home` is the proxy's; `base` is where servers keep their things, and may be changed."""
+        """Create a stand; `home` is the proxy's directory, `base` that of the servers, which may be changed."""
         self.authorities = authorities
         self.base = base
         self.home = home
@@ -124,7 +124,13 @@ class Stand:
     # --- processes ----------------------------------------------------------------------------------------------
 
     def start_proxy(self, stall: float = 30.0, replacement: float = 50.0, contention: float = 10.0) -> None:
-        """Seconds: without a byte of a client, and for an upload server or the end of another upload."""
+        """Start the proxy.
+
+        Args:
+            stall: seconds without a byte from a client.
+            replacement: seconds to wait for an upload server.
+            contention: seconds to wait for the end of another upload.
+        """
         command = [sys.executable, "-m", "tests.integration.upload.proxy_process"]
         with open(self.home / "proxy.log", "a") as log:
             self.proxy = subprocess.Popen(
@@ -195,7 +201,7 @@ class Stand:
         return server
 
     def show(self, name: str, state: object) -> None:
-        """What the proxy sees of a volume (`proxy_process`)."""
+        """Set what the proxy sees of a volume (`proxy_process`)."""
         with self._telling:
             self.volumes[f"ns/{name}"] = state
             self._tell()
@@ -225,7 +231,7 @@ class Stand:
         return f"https://localhost:{self.port}{path}"
 
     def curl(self, path: str, *arguments: str, token: str | None = "", seconds: int = 60) -> Answered:
-        """`token` None sends none, and "" a good one."""
+        """Run curl; a `token` of None sends none, and "" a valid one."""
         command = ["curl", "-sS", "--max-time", str(seconds), "--cacert", str(self.authorities.base / "public-ca.crt")]
         command += ["-D", "-", "-w", "\n%{http_code}"]
         if token is not None:
@@ -240,7 +246,7 @@ class Stand:
         return Answered(int(status), body, {name.lower(): value for name, value in fields.items()})
 
     def metrics(self) -> dict[str, float]:
-        """What the proxy tells Prometheus, by name and labels."""
+        """Return the proxy's metrics, by name and labels."""
         with urllib.request.urlopen(f"http://localhost:{self.metrics_port}/metrics", timeout=30) as answer:
             lines = answer.read().decode().splitlines()
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#")}
@@ -250,7 +256,7 @@ class Stand:
 
 
 def same(disk: Path, image: Path, driver: str) -> None:
-    """Compare as QEMU reads them; a disk may be longer, with zeros."""
+    """Compare the contents as QEMU reads them; the disk may be longer, with zeros."""
     done = subprocess.run(
         ["qemu-img", "compare", "-f", "raw", "-F", driver, str(disk), str(image)], capture_output=True, text=True
     )
@@ -266,7 +272,7 @@ def connected(stand):
 
 
 def said(sock) -> bytes:
-    """Everything up to the end of the connection."""
+    """Return everything up to the end of the connection."""
     got = b""
     try:
         while piece := sock.recv(65536):

@@ -1,6 +1,4 @@
-"""What may be tried against uploads: each is refused with its code, and the upload that is under way beside it is not
-disturbed.
-"""
+"""Tests of attacks on uploads: each is rejected with its code, and a concurrent upload is not disturbed."""
 
 import base64
 import hashlib
@@ -32,7 +30,7 @@ SECRETS = Subject(group="", version="v1", resource="secrets")
 
 @pytest.fixture
 def beside(stand, images):
-    """An upload that has begun before anything is tried, goes on meanwhile, and is to end well after it: its server."""
+    """Run an upload that begins before the attack, continues during it, and must succeed after it; yield its server."""
     image = images.get("qcow2-zlib")
     server = stand.start_server("beside", size=DISK)
     sent, tried = FIRST, threading.Event()
@@ -67,7 +65,7 @@ def beside(stand, images):
 
 @pytest.fixture
 def server(stand, beside):
-    """Of the volume ``vm``, which is still free for an upload after whatever was tried."""
+    """Yield the server of volume ``vm``, and check that the volume is still free for an upload after the attack."""
     made = stand.start_server(size=DISK)
     yield made
     assert made.process.poll() is None
@@ -82,7 +80,7 @@ def request(length: object, *, token: str | None, path="/v1beta1/upload", method
 
 
 def ask(stand, *pieces: bytes) -> bytes:
-    """All that is said to this, up to the end of the connection."""
+    """Send pieces and return everything received up to the end of the connection."""
     with connected(stand) as sock:
         for piece in pieces:
             sock.sendall(piece)
@@ -90,7 +88,7 @@ def ask(stand, *pieces: bytes) -> bytes:
 
 
 def refused(answer: bytes, status: int, code: str) -> bool:
-    """Whether this was the answer, and the only one."""
+    """Return whether this was the response, and the only one."""
     return (
         answer.startswith(f"HTTP/1.1 {status} ".encode())
         and f"\r\n\r\nerror[{code}]: ".encode() in answer
@@ -129,7 +127,7 @@ def nothing(stand, text: bytes) -> bytes:
 
 
 def forged(stand, header: dict, sign=pss, **claims: object) -> str:
-    """A good token for ``vm``, but for what is given."""
+    """Return a valid token for ``vm``, except for the given claims."""
     now = int(time.time())
     said = {
         "operation": "Upload", "namespace": "ns", "name": "vm", "iss": "cdi-apiserver",
@@ -141,7 +139,7 @@ def forged(stand, header: dict, sign=pss, **claims: object) -> str:
 
 
 def altered(stand, **claims: object) -> str:
-    """What a good one says is replaced under its signature."""
+    """Replace claims of a valid token and keep its signature."""
     head, said, signature = stand.token().split(".")
     known = json.loads(base64.urlsafe_b64decode(said + "=" * (-len(said) % 4)))
     return f"{head}.{part({**known, **claims})}.{signature}"
@@ -181,7 +179,7 @@ def test_tokens(stand, server):
         token = make(stand)
         answer = ask(stand, request(5, token=token), b"bytes")
         assert refused(answer, status, code), (name, answer)
-        # Nor does it tell whether the volume is there.
+        # The response must not reveal either whether the volume exists.
         probe = request(0, token=token, path="/v1beta1/upload-async", method="HEAD")
         answer = ask(stand, probe)
         assert answer.startswith(f"HTTP/1.1 {status} ".encode()), (name, answer)
@@ -194,7 +192,7 @@ def test_what_is_forged_here_would_be_good_if_nothing_were_wrong(stand, beside):
 
 
 def test_a_token_that_is_used_again(stand, beside, images):
-    """It is worth nothing while its upload is under way, and nothing when the volume is filled."""
+    """It is rejected while its upload is in progress, and when the volume is filled."""
     content = images.get("raw").content
     server, token = stand.start_server(size=DISK), stand.token()
     with connected(stand) as sock:
@@ -225,7 +223,7 @@ def test_one_volumes_token_at_another_ones_upload(stand, server):
 
 @pytest.fixture
 def reach(stand, tmp_path):
-    """Ask an upload server directly, with one certificate or another."""
+    """Return a function that sends requests to an upload server directly, with a choice of certificates."""
 
     def ask_directly(server, client: str | None, text: bytes) -> bytes:
         context = ssl.create_default_context(cafile=str(stand.authorities.base / "server-ca.crt"))
@@ -252,7 +250,7 @@ DIRECT = (
 
 
 def test_who_passes_the_proxy_by(stand, beside, server, reach):
-    """A token opens nothing here, a certificate of another name neither; a stranger's is no certificate at all."""
+    """Tokens and certificates of another name are rejected, and a certificate of another CA fails the handshake."""
     for aim in (server, beside):
         for method, path in DIRECT:
             fields = f"{TUS}Upload-Length: 5\r\n"
@@ -296,7 +294,7 @@ def test_paths(stand, server):
 
 
 def test_another_host_is_nothing_to_go_by(stand, server):
-    """Where a request goes to follows from its token alone."""
+    """The target of a request is determined by its token alone."""
     fields = "X-Forwarded-Host: beside\r\nX-Original-URL: /v1beta1/tus/ns/beside\r\nForwarded: host=beside\r\n"
     elsewhere = request(5, token=stand.token("another"), path="https://beside:8443/v1beta1/upload", extra=fields)
     assert refused(ask(stand, elsewhere, b"bytes"), 503, "UploadNotReady")
@@ -374,13 +372,13 @@ def test_bodies(stand, server):
         answer = ask(stand, f"{head}{field}\r\n\r\n".encode(), *pieces)
         if not refused(answer, 400, code):
             wrong[name] = answer
-        # Where the proxy says no, the upload server hears of it a moment later.
+        # The upload server notices the proxy's rejection a moment later.
         wait_until(lambda: progress(server)["upload"]["state"] == "waiting")
     assert not wrong
 
 
 def test_a_request_within_a_body_is_none(stand, server):
-    """What comes behind a refusal belongs to what was refused."""
+    """Data after a rejected head belongs to the rejected request."""
     within = request(5, token=stand.token()) + b"bytes"
     assert refused(ask(stand, request(len(within), token="none") + within), 401, "TokenInvalid")
 
@@ -401,7 +399,7 @@ def test_a_form_whose_parts_have_endless_heads(stand, server):
 
 
 def test_those_who_drip_are_cut_off(stand, server):
-    """Nobody gets more time for a handshake and a head than there is for both, whatever comes of them meanwhile."""
+    """Handshake and head share one time limit, however the client spreads its bytes."""
     with ExitStack() as stack:
         hello = ssl_hello()
         plain = [stack.enter_context(socket.create_connection(("localhost", stand.port), 30)) for _ in range(40)]
@@ -416,7 +414,7 @@ def test_those_who_drip_are_cut_off(stand, server):
                 break
             time.sleep(0.1)
         assert len(gone) == len(dripping)
-        # And those who said nothing at all.
+        # Clients that sent nothing at all are disconnected too.
         assert all(said(sock) == b"" for sock in plain[20:])
 
 
@@ -429,7 +427,7 @@ def is_gone(sock, byte: bytes) -> bool:
 
 
 def ssl_hello() -> bytes:
-    """The first message of a handshake, all but its end."""
+    """Return the first message of a handshake, without its last byte."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
     with pytest.raises(ssl.SSLWantReadError):
@@ -444,7 +442,7 @@ def test_more_connections_than_there_is_room_for(stand, beside, server):
             held.append(socket.create_connection(("localhost", stand.port), 30))
             if number % 100 == 0:
                 assert stand.curl("/healthz", token=None).status == 200
-        # The upload servers themselves have less room, and neighbours who reach them.
+        # The upload servers themselves accept fewer connections, and pods in the cluster can reach them.
         for aim in (server, beside):
             for _ in range(150):
                 held.append(socket.create_connection(("localhost", aim.port), 30))

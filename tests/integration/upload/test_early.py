@@ -1,4 +1,4 @@
-"""Who is answered before all was sent, and sends it all the same, as many programs do."""
+"""Tests of clients that receive a response before all was sent and send the rest nevertheless, as many programs do."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +10,7 @@ DISK = 12 * MIB
 
 
 def send_all(stand, size: int, token: str, *, path: str = "/v1beta1/upload", first: bytes = b"") -> bytes:
-    """Look for an answer only when everything is sent."""
+    """Send everything, and read the response only then."""
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nContent-Length: {size}\r\n\r\n"
     piece = first.ljust(MIB, b"x")
     with connected(stand) as sock:

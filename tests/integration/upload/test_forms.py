@@ -1,4 +1,4 @@
-"""Every documented path, with curl, in every format."""
+"""Tests of every documented path, with curl, in every format."""
 
 import subprocess
 
@@ -53,7 +53,7 @@ def test_no_scratch_is_used(stand, images, name, wrapper):
 
 @pytest.mark.parametrize("name", ["vmdk-sparse", "vdi"])
 def test_other_formats_go_through_scratch_space(stand, images, name):
-    """Where there is none, another server takes the upload over (`test_replaced`)."""
+    """Without scratch space, another server takes the upload over (`test_replaced`)."""
     image = images.get(name)
     server = stand.start_server(size=DISK, scratch=True)
     assert stand.curl("/v1beta1/upload", "-X", "POST", "-T", str(image.path)).status == 200
@@ -95,7 +95,7 @@ def test_an_archive_is_not_for_a_disk(stand, tmp_path):
 
 @pytest.mark.parametrize(("name", "wrapper"), [("raw", "plain"), ("qcow2-v3", "plain"), ("raw", "gz")])
 def test_the_end_of_a_form_behind_the_image_is_no_part_of_it(stand, images, tmp_path, name, wrapper):
-    """Some programs pass on the rest of a form with the file; a volume may be as large as the image and no larger."""
+    """Some programs send the rest of a form with the file, and the volume may be exactly as large as the image."""
     image = images.get(name, wrapper)
     sent = tmp_path / "sent"
     sent.write_bytes(image.content + b"\r\n--------------------------d74496d66958873e--\r\n")

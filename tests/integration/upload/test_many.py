@@ -1,4 +1,4 @@
-"""Twenty uploads at once, through one proxy."""
+"""Tests of twenty concurrent uploads through one proxy."""
 
 import random
 import re
@@ -13,7 +13,7 @@ from tests.integration.upload.stand import MIB
 MANY = 20
 SIZE = 32 * MIB
 MOST = 150 << 10
-"""KiB that the proxy may have had at once."""
+"""Maximum memory of the proxy in KiB."""
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What the proxy tells of uploads."""
+"""Tests of the proxy's metrics."""
 
 import urllib.error
 import urllib.request

@@ -1,4 +1,4 @@
-"""What is refused, by status and code, and that nothing of it disturbs anybody else."""
+"""Tests of rejected requests, by status and code, and that they disturb no other upload."""
 
 import json
 import socket
@@ -266,7 +266,7 @@ def test_no_image_is_longer_than_the_longest_that_is_taken(images, wrapper):
 
 
 def test_an_image_that_no_volume_of_this_size_can_hold_is_refused_before_its_body(stand):
-    """The client is never told to send it."""
+    """The client never receives 100 Continue."""
     server = stand.start_server(size=DISK)
     with connected(stand) as sock:
         sock.sendall(request(stand, 1 << 40, extra="Expect: 100-continue\r\nConnection: close\r\n"))
@@ -289,7 +289,7 @@ def test_a_body_that_is_shorter_than_it_said(stand, images):
 
 
 def test_a_body_that_is_longer_than_it_said(stand, images):
-    """What is beyond is another request, and not one that anybody understands."""
+    """The bytes beyond are taken for another request, which is malformed."""
     image = images.get("qcow2-v3")
     server = stand.start_server(size=DISK)
     with connected(stand) as sock:
@@ -316,7 +316,7 @@ def test_a_connection_that_is_cut_anywhere(stand, images, name, cut):
     server = stand.start_server(size=DISK)
     with connected(stand) as sock:
         sock.sendall(request(stand, len(image.content)) + image.content[:cut])
-        # The upload has begun, or the next one would be the first.
+        # The upload must have begun, or the next one would be the first.
         wait_until(lambda: progress(server)["upload"]["state"] == "receiving")
     wait_until(lambda: progress(server)["upload"]["state"] == "waiting")
     assert not server.disk.exists()
@@ -357,19 +357,19 @@ def test_a_client_that_stalls(lone):
 
 
 def test_a_server_whose_own_client_stalls(stand):
-    """The proxy waits longer than the upload server does, and says so at once."""
+    """The proxy waits longer than the upload server does, so the server's error is passed on at once."""
     server = stand.start_server(size=DISK, policy=Policy(stall_timeout=1.0))
     with connected(stand) as sock:
         sock.sendall(request(stand, MIB) + b"x" * 1000)
         answer = said(sock)
     assert answer.startswith(b"HTTP/1.1 408 ")
-    # In the words of the upload server, which waited for a second, and not of the proxy.
+    # The message is the upload server's, which waited for a second, not the proxy's.
     assert b"no byte came for 1 s" in answer
     assert progress(server)["upload"]["failure"]["code"] == "SourceStalled"
 
 
 def test_those_who_say_nothing_do_not_hold_up_the_others(stand, images):
-    """More than can wait at a time: some have finished the handshake, some sent half a head, some nothing."""
+    """There are more than can wait: some have finished the handshake, some have sent half a head, some nothing."""
     image = images.get("qcow2-zlib")
     server = stand.start_server(size=DISK)
     held = []
@@ -490,7 +490,7 @@ def test_anybody_may_ask_a_server_how_it_is(stand):
 
 
 def test_certificates_are_replaced_while_it_runs(lone, images, tmp_path):
-    """An upload goes on under the old ones; the next connection sees the new."""
+    """An upload continues under the old ones; the next connection uses the new."""
     from cdi.api.upload_protocol import CLIENT_NAME
 
     authorities = lone.authorities
@@ -504,7 +504,7 @@ def test_certificates_are_replaced_while_it_runs(lone, images, tmp_path):
     with connected(lone) as sock:
         sock.sendall(request(lone, len(image.content), token=lone.token("first")) + image.content[:100_000])
         wait_until(lambda: progress(first)["upload"]["state"] == "receiving")
-        # Everything at once: other names, other signers of the clients.
+        # Both are replaced at once: server certificates, and the CA of the clients.
         authorities.pair("rotating", authorities.servers.issue_cert("localhost"), authorities.strangers)
         authorities.pair("rotating-client", authorities.strangers.issue_cert(CLIENT_NAME, common_name=CLIENT_NAME))
         answer = lone.curl("/v1beta1/upload", "-X", "POST", "-T", str(image.path), token=lone.token("second"))

@@ -1,4 +1,4 @@
-"""Upload servers that end under a request and are replaced: the request waits for the next one."""
+"""Tests of upload servers that end during a request and are replaced: the request waits for the next one."""
 
 import http.client
 import signal
@@ -21,7 +21,7 @@ WAITING = "cdi_uploadproxy_waiting"
 
 @contextmanager
 def replaced(stand, server, **how):
-    """As the controller does: when the server has ended there is none for a while, and then another."""
+    """Replace a server as the controller does: after its end there is none for a while, and then another."""
     failures = []
 
     def replace():
@@ -45,7 +45,7 @@ def replaced(stand, server, **how):
 
 
 def post(stand, content):
-    """As ``virtctl image-upload`` does: the statuses of up to five tries, with pauses that are none."""
+    """Upload as ``virtctl image-upload`` does, without its pauses; return the statuses of up to five attempts."""
     found = []
     for _ in range(TRIES):
         connection = http.client.HTTPSConnection("localhost", stand.port, timeout=120, context=stand.context())
@@ -53,7 +53,7 @@ def post(stand, content):
         try:
             connection.request("POST", "/v1beta1/upload-async", content, fields)
         except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
-            pass  # it was answered before all was sent
+            pass  # the response came before all was sent
         with connection.getresponse() as answer:
             found.append(answer.status)
             answer.read()
@@ -64,7 +64,7 @@ def post(stand, content):
     return found
 
 
-# --- for want of scratch space ------------------------------------------------------------------------------------
+# --- scratch space ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wrapper", ["plain", "gz", "xz", "zst", "tar.gz"])
@@ -133,7 +133,7 @@ def test_where_no_other_server_comes_the_client_is_told_what_was_last_in_the_way
 
 
 def test_servers_that_all_end_are_not_waited_for_for_ever(stand, images, tmp_path):
-    """None of them gets scratch space."""
+    """None of the servers gets scratch space."""
     image = images.get("vdi")
     servers = [stand.start_server(size=DISK)]
     ended = threading.Event()
@@ -156,7 +156,7 @@ def test_servers_that_all_end_are_not_waited_for_for_ever(stand, images, tmp_pat
     assert "there is no room for that yet" in answer.body
 
 
-# --- killed -------------------------------------------------------------------------------------------------------
+# --- killed servers -----------------------------------------------------------------------------------------------
 
 
 def head(stand, length, extra=""):
@@ -183,7 +183,7 @@ def test_a_server_that_is_killed_at_the_start_of_an_upload_is_not_noticed(stand,
 
 
 def test_a_server_that_is_killed_when_it_has_all_of_a_small_upload_is_not_noticed(stand, tmp_path):
-    """The answer waits for the last byte, which the client keeps back; all others are sent again."""
+    """The response waits for the last byte, which the client withholds; all others are sent again."""
     content = b"x" * KEPT
     first = stand.start_server(size=DISK)
     with replaced(stand, first) as made, connected(stand) as sock:
@@ -198,7 +198,7 @@ def test_a_server_that_is_killed_when_it_has_all_of_a_small_upload_is_not_notice
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_server_that_is_killed_in_the_middle_costs_one_try_of_five(stand, images, number):
-    """What is beyond the start of the body nobody has any more; the next try waits for the next server."""
+    """The bytes after the kept start of the body are lost; the next attempt waits for the next server."""
     image = images.get("raw")
     first = stand.start_server(size=DISK)
     with replaced(stand, first) as made:
@@ -217,7 +217,7 @@ def test_a_server_that_is_killed_in_the_middle_costs_one_try_of_five(stand, imag
 def test_a_request_that_comes_while_there_is_no_server_waits_for_one(stand, images):
     image = images.get("qcow2-zlib")
     first = stand.start_server(size=DISK)
-    first.kill()  # and the proxy is still told that it is there
+    first.kill()  # the proxy's state still lists it
     with replaced(stand, first) as made:
         assert post(stand, image.content) == [200]
     assert made[0].outcome().failure is None
@@ -225,7 +225,7 @@ def test_a_request_that_comes_while_there_is_no_server_waits_for_one(stand, imag
 
 
 def test_a_question_that_comes_while_there_is_no_server_waits_for_one(stand):
-    """tus: where does it go on?"""
+    """The client asks for the offset (tus)."""
     first = stand.start_server(size=DISK)
     where = stand.curl("/v1beta1/tus/ns/vm", "-X", "POST", *TUS, "-H", f"Upload-Length: {DISK}").headers["location"]
     with replaced(stand, first):
@@ -234,7 +234,7 @@ def test_a_question_that_comes_while_there_is_no_server_waits_for_one(stand):
     assert (answer.status, answer.headers["upload-offset"]) == (200, "0")
 
 
-# --- while it waits -----------------------------------------------------------------------------------------------
+# --- waiting clients ----------------------------------------------------------------------------------------------
 
 
 def test_the_client_is_not_told_to_send_before_there_is_a_server(stand, images):
@@ -288,7 +288,7 @@ def test_a_proxy_that_ends_does_not_wait_on(lone):
 
 
 def test_an_upload_that_was_refused_is_cleared_away_before_the_next_is_refused_for_it(stand, images):
-    """The next comes while the first is still being cleared away: its client is gone without a word to the server."""
+    """The next one comes while the first is being cleaned up: its client disconnected without notice to the server."""
     image = images.get("raw")
     server = stand.start_server(size=DISK)
     with connected(stand) as sock:

@@ -1,4 +1,4 @@
-"""tus, with curl, tuspy, and a socket that is cut."""
+"""Tests of tus, with curl, tuspy, and a socket that is cut."""
 
 import base64
 import hashlib
@@ -24,7 +24,7 @@ START = "/v1beta1/tus/ns/vm"
 
 @pytest.fixture(scope="session")
 def large():
-    """A raw disk that does not pack, in whole sectors."""
+    """Return an incompressible raw disk, in whole sectors."""
     return random.Random(5).randbytes(MIB) * (LARGE // MIB)
 
 
@@ -56,7 +56,7 @@ def trusted(authorities, monkeypatch):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authorities.base / "public-ca.crt"))
 
 
-# --- the protocol -------------------------------------------------------------------------------------------------
+# --- protocol -----------------------------------------------------------------------------------------------------
 
 
 def test_what_the_server_can(stand):
@@ -127,7 +127,7 @@ def test_one_that_is_too_long_for_the_volume_is_refused_at_once_and_does_not_tak
 
 
 def test_one_whose_image_is_longer_than_its_disk_is_taken(stand, images):
-    """Every format has tables, and what is compressed may grow."""
+    """Every format has tables, and compressed data may be larger."""
     image = images.get("vhdx-fixed")
     server = stand.start_server(size=len(image.disk), scratch=True)
     assert len(image.content) > len(image.disk)
@@ -137,7 +137,7 @@ def test_one_whose_image_is_longer_than_its_disk_is_taken(stand, images):
 
 
 def test_an_upload_that_is_complete_is_told_so_for_ever(stand, images):
-    """For whoever lost the last answer: while the volume is finished, when its server has ended, and afterwards."""
+    """A client that lost the last response may ask while the volume is finished, after the server's end, and later."""
     image = images.get("qcow2-v3")
     server = stand.start_server(size=DISK)
     size = str(len(image.content))
@@ -207,7 +207,7 @@ def test_a_piece_with_a_checksum(stand, large, tmp_path, algorithm, size):
     checked = ("-H", f"Upload-Checksum: {algorithm} {right}")
     answer = patch(stand, where, MIB, tmp_path / "wrong", *checked)
     assert (answer.status, answer.body.startswith("error[ChecksumMismatch]")) == (460, True)
-    # A small piece is thrown away; of a large one some is written already, so all begins again.
+    # A small piece is discarded; of a large one a part was written already, so the upload starts over.
     offset = head(stand, where)
     assert offset == (MIB if size == 100_000 else 0)
     if not offset:
@@ -251,12 +251,12 @@ def test_an_image_that_is_refused_while_it_comes(stand, tmp_path):
     assert progress(server)["upload"]["failure"]["code"] == "SourceNotAnImage"
 
 
-# --- cuts ---------------------------------------------------------------------------------------------------------
+# --- cut connections ----------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def sending(stand, where, content, size, offset=0):
-    """Send `size` bytes as if all of it were to come; the connection is cut at the end of the context."""
+    """Announce all of the content and send `size` bytes; the connection is cut at the end of the context."""
     with connected(stand) as sock:
         text = (
             f"PATCH {where} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {stand.token()}\r\n"
@@ -281,7 +281,7 @@ def test_a_cut_connection_is_gone_on_with(stand, images, tmp_path, name, wrapper
         size = dice.randrange(1, max(2, (len(image.content) - offset) // 2))
         with sending(stand, where, image.content, size, offset):
             pass
-        # What was still on its way is lost: the offset is where the server wants it to go on.
+        # Bytes in flight are lost: the offset is where the server wants the upload to continue.
         reached = head(stand, where)
         assert offset <= reached <= offset + size
         offset = reached
@@ -291,7 +291,8 @@ def test_a_cut_connection_is_gone_on_with(stand, images, tmp_path, name, wrapper
         answer = patch(stand, where, offset, tmp_path / "rest")
         if answer.status != 409:
             break
-        # The request that was cut last reached the server behind the question: a client asks once more then.
+        # The server received the request that was cut last after the query for the offset: a client queries once more
+        # then.
         offset = head(stand, where)
     assert answer.status == 204
     outcome = server.outcome()
@@ -300,7 +301,7 @@ def test_a_cut_connection_is_gone_on_with(stand, images, tmp_path, name, wrapper
 
 
 def test_a_connection_that_hangs_is_taken_over(stand, images, tmp_path):
-    """The client's network went away without a word; it is back before anybody has noticed."""
+    """The client's network failed without notice, and is back before the server has noticed."""
     image = images.get("qcow2-v3")
     server = stand.start_server(size=DISK)
     where = begin(stand, len(image.content))
@@ -321,7 +322,7 @@ def test_the_proxy_is_started_again(lone, images, tmp_path, number):
     with sending(lone, where, image.content, 2 * MIB) as sock:
         wait_until(lambda: progress(server)["progress"]["fetched"] >= MIB)
         if number == signal.SIGTERM:
-            # It lets what is under way come to its end.
+            # The proxy completes requests in progress.
             lone.proxy.send_signal(number)
             sock.sendall(image.content[2 * MIB :])
             got = said(sock)
@@ -341,7 +342,7 @@ def test_the_proxy_is_started_again(lone, images, tmp_path, number):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("digest", [False, True])
 def test_the_server_of_a_raw_upload_is_started_again(stand, large, tmp_path, number, digest):
-    """It goes on at the watermark; what comes after it is sent again."""
+    """The upload resumes at the watermark; everything after it is sent again."""
     checksum = f"sha256:{hashlib.sha256(large).hexdigest()}" if digest else None
     first = stand.start_server(size=LARGE, checksum=checksum)
     where = begin(stand, LARGE)
@@ -363,7 +364,7 @@ def test_the_server_of_a_raw_upload_is_started_again(stand, large, tmp_path, num
 
 
 def test_the_server_of_another_format_begins_at_the_first_byte(stand, images, tmp_path):
-    """No decoder's state can be saved; the client is told so and sends all of it again, under the same name."""
+    """No decoder's state can be saved, so the server reports offset 0 and the client resends all to the same URL."""
     image = images.get("qcow2-zlib")
     first = stand.start_server(size=DISK)
     where = begin(stand, len(image.content))

@@ -1,4 +1,4 @@
-"""Clients that never read, beside one that uploads and one that opens the page."""
+"""Tests of clients that never read, beside one that uploads and one that opens the page."""
 
 import subprocess
 import urllib.request
@@ -34,7 +34,7 @@ def test_two_hundred_clients_that_never_read_are_in_nobodys_way(lone, images, re
                         assert answer.read()
                 opened += 1
             assert upload.result().stdout == "200"
-        # They were there all the time.
+        # They were connected during the whole test.
         assert clients.connected > 100
     assert server.outcome().failure is None
     same(server.disk, image.path, "qcow2")

@@ -1,4 +1,4 @@
-"""Signatures made by the real gpg, checked by the real gpgv."""
+"""Tests of signatures made by the real gpg and checked by the real gpgv."""
 
 from __future__ import annotations
 
