@@ -1,4 +1,4 @@
-"""In-memory ends of a transfer: a source that fails as scripted, and a target that records what was done to it."""
+"""Source and target in memory: the source fails as scripted, and the target records what was done to it."""
 
 import random
 import threading

@@ -217,7 +217,7 @@ BOOT_SECTOR = bytes.fromhex("31c08ed8fcbaf803be267cac84c0741288c383c205ec83ea05a
 
 @pytest.fixture
 def spaced_cache(tmp_path):
-    """Return a cache whose path has a space, with this environment and a guest image that boots quickly."""
+    """Return a cache whose path has a space, with this environment and a small image that boots quickly."""
     cache = tmp_path / "a cache"
     (cache / "guest").mkdir(parents=True)
     environment = Path(sys.prefix)

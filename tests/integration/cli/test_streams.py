@@ -84,7 +84,7 @@ def test_a_reader_that_is_gone_ends_every_command_quietly_as_sigpipe_would(cdi, 
 
 @pytest.mark.parametrize("descriptors", [(1,), (0, 1, 2)], ids=str)
 def test_closed_streams_change_nothing_but_what_is_seen(cdi, place, descriptors):
-    """In particular the disk that is written is unchanged: its descriptor must not become the standard output."""
+    """The disk that is written is unchanged, too: its descriptor must not become the standard output."""
     for line in PRINTING:
         options = {} if 2 not in descriptors else {"stderr": None}
         done = run(cdi, line, stdout=subprocess.PIPE, preexec_fn=closed(*descriptors), **options)

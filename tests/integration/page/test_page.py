@@ -203,7 +203,7 @@ class TestVolumes:
         row(desk, "golden-copy").get_by_text("Succeeded").wait_for()
         assert machine.disk("golden-copy").read_bytes() == (images / "disk.raw").read_bytes()
         desk.get_by_role("button", name="Delete golden", exact=True).click()
-        # Enter presses the default button, which does nothing.
+        # Enter presses the focused button, which cancels.
         desk.keyboard.press("Enter")
         assert not desk.get_by_role("dialog").is_visible()
         desk.get_by_role("button", name="Delete golden", exact=True).click()

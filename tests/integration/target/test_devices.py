@@ -245,7 +245,7 @@ def test_a_disk_on_a_real_file_system(tmp_path, kind):
 
 @pytest.mark.parametrize(("kind", "size"), [("ext4", 64 * MIB), ("ext4", 256 * MIB), ("xfs", 300 * MIB), ("ext4", GIB)])
 def test_a_file_system_that_keeps_more_than_was_reckoned_names_the_overhead(tmp_path, kind, size):
-    """With the overhead in the message the disk has room for all its blocks; with 0.05 less it has not."""
+    """The overhead in the message leaves room for all blocks of the disk; 0.05 less does not."""
     with mounted(tmp_path, kind, size) as place:
         target = DiskFile(FileTargetSpec(path=str(place / "disk.img"), volume=size))
         (place / ".cdi").write_bytes(b"x" * 4096)

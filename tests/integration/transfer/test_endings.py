@@ -190,7 +190,7 @@ def test_an_archive_ends_with_its_mark(fault_server: FaultServer, tmp_path: Path
 
 
 def test_an_archive_that_was_cut_between_two_members_is_not_whole(fault_server: FaultServer, tmp_path: Path) -> None:
-    """If a length or chunks show the end, an archive without an end mark is accepted: some writers omit it."""
+    """An archive without an end mark is accepted if a length or chunks show its end: some writers omit the mark."""
     data = archive_of("a", "b")
     fault_server.put("/a.tar", data, ranges=False, always=cut(1024))
     outcome = unpack(fault_server.url("/a.tar"), tmp_path)

@@ -208,7 +208,7 @@ def test_each_path(kind, way, path, cage, served, digest, nginx, tmp_path):
 
 @pytest.mark.parametrize("kind", ["raw", "qcow2", "qcow2-packed", "qcow2-large-clusters", "gz"])
 def test_many_connections(kind, cage, served, digest, nginx, tmp_path):
-    """With the maximum number of connections the share of each is smaller."""
+    """The memory for each connection shrinks with their number."""
     job = disk_job(f"{kind}-connections", nginx.url(served(kind)), tmp_path, connections=64)
     run_in(cage, Worker(job, tmp_path))
     assert imported(tmp_path / "disk.img") == digest(kind)

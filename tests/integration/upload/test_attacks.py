@@ -250,7 +250,7 @@ DIRECT = (
 
 
 def test_who_passes_the_proxy_by(stand, beside, server, reach):
-    """Tokens and certificates of another name are rejected, and a certificate of another CA fails the handshake."""
+    """Requests with a token or with another name's certificate are rejected; one of another CA fails the handshake."""
     for aim in (server, beside):
         for method, path in DIRECT:
             fields = f"{TUS}Upload-Length: 5\r\n"

@@ -53,7 +53,7 @@ def test_no_scratch_is_used(stand, images, name, wrapper):
 
 @pytest.mark.parametrize("name", ["vmdk-sparse", "vdi"])
 def test_other_formats_go_through_scratch_space(stand, images, name):
-    """Without scratch space, another server takes the upload over (`test_replaced`)."""
+    """Another server takes the upload over if there is no scratch space (`test_replaced`)."""
     image = images.get(name)
     server = stand.start_server(size=DISK, scratch=True)
     assert stand.curl("/v1beta1/upload", "-X", "POST", "-T", str(image.path)).status == 200

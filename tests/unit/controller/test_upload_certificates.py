@@ -239,7 +239,7 @@ async def test_a_running_server_s_certificate_is_renewed_in_time() -> None:
 
 
 async def test_a_server_trusts_new_clients_before_the_proxy_is_one() -> None:
-    """At every moment of two days the proxy's certificate is one that the servers have trusted for a while."""
+    """The servers have trusted the proxy's certificate for a while, at every moment of two days."""
     scene = Scene()
     seen: list[tuple[dt.datetime, str]] = []
     for minute in range(0, 48 * 60, 5):

@@ -109,7 +109,7 @@ def test_a_cron_says_that_nobody_runs_it():
 
 
 def test_a_cron_of_another_controller_keeps_what_that_one_found():
-    """Whether its import is still the newest is unknown, which is not the same as that there is none."""
+    """It is unknown whether its import is still the newest, which is not the same as that there is none."""
     known = {
         "currentImports": [{"DataVolumeName": "x-0123", "Digest": "sha256:0123"}],
         "lastImportedPVC": {"namespace": "default", "name": "x-0123"},
