@@ -1,8 +1,8 @@
 """A small HTTP proxy: CONNECT tunnels and absolute-form GETs, with optional basic authentication.
 
-    with ForwardProxy(authorization="Basic …") as proxy:
-        proxy.url           # http://127.0.0.1:port
-        proxy.requests      # request lines, in order of arrival
+with ForwardProxy(authorization="Basic …") as proxy:
+    proxy.url           # http://127.0.0.1:port
+    proxy.requests      # request lines, in order of arrival
 """
 
 from __future__ import annotations

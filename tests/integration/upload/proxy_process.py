@@ -1,6 +1,6 @@
 """The upload proxy as a process, with volumes from a file.
 
-    {"namespace/name": PORT | "waiting" | "done" | ["done", UPLOAD] | "missing"}
+{"namespace/name": PORT | "waiting" | "done" | ["done", UPLOAD] | "missing"}
 """
 
 import json
