@@ -12,6 +12,6 @@ from cdi.cli.show import printable
 @click.argument("what")
 @click.option("-f", "--follow", is_flag=True, help="Until the DataVolume is done.")
 def command(session: Session, *, what: str, follow: bool) -> None:
-    """What the workers of a DataVolume (dv/NAME) said, of all its attempts."""
+    """Print the logs of a DataVolume's workers (dv/NAME), of all its attempts."""
     for line in session.backend.log(session.namespace, one_datavolume(what), follow=follow):
         click.echo(printable(line))

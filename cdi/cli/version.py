@@ -24,7 +24,7 @@ _TOOLS = {
 @subcommand("version")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def command(session: Session, *, output: str) -> None:
-    """The version of cdi and of the tools it uses, and which of them are missing; of a cluster, that of its parts."""
+    """Print the version of cdi and of the tools it uses, and which are missing; of a cluster, that of its parts."""
     if session.in_cluster:
         _of_cluster(session, output)
         return

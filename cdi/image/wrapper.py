@@ -75,7 +75,7 @@ _TAR_ABOUT_ARCHIVE: Final = b"MV"
 
 
 def recognise_wrapper(head: bytes) -> Wrapper | None:
-    """The wrapper that `head`, the first bytes of some content (512 or more, or all of it), begins.
+    """Return the wrapper that `head`, the first bytes of some content (512 or more, or all of it), begins.
 
     An empty tar is a run of zeros and so not told from a blank disk.
     """
@@ -91,7 +91,7 @@ def recognise_wrapper(head: bytes) -> Wrapper | None:
 
 
 def recognise_foreign(head: bytes) -> Foreign | None:
-    """The wrapper or image format that is known and not accepted, where `head` begins with one."""
+    """Return the recognised but unsupported wrapper or image format that `head` begins with, or None."""
     for magic, foreign in _FOREIGN:
         if head.startswith(magic):
             return foreign
@@ -107,7 +107,7 @@ def recognise_foreign(head: bytes) -> Foreign | None:
 
 
 def _frame(head: bytes) -> bytes | None:
-    """The magic of the first frame that is not skippable; zstd's where only skippable ones can be seen.
+    """Return the magic of the first frame that is not skippable, or zstd's if only skippable ones are visible.
 
     zstd and lz4 share the skippable frames.
     """
@@ -126,7 +126,10 @@ def _frame(head: bytes) -> bytes | None:
 
 
 def _is_tar(header: bytes) -> bool:
-    """A tar header with a true checksum.  The mark alone, or a name alone, could stand in any disk's boot sector."""
+    """Return whether this is a tar header with a valid checksum.
+
+    The magic alone, or a name alone, could be in any disk's boot sector.
+    """
     if len(header) < 512 or header[0] == 0:
         return False
     said = _octal(header[148:156])
@@ -150,7 +153,7 @@ def _octal(field: bytes) -> int | None:
 
 
 def _is_lzma_alone(head: bytes) -> bool:
-    """A header without magic: properties, dictionary size, length, and the range coder's first byte, which is zero."""
+    """Match a header without magic: properties, dictionary size, length, and the range coder's first byte, a zero."""
     if len(head) < 18 or head[0] >= 9 * 5 * 5 or head[13] != 0:
         return False
     dictionary = int.from_bytes(head[1:5], "little")

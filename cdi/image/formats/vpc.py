@@ -51,7 +51,7 @@ class Footer:
 
 
 def parse_footer(data: bytes) -> Footer | None:
-    """The footer in exactly these 512 bytes; None where they are something else."""
+    """Return the footer in exactly these 512 bytes, or None if they are something else."""
     if len(data) != FOOTER or not data.startswith(COOKIE):
         return None
     (_, _, _, data_offset, _, creator, _, _, _, current, cylinders, heads, sectors, kind, checksum) = (
@@ -70,7 +70,7 @@ def parse_footer(data: bytes) -> Footer | None:
 
 
 def fixed_payload(tail: bytes, length: int) -> int | None:
-    """The size of the disk, where `tail`, the last 512 of `length` bytes, ends with a fixed VHD's footer.
+    """Return the size of the disk if `tail`, the last 512 of `length` bytes, ends with a fixed VHD's footer.
 
     Serves streams too, whose end is seen only when the rest was written: bytes past this size are no disk's.
     """
@@ -119,7 +119,11 @@ def inspect_fixed(content: Content, tail: bytes) -> ImageInfo | None:
 
 
 def inspect(content: Content) -> Inspection:
-    """A VHD that begins with a copy of its footer.  Raises the `ImageError` of the gravest check that failed."""
+    """Inspect a VHD that begins with a copy of its footer.
+
+    Raises:
+        ImageError: the gravest check that failed.
+    """
     footer = parse_footer(content.head[:FOOTER])
     if footer is None:
         raise ImageCorrupt("the file ends within the footer's copy", where="vhd")
@@ -148,7 +152,7 @@ def inspect(content: Content) -> Inspection:
 
 
 def _dynamic_header(content: Content, footer: Footer, checks: Checklist) -> Steps[int | None]:
-    """The block size; None where the header cannot be read, which the checks then say."""
+    """Return the block size, or None if the header cannot be read, which the checks then report."""
     at = footer.data_offset
     placed = at >= FOOTER and at % SECTOR == 0 and content.reachable(at, _DYNAMIC_HEADER)
     if not checks.expect(placed, "dynamic header place", f"the dynamic header is at offset {at:#x}"):
@@ -177,5 +181,5 @@ def _dynamic_header(content: Content, footer: Footer, checks: Checklist) -> Step
 
 
 def _checksum(data: bytes, field: int) -> int:
-    """The complement of the sum of all bytes but those of the checksum itself."""
+    """Return the complement of the sum of all bytes except those of the checksum itself."""
     return ~(sum(data) - sum(data[field : field + 4])) & 0xFFFF_FFFF
