@@ -147,7 +147,7 @@ def test_our_own_rules_come_before_the_servers(cdi):
     wrong["spec"]["source"]["http"] = {"uri": "x"}
     done = cdi("apply", "-f", "-", given=f"{json.dumps(datavolume('one'))}\n---\n{json.dumps(wrong)}", status=2)
     assert "spec.source.http" in done.stderr
-    assert "(DataVolume two)" in done.stderr
+    assert "DataVolume two)" in done.stderr
     assert cdi("get", "dv", "-o", "name").stdout == ""
 
 
