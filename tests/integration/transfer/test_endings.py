@@ -47,7 +47,7 @@ def test_a_raw_image_that_only_a_close_ends_is_refused_before_a_byte_is_written(
     case.failed(outcome, "SourceLengthUnknown", "on-change", touched=False)
     assert outcome.written == 0
     assert outcome.failure.exit_status == 3
-    assert "cut off" in outcome.failure.message
+    assert "lost connection" in outcome.failure.message
     assert "checksum" in outcome.failure.message and "Content-Length" in outcome.failure.message
     assert len(case.server.asked("/disk")) == 1
 
