@@ -65,6 +65,14 @@ class Embedded:
         """The store of the objects."""
         return self._store
 
+    def start_supervisor(self) -> None:
+        """Start the supervisor unless one is running.
+
+        Raises:
+            TargetError: CDI_HOME cannot be written.
+        """
+        ensure_supervisor(self.home)
+
     def close(self) -> None:
         """Do nothing: no resources are held."""
 

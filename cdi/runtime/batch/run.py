@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cdi.api.errors import CdiError, InvalidManifest, LockMismatch, NotFound, UsageError
+from cdi.api.phases import Phase
 from cdi.reconcile.failure import as_failure
 from cdi.runtime.backend import Advance, Backend, Courses
 from cdi.runtime.batch.aside import aside, each_aside
@@ -153,6 +154,11 @@ class _Run:
             self._refuse_missing(prober)
             if not self._options.locked or self._compare(prober, standings):
                 self._waiting.extend(item for item in self._batch.items if item.key not in self._results)
+            if isinstance(self._backend, Embedded) and any(
+                standings[item.key].phase is not Phase.SUCCEEDED for item in self._waiting
+            ):
+                # If CDI_HOME cannot be written, every image would fail because of it, one after the other.
+                self._backend.start_supervisor()
             with self._backend.courses([item.key for item in self._batch.items]) as self._courses:
                 timed_out = self._loop()
         except KeyboardInterrupt:

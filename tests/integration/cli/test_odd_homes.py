@@ -180,7 +180,8 @@ def test_a_read_only_one_can_be_looked_at(cdi, walk, tmp_path, how):
         assert "error[" not in found[line].err
     assert "Verified by" in found["describe dv/k1"].out
     for line in ("apply -f {manifest}", "import {disk} --name x --size 4Mi --timeout 60s", "clone k1 z --timeout 60s",
-                 "import {disk} --to {out} --force", "delete dv/k1 --timeout 60s", "limit dv/k1 --bandwidth 1M"):  # fmt: skip
+                 "batch {images} --lockfile {lock}", "import {disk} --to {out} --force",
+                 "delete dv/k1 --timeout 60s", "limit dv/k1 --bandwidth 1M"):  # fmt: skip
         assert found[line].status == 6, (line, found[line].err)
         assert "error[TargetPermission]" in found[line].err, (line, found[line].err)
 
