@@ -49,6 +49,7 @@ from cdi.reconcile.actions import (
     Plan,
     ProvideCertificate,
     Rebind,
+    RequireVersion,
     SetFinalizer,
     SetReclaimPolicy,
     StartWorker,
@@ -160,6 +161,8 @@ class Executor:
                 await self._set_reclaim_policy(action)
             case SetFinalizer():
                 await self._set_finalizer(action)
+            case RequireVersion():
+                await self._require_version(action)
             case WithdrawClaim():
                 await self._withdraw(action)
             case Enlarge():
@@ -341,6 +344,15 @@ class Executor:
         # A merge patch replaces the whole list, so a concurrent change must cause a conflict.
         wanted = {"uid": action.uid, "resourceVersion": metadata["resourceVersion"], "finalizers": after}
         await self._patch(resource, action.namespace or None, action.name, {"metadata": wanted})
+
+    async def _require_version(self, action: RequireVersion) -> None:
+        resource = resource_named(action.plural)
+        body = await self._client.get(resource, action.namespace or None, action.name)
+        if body["metadata"]["uid"] != action.uid:
+            raise NotFound(f"{resource} {action.namespace}/{action.name} is another one now")
+        if body["metadata"]["resourceVersion"] != action.version:
+            self._watches.note(resource, body)
+            raise Conflict(f"{resource} {action.namespace}/{action.name} has changed meanwhile")
 
     async def _enlarge(self, action: Enlarge) -> None:
         size = Quantity.of_bytes(action.size).text

@@ -191,6 +191,22 @@ class SetFinalizer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequireVersion:
+    """Stop the plan with a `Conflict` unless an object still has the resourceVersion that the plan is based on.
+
+    The object is read from the API server. It protects the actions that follow from a decision that is based on an
+    outdated state of another object than the one they change.
+    """
+
+    plural: str
+    namespace: str
+    """Empty for cluster-scoped objects."""
+    name: str
+    uid: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WithdrawClaim:
     """Delete an unbound PVC that carries `mark` and may have been created without being observed yet.
 
@@ -282,6 +298,7 @@ Action = (
     | Rebind
     | SetReclaimPolicy
     | SetFinalizer
+    | RequireVersion
     | WithdrawClaim
     | Enlarge
     | ProvideCertificate

@@ -16,6 +16,7 @@ from cdi.reconcile.actions import (
     Plan,
     ProvideCertificate,
     Rebind,
+    RequireVersion,
     SetFinalizer,
     SetReclaimPolicy,
     StartWorker,
@@ -88,6 +89,7 @@ class Executor:
                 | Rebind()
                 | SetReclaimPolicy()
                 | SetFinalizer()
+                | RequireVersion()
                 | WithdrawClaim()
                 | Enlarge()
                 | ProvideCertificate()

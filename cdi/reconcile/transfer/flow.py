@@ -9,6 +9,10 @@ target (`cdi.reconcile.actions.Rebind`, as with prime PVCs). For that a finalize
 target is bound. The deletion timestamp prevents new pods from using the PVC, while Kubernetes' own finalizer shows
 whether a pod still uses it. Objects are deleted by UID only.
 
+A recorded transfer always has its finalizer on the source PVC. Whether it may be removed depends on the transfer and
+on the PVC, either of which may have changed since it was observed: a transfer that looks Pending may have begun before
+the controller was restarted. It is therefore removed only while both still have the observed resourceVersions.
+
 What cannot be derived from the objects later is written into ``status.data`` before the first of them is changed. Until
 the source is given up, which is recorded as well, everything can be rolled back: deleting the transfer does that. After
 that point the transfer continues to its end.
@@ -31,6 +35,7 @@ from cdi.reconcile.actions import (
     DeleteObject,
     Plan,
     Rebind,
+    RequireVersion,
     SetFinalizer,
     SetReclaimPolicy,
     WithdrawClaim,
@@ -119,7 +124,9 @@ def _begun(world: TransferWorld, found: Ready) -> Step:
         body = world.facts.data_volume_body(*world.source)
         assert body is not None
         record = replace(record, data_volume=found.data_volume.metadata.uid or "", body=build_data_volume(world, body))
-    return moving(record, f"PersistentVolume {found.volume.name} goes to PVC {place(world.target)}")
+    # The observed finalizer may have been removed since, in which case this adds it again or fails.
+    held = _hold(world, found.claim)
+    return moving(record, f"PersistentVolume {found.volume.name} goes to PVC {place(world.target)}", held)
 
 
 # --- running transfers ------------------------------------------------------------------------------------------
@@ -276,7 +283,8 @@ def _undone(world: TransferWorld, record: TransferRecord) -> tuple[Action, ...] 
     source, volume = _source(world, record), _volume(world, record)
     if record.given_up or source is None or source.deleting or volume is None or volume.claim_uid != source.uid:
         return None
-    return (*_unmade(world), _policy(record, record.reclaim, source), *_let_go(world))
+    # The observed record may be outdated, as when the source has been given up since.
+    return (_unchanged(world), *_unmade(world), _policy(record, record.reclaim, source), *_let_go(world))
 
 
 def _is_of_data_volume(refusal: Refusal) -> bool:
@@ -294,16 +302,20 @@ def _free(volume: Volume) -> str:
 
 
 def _let_go(world: TransferWorld) -> tuple[Action, ...]:
-    """Remove all finalizers of this transfer, its own one last: without the transfer the others would stay forever."""
+    """Remove all finalizers of this transfer, its own one last: without the transfer the others would stay forever.
+
+    They stay if the transfer has changed since it was observed.
+    """
     own = FINALIZER in (world.transfer.metadata.finalizers or ())
-    return (*_unlocked(world), *((_own_finalizer(world, present=False),) if own else ()))
+    removed = (*_unlocked(world), *((_own_finalizer(world, present=False),) if own else ()))
+    return (_unchanged(world), *removed) if removed else ()
 
 
 def _unlocked(world: TransferWorld) -> tuple[Action, ...]:
     claim = world.claim
     if claim is None or not (world.holds(claim) or FINALIZER in (world.transfer.metadata.finalizers or ())):
         return ()  # while the transfer has its own finalizer, the PVC may have one that is not observed yet
-    return (replace(_hold(world, claim), present=False, version=""),)
+    return (replace(_hold(world, claim), present=False),)
 
 
 # --- lookups ----------------------------------------------------------------------------------------------------
@@ -365,6 +377,17 @@ def _hold(world: TransferWorld, claim: Claim) -> SetFinalizer:
         finalizer=lock(world.uid),
         present=True,
         version=claim.version,
+    )
+
+
+def _unchanged(world: TransferWorld) -> RequireVersion:
+    metadata = world.transfer.metadata
+    return RequireVersion(
+        plural="objecttransfers",
+        namespace="",
+        name=metadata.name or "",
+        uid=world.uid,
+        version=metadata.resource_version or "",
     )
 
 

@@ -152,6 +152,11 @@ MEDDLING = {
 
 @settings(max_examples=80, deadline=None)
 @given(meddling=st.sampled_from(sorted(MEDDLING)), moves_of=MOVES, after=MOVES, lives=LIVES, **WAYS)
+# The source's PVC is deleted between the creation of the target PVC and the change of the reclaim policy.
+@example(
+    meddling="source deleted", moves_of=[1, 2, 0, 0, 1, 1], after=[8, 0, 0, 0, 8], lives=[], moves="DataVolume",
+    target=ELSEWHERE, reclaim="Delete", forgets=True, behind=0,
+)  # fmt: skip
 def test_whatever_others_do_it_ends_with_a_reason_and_holds_nothing(
     meddling, moves_of, after, lives, moves, target, reclaim, forgets, behind
 ):
