@@ -28,6 +28,8 @@ earlier close (Apache: 5 s) is detected before reuse.
 _NO_SUCH_HOST = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 """Resolver errors for a name that the name servers answer for but that has no address."""
 _BUFFER = 16 << 10
+_TLS_RECORD = 16 << 10
+"""The largest number of bytes in one TLS record."""
 _TLS_BATCH = 256 << 10
 _TLS_BATCH_SECONDS = 0.1
 
@@ -259,6 +261,52 @@ class Connection:
         except OSError as error:
             self._check()
             raise ConnectionLost(error.strerror or type(error).__name__) from error
+
+    def send_until_readable(self, data: memoryview) -> int:
+        """Send `data`, and stop if sending blocks while the peer has sent something; return the number of bytes sent.
+
+        Fewer than all of them have been sent only if a read returns at once. With TLS, the next call must continue
+        with the same data.
+
+        Raises:
+            SourceStalled: No byte could be sent for one stall timeout.
+            ConnectionLost: The peer closed the connection.
+        """
+        timeout, sent = self._sock.gettimeout(), 0
+        self._sock.settimeout(0)
+        try:
+            while sent < len(data):
+                # A TLS record that is sent in part must be continued with the same bytes.
+                piece = data[sent : sent + _TLS_RECORD]
+                try:
+                    sent += self._sock.send(piece)
+                except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                    poller = select.poll()
+                    poller.register(self._sock, select.POLLIN | select.POLLOUT)
+                    if not poller.poll(self._stall * 1000):
+                        raise self._stalled() from None
+                    if self._has_input():
+                        break
+        except OSError as error:
+            self._check()
+            raise ConnectionLost(error.strerror or type(error).__name__) from error
+        finally:
+            self._sock.settimeout(timeout)
+        return sent
+
+    def _has_input(self) -> bool:
+        """Receive without blocking; return whether a read returns at once, be it with an end of file or an error."""
+        if self._start != self._end:
+            return True
+        try:
+            count = self._sock.recv_into(self._buffer)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False  # with TLS, only a part of a record or no application data
+        except OSError:
+            return True
+        self._start, self._end = 0, count
+        self.received += count
+        return True
 
     def readline(self, limit: int = -1, /) -> bytes:
         """Return a line with its line end, at most `limit` bytes; it is shorter only at the end of the stream."""

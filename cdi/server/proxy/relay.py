@@ -133,6 +133,10 @@ class _ClientFailed(Exception):
         self.error = error
 
 
+class _Answered(Exception):
+    """The upload server sent its response before it had received the whole body."""
+
+
 class _Upstream:
     """The exchange with one upload server."""
 
@@ -162,7 +166,7 @@ class _Upstream:
         if self._visit.head.length != 0 and self._is_wanted():
             self._wanted()
             # A server that disconnects meanwhile has usually sent a response with the cause.
-            with contextlib.suppress(ConnectionLost):
+            with contextlib.suppress(ConnectionLost, _Answered):
                 try:
                     self._pass_on()
                 finally:
@@ -209,7 +213,13 @@ class _Upstream:
     # --- the body ---------------------------------------------------------------------------------------------------
 
     def _pass_on(self) -> None:
-        """Send the body until it ends or the server responds; raise `ConnectionLost` and `_ClientFailed`."""
+        """Send the body until it ends or the server responds.
+
+        Raises:
+            ConnectionLost: The server disconnected.
+            _Answered: The server responded while a send was blocked.
+            _ClientFailed: Reading from the client failed.
+        """
         start, at = self._start, 0
         try:
             self._visit.body  # noqa: B018  sends 100 Continue to the client
@@ -224,7 +234,7 @@ class _Upstream:
             if start.complete:
                 self._end()
                 return
-            if not self._extend_start():
+            if not start.dropped and not self._extend_start():
                 return
         answered = self._connection.held()
         self._connection.unread(answered)
@@ -269,15 +279,25 @@ class _Upstream:
 
     def _send(self, data: memoryview) -> None:
         if data and self._chunked:
-            self._connection.send(b"%x\r\n" % len(data))
+            self._transmit(b"%x\r\n" % len(data))
         if data:
-            self._connection.send(data)
+            self._transmit(data)
         if data and self._chunked:
-            self._connection.send(b"\r\n")
+            self._transmit(b"\r\n")
 
     def _end(self) -> None:
         if self._chunked:
-            self._connection.send(b"0\r\n\r\n")
+            self._transmit(b"0\r\n\r\n")
+
+    def _transmit(self, data: bytes | memoryview) -> None:
+        """Send all of `data`; raise `_Answered` if the server responds instead of reading the rest."""
+        left = memoryview(data)
+        while left:
+            left = left[self._connection.send_until_readable(left) :]
+            if left and (self._start.dropped or self._informational(_PROCESSING) is None):
+                raise _Answered
+            if left:
+                self._start.dropped = True
 
     # --- the answer -------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 import secrets
 import socket
 import threading
+import time
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -131,6 +132,40 @@ def test_a_sign_to_go_on_may_come_early():
     with request(CONTENT) as visit, Server(*lines) as server:
         assert passed_on(server, visit, start).status == 200
     assert (server.heard, start.dropped) == (CONTENT, True)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("commits", [False, True])
+def test_a_response_is_passed_on_while_the_server_reads_no_more(commits, chunked):
+    """The server keeps the connection open and reads nothing until the client has the response."""
+    passed = threading.Event()
+
+    class Deaf(Server):
+        def _run(self):
+            with self._listener.accept()[0] as sock:
+                head = b""
+                while not head.endswith(b"\r\n\r\n"):
+                    head += sock.recv(1)
+                sock.sendall(f"HTTP/1.1 100 Continue\r\nCdi-Body-Kept: {KEPT}\r\n\r\n".encode())
+                if commits:
+                    sock.sendall(b"HTTP/1.1 102 Processing\r\n\r\n")
+                wait_until_blocked(sock)
+                sock.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\n\r\nno")
+                self.heard = passed.wait(60)
+
+    with request(CONTENT * 8, chunked=chunked) as visit, Deaf() as server:
+        answer = passed_on(server, visit, BodyStart())
+        passed.set()
+    assert (answer.status, answer.body) == (400, b"no")
+    assert server.heard is True
+
+
+def wait_until_blocked(sock):
+    """Return once the peer has sent something, and then nothing more for a while, since the buffers are full."""
+    before = -1
+    while (now := len(sock.recv(16 * MIB, socket.MSG_PEEK))) != before:
+        before = now
+        time.sleep(0.2)
 
 
 def unchunked(data, chunked):
