@@ -20,13 +20,18 @@ WAITING = "cdi_uploadproxy_waiting"
 
 
 @contextmanager
-def replaced(stand, server, **how):
-    """Replace a server as the controller does: after its end there is none for a while, and then another."""
+def replaced(stand, server, *, noticed=True, **how):
+    """Replace a server as the controller does: after its end there is none for a while, and then another.
+
+    Unless its end is `noticed` at once, the proxy's state lists it until a request has failed to reach it and waits.
+    """
     failures = []
 
     def replace():
         try:
             server.process.wait(60)
+            if not noticed:
+                wait_until(lambda: stand.metrics()[WAITING] == 1)
             stand.show(server.name, "waiting")
             server.join()
             made.append(stand.start_server(server.name, size=server.job.size, **how))
@@ -217,8 +222,8 @@ def test_a_server_that_is_killed_in_the_middle_costs_one_try_of_five(stand, imag
 def test_a_request_that_comes_while_there_is_no_server_waits_for_one(stand, images):
     image = images.get("qcow2-zlib")
     first = stand.start_server(size=DISK)
-    first.kill()  # the proxy's state still lists it
-    with replaced(stand, first) as made:
+    first.kill()
+    with replaced(stand, first, noticed=False) as made:
         assert post(stand, image.content) == [200]
     assert made[0].outcome().failure is None
     same(made[0].disk, image.path, "qcow2")
@@ -228,8 +233,8 @@ def test_a_question_that_comes_while_there_is_no_server_waits_for_one(stand):
     """The client asks for the offset (tus)."""
     first = stand.start_server(size=DISK)
     where = stand.curl("/v1beta1/tus/ns/vm", "-X", "POST", *TUS, "-H", f"Upload-Length: {DISK}").headers["location"]
-    with replaced(stand, first):
-        first.process.kill()
+    first.kill()
+    with replaced(stand, first, noticed=False):
         answer = stand.curl(where, "-I", *TUS)
     assert (answer.status, answer.headers["upload-offset"]) == (200, "0")
 
