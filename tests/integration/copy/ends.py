@@ -103,7 +103,7 @@ class Clone:
     def running(self, end):
         return self.processes[end].poll() is None
 
-    def wait(self, end, timeout=60):
+    def wait(self, end, timeout=300):
         """Return the outcome of an end."""
         try:
             status = self.processes[end].wait(timeout)

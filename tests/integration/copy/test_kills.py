@@ -39,12 +39,20 @@ def digest(path):
         os.close(descriptor)
 
 
+def has_checkpoint(clone):
+    journal = Journal.load(clone.target.journal)
+    return journal is not None and journal.watermark > 0
+
+
 def kill_and_restart(clone, *, kills, rng, longest=1.2):
     """Kill ends until the target finishes; return its outcome and how often each was killed."""
     done = {"target": 0, "source": 0}
     clone.start("target").start("source")
     while sum(done.values()) < kills and clone.running("target"):
         time.sleep(rng.uniform(0.05, longest))
+        # A busy machine may take longer than that to start the ends, and all kills would precede the first checkpoint.
+        while not sum(done.values()) and clone.running("target") and not has_checkpoint(clone):
+            time.sleep(0.01)
         killed = [end for end in rng.choice([["target"], ["source"], ["target", "source"]]) if clone.kill(end)]
         for end in killed:
             done[end] += 1

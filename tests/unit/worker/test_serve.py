@@ -36,7 +36,7 @@ def client():
 
 @contextlib.contextmanager
 def connected(server):
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as plain, client().wrap_socket(plain) as tls:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as plain, client().wrap_socket(plain) as tls:
         yield tls
 
 
@@ -97,12 +97,12 @@ def test_a_request_without_end_is_hung_up_on(server, monkeypatch):
 def test_a_client_that_is_not_heard_of_is_hung_up_on(server, monkeypatch):
     monkeypatch.setattr(module, "PATIENCE", 0.2)
     for words in (b"", b"GET /a HTTP/1.1\r\n"):
-        with connected(server) as tls:
+        # On a busy machine the time is over during the handshake.
+        with contextlib.suppress(ConnectionError, ssl.SSLError), connected(server) as tls:
             tls.sendall(words)
-            with contextlib.suppress(OSError):
-                assert tls.recv(1) == b""
+            assert tls.recv(1) == b""
     # A client that does not speak TLS is disconnected as well.
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as plain:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as plain:
         assert plain.recv(100) == b""
     monkeypatch.setattr(module, "PATIENCE", 60.0)
     assert told(server, b"GET /a HTTP/1.1\r\n\r\n").endswith(b"hello")
