@@ -231,10 +231,11 @@ class _Upstream:
                 start.sent = True
                 self._send(start.buffer[at : start.size])
                 at = start.size
+                continue  # the server may have committed meanwhile
             if start.complete:
                 self._end()
                 return
-            if not start.dropped and not self._extend_start():
+            if not self._extend_start():
                 return
         answered = self._connection.held()
         self._connection.unread(answered)
