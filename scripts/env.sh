@@ -29,12 +29,12 @@ print(sys._base_executable)' 2>/dev/null; then
     done
 }
 
-# One environment per checkout, Python and pyproject.toml: an editable install points at one checkout, and branches
-# that want other dependencies do not fight over one directory.
+# One environment per checkout, Python, pyproject.toml and locked packages: an editable install points at one checkout, and
+# branches that require other dependencies have separate directories.
 venv_path() {
     local key
     key=$({ printf '%s\n' "$CDI_ROOT"; "$1" -c 'import sys; print(sys.executable, sys.version)'
-            cat "$CDI_ROOT/pyproject.toml"; } | sha256sum | cut -c1-12)
+            cat "$CDI_ROOT/pyproject.toml" "$CDI_ROOT"/requirements/*.txt; } | sha256sum | cut -c1-12)
     printf '%s/venv-%s\n' "$CDI_CACHE" "$key"
 }
 
