@@ -44,6 +44,7 @@ def test_the_readmes_commands_work_as_they_are_written(cluster, helm, definition
         readme.replacements = {
             "registry.example.org/cdi": repository,
             "--set image.tag=0.1.0": f"--set-string image.tag={tag}",
+            "--set image.tag=0.1.1": f"--set-string image.tag={tag}",
             "https://images.example.org": url.removesuffix("/guest.qcow2"),
             "sed 's|http://127": f"{COMPLETE_PROFILE}sed 's|http://127",
         }
@@ -56,6 +57,8 @@ def test_the_readmes_commands_work_as_they_are_written(cluster, helm, definition
         finally:
             if release.installed():
                 release.uninstall()
+            for each in release.system.get_all("pods"):  # which are deleted after their owners
+                release.system.wait_gone("pod", each["metadata"]["name"], SLOW)
             left = release.left()
             kubectl.delete("namespace", "cdi")
             # The next test requires a StorageClass without a profile.

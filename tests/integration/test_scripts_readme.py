@@ -1,6 +1,7 @@
 """Tests that run the README's examples in order, in one shell.
 
-``scripts/…`` are stages of their own in scripts/test, so here they only have to exist. Instead of the guest image that
+``scripts/…`` are stages of their own in scripts/test, so here they only have to exist; test_scripts.py compares the
+quickstart's output with the README's. Instead of the guest image that
 one of them builds there is a small image that boots, and the port is a free one.
 """
 
@@ -23,13 +24,12 @@ PORT = "8089"
 BOOT_SECTOR = bytes.fromhex("31c08ed8fcbaf803be267cac84c0741288c383c205ec83ea05a82074f588d8eeebe9f4ebfd")
 
 
+def readme_steps():
+    return [step for block in blocks_of(README["console"]) if block.language == "console" for step in steps(block)]
+
+
 def commands():
-    return [
-        step.command
-        for block in blocks_of(README["console"])
-        if block.language == "console"
-        for step in steps(block)
-    ]
+    return [step.command for step in readme_steps()]
 
 
 def guest():
@@ -44,6 +44,14 @@ def test_there_are_examples():
 @pytest.mark.parametrize("command", [command for command in commands() if command.startswith("scripts/")])
 def test_a_script_exists(command):
     assert os.access(ROOT / shlex.split(command, comments=True)[0], os.X_OK)
+
+
+def test_the_stages_of_all_tests_exist():
+    (step,) = (step for step in readme_steps() if step.command.startswith("scripts/test all"))
+    stages = (ROOT / "scripts" / "test").read_text()
+    for line in step.output:
+        if line != "…":
+            assert f'stage "{line.removeprefix("== ").partition(":")[0]}"' in stages
 
 
 @pytest.fixture
