@@ -40,7 +40,7 @@ def same(response: Response, seen: Validator, facts: SourceFacts) -> bool:
 
 
 def ending(response: Response) -> Ending:
-    """Return how the end of a complete response can be told from a truncated one."""
+    """Return what proves that a response is complete and not truncated."""
     if not response.body.endless:
         return Ending.FRAMED
     return Ending.TLS_CLOSE if response.connection.is_encrypted else Ending.CLOSE

@@ -40,7 +40,7 @@ def striking(moments: Mapping[str, Callable[[], Any]], strike: Callable[[list[st
                     struck = strike(ready)
                     met.update(struck if isinstance(struck, list) else ready)
                 ended.wait(0.05)
-        except BaseException as error:  # noqa: BLE001 - it is told where somebody hears it
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that waits
             trouble.append(error)
 
     thread = threading.Thread(target=look)

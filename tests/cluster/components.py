@@ -111,7 +111,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
   netns_mounts_under_state_dir = true
   # A pod's user owns the block devices that the pod is given, as KubeVirt and every importer of block volumes need it.
   device_ownership_from_security_context = true
-  # Without CAP_SYS_RESOURCE nobody may make a process less likely to be killed, which Kubernetes asks for pods.
+  # Without CAP_SYS_RESOURCE no process can make another less likely to be killed, which Kubernetes asks for pods.
   restrict_oom_score_adj = {"false" if _may_set_resources() else "true"}
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{cni_directory()}"

@@ -1053,7 +1053,7 @@ def unless_taken(kubectl):
     if taken(kubectl):
         pytest.skip("there are DataVolumes, or a CDI, in this cluster")
     if kubectl.run("get", "apiservice", UPLOAD_API, "--ignore-not-found", "--output=name"):
-        pytest.skip("somebody else has the API of upload tokens in this cluster")
+        pytest.skip("another installation has the API of upload tokens in this cluster")
 
 
 @pytest.mark.alone

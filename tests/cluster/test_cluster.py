@@ -85,10 +85,10 @@ def test_a_pod_runs_and_what_it_printed_is_there(script):
 
 
 def test_a_pod_that_fails_tells_its_exit_code_and_last_words(cluster, namespace):
-    namespace.create(pod("unlucky", cluster.image, "echo last words; exit 3"))
+    namespace.create(pod("unlucky", cluster.image, "echo last line; exit 3"))
     document = namespace.wait("pod", "unlucky", "at its end", is_phase("Failed"), SLOW)
     ended = document["status"]["containerStatuses"][0]["state"]["terminated"]
-    assert (ended["exitCode"], ended["message"].strip()) == (3, "last words")
+    assert (ended["exitCode"], ended["message"].strip()) == (3, "last line")
 
 
 def test_a_container_over_its_memory_limit_is_killed_for_that(cluster, namespace):

@@ -276,7 +276,7 @@ def test_a_cron_says_that_nobody_runs_it(place) -> None:
     cron = sound("DataImportCron")
     cron["metadata"] = {"name": "cron"}
     place.create(cron)
-    found = place.wait("dataimportcron", "cron", "told of", lambda it: conditions(it).keys() >= {"Progressing"})
+    found = place.wait("dataimportcron", "cron", "reported", lambda it: conditions(it).keys() >= {"Progressing"})
     said = conditions(found)
     assert {kind: (one["status"], one["reason"]) for kind, one in said.items()} == {
         "Progressing": ("False", "ControllerRequired"), "UpToDate": ("False", "NoImport"),

@@ -78,7 +78,7 @@ class Scene:
                 and any(_shows(claim, reason) for claim in self.chronicle.states("persistentvolumeclaims", name))
             )
 
-        self.chronicle.until(f"{name} is told of", told, PATIENCE)
+        self.chronicle.until(f"{name} is reported", told, PATIENCE)
 
     def wait_no_trace(self, name: str) -> None:
         """Wait until the DataVolume has no worker pod, prime PVC or scratch PVC."""
@@ -361,7 +361,7 @@ def test_a_wrong_checksum_ends_it_and_wipes_the_volume(scene, name) -> None:
     claim = scene.place.get("persistentvolumeclaim", name)
     assert claim["metadata"]["annotations"][f"{ANNOTATION}storage.import.fatalError"] == "true"
     if name == "checksum-csi":
-        assert claim["status"]["phase"] == "Pending", "nobody can mount what was wrong"
+        assert claim["status"]["phase"] == "Pending", "no pod can mount what was wrong"
 
 
 def test_what_was_wrong_is_not_in_the_volume(scene) -> None:
@@ -669,7 +669,7 @@ def test_a_node_that_does_not_answer(scene) -> None:
     assert "Try: " in conditions(said)["Running"]["message"]
     scene.chronicle.wait_phase("node", "Succeeded", patience=PATIENCE)
     workers = {state["metadata"]["uid"] for state in scene.chronicle.states("pods", "importer-node")}
-    assert workers == {pod}, "nothing was begun anew"
+    assert workers == {pod}, "no worker was restarted"
 
 
 # --- Quotas (last, because they are retried once a minute) ---------------------------------------------------------

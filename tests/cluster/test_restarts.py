@@ -310,7 +310,7 @@ def test_a_datavolume_that_is_deleted_at_any_step_takes_everything_with_it(
         "damaged": server.put("/damaged.qcow2", image[:4096]),
         "once": server.put("/once.vmdk", vmdk(content, tmp_path), ranges=False),
         "secret": server.url("/quick.qcow2"),
-        "private": server.put("/private.qcow2", image, authorization="Basic nobody"),
+        "private": server.put("/private.qcow2", image, authorization="Basic none"),
     }
     waited = {}
     documents = []

@@ -32,7 +32,7 @@ def main() -> int:
             print("ready", file=sys.stderr)
             time.sleep(300)
         case "die":
-            print("my last words", file=sys.stderr)
+            print("my last line", file=sys.stderr)
             os.kill(os.getpid(), signal.SIGKILL)
         case "die-once":
             if not (directory / "died").exists():
@@ -47,7 +47,7 @@ def main() -> int:
             pass
     failure = None
     if deed.startswith("fail-"):
-        error = by_code(deed.removeprefix("fail-"))("as it was told")
+        error = by_code(deed.removeprefix("fail-"))("as requested")
         failure = Failure(code=error.code, message=error.message, retry=error.retry, exit_status=error.exit_status)
     else:
         content = b"x" * 4096

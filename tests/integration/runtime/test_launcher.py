@@ -69,7 +69,7 @@ def test_a_killed_worker_is_lost_once_and_its_last_words_are_kept(home, launcher
     launcher.start(action(home, "die"), nothing)
     worker = until(lambda: ended(launcher))
     assert worker.outcome.failure.code == "WorkerLost"
-    assert "my last words" in worker.outcome.failure.message
+    assert "my last line" in worker.outcome.failure.message
     assert worker.progress.done == 10
     assert Launcher(home).observe(UID) == worker
 

@@ -300,7 +300,7 @@ def test_workers_get_the_environment_of_whoever_applied(bench, until, monkeypatc
         with environments.kept() as keep:
             apply(bench.store, [data_volume(name, "hang")], before_write=keep)
     monkeypatch.setenv("AWS_PROFILE", "of-the-supervisor")
-    monkeypatch.setenv("GITHUB_TOKEN", "nobody's business")
+    monkeypatch.setenv("GITHUB_TOKEN", "a secret value")
     bench.apply(data_volume("c", "hang"))
     bench.phases(until, a="ImportInProgress", b="ImportInProgress", c="ImportInProgress")
 

@@ -42,11 +42,11 @@ class NoDesks:
 
     def recognises(self, token: str) -> bool:
         del token
-        raise ClusterUnauthorized("nobody is known here")
+        raise ClusterUnauthorized("no user is known here")
 
     def of(self, token: str) -> Desk:
         del token
-        raise ClusterUnauthorized("nobody is known here")
+        raise ClusterUnauthorized("no user is known here")
 
 
 def main(home: str, port: str, stall: str, replacement: str, contention: str) -> None:

@@ -43,7 +43,7 @@ def test_a_field_cannot_pretend_to_be_another() -> None:
 
 
 def test_our_failures_are_a_sentence_and_defects_bring_their_traceback() -> None:
-    ours = written("failed", error=Conflict("somebody was faster"))
-    assert "somebody was faster" in str(ours["error"])
+    ours = written("failed", error=Conflict("another client was faster"))
+    assert "another client was faster" in str(ours["error"])
     assert "traceback" not in ours
     assert "ZeroDivisionError" in str(written("failed", error=ZeroDivisionError("x"))["traceback"])

@@ -164,7 +164,7 @@ async def test_the_patch_is_one_that_an_api_server_takes():
 
 ANNOTATION = "cdi.kubevirt.io/storage.clone.token"
 STRIPPED = ({"op": "remove", "path": "/metadata/annotations/cdi.kubevirt.io~1storage.clone.token"},)
-FORGED = {"annotations": {ANNOTATION: "somebody else's", "a": "b"}}
+FORGED = {"annotations": {ANNOTATION: "another user's", "a": "b"}}
 MISSING = {"sourceRef": {"kind": "DataSource", "name": "comes-later"}}
 
 
