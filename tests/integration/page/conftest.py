@@ -110,7 +110,7 @@ class Troubles(list):
 
 @pytest.fixture
 def context(chromium, request):
-    made = chromium.new_context(**{"viewport": {"width": 1100, "height": 900}, **getattr(request, "param", {})})
+    made = chromium.new_context(viewport={"width": 1100, "height": 900}, **getattr(request, "param", {}))
     # No test is about how fast the page is; a busy machine must not fail one.
     made.set_default_timeout(120_000)
     yield made
