@@ -27,8 +27,12 @@ WEBHOOK_ONLY = {
     "architecture",
     "stage without snapshot",
     "stage twice",
+    "a misspelt policy",
+    "too many connections",
+    "a signature without keys",
+    "an empty region",
 }
-"""DataVolume cases that only the webhook rejects: CEL cannot express them, or not within the cost limit."""
+"""DataVolume cases that only the webhook rejects: CEL cannot express them, does not see annotations, or costs too much."""
 
 OTHER_WORDS = {
     "ref kind": "Unsupported sourceRef kind",
@@ -65,6 +69,7 @@ KINDS_WEBHOOK_ONLY = {
     ("spec.certConfig.ca.renewBefore", "not shorter than the duration"),
     ("spec.customizeComponents.patches[0].type", 'supported values: "json", "merge", "strategic"'),
     ("spec.target", "the source itself"),
+    ("spec.template.metadata.annotations[cdi.kubevirt.io/policy.engine]", "'vmware' is none of auto, qemu"),
 }
 """Cases of the other kinds that only the webhook rejects."""
 
