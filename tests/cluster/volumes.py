@@ -98,6 +98,12 @@ def digest(cluster: Cluster, kubectl: Kubectl, claim: str, mode: str, size: int)
     return look(cluster, kubectl, claim, mode, f"head -c {size} {path} | sha256sum").split()[0]
 
 
+def volume_mode(kubectl: Kubectl, claim: str) -> str:
+    """Return the claim's volume mode, for claims whose manifest leaves it to the StorageProfile."""
+    mode: str = kubectl.get("persistentvolumeclaim", claim)["spec"]["volumeMode"]
+    return mode
+
+
 def left_behind(kubectl: Kubectl) -> list[str]:
     """Return the temporary objects of imports that still exist."""
     found = [f"pod {each['metadata']['name']}" for each in kubectl.get_all("pods", "app=containerized-data-importer")]
