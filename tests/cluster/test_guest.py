@@ -87,7 +87,8 @@ def boots(place: tuple[Kubectl, Chronicle], name: str) -> dict[str, Any]:
     ended = chronicle.wait("pods", name, "ended", is_phase("Succeeded", "Failed"), BOOT + 100)
     text = kubectl.logs(name)
     assert ended["status"]["phase"] == "Succeeded", text[-4000:]
-    report: dict[str, Any] = json.loads(text)
+    # In the pod's log the report follows the lines of progress, which go to standard error.
+    report: dict[str, Any] = json.loads(text[f"\n{text}".index("\n{\n") :])
     assert report["booted"], report
     assert "login" in report["evidence"]
     assert report["disk_read"] > 16 << 20
