@@ -71,6 +71,11 @@ class Dripping:
         self._enough.set()
         self._thread.join()
 
+    def close(self):
+        """Close the connection of a test that failed; an open one would fail whichever test runs next."""
+        self.stop()
+        self._resumable.close()
+
 
 class Impostor:
     """A false upload server in an unmanaged namespace, which serves a given certificate and accepts every upload."""
@@ -79,7 +84,7 @@ class Impostor:
         self._uploads, self._directory = uploads, directory
         self.host = f"cdi-upload-there.{kubectl.namespace}.svc"
         listener = socket.create_server((uploads.cluster.host_address, 0))
-        listener.settimeout(SLOW)
+        listener.settimeout(1)
         port = listener.getsockname()[1]
         self._listener = listener
         kubectl.create(
@@ -96,26 +101,27 @@ class Impostor:
         path.write_bytes(pair.certificate + pair.key)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(path)
-        serving = threading.Thread(target=self._serve, args=(context,))
+        ended = threading.Event()
+        serving = threading.Thread(target=self._serve, args=(context, ended))
         serving.start()
         try:
             # A new token, because steps take minutes and tokens expire.
             token = upload_api.token(self._kubectl, "there")
             return self._uploads.curl("/v1beta1/upload", "--data-binary", "image", token=token)
         finally:
-            while serving.is_alive():
-                # If the proxy did not connect, the thread still waits in accept().
-                with contextlib.suppress(OSError):
-                    socket.create_connection(self._listener.getsockname(), SLOW).close()
-                serving.join(1)
+            ended.set()
+            serving.join()
 
-    def _serve(self, context):
-        # The peer may close the connection before the handshake.
-        with contextlib.suppress(OSError):
-            plain, _ = self._listener.accept()
-            with context.wrap_socket(plain, server_side=True) as sock:
-                sock.recv(1 << 16)
-                sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    def _serve(self, context, ended):
+        # The proxy connects again after each failed handshake, until its patience ends.
+        while not ended.is_set():
+            # The peer may close the connection before the handshake.
+            with contextlib.suppress(OSError):
+                plain, _ = self._listener.accept()
+                plain.settimeout(SLOW)
+                with context.wrap_socket(plain, server_side=True) as sock:
+                    sock.recv(1 << 16)
+                    sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
     def close(self):
         self._listener.close()
@@ -240,7 +246,7 @@ def test_certificates_come_and_go_under_uploads(uploads, tmp_path):
         running = uploads.of_each_way("running")
         dripping = [Dripping(Resumable(uploads, name, content), len(content)) for name in running]
         for each in dripping:
-            stack.callback(each.stop)
+            stack.callback(each.close)
         uploads.volume("pieces", "local", "Block")
         uploads.ready("pieces")
         pieces = Resumable(uploads, "pieces", content)
