@@ -22,52 +22,80 @@ F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path)
 
 _OPTIONS = (
-    click.option("--secret", metavar="NAME", help="A Secret with the credentials."),
-    click.option("--username", metavar="USER", help="User name, or S3 access key id."),
-    click.option("--password-file", type=_FILE, metavar="FILE", help="Password, or S3 secret access key."),
+    click.option("--secret", metavar="NAME", help="Read the credentials from this Secret."),
+    click.option("--username", metavar="USER", help="Authenticate with this user name, or S3 access key ID."),
+    click.option(
+        "--password-file", type=_FILE, metavar="FILE", help="Read the password, or S3 secret access key, from FILE."
+    ),
     click.option(
         "--credentials-file",
         type=_FILE,
         metavar="FILE",
-        help="Service account key (gs://) or docker config (docker://).",
+        help="Read the service account key (gs://) or docker config (docker://) from FILE.",
     ),
-    click.option("--ca", type=_FILE, metavar="FILE", help="Certificates (PEM) that are trusted as well."),
-    click.option("--insecure", is_flag=True, help="Do not check certificates; registries may speak plain HTTP."),
-    click.option("--header", multiple=True, metavar="'NAME: VALUE'", help="Sent with every request; may be repeated."),
     click.option(
-        "--secret-header-file", type=_FILE, multiple=True, metavar="FILE", help="Lines of headers; may be repeated."
+        "--ca", type=_FILE, metavar="FILE", help="Trust the certificates (PEM) in FILE in addition to the system's."
     ),
-    click.option("--region", metavar="REGION", help="Of the S3 bucket."),
-    click.option("--endpoint", metavar="URL", help="Another service that speaks S3 or the GCS JSON API."),
-    click.option("--addressing", type=click.Choice(["auto", "path", "virtual"]), help="How S3 buckets are named."),
+    click.option("--insecure", is_flag=True, help="Skip certificate verification; allow registries to use plain HTTP."),
+    click.option(
+        "--header", multiple=True, metavar="'NAME: VALUE'", help="Send this header with every request; may be repeated."
+    ),
+    click.option(
+        "--secret-header-file",
+        type=_FILE,
+        multiple=True,
+        metavar="FILE",
+        help="Send the headers in FILE, one a line; may be repeated.",
+    ),
+    click.option("--region", metavar="REGION", help="Set the region of the S3 bucket."),
+    click.option("--endpoint", metavar="URL", help="Use this service, which implements the S3 or GCS JSON API."),
+    click.option(
+        "--addressing",
+        type=click.Choice(["auto", "path", "virtual"]),
+        help="Select how requests address the S3 bucket.",
+    ),
     click.option("--anonymous", is_flag=True, help="Read the S3 bucket without credentials."),
-    click.option("--arch", metavar="ARCH", help="Which image of a multi-platform index, e.g. arm64."),
+    click.option("--arch", metavar="ARCH", help="Select the image of a multi-platform index, e.g. arm64."),
 )
 
 _WISHES = (
-    click.option("--size", type=quantity, metavar="SIZE", help="Of the disk, e.g. 20Gi; the image's own unless given."),
-    click.option("--checksum", metavar="ALGORITHM:HEX", help="What the source's bytes must be."),
+    click.option(
+        "--size",
+        type=quantity,
+        metavar="SIZE",
+        help="Set the size of the disk, e.g. 20Gi; default: the image's virtual size.",
+    ),
+    click.option("--checksum", metavar="ALGORITHM:HEX", help="Require this digest of the source's bytes."),
     click.option(
         "--content-type",
         type=click.Choice(["kubevirt", "archive"]),
         default="kubevirt",
-        help="A disk, or a tar archive.",
+        help="Select the content: a disk, or a tar archive.",
     ),
     click.option(
-        "--engine", type=click.Choice(["auto", "qemu"]), default="auto", help="qemu gives every image to QEMU."
+        "--engine",
+        type=click.Choice(["auto", "qemu"]),
+        default="auto",
+        help="Select the engine; qemu converts every image with QEMU.",
     ),
     click.option(
-        "--connections", type=click.IntRange(0, 64), default=0, metavar="N", help="Ranges at a time; 0 chooses."
+        "--connections",
+        type=click.IntRange(0, 64),
+        default=0,
+        metavar="N",
+        help="Fetch at most N ranges concurrently; 0: automatic.",
     ),
-    click.option("--bandwidth", type=quantity, metavar="RATE", help="Bytes per second at most, e.g. 50M."),
-    click.option("--preallocate", is_flag=True, help="Give every block of the disk its place in advance."),
-    click.option("--keyring", type=_FILE, metavar="FILE", help="OpenPGP keys that SHA256SUMS must be signed with."),
+    click.option("--bandwidth", type=quantity, metavar="RATE", help="Limit the bytes per second, e.g. 50M."),
+    click.option("--preallocate", is_flag=True, help="Allocate every block of the disk in advance."),
+    click.option(
+        "--keyring", type=_FILE, metavar="FILE", help="Trust the OpenPGP keys in FILE for the signature of SHA256SUMS."
+    ),
     click.option(
         "--signature",
         type=click.Choice(["ignore", "if-present", "require"]),
-        help="Whether signatures are checked; with --keyring: if-present.",
+        help="Select whether signatures are verified; with --keyring: if-present.",
     ),
-    click.option("--require-checksum", is_flag=True, help="Refuse what no digest is known of."),
+    click.option("--require-checksum", is_flag=True, help="Reject an image whose digest is not known."),
 )
 
 
@@ -162,12 +190,14 @@ def _line(path: Path) -> str:
     try:
         return read_option_file(path).decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise UsageError("the file is no text", where=str(path), remedy="is it the right file?") from error
+        raise UsageError(
+            "the file is not UTF-8 text", where=str(path), remedy="check that it is the right file"
+        ) from error
 
 
 def _header(line: str) -> str:
     name, colon, _ = line.partition(":")
     if not colon or not name.strip() or not line.isprintable():
         # Do not repeat the line: it may hold a token.
-        raise UsageError("--header is no whole header line", remedy="write --header 'Name: value'")
+        raise UsageError("the value of --header is not a header line", remedy="write --header 'Name: value'")
     return line

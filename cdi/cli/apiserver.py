@@ -18,25 +18,31 @@ def _pairs(text: str | None) -> dict[str, str] | None:
         return None
     found = dict(part.partition("=")[::2] for part in text.split(","))
     if any(not name.strip() for name in found):
-        raise click.BadParameter(f"{printable(text)!r} is no list of label=value")
+        raise click.BadParameter(f"{printable(text)!r} is not a list of label=value")
     return {name.strip(): value.strip() for name, value in found.items()}
 
 
 @subcommand("apiserver")
 @click.option(
-    "--prefix", default="cdi", show_default=True, help="What the names of its Service and Secrets begin with."
+    "--prefix", default="cdi", show_default=True, help="Set the prefix of the names of the Service and Secrets."
 )
-@click.option("--webhook-prefix", help="The same of the webhook configurations; PREFIX-api unless given.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8443, show_default=True, help="Where it listens.")
-@click.option("--bind", default="", help="The address that it listens at, instead of all.")
-@click.option("--host", "hosts", multiple=True, help="A name or address that it is reached by beside its Service.")
-@click.option("--url", default="", help="With --print-webhooks: where it is reached, instead of its Service.")
-@click.option("--watch-namespaces", default="", help="With --print-webhooks: the namespaces that it is asked about.")
-@click.option("--selector", help="Labels of the objects that it is asked about.")
+@click.option(
+    "--webhook-prefix", help="Set the prefix of the names of the webhook configurations; default: PREFIX-api."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8443, show_default=True, help="Listen on this port.")
+@click.option("--bind", default="", help="Listen on this address instead of all.")
+@click.option("--host", "hosts", multiple=True, help="Add this name or address to the certificate; may be repeated.")
+@click.option("--url", default="", help="With --print-webhooks: send requests to this URL instead of the Service.")
+@click.option(
+    "--watch-namespaces",
+    default="",
+    help="With --print-webhooks: review only objects in these namespaces, separated by commas.",
+)
+@click.option("--selector", help="With --print-webhooks: review only objects with these labels: a=b,c=d.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
-@click.option("--print-webhooks", is_flag=True, help="Print the webhook configurations and end.")
+@click.option("--print-webhooks", is_flag=True, help="Print the webhook configurations and exit.")
 def command(
     session: Session,
     *,
@@ -53,13 +59,13 @@ def command(
 ) -> None:
     """Serve the admission webhooks of a cluster.
 
-    Its certificates are made, kept in Secrets of the namespace given with -n, and renewed by itself; the webhook
-    configurations that are there learn to trust them.
+    The server issues and renews its certificates, stores them in Secrets of the namespace given with -n, and writes
+    the CA bundle into existing webhook configurations.
     """
     from cdi.server.hooks import Installation, webhook_configurations
 
     if url and not url.startswith("https://"):
-        raise UsageError(f"{printable(url)!r} is no https:// URL", remedy="--url https://HOST:PORT")
+        raise UsageError(f"{printable(url)!r} is not an https:// URL", remedy="--url https://HOST:PORT")
     installation = Installation(
         namespace=session.namespace,
         service=f"{prefix}-api",

@@ -18,20 +18,20 @@ from cdi.cli.wait import wait_for_all
     "names",
     multiple=True,
     required=True,
-    help="A manifest, a directory of them, a glob, or - for standard input; may be repeated.",
+    help="Read this manifest, directory or glob, or - for standard input; may be repeated.",
 )
-@click.option("-R", "--recursive", is_flag=True, help="Directories within directories too.")
-@click.option("--dry-run", is_flag=True, help="Check everything and say what would become of it, but write nothing.")
+@click.option("-R", "--recursive", is_flag=True, help="Read subdirectories too.")
+@click.option("--dry-run", is_flag=True, help="Validate everything and print what would change, but write nothing.")
 @click.option(
     "--validate",
     type=click.Choice(["strict", "warn", "ignore"]),
     default="strict",
     show_default=True,
-    help="What to do about fields that a kind does not have.",
+    help="Select how unknown fields are handled.",
 )
 @click.option("--wait", "waits", is_flag=True, help="Wait for the DataVolumes, as cdi wait does.")
-@click.option("--timeout", type=duration, help="With --wait: how long, e.g. 15m; for ever unless given.")
-@click.option("-o", "--output", type=click.Choice(["name", "json", "yaml"]), help="Print the objects instead.")
+@click.option("--timeout", type=duration, help="With --wait: wait at most this long, e.g. 15m; default: no limit.")
+@click.option("-o", "--output", type=click.Choice(["name", "json", "yaml"]), help="Print the objects in this format.")
 @click.argument("more", nargs=-1)
 def command(
     session: Session,
@@ -45,16 +45,16 @@ def command(
     timeout: float | None,
     output: str | None,
 ) -> None:
-    """Apply manifests: create what is not there, change what is.
+    """Apply manifests: create objects that do not exist, and update those that do.
 
-    All manifests are checked before anything is written.  A shell's expansion of a glob after -f is taken as it is
-    meant: every file that follows belongs to it.
+    All manifests are validated before anything is written.  A glob after -f may be expanded by the shell: every file
+    that follows is read too.
     """
     from cdi.runtime.manifests import load
 
     documents = load((*names, *more), recursive=recursive)
     if not documents:
-        raise UsageError("there is no object in what was given", where=", ".join(names), remedy="check the file")
+        raise UsageError("the manifests contain no object", where=", ".join(names), remedy="check the file")
     strict = validate == "strict"
     applied = session.backend.apply(documents, namespace=session.namespace, dry_run=dry_run, strict=strict)
     for one in applied if validate == "warn" else ():

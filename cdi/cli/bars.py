@@ -129,7 +129,7 @@ def _amount(progress: Advance | None) -> str:
     if progress.rate:
         text += f", {rate(progress.rate)}"
     if progress.eta:
-        text += f", {duration(progress.eta)} to go"
+        text += f", {duration(progress.eta)} left"
     return text
 
 

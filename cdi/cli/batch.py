@@ -35,23 +35,28 @@ _PATIENCE = 60.0
 @subcommand("batch")
 @click.argument("files", nargs=-1, required=True, metavar="FILE…")
 @click.option(
-    "-j", "--jobs", type=click.IntRange(1, 1000), help="Imports at a time; 2 to 4 by processors unless given."
+    "-j",
+    "--jobs",
+    type=click.IntRange(1, 1000),
+    help="Run at most this many imports concurrently; default: 2 to 4, by the number of processors.",
 )
 @click.option(
     "--keep-going/--fail-fast",
     "-k",
     default=False,
-    help="Begin every image whatever fails, or none after the first failure (the default).",
+    help="Continue after a failure, or start no image after the first one (the default).",
 )
-@click.option("--locked", is_flag=True, help="Import exactly what the lock file pins; refuse everything that moved.")
-@click.option("--update", is_flag=True, help="Replace volumes whose image, or whose entry in the batch, has changed.")
+@click.option(
+    "--locked", is_flag=True, help="Import exactly what the lock file pins; reject sources that have changed."
+)
+@click.option("--update", is_flag=True, help="Replace volumes whose image or batch entry has changed.")
 @click.option(
     "--lockfile",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Instead of cdi.lock beside the batch.",
+    help="Use this lock file; default: cdi.lock beside the batch.",
 )
 @click.option(
-    "--timeout", type=duration, help="For the whole batch, e.g. 2h; what runs then goes on in the background."
+    "--timeout", type=duration, help="Stop after this time, e.g. 2h; running imports continue in the background."
 )
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def command(
@@ -66,18 +71,18 @@ def command(
     timeout: float | None,
     output: str,
 ) -> int:
-    """Import many images: lists of them (images.yaml), or manifests of DataVolumes, directories and globs.
+    """Import many images, from lists (images.yaml), DataVolume manifests, directories or globs.
 
-    What was imported is pinned in a lock file; --locked holds a later run to it.  Volumes that are there are left as
-    they are, and a batch that was stopped is gone on with by running it again.
+    A lock file pins what was imported; --locked makes a later run import exactly that.  Existing volumes are not
+    changed.  Run the same command again to continue a batch that was stopped.
 
     \b
-    Exits  0  every volume is there
-           1  images failed, each explained
-           2  the batch itself is wrong; nothing was begun
-           5  an image is not what the lock file pins
-           8  the time was up
-         130  interrupted; running imports go on in the background
+    Exits  0  every volume exists
+           1  images failed; each failure is explained
+           2  the batch is invalid; nothing was started
+           5  an image differs from what the lock file pins
+           8  the timeout expired
+         130  interrupted; running imports continue in the background
     """  # noqa: D301  click wants the character itself
     from cdi.runtime.batch.load import load_batch
     from cdi.runtime.batch.run import Options, default_jobs, run_batch
@@ -190,15 +195,15 @@ def _explained(report: Report) -> list[str]:
     elif report.lock_changed:
         lines.append(f"pinned in {report.lockfile}")
     running = [result.label for result in report.results if result.verdict == "running"]
-    rest = f"{_names(running)} in the background" if running else "nothing is running"
-    begun = f"; {report.count('skipped')} not begun" if report.count("skipped") else ""
-    again = "run the same command again; it goes on from where it is"
+    rest = f"{_names(running)} in the background" if running else "no import is running"
+    begun = f"; {report.count('skipped')} not started" if report.count("skipped") else ""
+    again = "run the same command again to continue"
     if report.interrupted:
         lines.append(str(Interrupted("interrupted", where=f"{rest}{begun}", remedy=again)))
     elif report.timed_out:
-        lines.append(str(WaitTimeout("the batch's time is up", where=f"{rest}{begun}", remedy=again)))
+        lines.append(str(WaitTimeout("the batch timed out", where=f"{rest}{begun}", remedy=again)))
     elif begun and not report.count("refused"):
-        lines.append(f"{report.count('skipped')} not begun; --keep-going begins every image")
+        lines.append(f"{report.count('skipped')} not started; --keep-going starts every image")
     return lines
 
 
@@ -213,4 +218,4 @@ def _error(failure: Failure, label: str | None = None) -> str:
 
 def _names(labels: list[str]) -> str:
     shown = ", ".join(labels[:10]) + (f" and {len(labels) - 10} more" if len(labels) > 10 else "")
-    return f"{shown} {'goes' if len(labels) == 1 else 'go'} on"
+    return f"{shown} {'continues' if len(labels) == 1 else 'continue'}"

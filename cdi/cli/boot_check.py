@@ -23,20 +23,20 @@ from cdi.runtime.boot import BootReport, boot_check
 @click.option(
     "--timeout",
     type=duration,
-    help="How long the guest may take, e.g. 90s; unless given, 5m with KVM and 20m under emulation.",
+    help="Fail if the guest has not booted after this time, e.g. 90s; default: 5m with KVM, 20m under emulation.",
 )
-@click.option("--memory", type=quantity, default="1Gi", show_default=True, help="Of the guest.")
+@click.option("--memory", type=quantity, default="1Gi", show_default=True, help="Set the memory of the guest.")
 @click.option("--firmware", type=click.Choice(["auto", "bios", "uefi"]), default="auto", show_default=True)
-@click.option("--uefi", is_flag=True, help="The same as --firmware uefi.")
-@click.option("--expect", help="A regular expression; only a line of the serial console that matches it is a proof.")
+@click.option("--uefi", is_flag=True, help="Same as --firmware uefi.")
+@click.option("--expect", help="Pass only if a line of the serial console matches this regular expression.")
 @click.option(
     "--seed",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="A directory with files of a NoCloud seed (user-data, meta-data, network-config, vendor-data) of your own.",
+    help="Use the NoCloud seed files in this directory (user-data, meta-data, network-config, vendor-data).",
 )
-@click.option("--tcg/--no-tcg", default=True, show_default=True, help="Emulate where there is no KVM.")
+@click.option("--tcg/--no-tcg", default=True, show_default=True, help="Emulate the processor if KVM is not available.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="The same as --output json.")
+@click.option("--json", "as_json", is_flag=True, help="Same as --output json.")
 def command(
     session: Session,
     *,
@@ -51,17 +51,18 @@ def command(
     output: str,
     as_json: bool,
 ) -> None:
-    """Boot VOLUME (the name of a volume, or the path of a raw disk) and tell whether it comes up.
+    """Boot VOLUME (the name of a volume, or the path of a raw disk) and report whether it booted.
 
-    The guest writes to a throw-away overlay; the volume is only read.  It is watched over QMP and its serial console,
-    whose last line is shown with the elapsed seconds on standard error.  Exits 0 if it booted, 9 if not.
+    The guest writes to a temporary overlay; the volume is only read.  QMP and the serial console show the state of the
+    guest; the console's last line is printed with the elapsed seconds on standard error.  Exits 0 if the guest booted,
+    9 if not.
     """
     session.here("cdi boot-check", "start a virtual machine from the volume")
     path = _disk(session, volume)
     files = _seed(seed)
     if uefi and firmware == "bios":
-        raise UsageError("--uefi and --firmware bios are both given", remedy="leave one out")
-    session.after_interrupt = "nothing, the guest and its overlay are gone; the volume was only read"
+        raise UsageError("--uefi and --firmware bios exclude each other", remedy="omit one of them")
+    session.after_interrupt = "nothing; the guest and its overlay were removed, and the volume was only read"
     try:
         with Elapsed(f"{printable(volume)}: booting") as elapsed:
             report = boot_check(
@@ -88,7 +89,7 @@ def _disk(session: Session, volume: str) -> Path:
     path = Path(volume).expanduser()
     if os.sep in volume and not volume.startswith(("dv/", "pvc/")):
         if not path.exists():
-            raise NotFound("there is no such disk", where=volume, remedy="check the path")
+            raise NotFound("the disk does not exist", where=volume, remedy="check the path")
     else:
         name = volume.rpartition("/")[2]
         try:
@@ -97,7 +98,9 @@ def _disk(session: Session, volume: str) -> Path:
             if not path.is_file():
                 raise
     if path.is_dir():
-        raise TargetUnsuitable("it holds an archive's files, not a disk", where=volume, remedy="name another volume")
+        raise TargetUnsuitable(
+            "the volume contains the files of an archive, not a disk", where=volume, remedy="name another volume"
+        )
     return path
 
 
@@ -107,7 +110,7 @@ def _seed(directory: Path | None) -> dict[str, str] | None:
     try:
         return {one.name: one.read_text() for one in sorted(directory.iterdir()) if one.is_file()}
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the seed cannot be read: {error}", where=str(directory)) from error
+        raise UsageError(f"cannot read the seed: {error}", where=str(directory)) from error
 
 
 def _tell(volume: str, report: BootReport) -> None:
@@ -117,6 +120,6 @@ def _tell(volume: str, report: BootReport) -> None:
         return
     click.echo(f"{volume}: {paint('did not boot', 'red')} ({how})")
     if report.serial_tail:
-        click.echo("its serial console ended with:")
+        click.echo("last lines of the serial console:")
         for line in report.serial_tail.splitlines()[-20:]:
             click.echo(f"  | {printable(line)}")

@@ -15,10 +15,10 @@ from cdi.cli.wait import wait_for
 @subcommand("clone")
 @click.argument("source")
 @click.argument("name")
-@click.option("--from-namespace", help="Where the source is, if not in the namespace of the copy.")
-@click.option("--size", type=quantity, help="Larger than the source, if wanted: 20Gi.")
+@click.option("--from-namespace", help="Set the namespace of SOURCE; default: that of NAME.")
+@click.option("--size", type=quantity, help="Set the size of the clone, e.g. 20Gi; default: that of the source.")
 @click.option("--wait/--no-wait", "waits", default=True, show_default=True)
-@click.option("--timeout", type=duration, help="How long to wait at most; for ever unless given.")
+@click.option("--timeout", type=duration, help="Wait at most this long; default: no limit.")
 def command(
     session: Session,
     *,
@@ -29,16 +29,17 @@ def command(
     waits: bool,
     timeout: float | None,
 ) -> None:
-    """Make volume NAME of volume SOURCE.
+    """Clone volume SOURCE to volume NAME.
 
-    Blocks are shared where the file system can, else copied inside the kernel; holes stay holes.
+    Blocks are shared (reflink) if the file system supports it, else copied inside the kernel; holes are kept.
     """
     session.here("cdi clone", "a PersistentVolumeClaim with a dataSource, where the storage can clone or restore")
     origin = {"namespace": from_namespace or session.namespace, "name": one_datavolume(source)}
     if not any(_exists(session, kind, **origin) for kind in ("pvc", "dv")):
         # A manifest may name a source that is created later; on the command line a missing source is a typing error.
         raise NotFound(
-            f"volume {origin['namespace']}/{origin['name']} does not exist", remedy="cdi get pvc -A lists the volumes"
+            f"volume {origin['namespace']}/{origin['name']} does not exist",
+            remedy="list the volumes with cdi get pvc -A",
         )
     storage: dict[str, Any] = {} if size is None else {"resources": {"requests": {"storage": size}}}
     session.embedded.apply(

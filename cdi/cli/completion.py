@@ -15,6 +15,6 @@ def command(_: Session, *, shell: str) -> None:
     """Print a completion script: cdi completion bash > ~/.local/share/bash-completion/completions/cdi."""
     made = get_completion_class(shell)
     if made is None:
-        raise UsageError(f"no completion is made for {shell}")
+        raise UsageError(f"completion is not supported for {shell!r}")
     root = click.get_current_context().find_root().command
     click.echo(made(root, {}, "cdi", "_CDI_COMPLETE").source())

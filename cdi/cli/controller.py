@@ -25,7 +25,7 @@ def _labels(text: str) -> dict[str, str]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     found = {name.strip(): value.strip() for name, _, value in (part.partition("=") for part in parts)}
     if any("=" not in part for part in parts) or "" in found:
-        raise click.BadParameter(f"{printable(text)!r} is no list of label=value")
+        raise click.BadParameter(f"{printable(text)!r} is not a list of label=value")
     return found
 
 
@@ -44,39 +44,56 @@ def _parts(texts: Iterable[str]) -> tuple[Part, ...]:
 
 @subcommand("controller")
 @click.option(
-    "--image", envvar="IMPORTER_IMAGE", required=True, help="The container image of worker pods; or IMPORTER_IMAGE."
+    "--image",
+    envvar="IMPORTER_IMAGE",
+    required=True,
+    help="Set the container image of worker pods; default: $IMPORTER_IMAGE.",
 )
 @click.option(
     "--pull-policy",
     type=click.Choice(["Always", "IfNotPresent", "Never"]),
     default="IfNotPresent",
     show_default=True,
-    help="When nodes pull that image.",
+    help="Set the image pull policy of worker pods.",
 )
 @click.option(
     "--prefix",
     default="cdi",
     show_default=True,
-    help="What the names of its Lease and Secrets begin with: of cdi apiserver's, too, and no other controller's.",
+    help="Set the prefix of the names of the Lease and Secrets; must equal that of cdi apiserver.",
 )
-@click.option("--watch-namespaces", default="", help="Act in these namespaces only, divided by commas.")
+@click.option("--watch-namespaces", default="", help="Act in these namespaces only, separated by commas.")
 @click.option("--selector", default="", help="Act on objects with these labels only: a=b,c=d.")
 @click.option(
-    "--workers", type=click.IntRange(1, 64), default=8, show_default=True, help="Objects looked at at a time."
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=8,
+    show_default=True,
+    help="Reconcile at most this many objects concurrently.",
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Of probes and metrics.")
-@click.option("--leader-election/--no-leader-election", default=True, help="Whether there may be others to wait for.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="Serve probes and metrics on this port.",
+)
+@click.option(
+    "--leader-election/--no-leader-election",
+    default=True,
+    help="Hold a Lease, so that only one replica acts at a time.",
+)
 @click.option(
     "--identity",
     envvar="CDI_IDENTITY",
-    help="Who holds the Lease, such as the pod's name: begun again under it, it goes on at once.",
+    help="Set the holder of the Lease, e.g. the pod's name; a restart with the same identity resumes at once.",
 )
 @click.option(
     "--part",
     "parts",
     metavar="KIND/NAME",
     multiple=True,
-    help="What else belongs to the installation, such as deployment/cdi-apiserver: the CDI object tells if it is away.",
+    help="Report in the CDI object's status if this part, e.g. deployment/cdi-apiserver, is missing; may be repeated.",
 )
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
@@ -96,10 +113,10 @@ def command(
     parts: tuple[str, ...],
     log_level: str,
 ) -> None:
-    """Fill the volumes of a cluster: follow DataVolumes and claims, run worker pods, report.
+    """Run the controller: reconcile DataVolumes and PVCs, run worker pods, report status.
 
-    The namespace given with -n is the one that it is installed in: its Lease is there, and what CDIConfig names.  With
-    --watch-namespaces or --selector it leaves the rest, and what belongs to the whole cluster, to another installation.
+    -n is the namespace of the installation: it contains the Lease and the objects that CDIConfig names.  With
+    --watch-namespaces or --selector other objects, including cluster-scoped ones, are left to another installation.
     """
     from cdi.controller.keys import Scope
     from cdi.controller.logs import configure

@@ -12,11 +12,13 @@ from cdi.store.base import Key
 
 @subcommand("delete")
 @click.argument("what", nargs=-1)
-@click.option("-f", "--filename", "names", multiple=True, help="Delete what these manifests name.")
-@click.option("--all", "everything", is_flag=True, help="All of the kinds that are named.")
-@click.option("--keep-volume", is_flag=True, help="Of a DataVolume: leave its claim and its disk.")
-@click.option("--ignore-not-found", is_flag=True, help="Exit 0 where a named object is not there.")
-@click.option("--timeout", type=duration, default="2m", show_default=True, help="How long to wait for the end.")
+@click.option("-f", "--filename", "names", multiple=True, help="Delete the objects in these manifests.")
+@click.option("--all", "everything", is_flag=True, help="Delete all objects of the given kinds.")
+@click.option("--keep-volume", is_flag=True, help="Keep the PVC and the disk of a DataVolume.")
+@click.option("--ignore-not-found", is_flag=True, help="Exit 0 if a named object does not exist.")
+@click.option(
+    "--timeout", type=duration, default="2m", show_default=True, help="Wait at most this long for the deletion."
+)
 def command(
     session: Session,
     *,
@@ -27,16 +29,16 @@ def command(
     ignore_not_found: bool,
     timeout: float,
 ) -> None:
-    """Delete objects: KIND NAME …, KIND/NAME …, or what manifests name.
+    """Delete objects, given as KIND NAME …, as KIND/NAME …, or by manifests.
 
-    A DataVolume's worker, claim and volume go with it, and the command returns when they are gone.
+    A DataVolume is deleted with its worker, PVC and volume; the command returns when all are deleted.
     """
     wanted = [*_named(session, what, everything=everything), *_manifests(session, names)]
     if not wanted:
         if everything:
-            click.echo("there is nothing to delete", err=True)
+            click.echo("no object to delete", err=True)
             return
-        raise UsageError("nothing is named", remedy="KIND NAME …, KIND/NAME …, or -f FILE")
+        raise UsageError("no object is given", remedy="give KIND NAME …, KIND/NAME …, or -f FILE")
     missing: NotFound | None = None
     for key in wanted:
         try:
@@ -59,7 +61,7 @@ def _named(session: Session, what: tuple[str, ...], *, everything: bool) -> list
         elif everything:
             keys += [Key.of_object(item) for item in session.store.list(plural, session.namespace)]
         else:
-            raise UsageError(f"no {plural} are named", remedy="name them, or --all")
+            raise UsageError(f"no names of {plural} are given", remedy="give their names, or --all")
     return keys
 
 

@@ -20,10 +20,10 @@ _HIDDEN = ("last-applied-configuration", "cdi.kubevirt.io/applied")
 @subcommand("describe")
 @click.argument("what", nargs=-1, required=True)
 def command(session: Session, *, what: tuple[str, ...]) -> None:
-    """All about objects: spec, status, conditions with their reasons, and events.
+    """Print details of objects: spec, status, conditions with their reasons, and events.
 
-    Of a DataVolume also its worker's progress and outcome, and where its disk is; in a cluster its claim, its worker
-    pod, and what holds that up.
+    For a DataVolume also print its worker's progress and outcome, and the path of its disk; in a cluster its PVC, its
+    worker pod, and what blocks that.
     """
     for index, (plural, name) in enumerate(references(what)):
         names = (
@@ -32,7 +32,9 @@ def command(session: Session, *, what: tuple[str, ...]) -> None:
             else [item["metadata"]["name"] for item in session.backend.list(plural, session.namespace)]
         )
         if not names:
-            raise UsageError(f"there are no {plural} in namespace {session.namespace}", remedy="cdi get lists them")
+            raise UsageError(
+                f"no {plural} found in namespace {session.namespace!r}", remedy=f"list all with cdi get {plural} -A"
+            )
         for offset, one in enumerate(names):
             if index or offset:
                 click.echo()
@@ -129,7 +131,7 @@ def _progress(progress: Progress) -> Iterator[tuple[str, str]]:
     total = f" of {human(progress.total)} ({100 * (progress.fraction or 0):.1f}%)" if progress.total else ""
     yield "Done", f"{human(progress.done)}{total}"
     yield "Rate", rate(progress.rate) if progress.rate else ""
-    yield "To go", duration(progress.eta) if progress.eta else ""
+    yield "Remaining", duration(progress.eta) if progress.eta else ""
     yield "Fetched", human(progress.fetched)
     yield "Written", human(progress.written)
     yield "Note", progress.note
@@ -144,7 +146,7 @@ def _outcome(outcome: Outcome) -> Iterator[tuple[str, str]]:
     yield "Disk size", human(outcome.disk_size) if outcome.disk_size is not None else ""
     yield "Digest", outcome.digest or ""
     yield "Verified by", ", ".join(outcome.verified_by)
-    yield "Source's tag", outcome.validator or ""
+    yield "Validator", outcome.validator or ""
     if outcome.fetched or outcome.written:
         yield "Fetched", human(outcome.fetched)
         yield "Written", human(outcome.written)

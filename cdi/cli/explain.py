@@ -30,9 +30,11 @@ from cdi.store.kinds import kind_of
 
 @subcommand("explain")
 @click.argument("what", metavar="[dv/NAME|URL|PATH|-]", required=False)
-@click.option("-f", "--filename", "names", multiple=True, help="Manifests, as cdi apply takes them; may be repeated.")
-@click.option("--name", help="Of the DataVolume that cdi import would make of a URL.")
-@click.option("-v", "--verbose", is_flag=True, help="All checks, those that passed too.")
+@click.option(
+    "-f", "--filename", "names", multiple=True, help="Explain the DataVolumes in these manifests; may be repeated."
+)
+@click.option("--name", help="Set the name of the DataVolume that cdi import would create.")
+@click.option("-v", "--verbose", is_flag=True, help="Print all checks, also those that passed.")
 @click.option("-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True)
 @wish_options
 @access_options
@@ -46,14 +48,14 @@ def command(
     output: str,
     **options: Any,
 ) -> None:
-    """Tell what an import would do, before it does it: will it work, which way, at what cost.
+    """Predict an import without running it: whether it will succeed, by which pipeline, at what cost.
 
-    Of manifests (-f), of a DataVolume that is applied (dv/NAME), or of a URL or file with the options of cdi import.
-    What would be refused ends with that refusal's exit status.  No volume is written.  Of a DataVolume in a cluster it
-    is told why it does not go on.
+    Explains manifests (-f), an applied DataVolume (dv/NAME), or a URL or file with the options of cdi import.  If the
+    import would be rejected, the exit status is that of the rejection.  No volume is written.  For a DataVolume in a
+    cluster the command reports why it makes no progress.
     """
     if bool(what) == bool(names):
-        raise UsageError("name one thing to explain", remedy="cdi explain -f FILE, or dv/NAME, or a URL")
+        raise UsageError("give exactly one of -f FILE, dv/NAME or a URL", remedy="cdi explain -f FILE")
     applied = _applied(what)
     if session.in_cluster and applied is not None:
         _refuse_options(click.get_current_context())
@@ -102,7 +104,7 @@ def _refuse_options(context: click.Context) -> None:
         given = context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
         if parameter.name in own or not parameter.expose_value or not given:
             continue
-        raise UsageError(f"{parameter.opts[0]} is for a URL or path", remedy="write it into the manifest")
+        raise UsageError(f"{parameter.opts[0]} applies only to a URL or path", remedy="set it in the manifest")
 
 
 def _of_objects(
@@ -120,7 +122,7 @@ def _of_objects(
 
     with Foresight(home, load(names), namespace=session.namespace) as foresight:
         if not foresight.datavolumes:
-            raise NotFound("there is no DataVolume in what was given", where=", ".join(names), remedy="check the file")
+            raise NotFound("the manifests contain no DataVolume", where=", ".join(names), remedy="check the file")
         for key in foresight.datavolumes:
             yield explain(foresight, home, key, on_progress=show)
 
@@ -165,12 +167,12 @@ def _known(told: Explanation) -> Iterator[tuple[str, str]]:
         guarded = explained.encryption(told.job, found)
         if guarded is not None:
             yield "tls", _GUARDS[guarded]
-        yield "length", words_of_size(facts.length) if facts.length is not None else "not told by the source"
+        yield "length", words_of_size(facts.length) if facts.length is not None else "not reported by the source"
         yield "byte ranges", "yes" if facts.ranges else "no"
         yield "validator", facts.validator or "none"
     if found.container is not None:
         yield "image digest", str(found.container.digest)
-        yield "architecture", found.container.architecture or "not said"
+        yield "architecture", found.container.architecture or "not specified"
         yield "disk in layer", f"{found.layer or 'none'} of {found.container.layers}"
     if image is not None or found.archive:
         name = "tar archive" if image is None else image.format
@@ -190,9 +192,9 @@ def _known(told: Explanation) -> Iterator[tuple[str, str]]:
 
 
 _GUARDS = {
-    "checked": "the server's certificate is checked",
-    "unchecked": "on, but certificates are not checked",
-    "plain": "none, the bytes come in the clear",
+    "checked": "the server's certificate is verified",
+    "unchecked": "on, but certificates are not verified",
+    "plain": "none, the data is not encrypted",
 }
 
 
@@ -203,7 +205,7 @@ def _promises(told: Explanation) -> Iterator[tuple[str, str]]:
     for promise in found.expected.promises:
         yield "checksum", f"{promise.digest} ({promise.by})"
     if not found.expected.promises:
-        yield "checksum", "none is known"
+        yield "checksum", "none known"
     asked = told.job.policy.signature if told.job is not None else "ignore"
     signers = [by for by in found.result.verified_by if by.startswith("signature")]
     if asked != "ignore" or signers:
@@ -212,7 +214,7 @@ def _promises(told: Explanation) -> Iterator[tuple[str, str]]:
 
 def _ends(told: Explanation) -> Iterator[tuple[str, str]]:
     if told.requested is not None:
-        yield "asked for", words_of_size(told.requested)
+        yield "requested", words_of_size(told.requested)
     if told.required is not None and told.found is not None and told.found.virtual_size is not None:
         needed = (
             f"{words_of_size(told.found.virtual_size)}; as spec.pvc on a file system {words_of_size(told.required)}"
@@ -220,7 +222,7 @@ def _ends(told: Explanation) -> Iterator[tuple[str, str]]:
         yield "needed", needed
     space = told.space
     if space is not None:
-        needs = "not known before" if space.needed is None else human(space.needed)
+        needs = "unknown" if space.needed is None else human(space.needed)
         most = "" if space.exact or space.needed is None else "at most "
         yield "space", f"{most}{needs} of {human(space.free)} free in {space.path}"
     for note in [*told.notes, *(told.found.result.warnings if told.found is not None else [])]:

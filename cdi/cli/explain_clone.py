@@ -15,9 +15,9 @@ def clone_lines(clone: CloneFacts) -> Iterator[tuple[str, str]]:
     """Yield a label and a text for each fact about a clone."""
     yield "clone of", clone.source
     if clone.size is not None:
-        yield "its size", words_of_size(clone.size)
+        yield "source size", words_of_size(clone.size)
     if clone.allocated is not None:
-        yield "its data", words_of_size(clone.allocated)
+        yield "source data", words_of_size(clone.allocated)
     yield "strategy", clone.why
     for one in clone.fallbacks:
         yield "fallback", f"{one.reason}: {one.message}"

@@ -39,7 +39,7 @@ def explain_manifests(session: Session, names: tuple[str, ...], show: OnProgress
             identity = {"uid": "explained", "resourceVersion": "explained"}
             lookups.put(resource, {**body, "metadata": {**body["metadata"], **identity}})
     if not datavolumes:
-        raise NotFound("there is no DataVolume in what was given", where=", ".join(names), remedy="check the file")
+        raise NotFound("the manifests contain no DataVolume", where=", ".join(names), remedy="check the file")
     for body in datavolumes:
         yield preflight(session.remote.calls, lookups, body, on_progress=show)
 
@@ -83,7 +83,7 @@ def explain_standing(session: Session, name: str, output: str) -> None:
     events = [event for claim in claims for event in session.remote.events_of(claim)]
     blocker = blocker_of(body, found, events)
     failure = failure_of(body)
-    phase = phase_of(body).value or "not looked at yet"
+    phase = phase_of(body).value or "not reconciled yet"
     clone = clone_facts(found.claim)
     going = blocker is not None and blocker.passes and phase_of(body) in CLONING
     if output != "text":
@@ -102,9 +102,9 @@ def explain_standing(session: Session, name: str, output: str) -> None:
         echo_lines([printable(f"{name + ':':<13}{text}") for name, text in known])
         click.echo("")
         if blocker is not None and going:
-            click.echo(paint(printable(f"It is under way: {blocker.message}"), "green"))
+            click.echo(paint(printable(f"It is in progress: {blocker.message}"), "green"))
         elif blocker is None:
-            click.echo(paint("It is done." if phase == "Succeeded" else "It is under way.", "green"))
+            click.echo(paint("It has succeeded." if phase == "Succeeded" else "It is in progress.", "green"))
         else:
             colour = "red" if failure is not None else "yellow"
             click.echo(paint(printable(f"It {'fails' if failure is not None else 'waits'}: {blocker}"), colour))

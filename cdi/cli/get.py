@@ -31,9 +31,9 @@ class Shown:
 @click.argument("what", nargs=-1, required=True)
 @click.option("-A", "--all-namespaces", is_flag=True)
 @click.option("-o", "--output", type=click.Choice(["table", "wide", "json", "yaml", "name"]), default="table")
-@click.option("-w", "--watch", is_flag=True, help="Go on and show every change, until Ctrl-C.")
+@click.option("-w", "--watch", is_flag=True, help="Print every change until Ctrl-C.")
 @click.option("--no-headers", is_flag=True)
-@click.option("--ignore-not-found", is_flag=True, help="Exit 0 where a named object is not there.")
+@click.option("--ignore-not-found", is_flag=True, help="Exit 0 if a named object does not exist.")
 def command(
     session: Session,
     *,
@@ -44,7 +44,7 @@ def command(
     no_headers: bool,
     ignore_not_found: bool,
 ) -> None:
-    """List objects: dv, pvc, datasource, secret …; one kind and names, KIND/NAME, a list dv,pvc, or all."""
+    """List objects (dv, pvc, datasource, secret …), as KIND NAME …, KIND/NAME …, a list such as dv,pvc, or all."""
     wanted = references((",".join(ALL),) if what == ("all",) else what)
     namespace = None if all_namespaces else session.namespace
 
@@ -65,8 +65,8 @@ def command(
     _show(items, output, namespaces=all_namespaces, headers=not no_headers, named=any(n for _, n in wanted))
     if not items and output in ("table", "wide") and not ignore_not_found and not watch:
         kinds = ", ".join(dict.fromkeys(plural for plural, _ in wanted))
-        where = "" if all_namespaces else f" in namespace {session.namespace}"
-        click.echo(f"there are no {kinds}{where}", err=True)
+        where = "" if all_namespaces else f" in namespace {session.namespace!r}"
+        click.echo(f"no {kinds} found{where}", err=True)
     if watch:
         _watch(session, wanted, namespace, output, namespaces=all_namespaces, seen=items)
 

@@ -25,14 +25,19 @@ from cdi.runtime.request import Request
 
 @subcommand("import")
 @click.argument("image", metavar="URL|PATH|-")
-@click.option("--name", help="Of the DataVolume; made from the URL unless given.")
+@click.option("--name", help="Set the name of the DataVolume; default: derived from the URL.")
 @click.option(
-    "--to", "target", type=click.Path(path_type=Path), help="Into this file or block device, with no DataVolume."
+    "--to",
+    "target",
+    type=click.Path(path_type=Path),
+    help="Import into this file or block device, without a DataVolume.",
 )
-@click.option("--force", is_flag=True, help="With --to: replace a file that is there.")
-@click.option("--wait/--no-wait", "waits", default=True, help="Wait until it is done (the default), or only begin.")
-@click.option("--timeout", type=duration, help="Wait at most so long, e.g. 15m; the import goes on.")
-@click.option("-o", "--output", type=click.Choice(["json", "yaml"]), help="Print what came of it.")
+@click.option("--force", is_flag=True, help="With --to: replace an existing file.")
+@click.option(
+    "--wait/--no-wait", "waits", default=True, help="Wait for the import to finish (the default), or only start it."
+)
+@click.option("--timeout", type=duration, help="Wait at most this long, e.g. 15m; the import continues.")
+@click.option("-o", "--output", type=click.Choice(["json", "yaml"]), help="Print the outcome in this format.")
 @wish_options
 @access_options
 def command(
@@ -49,26 +54,26 @@ def command(
 ) -> None:
     """Import one image: http, https, s3, gs, docker and oci-archive URLs, files, and - for standard input.
 
-    Makes a DataVolume and waits for it.  Ctrl-C leaves it working in the background.  A cluster fetches what is named
-    itself; unless --size is given, the image is asked for its size from this machine before.  With --to the image goes
-    into a file or block device instead; the same command again goes on where an interrupted one stopped.
+    Creates a DataVolume and waits for it.  After Ctrl-C the import continues in the background.  A cluster fetches the
+    image itself; without --size, this machine reads the image's size first.  With --to the image is written to a file
+    or block device instead; run the same command again to resume an interrupted import.
     """
     wishes = read_wishes(options)
     request = request_of(image, options, **wishes)
     if target is not None:
-        session.here("--to", "leave --to out, and use the volume that the cluster makes")
+        session.here("--to", "omit --to, and use the volume that the cluster creates")
         _refuse_unused(name=name, wait=not waits, timeout=timeout)
         _import_to(session, request, target, force=force, output=output)
         return
     if force:
-        raise UsageError("--force is for --to", remedy="cdi delete dv/NAME removes a volume")
+        raise UsageError("--force requires --to", remedy="delete an existing volume with cdi delete dv/NAME")
     _import(session, request, name_of(request, name), waits=waits, timeout=timeout, output=output)
 
 
 def _refuse_unused(*, name: str | None, wait: bool, timeout: float | None) -> None:
     for option, given in (("--name", name is not None), ("--no-wait", wait), ("--timeout", timeout is not None)):
         if given:
-            raise UsageError(f"{option} is for a DataVolume, and --to makes none", remedy="leave one of them out")
+            raise UsageError(f"{option} applies to a DataVolume, and --to creates none", remedy="omit one of them")
 
 
 def _import_to(session: Session, request: Request, target: Path, *, force: bool, output: str | None) -> None:
@@ -76,9 +81,9 @@ def _import_to(session: Session, request: Request, target: Path, *, force: bool,
 
     secret = stored_secret(session, request)
     session.after_interrupt = (
-        "the same input again, from its beginning"
+        "run it again with the same input, from its beginning"
         if request.place.kind == "stdin"
-        else "the same command again; it goes on where it can"
+        else "run the same command again to resume"
     )
     with bars.bar(str(target.name or target)) as bar:
 
@@ -160,11 +165,11 @@ def _give_up_stream(session: Session, request: Request, name: str) -> None:
     """
     if request.place.kind != "stdin":
         return
-    session.after_interrupt = "the same input again, from its beginning; what had come of it is removed"
+    session.after_interrupt = "run it again with the same input, from its beginning; the partial import was removed"
     try:
         session.embedded.delete("dv", session.namespace, name)
     except CdiError as error:
-        session.after_interrupt = f"cdi delete dv/{name}; it could not be removed: {error.what}"
+        session.after_interrupt = f"cdi delete dv/{name}; it could not be deleted: {error.what}"
 
 
 def _warn(outcome: Outcome) -> None:

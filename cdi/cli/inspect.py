@@ -22,21 +22,24 @@ from cdi.store.kinds import kind_of
 @subcommand("inspect")
 @click.argument("image", metavar="IMAGE|URL|-")
 @click.option(
-    "--digest", is_flag=True, help="Read everything: the source's sha256, and the size of what is compressed."
+    "--digest", is_flag=True, help="Read everything: print the source's sha256, and the size of compressed content."
 )
 @click.option(
-    "--content-type", type=click.Choice(["kubevirt", "archive"]), default="kubevirt", help="A disk, or a tar archive."
+    "--content-type",
+    type=click.Choice(["kubevirt", "archive"]),
+    default="kubevirt",
+    help="Select the content: a disk, or a tar archive.",
 )
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True)
 @access_options
 def command(session: Session, *, image: str, digest: bool, content_type: str, output: str, **options: Any) -> None:
-    """Tell what an image is and whether it is safe: format, sizes, and every check by name.
+    """Report what an image is and whether it is safe: format, sizes, and every check by name.
 
-    IMAGE is a file, a URL (http, https, s3, gs, docker, oci-archive) or - for standard input.  An image that an import
-    would refuse ends with the refusal's exit status, after its checks.
+    IMAGE is a file, a URL (http, https, s3, gs, docker, oci-archive) or - for standard input.  If an import would
+    reject the image, the exit status is that of the rejection, after the checks are printed.
     """
     if session.in_cluster and _is_volume(image):
-        session.here("cdi inspect of a volume", "cdi describe pvc/NAME tells what was imported into it")
+        session.here("cdi inspect of a volume", "see what was imported with cdi describe pvc/NAME")
     request = request_of(image, options, content_type=content_type)
     with looking(request.place.name or "image", always=digest) as show:
         found = inspect.inspect(request, digest=digest, secret=stored_secret(session, request), on_progress=show)
@@ -79,7 +82,7 @@ def checks(found: Findings) -> Iterator[str]:
 
 
 def size(count: int | None) -> str:
-    return "not known before its end" if count is None else f"{human(count)} ({count} bytes)"
+    return "unknown until the whole source is read" if count is None else f"{human(count)} ({count} bytes)"
 
 
 def _facts(found: Findings) -> Iterator[tuple[str, str]]:
@@ -88,7 +91,7 @@ def _facts(found: Findings) -> Iterator[tuple[str, str]]:
         yield "redirected to", found.redirected
     if container is not None:
         yield "image digest", str(container.digest)
-        yield "architecture", container.architecture or "not said"
+        yield "architecture", container.architecture or "not specified"
         yield "disk in layer", f"{found.layer or 'none'} of {container.layers}"
         for name, value in sorted(container.labels.items()):
             yield "label", f"{name}={value}"
@@ -112,7 +115,7 @@ def _facts(found: Findings) -> Iterator[tuple[str, str]]:
         for reason in image.needs_qemu:
             yield "read by QEMU", reason
     if facts is not None:
-        yield "length", size(facts.length) if facts.length is not None else "not told by the source"
+        yield "length", size(facts.length) if facts.length is not None else "not reported by the source"
         yield "byte ranges", "yes" if facts.ranges else "no"
         if facts.validator:
             yield "validator", facts.validator

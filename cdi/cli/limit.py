@@ -12,13 +12,17 @@ from cdi.cli.session import Session, one_datavolume, subcommand
 
 @subcommand("limit")
 @click.argument("what")
-@click.option("--bandwidth", type=quantity, help="Bytes per second from the source, e.g. 50M; 0 lifts the limit.")
-@click.option("--connections", type=click.IntRange(0, 64), help="Ranges fetched at a time; 0 leaves the choice to cdi.")
+@click.option(
+    "--bandwidth", type=quantity, help="Limit the bytes per second read from the source, e.g. 50M; 0 removes the limit."
+)
+@click.option(
+    "--connections", type=click.IntRange(0, 64), help="Fetch at most this many ranges concurrently; 0: automatic."
+)
 def command(session: Session, *, what: str, bandwidth: str | None, connections: int | None) -> None:
-    """Limit a DataVolume's import (dv/NAME), at once and for later attempts."""
+    """Limit the import of a DataVolume (dv/NAME), immediately and for later attempts."""
     if bandwidth is None and connections is None:
-        raise UsageError("no limit is given", remedy="--bandwidth 50M or --connections 2")
+        raise UsageError("no limit is given", remedy="give --bandwidth 50M or --connections 2")
     name = one_datavolume(what)
     rate = None if bandwidth is None else Quantity.parse(bandwidth).bytes
     told = session.backend.limit(session.namespace, name, bandwidth=rate, connections=connections)
-    click.echo(f"datavolume/{name} limited" + ("" if told else ", from its next attempt on: no worker runs now"))
+    click.echo(f"datavolume/{name} limited" + ("" if told else " from its next attempt on; no worker is running"))

@@ -10,8 +10,8 @@ from cdi.cli.show import printable
 
 @subcommand("logs")
 @click.argument("what")
-@click.option("-f", "--follow", is_flag=True, help="Until the DataVolume is done.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the log until the DataVolume is finished.")
 def command(session: Session, *, what: str, follow: bool) -> None:
-    """Print the logs of a DataVolume's workers (dv/NAME), of all its attempts."""
+    """Print the logs of all attempts of a DataVolume's worker (dv/NAME)."""
     for line in session.backend.log(session.namespace, one_datavolume(what), follow=follow):
         click.echo(printable(line))

@@ -27,6 +27,6 @@ def looking(label: str, *, always: bool) -> Iterator[Show]:
                 return
             if not made:
                 made.append(stack.enter_context(bars.bar(label)))
-            made[0].update("Looking", progress)
+            made[0].update("Inspecting", progress)
 
         yield show

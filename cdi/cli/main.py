@@ -31,35 +31,35 @@ class Entry:
 
 
 SECTIONS: dict[str, dict[str, Entry]] = {
-    "Look at images": {
-        "inspect": Entry("inspect", "What an image is, and whether it is safe."),
-        "explain": Entry("explain", "What an import would do: will it work, which way, at what cost."),
+    "Examine images": {
+        "inspect": Entry("inspect", "Report what an image is, and whether it is safe."),
+        "explain": Entry("explain", "Predict an import: will it succeed, by which pipeline, at what cost."),
     },
-    "Make volumes": {
+    "Create volumes": {
         "import": Entry("import_", "Import one image from a URL, a file or standard input."),
-        "upload": Entry("upload", "Make a volume of a local file or of standard input."),
-        "clone": Entry("clone", "Make a volume of another volume."),
+        "upload": Entry("upload", "Create a volume from a local file or standard input."),
+        "clone": Entry("clone", "Clone a volume."),
         "batch": Entry("batch", "Import many images, pinned by a lock file."),
-        "serve": Entry("serve", "Serve a web page and uploads over this machine's volumes."),
-        "boot-check": Entry("boot_check", "Boot a volume on a throw-away overlay and tell if it comes up."),
+        "serve": Entry("serve", "Serve a web page and uploads for this machine's volumes."),
+        "boot-check": Entry("boot_check", "Boot a volume on a temporary overlay, and report whether it booted."),
     },
     "Manage objects": {
         "apply": Entry("apply", "Apply manifests: DataVolumes, DataSources, secrets …"),
         "get": Entry("get", "List objects."),
-        "describe": Entry("describe", "All about one object: conditions, events, progress, outcome."),
+        "describe": Entry("describe", "Print details of an object: conditions, events, progress, outcome."),
         "wait": Entry("wait", "Wait for a DataVolume, with a progress bar."),
-        "logs": Entry("logs", "What a DataVolume's worker said."),
+        "logs": Entry("logs", "Print the logs of a DataVolume's worker."),
         "limit": Entry("limit", "Limit bandwidth and connections, also of a running import."),
         "delete": Entry("delete", "Delete objects and their volumes."),
     },
     "Run in a cluster": {
-        "controller": Entry("controller", "Fill the volumes of a cluster."),
+        "controller": Entry("controller", "Run the controller, which fills the volumes of a cluster."),
         "apiserver": Entry("apiserver", "Serve the admission webhooks."),
-        "uploadproxy": Entry("uploadproxy", "Pass uploads on to the volumes of a cluster."),
+        "uploadproxy": Entry("uploadproxy", "Forward uploads to the volumes of a cluster."),
     },
     "Other": {
-        "version": Entry("version", "The version of cdi and of the tools it uses."),
-        "completion": Entry("completion", "A completion script for bash, zsh or fish."),
+        "version": Entry("version", "Print the version of cdi and of the tools it uses."),
+        "completion": Entry("completion", "Print a completion script for bash, zsh or fish."),
     },
 }
 _ENTRIES = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
@@ -94,9 +94,9 @@ class Commands(click.Group):
 @click.version_option(package_name="cdi", message="%(version)s")
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Import virtual-machine images into verified golden images on volumes.
+    """Import virtual machine images into volumes, as verified golden images.
 
-    Volumes and objects of this machine are kept in CDI_HOME (~/.local/share/cdi unless set).  With --context,
+    Volumes and objects of this machine are stored in CDI_HOME (default: ~/.local/share/cdi).  With --context,
     --kubeconfig or --cluster the commands act on a cluster instead.
     """
     context.ensure_object(Session)
@@ -138,7 +138,9 @@ def run(arguments: Sequence[str] | None = None, session: Session | None = None) 
     except CdiError as error:
         return _fail(error, session)
     except Exception as error:  # noqa: BLE001 (the last resort: whatever happens, one line)
-        defect = InternalError(f"{type(error).__name__}: {error}", remedy="--debug shows where")
+        defect = InternalError(
+            f"{type(error).__name__}: {error}", remedy="run the command again with --debug, and report the traceback"
+        )
         return _fail(defect, session, cause=error)
     finally:
         session.close()

@@ -20,7 +20,7 @@ def duration(text: str) -> float:
     if _PLAIN.fullmatch(text):
         return float(text)
     if not text or _PART.sub("", text):
-        raise click.BadParameter(f"{text[:40]!r} is no duration: 90s, 10m, 1h30m")
+        raise click.BadParameter(f"{text[:40]!r} is not a duration such as 90s, 10m or 1h30m")
     return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
 
 
@@ -32,5 +32,5 @@ def quantity(text: str) -> str:
     except (CdiError, ValueError) as error:
         raise click.BadParameter(error.what if isinstance(error, CdiError) else str(error)) from error
     if not 0 <= size < 1 << 62:
-        raise click.BadParameter(f"{text[:40]!r} is no size")
+        raise click.BadParameter(f"{text[:40]!r} is not a valid size")
     return text

@@ -18,14 +18,33 @@ _SHORTEST = 16
 
 
 @subcommand("serve")
-@click.option("--bind", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where it listens.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 chooses one.")
-@click.option("--tls-cert", type=click.Path(path_type=Path), metavar="FILE", help="A certificate, and its chain (PEM).")
-@click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="Its key.")
+@click.option("--bind", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Listen on this address.")
 @click.option(
-    "--token-file", type=click.Path(path_type=Path), metavar="FILE", help="Holds the token, instead of a new one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="Listen on this port; 0: any free port.",
 )
-@click.option("--plain-http", is_flag=True, help="Let the token go over the network for everybody to read.")
+@click.option(
+    "--tls-cert",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Serve HTTPS with this certificate and its chain (PEM).",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Read the certificate's private key (PEM) from FILE.",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Read the token from FILE instead of generating one.",
+)
+@click.option("--plain-http", is_flag=True, help="Allow the token to be sent over the network unencrypted.")
 def command(
     session: Session,
     *,
@@ -36,21 +55,21 @@ def command(
     token_file: Path | None,
     plain_http: bool,
 ) -> None:
-    """Serve a web page, and the paths of a cluster's upload proxy, over the volumes of this machine.
+    """Serve a web page and the paths of a cluster's upload proxy for the volumes of this machine.
 
-    Whoever has the token, which is printed once, may make, fill, clone and delete volumes.  Ctrl-C ends it; uploads
-    that are under way go on when it is started again with the same token.
+    Clients with the token, which is printed once, may create, fill, clone and delete volumes.  Ctrl-C stops the server;
+    uploads in progress resume when it is started again with the same token.
     """
     from cdi.server.machine import Options, served
 
     embedded = session.here("cdi serve", "the upload proxy of the cluster serves the same page")
     if (tls_cert is None) != (tls_key is None):
-        raise UsageError("a certificate needs its key", remedy="--tls-cert FILE --tls-key FILE")
+        raise UsageError("--tls-cert and --tls-key must be given together", remedy="give both")
     address = _address(bind)
     if not address.is_loopback and tls_cert is None and not plain_http:
         raise UsageError(
-            f"the token would go over the network for everybody to read ({bind})",
-            remedy="give --tls-cert and --tls-key, or --plain-http if nobody else is there",
+            f"--bind {bind} would send the token over the network unencrypted",
+            remedy="give --tls-cert and --tls-key, or --plain-http if the network is trusted",
         )
     options = Options(
         token=secrets.token_urlsafe(_TOKEN_BYTES) if token_file is None else _read(token_file),
@@ -74,7 +93,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     try:
         return ipaddress.ip_address("127.0.0.1" if text == "localhost" else text.strip("[]"))
     except ValueError as error:
-        raise UsageError(f"{text!r} is no address", remedy="--bind 127.0.0.1") from error
+        raise UsageError(f"{text!r} is not an IP address", remedy="--bind 127.0.0.1") from error
 
 
 def _read(file: Path) -> str:
@@ -83,8 +102,8 @@ def _read(file: Path) -> str:
     text = read_option_file(file).decode("ascii", "replace").strip()
     if len(text) < _SHORTEST or not text.isascii() or not text.isprintable() or set(text) & set(" ~"):
         raise UsageError(
-            f"the token is to have at least {_SHORTEST} letters and digits",
+            f"the token must have at least {_SHORTEST} characters, without blanks",
             where=str(file),
-            remedy="openssl rand -hex 24",
+            remedy="generate one with openssl rand -hex 24",
         )
     return text

@@ -68,8 +68,8 @@ class Session:
         if named and (self.root is not None or os.environ.get("CDI_HOME")):
             machine = "--home" if self.root is not None else "CDI_HOME"
             raise UsageError(
-                f"{machine} is for this machine, and --kubeconfig, --context and --cluster are for a cluster",
-                remedy=f"leave {machine} out" if machine == "--home" else "unset CDI_HOME for this command",
+                f"{machine} selects this machine, but --kubeconfig, --context and --cluster select a cluster",
+                remedy=f"omit {machine}" if machine == "--home" else "unset CDI_HOME for this command",
             )
         return named or (self._always_cluster and self.root is None)
 
@@ -107,7 +107,7 @@ class Session:
             UsageError: the command acts on a cluster; `what` cannot be done there, and `remedy` says what can.
         """
         if self.in_cluster:
-            raise UsageError(f"{what} works on this machine only, not yet in a cluster", remedy=remedy)
+            raise UsageError(f"{what} is not supported in a cluster, only on this machine", remedy=remedy)
         return self.embedded
 
     @property
@@ -132,8 +132,8 @@ class Session:
         options = self.options()
         where = "in the cluster" if self.in_cluster else "in the background"
         self.after_interrupt = (
-            f"nothing, {name} goes on {where}; {self.program} wait dv/{name}{options} waits for it,"
-            f" {self.program} delete dv/{name}{options} ends it"
+            f"nothing, {name} continues {where}; {self.program} wait dv/{name}{options} waits for it,"
+            f" {self.program} delete dv/{name}{options} cancels it"
         )
 
     def options(self) -> str:
@@ -173,17 +173,21 @@ def common_options(function: F) -> F:
             type=click.Path(path_type=Path, file_okay=False),
             expose_value=False,
             callback=_set("root"),
-            help="Instead of CDI_HOME.",
+            help="Store volumes and objects in this directory instead of CDI_HOME.",
         ),
         click.option(
             "--cluster",
             is_flag=True,
             expose_value=False,
             callback=_set("cluster"),
-            help="Act on the cluster of the current context, or of this pod.",
+            help="Act on the cluster of the current context, or of this pod's service account.",
         ),
         click.option(
-            "--context", metavar="NAME", expose_value=False, callback=_set("context"), help="Act on this one's cluster."
+            "--context",
+            metavar="NAME",
+            expose_value=False,
+            callback=_set("context"),
+            help="Act on the cluster of this context.",
         ),
         click.option(
             "--kubeconfig",
@@ -191,14 +195,14 @@ def common_options(function: F) -> F:
             metavar="FILE",
             expose_value=False,
             callback=_set("kubeconfig"),
-            help="Act on this file's cluster.",
+            help="Act on the cluster of this kubeconfig.",
         ),
         click.option(
             "-n",
             "--namespace",
             expose_value=False,
             callback=_set("namespace"),
-            help="Instead of default, or of the context's.",
+            help="Use this namespace; default: that of the context, or default.",
         ),
     ):
         function = option(function)
@@ -228,15 +232,17 @@ def references(words: tuple[str, ...], *, kind: str | None = None) -> list[tuple
         NotFound: there is no such kind.
     """
     if not words:
-        raise UsageError("nothing is named", remedy="name a kind (dv, pvc, datasource …) or KIND/NAME")
+        raise UsageError("no object is given", remedy="give a kind (dv, pvc, datasource …) or KIND/NAME")
     if any("/" in word for word in words) or kind is not None:
         found: list[tuple[str, str | None]] = []
         for word in words:
             before, slash, name = word.rpartition("/")
             if not slash and kind is None:
-                raise UsageError(f"{word!r} is no KIND/NAME", remedy="name all as KIND/NAME, or one kind and its names")
+                raise UsageError(
+                    f"{word!r} is not KIND/NAME", remedy="give every object as KIND/NAME, or one kind and its names"
+                )
             if not name:
-                raise UsageError(f"{word!r} has no name", remedy="KIND/NAME")
+                raise UsageError(f"{word!r} has no name", remedy="give KIND/NAME")
             found.append((kind_of(before).plural if slash else kind_of(kind or "").plural, name))
         return found
     plurals = [kind_of(word).plural for word in words[0].split(",")]
@@ -251,5 +257,5 @@ def one_datavolume(word: str) -> str:
     """
     ((plural, name),) = references((word,), kind="dv")
     if plural != "datavolumes" or name is None:
-        raise UsageError(f"{word!r} is no DataVolume", remedy="dv/NAME")
+        raise UsageError(f"{word!r} is not a DataVolume", remedy="give dv/NAME")
     return name

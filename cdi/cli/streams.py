@@ -46,7 +46,7 @@ def require_input() -> None:
     except OSError:
         access = os.O_WRONLY
     if access == os.O_WRONLY:
-        raise UsageError("standard input is closed", remedy="redirect a file or pipe to it, or name a file")
+        raise UsageError("standard input is closed", remedy="redirect a file or pipe to it, or give a file name")
 
 
 def _is_open(descriptor: int) -> bool:
@@ -79,10 +79,10 @@ class _Output(io.FileIO):
             return _write_some(self, super().write, data)
         except BrokenPipeError as error:
             self._failed = True
-            raise OutputClosed("the reader of standard output is gone") from error
+            raise OutputClosed("the reader closed standard output") from error
         except OSError as error:
             self._failed = True
-            raise OutputFailed(f"standard output cannot be written: {error.strerror}") from error
+            raise OutputFailed(f"cannot write to standard output: {error.strerror}") from error
 
 
 class _Diagnostics(io.FileIO):

@@ -29,21 +29,26 @@ if TYPE_CHECKING:
 @subcommand("upload")
 @click.argument("file")
 @click.argument("name", required=False)
-@click.option("--dv", "dv", metavar="NAME", help="The same as NAME.")
-@click.option("--size", type=quantity, help="Of the volume, e.g. 20Gi; unless given, what the image needs.")
+@click.option("--dv", "dv", metavar="NAME", help="Same as NAME.")
+@click.option("--size", type=quantity, help="Set the size of the volume, e.g. 20Gi; default: the image's virtual size.")
 @click.option("--content-type", type=click.Choice(["kubevirt", "archive"]), default="kubevirt", show_default=True)
-@click.option("--storage-class", help="Of the volume that is made, instead of the default one.")
-@click.option("--access-mode", help="Of the volume that is made, e.g. ReadWriteOnce; the storage's own unless given.")
-@click.option("--volume-mode", type=click.Choice(["Filesystem", "Block"]), help="Of the volume that is made.")
-@click.option("--force-bind", is_flag=True, help="In a cluster: do not wait for the volume's first consumer.")
-@click.option("--uploadproxy-url", metavar="URL", help="In a cluster: instead of the one that CDIConfig names.")
+@click.option("--storage-class", help="Set the StorageClass of a new volume; default: the cluster's.")
+@click.option("--access-mode", help="Set the access mode of a new volume, e.g. ReadWriteOnce; default: the storage's.")
+@click.option("--volume-mode", type=click.Choice(["Filesystem", "Block"]), help="Set the volume mode of a new volume.")
+@click.option("--force-bind", is_flag=True, help="In a cluster: bind the volume without a first consumer.")
 @click.option(
-    "--ca", type=click.Path(path_type=Path), metavar="FILE", help="In a cluster: who signed the proxy's certificate."
+    "--uploadproxy-url", metavar="URL", help="In a cluster: use this upload proxy; default: the one in CDIConfig."
 )
-@click.option("--insecure", is_flag=True, help="In a cluster: do not check the proxy's certificate.")
-@click.option("--no-create", is_flag=True, help="The DataVolume must be there and wait for an upload.")
+@click.option(
+    "--ca",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="In a cluster: trust the CA certificates (PEM) in FILE for the upload proxy.",
+)
+@click.option("--insecure", is_flag=True, help="In a cluster: skip verification of the upload proxy's certificate.")
+@click.option("--no-create", is_flag=True, help="Fail if the DataVolume does not exist.")
 @click.option("--wait/--no-wait", "waits", default=True, show_default=True)
-@click.option("--timeout", type=duration, help="How long to wait at most; for ever unless given.")
+@click.option("--timeout", type=duration, help="Wait at most this long; default: no limit.")
 def command(
     session: Session,
     *,
@@ -63,19 +68,19 @@ def command(
     waits: bool,
     timeout: float | None,
 ) -> None:
-    """Make volume NAME of FILE, or of standard input (-).
+    """Upload FILE, or standard input (-), to volume NAME.
 
-    A DataVolume NAME that waits for an upload takes it; else one is made.  Of a pipe, nobody knows the image's size
-    beforehand: then --size is needed.  In a cluster the file is sent to the upload proxy; whatever breaks meanwhile,
-    it goes on from the last byte that has arrived.
+    An existing DataVolume NAME must wait for an upload; otherwise it is created.  The image size of a pipe is not known
+    in advance, so --size is required.  In a cluster the file is sent to the upload proxy; after a failure, the upload
+    resumes at the last byte that was received.
     """
     name = _name(name, dv)
     if file != "-":
         file = str(absolute(file))
     if not session.in_cluster and (uploadproxy_url or ca or insecure or force_bind):
         raise UsageError(
-            "--uploadproxy-url, --ca, --insecure and --force-bind are for a cluster",
-            remedy="leave them out, or name a cluster with --context, --kubeconfig or --cluster",
+            "--uploadproxy-url, --ca, --insecure and --force-bind apply only to a cluster",
+            remedy="omit them, or select a cluster with --context, --kubeconfig or --cluster",
         )
     if session.in_cluster:
         _readable(file)
@@ -84,7 +89,7 @@ def command(
     if not _exists(session, name):
         if no_create:
             raise NotFound(
-                f"there is no datavolume {session.namespace}/{name}", remedy="apply it, or leave --no-create out"
+                f"DataVolume {session.namespace}/{name} does not exist", remedy="create it, or omit --no-create"
             )
         storage: Object = {"resources": {"requests": {"storage": size or _needed(file, content_type)}}}
         storage |= {} if storage_class is None else {"storageClassName": storage_class}
@@ -94,9 +99,9 @@ def command(
         session.backend.apply([manifest])
     elif any(wish is not None for wish in (size, storage_class, access_mode, volume_mode)):
         raise UsageError(
-            "the DataVolume is there already, and has its size and storage",
+            "the DataVolume already exists; its size and storage cannot be changed",
             where=f"{session.namespace}/{name}",
-            remedy="leave those options out, or choose another name",
+            remedy="omit --size, --storage-class, --access-mode and --volume-mode, or choose another name",
         )
     elif force_bind:
         from cdi.runtime.cluster.uploading import bind_now
@@ -111,12 +116,12 @@ def command(
     if waits:
         wait_for(session, session.namespace, name, timeout=timeout)
     else:
-        click.echo(f"datavolume/{name} {'was' if session.in_cluster else 'is being'} uploaded to")
+        click.echo(f"datavolume/{name} {'uploaded' if session.in_cluster else 'upload started'}")
 
 
 def _name(name: str | None, dv: str | None) -> str:
     if (name is None) == (dv is None):
-        what = "two volumes are named" if name is not None else "no volume is named"
+        what = "two volume names are given" if name is not None else "no volume name is given"
         raise UsageError(what, remedy="cdi upload FILE NAME, or cdi upload FILE --dv NAME")
     return one_datavolume(name or dv or "")
 
@@ -129,16 +134,16 @@ def _readable(file: str) -> None:
     """
     if file == "-":
         raise UsageError(
-            "a pipe cannot be sent to a cluster: what breaks off could not be gone on with",
-            remedy="write it into a file first",
+            "a pipe cannot be uploaded to a cluster: an interrupted upload could not be resumed",
+            remedy="write the image to a file first",
         )
     try:
         with open(file, "rb") as opened:
             mode = os.fstat(opened.fileno()).st_mode
     except OSError as error:
-        raise UsageError(f"the file cannot be read: {error.strerror}", where=file) from error
+        raise UsageError(f"cannot read the file: {error.strerror}", where=file) from error
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-        raise UsageError("only a file or block device can be sent", where=file)
+        raise UsageError("only a regular file or block device can be uploaded", where=file)
 
 
 def _send(
@@ -160,7 +165,7 @@ def _send(
             timeout=timeout,
             on_update=lambda body, _: bar.update((body.get("status") or {}).get("phase") or "Pending", None),
         )
-    session.after_interrupt = f"the same command again: it needs no --size then{session.options()}"
+    session.after_interrupt = "run the same command again, without --size, to resume"
     with open(file, "rb", buffering=0) as opened:
         length = opened.seek(0, os.SEEK_END)
         if not length:
@@ -204,10 +209,10 @@ class _Watcher:
 
     def waits(self, why: str, seconds: float) -> None:
         if sys.stderr.isatty():
-            self._bar.set_postfix_str(printable(f"{why}; again in {seconds:.0f} s"))
+            self._bar.set_postfix_str(printable(f"{why}; retrying in {seconds:.0f} s"))
         else:
             with contextlib.suppress(OSError):
-                click.echo(printable(f"{self._label}: {why}; again in {seconds:.0f} s"), err=True)
+                click.echo(printable(f"{self._label}: {why}; retrying in {seconds:.0f} s"), err=True)
 
     def __enter__(self) -> Self:
         return self
@@ -223,7 +228,7 @@ def _exists(session: Session, name: str) -> bool:
         return False
     if "upload" not in (body["spec"].get("source") or {}):
         raise InvalidManifest(
-            "the DataVolume has another source than an upload",
+            "the source of the DataVolume is not an upload",
             where=f"{session.namespace}/{name}",
             remedy="choose another name",
         )
@@ -243,13 +248,13 @@ def _needed(file: str, content_type: str) -> str:
     from cdi.runtime.request import Request
 
     if file == "-" or content_type == "archive":
-        what = "a pipe's image" if file == "-" else "an archive"
-        raise UsageError(f"the size of {what} is not known beforehand", remedy="give --size")
+        what = "a pipe" if file == "-" else "an archive"
+        raise UsageError(f"the size of {what} is not known in advance", remedy="give --size")
     found = inspect(Request(place=locate(file)), whole=True)
     if found.refusal is not None:
         raise found.refusal
     if found.virtual_size is None:
-        raise UsageError("the image does not tell its size", where=file, remedy="give --size")
+        raise UsageError("the image does not contain its virtual size", where=file, remedy="give --size")
     return request(max(found.virtual_size, MEBI))
 
 

@@ -11,40 +11,45 @@ from cdi.cli.session import Session, subcommand
 
 
 @subcommand("uploadproxy")
-@click.option("--tls", default="/etc/cdi/tls", show_default=True, help="A directory with its tls.crt and tls.key.")
+@click.option(
+    "--tls",
+    default="/etc/cdi/tls",
+    show_default=True,
+    help="Read the serving certificate, tls.crt and tls.key, from this directory.",
+)
 @click.option(
     "--client-tls",
     default="/etc/cdi/client",
     show_default=True,
-    help="A directory with the tls.crt and tls.key by which upload servers know it.",
+    help="Read the client certificate for upload servers, tls.crt and tls.key, from this directory.",
 )
 @click.option(
     "--server-ca",
     default="/etc/cdi/server-ca/ca-bundle.crt",
     show_default=True,
-    help="A file of those who sign the certificates of upload servers.",
+    help="Trust the CA certificates in this file for upload servers.",
 )
 @click.option(
     "--token-key",
     default="/etc/cdi/token/id_rsa.pub",
     show_default=True,
-    help="A file with the public key of upload tokens.",
+    help="Read the public key of upload tokens from this file.",
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=8443, show_default=True, help="Where it listens.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8443, show_default=True, help="Listen on this port.")
 @click.option(
     "--metrics-port",
     type=click.IntRange(0, 65535),
     default=8080,
     show_default=True,
-    help="Where metrics are told, over plain HTTP.",
+    help="Serve metrics on this port, over plain HTTP.",
 )
-@click.option("--bind", default="", help="The address that it listens at, instead of all.")
+@click.option("--bind", default="", help="Listen on this address instead of all.")
 @click.option(
     "--drain",
     type=click.FloatRange(0),
     default=3600.0,
     show_default=True,
-    help="Seconds that uploads under way may still take when it is told to end.",
+    help="After SIGTERM, wait at most this many seconds for uploads in progress.",
 )
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
@@ -62,10 +67,10 @@ def command(
     drain: float,
     log_level: str,
 ) -> None:
-    """Pass uploads on to the volumes of a cluster, and serve a page for people.
+    """Forward uploads to the volumes of a cluster, and serve a web page.
 
-    Clients show a token that an UploadTokenRequest gave them; the page does what its user's own token may.  The files
-    are read again when they change.
+    Clients authenticate with a token from an UploadTokenRequest; the page acts with the permissions of its user's own
+    token.  The files are read again when they change.
     """
     from cdi.controller.logs import configure
     from cdi.kube.blocking import Blocking

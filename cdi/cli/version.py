@@ -24,7 +24,7 @@ _TOOLS = {
 @subcommand("version")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def command(session: Session, *, output: str) -> None:
-    """Print the version of cdi and of the tools it uses, and which are missing; of a cluster, that of its parts."""
+    """Print the version of cdi and of the tools it uses; for a cluster, that of its components."""
     if session.in_cluster:
         _of_cluster(session, output)
         return
@@ -38,7 +38,7 @@ def command(session: Session, *, output: str) -> None:
     click.echo(f"cdi {version('cdi')} (Python {platform.python_version()})")
     for name, told in found.items():
         click.echo(f"{name}: {told or 'missing'} ({_TOOLS[name]})")
-    click.echo(f"sandbox: {', '.join(sandbox) or 'none'} (shuts in the programs that decode images)")
+    click.echo(f"sandbox: {', '.join(sandbox) or 'none'} (isolates the programs that decode images)")
 
 
 def _of_cluster(session: Session, output: str) -> None:
@@ -55,7 +55,7 @@ def _of_cluster(session: Session, output: str) -> None:
     for part in found.parts:
         click.echo(printable(f"{part.name}: {part.version} ({part.detail})"))
     if found.unknown:
-        click.echo(printable(f"controller: not told ({found.unknown})"))
+        click.echo(printable(f"controller: unknown ({found.unknown})"))
 
 
 def _tool(name: str) -> str | None:
@@ -66,5 +66,5 @@ def _tool(name: str) -> str | None:
     try:
         said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return "does not answer"
-    return (said.stdout.strip().splitlines() or ["does not tell its version"])[0]
+        return "does not respond"
+    return (said.stdout.strip().splitlines() or ["unknown version"])[0]

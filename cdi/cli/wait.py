@@ -32,22 +32,22 @@ _JSONPATH = re.compile(r"jsonpath='?\{?\.status\.phase\}?'?=(\w+)", re.IGNORECAS
     "until",
     default="phase=Succeeded",
     show_default=True,
-    help="phase=PHASE, condition=TYPE, or delete; kubectl's jsonpath={.status.phase}=PHASE too.",
+    help="Wait for phase=PHASE, condition=TYPE, delete, or jsonpath={.status.phase}=PHASE as with kubectl.",
 )
-@click.option("--timeout", type=duration, help="How long at most, e.g. 15m; for ever unless given.")
+@click.option("--timeout", type=duration, help="Wait at most this long, e.g. 15m; default: no limit.")
 @click.option(
-    "--patient", is_flag=True, help="Wait on through failures that only a person can end, e.g. a wrong password."
+    "--patient", is_flag=True, help="Keep waiting after failures that only a user can resolve, e.g. a wrong password."
 )
 def command(session: Session, *, what: tuple[str, ...], until: str, timeout: float | None, patient: bool) -> None:
     """Wait for DataVolumes (dv/NAME …), showing progress.
 
-    Exits 0 when they are Succeeded, with the failure's exit status when one cannot succeed, 8 when the time is up.
-    Ctrl-C ends the waiting, not the work.
+    Exits 0 when all are Succeeded, with the failure's exit status when one cannot succeed, 8 when the timeout expires.
+    Ctrl-C stops waiting; the import continues.
     """
     wanted = _until(until)
     names = [(plural, name) for plural, name in references(what, kind="dv") if name is not None]
     if any(plural != "datavolumes" for plural, _ in names) and wanted != "deleted":
-        raise UsageError("only DataVolumes are waited for", remedy="dv/NAME")
+        raise UsageError("only DataVolumes can be waited for", remedy="give dv/NAME")
     deadline = None if timeout is None else time.monotonic() + timeout
     for plural, name in names:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -84,7 +84,7 @@ def wait_for(
 
         def show(body: Object, advance: Advance | None) -> None:
             if until == "deleted":
-                bar.update("waits to be gone", None)
+                bar.update("Terminating", None)
             else:
                 bar.update(phase_text(body), advance, halted(body))
 
@@ -133,11 +133,13 @@ def _until(text: str) -> str:
     if kind == "phase":
         phases = {phase.lower(): phase for phase in map(str, Phase)}
         if word.lower() not in phases:
-            raise UsageError(f"{word!r} is no phase", remedy=f"one of {', '.join(filter(None, map(str, Phase)))}")
+            raise UsageError(
+                f"{word!r} is not a phase", remedy=f"use one of {', '.join(filter(None, map(str, Phase)))}"
+            )
         return phases[word.lower()]
     if kind == "condition":
         word, _, value = word.partition("=")
         conditions = {"ready": "Ready", "bound": "Bound", "running": "Running"}
         if word.lower() in conditions and value.lower() in ("", "true"):
             return conditions[word.lower()]
-    raise UsageError(f"{text!r} cannot be waited for", remedy="--for phase=Succeeded, condition=Ready or delete")
+    raise UsageError(f"{text!r} cannot be waited for", remedy="use --for phase=Succeeded, condition=Ready or delete")

@@ -291,7 +291,7 @@ def test_wait_says_why_it_stands_still(cdi):
 def test_wait_until_it_is_gone(cdi):
     cdi.apply(datavolume())
     with cdi.start("wait", "dv/golden", "--for", "delete") as process:
-        assert process.stderr.readline() == "golden: waits to be gone\n"
+        assert process.stderr.readline() == "golden: Terminating\n"
         cdi.kubectl.delete("dv", "golden")
         assert process.wait(PATIENCE) == 0
 
@@ -373,7 +373,7 @@ def test_a_limit_reaches_the_running_worker_and_later_ones(cdi, cluster):
 def test_a_limit_where_no_worker_runs_is_for_the_next(cdi):
     cdi.apply(datavolume())
     done = cdi("limit", "dv/golden", "--bandwidth", "5M")
-    assert done.stdout == "datavolume/golden limited, from its next attempt on: no worker runs now\n"
+    assert done.stdout == "datavolume/golden limited from its next attempt on; no worker is running\n"
 
 
 # --- Import and version -------------------------------------------------------------------------------------------

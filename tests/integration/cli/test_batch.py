@@ -316,7 +316,7 @@ def test_ctrl_c_leaves_what_runs_to_the_background(slow):
     assert process.returncode == 130
     assert "Traceback" not in err
     assert "error[Interrupted]" in err
-    assert "s0, s1 go on in the background; 2 not begun" in err
+    assert "s0, s1 continue in the background; 2 not started" in err
     assert [line.split()[1] for line in out.splitlines()[1:]] == ["running", "running", "skipped", "skipped"]
     results = slow.results("images.yaml", "--jobs", 2)
     assert {image["result"] for image in results.values()} <= {"imported", "unchanged"}

@@ -115,8 +115,10 @@ class TestIntoAVolume:
 
     def test_a_file_and_the_size_of_compressed_content(self, cdi, tmp_path):
         (tmp_path / "raw.img.gz").write_bytes(gzip.compress(GUEST))
-        shown = [line.split()[1] for line in cdi("import", "raw.img.gz").stderr.splitlines() if line.startswith("raw: ")]
-        order = ["Looking", "Pending", "UploadReady", "Succeeded"]
+        shown = [
+            line.split()[1] for line in cdi("import", "raw.img.gz").stderr.splitlines() if line.startswith("raw: ")
+        ]
+        order = ["Inspecting", "Pending", "UploadReady", "Succeeded"]
         assert shown == sorted(shown, key=order.index)
         assert cdi.disk("raw").read_bytes() == GUEST
         (tmp_path / "tiny.img").write_bytes(b"tiny" * 1000)

@@ -65,7 +65,7 @@ def test_apply_and_wait_make_a_volume(cdi, nginx, manifest, tmp_path):
     assert cdi("get", "pvc", "-o", "name").stdout == "persistentvolumeclaim/golden\n"
     assert cdi("delete", "-f", path).stdout == "datavolume/golden deleted\n"
     assert not cdi.disk("golden").exists()
-    assert "there are no datavolumes" in cdi("get", "all").stderr
+    assert "no datavolumes" in cdi("get", "all").stderr
 
 
 def test_a_failure_is_the_error_and_its_exit_status(cdi, nginx, manifest, tmp_path):
@@ -116,7 +116,7 @@ def test_ctrl_c_ends_the_waiting_and_not_the_work(cdi, nginx, manifest, tmp_path
     assert front.returncode == 130
     last = err.strip().splitlines()[-1]
     assert last.startswith("error[Interrupted]: interrupted.")
-    assert "goes on in the background; cdi wait dv/golden waits for it" in last
+    assert "continues in the background; cdi wait dv/golden waits for it" in last
     cdi("wait", "golden", "--timeout", "90s")
 
 
@@ -221,7 +221,7 @@ def test_wait_for_deletion(cdi, nginx, manifest, tmp_path):
     cdi("apply", "-f", manifest(nginx.url("cli.qcow2")), "--wait")
     front = cdi.start("wait", "dv/golden", "--for", "delete")
     # It prints the line once its watch has begun; a deletion before that could be missed.
-    assert front.stderr.readline() == "golden: waits to be gone\n"
+    assert front.stderr.readline() == "golden: Terminating\n"
     cdi("delete", "dv", "golden")
     _, err = front.communicate(timeout=60)
     assert front.returncode == 0

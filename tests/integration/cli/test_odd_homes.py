@@ -117,7 +117,9 @@ def volume(cdi):
         subprocess.run(["flock", "-x", "-w", "60", lock.fileno().__str__()], pass_fds=[lock.fileno()], check=True)
 
 
-@pytest.mark.parametrize("kind", ["a file", "below a file", "a dangling link", "a link to itself", "a device", "too long"])
+@pytest.mark.parametrize(
+    "kind", ["a file", "below a file", "a dangling link", "a link to itself", "a device", "too long"]
+)
 def test_what_is_no_directory_is_refused_by_whatever_needs_one(cdi, walk, tmp_path, kind):
     odd = tmp_path / "odd"
     match kind:

@@ -66,7 +66,7 @@ def test_a_full_standard_output_is_one_sentence_and_a_status_of_its_own(cdi, pla
             done = run(cdi, line, stdout=full)
         last = done.stderr.splitlines()[-1]
         assert done.returncode == 12, (line, done.stderr)
-        assert last.startswith("error[OutputFailed]: standard output cannot be written: No space left on device."), line
+        assert last.startswith("error[OutputFailed]: cannot write to standard output: No space left on device."), line
         assert "Traceback" not in done.stderr
         assert "Exception ignored" not in done.stderr
 

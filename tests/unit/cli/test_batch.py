@@ -73,7 +73,7 @@ def test_an_image_that_cannot_be_asked_fails_alone(batch, tmp_path):
     assert done.status == 1
     assert [line.split()[:2] for line in done.out.splitlines()[1:]] == [["a", "failed"], ["b", "skipped"]]
     assert "a: error[SourceNotFound]" in done.err
-    assert "1 not begun; --keep-going begins every image" in done.err
+    assert "1 not started; --keep-going starts every image" in done.err
 
 
 def test_a_table_s_row():
@@ -99,11 +99,11 @@ def test_an_interrupted_batch_says_what_goes_on():
     results = (result("a", "imported"), result("b", "running"), result("c", "skipped"))
     (line,) = _explained(Report(results=results, lockfile=Path("x"), interrupted=True))
     assert line == (
-        "error[Interrupted]: interrupted (b goes on in the background; 1 not begun). "
-        "Try: run the same command again; it goes on from where it is"
+        "error[Interrupted]: interrupted (b continues in the background; 1 not started). "
+        "Try: run the same command again to continue"
     )
     (line,) = _explained(Report(results=results[1:2] * 12, lockfile=Path("x"), timed_out=True))
-    assert "and 2 more go on in the background" in line
+    assert "and 2 more continue in the background" in line
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -59,11 +59,11 @@ def kubeconfig(tmp_path):
 def test_a_home_and_a_cluster_exclude_each_other(cdi, tmp_path, options):
     done = cdi("get", "dv", *options)
     assert (done.status, done.out) == (2, "")
-    assert done.err.startswith("error[UsageError]: CDI_HOME is for this machine")
+    assert done.err.startswith("error[UsageError]: CDI_HOME selects this machine")
     assert "Try: unset CDI_HOME" in done.err
     done = cdi("get", "dv", "--home", str(tmp_path), *options)
-    assert done.err.startswith("error[UsageError]: --home is for this machine")
-    assert "Try: leave --home out" in done.err
+    assert done.err.startswith("error[UsageError]: --home selects this machine")
+    assert "Try: omit --home" in done.err
 
 
 def test_options_stand_before_or_after_the_command(cluster_cdi, tmp_path):
@@ -76,7 +76,9 @@ def test_options_stand_before_or_after_the_command(cluster_cdi, tmp_path):
 def test_no_cluster_is_known(cluster_cdi):
     done = cluster_cdi("get", "dv", "--cluster")
     assert done.status == 10
-    assert done.err.startswith("error[ClusterConfigInvalid]: no kubeconfig found, and this process does not run in a pod")
+    assert done.err.startswith(
+        "error[ClusterConfigInvalid]: no kubeconfig found, and this process does not run in a pod"
+    )
 
 
 def test_a_context_that_the_file_does_not_have(cluster_cdi, kubeconfig):
@@ -127,7 +129,7 @@ def test_whoever_interrupts_is_told_how_to_come_back(kubeconfig):
 def test_what_only_this_machine_can_do_says_so(cluster_cdi, kubeconfig, arguments, what):
     done = cluster_cdi(*arguments, "--kubeconfig", str(kubeconfig))
     assert (done.status, done.out) == (2, "")
-    assert done.err.startswith(f"error[UsageError]: {what} works on this machine only, not yet in a cluster. Try: ")
+    assert done.err.startswith(f"error[UsageError]: {what} is not supported in a cluster, only on this machine. Try: ")
 
 
 def test_as_a_plugin_of_kubectl(cluster_cdi, tmp_path):

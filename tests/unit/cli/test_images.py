@@ -32,7 +32,7 @@ def test_inspect_keeps_terminals_safe(cdi, tmp_path):
 def test_explain_tells_the_plan_of_a_file(cdi, disk):
     done = cdi("explain", disk, "--size", "3Mi", "-v")
     assert done.status == 0
-    for words in ("raw-ranged", "asked for:    3 MiB", "memory:", "at most 192 MiB", "It would work.", "CHECK"):
+    for words in ("raw-ranged", "requested:    3 MiB", "memory:", "at most 192 MiB", "It would work.", "CHECK"):
         assert words in done.out
 
 
@@ -46,15 +46,15 @@ def test_explain_tells_a_refusal_twice(cdi, disk):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("explain",), "name one thing"),
+        (("explain",), "give exactly one"),
         (("import", "-"), "--name"),
         (("import", "x.img", "--checksum", "sha256:1"), "ChecksumInvalid"),
         (("import", "x.img", "--size", "much"), "quantity"),
         (("import", "x.img", "--region", "r"), "--region is for s3://"),
         (("import", "http://h/x", "--ca", "missing"), "cannot be read"),
         (("import", "x.img", "--keyring", "missing"), "cannot be read"),
-        (("import", "x.img", "--force"), "--force is for --to"),
-        (("import", "x.img", "--to", "y", "--name", "n"), "--name is for a DataVolume"),
+        (("import", "x.img", "--force"), "--force requires --to"),
+        (("import", "x.img", "--to", "y", "--name", "n"), "--name applies to a DataVolume"),
         (("import", "nbd://h/x"), "not read from nbd: places"),
         (("inspect", "x.img", "--secret", "s"), "--secret is for"),
         (("inspect", "http://h/x", "--secret", "s"), "NotFound"),

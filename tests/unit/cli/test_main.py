@@ -87,7 +87,7 @@ def broken(error):
             3,
             "error[SourceNotFound]: nothing is there (http://h/x).",
         ),
-        (RuntimeError("a\x1b[31mb"), 7, "error[InternalError]: RuntimeError: a\\x1b[31mb. Try: --debug shows where"),
+        (RuntimeError("a\x1b[31mb"), 7, "error[InternalError]: RuntimeError: a\\x1b[31mb. Try: run the command"),
         (KeyboardInterrupt(), 130, "error[Interrupted]: interrupted."),
     ],
 )

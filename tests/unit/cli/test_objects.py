@@ -164,7 +164,7 @@ def test_what_is_not_there_is_said(cdi):
     assert cdi("get", "dv", "nope", "--ignore-not-found").status == 0
     done = cdi("get", "dv")
     assert (done.status, done.out) == (0, "")
-    assert "there are no datavolumes in namespace default" in done.err
+    assert "no datavolumes found in namespace 'default'" in done.err
 
 
 def test_describe_keeps_secrets_to_itself(cdi, tmp_path):
@@ -206,8 +206,8 @@ def test_delete_goes_on_after_one_that_is_missing(cdi, tmp_path):
 
 
 def test_delete_asks_which(cdi):
-    assert "named" in cdi("delete").err
-    assert "no datavolumes are named" in cdi("delete", "dv").err
+    assert "no object is given" in cdi("delete").err
+    assert "no names of datavolumes are given" in cdi("delete", "dv").err
     assert cdi("delete", "dv", "--all").status == 0
 
 
@@ -261,7 +261,7 @@ def test_a_limit_needs_a_number(cdi, manifest):
     assert cdi("limit", "dv/golden", "--bandwidth", "fast").status == 2
     assert cdi("limit", "pvc/golden", "--bandwidth", "1M").status == 2
     done = cdi("limit", "golden", "--bandwidth", "5M", "--connections", "2")
-    assert done.out == "datavolume/golden limited, from its next attempt on: no worker runs now\n"
+    assert done.out == "datavolume/golden limited from its next attempt on; no worker is running\n"
     annotations = json.loads(cdi("get", "dv/golden", "-o", "json").out)["metadata"]["annotations"]
     assert annotations["cdi.kubevirt.io/policy.bandwidth"] == "5000000"
     assert annotations["cdi.kubevirt.io/policy.connections"] == "2"
@@ -270,7 +270,7 @@ def test_a_limit_needs_a_number(cdi, manifest):
 def test_boot_check_of_nothing(cdi, tmp_path):
     done = cdi("boot-check", "x", "-n", "prod")
     assert (done.status, done.err.partition(".")[0]) == (2, "error[NotFound]: volume prod/x does not exist")
-    assert "there is no such disk" in cdi("boot-check", str(tmp_path / "x")).err
+    assert "the disk does not exist" in cdi("boot-check", str(tmp_path / "x")).err
 
 
 def test_an_upload_whose_size_nobody_knows(cdi):
@@ -281,7 +281,7 @@ def test_an_upload_whose_size_nobody_knows(cdi):
 
 def test_an_upload_onto_another_source(cdi, manifest):
     cdi("apply", "-f", str(manifest))
-    assert "another source" in cdi("upload", str(manifest), "golden").err
+    assert "the source of the DataVolume is not an upload" in cdi("upload", str(manifest), "golden").err
 
 
 def test_versions_are_told(cdi):
@@ -321,13 +321,17 @@ def test_a_name_that_yaml_takes_for_something_else_is_told_with_its_document(cdi
 def test_a_clone_of_nothing_is_refused_at_once(cdi, manifest):
     done = cdi("clone", "NOPE".lower(), "x")
     assert (done.status, done.out) == (2, "")
-    assert done.err == "error[NotFound]: volume default/nope does not exist. Try: cdi get pvc -A lists the volumes\n"
+    assert (
+        done.err == "error[NotFound]: volume default/nope does not exist. Try: list the volumes with cdi get pvc -A\n"
+    )
     assert "volume other/golden does not exist" in cdi("clone", "golden", "x", "--from-namespace", "other").err
     assert cdi("get", "dv", "-o", "name").out == ""
     # A source whose DataVolume is still being filled is accepted, and so is a missing one in a manifest.
     cdi("apply", "-f", str(manifest))
     assert cdi("clone", "golden", "x", "--no-wait").out == "datavolume/x created\n"
-    manifest.write_text((DV % "y").replace('http: {url: "http://127.0.0.1:1/x.qcow2"}', "pvc: {namespace: d, name: later}"))
+    manifest.write_text(
+        (DV % "y").replace('http: {url: "http://127.0.0.1:1/x.qcow2"}', "pvc: {namespace: d, name: later}")
+    )
     assert cdi("apply", "-f", str(manifest)).out == "datavolume/y created\n"
 
 

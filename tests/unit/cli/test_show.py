@@ -100,7 +100,7 @@ def test_lines_where_there_is_no_terminal(capsys, monkeypatch):
     assert capsys.readouterr().err.splitlines() == [
         "golden: Pending",
         "golden: ImportInProgress 10 B of 1000 B, 1%",
-        "golden: ImportInProgress 500 B of 1000 B, 50%, 100 B/s, 5s to go",
+        "golden: ImportInProgress 500 B of 1000 B, 50%, 100 B/s, 5s left",
         "golden: ImportInProgress 600 B of 1000 B, 60% (error[SourceStalled]: a\\x1b[1m)",
     ]
 
@@ -109,11 +109,11 @@ def test_a_bar_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with bars.bar("golden") as bar:
         bar.update("ImportInProgress", progress(500, fetched=100))
-        bar.update("ImportInProgress", progress(500, fetched=100), "waits for the server")
+        bar.update("ImportInProgress", progress(500, fetched=100), "waiting for the server")
     err = capsys.readouterr().err
     assert "golden" in err
     assert "50%" in err
-    assert "waits for the server" in err
+    assert "waiting for the server" in err
 
 
 def test_what_was_done_in_a_line():
