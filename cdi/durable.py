@@ -148,13 +148,13 @@ def storage_error(error: OSError, what: str, where: str, *, elsewhere: str = "")
     reason = os.strerror(error.errno) if error.errno else str(error)
     instead = f", or {elsewhere}" if elsewhere else ""
     if is_full(error):
-        remedy = f"free space in the file system of {where}{instead}; what was begun goes on by itself"
-        return TargetFull(f"there is no space for {what}: {reason}", where=where, remedy=remedy)
-    message = f"{what} cannot be used: {reason}"
+        remedy = f"free space in the file system of {where}{instead}; the work then continues automatically"
+        return TargetFull(f"no space left for {what}: {reason}", where=where, remedy=remedy)
+    message = f"cannot use {what}: {reason}"
     if error.errno == errno.EROFS:
         return TargetPermission(message, where=where, remedy=f"mount the file system writable{instead}")
     if error.errno in _FORBIDDEN:
-        remedy = f"give user {os.geteuid()} the right to write there{instead}"
+        remedy = f"grant write permission to user {os.geteuid()}{instead}"
         return TargetPermission(message, where=where, remedy=remedy)
     if error.errno in _MISPLACED:
         return TargetUnsuitable(message, where=where, remedy=f"check this path{instead}")

@@ -21,7 +21,7 @@ def trailing_data(stream: str, head: bytes) -> DecoderFailed:
     """Return the error for data after a compressed stream that is not another such stream."""
     return DecoderFailed(
         f"data follows the end of the {stream}, beginning with {head[:8].hex(' ')}",
-        remedy="cut off what was appended to the compressed file, or compress the image again, and publish that",
+        remedy="remove the data appended to the compressed file, or compress the image again",
     )
 
 

@@ -44,7 +44,7 @@ class _Members:
         if not _MAGIC.startswith(magic):
             if not self._first:
                 raise trailing_data(feed.name, feed.peek(8))
-            raise DecoderFailed(f"no gzip member begins with {magic.hex(' ')}")
+            raise DecoderFailed(f"a gzip member cannot begin with {magic.hex(' ')}")
         self._first = False
         _read_header(feed)
         decoder: MemberDecoder = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP_NO_HDR_VER)
@@ -56,7 +56,7 @@ def _read_header(feed: Feed) -> None:
     head = feed.take(10)
     flags = head[3]
     if flags & _RESERVED:
-        raise DecoderFailed("the gzip header has flags that no specification knows")
+        raise DecoderFailed("the gzip header has unknown flags")
     if flags & _FEXTRA:
         size = feed.take(2)
         head += size + feed.take(int.from_bytes(size, "little"))
@@ -64,7 +64,7 @@ def _read_header(feed: Feed) -> None:
         if flags & flag:
             head += _read_text(feed)
     if flags & _FHCRC and int.from_bytes(feed.take(2), "little") != zlib.crc32(head) & 0xFFFF:
-        raise DecoderFailed("the gzip header's CRC is wrong")
+        raise DecoderFailed("the gzip header has a wrong CRC")
 
 
 def _read_text(feed: Feed) -> bytes:
@@ -75,4 +75,4 @@ def _read_text(feed: Feed) -> bytes:
         if end >= 0 or not part:
             return text + feed.take(end + 1 or 1)
         text += feed.take(len(part))
-    raise DecoderFailed("the gzip header has a name or comment without end")
+    raise DecoderFailed("the gzip header has an unterminated name or comment")

@@ -78,6 +78,6 @@ def _member(feed: Feed, decoder: MemberDecoder, failures: tuple[type[Exception],
         if output:
             yield output
         elif not (hungry or decoder.needs_input or decoder.eof):
-            raise DecoderFailed(f"the {feed.name} is damaged: its decoder stands still")
+            raise DecoderFailed(f"the {feed.name} is damaged: its decoder makes no progress")
     # A decoder gets input only after it has used up all earlier input, so unused data is from the current window.
     feed.back(len(decoder.unused_data))

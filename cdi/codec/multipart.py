@@ -40,7 +40,8 @@ def boundary_of(content_type: str) -> bytes:
     boundary = given.get("boundary", "")
     if kind != "multipart/form-data" or not _BOUNDARY.fullmatch(boundary):
         raise UploadMalformed(
-            "Content-Type is to be multipart/form-data with a boundary", remedy="curl -F file=@IMAGE sends such a form"
+            "Content-Type must be multipart/form-data with a boundary",
+            remedy="send a form, for instance with curl -F file=@IMAGE",
         )
     return boundary.encode("ascii")
 
@@ -142,7 +143,7 @@ class FormFile:
         for line in text[:end].split(b"\r\n")[1:]:
             name, colon, value = line.decode("utf-8", "replace").partition(":")
             if not colon:
-                raise UploadMalformed("a part of the form has a header that cannot be read")
+                raise UploadMalformed("a part of the form has a malformed header")
             fields.setdefault(name.strip().lower(), value.strip())
         kind, given = parameters(fields.get("content-disposition", ""))
         self._parts += 1

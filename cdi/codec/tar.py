@@ -192,8 +192,8 @@ class _Archive:
     def _payload(self, header: Header) -> bytes:
         if header.size > EXTENDED_MOST:
             raise ImageUnsafe(
-                f"an extended header of the archive has {header.size} bytes, {EXTENDED_MOST} are allowed",
-                remedy="build the archive without such metadata",
+                f"an extended header of the archive has {header.size} bytes; the limit is {EXTENDED_MOST}",
+                remedy="create the archive without such metadata",
             )
         raw = self._take(header.size)
         self._take(-header.size % BLOCK)

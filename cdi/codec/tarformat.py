@@ -12,7 +12,7 @@ BLOCK = 512
 SPARSE_MOST = 1 << 18
 """Maximum number of parts of a sparse member."""
 
-_REMEDY = "build the archive again and publish it"
+_REMEDY = "create the archive again"
 
 
 def corrupt(what: str) -> ImageCorrupt:
@@ -22,7 +22,7 @@ def corrupt(what: str) -> ImageCorrupt:
 def later_volume(name: str) -> FormatUnsupported:
     """Return the error for an archive that continues a member of an earlier volume."""
     return FormatUnsupported(
-        f"the tar archive is a later volume of several, and goes on with {name[:200]!r}",
+        f"the tar archive is a later volume of several, and continues {name[:200]!r}",
         remedy="extract all volumes together (tar -x -M -f FIRST -f SECOND ...) and publish the image in one file",
     )
 
@@ -56,13 +56,13 @@ def number(raw: bytes) -> int:
     try:
         return int(digits, 8)
     except ValueError as error:
-        raise corrupt(f"{digits!r} is no octal number") from error
+        raise corrupt(f"{digits!r} is not an octal number") from error
 
 
 def length(value: int) -> int:
     """Return `value` if it can be a size or an offset; raise `ImageCorrupt` or `FormatUnsupported`."""
     if value < 0:
-        raise corrupt(f"{value} is no size")
+        raise corrupt(f"{value} is not a valid size")
     return require_size(value, "a member of the tar archive has")
 
 
@@ -70,7 +70,7 @@ def decimal(raw: bytes) -> int:
     """Parse a number in a pax record; raise `ImageCorrupt` if it is malformed."""
     # int() would also accept signs, spaces and underscores.
     if not raw.isdigit() or len(raw) > 19:
-        raise corrupt(f"{raw[:40]!r} is no decimal number")
+        raise corrupt(f"{raw[:40]!r} is not a decimal number")
     return length(int(raw))
 
 
@@ -80,7 +80,7 @@ def parse_header(raw: bytes) -> Header:
     blank = raw[:148] + b" " * 8 + raw[156:]
     # Some old programs sum signed bytes.
     if stored not in (sum(blank), sum(blank) - 256 * sum(byte >> 7 for byte in blank)):
-        raise corrupt("a header's check sum is wrong")
+        raise corrupt("a header has a wrong checksum")
     name = text(raw[:100])
     if raw[257:263] == b"ustar\0" and raw[345]:
         name = f"{text(raw[345:500])}/{name}"
@@ -121,7 +121,7 @@ def parse_time(raw: bytes) -> float:
     try:
         value = float(raw[:40])
     except ValueError as error:
-        raise corrupt(f"{raw[:40]!r} is no time") from error
+        raise corrupt(f"{raw[:40]!r} is not a valid time") from error
     if value != value:  # noqa: PLR0124 - not a number is the only value that differs from itself
         raise corrupt("a time is not a number")
     return _time(value)
@@ -149,5 +149,5 @@ def check_sparse(parts: list[tuple[int, int]], size: int, stored: int) -> tuple[
         end = offset + count
         total += count
     if total != stored:
-        raise corrupt("the parts of a sparse member do not add up to what is stored")
+        raise corrupt("the parts of a sparse member do not match its stored size")
     return tuple(part for part in parts if part[1])

@@ -88,7 +88,7 @@ def _streams(feed: Feed, pool: _Pool) -> Iterator[Buffer]:
         if not STREAM_MAGIC.startswith(head):
             raise trailing_data(feed.name, head)
         if padding % 4:
-            raise damaged("the padding between two streams is no multiple of four bytes")
+            raise damaged("the padding between two streams is not a multiple of four bytes")
 
 
 def _stream(feed: Feed, pool: _Pool) -> Iterator[Buffer]:
@@ -144,7 +144,7 @@ def _chunk_sizes(feed: Feed) -> Iterator[int]:
         elif control <= 2:
             size = int.from_bytes(head[1:3], "big") + 1 + 3
         else:
-            raise damaged("an LZMA2 chunk is of no known kind")
+            raise damaged("an LZMA2 chunk has an unknown control byte")
         yield size
 
 
@@ -177,9 +177,9 @@ class _OneBlock:
         unpadded = len(self._block.raw) + compressed + self._header.check_size
         end = stream_end(self._header, unpadded, self.given)
         for output in self.feed(end):
-            raise damaged(f"a block gives {len(output)} bytes more than it should")
+            raise damaged(f"a block has {len(output)} bytes more than its header says")
         if not self._lzma.eof or self._lzma.unused_data:
-            raise damaged("a block does not end where it should")
+            raise damaged("invalid end of a block")
         return iter(())
 
     def _run(self, data: Buffer) -> bytes:
@@ -323,14 +323,14 @@ def _check_index(feed: Feed, header: StreamHeader, seen: _Records) -> None:
         return parse_number(raw, 0, len(raw))[0]
 
     if number() != seen.count:
-        raise damaged("the index counts other blocks than there are")
+        raise damaged("the block count in the index does not match the stream")
     for _ in range(seen.count):
         unpadded = number()
         found.add(unpadded, number())
     padding = feed.take(-size % 4)
     if any(padding) or found != seen:
-        raise damaged("the index contradicts the blocks")
+        raise damaged("the index does not match the blocks")
     if zlib.crc32(padding, crc) != int.from_bytes(feed.take(4), "little"):
-        raise damaged("the index's CRC is wrong")
+        raise damaged("the index has a wrong CRC")
     if parse_footer(feed.take(HEADER_SIZE), header) != size + len(padding) + 4:
-        raise damaged("the footer contradicts the index")
+        raise damaged("the footer does not match the index")

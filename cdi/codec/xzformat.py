@@ -48,11 +48,11 @@ def damaged(what: str) -> DecoderFailed:
 def parse_stream_header(raw: bytes) -> StreamHeader:
     """Parse a stream header (section 2.1.1); raise `DecoderFailed` if it is invalid."""
     if raw[:6] != STREAM_MAGIC:
-        raise damaged(f"no stream begins with {raw[:6].hex(' ')}")
+        raise damaged(f"a stream cannot begin with {raw[:6].hex(' ')}")
     if zlib.crc32(raw[6:8]) != int.from_bytes(raw[8:12], "little"):
-        raise damaged("the stream header's CRC is wrong")
+        raise damaged("the stream header has a wrong CRC")
     if raw[6] or raw[7] & 0xF0:
-        raise damaged("the stream header has flags that no specification knows")
+        raise damaged("the stream header has unknown flags")
     return StreamHeader(raw=raw, check_size=_CHECK_SIZES[raw[7]])
 
 
@@ -64,10 +64,10 @@ def parse_block_header(raw: bytes) -> BlockHeader:
         DecoderLimit: The dictionary exceeds `DICTIONARY_MOST`.
     """
     if zlib.crc32(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
-        raise damaged("a block header's CRC is wrong")
+        raise damaged("a block header has a wrong CRC")
     flags, at, end = raw[1], 2, len(raw) - 4
     if flags & 0x3C:
-        raise damaged("a block header has flags that no specification knows")
+        raise damaged("a block header has unknown flags")
     compressed = uncompressed = None
     if flags & 0x40:
         compressed, at = parse_number(raw, at, end)
@@ -80,10 +80,10 @@ def parse_block_header(raw: bytes) -> BlockHeader:
         last, at = parse_number(raw, at, end)
         size, at = parse_number(raw, at, end)
         if size > end - at:
-            raise damaged("a filter's properties do not fit into the block header")
+            raise damaged("the properties of a filter exceed the block header")
         properties, at = raw[at : at + size], at + size
     if any(raw[at:end]):
-        raise damaged("a block header has content that no specification knows")
+        raise damaged("a block header has unknown content")
     # Only LZMA2 can be the last filter of a chain; the others transform its output (section 5.3).
     if last != _LZMA2 or len(properties) != 1 or properties[0] > 40:
         raise damaged("a block is not compressed with LZMA2")
@@ -97,7 +97,7 @@ def _dictionary_size(code: int) -> int:
     size = 0xFFFFFFFF if code == 40 else (2 | code & 1) << (code // 2 + 11)
     if size > DICTIONARY_MOST:
         raise DecoderLimit(
-            f"the xz stream wants a dictionary of {size} bytes, {DICTIONARY_MOST} are allowed",
+            f"the xz stream requires a dictionary of {size} bytes; the limit is {DICTIONARY_MOST}",
             remedy="compress the image with xz -9 or less",
         )
     return size
@@ -131,9 +131,9 @@ def format_number(value: int) -> bytes:
 def parse_footer(raw: bytes, header: StreamHeader) -> int:
     """Return the size in bytes of the index before the footer (section 2.1.2); raise `DecoderFailed` if invalid."""
     if raw[10:] != FOOTER_MAGIC or zlib.crc32(raw[4:10]) != int.from_bytes(raw[:4], "little"):
-        raise damaged("the stream footer is wrong")
+        raise damaged("the stream footer is invalid")
     if raw[8:10] != header.flags:
-        raise damaged("the stream's footer contradicts its header")
+        raise damaged("the stream footer does not match its header")
     return (int.from_bytes(raw[4:8], "little") + 1) * 4
 
 

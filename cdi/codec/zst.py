@@ -71,7 +71,7 @@ def _check_frame(head: bytes) -> None:
         window, at = base + base // 8 * (head[1] & 7), 2
     dictionary = head[at : at + _DICTIONARY_BYTES[descriptor & 3]]
     if any(dictionary):
-        raise DecoderFailed("the zstd stream needs a dictionary that it does not bring")
+        raise DecoderFailed("the zstd stream requires an external dictionary")
     if single:
         at += _DICTIONARY_BYTES[descriptor & 3]
         width = _CONTENT_SIZE_BYTES[descriptor >> 6] or 1
@@ -79,6 +79,6 @@ def _check_frame(head: bytes) -> None:
         window = int.from_bytes(head[at : at + width], "little") + (256 if width == 2 else 0)
     if window is not None and window > 1 << WINDOW_LOG:
         raise DecoderLimit(
-            f"the zstd stream wants a window of {window} bytes, {1 << WINDOW_LOG} are allowed",
+            f"the zstd stream requires a window of {window} bytes; the limit is {1 << WINDOW_LOG}",
             remedy="compress the image without --ultra and with --long=27 at most",
         )

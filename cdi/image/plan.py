@@ -129,7 +129,7 @@ def plan(facts: PlanInput) -> Plan:
         why += "; its digest is taken in order from what QEMU reads, and from the rest after that"
     if facts.close_delimited:
         proof = "its digest" if facts.digest_promised else end_mark(facts.wrappers, image.format)
-        why += f"; the server announces no length, so {proof} shows that all of it has come"
+        why += f"; the server announces no length, so {proof} shows that it is complete"
     return Plan(
         path=path,
         why=f"{why}; {told}",
@@ -215,10 +215,7 @@ def _no_ranges(facts: PlanInput) -> str:
     if facts.wrappers:
         return f"it is wrapped in {', '.join(facts.wrappers)}"
     if facts.unversioned:
-        return (
-            "its source names no version (neither ETag nor Last-Modified) that ranges could be compared by; a checksum "
-            "would allow them"
-        )
+        return "its source has no validator (ETag or Last-Modified) to compare ranges by; a checksum would allow them"
     return "its source does not support byte ranges"
 
 
@@ -247,7 +244,7 @@ def _resumable(facts: PlanInput, path: Path) -> str:
             if facts.wrappers:
                 return f"from the start: {facts.wrappers[0]} cannot be decompressed from the middle"
             if facts.unversioned:
-                return "from the start: the source does not tell whether its content is still the same"
+                return "from the start: the source has no validator that shows whether its content has changed"
             return "from the start: the source does not support byte ranges"
         case "qemu-bridge":
             return "from the start: QEMU converts in one run"
@@ -288,7 +285,7 @@ def _disk_size(facts: PlanInput, virtual: int | None) -> int | None:
     if facts.size is not None:
         if round_up(facts.size, SECTOR) > MAX_OFFSET:
             raise TargetUnsuitable(
-                f"a disk of {_exact(facts.size)} was asked for, which no file or device can hold",
+                f"a disk of {_exact(facts.size)} was requested, which no file or device can hold",
                 remedy="request a size that storage can provide",
             )
         return round_up(facts.size, SECTOR)

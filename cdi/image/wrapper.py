@@ -1,4 +1,4 @@
-"""What wraps an image, told by its first bytes and never by a name.
+"""Wrappers of images, recognised by their first bytes and never by a file name.
 
 gzip: RFC 1952.  xz: The .xz File Format 1.1.0.  zstd: RFC 8878, skippable frames included.  tar: POSIX.1-2017 pax,
 "ustar Interchange Format", and the older form without its mark.
@@ -65,7 +65,7 @@ _FOREIGN: Final = (
     _image(b"\x3a\xff\x26\xed", "an Android sparse image", "expand it: simg2img IMAGE disk.raw"),
     _image(b"EVF\x09\x0d\x0a\xff\0", "an EnCase image", "export it as a raw image: ewfexport -f raw IMAGE"),
     _image(b"sprs", "an Apple sparse image", "convert it on macOS: hdiutil convert IMAGE -format UDTO -o disk"),
-    _image(b"%PDF-", "a PDF document", "give the place of the image itself"),
+    _image(b"%PDF-", "a PDF document", "give the URL of the image itself"),
 )
 _BZIP2: Final = re.compile(rb"BZh[1-9](?:\x31\x41\x59\x26\x53\x59|\x17\x72\x45\x38\x50\x90)")
 

@@ -126,14 +126,14 @@ class Dialer:
             return sock
         self._good.pop((host, port), None)
         if isinstance(problem, TimeoutError) and problem.errno is None:
-            raise SourceUnreachable(f"{host}:{port} did not answer within {CONNECT_TIMEOUT:.0f} s", where=where)
-        reason = "it has no address" if problem is None else problem.strerror or type(problem).__name__
+            raise SourceUnreachable(f"{host}:{port} did not respond within {CONNECT_TIMEOUT:.0f} s", where=where)
+        reason = "the name has no address" if problem is None else problem.strerror or type(problem).__name__
         raise SourceUnreachable(f"no connection to {host}:{port}: {reason}", where=where) from problem
 
 
 def resolution_error(host: str, error: OSError, *, where: str) -> SourceUnreachable:
     """Return the error for a failed name resolution: an unknown host, or name servers that did not answer."""
-    what = f"the name {host} cannot be resolved: {error.strerror}"
+    what = f"cannot resolve {host}: {error.strerror}"
     kind = SourceHostUnknown if error.errno in _NO_SUCH_HOST else SourceUnreachable
     return kind(what, where=where)
 
@@ -360,9 +360,7 @@ class Connection:
             if not self.received and isinstance(error, ConnectionError):
                 raise ConnectionLost(error.strerror or "reset") from error
             reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-            raise SourceUnreachable(
-                f"the connection broke: {reason or type(error).__name__}", where=self.where
-            ) from error
+            raise SourceUnreachable(f"connection lost: {reason or type(error).__name__}", where=self.where) from error
         if not count:
             self._check()
         self.received += count
@@ -427,7 +425,7 @@ class Connection:
     def _stalled(self) -> Exception:
         if self._cancel is not None and self._cancel.requested:
             return Interrupted("reading was interrupted")
-        return SourceStalled(f"no byte came for {self._stall:g} s", where=self.where)
+        return SourceStalled(f"no data received for {self._stall:g} s", where=self.where)
 
 
 class Pool:

@@ -74,7 +74,7 @@ class FedSource:
     def open(self, offset: int = 0, length: int | None = None) -> FedReader:
         """Return the only reader; raise `SourceUnreachable` on a second call, as the bytes cannot be read again."""
         if length is not None or (offset and not self._facts.resumes):
-            raise InternalError("a part was asked for of an upload", where=self._facts.location)
+            raise InternalError("range requested from an upload", where=self._facts.location)
         with self._turn:
             if self._opened:
                 raise SourceUnreachable("an upload can be read only once", where=self._facts.location)
@@ -135,7 +135,7 @@ class FedSource:
         """
         with self._turn:
             if self._body is not None:
-                raise UploadUnderWay("another connection brings this upload")
+                raise UploadUnderWay("another connection is sending this upload")
             if self._closed or self._complete:
                 return self._complete
             self._body, self._last, self._failure = body, last, None

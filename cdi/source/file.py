@@ -59,7 +59,7 @@ class FileSource:
         except OSError as error:
             raise _mapped(error, self._path) from error
         except ValueError as error:
-            raise SourceNotFound("the path holds a null character", where=repr(self._path)[:200]) from error
+            raise SourceNotFound("the path contains a null character", where=repr(self._path)[:200]) from error
         try:
             status = os.fstat(fd)
             length = _length(fd, status, self._path)
@@ -144,7 +144,7 @@ class FileReader:
                 f"the file ends at {self._position} of {self._facts.length} bytes", where=self._facts.location
             )
         if identity(status) != self._facts.validator:
-            raise SourceChanged("the file was written to while it was read", where=self._facts.location)
+            raise SourceChanged("the file was modified while it was read", where=self._facts.location)
         self._position += count
         return count
 
@@ -173,7 +173,7 @@ def _length(fd: int, status: os.stat_result, path: str) -> int:
     raise SourceNotSupported(
         f"this is {_kind(status.st_mode)}",
         where=path,
-        remedy="name a regular file or a block device; pipe anything else into standard input",
+        remedy="give a regular file or a block device; pipe anything else to standard input",
     )
 
 
@@ -191,10 +191,10 @@ def _mapped(error: OSError, path: str) -> SourceError:
     reason = error.strerror or type(error).__name__
     match error:
         case FileNotFoundError() | NotADirectoryError():
-            return SourceNotFound("there is no such file", where=path, remedy="check the path")
+            return SourceNotFound("the file does not exist", where=path, remedy="check the path")
         case PermissionError():
-            return SourceForbidden(f"the file may not be read: {reason}", where=path, remedy="grant read permission")
+            return SourceForbidden(f"cannot read the file: {reason}", where=path, remedy="grant read permission")
         case _:
             return SourceUnreachable(
-                f"reading failed: {reason}", where=path, remedy="look at the storage: kernel log, file system, device"
+                f"reading failed: {reason}", where=path, remedy="check the storage: kernel log, file system, device"
             )

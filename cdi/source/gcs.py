@@ -110,7 +110,7 @@ class _Endpoint:
         text = f"Google answered {status}" + (f": {said}" if said else "")
         if status in (401, 403):
             if self._tokens is None:
-                remedy = "it was asked for anonymously: give a secret with credentials.json, or make the object public"
+                remedy = "the request was anonymous: give a secret with credentials.json, or make the object public"
                 return SourceUnauthorized(text, where=self.location, remedy=remedy)
             if status == 401:
                 return SourceUnauthorized(text, where=self.location)
@@ -188,7 +188,7 @@ class GcsSource:
                 self._sources.append(source)
                 return source
         source.close()
-        raise Interrupted("the source was closed", where=self._object.location)
+        raise Interrupted("the source is closed", where=self._object.location)
 
     def _probe(self) -> tuple[HttpSource, SourceFacts]:
         metadata = self._metadata()

@@ -63,9 +63,9 @@ class Tokens:
         kind = info.get("type") if isinstance(info, dict) else None
         if kind != "service_account":
             raise SourceCredentialsInvalid(
-                f"credentials.json is of the type {str(kind)[:40]!r}, not service_account",
+                f"credentials.json has the type {str(kind)[:40]!r}, not service_account",
                 where=path,
-                remedy="put a service account's JSON key into the secret",
+                remedy="store a service account's JSON key in the secret",
             )
         try:
             credentials = _from_info(info, scopes=[_SCOPE])
@@ -88,7 +88,7 @@ class Tokens:
             credentials, _ = _default(scopes=[_SCOPE], request=request)
         except (exceptions.GoogleAuthError, OSError, ValueError, RecursionError) as error:
             raise SourceCredentialsInvalid(
-                f"what {ENVIRONMENT} names cannot be used ({type(error).__name__})",
+                f"cannot use the file named by {ENVIRONMENT} ({type(error).__name__})",
                 where=path,
                 remedy="correct the file, or give a secret with credentials.json",
             ) from error
@@ -111,11 +111,11 @@ class Tokens:
             cause = error.__cause__
             if isinstance(cause, SourceError):
                 raise cause from error
-            raise SourceUnreachable("Google's token service cannot be reached", where=self._where) from error
+            raise SourceUnreachable("cannot reach Google's token service", where=self._where) from error
         except (exceptions.GoogleAuthError, ValueError) as error:
             said = "".join(c if c.isprintable() else " " for c in str(error.args[0] if error.args else ""))[:200]
             raise SourceUnauthorized(
-                f"Google gives no token for these credentials: {said}",
+                f"Google issued no token for these credentials: {said}",
                 where=self._where,
                 remedy="check that the service account exists, that its key is not revoked, and this machine's clock",
             ) from error
@@ -158,7 +158,7 @@ def _bounded(data: bytes) -> bytes:
     try:
         check_nesting(data.decode("utf-8", "replace"))
     except ValueError as error:
-        raise SourceProtocolError(f"the token service's answer cannot be read: {error}") from error
+        raise SourceProtocolError(f"cannot parse the response of the token service: {error}") from error
     return data
 
 

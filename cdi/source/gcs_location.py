@@ -48,7 +48,7 @@ class GcsLocation:
             return cls._make(unquote(name), text[:400], generation or None, base or GOOGLE)
         if not text.lower().startswith(("http://", "https://")):
             raise SourceUrlInvalid(
-                "an object is named gs://bucket/object or https://storage.googleapis.com/bucket/object",
+                "use the form gs://bucket/object or https://storage.googleapis.com/bucket/object",
                 where=text.partition("?")[0][:400],
             )
         parsed = Url.parse(text)
@@ -75,7 +75,7 @@ class GcsLocation:
     def _make(cls, path: str, where: str, generation: str | None, endpoint: str) -> Self:
         bucket, _, name = path.partition("/")
         if not _BUCKET.fullmatch(bucket):
-            raise SourceUrlInvalid(f"{bucket[:80]!r} is not a bucket's name", where=where)
+            raise SourceUrlInvalid(f"{bucket[:80]!r} is not a bucket name", where=where)
         if not name or name.endswith("/"):
             raise SourceUrlInvalid("the URL names a bucket or a folder, not an object", where=where)
         if len(name.encode("utf-8", "surrogatepass")) > _LONGEST_NAME or any(c in name for c in "\0\r\n"):

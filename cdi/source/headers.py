@@ -79,7 +79,7 @@ def read_secret(path: str) -> str:
         with open(path, "rb") as file:
             data = file.read(MAX_SECRET_FILE + 1)
     except OSError as error:
-        raise SourceCredentialsInvalid(f"the secret cannot be read: {error.strerror}", where=path) from error
+        raise SourceCredentialsInvalid(f"cannot read the secret: {error.strerror}", where=path) from error
     if len(data) > MAX_SECRET_FILE:
         raise SourceCredentialsInvalid(f"the secret is larger than {MAX_SECRET_FILE} bytes", where=path)
     try:
@@ -122,13 +122,13 @@ def content_length(headers: HTTPMessage, *, where: str) -> int | None:
     if not values:
         return None
     if len(values) > 1:
-        raise SourceProtocolError("the server announced several different lengths", where=where)
+        raise SourceProtocolError("conflicting Content-Length values", where=where)
     text = values.pop()
     if not re.fullmatch(r"[0-9]+", text):
-        raise SourceProtocolError("the server announced a length that is no number", where=where)
+        raise SourceProtocolError("invalid Content-Length", where=where)
     text = text.lstrip("0") or "0"
     if len(text) > _MAX_LENGTH_DIGITS:
-        raise SourceProtocolError(f"the server announced a length of {len(text)} digits", where=where)
+        raise SourceProtocolError(f"invalid Content-Length: it has {len(text)} digits", where=where)
     return int(text)
 
 

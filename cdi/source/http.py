@@ -77,9 +77,9 @@ class HttpSource:
         """Return a reader that sends its request on the first `readinto`, so that `abort` can interrupt it."""
         facts = self.probe()
         if not facts.ranges and offset:
-            raise InternalError("a part was asked for of a source without ranges", where=facts.location)
+            raise InternalError("range requested from a source without range support", where=facts.location)
         if offset < 0 or (length is not None and length < 0):
-            raise InternalError(f"the range {offset}+{length} is impossible", where=facts.location)
+            raise InternalError(f"the range {offset}+{length} is invalid", where=facts.location)
         if facts.length is not None:
             if offset + (length or 0) > facts.length:
                 raise InternalError(f"the range {offset}+{length} is not within {facts.length}", where=facts.location)
@@ -172,7 +172,7 @@ class HttpSource:
         response.connection.release()
         with self._lock:
             if self._closed:
-                raise Interrupted("the source was closed", where=facts.location)
+                raise Interrupted("the source is closed", where=facts.location)
             self._held = response
         return facts
 

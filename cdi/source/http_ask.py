@@ -117,7 +117,7 @@ class Asker:
                 raise SourceProtocolError(
                     f"the server redirects from https to plain http ({following.location})",
                     where=url.location,
-                    remedy="use a server that stays with https, or its http URL if that is what you mean",
+                    remedy="use a server that does not leave https, or give its http URL",
                 )
             # Credentials are not sent even if a later redirect returns to the first origin: the other server chose that
             # URL.
@@ -165,7 +165,7 @@ def _too_many_redirects(where: str, *, cookies: bool) -> SourceTooManyRedirects:
     if not cookies:
         return SourceTooManyRedirects(f"more than {MAX_REDIRECTS} redirects", where=where)
     return SourceTooManyRedirects(
-        f"more than {MAX_REDIRECTS} redirects, and the server sets cookies with them, which are not sent back",
+        f"more than {MAX_REDIRECTS} redirects, and the server sets cookies with them, which are not returned",
         where=where,
         remedy="the server wants a browser that keeps cookies: use a direct link, or give the log-in's cookie as a "
         "secret header (Cookie: NAME=VALUE)",

@@ -50,11 +50,9 @@ def whole(response: Response, seen: Validator, facts: SourceFacts) -> int | None
     """Return the end of a response to a request without Range; raise `SourceChanged` or `SourceProtocolError`."""
     refuse_status(response)
     if facts.length is None and ending(response) is not facts.ending:
-        raise SourceChanged(
-            "the server marks the end of the content otherwise than before", where=response.url.location
-        )
+        raise SourceChanged("the server changed the transfer framing", where=response.url.location)
     if not same(response, seen, facts):
-        raise SourceChanged("the content was replaced since it was first looked at", where=response.url.location)
+        raise SourceChanged("the content was replaced since it was first read", where=response.url.location)
     return facts.length
 
 
@@ -68,31 +66,31 @@ def part(response: Response, seen: Validator, facts: SourceFacts, start: int, en
     got = fields.content_range(response.headers)
     if response.status == 416:
         if got is not None and got.total not in {None, facts.length}:
-            raise SourceChanged(f"the content has {got.total} bytes now, not {facts.length}", where=where)
-        raise SourceProtocolError("the server refuses a range that is within the file (416)", where=where)
+            raise SourceChanged(f"the content now has {got.total} bytes, not {facts.length}", where=where)
+        raise SourceProtocolError("the server rejected a range that is within the file (416)", where=where)
     if response.status in WHOLE:
         if not same(response, seen, facts):
             raise SourceChanged("the content was replaced while it was being fetched", where=where)
         if start:
-            raise SourceUnavailable("the server gave ranges before and now only the whole file", where=where)
+            raise SourceUnavailable("the server no longer supports byte ranges", where=where)
         return facts.length
     if not Validator.of(response).agrees(seen):
         raise SourceChanged("the content was replaced while it was being fetched", where=where)
     if got is None or got.start is None or got.end is None:
-        raise SourceProtocolError("the server does not say which range it sends", where=where)
+        raise SourceProtocolError("the response has no valid Content-Range", where=where)
     if got.total is not None and got.total != facts.length:
-        raise SourceChanged(f"the content has {got.total} bytes now, not {facts.length}", where=where)
+        raise SourceChanged(f"the content now has {got.total} bytes, not {facts.length}", where=where)
     sent = got.end + 1 - start
     if got.start != start or not start <= got.end < end:
         raise SourceProtocolError(
-            f"the server was asked for the bytes {start}-{end - 1} and sends {got.start}-{got.end}", where=where
+            f"the server sent bytes {got.start}-{got.end} instead of {start}-{end - 1}", where=where
         )
     if response.body.length not in {None, sent}:
         raise SourceProtocolError(
             f"the server announces {response.body.length} bytes for the range {got.start}-{got.end}", where=where
         )
     if got.end + 1 < end and sent < MIN_PART:
-        raise SourceProtocolError(f"the server sends ranges of only {sent} bytes", where=where)
+        raise SourceProtocolError(f"the server limits ranges to {sent} bytes", where=where)
     return got.end + 1
 
 
@@ -100,7 +98,7 @@ def refuse_status(response: Response) -> None:
     """Raise `SourceProtocolError` unless the response to a request without Range is complete."""
     if response.status not in WHOLE:
         raise SourceProtocolError(
-            f"the server answers {response.status} to a request for everything", where=response.url.location
+            f"the server answered a request without a range with status {response.status}", where=response.url.location
         )
 
 
@@ -120,9 +118,9 @@ def codings_of(response: Response) -> tuple[str, ...]:
     codings = fields.content_codings(response.headers.get_all("Content-Encoding") or ())
     if not WRAPPERS.issuperset(codings):
         raise SourceProtocolError(
-            f"the server encodes the file as {', '.join(codings)[:80]!r} although that was not asked for",
+            f"the server encodes the file as {', '.join(codings)[:80]!r} although that was not requested",
             where=response.url.location,
-            remedy="turn compression on the fly off for images, at the server or the proxy on the way",
+            remedy="disable on-the-fly compression of images in the server or proxy",
         )
     return codings
 
@@ -130,4 +128,4 @@ def codings_of(response: Response) -> tuple[str, ...]:
 def refuse_other_coding(response: Response, seen: tuple[str, ...]) -> None:
     """Raise `SourceChanged` if a later response has another content coding, because its bytes differ."""
     if codings_of(response) != seen:
-        raise SourceChanged("the server encodes the content otherwise than before", where=response.url.location)
+        raise SourceChanged("the server changed the content encoding", where=response.url.location)

@@ -12,7 +12,7 @@ _SHOWN = 6
 _MAX_SCHEME = 20
 _SPELLED = {"ntlm": "NTLM", "oauth": "OAuth", "hoba": "HOBA"}
 _GIVE_BASIC = (
-    "put accessKeyId and secretKey into a Secret and name it in secretRef; on the command line, use --username and "
+    "store accessKeyId and secretKey in a Secret and name it in secretRef; on the command line, use --username and "
     "--password-file"
 )
 _GIVE_BEARER = (
@@ -37,14 +37,14 @@ def unauthorized(headers: HTTPMessage, said: str, *, where: str, sent: str | Non
     only = f", and offers only {_names(offered)}" if offered and "basic" not in offered else ""
     if dropped:
         return SourceUnauthorized(
-            f"the server that a redirect leads to wants credentials (401){only}{said}",
+            f"the redirect target requires credentials (401){only}{said}",
             where=where,
-            remedy="credentials are not sent on to another host that the server redirects to; use the final URL",
+            remedy="credentials are not forwarded to another host after a redirect; use the final URL",
         )
     scheme = None if sent is None else sent.partition(" ")[0].lower()
     if scheme is not None and (not offered or scheme in offered):
-        return SourceUnauthorized(f"the server refuses the credentials (401){said}", where=where)
-    what = "the server wants credentials (401)" if scheme is None else "the server wants other credentials (401)"
+        return SourceUnauthorized(f"the server rejected the credentials (401){said}", where=where)
+    what = "the server requires credentials (401)" if scheme is None else "the server requires other credentials (401)"
     if not offered or "basic" in offered:
         remedy = _GIVE_BASIC
     elif spoken:
@@ -58,14 +58,14 @@ def unauthorized(headers: HTTPMessage, said: str, *, where: str, sent: str | Non
 def proxy_unauthorized(headers: HTTPMessage, proxy: str, *, where: str) -> SourceUnauthorized:
     """Return the error for a 407 of the proxy, which the message calls `proxy`."""
     offered = _schemes(headers, "Proxy-Authenticate")
-    what = f"{proxy} wants credentials, or other ones (407)"
+    what = f"{proxy} requires credentials, or rejected them (407)"
     if offered and "basic" not in offered:
         return SourceUnauthorized(
             f"{what}, and offers only {_names(offered)}; this importer sends Basic",
             where=where,
             remedy="allow Basic at the proxy, or name another proxy (importProxy, or http_proxy and https_proxy)",
         )
-    return SourceUnauthorized(what, where=where, remedy="put the user and password into the proxy's URL")
+    return SourceUnauthorized(what, where=where, remedy="set the user and password in the proxy's URL")
 
 
 def _schemes(headers: HTTPMessage, name: str) -> tuple[str, ...]:

@@ -92,5 +92,5 @@ class HttpEndpoint:
             return None
         user = user or ""
         if ":" in user:
-            raise SourceCredentialsInvalid("the user name holds a colon", where=self.location)
+            raise SourceCredentialsInvalid("the user name contains a colon", where=self.location)
         return f"Basic {b64encode(f'{user}:{password or str()}'.encode()).decode('ascii')}"

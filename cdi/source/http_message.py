@@ -85,7 +85,7 @@ class Body:
             if not count:
                 if self._connection.ragged:
                     raise SourceTruncated(
-                        "the TLS connection ended without its closing alert, and no length was announced",
+                        "the TLS connection ended without close_notify, and the response has no Content-Length",
                         where=self._connection.where,
                         remedy="give a checksum, or have the server send Content-Length",
                         unclean_eof=True,
@@ -93,7 +93,7 @@ class Body:
                 self.ended = True
             return count
         if not count:
-            raise self._truncated(f"the connection was closed with {self._left} bytes to come")
+            raise self._truncated(f"the connection was closed with {self._left} bytes missing")
         self._left -= count
         if not self._left and self._framing is Framing.LENGTH:
             self.ended = True
@@ -102,13 +102,13 @@ class Body:
     def _next_chunk(self) -> bool:
         """Read the next chunk header (section 7.1); return False after the last chunk and its trailers."""
         if self._within_chunks and self._line(3) not in {b"\r\n", b"\n"}:
-            raise self._broken("a chunk does not end where it should")
+            raise self._broken("invalid end of a chunk")
         line = self._line(_MAX_LINE)
         if not line.endswith(b"\n"):
             raise self._truncated("the connection was closed between two chunks")
         match = _CHUNK_SIZE.fullmatch(line)
         if match is None or (self._strict and line[:1].isspace()):
-            raise self._broken("a chunk has no readable size")
+            raise self._broken("invalid chunk size")
         self._within_chunks = True
         self._left = int(match[1], 16)
         if self._left:
@@ -125,7 +125,7 @@ class Body:
     def _line(self, limit: int) -> bytes:
         line = self._connection.readline(limit)
         if self._strict and line.endswith(b"\n") and not line.endswith(b"\r\n"):
-            raise self._broken("a line between two chunks does not end as it should")
+            raise self._broken("invalid line end between two chunks")
         return line
 
     def _truncated(self, what: str) -> CdiError:
@@ -186,7 +186,7 @@ def request_bytes(method: str, target: str, host: str, headers: Iterable[tuple[s
         lines.append(f"Host: {host}")
     lines += [f"{name}: {value}" for name, value in headers]
     if any("\r" in line or "\n" in line or "\0" in line for line in lines):
-        raise SourceProtocolError("a request header holds a line break", where=host)
+        raise SourceProtocolError("a request header contains a line break", where=host)
     return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
 
 
@@ -199,7 +199,7 @@ class _Lines:
 
     def readline(self, limit: int) -> bytes:
         if self._left <= 0:
-            raise self._too_much(f"the answer's head has more than {MAX_HEAD} bytes")
+            raise self._too_much(f"the response head exceeds {MAX_HEAD} bytes")
         line = self._connection.readline(min(limit, self._left))
         self._left -= len(line)
         return line
@@ -210,11 +210,11 @@ class _Lines:
         for _ in range(MAX_FIELDS + 1):
             line = self.readline(MAX_FIELD + 1)
             if len(line) > MAX_FIELD:
-                raise self._too_much(f"the answer has a header field of more than {MAX_FIELD} bytes")
+                raise self._too_much(f"the response has a header field of more than {MAX_FIELD} bytes")
             text += line.decode("iso-8859-1")
             if line in {b"\r\n", b"\n", b""}:
                 return email.parser.Parser(_class=HTTPMessage).parsestr(text)
-        raise self._too_much(f"the answer has more than {MAX_FIELDS} header fields")
+        raise self._too_much(f"the response has more than {MAX_FIELDS} header fields")
 
     def _too_much(self, what: str) -> SourceProtocolError:
         return SourceProtocolError(what, where=self._connection.where)
@@ -234,7 +234,7 @@ def read_response(connection: Connection, url: Url, *, method: str = "GET") -> R
             if status >= 200:
                 break
         else:
-            raise SourceProtocolError("the server sends interim answers only", where=connection.where)
+            raise SourceProtocolError("the server sends only informational (1xx) responses", where=connection.where)
     return Response(
         url=url,
         status=status,
@@ -249,10 +249,10 @@ def _status(lines: _Lines, connection: Connection) -> tuple[int, int]:
     if not line and not connection.received:
         raise ConnectionLost("closed")
     if not line.endswith(b"\n") and b"HTTP/1.".startswith(line[:7]):
-        raise SourceTruncated("the connection was closed within the answer's head", where=connection.where)
+        raise SourceTruncated("the connection was closed within the response head", where=connection.where)
     match = _STATUS.fullmatch(line)
     if match is None:
-        raise SourceProtocolError("the server does not answer in HTTP", where=connection.where)
+        raise SourceProtocolError("the response is not HTTP", where=connection.where)
     return int(match[1]), int(match[2])
 
 

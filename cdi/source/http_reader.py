@@ -71,7 +71,7 @@ class HttpReader:
                 self._finish()
                 return 0
             raise SourceTruncated(
-                f"the server sent {self._position} of {stop} bytes and called it complete",
+                f"the server sent {self._position} of {stop} bytes and ended the response",
                 where=response.url.location,
             )
         self._position += count
@@ -91,7 +91,9 @@ class HttpReader:
     def _see_end(self, response: Response) -> None:
         if not response.body.endless or not response.connection.quiet():
             if response.beginning(1):
-                raise SourceTooLong(f"more than the announced {self._part_end} bytes came", where=response.url.location)
+                raise SourceTooLong(
+                    f"the response exceeds the announced {self._part_end} bytes", where=response.url.location
+                )
             self._cancel.check()
 
     def abort(self) -> None:

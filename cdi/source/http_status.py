@@ -51,24 +51,22 @@ def failure(response: Response, body: bytes, *, sent: str | None, credentials_dr
     if status == 401:
         return unauthorized(response.headers, said, where=where, sent=sent, dropped=credentials_dropped)
     if status == 403:
-        return SourceForbidden(f"the server does not allow this (403){said}", where=where)
+        return SourceForbidden(f"the server denied access (403){said}", where=where)
     if status == 407:
         return proxy_unauthorized(response.headers, "the proxy", where=where)
     if status in {404, 410}:
-        return SourceNotFound(f"there is nothing at this place ({status})", where=where)
+        return SourceNotFound(f"the URL does not exist ({status})", where=where)
     if status == 412:
         return SourceChanged("the content was replaced while it was being fetched (412)", where=where)
     if passing(status):
         return SourceUnavailable(
-            f"the server cannot serve it now ({status}){said}",
+            f"the server is unavailable ({status}){said}",
             where=where,
             retry_after=fields.retry_after(response.headers),
         )
     if 400 <= status < 600:
-        return SourceRefused(f"the server refuses the request ({status}){said}", where=where)
-    return SourceProtocolError(
-        f"the server answers with the status {status}, which a GET of a file never has", where=where
-    )
+        return SourceRefused(f"the server rejected the request ({status}){said}", where=where)
+    return SourceProtocolError(f"unexpected status {status} in response to GET", where=where)
 
 
 def _said(response: Response, body: bytes) -> str:

@@ -88,7 +88,7 @@ class Transport:
             return self._exchange(connection, url, data, cancel)
         except ConnectionLost as error:
             raise SourceUnreachable(
-                f"the server closed the connection without an answer ({error})", where=url.location
+                f"the server closed the connection without a response ({error})", where=url.location
             ) from error
 
     def finish(self, response: Response) -> None:
@@ -172,13 +172,13 @@ class Transport:
             wrapped.close()
             cancel.check()
             if isinstance(error, TimeoutError):
-                reason = f"no answer within {CONNECT_TIMEOUT:.0f} s"
+                reason = f"no response within {CONNECT_TIMEOUT:.0f} s"
             else:
                 reason = (error.reason if isinstance(error, ssl.SSLError) else error.strerror) or type(error).__name__
             raise SourceUnreachable(
                 f"no TLS connection to {url.host}:{url.port}: {reason}",
                 where=url.location,
-                remedy="see whether the server speaks TLS on this port, and a version that is still allowed",
+                remedy="check that the server supports TLS 1.2 or later on this port",
             ) from error
         except BaseException:
             cancel.detach()
@@ -225,19 +225,19 @@ class Transport:
             response = read_response(connection, url, method="CONNECT")
         except ConnectionLost as error:
             raise SourceUnreachable(
-                f"the proxy {proxy.label} closed the connection without an answer",
+                f"the proxy {proxy.label} closed the connection without a response",
                 where=url.location,
                 remedy=_PROXY_REMEDY,
             ) from error
         except (SourceProtocolError, SourceTruncated) as error:
             raise SourceUnreachable(
-                f"{proxy.label} does not answer like a proxy: {error.what}", where=url.location, remedy=_PROXY_REMEDY
+                f"{proxy.label} does not respond like a proxy: {error.what}", where=url.location, remedy=_PROXY_REMEDY
             ) from error
         if not 200 <= response.status < 300:
             raise _proxy_refusal(response, proxy, where=url.location)
         if not connection.quiet():
             # In TLS the client speaks first, so any byte received before that was injected.
-            raise SourceProtocolError("the proxy sends data of its own into the tunnel", where=url.location)
+            raise SourceProtocolError("the proxy sent data before the tunnel was established", where=url.location)
 
 
 def _proxy_refusal(response: Response, proxy: ProxyServer, *, where: str) -> SourceError:
@@ -248,10 +248,12 @@ def _proxy_refusal(response: Response, proxy: ProxyServer, *, where: str) -> Sou
         return SourceForbidden(
             f"the proxy {proxy.label} does not allow this host ({status})",
             where=where,
-            remedy="have the host allowed by the proxy, or name it in no_proxy",
+            remedy="allow the host in the proxy, or add it to no_proxy",
         )
     if status in {408, 429} or status >= 500:
         return SourceUnavailable(
             f"the proxy {proxy.label} cannot reach the server ({status})", where=where, remedy=_PROXY_REMEDY
         )
-    return SourceRefused(f"the proxy {proxy.label} refuses to connect ({status})", where=where, remedy=_PROXY_REMEDY)
+    return SourceRefused(
+        f"the proxy {proxy.label} rejected the connection ({status})", where=where, remedy=_PROXY_REMEDY
+    )

@@ -46,13 +46,13 @@ class Url:
         if len(text) > MAX_LENGTH:
             raise SourceUrlInvalid(f"the URL is longer than {MAX_LENGTH} bytes")
         if _CONTROL.search(text):
-            raise SourceUrlInvalid("the URL holds control characters")
+            raise SourceUrlInvalid("the URL contains control characters")
         try:
             parts = urlsplit(text)
             port = parts.port
             host = parts.hostname
         except ValueError as error:
-            raise SourceUrlInvalid("the URL has no readable host or port") from error
+            raise SourceUrlInvalid("the URL has no valid host or port") from error
         if parts.scheme not in PORTS:
             raise SourceUrlInvalid(f"the URL begins with {parts.scheme[:20]!r}, not with http:// or https://")
         if not host:
@@ -77,7 +77,7 @@ class Url:
         try:
             joined = urljoin(f"{self.origin_text}{self.target}", reference.strip())
         except ValueError as error:
-            raise SourceUrlInvalid("the server redirects to an unreadable URL", where=self.location) from error
+            raise SourceUrlInvalid("the server redirects to an invalid URL", where=self.location) from error
         url = Url.parse(joined)
         return Url(scheme=url.scheme, host=url.host, port=url.port, target=url.target)
 
@@ -145,15 +145,15 @@ def _host(host: str, *, bracketed: bool) -> str:
         try:
             ipaddress.IPv6Address(address)
         except ValueError as error:
-            raise SourceUrlInvalid("the URL's host is no IPv6 address") from error
+            raise SourceUrlInvalid("the URL's host is not a valid IPv6 address") from error
         if percent and not re.fullmatch(r"[A-Za-z0-9_.-]+", zone.removeprefix("25")):
-            raise SourceUrlInvalid("the URL's IPv6 zone cannot be read")
+            raise SourceUrlInvalid("the URL's IPv6 zone is invalid")
         return f"{address}%{zone.removeprefix('25')}" if percent else address
     if not host.isascii():
         try:
             host = host.encode("idna").decode("ascii")
         except UnicodeError as error:
-            raise SourceUrlInvalid("the URL's host is no valid international name") from error
+            raise SourceUrlInvalid("the URL's host is not a valid international domain name") from error
     if not _HOST.fullmatch(host) or len(host) > 255 or any(len(label) > 63 for label in host.split(".")):
         raise SourceUrlInvalid(f"the URL's host {host[:80]!r} is not a valid name")
     return host.lower()

@@ -50,6 +50,6 @@ def open_source(spec: SourceSpec, policy: Policy) -> Source:
 
             return StreamSource(spec.descriptor, length=spec.length, stall_timeout=policy.stall_timeout)
         case RegistrySourceSpec() | BlankSourceSpec():
-            raise InternalError(f"a {spec.kind} source is not one run of bytes", where=spec.kind)
+            raise InternalError(f"a {spec.kind} source is not a byte stream", where=spec.kind)
         case _:
             assert_never(spec)

@@ -57,9 +57,9 @@ _MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchVersion", "InvalidBuck
 _KEYS_WRONG = {
     "SignatureDoesNotMatch": "the secret key does not belong to the access key: correct secretKey",
     "InvalidAccessKeyId": "the service does not know the access key: correct accessKeyId, or the endpoint",
-    "ExpiredToken": "the temporary credentials have run out: renew them",
-    "ExpiredTokenException": "the temporary credentials have run out: renew them",
-    "TokenRefreshRequired": "the temporary credentials have run out: renew them",
+    "ExpiredToken": "the temporary credentials have expired: renew them",
+    "ExpiredTokenException": "the temporary credentials have expired: renew them",
+    "TokenRefreshRequired": "the temporary credentials have expired: renew them",
     "InvalidToken": "temporary credentials need their session token, and permanent ones must not have one",
     "InvalidClientTokenId": "the service does not know the access key: correct accessKeyId",
     "InvalidSecurity": "correct accessKeyId and secretKey",
@@ -190,9 +190,9 @@ class S3Endpoint:
     def _permission(self) -> str:
         if getattr(self._used, "keys", None) is None:
             return (
-                "no credentials were found, so it was asked for anonymously: give a secret, or make the object public"
+                "no credentials were found, and the anonymous request failed: give a secret, or make the object public"
             )
-        return "allow s3:GetObject on this key; S3 also says so of a missing key to those who may not list the bucket"
+        return "allow s3:GetObject on this key; S3 reports a missing key like this if listing the bucket is not allowed"
 
     def _learn(self, code: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
         session = self._session

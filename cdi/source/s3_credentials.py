@@ -42,7 +42,7 @@ class SecretIdentity:
     def __init__(self, credentials: Credentials) -> None:
         """Store the paths; raise `SourceCredentialsInvalid` if one of the two keys is missing."""
         if credentials.access_key_file is None or credentials.secret_key_file is None:
-            raise SourceCredentialsInvalid("S3 wants both accessKeyId and secretKey", where="source.s3.secretRef")
+            raise SourceCredentialsInvalid("S3 requires both accessKeyId and secretKey", where="source.s3.secretRef")
         self._access, self._secret = credentials.access_key_file, credentials.secret_key_file
         self._session = credentials.session_token_file
         self.region = environment_region()
@@ -109,7 +109,7 @@ def environment_region() -> str | None:
 def _line(path: str) -> str:
     text = read_secret(path).strip()
     if any(not 0x20 < ord(c) < 0x7F for c in text):
-        raise SourceCredentialsInvalid("the secret holds characters that no key has", where=path)
+        raise SourceCredentialsInvalid("the secret contains characters that are invalid in a key", where=path)
     return text
 
 
@@ -123,16 +123,16 @@ def _calling(call: Callable[[], Any]) -> Any:
     try:
         return call()
     except known.SSLError as error:
-        raise SourceTlsUntrusted(f"a service that gives credentials: {_brief(error)}", where=where) from error
+        raise SourceTlsUntrusted(f"cannot get credentials: {_brief(error)}", where=where) from error
     except (known.ConnectionError, known.HTTPClientError) as error:
-        raise SourceUnreachable(f"a service that gives credentials: {_brief(error)}", where=where) from error
+        raise SourceUnreachable(f"cannot get credentials: {_brief(error)}", where=where) from error
     except botocore.parsers.ResponseParserError as error:
-        raise SourceProtocolError("a service that gives credentials answers unreadably", where=where) from error
+        raise SourceProtocolError("invalid response of a credential service", where=where) from error
     except (known.BotoCoreError, known.ClientError) as error:
         raise SourceCredentialsInvalid(_brief(error), where=where, remedy=_REMEDY) from error
     except (OSError, ValueError, KeyError) as error:  # boto parses a profile's files without much validation
         kind = type(error).__name__
-        raise SourceCredentialsInvalid(f"the AWS configuration cannot be used: {kind}", where=where) from error
+        raise SourceCredentialsInvalid(f"invalid AWS configuration: {kind}", where=where) from error
 
 
 def _brief(error: Exception) -> str:

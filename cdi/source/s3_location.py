@@ -65,9 +65,7 @@ class S3Location:
         if scheme == "s3":
             return cls._plain(url.strip(), endpoint)
         if scheme not in ("http", "https"):
-            raise SourceUrlInvalid(
-                "an object is named s3://bucket/key or https://endpoint/bucket/key", where=_shown(url)
-            )
+            raise SourceUrlInvalid("use the form s3://bucket/key or https://endpoint/bucket/key", where=_shown(url))
         parsed = Url.parse(url)
         version = _version(parsed.query, parsed.location)
         path = unquote(parsed.path)[1:]
@@ -79,7 +77,7 @@ class S3Location:
             return cls._object(path, parsed.location, version=version, endpoint=_origin(base), region=_hint(base.host))
         if _WEBSITE.fullmatch(host):
             raise SourceUrlInvalid(
-                "this is a bucket's web site, not its S3 interface",
+                "the URL is a bucket's website endpoint, not its S3 API",
                 where=parsed.location,
                 remedy="use source http for it",
             )
@@ -130,7 +128,7 @@ class S3Location:
         version: str | None, region: str | None, endpoint: str | None, virtual: bool,
     ) -> Self:  # fmt: skip
         if not _BUCKET.fullmatch(bucket):
-            raise SourceUrlInvalid(f"{bucket[:80]!r} is not a bucket's name", where=where)
+            raise SourceUrlInvalid(f"{bucket[:80]!r} is not a bucket name", where=where)
         if not key or key.endswith("/"):
             raise SourceUrlInvalid("the URL names a bucket or a folder, not an object", where=where)
         if len(key.encode("utf-8", "surrogatepass")) > _LONGEST_KEY or "\0" in key:

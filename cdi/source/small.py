@@ -30,7 +30,7 @@ def read_small(source: Source, limit: int) -> bytes:
 
 def _too_large(length: int, limit: int, where: str) -> SourceRefused:
     return SourceRefused(
-        f"this is expected to be a small file and has {length} bytes or more, {limit} are allowed",
+        f"the file has {length} bytes or more; the limit is {limit}",
         where=where,
-        remedy="see whether another file stands under this name",
+        remedy="check that it is the right file",
     )

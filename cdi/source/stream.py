@@ -54,7 +54,7 @@ class StreamSource:
             ) from error
         if stat.S_ISDIR(mode):
             raise SourceNotSupported(
-                "this is a directory", where=self._location, remedy="give a file or pipe as standard input"
+                "standard input is a directory", where=self._location, remedy="give a file or pipe as standard input"
             )
         return SourceFacts(location=self._location, length=self._length, ranges=False, ending=Ending.PIPE)
 
@@ -62,7 +62,7 @@ class StreamSource:
         """Return the only reader; raise `SourceUnreachable` on a second call, as the bytes cannot be read again."""
         self.probe()
         if offset:
-            raise InternalError("a part was asked for of a stream", where=self._location)
+            raise InternalError("range requested from a stream", where=self._location)
         with self._lock:
             if self._opened:
                 raise SourceUnreachable(
@@ -136,7 +136,7 @@ class StreamReader:
         This does not wait for the end of the stream: a sender may keep its end open to read a reply.
         """
         if self._poller.poll(0) and not self._aborted and self._receive(fd, memoryview(bytearray(1))):
-            raise SourceTooLong(f"more than the announced {self._length} bytes came", where=self._location)
+            raise SourceTooLong(f"the stream exceeds the announced {self._length} bytes", where=self._location)
 
     def _receive(self, fd: int, view: memoryview) -> int:
         while True:
@@ -145,7 +145,9 @@ class StreamReader:
                 raise Interrupted("reading was interrupted", where=self._location)
             if not ready:
                 raise SourceStalled(
-                    f"no byte came for {self._stall:g} s", where=self._location, remedy="look at the program that sends"
+                    f"no data received for {self._stall:g} s",
+                    where=self._location,
+                    remedy="check the program that sends the stream",
                 )
             try:
                 return os.readv(fd, [view])
@@ -153,7 +155,9 @@ class StreamReader:
                 continue  # another process made it non-blocking and read the data first
             except OSError as error:
                 raise SourceUnreachable(
-                    f"reading failed: {error.strerror}", where=self._location, remedy="look at the program that sends"
+                    f"reading failed: {error.strerror}",
+                    where=self._location,
+                    remedy="check the program that sends the stream",
                 ) from error
 
     def abort(self) -> None:

@@ -22,12 +22,12 @@ _REASONS = {
     10: "has expired",
     18: "is self-signed and not trusted",
     19: "is issued by a private authority that is not trusted",
-    20: "is issued by an authority that is not known",
-    21: "is issued by an authority that is not known, or the server left its intermediate certificates out",
+    20: "is issued by an unknown authority",
+    21: "is issued by an unknown authority, or the server does not send its intermediate certificates",
     23: "was revoked",
-    26: "is not meant for servers",
-    62: "names another host",
-    64: "names another address",
+    26: "is not valid for servers",
+    62: "is issued for another host",
+    64: "is issued for another address",
     66: "has a key that is too weak",
     67: "has an authority whose key is too weak",
     68: "is signed with a digest that is too weak",
@@ -54,7 +54,7 @@ def _load_directory(context: ssl.SSLContext, directory: str) -> None:
         # Kubernetes updates a ConfigMap atomically with "..data" and "..2024_…"; the keys are symbolic links into them.
         names = sorted(name for name in os.listdir(directory) if not name.startswith(".."))
     except OSError as error:
-        raise SourceTlsUntrusted(f"the CA directory cannot be read: {error.strerror}", where=directory) from error
+        raise SourceTlsUntrusted(f"cannot read the CA directory: {error.strerror}", where=directory) from error
     if len(names) > MAX_CA_FILES:
         raise SourceTlsUntrusted(f"the CA directory has more than {MAX_CA_FILES} files", where=directory)
     loaded = 0
@@ -72,9 +72,9 @@ def _load_directory(context: ssl.SSLContext, directory: str) -> None:
             # file name.
             if is_pem:
                 raise SourceTlsUntrusted(
-                    "the file has a certificate that cannot be read",
+                    "the file contains an invalid certificate",
                     where=path,
-                    remedy="put whole PEM blocks into the ConfigMap named by certConfigMap",
+                    remedy="store complete PEM blocks in the ConfigMap named by certConfigMap",
                 ) from error
     if not loaded:
         listing = ", ".join(names[:10]) or "no file"
@@ -88,7 +88,7 @@ def _read(path: str) -> bytes | None:
         with open(path, "rb") as file:
             data = file.read(MAX_CA_FILE + 1)
     except OSError as error:
-        raise SourceTlsUntrusted(f"the CA file cannot be read: {error.strerror}", where=path) from error
+        raise SourceTlsUntrusted(f"cannot read the CA file: {error.strerror}", where=path) from error
     if len(data) > MAX_CA_FILE:
         raise SourceTlsUntrusted(f"the CA file is larger than {MAX_CA_FILE} bytes", where=path)
     return data
@@ -104,11 +104,11 @@ def untrusted(
     what = f"the certificate of {host} {reason}"
     remedy = None
     if code in {62, 64}:
-        remedy = "use a host name that the certificate has, or have it issued for this one"
+        remedy = "use a host name in the certificate, or issue a certificate for this one"
     elif code in {9, 10}:
-        remedy = "have the server's certificate renewed, and check this machine's clock"
+        remedy = "renew the server's certificate, and check this machine's clock"
     elif code == 23:
-        remedy = "have the server's certificate replaced"
+        remedy = "replace the server's certificate"
     return SourceTlsUntrusted(f"{what}; {summary}" if summary else what, where=where, remedy=remedy)
 
 

@@ -18,7 +18,7 @@ STEP = 1 << 30
 
 
 _REMEDY = (
-    "give the worker's user (107) the right to write; in a cluster, set device_ownership_from_security_context = true"
+    "grant write permission to the worker's user (107); in a cluster, set device_ownership_from_security_context = true"
     " in the settings of the node's container runtime (containerd, CRI-O)"
 )
 
@@ -44,7 +44,7 @@ class BlockDevice:
             # Check the type first: O_EXCL without O_CREAT is an exclusive open only for block devices.
             if not stat.S_ISBLK(os.stat(spec.path).st_mode):
                 raise TargetUnsuitable(
-                    "this is no block device", where=spec.path, remedy="use a file target, or name the device"
+                    "the target is not a block device", where=spec.path, remedy="use a file target, or give the device"
                 )
             direct = _claim(spec.path)
             try:
@@ -136,7 +136,7 @@ class BlockDevice:
     @property
     def _descriptors(self) -> Descriptors:
         if self._io is None:
-            raise InternalError("a device is used after it was closed", where=self.path)
+            raise InternalError("the device is closed", where=self.path)
         return self._io
 
     def _edges(self) -> None:
@@ -204,4 +204,4 @@ def _claim(path: str) -> int:
         return os.open(path, os.O_RDWR | os.O_EXCL | os.O_DIRECT | os.O_CLOEXEC)
     except PermissionError as error:
         # In pods, this is usually due to a setting of the node's container runtime, which no manifest shows.
-        raise TargetPermission(f"the device cannot be written: {error.strerror}", where=path, remedy=_REMEDY) from error
+        raise TargetPermission(f"cannot write to the device: {error.strerror}", where=path, remedy=_REMEDY) from error

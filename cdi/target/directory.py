@@ -167,7 +167,7 @@ class DirectoryTarget:
     def _one(self, tree: Tree, member: ArchiveMember, progress: Callable[[int], None] | None) -> None:
         path = split(member.name)
         if path and path[0] == STAGING:
-            raise ArchiveUnsafe("the archive has a member of a reserved name", where=shown(member.name))
+            raise ArchiveUnsafe("the archive contains a member with a reserved name", where=shown(member.name))
         match member.kind:
             case "directory":
                 tree.directory(path)
@@ -183,11 +183,11 @@ class DirectoryTarget:
             case "hardlink":
                 tree.hardlink(path, split(member.link))
             case "character" | "block":
-                raise ArchiveUnsafe("the archive has a device", where=shown(member.name))
+                raise ArchiveUnsafe("the archive contains a device", where=shown(member.name))
             case "fifo":
-                raise ArchiveUnsafe("the archive has a named pipe", where=shown(member.name))
+                raise ArchiveUnsafe("the archive contains a named pipe", where=shown(member.name))
             case _:
-                raise ArchiveUnsafe("the archive has a member of an unknown kind", where=shown(member.name))
+                raise ArchiveUnsafe("the archive contains a member of an unknown type", where=shown(member.name))
 
     def _file(self, tree: Tree, path: Path, member: ArchiveMember, progress: Callable[[int], None] | None) -> None:
         if member.stored >= _ROOM_CHECKED_FROM:

@@ -30,7 +30,7 @@ def target_error(error: OSError, where: str, room: str = "", remedy: str | None 
         case errno.ENOSPC:
             return TargetFull(f"no space left{': ' + room if room else ''}", where=where, remedy=remedy)
         case errno.EDQUOT:
-            return QuotaExceeded(f"the disk quota is used up{': ' + room if room else ''}", where=where)
+            return QuotaExceeded(f"the disk quota is exceeded{': ' + room if room else ''}", where=where)
         case errno.EBUSY | errno.ETXTBSY | errno.EWOULDBLOCK:
             return TargetBusy(f"the volume is in use: {text}", where=where)
         case errno.EFBIG:
@@ -41,10 +41,12 @@ def target_error(error: OSError, where: str, room: str = "", remedy: str | None 
             )
         case errno.ENOENT | errno.ENOTDIR | errno.ENXIO:
             return TargetUnsuitable(
-                f"there is no such volume: {text}", where=where, remedy="check the target's path and that it is mounted"
+                f"the volume does not exist: {text}",
+                where=where,
+                remedy="check the target's path and that it is mounted",
             )
         case errno.ELOOP | errno.EISDIR | errno.ENOTEMPTY | errno.EEXIST:
-            return occupied(f"something else is in the disk's place: {text}", where)
+            return occupied(f"the path of the disk is occupied: {text}", where)
         case _:
             return storage_error(error, "the volume", where)
 
@@ -54,7 +56,7 @@ def occupied(what: str, where: str) -> TargetUnsuitable:
 
     Its remedy does not suggest removing the file, because it may be a device.
     """
-    return TargetUnsuitable(what, where=where, remedy="use an empty volume, or name a new file or a block device")
+    return TargetUnsuitable(what, where=where, remedy="use an empty volume, or give a new file or a block device")
 
 
 @contextmanager

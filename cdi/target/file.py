@@ -70,7 +70,7 @@ class DiskFile:
         """Current size of the disk in bytes."""
         directory, self._final = os.path.split(spec.path)
         if self._final in ("", ".", ".."):
-            raise TargetUnsuitable("the path names no file", where=spec.path)
+            raise TargetUnsuitable("the path has no file name", where=spec.path)
         self._name = partial_name(self._final)
         self._volume = spec.volume
         self._allocated = False
@@ -190,7 +190,7 @@ class DiskFile:
     @property
     def _descriptors(self) -> Descriptors:
         if self._io is None:
-            raise InternalError("a disk is used after it was closed", where=self.path)
+            raise InternalError("the disk is closed", where=self.path)
         return self._io
 
     def _refuse_other_kinds(self) -> None:
@@ -324,7 +324,7 @@ class DiskFile:
         alone = self._volume is not None and whole <= self._volume and used - taken <= whole // 8
         remedy = self._remedy(self._volume, free + taken) if self._volume is not None and alone else None
         if remedy is not None and preallocating:
-            remedy += "; or do without preallocation"
+            remedy += "; or disable preallocation"
         return target_error(error, self.path, room, remedy)
 
     def _remedy(self, volume: int, room: int) -> str | None:
@@ -340,12 +340,12 @@ class DiskFile:
         fits = (room - SPARE) // MEBI * MEBI
         if fits <= 0 or self.size <= fits:
             return None
-        larger = "ask for a larger volume in a new DataVolume"
+        larger = "request a larger volume in a new DataVolume"
         overhead = -(-1000 * (volume - fits) // fits)
         if overhead > _MOST_OVERHEAD:
             return larger
         text = f"0.{overhead:03d}".rstrip("0")
         return (
-            f"set filesystemOverhead of the volume's storage class to {text} or more in CDIConfig: this disk is then "
-            f"made with {fits} bytes at most, and the import begins again by itself; if the image needs more, {larger}"
+            f"set filesystemOverhead of the volume's storage class to {text} or more in CDIConfig: the disk is then "
+            f"created with {fits} bytes at most, and the import restarts automatically; for a larger image, {larger}"
         )

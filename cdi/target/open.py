@@ -26,9 +26,9 @@ def open_target(spec: FileTargetSpec | BlockTargetSpec | DirectoryTargetSpec) ->
             return BlockDevice(spec)
         case DirectoryTargetSpec():
             raise TargetUnsuitable(
-                "a disk image cannot be written into a directory",
+                "a disk image cannot be written to a directory",
                 where=spec.path,
-                remedy="use contentType archive, or name a disk file or a block device",
+                remedy="use contentType archive, or give a disk file or a block device",
             )
         case _:
             assert_never(spec)

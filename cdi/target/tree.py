@@ -32,14 +32,14 @@ Path = tuple[str, ...]
 def split(name: str) -> Path:
     """Return the components of a member's name; raise `ArchiveUnsafe` if the name is not allowed."""
     if name.startswith("/"):
-        raise ArchiveUnsafe("the archive has a member of an absolute name", where=shown(name))
+        raise ArchiveUnsafe("the archive contains a member with an absolute name", where=shown(name))
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
     if ".." in parts:
-        raise ArchiveUnsafe("the archive has a member that climbs with ..", where=shown(name))
+        raise ArchiveUnsafe("the archive contains a member whose name contains ..", where=shown(name))
     if "\0" in name or len(parts) > DEPTH_MOST or len(os.fsencode(name)) > _PATH_MOST:
-        raise ArchiveUnsafe("the archive has a member whose name no file system takes", where=shown(name))
+        raise ArchiveUnsafe("the archive contains a member whose name is invalid in a file system", where=shown(name))
     if any(len(os.fsencode(part)) > _NAME_MOST for part in parts):
-        raise ArchiveUnsafe("the archive has a member whose name is too long", where=shown(name))
+        raise ArchiveUnsafe("the archive contains a member whose name is too long", where=shown(name))
     return parts
 
 
@@ -95,7 +95,9 @@ class Tree:
                 self.symlink(path, os.readlink(existing[-1], dir_fd=source))
                 return
             if not stat.S_ISREG(mode):
-                raise ArchiveUnsafe("the archive links to what is no file", where=shown("/".join(existing)))
+                raise ArchiveUnsafe(
+                    "the archive contains a hard link to something other than a file", where=shown("/".join(existing))
+                )
             parent = self._vacate(path)
             os.link(existing[-1], path[-1], src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
         finally:
@@ -105,17 +107,17 @@ class Tree:
         parts = [part for part in target.split("/") if part not in ("", ".")]
         climb = next((at for at, part in enumerate(parts) if part != ".."), len(parts))
         if not target or "\0" in target or len(os.fsencode(target)) > _PATH_MOST:
-            raise ArchiveUnsafe("the archive has a link to nowhere", where=shown("/".join(path)))
+            raise ArchiveUnsafe("the archive contains a link without a target", where=shown("/".join(path)))
         if target.startswith("/") or climb > len(path) - 1:
             raise ArchiveUnsafe(
-                f"the archive has a link that leaves it, to {shown(target)}", where=shown("/".join(path))
+                f"the archive contains a link that leads out of it, to {shown(target)}", where=shown("/".join(path))
             )
         parent = self._vacate(path)
         os.symlink(target, path[-1], dir_fd=parent)
         if ".." in parts[climb:]:
             self._climbing.append(path)
             if len(self._climbing) > _CLIMBING_LINKS_MOST:
-                raise ArchiveUnsafe("the archive has too many links that climb with .. behind a name")
+                raise ArchiveUnsafe("the archive contains too many links with .. after a name")
 
     def check_links(self) -> None:
         """Check links after the tree is complete; raise `ArchiveUnsafe` if one leads out of the tree."""
@@ -142,7 +144,7 @@ class Tree:
                     if error.errno not in (errno.ELOOP, errno.ENOTDIR):
                         raise
                     raise ArchiveUnsafe(
-                        "the archive has a member below a link or file", where=shown("/".join(path[: at + 1]))
+                        "the archive contains a member below a link or file", where=shown("/".join(path[: at + 1]))
                     ) from error
                 os.close(fd)
                 fd = deeper
@@ -167,14 +169,14 @@ class Tree:
             if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
                 raise
             raise ArchiveUnsafe(
-                "the archive links to a file that it does not have", where=shown("/".join(path))
+                "the archive contains a link to a file that it does not contain", where=shown("/".join(path))
             ) from None
         return fd
 
     def _vacate(self, path: Path) -> int:
         """Remove the entry at `path` if there is one, and return a descriptor of its parent."""
         if not path:
-            raise ArchiveUnsafe("the archive has a file in the place of its root")
+            raise ArchiveUnsafe("the archive contains a file in place of its root")
         parent = self.directory(path[:-1])
         try:
             mode = self._mode(path[-1], parent)
@@ -191,7 +193,7 @@ class Tree:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             raise ArchiveUnsafe(
-                "the archive has a directory and another member of the same name", where=shown("/".join(path))
+                "the archive contains a directory and another member of the same name", where=shown("/".join(path))
             ) from error
         return parent
 
@@ -201,7 +203,7 @@ class Tree:
 
     def _resolve(self, path: Path) -> None:
         """Resolve a link by the kernel's rules without following it; raise `ArchiveUnsafe` if it leaves the tree."""
-        unsafe = ArchiveUnsafe("the archive has a link that leads out of it", where=shown("/".join(path)))
+        unsafe = ArchiveUnsafe("the archive contains a link that leads out of it", where=shown("/".join(path)))
         here = list(path[:-1])
         todo = [path[-1]]
         hops = 0

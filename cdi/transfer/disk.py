@@ -167,7 +167,7 @@ class DiskTransfer:
             try:
                 table = load_map(fetcher, parse_header(peeled.head, length), length, plan.connections, peeled.head)
             except MapTooLarge:
-                self.result.warn("the image has more extents than are kept in memory: QEMU reads it")
+                self.result.warn("the image has more extents than can be kept in memory: QEMU reads it")
                 plan = self._plan(fetcher, target, peeled, wanted, "qemu")
         if plan.path == "qemu-bridge":
             reach_of_source(fetcher, image, plan.connections, peeled.head)
@@ -305,7 +305,7 @@ class DiskTransfer:
             wanted.check(digest.digest(), location, self.result, may_be_cut=fetcher.may_be_cut)
         if isinstance(none, NoDiskInLayer):
             raise none
-        raise DiskNotInImage("the archive holds no file that could be the disk", where=fetcher.facts.location)
+        raise DiskNotInImage("the archive contains no disk file", where=fetcher.facts.location)
 
     def _qcow2_stream(self, stream: Iterator[bytes | memoryview], target: Target) -> None:
         held = bytearray()
@@ -347,7 +347,7 @@ class DiskTransfer:
             limit, grow = target.capacity or MAX_DISK, target.resize
         footed, trailing = False, facts.announced is not None and intake is not None
         if trailing and (facts.announced or 0) - _MOST_TRAILING > limit:
-            raise TargetTooSmall(f"the image has {facts.announced} bytes and the disk may have {limit}")
+            raise TargetTooSmall(f"the image has {facts.announced} bytes, but the disk may have only {limit}")
 
         def trim(tail: memoryview, total: int) -> int:
             """Return the number of trailing bytes that do not belong to the disk.

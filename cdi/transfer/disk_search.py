@@ -107,7 +107,7 @@ class LayerReading:
         position = changes.link_target(entry)
         if position is None:
             raise DiskNotInImage(
-                f"/disk/{name} is {entry.describe()}, and the layer has no such file before it",
+                f"/disk/{name} is {entry.describe()}, and the layer does not contain the file before it",
                 remedy="build a containerDisk with the file itself below /disk",
             )
         return position
@@ -176,4 +176,4 @@ class DiskSearch:
                 wanted = _NONE if other.position is None else other.position
             else:
                 return reading.overlay, True
-        raise SourceChanged("the layer has other members each time it is read", where=self._image.location)
+        raise SourceChanged("the members of the layer changed between reads", where=self._image.location)

@@ -62,7 +62,7 @@ class Expectation:
         for promise in self.promises:
             if promise.digest != found:
                 error = ChecksumMismatch(
-                    f"the content's digest is {found}, and {promise.by} says {promise.digest}", where=location
+                    f"digest mismatch: {promise.by} says {promise.digest}, received {found}", where=location
                 )
                 if may_be_cut and before != result.digest:
                     raise RestartRequired(error)
@@ -91,7 +91,7 @@ def expectation(job: Job, source: Source, facts: SourceFacts, result: Result, co
         promises += _Discovery(source, facts, policy, result, control).promises()
     if not promises and policy.require_checksum:
         raise ChecksumMissing(
-            "no checksum is given, promised by the source or published beside it", where=facts.location
+            "no checksum is given, reported by the source or published beside it", where=facts.location
         )
     _agree(promises, facts.location)
     if not promises:
@@ -145,7 +145,7 @@ class _Discovery:
                 # requires a checksum.
                 if policy.require_checksum:
                     raise
-                self._result.warn(f"{candidate} beside the image is not used: {error.what}")
+                self._result.warn(f"{candidate} beside the image is ignored: {error.what}")
                 continue
             if digest is None or (policy.signature != "ignore" and not self._is_signed(candidate, body)):
                 continue
@@ -153,10 +153,10 @@ class _Discovery:
         if failures and self._required:
             raise failures[0]
         for failure in failures[:1]:
-            self._result.warn(f"a checksum file beside the image could not be looked for: {failure.what}")
+            self._result.warn(f"cannot look for a checksum file beside the image: {failure.what}")
         if policy.signature == "require":
             raise SignatureMissing(
-                "no signed checksum file that names the image is published beside it", where=self._facts.location
+                "no signed checksum file that lists the image is published beside it", where=self._facts.location
             )
         return []
 
@@ -175,7 +175,7 @@ class _Discovery:
         keyring = self._policy.keyring
         if keyring is None:
             raise SignatureMissing(
-                "the policy wants signatures checked and names no key ring", remedy="set the policy's keyring"
+                "the policy requires signatures, but names no key ring", remedy="set the policy's keyring"
             )
         signers: tuple[str, ...] = ()
         if is_clearsigned(body):

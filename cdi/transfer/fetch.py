@@ -278,7 +278,7 @@ class Fetcher:
                 self._meter.add_fetched(count)
                 self._throttle.spend(count, ticket)
                 if length is not None and total > length:
-                    raise SourceTooLong(f"more than the announced {length} bytes came", where=self.facts.location)
+                    raise SourceTooLong(f"the content exceeds the announced {length} bytes", where=self.facts.location)
             if filled:
                 put((buffer, filled))
             if filled < size:

@@ -73,9 +73,7 @@ def survey_layer(job: Job, control: Control, result: Result, layer: Layer, readi
                 if digest is not None:
                     wanted.check(digest.digest(), facts.location, result, may_be_cut=fetcher.may_be_cut)
                 raise
-            raise InternalError(
-                "a layer that is only surveyed was taken for the one with the disk", where=facts.location
-            )
+            raise InternalError("the disk was selected in a layer that is only listed", where=facts.location)
         finally:
             intake.close()
 
@@ -92,7 +90,7 @@ def _checked(job: Job, image: RegistryImage, result: Result) -> Job:
         return job
     if Digest.parse(job.checksum) != image.digest:
         raise ChecksumMismatch(
-            f"the image's digest is {image.digest}, and checksum says {job.checksum}", where=image.location
+            f"digest mismatch: checksum says {job.checksum}, the image has {image.digest}", where=image.location
         )
     result.verified("checksum")
     return replace(job, checksum=None)

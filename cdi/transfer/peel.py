@@ -132,7 +132,7 @@ def peel_stream(
         pieces = _only_disk(pieces, facts) if wrapper == "tar" else decoder(wrapper).decode(pieces)
     if archive:
         raise FormatUnsupported(
-            "the content is no tar archive", where=facts.location, remedy="use contentType kubevirt for disk images"
+            "the content is not a tar archive", where=facts.location, remedy="use contentType kubevirt for disk images"
         )
     if wrappers:
         refuse_strangers(head, facts, content_type=None)
@@ -155,7 +155,7 @@ def refuse_strangers(head: bytes, facts: SourceFacts, *, content_type: str | Non
         content_type = facts.content_type
     document = recognise_document(head, content_type)
     if document is not None:
-        raise SourceNotAnImage(f"the source gave {document} instead of an image", where=facts.location)
+        raise SourceNotAnImage(f"the source returned {document} instead of an image", where=facts.location)
     foreign = recognise_foreign(head)
     if foreign is not None:
         raise FormatUnsupported(
@@ -199,7 +199,7 @@ def _disk_of_layer(
     name = f"{_WRAPPER_NAMES[wrapper]} once more" if wrapper is not None else _name(head)
     inside = f"{_WRAPPER_NAMES[wrappers[0]]} around " if wrappers else ""
     raise FormatUnsupported(
-        f"the layer is {inside}{name}, and no tar archive",
+        f"the layer is {inside}{name}, not a tar archive",
         where=facts.location,
         remedy="build a container image that has the disk as a file below /disk: FROM scratch, ADD disk.qcow2 /disk/",
     )
@@ -213,7 +213,7 @@ def _name(head: bytes) -> str:
         return foreign.name
     if (image := name_format(head)) is not None:
         return f"a {image} image"
-    return "something unknown"
+    return "unknown content"
 
 
 def _only_disk(pieces: Iterator[Buffer], facts: SourceFacts) -> Iterator[Buffer]:
@@ -229,9 +229,9 @@ def _only_disk(pieces: Iterator[Buffer], facts: SourceFacts) -> Iterator[Buffer]
             raise _ova(member.name, found or _disk_of_ova(archive), facts)
         if found is not None:
             raise DiskNotInImage(
-                f"the archive holds both {found!r} and {member.name!r}, and only one can be the disk",
+                f"the archive holds both {found!r} and {member.name!r}, but only one can be the disk",
                 where=facts.location,
-                remedy="put one disk alone into the archive, or use contentType archive",
+                remedy="store a single disk in the archive, or use contentType archive",
             )
         found = member.name
         yield from member.read()

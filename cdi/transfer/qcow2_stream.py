@@ -180,7 +180,7 @@ class Qcow2Stream:
                 table.data += self._spill.read(have, min(base, table.stop) - have)
                 have = table.offset + len(table.data)
                 if have < base and have < table.stop:
-                    raise ImageCorrupt(f"the table at {table.offset:#x} shares its place with other data")
+                    raise ImageCorrupt(f"the table at {table.offset:#x} overlaps other data")
             if have < table.stop:
                 part = window[have - base : min(table.stop, stop) - base]
                 known.append((have, have + len(part)))

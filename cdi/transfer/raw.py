@@ -96,7 +96,7 @@ def raw_stream(
 
         def hand_over(buffer: memoryview, size: int, at: int) -> None:
             if at + size > limit:
-                raise TargetTooSmall(f"the image has more than the {limit} bytes that the disk may have")
+                raise TargetTooSmall(f"the image exceeds the {limit} bytes that the disk may have")
             if grow is not None:
                 grow(at + size)
             busy.append(pool.submit(write, buffer, size, at, (at - begin) // _BLOCK))

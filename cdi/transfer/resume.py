@@ -55,7 +55,7 @@ def resume(
         and journal.watermark <= (facts.length or 0)
     )
     if not same or not known:
-        result.warn("the content or the volume is not what an earlier attempt saw: started over")
+        result.warn("the content or the volume changed since an earlier attempt; starting over")
         return None, digest
     if digest is not None:
         state = journal.state
@@ -63,7 +63,7 @@ def resume(
         if journal.algorithm == wanted.algorithm and state is not None:
             restored = ResumableHash.restore(journal.algorithm or "", state)
         if restored is None:
-            result.warn("the digest of an earlier attempt cannot be continued: started over")
+            result.warn("the digest of an earlier attempt cannot be resumed; starting over")
             return None, digest
         digest = restored
     if target.size != journal.disk_size:

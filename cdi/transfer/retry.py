@@ -296,6 +296,6 @@ def run_with_restarts(
                 raise broken.cause from broken
             cause = broken.cause
         budget.restart(cause)
-        note = f"{cause.what}; started over"
+        note = f"{cause.what}; starting over"
         result.warn(note)
         control.meter.restart(note, failure=cause)

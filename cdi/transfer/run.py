@@ -48,7 +48,7 @@ def _abandoned(job: Job, error: CdiError, result: Result) -> CdiError:
     try:
         abandon(job, error, begun=result.begun or left)
     except CdiError as another:
-        result.warn(f"the unfinished disk could not be wiped: {another.what}")
+        result.warn(f"cannot wipe the unfinished disk: {another.what}")
     return error
 
 

@@ -61,7 +61,7 @@ class Spill:
         """Append `data` to the scratch file and return its offset there."""
         if self._directory is None:
             raise ScratchNeeded(
-                "the image keeps more data before the tables that place it than memory may hold",
+                "the image has more data before its mapping tables than can be kept in memory",
                 remedy="serve the image with byte ranges, rewrite it with qemu-img convert, or allow scratch space",
             )
         # Few images need it, and importing this module takes a fifth of a worker's start-up time.

@@ -46,7 +46,7 @@ class Rereading:
             before = self._seen.setdefault((offset, len(view)), found)
         if before != found:
             raise SourceChanged(
-                f"the {len(view)} bytes at {offset} were others when they were read again",
+                f"the {len(view)} bytes at offset {offset} changed between reads",
                 where=self._fetcher.facts.location,
             )
 
@@ -128,7 +128,9 @@ def _convert(
 ) -> None:
     virtual_size = image.virtual_size
     if virtual_size is None:
-        raise FormatUnsupported(f"the {image.format} image does not tell its size before it is read whole")
+        raise FormatUnsupported(
+            f"the {image.format} image does not contain its size; it is known only after reading all of it"
+        )
     path, is_block = _place(job)
     others, given = control.written, 0
 

@@ -90,7 +90,7 @@ def test_an_image_is_imported_and_waited_for(cluster, cdi, server, image, conten
     said = cdi("describe", "dv/golden").stdout
     assert "Format:       qcow2" in said
     assert "ImportSucceeded" in said
-    assert "It is done." in cdi("explain", "dv/golden").stdout
+    assert "It has succeeded." in cdi("explain", "dv/golden").stdout
     again = cdi("import", url, "--checksum", f"sha256:{sha256(image)}")
     assert again.stdout == "datavolume/golden unchanged\n"
 

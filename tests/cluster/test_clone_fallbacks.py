@@ -120,7 +120,7 @@ def test_without_a_snapshot_class_a_pod_copies(cluster, place, cdi):
     assert f"strategy:    {clone['why']}" in said
     assert f"fallback:    NoVolumeSnapshotClass: {clone['fallbacks'][0]['message']}" in said
     assert f"cost:        {cost}" in said
-    assert "It is done." in said
+    assert "It has succeeded." in said
     assert content(cluster, place, {"unable": FILES}) == {"unable": (sha256(DISK), "0")}
 
 

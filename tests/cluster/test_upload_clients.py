@@ -263,7 +263,7 @@ def test_the_page_can_do_no_more_than_its_token(place, browser):
     page.get_by_role("button", name="Show").click()
     row = page.locator("#volumes > li").filter(has=page.get_by_role("heading", name="looked-at", exact=True))
     row.wait_for()
-    page.get_by_text("may not create DataVolumes or ask for upload tokens").wait_for()
+    page.get_by_text("may not create DataVolumes or create upload tokens").wait_for()
     assert page.get_by_role("button", name="Choose a file").is_disabled()
     assert not page.get_by_role("button", name="Delete looked-at").is_visible()
     statuses = page.evaluate(

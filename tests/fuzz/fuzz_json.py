@@ -41,7 +41,10 @@ def refusal(check: NestingCheck, pieces: list[str]) -> str | None:
 
 def target(data: bytes) -> None:
     # A byte 0xff stands for more levels than a fuzzer would come to write.
-    step, data = 1 + (data[0] if data else 0) % 13, data[1:].replace(b"\xff", b"[" * LEVELS).replace(b"\xfe", b"]" * LEVELS)
+    step, data = (
+        1 + (data[0] if data else 0) % 13,
+        data[1:].replace(b"\xff", b"[" * LEVELS).replace(b"\xfe", b"]" * LEVELS),
+    )
     text = data.decode("utf-8", "replace")
     whole = refusal(NestingCheck(), [text])
     assert refusal(NestingCheck(), [text[at : at + step] for at in range(0, len(text), step)]) == whole
@@ -70,7 +73,13 @@ def _refuse(text: str) -> None:
 
 
 def seeds() -> list[bytes]:
-    texts = ['{"a": [1, 2.5, null, true], "b": "\\"[{\\\\"}', '[[["\\\\", "\\u005b["]]]', '{"a": 1, "a": 2}', "NaN", '"\\']
+    texts = [
+        '{"a": [1, 2.5, null, true], "b": "\\"[{\\\\"}',
+        '[[["\\\\", "\\u005b["]]]',
+        '{"a": 1, "a": 2}',
+        "NaN",
+        '"\\',
+    ]
     return [b"\0" + text.encode() for text in texts] + [
         b"\1\xff\xff\xfe\xfe", b"\2\xff\xff[]\xfe\xfe", b'\3{"a":\xff"\xff"\xfe}', b"\4\xff\xff\xff",
     ]  # fmt: skip

@@ -16,7 +16,9 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-with atheris.instrument_imports(include=["cdi.server.page", "cdi.source.inbound", "cdi.api.document", "cdi.api.quantity"]):
+with atheris.instrument_imports(
+    include=["cdi.server.page", "cdi.source.inbound", "cdi.api.document", "cdi.api.quantity"]
+):
     from cdi.api.errors import ClusterUnauthorized, UploadMalformed
     from cdi.api.names import is_dns_subdomain
     from cdi.server.page.desk import Session
@@ -143,7 +145,11 @@ def seeds() -> list[bytes]:
         length = len(content.replace(b"\xfe", b"[" * 200))
         start = f"{method} {path} HTTP/1.1\r\nHost: h\r\n".encode()
         found.append(start + b"\xff" + f"Content-Length: {length}\r\n\r\n".encode() + content)
-        found.append(start + b"\xffTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n" + b"%x\r\n%s\r\n0\r\n\r\n" % (length, content))
+        found.append(
+            start
+            + b"\xffTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
+            + b"%x\r\n%s\r\n0\r\n\r\n" % (length, content)
+        )
     return found
 
 

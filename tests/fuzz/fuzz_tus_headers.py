@@ -29,7 +29,15 @@ with atheris.instrument_imports(include=["cdi.api.upload_protocol", "cdi.api.dig
 
 from tests.fuzz.seeds import run
 
-FIELDS = ("content-digest", "repr-digest", "digest", "content-md5", "upload-metadata", "upload-length", "upload-checksum")
+FIELDS = (
+    "content-digest",
+    "repr-digest",
+    "digest",
+    "content-md5",
+    "upload-metadata",
+    "upload-length",
+    "upload-checksum",
+)
 
 
 def sound(digest: Digest | None) -> None:

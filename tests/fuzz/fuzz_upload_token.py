@@ -57,7 +57,11 @@ def target(data: bytes) -> None:
         request(json.dumps(spoilt(REQUEST, provider)).encode() if kind else provider.ConsumeBytes(4096))
         return
     raw = provider.ConsumeBytes(4096)
-    for text in (raw.decode("latin-1"), f"{HEADER}.{segment(raw)}.{SIGNATURE}", f"{segment(raw)}.{PAYLOAD}.{SIGNATURE}"):
+    for text in (
+        raw.decode("latin-1"),
+        f"{HEADER}.{segment(raw)}.{SIGNATURE}",
+        f"{segment(raw)}.{PAYLOAD}.{SIGNATURE}",
+    ):
         if text == GOOD:
             continue
         try:

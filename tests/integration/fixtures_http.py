@@ -1,16 +1,16 @@
 """The fixture `nginx`: the real server with a generated configuration, on free ports, for the whole session.
 
-    def test_x(nginx):
-        nginx.put("disk.qcow2", data)
-        nginx.url("disk.qcow2")              # with ranges
-        nginx.url("disk.qcow2", "plain")     # without ranges: it answers 200 with everything
-        nginx.url("disk.qcow2", tls=True)    # trusted by nginx.ca_dir
-        nginx.url("disk.qcow2", "private")   # basic auth, nginx.user and nginx.password
-        nginx.url("disk.qcow2", "moved")     # 302 to the first
-        nginx.url("disk.qcow2", "slow")      # 1 MiB/s
-        nginx.url("disk.qcow2", "gzipped")   # compressed on the fly for every client
-        nginx.url("disk.qcow2", "chunked")   # no length, no ranges
-        nginx.url("disk.qcow2", "closed")    # no length, no ranges, no chunks
+def test_x(nginx):
+    nginx.put("disk.qcow2", data)
+    nginx.url("disk.qcow2")              # with ranges
+    nginx.url("disk.qcow2", "plain")     # without ranges: it answers 200 with everything
+    nginx.url("disk.qcow2", tls=True)    # trusted by nginx.ca_dir
+    nginx.url("disk.qcow2", "private")   # basic auth, nginx.user and nginx.password
+    nginx.url("disk.qcow2", "moved")     # 302 to the first
+    nginx.url("disk.qcow2", "slow")      # 1 MiB/s
+    nginx.url("disk.qcow2", "gzipped")   # compressed on the fly for every client
+    nginx.url("disk.qcow2", "chunked")   # no length, no ranges
+    nginx.url("disk.qcow2", "closed")    # no length, no ranges, no chunks
 """
 
 from __future__ import annotations

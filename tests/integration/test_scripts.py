@@ -95,7 +95,9 @@ def test_where_root_cannot_be_had_one_line_has_the_command_to_run(bare_machine, 
 
 def test_sudo_is_given_the_settings_and_the_command(bare_machine, tmp_path):
     tool(tmp_path / "bin", "sudo", f'[ "$1" != -n ] || exit 0; printf "%s\\n" "$@" >{tmp_path}/called')
-    done = call("/bin/bash", SCRIPTS / "as-root", "try", "a command", "an argument", **bare_machine, https_proxy="http://x")
+    done = call(
+        "/bin/bash", SCRIPTS / "as-root", "try", "a command", "an argument", **bare_machine, https_proxy="http://x"
+    )
     assert done.returncode == 0
     assert done.stderr == r"needs root to try; running through sudo: a\ command an\ argument" + "\n"
     kept, *command = (tmp_path / "called").read_text().splitlines()
@@ -108,7 +110,9 @@ def test_the_cluster_stage_runs_through_sudo_with_the_same_cache_and_python(tmp_
     (tmp_path / "bin").mkdir()
     tool(tmp_path / "bin", "id", "echo 1000")
     tool(
-        tmp_path / "bin", "sudo", f'[ "$1" != -n ] || exit 0; printenv CDI_PYTHON; printf "%s\\n" "$@" >{tmp_path}/called'
+        tmp_path / "bin",
+        "sudo",
+        f'[ "$1" != -n ] || exit 0; printenv CDI_PYTHON; printf "%s\\n" "$@" >{tmp_path}/called',
     )
     environment = {"CDI_PYTHON": sys._base_executable, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
     done = call(SCRIPTS / "test", "cluster", "-k", "nothing", **environment, CDI_TEST_KUBECONFIG="")
@@ -201,7 +205,10 @@ def test_a_user_builds_the_guest_in_a_namespace(guest_image, tmp_path):
 def test_where_there_are_no_namespaces_the_guest_is_built_through_sudo(guest_image, tmp_path):
     tool(tmp_path / "bin", "unshare", "exit 1")
     tool(tmp_path / "bin", "sudo", "exit 0")
-    assert guest_image.root_command() == ([str(SCRIPTS / "as-root"), "build the guest's files"], "built by root, through sudo")
+    assert guest_image.root_command() == (
+        [str(SCRIPTS / "as-root"), "build the guest's files"],
+        "built by root, through sudo",
+    )
 
 
 def test_without_namespaces_and_sudo_it_is_said_what_an_administrator_can_do(guest_image, tmp_path):
@@ -227,7 +234,9 @@ def spaced_cache(tmp_path):
     head = BOOT_SECTOR.ljust(0x26, b"\x90") + b"\r\nguest login: \0"
     (tmp_path / "guest.raw").write_bytes(head.ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20))
     command = [sys.executable, "-B", "-c", "import runpy; print(runpy.run_path('guest-image')['cache_key']())"]
-    key = subprocess.check_output(command, cwd=SCRIPTS, env=os.environ | {"PYTHONPATH": str(SCRIPTS)}, text=True).strip()
+    key = subprocess.check_output(
+        command, cwd=SCRIPTS, env=os.environ | {"PYTHONPATH": str(SCRIPTS)}, text=True
+    ).strip()
     guest = cache / "guest" / f"guest-{key}.qcow2"
     subprocess.run(["qemu-img", "convert", "-O", "qcow2", "-f", "raw", tmp_path / "guest.raw", guest], check=True)
     return {"CDI_CACHE": str(cache), "CDI_PYTHON": sys._base_executable, "CDI_HOME": str(tmp_path / "a home")}

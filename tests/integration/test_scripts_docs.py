@@ -14,7 +14,17 @@ ROOT = Path(__file__).parents[2]
 
 def build(checkout, site):
     return subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", checkout / "mkdocs.yml", "--site-dir", site],
+        [
+            sys.executable,
+            "-m",
+            "mkdocs",
+            "build",
+            "--strict",
+            "--config-file",
+            checkout / "mkdocs.yml",
+            "--site-dir",
+            site,
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -82,5 +92,7 @@ def test_a_file_from_another_host_fails_the_check(tmp_path):
         '<a href="https://www.mkdocs.org/">MkDocs</a><img src="../x.svg">': False,
     }.items():
         (tmp_path / "index.html").write_text(line)
-        done = subprocess.run(["bash", "-c", f"{function}\nforeign {tmp_path}"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["bash", "-c", f"{function}\nforeign {tmp_path}"], capture_output=True, text=True, check=False
+        )
         assert bool(done.stdout) is found, line

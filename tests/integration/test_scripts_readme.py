@@ -26,10 +26,7 @@ BOOT_SECTOR = bytes.fromhex("31c08ed8fcbaf803be267cac84c0741288c383c205ec83ea05a
 
 def commands():
     return [
-        step.command
-        for block in blocks_of(README["console"])
-        if block.language == "console"
-        for step in steps(block)
+        step.command for block in blocks_of(README["console"]) if block.language == "console" for step in steps(block)
     ]
 
 

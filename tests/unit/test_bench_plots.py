@@ -43,7 +43,9 @@ def test_a_plot_is_complete_and_its_page_shows_it(name):
 def test_each_contender_has_a_bar_as_long_as_its_value():
     case = {"title": "t", "contenders": {"ours": _values(1.0), "old": _values(4.0)}}
     drawing = ET.fromstring(plots.plots({"raw": case})["benchmarks-wall.svg"])
-    bars = {each.attrib["class"]: float(each.attrib["width"]) for each in drawing.iter(f"{SVG}rect") if "y" in each.attrib}
+    bars = {
+        each.attrib["class"]: float(each.attrib["width"]) for each in drawing.iter(f"{SVG}rect") if "y" in each.attrib
+    }
     assert bars["other"] == pytest.approx(4 * bars["ours"], rel=0.01)
 
 

@@ -45,7 +45,9 @@ def test_every_block_names_its_language(page):
 
 @PAGES
 def test_every_shell_block_is_executed_or_says_why_not(page):
-    assert [str(block) for block in blocks(page) if block.language in SHELL and not (block.executed_by or block.reason)] == []
+    assert [
+        str(block) for block in blocks(page) if block.language in SHELL and not (block.executed_by or block.reason)
+    ] == []
 
 
 @PAGES
@@ -154,7 +156,9 @@ class TestTheShell:
     def execute(self, shell, *commands):
         """Run commands, each with the output to expect if it is a pair."""
         parts = [each if isinstance(each, tuple) else (each, ()) for each in commands]
-        found = [Step(where=f"page:{n}", command=command, output=tuple(told)) for n, (command, told) in enumerate(parts)]
+        found = [
+            Step(where=f"page:{n}", command=command, output=tuple(told)) for n, (command, told) in enumerate(parts)
+        ]
         return shell._execute(found, 60.0)
 
     def test_commands_share_one_shell(self, shell):

@@ -104,10 +104,18 @@ def test_nothing_is_left_of_space_that_is_not_there(tmp_path):
 @pytest.mark.parametrize(
     ("number", "kind", "remedy"),
     [
-        (errno.ENOSPC, TargetFull, "free space in the file system of /x, or set Y; what was begun goes on by itself"),
-        (errno.EDQUOT, TargetFull, "free space in the file system of /x, or set Y; what was begun goes on by itself"),
-        (errno.EACCES, TargetPermission, f"give user {os.geteuid()} the right to write there, or set Y"),
-        (errno.EPERM, TargetPermission, f"give user {os.geteuid()} the right to write there, or set Y"),
+        (
+            errno.ENOSPC,
+            TargetFull,
+            "free space in the file system of /x, or set Y; the work then continues automatically",
+        ),
+        (
+            errno.EDQUOT,
+            TargetFull,
+            "free space in the file system of /x, or set Y; the work then continues automatically",
+        ),
+        (errno.EACCES, TargetPermission, f"grant write permission to user {os.geteuid()}, or set Y"),
+        (errno.EPERM, TargetPermission, f"grant write permission to user {os.geteuid()}, or set Y"),
         (errno.EROFS, TargetPermission, "mount the file system writable, or set Y"),
         (errno.ENOTDIR, TargetUnsuitable, "check this path, or set Y"),
         (errno.ELOOP, TargetUnsuitable, "check this path, or set Y"),

@@ -54,7 +54,10 @@ def runs(tmp_path):
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_runs_are_added_up(runs, workers):
     first = runs("-n", workers)
-    assert {reason: len(tests) for reason, tests in first.skipped.items()} == {"there is no moon": 2, "a whole module": 1}
+    assert {reason: len(tests) for reason, tests in first.skipped.items()} == {
+        "there is no moon": 2,
+        "a whole module": 1,
+    }
     assert first.failed == {"test_it.py::test_flaky"}
     assert first.passed == set()
     both = runs("-n", workers)

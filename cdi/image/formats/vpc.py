@@ -131,7 +131,10 @@ def inspect(content: Content) -> Inspection:
     checks.expect(footer.checksum_holds, "footer checksum", "holds" if footer.checksum_holds else "it is damaged")
     overlay = footer.kind == _DIFFERENCING
     checks.expect(
-        not overlay, "parent image", "it is a difference to another image" if overlay else "none", BackingFileRefused
+        not overlay,
+        "parent image",
+        "it is a differencing image that needs a parent" if overlay else "none",
+        BackingFileRefused,
     )
     if not overlay:
         known = footer.kind == _DYNAMIC

@@ -44,7 +44,7 @@ _MOST_NAMES = 1000
 class ClusterDesks:
     """Clients of recent users; a client is never used with another user's token."""
 
-    hint = "A token of the cluster, such as kubectl create token NAME gives. The page may do what it may."
+    hint = "Enter a token of the cluster, for instance from kubectl create token NAME. The page has its permissions."
 
     def __init__(self, own: Blocking, credentials: Credentials) -> None:
         """Connect to the API server of `credentials` and trust its authorities; nothing else of them is used."""
@@ -170,7 +170,7 @@ class ClusterDesk:
             answer = await self._client.create(SELF_SUBJECT_ACCESS_REVIEWS, body)
         except ClusterForbidden as error:
             # Any authenticated user may create this review. With anonymous access, a bad token counts as anonymous.
-            raise ClusterUnauthorized("the cluster does not know this token", remedy="get a new one") from error
+            raise ClusterUnauthorized("the cluster rejected the token", remedy="get a new one") from error
         return ["yes"] if (answer.get("status") or {}).get("allowed") is True else []
 
     async def _names(self, listing: Coroutine[Any, Any, Any]) -> list[str]:

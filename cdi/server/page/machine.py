@@ -16,7 +16,7 @@ from cdi.store.base import Key, Object
 class MachineDesks:
     """Provider of the local volumes, all of which one token permits."""
 
-    hint = "cdi serve has printed the token, and a link that signs in by itself."
+    hint = "cdi serve has printed the token, and a link that signs in automatically."
 
     def __init__(self, embedded: Embedded, token: str) -> None:
         self._token = token.encode()
@@ -24,7 +24,7 @@ class MachineDesks:
 
     def recognises(self, token: str) -> bool:
         if not hmac.compare_digest(token.encode(), self._token):
-            raise ClusterUnauthorized("this is not the token that cdi serve printed", remedy="copy it again")
+            raise ClusterUnauthorized("this is not the token that cdi serve printed", remedy="copy the token again")
         return True
 
     def of(self, token: str) -> MachineDesk:
@@ -59,12 +59,12 @@ class MachineDesk:
     def create(self, body: Object) -> None:
         key = Key.of_object(body)
         if any(one["metadata"]["name"] == key.name for one in self._embedded.list("dv", key.namespace)):
-            raise AlreadyExists(f"there is a volume {key.name} already", remedy="choose another name")
+            raise AlreadyExists(f"volume {key.name!r} already exists", remedy="choose another name")
         self._embedded.apply([body])
 
     def delete(self, namespace: str, name: str, uid: str) -> None:
         if self._embedded.get("dv", namespace, name)["metadata"]["uid"] != uid:
-            raise Conflict("the volume was replaced by another one of this name", remedy="look at it again")
+            raise Conflict("the volume was replaced by another one with this name", remedy="reload the list and repeat")
         self._embedded.delete("dv", namespace, name)
 
     def upload_token(self, namespace: str, name: str) -> str:

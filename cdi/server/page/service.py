@@ -149,7 +149,7 @@ def _on_volume(
 
 
 def _nothing() -> CdiError:
-    return UploadMalformed("there is nothing here", status=404, remedy="")
+    return UploadMalformed("the page does not exist", status=404, remedy="")
 
 
 def status_of(error: CdiError) -> int:
@@ -181,7 +181,7 @@ def _token(field: str | None) -> str:
     scheme, _, token = (field or "").partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token or len(token) > _MOST_TOKEN or not token.isascii():
-        raise TokenInvalid("there is no token", remedy="sign in")
+        raise TokenInvalid("the request has no token", remedy="sign in")
     return token
 
 
@@ -193,15 +193,15 @@ def _document(desk: Desk, visit: Visit) -> Mapping[str, Any]:
     """Parse the request's body if its sender has a valid token; raise `UploadMalformed` or `ClusterUnauthorized`."""
     # Browsers send any other type from a form of another site without a CORS preflight.
     if visit.head.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise UploadMalformed("the body is to be application/json", status=415, remedy="")
+        raise UploadMalformed("the body must be application/json", status=415, remedy="")
     desk.authenticate()
     body = visit.small_body(_MOST_BODY)
     try:
         found = parse_json(body)
     except ValueError as error:
-        raise UploadMalformed(f"the body is no JSON: {error}"[:200], remedy="") from error
+        raise UploadMalformed(f"the body is not JSON: {error}"[:200], remedy="") from error
     if not isinstance(found, dict):
-        raise UploadMalformed("the body is no JSON object", remedy="")
+        raise UploadMalformed("the body is not a JSON object", remedy="")
     return found
 
 
@@ -209,7 +209,7 @@ def _upload_volume(namespace: str, wish: Mapping[str, Any]) -> Object:
     """Return a DataVolume to upload into; raise `InvalidManifest`."""
     size, wanted = wish.get("size"), wish.get("storageClass") or None
     if not isinstance(size, str) or len(size) > 40 or Quantity.parse(size).bytes <= 0:
-        raise InvalidManifest("the size is none", where="size", remedy="such as 10Gi")
+        raise InvalidManifest("the size is not a valid quantity", where="size", remedy="use a size such as 10Gi")
     storage: Object = {"resources": {"requests": {"storage": size}}}
     if wanted is not None:
         storage["storageClassName"] = str(wanted)[:253]

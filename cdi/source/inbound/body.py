@@ -30,7 +30,7 @@ class RequestBody(Body):
             raise SourceUnreachable(error.what, where=error.where, remedy=_SEND_AGAIN) from error
         except ConnectionLost as error:
             raise SourceUnreachable(
-                f"the connection broke: {error}", where=self._connection.where, remedy=_SEND_AGAIN
+                f"connection lost: {error}", where=self._connection.where, remedy=_SEND_AGAIN
             ) from error
 
     def _truncated(self, what: str) -> CdiError:

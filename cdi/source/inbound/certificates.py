@@ -35,8 +35,8 @@ class FileContext:
                 # A half-written replacement is loaded again on the next call; until then the old context is used.
                 if self._context is None:
                     raise InvalidManifest(
-                        f"the certificates cannot be used: {error}",
+                        f"cannot load the certificate: {error}",
                         where=os.path.dirname(self._paths[0]),
-                        remedy="look at the Secret that is mounted there",
+                        remedy="check the Secret that is mounted there",
                     ) from error
             return self._context

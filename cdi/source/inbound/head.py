@@ -58,17 +58,17 @@ def parse(data: bytes) -> Head:
     first, *lines = data.removesuffix(_END).split(b"\r\n")
     match = _LINE.fullmatch(first)
     if match is None:
-        raise UploadMalformed("this is no HTTP/1.1 request")
+        raise UploadMalformed("malformed request line")
     headers = _fields(lines)
     minor = int(match[3])
     if minor and "host" not in headers:
-        raise UploadMalformed("the request names no Host")
+        raise UploadMalformed("the request has no Host header")
     target = match[2].decode("ascii")
     absolute = _ABSOLUTE.fullmatch(target)
     if absolute is not None:
         target = absolute[1] or "/"
     if not target.startswith("/") and not (target == "*" and match[1] == b"OPTIONS"):
-        raise UploadMalformed("the request names no path")
+        raise UploadMalformed("the request has no path")
     path, _, query = target.partition("?")
     tokens = {token.strip().lower() for token in headers.get("connection", "").split(",")}
     return Head(
@@ -90,7 +90,7 @@ def _fields(lines: list[bytes]) -> dict[str, str]:
         # A single regular expression for the whole line would backtrack excessively on a run of blanks.
         before, colon, after = line.partition(b":")
         if not colon or not _NAME.fullmatch(before) or _BAD.search(after):
-            raise UploadMalformed("a header field cannot be read")
+            raise UploadMalformed("malformed header field")
         name, value = before.decode("ascii").lower(), after.strip(b" \t").decode("latin-1")
         if name in headers and name in _ONCE:
             raise UploadMalformed(f"the request has two {name} fields")
@@ -106,14 +106,14 @@ def _length(headers: Mapping[str, str], minor: int) -> int | None:
     coding, length = headers.get("transfer-encoding"), headers.get("content-length")
     if coding is not None:
         if length is not None or not minor:
-            raise UploadMalformed("the length of the body is given twice")
+            raise UploadMalformed("the request has both Content-Length and Transfer-Encoding")
         if coding.lower() != "chunked":
-            raise UploadMalformed("the body is coded in a way that is not known here", status=501)
+            raise UploadMalformed("unsupported Transfer-Encoding", status=501)
         return None
     if length is None:
         return 0
     if not _LENGTH.fullmatch(length):
-        raise UploadMalformed("Content-Length is no number")
+        raise UploadMalformed("invalid Content-Length")
     return int(length)
 
 
@@ -122,5 +122,5 @@ def _expects(headers: Mapping[str, str]) -> bool:
     if expected is None:
         return False
     if expected.lower() != "100-continue":
-        raise UploadMalformed("what the request expects is not known here", status=417)
+        raise UploadMalformed("unsupported Expect header", status=417)
     return True

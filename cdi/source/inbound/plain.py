@@ -39,7 +39,7 @@ class OwnContext(PlainContext):
         """Take the descriptor of `sock`; raise `PermissionError` if the peer is another user's process."""
         del server_side, do_handshake_on_connect
         if peer_uid(sock) != self._uid:
-            raise PermissionError("the socket is another user's")
+            raise PermissionError("the peer of the socket belongs to another user")
         return cast("ssl.SSLSocket", _Plain(sock, {"subject": ((("commonName", CLIENT_NAME),),)}))
 
 

@@ -294,7 +294,7 @@ class Reception:
         """Process a request whose head and following bytes are `parts`; None if the head is too long."""
         head, rest, refusal = _UNREADABLE, b"", None
         if parts is None:
-            refusal = UploadMalformed(f"the request's head has more than {MAX_HEAD} bytes", status=431)
+            refusal = UploadMalformed(f"the request head exceeds {MAX_HEAD} bytes", status=431)
         else:
             try:
                 head, rest = parse(parts[0]), parts[1]
@@ -311,7 +311,7 @@ class Reception:
             if self._take_turn(visit):
                 self._start(visit, guest, begun)
                 return
-            busy = UploadMalformed("too many requests at a time", remedy="send it again later", status=503)
+            busy = UploadMalformed("too many concurrent requests", remedy="send it again later", status=503)
             begun = self._refuse(visit, busy)
         self._tell(visit)
         self._settle(_Served(guest=guest, visit=visit, stays=begun))

@@ -103,7 +103,7 @@ async def _token(
         url = Url.parse(f"{realm.text}{joint}{urlencode(query)}")
         answer = await documents.fetch(url, limit=_LIMIT, authorization=basic)
     if answer.status in (400, 401, 403):
-        who = "refuses the credentials" if identity is not None else "wants credentials"
+        who = "rejected the credentials" if identity is not None else "requires credentials"
         raise SourceUnauthorized(f"the registry's token service {who}", where=f"{reference.name}, {realm.location}")
     if answer.status != 200:
         raise refusal(answer.status, answer.headers, answer.body, realm.location)
@@ -117,7 +117,7 @@ def _realm(text: str, reference: Reference, *, plain: bool) -> Url:
         raise SourceProtocolError(f"the registry's token service: {error.what}", where=reference.name) from error
     if realm.scheme != "https" and not plain and not (reference.loopback and is_loopback(realm.host)):
         raise SourceProtocolError(
-            "the registry wants credentials to be sent unencrypted",
+            "the registry requires the credentials unencrypted",
             where=f"{reference.name}, {realm.location}",
             remedy="have the registry's token service use https, or mark the registry as insecure",
         )
@@ -126,7 +126,7 @@ def _realm(text: str, reference: Reference, *, plain: bool) -> Url:
 
 def _granted(body: bytes, where: str) -> Authorization:
     def unreadable() -> CdiError:
-        return SourceProtocolError("the registry's token service gave no token that can be used", where=where)
+        return SourceProtocolError("the registry's token service returned no valid token", where=where)
 
     try:
         document = parse_json(body)

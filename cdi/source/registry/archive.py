@@ -100,7 +100,7 @@ class Archive:
         member = self._blob(descriptor, self.path)
         if member.size != descriptor.size:
             raise ChecksumMismatch(
-                f"a blob of {descriptor.size} bytes was promised and the archive has {member.size}",
+                f"a blob of {descriptor.size} bytes is listed, but the archive contains {member.size}",
                 where=f"{self.path}, {descriptor.digest}",
             )
         return BlobSource(self, member, descriptor.digest)
@@ -123,9 +123,9 @@ class Archive:
                 raise SourceNotFound(f"the archive has no {tag[:140]!r}; it has {listed}", where=where)
         elif len(names) > 1:
             raise SourceUrlInvalid(
-                f"the archive holds several images: {', '.join(names[:20])}",
+                f"the archive contains several images: {', '.join(names[:20])}",
                 where=where,
-                remedy="append the one that is meant: oci-archive:PATH:TAG",
+                remedy="select one by its tag: oci-archive:PATH:TAG",
             )
         if len(entries) == 1:
             entry = entries[0]
@@ -133,9 +133,9 @@ class Archive:
             return Document(body=inner, digest=entry.digest, media_type=entry.media_type)
         if tag is not None and len(names) > 1:
             raise SourceUrlInvalid(
-                f"the archive has {len(entries)} images of the tag {tag!r}, among others",
+                f"the archive has {len(entries)} images with the tag {tag!r}, among others",
                 where=where,
-                remedy="write one image into an archive",
+                remedy="write one image to an archive",
             )
         return Document(body=body, digest=Digest("sha256", hashlib.sha256(body).hexdigest()), media_type=OCI_INDEX)
 
@@ -169,18 +169,18 @@ class Archive:
         member = self._members.get(f"blobs/{digest.algorithm}/{digest.hex}")
         if member is None:
             raise SourceNotFound(
-                f"the archive lacks the blob {digest}", where=where, remedy="write the archive again, whole"
+                f"the archive lacks the blob {digest}", where=where, remedy="write the archive again, complete"
             )
         return member
 
     def _read(self, member: Member, where: str) -> bytes:
         if member.size > MANIFEST_LIMIT:
             raise SourceProtocolError(
-                f"{member.name} has {member.size} bytes; at most {MANIFEST_LIMIT} are read", where=where
+                f"{member.name} has {member.size} bytes; the limit is {MANIFEST_LIMIT}", where=where
             )
         body = os.pread(self._descriptor, member.size, member.offset)
         if len(body) != member.size:
-            raise SourceTruncated("the archive became shorter while it was read", where=where)
+            raise SourceTruncated("the archive was truncated while it was read", where=where)
         return body
 
 
@@ -189,10 +189,12 @@ def _open(path: str) -> int:
         # Without O_NONBLOCK, opening a FIFO would block the worker until it has a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
-        raise SourceNotFound("there is no such archive", where=path, remedy="check the path") from error
+        raise SourceNotFound("the archive does not exist", where=path, remedy="check the path") from error
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise SourceForbidden(f"the archive cannot be opened: {reason}", where=path, remedy="see its mode") from error
+        raise SourceForbidden(
+            f"cannot open the archive: {reason}", where=path, remedy="grant read permission"
+        ) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise FormatUnsupported(
@@ -264,10 +266,12 @@ class BlobReader:
             count = self._archive.read_at(self._offset, view[:wanted])
         except OSError as error:
             raise SourceUnreachable(
-                f"the archive cannot be read: {error.strerror}", where=self._where, remedy="see the disk it is on"
+                f"cannot read the archive: {error.strerror}",
+                where=self._where,
+                remedy="check the storage that contains it",
             ) from error
         if not count:
-            raise SourceTruncated("the archive became shorter while it was read", where=self._where)
+            raise SourceTruncated("the archive was truncated while it was read", where=self._where)
         self._offset += count
         self._left -= count
         return count

@@ -198,7 +198,7 @@ def _verified(reference: Reference, answer: Answer, where: str) -> Digest:
         try:
             digest = Digest.parse(stated)
         except ChecksumInvalid as error:
-            raise SourceProtocolError("the registry states a digest that is none", where=where) from error
+            raise SourceProtocolError("the registry reports an invalid digest", where=where) from error
         if digest.algorithm in _STATED:
             check_digest(digest, answer.body, where)
             return digest

@@ -41,7 +41,7 @@ def identity_for(credentials: Credentials, reference: Reference) -> Identity | N
     """
     if credentials.access_key_file is not None or credentials.secret_key_file is not None:
         if credentials.access_key_file is None or credentials.secret_key_file is None:
-            raise SourceCredentialsInvalid("a registry wants both accessKeyId and secretKey", where=reference.name)
+            raise SourceCredentialsInvalid("a registry requires both accessKeyId and secretKey", where=reference.name)
         username = _read(credentials.access_key_file).rstrip("\r\n")
         password = _read(credentials.secret_key_file).rstrip("\r\n")
         return _user(username, password, credentials.access_key_file)
@@ -118,23 +118,23 @@ def _entry(entry: dict[str, Any], where: str) -> Identity:
         return Identity(identity_token=_printable(token, where))
     if not username and not password:
         raise SourceCredentialsInvalid(
-            "the entry holds no credentials",
+            "the entry contains no credentials",
             where=where,
-            remedy="a credential helper keeps them elsewhere; write auth, or username and password, into the secret",
+            remedy="credential helpers are not supported; store auth, or username and password, in the secret",
         )
     return _user(username, password, where)
 
 
 def _user(username: str, password: str, where: str) -> Identity:
     if ":" in username:
-        raise SourceCredentialsInvalid("the user's name holds a colon", where=where)
+        raise SourceCredentialsInvalid("the user name contains a colon", where=where)
     return Identity(username=_printable(username, where), password=_printable(password, where))
 
 
 def _printable(value: str, where: str) -> str:
     """Return `value`; raise `SourceCredentialsInvalid` for control characters, which could end a header line."""
     if any(ord(c) < 0x20 or ord(c) == 0x7F for c in value):
-        raise SourceCredentialsInvalid("a user name, password or token holds control characters", where=where)
+        raise SourceCredentialsInvalid("a user name, password or token contains control characters", where=where)
     return value
 
 
@@ -143,7 +143,7 @@ def _read(path: str) -> str:
         with open(path, "rb") as file:
             content = file.read(_LIMIT + 1)
     except OSError as error:
-        raise SourceCredentialsInvalid(f"the secret cannot be read: {error.strerror}", where=path) from error
+        raise SourceCredentialsInvalid(f"cannot read the secret: {error.strerror}", where=path) from error
     try:
         return content[:_LIMIT].decode()
     except ValueError as error:

@@ -170,7 +170,7 @@ class Documents:
                 codings = content_codings(response.headers.getall("Content-Encoding", ()))
                 if codings:
                     raise SourceProtocolError(
-                        f"the server compressed its answer ({', '.join(codings)[:80]!r}) although it was asked not to",
+                        f"the server compressed the data ({', '.join(codings)[:80]!r}) although that was not requested",
                         where=url.location,
                     )
                 answer = Answer(
@@ -192,9 +192,9 @@ async def _read(response: aiohttp.ClientResponse, limit: int, where: str) -> byt
         parts += chunk
         if len(parts) > limit:
             raise SourceProtocolError(
-                f"a document of more than {limit} bytes",
+                f"the document exceeds {limit} bytes",
                 where=where,
-                remedy="nothing of that size is a manifest; check the URL",
+                remedy="check the URL: no manifest is that large",
             )
     return bytes(parts)
 
@@ -208,24 +208,24 @@ def _mapped(error: Exception, url: Url, stall: float) -> CdiError:
         return SourceUnreachable(f"the TLS connection failed: {cause}", where=where)
     if isinstance(error, aiohttp.ClientConnectorSSLError | ssl.SSLError):
         return SourceUnreachable(
-            "the server does not speak TLS there",
+            "the server does not support TLS on this port",
             where=where,
-            remedy="check host and port; a registry without TLS has to be marked as insecure",
+            remedy="check host and port; mark a registry without TLS as insecure",
         )
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return SourceUnreachable(
             f"the proxy answered {error.status}", where=where, remedy="check the proxy's settings and credentials"
         )
     if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return SourceUnreachable("the proxy cannot be reached", where=where, remedy="check the proxy's settings")
+        return SourceUnreachable("cannot reach the proxy", where=where, remedy="check the proxy's settings")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return resolution_error(error.host, error.os_error, where=where)
     if isinstance(error, aiohttp.ClientConnectorError):
         return SourceUnreachable(f"no connection: {error.strerror or error.os_error}", where=where)
     if isinstance(error, TimeoutError):
-        return SourceStalled(f"nothing came for {stall:g} s", where=where)
+        return SourceStalled(f"no data received for {stall:g} s", where=where)
     if isinstance(error, aiohttp.ClientResponseError):
-        return SourceProtocolError("the server's answer cannot be read as HTTP", where=where)
+        return SourceProtocolError("the response is not HTTP", where=where)
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError | OSError):
-        return SourceUnreachable("the connection was lost", where=where)
+        return SourceUnreachable("connection lost", where=where)
     return SourceUnreachable(f"the request failed: {type(error).__name__}", where=where)

@@ -83,7 +83,7 @@ def parse_manifest(body: bytes, content_type: str | None, where: str) -> Index |
     document = _document(body, where)
     declared = document.get("mediaType")
     if declared is not None and not isinstance(declared, str):
-        _contradiction("mediaType is not a text", where)
+        _contradiction("mediaType is not a string", where)
     if document.get("schemaVersion") == 1 or "fsLayers" in document:
         raise SourceNotSupported(
             "the image has a manifest of Docker's schema 1, which cannot be verified",
@@ -97,7 +97,7 @@ def parse_manifest(body: bytes, content_type: str | None, where: str) -> Index |
     index = shapes == {"index"}
     for stated in (declared, (content_type or "").partition(";")[0].strip().lower()):
         if stated in (MANIFEST_TYPES if index else INDEX_TYPES):
-            _contradiction(f"the manifest says that it is {stated} and is not", where)
+            _contradiction(f"the manifest does not match its media type {stated}", where)
     if index:
         return Index(entries=_descriptors(document["manifests"], "manifests", _ENTRIES, where))
     layers = _descriptors(document.get("layers", []), "layers", _LAYERS, where)
@@ -137,7 +137,7 @@ def _document(body: bytes, where: str) -> dict[str, Any]:
     return document
 
 
-_REMEDY = "push the image again; what the registry holds is damaged or not an image"
+_REMEDY = "push the image again; the registry's content is damaged or not an image"
 
 
 def _contradiction(what: str, where: str) -> NoReturn:
@@ -161,7 +161,7 @@ def _descriptor(value: Any, name: str, where: str) -> Descriptor:
         _contradiction(f"{name} is not a descriptor", where)
     media_type, size, digest = value.get("mediaType", ""), value.get("size"), value.get("digest")
     if not isinstance(media_type, str) or len(media_type) > 255:
-        _contradiction(f"{name} has no readable mediaType", where)
+        _contradiction(f"{name} has no valid mediaType", where)
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < _LARGEST:
         _contradiction(f"{name} has no valid size", where)
     if not isinstance(digest, str):
@@ -171,7 +171,7 @@ def _descriptor(value: Any, name: str, where: str) -> Descriptor:
     except CdiError as error:
         raise SourceProtocolError(f"{name}: {error.what}", where=where, remedy=_REMEDY) from error
     if parsed.algorithm not in ("sha256", "sha512", "sha384"):
-        _contradiction(f"{name} is named by a weak digest, {parsed.algorithm}", where)
+        _contradiction(f"{name} uses a weak digest, {parsed.algorithm}", where)
     platform = value.get("platform")
     annotations = value.get("annotations")
     notes = annotations if isinstance(annotations, dict) else {}

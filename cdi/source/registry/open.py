@@ -86,7 +86,7 @@ def open_registry(spec: RegistrySourceSpec, stall_timeout: float, pause: Pause |
     if scheme == "oci-archive":
         return _open_archive(spec)
     raise SourceUrlInvalid(
-        f"images are not read from {scheme[:40]}: places",
+        f"images cannot be read from {scheme[:40]}: URLs",
         where=spec.url[:200],
         remedy="use docker://host/repository:tag, or write an archive with skopeo copy SOURCE oci-archive:PATH",
     )
@@ -219,9 +219,9 @@ class LayerSource(HttpSource):
         facts = super().probe()
         if facts.length not in (None, self._size):
             raise ChecksumMismatch(
-                f"the manifest promises {self._size} bytes and the registry has {facts.length}",
+                f"size mismatch: the manifest lists {self._size} bytes, the registry has {facts.length}",
                 where=facts.location,
-                remedy="push the image again; what the registry holds is damaged",
+                remedy="push the image again; the registry's content is damaged",
             )
         # The digest identifies the content better than an ETag of the registry's storage.
         return replace(facts, length=self._size, validator=str(self._digest))

@@ -57,16 +57,16 @@ class Reference:
         shown = text[:200]
         rest = re.sub(r"^docker:(//)?", "", text.strip())
         if not rest or len(rest) > _LONGEST:
-            raise SourceUrlInvalid("the image's name is empty or longer than 1024 characters", where=shown)
+            raise SourceUrlInvalid("the image name is empty or longer than 1024 characters", where=shown)
         if "://" in rest:
-            raise SourceUrlInvalid("an image is named docker://host/repository[:tag]", where=shown)
+            raise SourceUrlInvalid("use the form docker://host/repository[:tag]", where=shown)
         rest, at, digest_text = rest.partition("@")
         # A user name before the host would appear in messages and lock files.
         if at and "/" in digest_text:
             raise SourceUrlInvalid(
-                "credentials do not belong into an image's name",
+                "the image name contains credentials",
                 where=digest_text[:200],
-                remedy="put accessKeyId and secretKey, or a .dockerconfigjson, into the secret",
+                remedy="store accessKeyId and secretKey, or a .dockerconfigjson, in a Secret",
             )
         digest = cls._digest(digest_text, shown) if at else None
         host, slash, path = rest.partition("/")
@@ -82,7 +82,7 @@ class Reference:
                 path = f"library/{path}"
         if not _PATH.fullmatch(path) or len(path) > 255:
             raise SourceUrlInvalid(
-                f"{path[:140]!r} is not a repository's name",
+                f"{path[:140]!r} is not a repository name",
                 where=shown,
                 remedy="use lower-case letters, digits and . _ - / only",
             )
@@ -95,7 +95,7 @@ class Reference:
         except ChecksumInvalid as error:
             raise SourceUrlInvalid(error.what, where=shown, remedy="write it as @sha256:<64 hex digits>") from error
         if digest.algorithm not in _DIGEST_ALGORITHMS:
-            raise SourceUrlInvalid(f"registries do not name images by {digest.algorithm}", where=shown)
+            raise SourceUrlInvalid(f"registries do not support {digest.algorithm} digests", where=shown)
         return digest
 
     @staticmethod

@@ -22,7 +22,7 @@ from cdi.source.http_status import passing
 
 _LISTED = 10
 _MISSING = frozenset({"MANIFEST_UNKNOWN", "NAME_UNKNOWN", "BLOB_UNKNOWN", "NOT_FOUND", "NAME_INVALID", "TAG_INVALID"})
-_PRIVATE = "check the image's name, and the secret: a private image, and on some registries a missing one, answers so"
+_PRIVATE = "check the image name and the secret: the image is private or, with some registries, does not exist"
 
 
 def explain_refusal(status: int, headers: Mapping[str, str], body: bytes, where: str) -> CdiError | None:
@@ -31,7 +31,7 @@ def explain_refusal(status: int, headers: Mapping[str, str], body: bytes, where:
     `headers` have lower-case names.
     """
     for code, message in _errors(body):
-        text = f"the registry says {code}" + (f": {message}" if message else "")
+        text = f"the registry reported {code}" + (f": {message}" if message else "")
         if code in _MISSING and status in (400, 404, 410):
             return SourceNotFound(text, where=where, remedy="check the image's repository and tag")
         if code == "UNAUTHORIZED" and status in (401, 403):

@@ -92,7 +92,9 @@ def check_document(descriptor: Descriptor, body: bytes, where: str) -> None:
     """Raise `ChecksumMismatch` unless `body` has the size and digest of the descriptor."""
     if len(body) != descriptor.size:
         raise ChecksumMismatch(
-            f"a document of {descriptor.size} bytes was promised and {len(body)} came", where=where, remedy=_REMEDY
+            f"size mismatch: the descriptor lists {descriptor.size} bytes, received {len(body)}",
+            where=where,
+            remedy=_REMEDY,
         )
     check_digest(descriptor.digest, body, where)
 
@@ -102,11 +104,11 @@ def check_digest(digest: Digest, body: bytes, where: str) -> None:
     actual = hashlib.new(digest.algorithm, body).hexdigest()
     if actual != digest.hex:
         raise ChecksumMismatch(
-            f"the document of digest {digest} has {digest.algorithm}:{actual}", where=where, remedy=_REMEDY
+            f"digest mismatch: expected {digest}, received {digest.algorithm}:{actual}", where=where, remedy=_REMEDY
         )
 
 
-_REMEDY = "what the registry holds is damaged, or something on the way alters it; push the image again"
+_REMEDY = "push the image again; the registry's content is damaged, or was altered in transit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,9 +138,9 @@ class _Search:
             return (yield from self._image(document.digest, parsed, checked=checked, alone=depth == 0))
         if depth == _DEPTH:
             raise NestedTooDeep(
-                "the image is an index within an index within an index …",
+                "the indexes of the image are nested too deeply",
                 where=self.where,
-                remedy="name the inner image by its digest",
+                remedy="give the digest of the inner image",
             )
         for entry in self._candidates(parsed):
             known = entry.platform.known
@@ -162,7 +164,7 @@ class _Search:
     ) -> Generator[Wanted, bytes, _Found | None]:
         if not manifest.layers and manifest.withheld:
             raise DiskNotInImage(
-                f"all {manifest.withheld} layers of the image are non-distributable: registries do not hold them",
+                f"all {manifest.withheld} layers of the image are non-distributable: registries do not store them",
                 where=self.where,
                 remedy="build the image from scratch, or on a base whose layers may be distributed",
             )
@@ -180,11 +182,13 @@ class _Search:
         self._budget -= 1
         if self._budget < 0:
             raise NestedTooDeep(
-                f"more than {_DOCUMENTS} documents to find one image", where=self.where, remedy="name it by its digest"
+                f"resolving the image takes more than {_DOCUMENTS} documents",
+                where=self.where,
+                remedy="give its digest",
             )
         if descriptor.size > MANIFEST_LIMIT:
             raise SourceProtocolError(
-                f"a manifest or config of {descriptor.size} bytes; at most {MANIFEST_LIMIT} are read",
+                f"a manifest or config has {descriptor.size} bytes; the limit is {MANIFEST_LIMIT}",
                 where=self.where,
                 remedy="push the image again with a current tool",
             )

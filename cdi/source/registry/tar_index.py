@@ -86,7 +86,7 @@ def _number(raw: bytes, where: str) -> int:
         return int.from_bytes(raw[1:], "big")
     text = raw.strip(b" \0")
     if not re.fullmatch(rb"[0-7]*", text):
-        raise ArchiveUnsafe("a member of the archive has no readable size", where=where)
+        raise ArchiveUnsafe("a member of the archive has no valid size", where=where)
     return int(text or b"0", 8)
 
 
@@ -107,7 +107,7 @@ def _pax_size(fields: dict[bytes, bytes], where: str) -> int | None:
     if b"size" not in fields:
         return None
     if not re.fullmatch(rb"[0-9]{1,19}", fields[b"size"]):
-        raise ArchiveUnsafe("a member of the archive has no readable size", where=where)
+        raise ArchiveUnsafe("a member of the archive has no valid size", where=where)
     return int(fields[b"size"])
 
 

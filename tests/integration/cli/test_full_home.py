@@ -92,7 +92,7 @@ def test_one_that_is_full_takes_no_object_and_says_where(cdi, small):
             "spec: {source: {blank: {}}, storage: {resources: {requests: {storage: 1Mi}}}}}"
         )
         last = cdi(*arguments, status=6).stderr.splitlines()[-1]
-        assert last.startswith("error[TargetFull]: there is no space for ")
+        assert last.startswith("error[TargetFull]: no space left for ")
         assert f"Try: free space in the file system of {cdi.home}" in last
 
 

@@ -65,7 +65,7 @@ def test_a_wrapper_tells_how_long_its_content_is(probe, images, name):
 def test_a_raw_image_in_gzip_has_no_size_yet(probe, images):
     found = probe(images / "disk.raw.gz")
     assert (found["format"], found["wrapper"], found["size"]) == ("raw", "gzip", None)
-    assert "Enter one" in found["warning"]
+    assert "Enter a size" in found["warning"]
 
 
 @pytest.mark.parametrize(

@@ -330,7 +330,7 @@ def test_what_cannot_be_written_is_told_in_the_conditions_logged_once_and_tried_
     bench.home.workers.write_text("in the way")
     bench.apply(data_volume("a"))
     bench.step_until(until, lambda: bench.phase("a") and bench.ready("a")["reason"] == "TargetUnsuitable")
-    assert "the workers' files cannot be used: Not a directory" in bench.ready("a")["message"]
+    assert "cannot use the workers' files: Not a directory" in bench.ready("a")["message"]
     tries = []
     original = bench.launcher.observe
 

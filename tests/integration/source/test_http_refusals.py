@@ -67,14 +67,14 @@ def test_a_server_that_wants_credentials_says_how_to_give_them(fault_server: Fau
     headers = (("WWW-Authenticate", offer),) if offer else ()
     error = refusal(fault_server.put("/x", DATA, always=Fault(status=401, headers=headers, body=b"who are you?")))
     assert isinstance(error, errors.SourceUnauthorized)
-    assert error.what == "the server wants credentials (401): who are you?"
+    assert error.what == "the server requires credentials (401): who are you?"
     assert "secretRef" in error.remedy and "--username" in error.remedy
 
 
 def test_credentials_that_a_server_refuses_are_called_so(fault_server: FaultServer, credentials: Credentials) -> None:
     url = fault_server.put("/x", DATA, always=Fault(status=401, headers=(("WWW-Authenticate", "Basic realm=x"),)))
     error = refusal(url, credentials=credentials)
-    assert error.what == "the server refuses the credentials (401)"
+    assert error.what == "the server rejected the credentials (401)"
     assert "secretRef" in error.remedy
 
 
@@ -102,7 +102,7 @@ def test_schemes_that_are_not_spoken_are_named(
 def test_a_bearer_token_that_is_wanted_can_be_given_as_a_secret_header(fault_server: FaultServer) -> None:
     offer = (("WWW-Authenticate", 'Bearer realm="https://login.example/"'),)
     error = refusal(fault_server.put("/x", DATA, always=Fault(status=401, headers=offer)))
-    assert error.what == "the server wants credentials (401), and offers only Bearer"
+    assert error.what == "the server requires credentials (401), and offers only Bearer"
     assert "secretExtraHeaders" in error.remedy
 
 
@@ -154,7 +154,7 @@ def test_plain_text_is_shown_bounded_and_without_control_characters(fault_server
     body = "no\x1b[2J\u202entry\r\n\tfor you ".encode() + b"x" * 5000
     for fault in (Fault(status=403, body=body), Fault(status=403, body=body, without=("Content-Type",))):
         error = refusal(fault_server.put("/x", DATA, always=fault))
-        assert error.what.startswith("the server does not allow this (403): no [2J ntry for you x")
+        assert error.what.startswith("the server denied access (403): no [2J ntry for you x")
         assert error.what.isprintable()
         assert len(error.what) < 300
 
@@ -162,7 +162,7 @@ def test_plain_text_is_shown_bounded_and_without_control_characters(fault_server
 @pytest.mark.parametrize("body", [b"\x89PNG\r\n", b"\xff" * 50, b"a\0b", b""])
 def test_what_is_no_text_is_not_shown(fault_server: FaultServer, body: bytes) -> None:
     error = refusal(fault_server.put("/x", DATA, always=Fault(status=403, body=body, without=("Content-Type",))))
-    assert error.what == "the server does not allow this (403)"
+    assert error.what == "the server denied access (403)"
 
 
 # --- limits of a head -------------------------------------------------------------------------------------------------

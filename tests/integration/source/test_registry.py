@@ -230,7 +230,7 @@ class TestTokens:
             assert len(read_all(image.layers[0].source)) == image.layers[0].size
 
     def test_a_wrong_password_is_told_as_such(self, registries, pushed, secret):
-        with pytest.raises(SourceUnauthorized, match="refuses the credentials"):
+        with pytest.raises(SourceUnauthorized, match="rejected the credentials"):
             open_registry(spec(registries.token, "private/disk:one", credentials=secret(password="x")), 10)
 
     def test_an_identity_token_gets_one(self, registries, pushed, service, tmp_path):

@@ -250,7 +250,7 @@ def test_a_file_system_that_keeps_more_than_was_reckoned_names_the_overhead(tmp_
         target = DiskFile(FileTargetSpec(path=str(place / "disk.img"), volume=size))
         (place / ".cdi").write_bytes(b"x" * 4096)
         target.resize(usable(size))
-        with pytest.raises(TargetFull, match="or do without preallocation") as caught:
+        with pytest.raises(TargetFull, match="or disable preallocation") as caught:
             target.preallocate()
         named = re.search(r"filesystemOverhead of the volume's storage class to (0\.\d+) or more", caught.value.remedy)
         assert named is not None

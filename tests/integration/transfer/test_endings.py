@@ -124,7 +124,7 @@ def test_a_content_that_marks_its_own_end_is_begun_again_when_it_was_cut_off(
     outcome = importing.run(job)
     assert outcome.failure is None, outcome.failure
     importing.check(outcome, job, volume, image)
-    assert any("started over" in warning for warning in outcome.warnings)
+    assert any("starting over" in warning for warning in outcome.warnings)
 
 
 @pytest.mark.parametrize("name", MARKED)
@@ -252,7 +252,7 @@ def test_tls_that_was_cut_off_once_is_begun_again(secure, images, volumes, impor
     behaviour = lambda request: Fault(framing="close", drop_after=MIB) if request.number < 1 else CLEAN  # noqa: E731
     outcome = fetch(secure, images.get("raw"), volumes("file"), importing, behaviour)
     assert outcome.failure is None, outcome.failure
-    assert any("started over" in warning for warning in outcome.warnings)
+    assert any("starting over" in warning for warning in outcome.warnings)
 
 
 def test_a_checksum_proves_the_end_of_tls_without_its_alert(secure, images, volumes, importing):
@@ -271,7 +271,7 @@ def test_a_marked_end_proves_that_of_tls_without_its_alert(secure, images, volum
     assert outcome.verified_by == ("content structure",)
     outcome = fetch(secure, image, volume, importing, cut(len(image.content) // 2, times=1))
     assert outcome.failure is None, outcome.failure
-    assert any("started over" in warning for warning in outcome.warnings)
+    assert any("starting over" in warning for warning in outcome.warnings)
 
 
 def test_nginx_ends_tls_with_the_alert_and_a_plain_connection_without_a_sign(nginx, images, volumes, importing):

@@ -87,7 +87,7 @@ def test_a_replaced_image_is_begun_again_with_the_new_content(case, images):
     assert changed.is_set()
     case.succeeded(outcome, new)
     assert outcome.validator == '"v2"'
-    assert any("started over" in warning for warning in outcome.warnings)
+    assert any("starting over" in warning for warning in outcome.warnings)
 
 
 def test_without_an_etag_a_replaced_image_is_told_by_its_digest(case):

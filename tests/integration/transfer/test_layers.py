@@ -107,10 +107,10 @@ class TestNoLayers:
     def test_a_disk_that_was_pushed_as_a_layer(self, image, tmp_path, compression):
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "d.qcow2", "8M"], check=True)
         content = (tmp_path / "d.qcow2").read_bytes()
-        image(LOWER, content, compression=compression).refuses("FormatUnsupported", "a qcow2 image, and no tar archive")
+        image(LOWER, content, compression=compression).refuses("FormatUnsupported", "a qcow2 image, not a tar archive")
 
     def test_a_raw_disk_that_begins_with_zeros(self, image):
-        image(LOWER, bytes(4096) + OLD).refuses("FormatUnsupported", "no tar archive")
+        image(LOWER, bytes(4096) + OLD).refuses("FormatUnsupported", "not a tar archive")
 
 
 class TestOverlays:

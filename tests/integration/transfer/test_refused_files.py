@@ -142,9 +142,7 @@ def test_what_follows_a_compressed_stream_is_named(made, tmp_path, wrapper, pack
     path = made / "packed"
     packed = pack((made / "disk.qcow2").read_bytes())
     path.write_bytes(packed + junk)
-    failure = Import(path, tmp_path).refuses(
-        "DecoderFailed", "data follows the end of the", "cut off what was appended"
-    )
+    failure = Import(path, tmp_path).refuses("DecoderFailed", "data follows the end of the", "remove the data appended")
     assert "incomplete" not in failure.message
     path.write_bytes(packed)
     Import(path, tmp_path).gives(wrapper)

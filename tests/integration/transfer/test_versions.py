@@ -72,7 +72,7 @@ def test_a_break_begins_again_instead_of_going_on_in_what_may_be_another_content
     outcome = transfer(job, Control(job))
     assert outcome.failure is None, outcome.failure
     assert (tmp_path / "disk.img").read_bytes() == NEW
-    assert any("started over" in warning for warning in outcome.warnings)
+    assert any("starting over" in warning for warning in outcome.warnings)
 
 
 def test_a_worker_that_is_stopped_leaves_nothing_to_go_on_from(fault_server: FaultServer, job: Job, tmp_path) -> None:

@@ -223,9 +223,9 @@ def test_requests_that_are_none(stand, text, status):
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        (b"zz\r\nxx\r\n", "a chunk has no readable size"),
-        (b"2\r\nxxxxx\r\n", "a chunk does not end where it should"),
-        (b"2\nxx\r\n", "a line between two chunks does not end as it should"),
+        (b"zz\r\nxx\r\n", "invalid chunk size"),
+        (b"2\r\nxxxxx\r\n", "invalid end of a chunk"),
+        (b"2\nxx\r\n", "invalid line end between two chunks"),
         (b"2\r\nxx\r\n0\r\n" + b"A: b\r\n" * 101, "more than 100 trailer fields follow the last chunk"),
     ],
 )
@@ -364,7 +364,7 @@ def test_a_server_whose_own_client_stalls(stand):
         answer = said(sock)
     assert answer.startswith(b"HTTP/1.1 408 ")
     # The message is the upload server's, which waited for a second, not the proxy's.
-    assert b"no byte came for 1 s" in answer
+    assert b"no data received for 1 s" in answer
     assert progress(server)["upload"]["failure"]["code"] == "SourceStalled"
 
 

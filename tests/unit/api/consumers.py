@@ -7,7 +7,9 @@ from tests.unit.api.manifests import GROUP
 ANN = "cdi.kubevirt.io"
 
 
-def _obj(kind: str, name: str, spec: Any, *, annotations: dict | None = None, labels: dict | None = None, **more: Any) -> dict:
+def _obj(
+    kind: str, name: str, spec: Any, *, annotations: dict | None = None, labels: dict | None = None, **more: Any
+) -> dict:
     # Go serializes an unset time as null and an unset status as {}.
     metadata: dict = {"name": name, "creationTimestamp": None}
     if annotations:

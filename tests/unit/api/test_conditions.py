@@ -84,7 +84,15 @@ def test_finding():
 
 @pytest.mark.parametrize(
     ("fraction", "text"),
-    [(None, "N/A"), (0, "0.00%"), (0.42171, "42.17%"), (0.99999, "99.99%"), (1, "100.0%"), (1.5, "100.0%"), (-1, "0.00%")],
+    [
+        (None, "N/A"),
+        (0, "0.00%"),
+        (0.42171, "42.17%"),
+        (0.99999, "99.99%"),
+        (1, "100.0%"),
+        (1.5, "100.0%"),
+        (-1, "0.00%"),
+    ],
 )
 def test_progress_has_two_decimals_and_ends_with_one(fraction, text):
     assert progress(fraction) == text

@@ -150,9 +150,7 @@ def test_what_the_definition_refuses_the_parser_refuses(document):
 
 
 def test_kinds_are_those_of_the_existing_api():
-    facts = {
-        (kind.name, kind.plural, kind.short_names, kind.namespaced, kind.status_subresource) for kind in DEFINED
-    }
+    facts = {(kind.name, kind.plural, kind.short_names, kind.namespaced, kind.status_subresource) for kind in DEFINED}
     assert facts == {
         ("DataVolume", "datavolumes", ("dv", "dvs"), True, True),
         ("DataSource", "datasources", ("das",), True, False),

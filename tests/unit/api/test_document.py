@@ -202,7 +202,9 @@ def test_what_is_written_is_parsed(value):
             assert parse_json(text) == value
 
 
-@pytest.mark.parametrize("text", ["NaN", "[Infinity]", '{"a": -Infinity}', "", "{", b"\xff", b"\xff\xfe\x00", "9" * 10_000])
+@pytest.mark.parametrize(
+    "text", ["NaN", "[Infinity]", '{"a": -Infinity}', "", "{", b"\xff", b"\xff\xfe\x00", "9" * 10_000]
+)
 def test_what_is_no_json_is_refused(text):
     with pytest.raises(ValueError):
         parse_json(text)

@@ -55,7 +55,9 @@ def test_an_overhead_has_up_to_three_decimals(text, value):
     assert parse_overhead(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "1", "1.0", "-0.1", ".5", "0.", "0.1234", "6%", "0,06", "nan", "00", "0.06\n", "٠"])
+@pytest.mark.parametrize(
+    "text", ["", "1", "1.0", "-0.1", ".5", "0.", "0.1234", "6%", "0,06", "nan", "00", "0.06\n", "٠"]
+)
 def test_other_overheads_are_refused(text):
     with pytest.raises(InvalidManifest):
         parse_overhead(text)

@@ -133,7 +133,8 @@ def test_as_a_field_it_keeps_what_was_written():
 
 
 @pytest.mark.parametrize(
-    ("size", "text"), [(0, "0 bytes"), (1000, "1000 bytes"), (1500, "1.5Ki"), (20 << 30, "20Gi"), (444_000_000, "423.4Mi")]
+    ("size", "text"),
+    [(0, "0 bytes"), (1000, "1000 bytes"), (1500, "1.5Ki"), (20 << 30, "20Gi"), (444_000_000, "423.4Mi")],
 )
 def test_sizes_for_people(size, text):
     assert human(size) == text

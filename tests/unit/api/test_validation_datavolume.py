@@ -168,7 +168,9 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("document", "field", "words"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
+@pytest.mark.parametrize(
+    ("document", "field", "words"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
+)
 def test_a_wrong_datavolume_is_refused_with_the_field_and_the_reason(document, field, words):
     with pytest.raises(InvalidManifest) as caught:
         parse_manifest(document)
@@ -220,7 +222,9 @@ def test_all_problems_are_in_one_message():
 
 def test_a_message_never_repeats_a_password_or_signature():
     with pytest.raises(InvalidManifest) as caught:
-        parse_manifest(dv({"http": {"url": "ftp://user:hunter2@host/x?X-Amz-Signature=cafe", "extraHeaders": ["t0k3n"]}}))
+        parse_manifest(
+            dv({"http": {"url": "ftp://user:hunter2@host/x?X-Amz-Signature=cafe", "extraHeaders": ["t0k3n"]}})
+        )
     assert not any(secret in str(caught.value) for secret in ("hunter2", "cafe", "t0k3n"))
 
 

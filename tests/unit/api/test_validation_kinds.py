@@ -117,7 +117,9 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("document", "field", "words"), REFUSED, ids=[f"{case[0]['kind']} {case[1]} {case[2]}" for case in REFUSED])
+@pytest.mark.parametrize(
+    ("document", "field", "words"), REFUSED, ids=[f"{case[0]['kind']} {case[1]} {case[2]}" for case in REFUSED]
+)
 def test_a_wrong_object_is_refused_with_the_field_and_the_reason(document, field, words):
     with pytest.raises(InvalidManifest) as caught:
         parse_manifest(document)

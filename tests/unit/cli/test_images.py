@@ -55,7 +55,7 @@ def test_explain_tells_a_refusal_twice(cdi, disk):
         (("import", "x.img", "--keyring", "missing"), "cannot be read"),
         (("import", "x.img", "--force"), "--force requires --to"),
         (("import", "x.img", "--to", "y", "--name", "n"), "--name applies to a DataVolume"),
-        (("import", "nbd://h/x"), "not read from nbd: places"),
+        (("import", "nbd://h/x"), "cannot be read from nbd: URLs"),
         (("inspect", "x.img", "--secret", "s"), "--secret is for"),
         (("inspect", "http://h/x", "--secret", "s"), "NotFound"),
     ],

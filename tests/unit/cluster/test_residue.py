@@ -22,7 +22,9 @@ def test_the_node_is_known_by_its_number_and_its_beginning(layout):
     assert residue.process(layout) == os.getpid()
 
 
-@pytest.mark.parametrize("content", ["", "x y", "1", "0 0", f"{os.getpid()} 1"], ids=["nothing", "words", "one", "zeros", "of another time"])
+@pytest.mark.parametrize(
+    "content", ["", "x y", "1", "0 0", f"{os.getpid()} 1"], ids=["nothing", "words", "one", "zeros", "of another time"]
+)
 def test_another_process_of_that_number_is_not_the_node(layout, content):
     (layout.node / "pid").write_text(content)
     assert residue.process(layout) is None

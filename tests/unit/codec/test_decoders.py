@@ -116,7 +116,9 @@ def test_a_changed_byte_never_passes_in_silence(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tail", [b"x", b"\r\n", b"\0\0\0\0x", b"\r\n--" + bytes(2000)])
 def test_other_bytes_after_the_content_are_refused(kind, tail):
-    with pytest.raises(DecoderFailed, match="data follows the end of the (gzip|xz|zstd) stream, beginning with") as caught:
+    with pytest.raises(
+        DecoderFailed, match="data follows the end of the (gzip|xz|zstd) stream, beginning with"
+    ) as caught:
         unpack(kind, pack(kind, b"content") + tail)
     assert "incomplete" not in caught.value.message and "damaged" not in caught.value.message
 

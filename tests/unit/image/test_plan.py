@@ -75,7 +75,7 @@ def test_path(image, more, path) -> None:
 )
 def test_a_content_that_only_a_close_ends_needs_another_proof_that_all_of_it_came(image, more, proof) -> None:
     found = plan(facts(image, length=None, ranges=False, close_delimited=True, **more))
-    assert f"announces no length, so {proof} shows that all of it has come" in found.why
+    assert f"announces no length, so {proof} shows that it is complete" in found.why
 
 
 @pytest.mark.parametrize(("image", "path"), [(RAW, "raw-stream"), (QCOW2, "qcow2-stream"), (VMDK, "qemu-spool")])

@@ -507,7 +507,9 @@ class Cluster:
         if pod["metadata"]["labels"]["cdi.kubevirt.io"] != "cdi-upload-server":
             return True
         target = self.get(CLAIMS, "a")
-        ready = target is not None and target["metadata"]["annotations"].get("cdi.kubevirt.io/storage.pod.ready") == "true"
+        ready = (
+            target is not None and target["metadata"]["annotations"].get("cdi.kubevirt.io/storage.pod.ready") == "true"
+        )
         return ready and self.get("services", pod["metadata"]["name"]) is not None
 
     def _end(self, pod):

@@ -555,7 +555,9 @@ def test_the_prime_claim_goes_once_its_volume_names_the_target():
     assert len(cluster.names(CLAIMS)) == 2
     cluster.step()
     assert cluster.get(CLAIMS, "a")["status"]["phase"] == "Pending"
-    assert all("deletionTimestamp" in body["metadata"] for body in cluster.all(CLAIMS) if body["metadata"]["name"] != "a")
+    assert all(
+        "deletionTimestamp" in body["metadata"] for body in cluster.all(CLAIMS) if body["metadata"]["name"] != "a"
+    )
     assert cluster.run().content == COMPLETE
 
 

@@ -161,7 +161,9 @@ def test_deleting_it_at_any_step_leaves_nothing(way, script, steps, losses, choi
         if not cluster.nature(choices[number] if number < len(choices) else 0) and number > len(losses):
             break
         cluster.now += 1
-    left = {key for key in cluster.objects if key[::2] not in (("volumeimportsources", "s"), ("volumeuploadsources", "u"))}
+    left = {
+        key for key in cluster.objects if key[::2] not in (("volumeimportsources", "s"), ("volumeuploadsources", "u"))
+    }
     assert not left
 
 
@@ -190,7 +192,9 @@ def test_the_same_world_gives_the_same_plan(way, steps, choices):
     choices=st.lists(st.integers(0, 5), max_size=30),
 )
 # The pod waits for its scratch claim.
-@example(way="populated, waiting", script=[failing("ScratchNeeded", retry=Retry.ON_CHANGE)], steps=9, which=2, choices=[])
+@example(
+    way="populated, waiting", script=[failing("ScratchNeeded", retry=Retry.ON_CHANGE)], steps=9, which=2, choices=[]
+)
 def test_it_heals_when_somebody_deletes_a_pod_or_a_temporary_claim(way, script, steps, which, choices):
     cluster = begin(way, script)
     for number in range(steps):

@@ -164,7 +164,9 @@ def test_what_is_wrong_is_told_with_its_file_and_line(store):
     assert refused.value.where == "dv.yaml:3: datavolume default/a"
 
 
-@pytest.mark.parametrize("body", [5, None, [], {"kind": "DataVolume"}, {"kind": "DataVolume", "metadata": {"name": True}}])
+@pytest.mark.parametrize(
+    "body", [5, None, [], {"kind": "DataVolume"}, {"kind": "DataVolume", "metadata": {"name": True}}]
+)
 def test_what_cannot_be_deleted_is_told_with_its_place(body):
     with pytest.raises(InvalidManifest) as refused:
         keys_of([Document(origin="dv.yaml", line=3, body=body)])

@@ -182,7 +182,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         "version: no such field",
         "defaults.colour: no such field",
         "defaults.name: no such field",
-        "images[0].url: images are not read from ftp: places",
+        "images[0].url: images cannot be read from ftp: URLs",
         "images[1].name: Required value",
         "images[2].source.http.chekum: no such field",
         "images[3].size: Invalid value",

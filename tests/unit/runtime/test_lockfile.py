@@ -94,12 +94,21 @@ def test_there_is_none(tmp_path):
         ("[]", "it must be an object with images"),
         ('{"version": 2, "images": {}}', "version: '2' is not 1"),
         ('{"version": 1, "images": {"a": {"url": "x"}, "a": {"url": "y"}}}', "'a' is there twice"),
-        ('{"version": 1, "images": {"a": 1, "b": {}}}', "images.a: must be of type object, not integer; images.b.url: Required"),
+        (
+            '{"version": 1, "images": {"a": 1, "b": {}}}',
+            "images.a: must be of type object, not integer; images.b.url: Required",
+        ),
         ('{"version": 1, "images": {"a": {"url": "x", "sha": 1}}}', "images.a.sha: no such field"),
-        ('{"version": 1, "images": {"a": {"url": "x", "length": true}}}', "images.a.length: must be of type integer, not boolean"),
+        (
+            '{"version": 1, "images": {"a": {"url": "x", "length": true}}}',
+            "images.a.length: must be of type integer, not boolean",
+        ),
         ('{"version": 1, "images": {"a": {"url": "x", "length": -1}}}', "images.a.length: must be from 0 to"),
         ('{"version": 1, "images": {"a": {"url": "x", "digest": "sha256:1"}}}', "images.a.digest"),
-        ('{"version": 1, "images": {"a": {"url": "x", "validator": 5}}}', "images.a.validator: must be of type string, not integer"),
+        (
+            '{"version": 1, "images": {"a": {"url": "x", "validator": 5}}}',
+            "images.a.validator: must be of type string, not integer",
+        ),
     ],
 )
 def test_a_damaged_file_is_refused_by_name(body, words):

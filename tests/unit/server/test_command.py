@@ -31,8 +31,8 @@ def test_another_installation_has_names_and_objects_of_its_own(capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--url=http://host"], "no https:// URL"),
-        (["--selector==x"], "no list of label=value"),
+        (["--url=http://host"], "not an https:// URL"),
+        (["--selector==x"], "not a list of label=value"),
         (["--port=70000"], "--port"),
     ],
 )

@@ -25,5 +25,5 @@ def test_a_device_of_somebody_else_is_told_with_the_setting_that_hands_it_over(m
 
 def test_a_file_is_no_device(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(TargetUnsuitable, match="no block device"):
+    with pytest.raises(TargetUnsuitable, match="not a block device"):
         BlockDevice(BlockTargetSpec(path=str(tmp_path / "file")))

@@ -40,9 +40,9 @@ class TestLayersWithoutADisk:
         assert refused(empty, empty) == "none of the 2 layers has a file below /disk that a container sees"
 
     def test_a_layer_that_is_no_tar_is_refused_wherever_it_counts(self):
-        with pytest.raises(FormatUnsupported, match="no tar archive"):
+        with pytest.raises(FormatUnsupported, match="not a tar archive"):
             search(LOWER, b"QFI\xfb" + bytes(600))
-        with pytest.raises(FormatUnsupported, match="no tar archive"):
+        with pytest.raises(FormatUnsupported, match="not a tar archive"):
             search(bytes(1024) + b"data", LOWER)
 
 

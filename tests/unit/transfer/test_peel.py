@@ -172,15 +172,15 @@ class TestLayers:
         ("content", "name"),
         [
             (QCOW2, "a qcow2 image"),
-            (RAW, "something unknown"),
-            (bytes(1024) + b"x", "something unknown"),
-            (bytes(3 << 20) + b"x", "something unknown"),
+            (RAW, "unknown content"),
+            (bytes(1024) + b"x", "unknown content"),
+            (bytes(3 << 20) + b"x", "unknown content"),
             (b'{"a": 1}' + b" " * 600, "a JSON document"),
             (b"BZh91AY&SY" + bytes(600), "a bzip2 stream"),
         ],
     )
     def test_what_is_no_tar_is_refused_by_name(self, content, name, wrap):
-        with pytest.raises(FormatUnsupported, match="and no tar archive") as caught:
+        with pytest.raises(FormatUnsupported, match="not a tar archive") as caught:
             peel(wrap(content), layer=named("disk/x"))
         assert name in caught.value.what
 

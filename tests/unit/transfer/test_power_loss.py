@@ -183,7 +183,7 @@ def test_nothing_of_another_content_is_left(tmp_path, kind, clean):
     result = attempt(job, MemorySource(data, validator="v2"), volume)
     assert result.resumed_at == 0
     assert bytes(volume.disk) == disk
-    assert any("started over" in warning for warning in result.warnings)
+    assert any("starting over" in warning for warning in result.warnings)
 
 
 @pytest.mark.parametrize(

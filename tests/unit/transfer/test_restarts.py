@@ -111,7 +111,7 @@ def test_coming_only_as_far_again_does_not():
 def test_progress_begins_again_with_the_work():
     run = Run([(broken(), 5 * MIB)])
     assert run.starts == [0, 0]
-    assert "started over" in run.control.meter.note
+    assert "starting over" in run.control.meter.note
 
 
 def test_other_failures_are_raised_at_once():

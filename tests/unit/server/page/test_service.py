@@ -216,7 +216,9 @@ class TestRefusals:
         """An occasional byte must not hold a worker thread."""
         page = Page(desks)
         listener = socket.create_server(("127.0.0.1", 0))
-        reception = Reception(listener, PlainContext, lambda visit: page.begin(visit) or False, most=1, stall_timeout=2.0)
+        reception = Reception(
+            listener, PlainContext, lambda visit: page.begin(visit) or False, most=1, stall_timeout=2.0
+        )
         try:
             with socket.create_connection(("127.0.0.1", reception.port), 60) as sock:
                 fields = "Host: h\r\nAuthorization: Bearer good\r\nContent-Type: application/json\r\nContent-Length: 60000\r\n"

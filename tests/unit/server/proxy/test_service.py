@@ -302,11 +302,18 @@ PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-He
 ALLOWED = {"Access-Control-Allow-Origin", "Access-Control-Expose-Headers"}
 
 
-@pytest.mark.parametrize(("path", "status"), [("/v1beta1/upload", 200), ("/v1alpha1/upload-form-async", 200), ("/v1beta1/tus/ns/vm", 204)])
+@pytest.mark.parametrize(
+    ("path", "status"), [("/v1beta1/upload", 200), ("/v1alpha1/upload-form-async", 200), ("/v1beta1/tus/ns/vm", 204)]
+)
 def test_pages_of_other_origins_may_upload_with_a_token(fields_of, path, status):
     got, fields = fields_of("OPTIONS", path, **PREFLIGHT)
     assert got == status
-    assert fields == {*ALLOWED, "Access-Control-Allow-Methods", "Access-Control-Allow-Headers", "Access-Control-Max-Age"}
+    assert fields == {
+        *ALLOWED,
+        "Access-Control-Allow-Methods",
+        "Access-Control-Allow-Headers",
+        "Access-Control-Max-Age",
+    }
     # The client may also read the errors.
     assert fields_of("POST", path) == (400, ALLOWED)
     assert fields_of("POST", path, Authorization="Bearer none") == (401, ALLOWED)

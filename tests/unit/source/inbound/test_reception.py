@@ -245,7 +245,9 @@ def next_descriptor():
 def test_an_empty_line_before_a_request_is_ignored():
     """Some clients send one after a body (RFC 9112, section 2.2)."""
     with received(lambda visit: visit.answer(200, visit.head.path.encode())) as reception, connected(reception) as sock:
-        sock.sendall(b"\r\nGET /a HTTP/1.1\r\nHost: h\r\n\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        sock.sendall(
+            b"\r\nGET /a HTTP/1.1\r\nHost: h\r\n\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+        )
         got = said(sock)
         assert (b"/a" in got, b"/b" in got, got.count(b"200 OK")) == (True, True, 2)
 
@@ -410,7 +412,9 @@ def test_a_defect_of_one_request_is_its_own():
 def test_who_shows_nothing_has_so_many_requests_on_a_connection():
     with distributed(most=1) as (reception, desk), connected(reception) as sock:
         desk.end.set()
-        for path in ("/free",) * (MAX_UNVERIFIED_REQUESTS - 1) + ("/good",) + ("/free",) * (MAX_UNVERIFIED_REQUESTS - 1):
+        for path in (
+            ("/free",) * (MAX_UNVERIFIED_REQUESTS - 1) + ("/good",) + ("/free",) * (MAX_UNVERIFIED_REQUESTS - 1)
+        ):
             ask(sock, path)
             assert status(sock) == 200
         ask(sock, "/free")

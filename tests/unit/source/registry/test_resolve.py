@@ -198,9 +198,9 @@ class TestHostile:
 
     @pytest.mark.parametrize("stated", [OCI_INDEX, DOCKER_INDEX])
     def test_a_content_type_that_contradicts_is_refused(self, store, stated):
-        with pytest.raises(SourceProtocolError, match="says that it is"):
+        with pytest.raises(SourceProtocolError, match="does not match its media type"):
             store.run(store.image("amd64"), content_type=stated)
-        with pytest.raises(SourceProtocolError, match="says that it is"):
+        with pytest.raises(SourceProtocolError, match="does not match its media type"):
             store.run(store.image("amd64", manifest={"mediaType": stated}))
 
     @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ export class Api {
       });
       document = await answer.json().catch(() => ({}));
     } catch {
-      throw new Refusal(0, "Unreachable", "The server cannot be reached. It is asked again by itself.");
+      throw new Refusal(0, "Unreachable", "The server cannot be reached. Retrying automatically.");
     }
     if (!answer.ok) {
       const message = typeof document.message === "string" ? document.message : `The server answered ${answer.status}.`;

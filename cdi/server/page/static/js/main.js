@@ -175,7 +175,7 @@ class Desk {
   deleteVolume(volume) {
     return this.#ask({
       title: `Delete ${volume.name}?`,
-      text: "The volume and its data will be gone for good.",
+      text: "The volume and its data are deleted permanently.",
       yes: "Delete",
       danger: true,
       act: async () => {
@@ -188,13 +188,13 @@ class Desk {
   cloneVolume(volume) {
     return this.#ask({
       title: `Clone ${volume.name}`,
-      text: "The copy is a volume of its own, with the same content.",
+      text: "The clone is an independent volume with the same content.",
       yes: "Clone",
       name: `${volume.name.slice(0, 58)}-copy`,
       act: async (name) => {
-        if (!isName(name)) throw new Error("A name has lower-case letters, digits, “-” and “.”, at most 253.");
+        if (!isName(name)) throw new Error("A name consists of lower-case letters, digits, “-” and “.”, at most 253 characters.");
         await this.api.clone(volume.namespace, volume.name, name);
-        say(`${name} is being made.`);
+        say(`${name} is being created.`);
       },
     });
   }

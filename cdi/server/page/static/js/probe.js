@@ -24,14 +24,14 @@ export async function probe(file) {
     if (!wrapper) return checked({ ...found, ...(await image(file, head, BigInt(file.size))) });
     return checked({ ...found, wrapper, ...(await unwrapped(file, head, wrapper)) });
   } catch (error) {
-    if (error instanceof RangeError) return { ...found, refusal: "The image's header is cut off." };
+    if (error instanceof RangeError) return { ...found, refusal: "The image's header is truncated." };
     throw error;
   }
 }
 
 function checked(found) {
   if (found.size !== null && (found.size <= 0n || found.size > LARGEST)) {
-    return { ...found, size: null, refusal: "The image states a size that no disk has." };
+    return { ...found, size: null, refusal: "The virtual size of the image is invalid." };
   }
   return found;
 }
@@ -64,10 +64,10 @@ async function image(file, head, length) {
     if (ascii(foot, 0, 8) === "conectix") return vhd(view(foot), 0);
   }
   if (/^\s*<(!doctype|html|\?xml)/i.test(ascii(head, 0, 256))) {
-    return { format: "", refusal: "This is a web page or a document, not an image. Was a log-in page saved?" };
+    return { format: "", refusal: "This is a web page or a document, not an image. Check whether a log-in page was saved instead." };
   }
   if (ascii(head, 0, 3) === "BZh" || ascii(head, 0, 4) === "PK\x03\x04" || ascii(head, 0, 4) === "7z\xbc\xaf") {
-    return { format: "", refusal: "This kind of archive is not unpacked. Unpack it, and upload the image in it." };
+    return { format: "", refusal: "This archive format is not supported. Unpack it, and upload the image in it." };
   }
   return raw(head, length);
 }
@@ -135,13 +135,13 @@ function raw(head, length) {
   const size = length === null ? null : ((length + 511n) / 512n) * 512n;
   if (ascii(head, 0x8001, 5) === "CD001") return { format: "iso", size };
   if (ascii(head, 257, 5) === "ustar") {
-    return { format: "tar", size: null, refusal: "This is a tar archive. cdi upload --content-type archive unpacks one into a volume." };
+    return { format: "tar", size: null, refusal: "This is a tar archive. Use cdi upload --content-type archive to unpack it into a volume." };
   }
   const gpt = ascii(head, 512, 8) === "EFI PART" || ascii(head, 4096, 8) === "EFI PART";
   const mbr = head[510] === 0x55 && head[511] === 0xaa;
   const fs = head[0x438] === 0x53 && head[0x439] === 0xef ? "an ext file system" : ascii(head, 0, 4) === "XFSB" ? "an XFS file system" : "";
   const detail = gpt ? "GPT partitions" : mbr ? "MBR partitions" : fs;
-  const warning = detail ? "" : "No partition table or file system was recognised. Is this a disk image?";
+  const warning = detail ? "" : "No partition table or file system was recognised. Check that this is a disk image.";
   return { format: "raw", size, detail, warning };
 }
 
@@ -152,16 +152,16 @@ async function unwrapped(file, head, wrapper) {
   if (wrapper === "gzip") {
     const inner = await inflated(file);
     if (inner === null) return { refusal: "The gzip data cannot be read." };
-    if (inner.length < 512) return { refusal: "There is no image in it: it is too short." };
+    if (inner.length < 512) return { refusal: "The content is too short to be an image." };
     const found = await image(null, inner, null);
     return found.format === "raw" || found.format === "iso" ? { ...found, warning: found.warning || SIZE_UNKNOWN } : found;
   }
   const length = wrapper === "xz" ? await xzLength(file) : zstLength(head);
-  const known = length === null ? "" : "The size is that of a raw image. If a qcow2 is inside, enter the size of its disk.";
-  return { format: "", size: length, detail: "looked at by the server", warning: known || SIZE_UNKNOWN };
+  const known = length === null ? "" : "The size is that of a raw image. If it contains a qcow2 image, enter the size of its disk.";
+  return { format: "", size: length, detail: "inspected by the server", warning: known || SIZE_UNKNOWN };
 }
 
-const SIZE_UNKNOWN = "The size of the disk is known only when all of it was unpacked. Enter one that is large enough.";
+const SIZE_UNKNOWN = "The size of the disk is not known before all of it is unpacked. Enter a size that is large enough.";
 
 /** The first bytes of what is in a gzip file; null where it is broken. */
 async function inflated(file) {

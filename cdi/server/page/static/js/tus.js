@@ -17,9 +17,9 @@ export class UploadRefused extends Error {
 /** Sends one file; goes on by itself after whatever may pass. */
 export class Upload {
   /**
-   * `endpoint`: where uploads into the volume begin; `token()`: a token, asked anew after each 401;
-   * `known`: the URL of an upload that was begun before, or null; `remember(url)`: keep it, or forget it where null;
-   * `progress(sent, total)`; `waiting(message)`: why it stands still, empty when it goes on.
+   * `endpoint`: the URL that creates uploads to the volume; `token()`: a token, requested again after each 401;
+   * `known`: the URL of an upload to resume, or null; `remember(url)`: store it, or forget it if null;
+   * `progress(sent, total)`; `waiting(message)`: why it makes no progress, empty when it continues.
    */
   constructor(file, { endpoint, token, known, remember, progress, waiting }) {
     Object.assign(this, { file, endpoint, token, url: known || null, remember, progress, waiting });
@@ -103,7 +103,7 @@ export class Upload {
     });
     const url = new URL(answer.getResponseHeader("Location") || "", new URL(this.endpoint, location.href));
     // The token goes with every request, so to nobody else.
-    if (answer.status !== 201 || url.origin !== location.origin) throw new UploadRefused(400, "The server began no upload.");
+    if (answer.status !== 201 || url.origin !== location.origin) throw new UploadRefused(400, "The server did not create an upload.");
     this.remember(url.pathname);
     return url.pathname;
   }
@@ -111,7 +111,7 @@ export class Upload {
   async #offset(bearer) {
     const answer = await this.#ask("HEAD", this.url, bearer);
     if (Number(answer.getResponseHeader("Upload-Length") ?? this.file.size) !== this.file.size) {
-      throw Object.assign(new Error("The upload is of another file."), { status: 404 });
+      throw Object.assign(new Error("The upload belongs to another file."), { status: 404 });
     }
     return this.#read(answer);
   }
@@ -128,14 +128,14 @@ export class Upload {
     );
     const now = this.#read(answer);
     this.progress(now, this.file.size);
-    if (now <= offset) throw Object.assign(new Error("The server took nothing of what was sent."), { status: 0 });
+    if (now <= offset) throw Object.assign(new Error("The server stored none of the bytes sent."), { status: 0 });
     return now;
   }
 
   #read(answer) {
     const offset = Number(answer.getResponseHeader("Upload-Offset") ?? NaN);
     if (!Number.isSafeInteger(offset) || offset < 0 || offset > this.file.size) {
-      throw new UploadRefused(400, "The server does not say how much it has.");
+      throw new UploadRefused(400, "The server did not report the upload's offset.");
     }
     return offset;
   }
@@ -171,8 +171,8 @@ export class Upload {
         if (request.status >= 200 && request.status < 300) resolve(request);
         else fail(request.status, refusal(request));
       };
-      request.onerror = () => fail(0, "The connection broke.");
-      request.onabort = () => fail(0, "The server fell silent.");
+      request.onerror = () => fail(0, "The connection was lost.");
+      request.onabort = () => fail(0, "The server did not respond in time.");
       watch(SILENCE);
       request.send(body);
     });
@@ -181,7 +181,7 @@ export class Upload {
   async #pause(failures, message) {
     let left = Math.min(LONGEST_PAUSE, 500 * 2 ** Math.min(failures, 8));
     while (left > 0 && !this.stopped) {
-      this.waiting(`${message} Trying again in ${Math.ceil(left / 1000)} s.`);
+      this.waiting(`${message} Retrying in ${Math.ceil(left / 1000)} s.`);
       const step = Math.min(1000, left);
       await new Promise((resolve) => {
         this.wake = resolve;

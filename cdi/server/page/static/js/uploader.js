@@ -65,7 +65,7 @@ export class Uploader {
   permit() {
     const may = this.#desk.session.may;
     $("choose").disabled = !this.#allowed();
-    const missing = [may.create ? "" : "create DataVolumes", may.upload ? "" : "ask for upload tokens"].filter(Boolean);
+    const missing = [may.create ? "" : "create DataVolumes", may.upload ? "" : "create upload tokens"].filter(Boolean);
     note($("upload-refused"), missing.length ? `This token may not ${missing.join(" or ")} in this namespace.` : "");
     const classes = this.#desk.session.storageClasses;
     $("class-field").hidden = classes.length === 0;
@@ -105,7 +105,7 @@ export class Uploader {
     note($("warning"), "");
     write($("file-name"), file.name);
     write($("file-size"), bytes(file.size));
-    $("facts").replaceChildren(fact("Format", "is being looked at …"));
+    $("facts").replaceChildren(fact("Format", "is being inspected …"));
     let found;
     try {
       found = await probe(file);
@@ -140,8 +140,8 @@ export class Uploader {
   #judgeName() {
     const name = $("name").value.trim();
     let trouble = "";
-    if (!isName(name)) trouble = "Lower-case letters, digits, “-” and “.”, at most 253.";
-    else if (this.#target === null && this.#desk.volume(this.#desk.namespace, name)) trouble = "There is such a volume already.";
+    if (!isName(name)) trouble = "Use lower-case letters, digits, “-” and “.”, at most 253 characters.";
+    else if (this.#target === null && this.#desk.volume(this.#desk.namespace, name)) trouble = "The volume already exists.";
     $("name").setAttribute("aria-invalid", String(Boolean(trouble)));
     write($("name-note"), trouble || `In namespace ${this.#desk.namespace}`);
     return !trouble;
@@ -151,10 +151,10 @@ export class Uploader {
     const wanted = parseQuantity($("size").value);
     const least = this.#found?.size ?? null;
     let trouble = "";
-    if (wanted === null || wanted <= 0) trouble = "Such as 10Gi or 500M.";
+    if (wanted === null || wanted <= 0) trouble = "Enter a size such as 10Gi or 500M.";
     else if (least !== null && this.#found.format && wanted < Number(least)) trouble = `The image needs ${quantity(least)}.`;
     $("size").setAttribute("aria-invalid", String(Boolean(trouble)));
-    write($("size-note"), trouble || (least === null ? "" : `The image's own: ${bytes(least)}`));
+    write($("size-note"), trouble || (least === null ? "" : `Virtual size of the image: ${bytes(least)}`));
     return !trouble;
   }
 
@@ -214,17 +214,17 @@ export class Uploader {
     });
     shown.cancelled = () => upload.stop({ remove: true });
     this.#running.set(key, upload);
-    say(`The upload of ${file.name} into ${name} begins.`);
+    say(`Uploading ${file.name} to ${name}.`);
     try {
       await this.#ready(namespace, name, upload, shown);
       await upload.run();
       shown.end(upload.stopped ? "Cancelled" : "Sent", upload.stopped ? "wait" : "good");
-      say(upload.stopped ? `The upload into ${name} was cancelled.` : `${file.name} was sent into ${name}.`);
+      say(upload.stopped ? `The upload to ${name} was cancelled.` : `${file.name} was uploaded to ${name}.`);
       if (!upload.stopped) setTimeout(() => shown.node.remove(), DONE_FOR);
     } catch (error) {
       if (error.status === 401) this.#desk.lost();
       shown.end(error.message, "bad");
-      say(`The upload into ${name} failed. ${error.message}`);
+      say(`The upload to ${name} failed. ${error.message}`);
     } finally {
       this.#running.delete(key);
       this.#desk.refresh();
@@ -239,7 +239,7 @@ export class Uploader {
       if (volume?.takesUpload) return;
       if (volume?.tone === "bad") throw new Error(volume.message || `The volume is ${volume.phase}.`);
       if (performance.now() > until) throw new Error(volume?.message || "The volume did not become ready for an upload.");
-      shown.waiting("Waits until the volume is ready.");
+      shown.waiting("Waiting until the volume is ready.");
       await new Promise((resolve) => setTimeout(resolve, 400));
       this.#desk.refresh();
     }
@@ -292,7 +292,7 @@ class Shown {
     const share = total ? sent / total : 0;
     this.bar.value = share;
     const parts = [`${bytes(sent)} of ${bytes(total)}`, percent(share)];
-    if (speed !== null) parts.push(rate(speed), `${duration(left)} to go`);
+    if (speed !== null) parts.push(rate(speed), `${duration(left)} left`);
     spans(this.line, parts);
     const quarter = Math.floor(share * 4);
     if (quarter > this.#told && quarter < 4) {

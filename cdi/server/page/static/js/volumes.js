@@ -96,7 +96,7 @@ class Row {
     this.#volume = volume;
     const { may } = this.#desk.session;
     write(this.title, volume.name);
-    write(this.phase, volume.deleting ? "Being deleted" : volume.phase || "New");
+    write(this.phase, volume.deleting ? "Terminating" : volume.phase || "New");
     this.phase.className = `phase ${volume.tone}`;
     for (const [button, verb] of [[this.upload, "Upload into"], [this.clone, "Clone"], [this.remove, "Delete"]]) {
       button.setAttribute("aria-label", `${verb} ${volume.name}`);
@@ -144,7 +144,7 @@ function facts(volume) {
     if (progress.total) parts.push(`${bytes(progress.done)} of ${bytes(progress.total)}`);
     if (progress.fraction !== null) parts.push(percent(progress.fraction));
     if (progress.rate) parts.push(rate(progress.rate));
-    if (progress.eta !== null && progress.eta !== undefined) parts.push(`${duration(progress.eta)} to go`);
+    if (progress.eta !== null && progress.eta !== undefined) parts.push(`${duration(progress.eta)} left`);
     if (progress.note) parts.push(progress.note);
   }
   if (volume.size) parts.push(volume.size);
