@@ -1,4 +1,4 @@
-"""The generated files of the Helm chart, for scripts/generate.
+"""Generated files of the Helm chart, for scripts/generate.
 
 values.yaml, its schema and its table in the README are made from charts/cdi/values.source.yaml and the CDI resource,
 the webhooks from cdi/server/hooks.py.

@@ -1,4 +1,4 @@
-"""The diagrams of the documentation, as SVG; scripts/generate writes them.
+"""Diagrams of the documentation as SVG, written by scripts/generate.
 
 Colours follow the reader's colour scheme, and each diagram has a background of its own, so that it is readable on any
 page.
@@ -40,7 +40,7 @@ ARROW_HEAD = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Box:
-    """A rectangle with a name and lines of explanation below it."""
+    """Rectangle with a name and lines of explanation below it."""
 
     x: int
     y: int

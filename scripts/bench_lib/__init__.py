@@ -1,1 +1,1 @@
-"""The benchmark: cases are data (`cases`), contenders are commands (`ways`), everything else measures them."""
+"""Benchmark: cases are data (`cases`), contenders are commands (`ways`), the other modules measure them."""

@@ -77,7 +77,7 @@ def write(measured: list[CaseResult], directory: Path) -> None:
 
 
 class Bench:
-    """Runs cases, one after the other, nothing else at the same time."""
+    """Runner of cases, one after the other."""
 
     def __init__(self, cache: Path, *, quick: bool, runs: int) -> None:
         cache.mkdir(parents=True, exist_ok=True)
@@ -189,7 +189,7 @@ class Bench:
             shutil.rmtree(place, ignore_errors=True)
 
     def _compare(self, task: Task) -> None:
-        """The result is the disk, byte for byte; once for each way and image."""
+        """Check that the result equals the disk byte for byte, once for each way and image."""
         key = (task.contender.way + str(task.contender.memory_limit), task.image.name)
         if key in self._compared:
             return

@@ -1,4 +1,4 @@
-"""What is compared, and what is to be reached: data only.
+"""Benchmark cases and goals, as data.
 
 A case names its contenders by label; each is a way (`ways`) applied to an image (`images`) over a line (`serve`).
 Contenders take turns.  A goal compares the medians of one label with the smallest of others, or with a number.
@@ -32,7 +32,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """`label`'s median is at most `limit` times the least of `against`; without `against`, at most `limit` itself."""
+    """Goal: `label`'s median is at most `limit` times the least of `against`, or at most `limit` without `against`."""
 
     metric: Metric
     limit: float
@@ -93,7 +93,7 @@ _XZ = {"curl, xz -T0, dd": "xz"}
 
 
 def _of_size(size: str) -> tuple[Case, ...]:
-    """The cases that exist for both the disk of the goals and the large one."""
+    """Return the cases that exist for both the disk of the goals and the large one."""
     what = _SIZES[size]
     suffix = "" if size == "2g" else f"-{size}"
     return (

@@ -1,9 +1,9 @@
-"""A proxy that delivers every byte half a round trip after it came, in both directions:
+"""Proxy that delays every byte by half a round trip, in both directions.
 
     python delay.py LISTEN_PORT TARGET_PORT ROUND_TRIP_SECONDS
 
-Stands in for `tc netem` where the kernel has none.  As with TCP over a long way, at most a window of bytes is under way
-on each connection, so a single connection is bound by window / round trip; opening one costs a round trip.
+It replaces `tc netem` where the kernel lacks it.  As with TCP over a long distance, at most a window of bytes is in
+flight on each connection, so a single connection is limited to window / round trip; opening one costs a round trip.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PIECE = 256 << 10
 
 
 class Pipe:
-    """One direction of one connection."""
+    """Relay one direction of one connection."""
 
     def __init__(self, source: socket.socket, sink: socket.socket, delay: float, first_delay: float) -> None:
         self.source, self.sink, self.delay = source, sink, delay

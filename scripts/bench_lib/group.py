@@ -1,4 +1,4 @@
-"""A control group around one run: its processor time, its memory, and a limit on it.
+"""Control group of one run: its processor time, its memory, and a limit on it.
 
 Works with version 1 (memory and cpuacct hierarchies) and version 2.  Where neither can be had (no root, a container
 that hides them) `Tree` polls the processes instead: less exact, no limit.
@@ -14,27 +14,27 @@ from typing import Protocol
 
 
 class Accounting(Protocol):
-    """What is known of a run while it goes on and after it."""
+    """Processor time and memory of a run, during and after it."""
 
     how: str
 
     def join(self) -> None:
-        """Called in the child between fork and exec."""
+        """Join the accounting; called in the child between fork and exec."""
         ...
 
     def cpu(self) -> float | None:
-        """Seconds used so far, None where only the wait status knows."""
+        """Return the seconds used so far, None if only the wait status has them."""
         ...
 
     def memory(self, pid: int) -> int:
-        """Bytes of memory that belong to the run alone at this moment: anonymous and shared, no page cache."""
+        """Return the bytes of memory that only the run uses now: anonymous and shared, no page cache."""
         ...
 
     def close(self) -> None: ...
 
 
 class Group:
-    """A control group of its own for every run."""
+    """Accounting by a control group for each run."""
 
     def __init__(self, memory_limit: int | None) -> None:
         self._directories: list[Path] = []
@@ -89,12 +89,12 @@ class Group:
 
 
 class Tree:
-    """Polls the process and its descendants."""
+    """Accounting by polling the process and its descendants."""
 
     how = "polled from the processes: proportional anonymous and shared memory, without page cache"
 
     def join(self) -> None:
-        """Nothing to join."""
+        """Do nothing: there is no group to join."""
 
     def cpu(self) -> float | None:
         return None
@@ -112,11 +112,11 @@ class Tree:
         return total
 
     def close(self) -> None:
-        """Nothing was made."""
+        """Do nothing: there is no group to remove."""
 
 
 def accounting(memory_limit: int | None) -> Accounting:
-    """The best that this machine allows; raises SystemExit where a limit is wanted and cannot be had."""
+    """Return the best accounting of this machine; raise SystemExit if a limit is requested and not possible."""
     try:
         return Group(memory_limit)
     except (OSError, KeyError) as error:
@@ -126,7 +126,7 @@ def accounting(memory_limit: int | None) -> Accounting:
 
 
 def _own_groups() -> dict[str, Path]:
-    """The directories of this process's groups, by controller; version 2's is the one without a name."""
+    """Return the directories of this process's groups by controller; version 2 has the empty name."""
     mounts: dict[str, Path] = {}
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, where, kind, options, *_ = line.split(" ")
@@ -168,7 +168,7 @@ def _descendants(pid: int) -> list[int]:
 
 
 def poll_peak(read: Callable[[], int], stop: Callable[[], bool], interval: float) -> int:
-    """The largest value of `read` until `stop`."""
+    """Return the largest value of `read` until `stop`."""
     peak = 0
     while not stop():
         try:

@@ -1,4 +1,4 @@
-"""The images that are measured: real file data in ext4 disks, made once and kept in the cache.
+"""Images of the benchmark: real file data in ext4 disks, built once and cached.
 
 The data are this machine's own files below /usr, in an order that is the same everywhere (by the digest of the path),
 so that programs, libraries, text and compressed files mix as they do in a guest.
@@ -25,7 +25,7 @@ _ROOTS = ("/usr", "/opt")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disk:
-    """A raw disk that every format is converted from; bytes."""
+    """Raw disk from which every format is converted; sizes in bytes."""
 
     size: int
     data: int
@@ -57,7 +57,7 @@ class Image:
 
 
 class Images:
-    """Makes an image when it is first asked for."""
+    """Cache of images, each built on first use."""
 
     def __init__(self, cache: Path, *, quick: bool) -> None:
         self.directory = cache / f"images-{VERSION}{'-quick' if quick else ''}"
@@ -150,7 +150,7 @@ def _compress(wrapper: str, raw: Path, out: Path) -> None:
 
 
 def _files() -> Iterator[Path]:
-    """Regular files that can be read, each content once, in the order of their paths' digests."""
+    """Yield readable regular files, each content once, in the order of their paths' digests."""
     found: list[tuple[bytes, str]] = []
     for root in _ROOTS:
         for directory, _, names in os.walk(root):
@@ -173,8 +173,8 @@ def _files() -> Iterator[Path]:
 def _collect(tree: Path, wanted: int) -> None:
     """Fill `tree` with `wanted` bytes of files.
 
-    Where the machine has less, the files come again with their bytes exchanged one for another: as compressible as
-    they were, and yet not the same.
+    If the machine has less, the files are repeated with their bytes substituted: equally compressible, but not
+    identical.
     """
     total = count = 0
     for turn in range(64):

@@ -1,4 +1,4 @@
-"""The machine's shape and the versions of what was compared: no names, no paths."""
+"""Properties of the machine and the versions of the compared programs, without names and paths."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LIBRARIES = ("cdi", "isal", "zlib-ng", "backports.zstd")
 
 @functools.cache
 def shape(directory: Path, *, caches_dropped: bool) -> dict[str, str]:
-    """Of this machine and of the file system that holds `directory`."""
+    """Return the properties of this machine and of the file system that contains `directory`."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 30)
     return {
         "processors": f"{os.cpu_count()} x {_processor()}",

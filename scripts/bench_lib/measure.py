@@ -1,4 +1,4 @@
-"""One run of one command, measured from outside."""
+"""Measurement of one run of a command from outside."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _POLL = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """Seconds and bytes."""
+    """Result of a run, in seconds and bytes."""
 
     wall: float
     cpu: float
@@ -33,7 +33,7 @@ class Measurement:
 
 
 class RunFailed(Exception):
-    """The command ended with a status other than 0; the text is the end of its complaint."""
+    """The command exited with a status other than 0; the text is the end of its error output."""
 
 
 def measure(
@@ -44,7 +44,7 @@ def measure(
     memory_limit: int | None = None,
     timeout: float,
 ) -> Measurement:
-    """Run `command` to its end; raises `RunFailed`."""
+    """Run `command` to its end; raise `RunFailed` if it fails."""
     group = accounting(memory_limit)
     try:
         with log.open("wb") as output:
@@ -93,7 +93,7 @@ def measure(
 
 
 def settle() -> bool:
-    """Everything written is on disk and, where that is permitted, nothing is in the page cache (True)."""
+    """Flush all writes to disk and, if permitted, drop the page cache; return whether it was dropped."""
     os.sync()
     try:
         Path("/proc/sys/vm/drop_caches").write_text("3")
@@ -129,7 +129,7 @@ def warm(path: Path) -> None:
 
 
 def _written() -> int:
-    """Of this process and every child it has waited for, and theirs."""
+    """Return the bytes written by this process and its reaped descendants."""
     for line in Path("/proc/self/io").read_text().splitlines():
         name, _, value = line.partition(": ")
         if name == "write_bytes":

@@ -1,4 +1,4 @@
-"""Numbers into words: the lines of a run, the table of goals, the page."""
+"""Reports: the lines of a run, the table of goals, the page."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ _HEAD = ("case", "goal", "ours", "other", "ratio", "reached")
 
 
 def goals_table(measured: Sequence[CaseResult]) -> str:
-    """For a terminal; also valid Markdown."""
+    """Return the table of goals for a terminal; it is valid Markdown."""
     rows = [_HEAD, *_rows(measured)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     lines = [
@@ -88,7 +88,7 @@ def goals_table(measured: Sequence[CaseResult]) -> str:
 
 
 def page(measured: Sequence[CaseResult]) -> str:
-    """docs/reference/benchmarks.md."""
+    """Return the text of docs/reference/benchmarks.md."""
     if not measured:
         return "# Benchmarks\n\nNothing was measured yet: `scripts/bench`.\n"
     latest = max(measured, key=lambda result: result.when)

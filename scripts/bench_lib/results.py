@@ -1,4 +1,4 @@
-"""What was measured, kept between calls so that the page can be written from several runs of single cases."""
+"""Stored results, so that the page can be written from several runs of single cases."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class CaseResult:
 
     @property
     def complete(self) -> bool:
-        """Our own runs all succeeded."""
+        """Whether all of our own runs succeeded."""
         return bool(self.runs.get("ours"))
 
     def median(self, label: str, metric: Metric) -> float | None:
-        """None where the contender could not be measured."""
+        """Median of the contender; None if it could not be measured."""
         values = [float(getattr(run, metric)) for run in self.runs.get(label, ())]
         return statistics.median(values) if values else None
 
@@ -53,7 +53,7 @@ class Verdict:
 
     @property
     def reached(self) -> bool | None:
-        """None where it cannot be told."""
+        """Whether the goal is reached; None if it cannot be determined."""
         if self.goal.against:
             return None if self.ratio is None else self.ratio <= self.goal.limit
         return None if self.ours is None else self.ours <= self.goal.limit
@@ -76,7 +76,7 @@ def with_traffic(found: Measurement, *, fetched: int, scratch: int) -> Measureme
 
 
 class Store:
-    """One JSON file a case."""
+    """Store with one JSON file for each case."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -96,7 +96,7 @@ class Store:
         partial.replace(path)
 
     def load(self, cases: Iterable[Case]) -> list[CaseResult]:
-        """What is known, in the order of `cases`."""
+        """Return the stored results in the order of `cases`."""
         found = []
         for case in cases:
             path = self.directory / f"{case.name}.json"

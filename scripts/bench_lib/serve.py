@@ -1,4 +1,4 @@
-"""nginx over three lines: the loopback as it is, a line of 100 MB/s, and one with 20 ms of latency.
+"""Nginx over three lines: plain loopback, a line of 100 MB/s, and one with 20 ms of latency.
 
 The line is a network namespace behind a veth pair whose sender is shaped with `tc tbf`.  Latency is `tc netem` where
 the kernel has it, else a delaying proxy of our own (`delay`).
@@ -30,11 +30,11 @@ _INNER = "10.213.77.2"
 
 
 class Unavailable(Exception):
-    """This machine cannot make such a line; the text says why."""
+    """This machine cannot provide such a line; the text says why."""
 
 
 class Server:
-    """One nginx for a directory, over a line."""
+    """Nginx that serves a directory over a line."""
 
     def __init__(self, root: Path, work: Path, line: Line) -> None:
         self.root = root
@@ -74,7 +74,7 @@ class Server:
         return f"{self.base}/{path.name}"
 
     def traffic(self) -> tuple[int, int]:
-        """Bytes of bodies sent, and connections that carried at least a mebibyte, since the last call."""
+        """Return the bytes of bodies sent, and the connections with at least 1 MiB, since the last call."""
         time.sleep(0.1)  # nginx logs a request after its last byte has left
         with (self.work / "access.log").open() as log:
             log.seek(self._log_offset)

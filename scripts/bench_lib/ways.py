@@ -1,7 +1,7 @@
-"""The contenders as commands.
+"""Contenders as commands.
 
-Every way ends with the disk on stable storage, as ours does: where a program does not flush by itself, `sync FILE` is
-part of the command.
+Every way ends with the disk on stable storage, as ours does: if a program does not flush, `sync FILE` is part of the
+command.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CURL = "curl --silent --show-error --fail --noproxy '*'"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One run to be."""
+    """Parameters of one run."""
 
     contender: Contender
     image: Image
@@ -74,7 +74,7 @@ def _quoted(task: Task) -> dict[str, str]:
 
 
 def _old(task: Task) -> list[str]:
-    """What the existing importer does, written out: everything to scratch over one connection, convert, resize."""
+    """Return the steps of the existing importer: download to scratch over one connection, convert, resize."""
     return _shell(
         "{curl} -o {scratch} {url}; qemu-img convert -t writeback -f {format} -O raw {scratch} {out}; "
         "qemu-img resize -q -f raw {out} {size}; sync {out}; rm {scratch}".format(curl=_CURL, **_quoted(task))
@@ -103,7 +103,7 @@ def _curl_null(task: Task) -> list[str]:
 
 
 def _curl_many(task: Task) -> list[str]:
-    """The same bytes over as many connections as ours opened."""
+    """Fetch the same bytes over as many connections as ours opened."""
     length, count = task.image.path.stat().st_size, max(1, task.connections)
     step = -(-length // count)
     runs = [f"{start}-{min(start + step, length) - 1}" for start in range(0, length, step)]
@@ -162,7 +162,7 @@ _KILL_AT = 0.9
 
 
 def _prepare_resume(task: Task) -> None:
-    """Run until 90 %, slowly enough to hit it, and kill it; raises SystemExit where it cannot be hit."""
+    """Run slowly until 90 %, and kill the run; raise SystemExit if it ends earlier."""
     job = _job(task, bandwidth=max(1, int(task.image.path.stat().st_size / _SLOW_SECONDS)))
     status = task.work / "status"
     with (task.work / "prepare.log").open("wb") as log:
@@ -192,7 +192,7 @@ def _prepare_resume(task: Task) -> None:
 
 
 def outcome(task: Task) -> dict[str, Any]:
-    """What our worker said at its end; empty for other ways."""
+    """Return the outcome that our worker reported; empty for other ways."""
     path = task.work / "status" / "outcome.json"
     found: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
     return found
@@ -225,7 +225,7 @@ for found in pkgutil.walk_packages(cdi.__path__, "cdi."):
 
 
 def warm_programs(way: Way) -> None:
-    """Have the way's programs in the page cache, so that loading them from disk is not part of what is measured."""
+    """Read the way's programs into the page cache, so that loading them from disk is not measured."""
     commands = [[program, "--version"] for program in way.needs]
     if not way.needs:
         commands = [

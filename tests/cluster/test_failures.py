@@ -293,7 +293,7 @@ def test_a_registry_that_is_not_reached_failed_to_give_the_image(scene) -> None:
 
 
 def test_a_host_that_nobody_knows_is_told(scene) -> None:
-    found = conditions(scene.until_said("unknown-host", "nowhere.invalid cannot be resolved"))
+    found = conditions(scene.until_said("unknown-host", "cannot resolve nowhere.invalid"))
     assert (found["Running"]["status"], found["Running"]["reason"]) == ("False", "Error")
     assert found["Running"]["message"].startswith("Unable to connect to http data source: ")
 

@@ -34,7 +34,7 @@ TIMEOUT = 2 * 3600.0
 
 
 class CaseFailed(Exception):
-    """A command of a case did not do what it should; the text says which."""
+    """A command of a case failed; the text says which."""
 
 
 def main() -> int:
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def run_case(base: Path, case: Case) -> int:
-    """Run one case and print its line; gives the exit status."""
+    """Run one case, print its line, and return the exit status."""
     began = time.monotonic()
     log = base / f"{case.name}.log"
     root = base / f"root-{case.name}"
@@ -80,7 +80,7 @@ def run_case(base: Path, case: Case) -> int:
 
 
 def run_step(root: Path, case: Case, step: Step, log: TextIO, elapsed: Elapsed) -> None:
-    """Run one command in the root; raises CaseFailed unless it ends as it should.
+    """Run one command in the root; raise CaseFailed unless it ends as expected.
 
     All that it prints goes into the log, and the last line is shown with the elapsed seconds.
     """
@@ -112,7 +112,7 @@ def run_step(root: Path, case: Case, step: Step, log: TextIO, elapsed: Elapsed) 
 
 @contextlib.contextmanager
 def limited(process: subprocess.Popen[str]) -> Iterator[None]:
-    """End the process, and with it all of its namespace, when the time is up."""
+    """Kill the process, and with it its whole namespace, at the timeout."""
     timer = threading.Timer(TIMEOUT, process.kill)
     timer.start()
     try:

@@ -1,4 +1,4 @@
-"""The fresh machines that are tried, and what is run on each."""
+"""Fresh machines that are tested, and the commands that run on each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One command in the checkout, without a terminal."""
+    """Command in the checkout, without a terminal."""
 
     command: tuple[str, ...]
     refusal: str | None = None
@@ -17,7 +17,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One machine and one user."""
+    """Machine and user."""
 
     name: str
     suite: Literal["bookworm", "trixie"]

@@ -1,7 +1,7 @@
 """Run a command in another root:  enter.py [--tmpfs] ROOT USER DIRECTORY COMMAND [ARGUMENT ...]
 
-It expects to be in mount and process namespaces of its own, as `unshare` makes them, and makes the root theirs.  A chroot
-would not do: in one the kernel refuses user namespaces, which users build the guest in.
+It must run in its own mount and process namespaces, as `unshare` creates them, and changes their root.  A chroot is not
+enough: the kernel refuses user namespaces in it, and users need them to build the guest image.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def furnish(root: Path, *, tmpfs: bool) -> None:
-    """Mount what a running system has, for this namespace alone."""
+    """Mount the file systems of a running system in this namespace."""
     mount("--bind", root, root)
     for name in ("proc", "sys", "dev", "run", "tmp"):
         (root / name).mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Minimal Debian systems in directories: made of packages, kept as archives, given what this machine's clients use."""
+"""Minimal Debian systems in directories: built from packages, cached as archives, with this machine's client settings."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ENTER = Path(__file__).with_name("enter.py")
 
 
 def unpack(base: Path, root: Path, case: Case) -> None:
-    """Make the case's root: its system, its user, and a clean clone of the checkout's HEAD."""
+    """Create the case's root: its system, its user, and a clean clone of the checkout's HEAD."""
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir()
     debian.run("tar", "--extract", f"--file={archive(base, case.suite)}", f"--directory={root}", "--numeric-owner")
@@ -54,7 +54,7 @@ def unpack(base: Path, root: Path, case: Case) -> None:
 
 
 def archive(base: Path, suite: str) -> Path:
-    """The archive of a release's minimal system, made unless it is there."""
+    """Return the archive of a release's minimal system; build it if it does not exist."""
     made_by = "".join(map(repr, (PACKAGES, suite, debian.sources()))) + Path(debian.__file__).read_text()
     kept = base / f"{suite}-{hashlib.sha256(made_by.encode()).hexdigest()[:12]}.tar"
     with locked(base / f"{suite}.lock"):
@@ -69,14 +69,14 @@ def archive(base: Path, suite: str) -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock that other processes respect."""
+    """Hold a lock between processes."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def lend_clients(root: Path) -> None:
-    """Let apt and pip in the root reach their registries as they are reached from here."""
+    """Configure apt and pip in the root to reach their registries as this machine does."""
     for name in ("resolv.conf", "hosts"):
         shutil.copyfile(f"/etc/{name}", root / "etc" / name)
     (root / "etc/apt/apt.conf.d/90host").write_text("".join(f"{line}\n" for line in debian.apt_settings()))
@@ -89,7 +89,7 @@ def lend_clients(root: Path) -> None:
 
 
 def prepare_user(root: Path, case: Case) -> None:
-    """Make the case's user, with the sudo that it has."""
+    """Create the case's user, with its sudo rights."""
     if case.user != "root":
         inside(root, "useradd", "--create-home", f"--home-dir={case.home}", "--shell=/bin/bash", case.user)
     match case.sudo:
@@ -103,18 +103,18 @@ def prepare_user(root: Path, case: Case) -> None:
 
 
 def inside(root: Path, *command: str) -> None:
-    """Run a program of the root, as its root."""
+    """Run a program of the root as its root user."""
     debian.run(*entering(root, "root", "/"), *command)
 
 
 def entering(root: Path, user: str, directory: str, *, tmpfs: bool = False) -> list[str]:
-    """Return what to put before a command that is to run in the root."""
+    """Return the prefix of commands that run in the root."""
     options = ["--tmpfs"] if tmpfs else []
     return [*NAMESPACES, sys.executable, "-B", str(ENTER), *options, str(root), user, directory]
 
 
 def environment(case: Case) -> dict[str, str]:
-    """The environment of a login, with how registries are reached; paths that the root does not have are left out."""
+    """Return the environment of a login with the registries' settings, without paths that the root does not have."""
     programs = ("/usr/local/bin", "/usr/bin", "/bin")
     if case.user == "root":
         programs = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
@@ -130,7 +130,7 @@ def environment(case: Case) -> dict[str, str]:
 
 
 def untracked(root: Path, case: Case) -> list[str]:
-    """What the case wrote into its checkout, ignored files too."""
+    """Return the files that the case wrote to its checkout, including ignored ones."""
     place = root / case.checkout.lstrip("/")
     listed = subprocess.run(
         ["git", "-c", f"safe.directory={place}", "-C", place, "status", "--porcelain", "--ignored"],

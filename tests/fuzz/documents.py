@@ -1,4 +1,4 @@
-"""Documents that a fuzzer spoils: values replaced, removed, repeated or put where they do not belong."""
+"""Mutated documents: values are replaced, removed, repeated or moved to other places."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EDITS = 6
 
 
 def spoilt(document: Any, data: atheris.FuzzedDataProvider) -> Any:
-    """A copy of `document` with some edits."""
+    """Return a copy of `document` with some edits."""
     root = [copy.deepcopy(document)]
     for _ in range(data.ConsumeIntInRange(0, _EDITS)):
         places = list(_places(root))
@@ -34,7 +34,7 @@ def spoilt(document: Any, data: atheris.FuzzedDataProvider) -> Any:
 
 
 def _places(holder: Any) -> Any:
-    """Where every value stands, breadth first."""
+    """Yield the holder and key of every value, breadth first."""
     level = [holder]
     while level:
         below = []

@@ -1,4 +1,4 @@
-"""Admission reviews: whatever a request's body holds, it is no question, or it gets an answer that can be sent.
+"""Fuzz target: any body of an admission review is rejected as malformed or gets a valid response.
 
 python tests/fuzz/fuzz_admission.py -max_total_time=60
 """
@@ -41,7 +41,7 @@ def questions() -> list[tuple[Hook, dict[str, Any]]]:
         for operation, old in (("CREATE", None), ("UPDATE", document)):
             try:
                 hook = hook_of(document, operation)
-            except StopIteration:  # nobody is asked about this
+            except StopIteration:  # no webhook reviews this
                 continue
             found.append((hook, review(document, operation=operation, old=old)))
     clone = dv({"pvc": {"namespace": "golden", "name": "fedora"}})
@@ -62,7 +62,7 @@ QUESTIONS = questions()
 
 
 class World:
-    """The other objects."""
+    """Lister of the other objects."""
 
     async def claim(self, namespace: str, name: str) -> dict[str, Any] | None:
         return CLAIM if name == "a" else None
@@ -93,7 +93,7 @@ WORLD = World()
 
 
 def ended(work: Coroutine[Any, Any, Any]) -> Any:
-    """What it returns; nothing here waits."""
+    """Return the result of a coroutine that never waits."""
     try:
         work.send(None)
     except StopIteration as stop:

@@ -1,4 +1,4 @@
-"""Decoders and tar: any content ends in bytes of bounded size or in an `ImageError`, however it is cut into pieces.
+"""Fuzz target: decoders and tar turn any content, in any pieces, into bounded output or an `ImageError`.
 
 An input is a byte that says what it is, a byte that says how it is cut, then the content.  What a checksum covers is
 given the right one after the fuzzer's changes: the CRCs of xz headers and the sums of tar headers.

@@ -1,4 +1,4 @@
-"""Checksum files, key rings and saved digests: any content ends in a value or a `CdiError`.
+"""Fuzz target: checksum files, key rings and saved digests give a value or a `CdiError`.
 
 python tests/fuzz/fuzz_codec_sums.py -max_total_time=60
 """

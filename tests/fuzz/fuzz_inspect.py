@@ -1,4 +1,4 @@
-"""Inspection: any content gives a verdict or a `CdiError`, the same whichever way it is fed, within its budget.
+"""Fuzz target: inspection gives the same result or `CdiError` however content is fed, within its budget.
 
 Contents are made by patching an image of the corpus, so that small inputs reach deep structures.  An input is a byte
 that picks the image, then patches: offset (3 bytes), length (1 byte), bytes.
@@ -30,7 +30,7 @@ SEALED = [(64 << 10, 4096), (128 << 10, 4096), (192 << 10, 65536), (256 << 10, 6
 
 
 def content_of(data: bytes) -> bytes:
-    """The patched image; an input of 0xff and bytes is those bytes."""
+    """Return the patched image; an input of 0xff and bytes is those bytes."""
     if data[:1] == b"\xff":
         return data[1:]
     content = bytearray(BASES[data[0] % len(BASES)] if data else b"")
@@ -44,7 +44,7 @@ def content_of(data: bytes) -> bytes:
         offset %= len(content) + 1
         content[offset : offset + len(patch)] = patch[: len(content) - offset]
         touched |= {place for place in SEALED if place[0] <= offset < sum(place)}
-    # What a checksum covers would never be looked at if the checksum did not follow the patches.
+    # Update the checksums: content with a wrong checksum would be rejected before it is parsed.
     if content.startswith(b"vhdxfile"):
         for start, size in touched:
             block = content[start : start + 4] + bytes(4) + content[start + 8 : start + size]

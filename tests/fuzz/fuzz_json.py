@@ -1,4 +1,4 @@
-"""JSON from outside: the parser sees nothing that is nested too deep, and everything else is as it reads it.
+"""Fuzz target: JSON that is nested too deeply never reaches the parser, and all other JSON is parsed unchanged.
 
 python tests/fuzz/fuzz_json.py -max_total_time=60
 """
@@ -22,7 +22,7 @@ LEVELS = MAX_NESTING // 2
 
 
 def depth(value: object) -> int:
-    """By another way than the one that is tested, level by level."""
+    """Return the nesting depth, computed level by level, independently of the tested code."""
     found, level = 0, [value]
     while level := [each for each in level if isinstance(each, (dict, list))]:
         found += 1

@@ -1,4 +1,4 @@
-"""Layers of container images: the disk that is found is the one that a container sees, or the image is refused.
+"""Fuzz target: the disk found in layers is the one that a container sees, or the image is rejected.
 
 An input is a byte that says how the layers are packed and cut, then three bytes for each member (`tests.layers.items_of`).
 What a container sees is found by extracting the layers one over another.
@@ -33,7 +33,7 @@ def target(data: bytes) -> None:
 
 
 def encoded(*layers: list[tuple[str, str, str]]) -> bytes:
-    """Kinds, names and links as bytes."""
+    """Return kinds, names and links as bytes."""
     made = bytearray([0])
     for items in layers:
         for number, (kind, name, link) in enumerate(items):

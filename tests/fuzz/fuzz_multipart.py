@@ -1,4 +1,4 @@
-"""Forms: any pieces give the same file or the same refusal, and what is kept aside between them stays small.
+"""Fuzz target: a form in any pieces gives the same file or rejection, and the buffer between them stays small.
 
 python tests/fuzz/fuzz_multipart.py -max_total_time=60
 """
@@ -23,7 +23,7 @@ BOUNDARIES = (b"b", b"-", b"--", b"------------------------d74496d66958873e")
 
 
 def parsed(body: bytes, boundary: bytes, step: int) -> tuple[str, bytes, dict[str, str]]:
-    """How it ended, the file up to there, and its part's fields."""
+    """Return how it ended, the file so far, and the fields of its part."""
     form, content = FormFile(boundary), bytearray()
     try:
         for at in range(0, len(body), step):
@@ -50,7 +50,7 @@ def target(data: bytes) -> None:
     assert one[0] == pieces[0], (one, pieces)
     if not one[0]:
         assert one == pieces
-        # Another reading: the file is what stands between its part's fields and the next delimiter.
+        # Independent check: the file is the bytes between its part's fields and the next delimiter.
         delimiter = b"\r\n--" + boundary
         assert delimiter not in one[1]
         assert one[1] + delimiter in b"\r\n" + body

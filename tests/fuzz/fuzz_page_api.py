@@ -1,4 +1,4 @@
-"""The page's requests, from their first byte to the last of the answer: each has one, and a status that says what it is.
+"""Fuzz target: every request to the page's API gets a complete response with a fitting status.
 
 python tests/fuzz/fuzz_page_api.py -max_total_time=60
 """
@@ -35,7 +35,7 @@ TOKEN = "good"
 
 
 class Desk:
-    """Whatever gets here is fit for an API server."""
+    """Check that the object is valid for an API server."""
 
     def authenticate(self) -> None: ...
 
@@ -74,7 +74,7 @@ class Desks:
 
 
 class Raised(logging.Handler):
-    """A defect is logged and answered; here it counts."""
+    """Fail on a logged defect, which the server would only answer."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.last = record

@@ -1,4 +1,4 @@
-"""The qcow2 header: what passes has geometry that the map can rely on; all else is an `ImageError`.
+"""Fuzz target: an accepted qcow2 header has valid geometry; all others raise `ImageError`.
 
 python tests/fuzz/fuzz_qcow2_header.py -max_total_time=60
 """

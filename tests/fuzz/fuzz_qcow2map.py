@@ -1,4 +1,4 @@
-"""qcow2 tables: whatever they say, nothing is written outside of the disk, and both readers tell the same.
+"""Fuzz target: no qcow2 tables cause writes outside the disk, and both readers agree.
 
 An input is two bytes of choices, two of the disk's size, one of where L1 lies, and then the file behind its header.
 
@@ -32,7 +32,7 @@ SIZE_MOST = 1 << 20
 
 
 def file_of(data: bytes) -> tuple[bytes, Qcow2Header] | None:
-    """A file with a header that holds, so that the fuzzer's work goes into the tables."""
+    """Return a file with a valid header, so that the fuzzer mutates the tables."""
     bits = CLUSTER_BITS[data[0] & 3]
     cluster = 1 << bits
     size = 512 * (1 + int.from_bytes(data[2:4], "big") % (SIZE_MOST // 512))

@@ -1,4 +1,4 @@
-"""The head of a request: whoever sends anything ambiguous is refused, and at once, whatever else it is.
+"""Fuzz target: an ambiguous request head is rejected at once.
 
 python tests/fuzz/fuzz_request_head.py -max_total_time=60
 """
@@ -24,23 +24,23 @@ BLANKS = 12_000
 
 
 def kept(head: Head) -> dict[str, str]:
-    """HTTP/1.0 needs no Host, and what it expects does not count."""
+    """Allow HTTP/1.0 without Host, and ignore its Expect header."""
     return {"host": "none", **{name: value for name, value in head.headers.items() if name != "expect"}}
 
 
 def written(head: Head) -> bytes:
-    """The same request, as the relay would write it."""
+    """Return the same request as the relay would write it."""
     target = head.path + (f"?{head.query}" if head.query else "")
     lines = [f"{head.method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in kept(head).items())]
     return "\r\n".join(lines).encode("latin-1") + END
 
 
 def target(data: bytes) -> None:
-    # What the reception gives: everything up to the first empty line, and no more than it keeps.
+    # The listener passes everything up to the first empty line, within its limit.
     data = data.partition(END)[0][: MAX_HEAD - len(END)] + END
-    # A byte 0xff stands for more blanks than a fuzzer would come to write.
+    # A byte 0xff represents more blanks than a fuzzer would generate.
     data = data.replace(b"\xff", b" " * BLANKS)[: MAX_HEAD - len(END)].removesuffix(END) + END
-    # One empty line before it is ignored, and a body behind it is not looked at.
+    # One empty line before the head is ignored, and the body after it is not parsed.
     if data.index(END) == len(data) - len(END) and not data.startswith(b"\r\n"):
         for before in (b"", b"\r\n"):
             assert split(before + data + b"\r\n\r\nbody") == (data, b"\r\n\r\nbody")

@@ -1,4 +1,4 @@
-"""The fields of uploads: any text is read or refused, and what was read can be told again.
+"""Fuzz target: any text in upload header fields is parsed or rejected, and parsed values can be serialised again.
 
 python tests/fuzz/fuzz_tus_headers.py -max_total_time=60
 """

@@ -1,4 +1,4 @@
-"""Requests for upload tokens, and tokens: any document and any text is read or refused as its interface says.
+"""Fuzz target: any token request and any token is parsed or rejected as its interface specifies.
 
 python tests/fuzz/fuzz_upload_token.py -max_total_time=60
 """
@@ -37,7 +37,7 @@ REQUEST = {
 
 
 class Unchecked(SigningKey):
-    """Reads what a signature would keep away from a fuzzer."""
+    """Verifier without the signature check, which a fuzzer could not pass."""
 
     def __init__(self) -> None:
         self._key = self  # type: ignore[assignment]  # in the place of one of the library's

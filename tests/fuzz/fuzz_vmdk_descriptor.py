@@ -1,4 +1,4 @@
-"""The VMDK descriptor: what passes names no other file, in the words that QEMU searches for as well.
+"""Fuzz target: an accepted VMDK descriptor refers to no other file by any key that QEMU searches for.
 
 python tests/fuzz/fuzz_vmdk_descriptor.py -max_total_time=60
 """

@@ -1,4 +1,4 @@
-"""What crosses between controller, workers and their files: any document is read whole or refused by its fields.
+"""Fuzz target: documents between controller, workers and their files are parsed whole or rejected by field.
 
 python tests/fuzz/fuzz_worker_control.py -max_total_time=60
 """

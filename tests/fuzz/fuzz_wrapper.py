@@ -1,4 +1,4 @@
-"""Wrappers and documents: any bytes are looked at without harm, and what is said about them is fit to print.
+"""Fuzz target: detecting wrappers and documents is safe for any bytes, and its texts are printable.
 
 python tests/fuzz/fuzz_wrapper.py -max_total_time=60
 """

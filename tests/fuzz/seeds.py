@@ -1,4 +1,4 @@
-"""What the fuzz targets share: seeds in a directory, and a run that ends with a status."""
+"""Shared parts of the fuzz targets: seeds in a directory, and a run that ends with a status."""
 
 from __future__ import annotations
 

@@ -87,5 +87,5 @@ ANY_PLATFORM = Platform()
 def not_found(wanted: Platform, offered: Iterable[Platform], where: str) -> PlatformNotFound:
     """Return the error that lists the available platforms."""
     names = sorted({str(platform) for platform in offered if platform.known and platform.architecture != "unknown"})
-    listed = ", ".join(name[:60] for name in names[:20]) or "no named one"
+    listed = ", ".join(name[:60] for name in names[:20]) or "none with a platform"
     return PlatformNotFound(f"the image has no {wanted}; it has {listed}", where=where)

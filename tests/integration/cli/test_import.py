@@ -179,7 +179,7 @@ class TestIntoAVolume:
         waiting.send_signal(signal.SIGINT)
         _, said = waiting.communicate(timeout=60)
         assert waiting.returncode == 130
-        assert "goes on in the background" in said
+        assert "continues in the background" in said
         cdi("wait", "dv/slow")
         assert cdi.disk("slow").stat().st_size == 4 * MIB
 

@@ -114,7 +114,7 @@ class TestUploading:
         choose(desk, images / "disk.raw")
         desk.get_by_label("Name of the volume").fill("broken-off")
         desk.get_by_role("button", name="Create and upload").click()
-        desk.get_by_text("Trying again in").wait_for()
+        desk.get_by_text("Retrying in").wait_for()
         desk.screenshot(path=tmp_path / "waiting.png")
         row(desk, "broken-off").get_by_text("Succeeded").wait_for()
         assert requests == [0, cut]
@@ -138,7 +138,7 @@ class TestUploading:
         choose(desk, images / "disk.raw")
         desk.get_by_label("Name of the volume").fill("reopened")
         desk.get_by_role("button", name="Create and upload").click()
-        desk.get_by_text("Trying again in").wait_for()
+        desk.get_by_text("Retrying in").wait_for()
         desk.on("dialog", lambda dialog: dialog.accept())
         desk.unroute("**/v1beta1/tus/**")
         offsets = []
@@ -159,7 +159,7 @@ class TestUploading:
         choose(desk, images / "disk.raw")
         desk.get_by_label("Name of the volume").fill("changed-mind")
         desk.get_by_role("button", name="Create and upload").click()
-        desk.get_by_text("Trying again in").wait_for()
+        desk.get_by_text("Retrying in").wait_for()
         with desk.expect_response(lambda answer: answer.request.method == "DELETE") as gone:
             desk.get_by_role("button", name="Cancel the upload into changed-mind").click()
         assert gone.value.status == 204

@@ -354,7 +354,7 @@ def test_a_claim_that_cannot_have_its_directory_is_told_by_its_datavolume(bench,
     bench.step_until(until, lambda: bench.phase("a") and bench.ready("a")["reason"] == "TargetUnsuitable")
     for _ in range(5):
         bench.supervisor.step(0.02)
-    assert "the volume's directory cannot be used" in bench.ready("a")["message"]
+    assert "cannot use the volume's directory" in bench.ready("a")["message"]
     bench.home.volumes.unlink()
     bench.phases(until, a="Succeeded")
 

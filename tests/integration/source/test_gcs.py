@@ -140,7 +140,7 @@ class TestAccounts:
 
     def test_anybody_is_told_that_they_are(self, gcs_standin, spec):
         gcs_standin.put("images", "dir/disk.img", DISK, public=False)
-        with pytest.raises(SourceUnauthorized, match="anonymously"):
+        with pytest.raises(SourceUnauthorized, match="anonymous"):
             content(spec())
 
     def test_a_key_of_another_account_gets_no_token(self, gcs_standin, spec, secret):

@@ -309,7 +309,7 @@ class TestRequests:
     @pytest.mark.parametrize("body", [b"<Code>AccessDenied</Code>", b""])
     def test_say_that_they_were_anonymous(self, ask, body):
         with (
-            pytest.raises(SourceForbidden, match="anonymously"),
+            pytest.raises(SourceForbidden, match="anonymous"),
             ask(Fault(status=403, body=body), credentials=Credentials()) as source,
         ):
             source.probe()

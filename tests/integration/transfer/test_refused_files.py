@@ -77,7 +77,7 @@ class TestTars:
         run("tar", "-c", "-M", "-L", "300", f"--format={form}", *label, *volumes, "disk.qcow2", cwd=made)
         Import(made / "v0.tar", tmp_path).refuses("ContentTruncated", "ends before its end mark")
         Import(made / "v1.tar", tmp_path).refuses(
-            "FormatUnsupported", "a later volume of several, and goes on with 'disk.qcow2'", "extract all volumes"
+            "FormatUnsupported", "a later volume of several, and continues 'disk.qcow2'", "extract all volumes"
         )
 
     @pytest.mark.parametrize("wrap", [bytes, gzip.compress])

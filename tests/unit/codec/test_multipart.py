@@ -56,7 +56,7 @@ def test_anything_else_is_refused_alike(data, cuts):
         (HEAD + b"--b-1--\r\n", "no field"),
         (FILE + b"data", "ends within"),
         (FILE + b"data\r\n--b-2--", "ends within"),
-        (b"--b-1\r\nno colon\r\n\r\n", "cannot be read"),
+        (b"--b-1\r\nno colon\r\n\r\n", "malformed header"),
         (b"--b-1\r\nX: " + b"y" * 9000, "too long"),
         (HEAD * 101, "more than 100 parts"),
     ],

@@ -313,12 +313,12 @@ class TestVolumes:
 
     def test_a_later_volume_is_refused_by_what_it_goes_on_with(self):
         packed = header(b"big.raw", b"M", 600, _369=b"00000453000\0") + padded(bytes(600)) + END
-        with pytest.raises(FormatUnsupported, match="a later volume of several, and goes on with 'big.raw'"):
+        with pytest.raises(FormatUnsupported, match="a later volume of several, and continues 'big.raw'"):
             read(packed)
 
     def test_a_later_volume_in_the_pax_format(self):
         fields = {"GNU.volume.filename": "big.raw", "GNU.volume.size": "600", "GNU.volume.offset": "300"}
-        with pytest.raises(FormatUnsupported, match="goes on with 'big.raw'"):
+        with pytest.raises(FormatUnsupported, match="continues 'big.raw'"):
             read(archive(entry("big.raw", bytes(300)), pax=fields))
-        with pytest.raises(FormatUnsupported, match="goes on with 'big.raw'"):
+        with pytest.raises(FormatUnsupported, match="continues 'big.raw'"):
             read(archive(entry("big.raw", bytes(300), pax_headers=fields)))

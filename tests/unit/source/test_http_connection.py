@@ -47,7 +47,7 @@ def test_a_host_that_there_is_not_is_told_from_name_servers_that_are_away(
         raise socket.gaierror(number, "no answer")
 
     monkeypatch.setattr(socket, "getaddrinfo", unresolved)
-    with pytest.raises(SourceUnreachable, match="the name mirror cannot be resolved: no answer") as caught:
+    with pytest.raises(SourceUnreachable, match="cannot resolve mirror: no answer") as caught:
         Dialer().dial("mirror", 80, Canceller(), where="x")
     assert type(caught.value) is kind
 

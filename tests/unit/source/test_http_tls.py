@@ -42,7 +42,7 @@ def test_a_directory_without_any_is_told_with_what_it_has(tmp_path: Path) -> Non
     (tmp_path / "tls.key").write_text("oops")
     with pytest.raises(SourceTlsUntrusted, match=r"tls\.key"):
         make_context(Tls(ca_dir=str(tmp_path)))
-    with pytest.raises(SourceTlsUntrusted, match="cannot be read"):
+    with pytest.raises(SourceTlsUntrusted, match="cannot read the CA directory"):
         make_context(Tls(ca_dir=str(tmp_path / "nothing")))
     (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(SourceTlsUntrusted) as caught:
