@@ -29,15 +29,15 @@ def main() -> int:
         prog="scripts/bench",
         description="Compare cdi with the ways that exist without it. Contenders take turns; medians are compared.",
     )
-    parser.add_argument("--case", action="append", metavar="NAME", help="only these (a pattern, may be repeated)")
-    parser.add_argument("-n", type=int, default=5, metavar="RUNS", help="runs of each contender (default 5)")
+    parser.add_argument("--case", action="append", metavar="NAME", help="run only the cases that match this pattern; may be repeated")
+    parser.add_argument("-n", type=int, default=5, metavar="RUNS", help="set the number of runs of each contender (default 5)")
     parser.add_argument(
-        "--quick", action="store_true", help="small images, one run: does it work at all? Writes nothing"
+        "--quick", action="store_true", help="run once with small images, to check that everything works; write nothing"
     )
-    parser.add_argument("--no-write", action="store_true", help="leave docs/reference/benchmarks.md as it is")
+    parser.add_argument("--no-write", action="store_true", help="do not write docs/reference/benchmarks.md")
     parser.add_argument("--report", action="store_true", help="measure nothing; write the page from earlier results")
-    parser.add_argument("--images", action="store_true", help="make the images and measure nothing")
-    parser.add_argument("--list", action="store_true", help="name the cases and their goals")
+    parser.add_argument("--images", action="store_true", help="build the images and measure nothing")
+    parser.add_argument("--list", action="store_true", help="list the cases and their goals")
     arguments = parser.parse_args()
     if arguments.list:
         print(report.listing(CASES), end="")
@@ -45,7 +45,7 @@ def main() -> int:
     patterns: list[str] = arguments.case or ["*"]
     chosen = [case for case in CASES if any(fnmatch.fnmatch(case.name, pattern) for pattern in patterns)]
     if not chosen:
-        parser.error(f"no case is called {', '.join(patterns)}; --list names them")
+        parser.error(f"no case is named {', '.join(patterns)}; see --list")
     cache = Path(os.environ["CDI_CACHE"]) / "bench"
     store = results.Store(cache / "results")
     if not arguments.report:
@@ -199,7 +199,7 @@ class Bench:
         try:
             measure(command, log=place, environment=self.environment, timeout=_TIMEOUT)
         except RunFailed as error:
-            raise RunFailed(f"the result is not the image: {error}") from error
+            raise RunFailed(f"the result differs from the image: {error}") from error
 
 
 if __name__ == "__main__":

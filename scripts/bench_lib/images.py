@@ -196,4 +196,4 @@ def _collect(tree: Path, wanted: int) -> None:
         if total == before:
             break
     if total < wanted:
-        raise SystemExit(f"bench: this machine has only {total} bytes of files to make images from")
+        raise SystemExit(f"bench: this machine has only {total} bytes of files for the images")

@@ -192,5 +192,5 @@ def _await_port(address: str, port: int) -> None:
             return
         except OSError as error:
             if time.monotonic() > deadline:
-                raise RuntimeError(f"nothing answers at {address}:{port}") from error
+                raise RuntimeError(f"no server responds at {address}:{port}") from error
             time.sleep(0.05)

@@ -173,7 +173,7 @@ def _prepare_resume(task: Task) -> None:
         deadline = time.monotonic() + 20 * _SLOW_SECONDS
         while time.monotonic() < deadline:
             if process.poll() is not None:
-                raise SystemExit(f"bench: the run to be resumed ended too soon, with status {process.returncode}")
+                raise SystemExit(f"bench: the run to resume exited early with status {process.returncode}")
             try:
                 seen = json.loads((status / "progress.json").read_bytes())
             except FileNotFoundError:
@@ -181,13 +181,13 @@ def _prepare_resume(task: Task) -> None:
             if seen.get("total") and seen["done"] >= _KILL_AT * seen["total"]:
                 return
             time.sleep(0.05)
-        raise SystemExit("bench: the run to be resumed did not come to 90 %")
+        raise SystemExit("bench: the run to resume did not reach 90 %")
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if (status / "outcome.json").exists():
-            raise SystemExit("bench: the run to be resumed had ended before it could be killed")
+            raise SystemExit("bench: the run to resume ended before it could be killed")
         _job(task)  # the second run is not slowed
 
 

@@ -42,14 +42,14 @@ def main() -> int:
         prog="scripts/test fresh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "case", nargs="*", help=f"of {', '.join(case.name for case in CASES)}; all of them unless given"
+        "case", nargs="*", help=f"of {', '.join(case.name for case in CASES)}; default: all"
     )
     arguments = parser.parse_args()
     unknown = set(arguments.case) - {case.name for case in CASES}
     if unknown:
-        parser.error(f"no such case: {', '.join(sorted(unknown))}")
+        parser.error(f"unknown case: {', '.join(sorted(unknown))}")
     if os.geteuid() != 0:
-        parser.error("it needs root: sudo scripts/test fresh")
+        parser.error("this needs root: run sudo scripts/test fresh")
     base = Path(os.environ["CDI_CACHE"]) / "fresh"
     base.mkdir(parents=True, exist_ok=True)
     chosen = [case for case in CASES if not arguments.case or case.name in arguments.case]
@@ -69,7 +69,7 @@ def run_case(base: Path, case: Case) -> int:
                 for step in case.steps:
                     run_step(root, case, step, output, elapsed)
                 if dirt := system.untracked(root, case):
-                    raise CaseFailed(f"written into the checkout: {', '.join(dirt[:5])}")
+                    raise CaseFailed(f"the case modified the checkout: {', '.join(dirt[:5])}")
         except (CaseFailed, SystemExit) as error:
             failure = str(error)
         finally:
@@ -105,9 +105,9 @@ def run_step(root: Path, case: Case, step: Step, log: TextIO, elapsed: Elapsed) 
                 elapsed.note(f"{command}: {''.join(c for c in last if c.isprintable())}")
         status = process.wait()
     if step.refusal is None and status != 0:
-        raise CaseFailed(f"{command} ended with {status}")
+        raise CaseFailed(f"{command} exited with status {status}")
     if step.refusal is not None and (status == 0 or not last.endswith(step.refusal)):
-        raise CaseFailed(f"{command} ended with {status} and said: {last}")
+        raise CaseFailed(f"{command} exited with status {status} and said: {last}")
 
 
 @contextlib.contextmanager

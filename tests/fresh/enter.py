@@ -75,7 +75,7 @@ def become(user: str) -> None:
             os.setgid(int(gid))
             os.setuid(int(uid))
             return
-    raise SystemExit(f"enter: there is no user {user}")
+    raise SystemExit(f"enter: user {user} does not exist")
 
 
 if __name__ == "__main__":
