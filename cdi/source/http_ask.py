@@ -167,6 +167,6 @@ def _too_many_redirects(where: str, *, cookies: bool) -> SourceTooManyRedirects:
     return SourceTooManyRedirects(
         f"more than {MAX_REDIRECTS} redirects, and the server sets cookies with them, which are not returned",
         where=where,
-        remedy="the server wants a browser that keeps cookies: use a direct link, or give the log-in's cookie as a "
+        remedy="the server requires a browser that keeps cookies: use a direct link, or give the log-in's cookie as a "
         "secret header (Cookie: NAME=VALUE)",
     )

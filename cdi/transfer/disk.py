@@ -287,7 +287,9 @@ class DiskTransfer:
     def _require_scratch(self, image_format: str) -> None:
         """Raise `ScratchNeeded` as soon as the format is known, while an upload can still be restarted."""
         if self.job.scratch is None and needs_scratch(image_format):
-            raise ScratchNeeded(f"no scratch space is given, and {image_format} that comes but once is kept there")
+            raise ScratchNeeded(
+                f"no scratch space is given, and {image_format} from a source that can be read only once is kept there"
+            )
 
     def _no_disk(
         self,
