@@ -152,7 +152,7 @@ def test_a_coding_that_comes_later_is_another_content(fault_server: FaultServer)
     url = fault_server.put("/a", DATA, faults=[Fault()], always=Fault(headers=(("Content-Encoding", "gzip"),)))
     with source_of(url) as source:
         assert source.probe().ranges
-        with closing(source.open(0, 10)) as reader, pytest.raises(errors.SourceChanged, match="encodes"):
+        with closing(source.open(0, 10)) as reader, pytest.raises(errors.SourceChanged, match="content encoding"):
             reader.readinto(memoryview(bytearray(10)))
 
 
@@ -502,7 +502,7 @@ def test_nobody_listening_is_unreachable(fault_server: FaultServer) -> None:
         source.probe()
     with (
         source_of("http://no-such-host.invalid/x") as source,
-        pytest.raises(errors.SourceUnreachable, match="resolved"),
+        pytest.raises(errors.SourceUnreachable, match="cannot resolve"),
     ):
         source.probe()
 
