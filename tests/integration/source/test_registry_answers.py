@@ -140,7 +140,7 @@ class TestDigests:
 
     def test_a_layer_must_have_its_length(self, registry, fault_server):
         fault_server.put(registry.blob, LAYER + b"x")
-        with registry.open() as image, pytest.raises(ChecksumMismatch, match="promises"):
+        with registry.open() as image, pytest.raises(ChecksumMismatch, match="size mismatch"):
             image.layers[0].source.probe()
 
 

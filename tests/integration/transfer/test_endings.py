@@ -243,7 +243,7 @@ def test_tls_that_ends_without_its_alert_proves_nothing(secure, images, volumes,
     outcome = fetch(secure, images.get("raw"), volume, importing, CLOSE if size is None else cut(size))
     assert outcome.failure is not None
     assert (outcome.failure.code, str(outcome.failure.retry)) == ("SourceTruncated", "backoff")
-    assert "closing alert" in outcome.failure.message and "checksum" in outcome.failure.message
+    assert "close_notify" in outcome.failure.message and "checksum" in outcome.failure.message
     assert len(secure[0].asked("/disk")) == QUICK.retries + 1
     assert "disk.img" not in os.listdir(volume.directory)
 
