@@ -29,8 +29,12 @@ def main() -> int:
         prog="scripts/bench",
         description="Compare cdi with the ways that exist without it. Contenders take turns; medians are compared.",
     )
-    parser.add_argument("--case", action="append", metavar="NAME", help="run only the cases that match this pattern; may be repeated")
-    parser.add_argument("-n", type=int, default=5, metavar="RUNS", help="set the number of runs of each contender (default 5)")
+    parser.add_argument(
+        "--case", action="append", metavar="NAME", help="run only cases that match this pattern; repeatable"
+    )
+    parser.add_argument(
+        "-n", type=int, default=5, metavar="RUNS", help="set the number of runs of each contender (default 5)"
+    )
     parser.add_argument(
         "--quick", action="store_true", help="run once with small images, to check that everything works; write nothing"
     )
