@@ -99,7 +99,8 @@ def standstill(world: World, claim: Claim) -> Standstill | None:
         phase: Literal[Phase.PENDING_POPULATION, Phase.WAIT_FOR_FIRST_CONSUMER]
         phase = Phase.PENDING_POPULATION if populated else Phase.WAIT_FOR_FIRST_CONSUMER
         text = (
-            f"StorageClass {claim.storage_class} makes volumes for their first consumer, and PVC {claim.name} has none "
+            f"StorageClass {claim.storage_class} has volumeBindingMode WaitForFirstConsumer, and no pod uses PVC "
+            f"{claim.name} "
             f"yet. Try: start a pod or virtual machine that uses it, or set the annotation {ANN_IMMEDIATE_BINDING}"
         )
         return Standstill(phase=phase, wait=Wait(reason=phase.value, message=text))
@@ -110,18 +111,21 @@ def standstill(world: World, claim: Claim) -> Standstill | None:
     if waiting is None or waiting.phase == "Bound":
         return None
     provisioner = storage_class.provisioner if storage_class is not None else "its administrator"
-    message = waiting.why_pending or f"waits for its volume, which is made by {provisioner}"
+    message = waiting.why_pending or f"waiting for a volume to be provisioned by {provisioner}"
     return Standstill(phase=Phase.PENDING, wait=Wait(reason=Reason.PENDING, message=message))
 
 
 def _without_class(claim: Claim) -> Wait:
     if claim.storage_class:
-        text = f"StorageClass {claim.storage_class} does not exist. Try: create it; the import begins by itself"
+        text = f"StorageClass {claim.storage_class} does not exist. Try: create it; the import starts automatically"
     elif claim.storage_class is None:
         text = (
-            f"PVC {claim.name} names no StorageClass and there is no default one. "
-            "Try: mark a StorageClass as the default one"
+            f"PVC {claim.name} names no StorageClass and there is no default StorageClass. "
+            "Try: mark a StorageClass as the default"
         )
     else:
-        text = f"PVC {claim.name} wants a volume without a StorageClass, and there is none that fits. Try: create one"
+        text = (
+            f"PVC {claim.name} requests a PersistentVolume without a StorageClass, and no available one "
+            "matches. Try: create one"
+        )
     return Wait(reason=Reason.ERR_CLAIM_NOT_VALID, message=text, event=EventReason.ERR_CLAIM_NOT_VALID)

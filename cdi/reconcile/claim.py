@@ -155,7 +155,9 @@ def _cluster_spec(world: World) -> dict[str, Any]:
         name = spec.get("storageClassName")
         if name != "":
             raise StorageClassMissing(
-                f"StorageClass {name} does not exist" if name else "no StorageClass is named, and none is the default",
+                f"StorageClass {name} does not exist"
+                if name
+                else "no StorageClass is named, and there is no default StorageClass",
                 where="storageClassName",
             )
     return spec

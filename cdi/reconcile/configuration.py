@@ -46,9 +46,9 @@ KNOWN_GATES = frozenset({"HonorWaitForFirstConsumer", "DataVolumeClaimAdoption",
 CLAIM_ADOPTION_GATE = "DataVolumeClaimAdoption"
 
 NO_EFFECT: Mapping[str, str] = {
-    "spec.infra": "the chart's values infra and replicas place the control plane",
-    "spec.customizeComponents": "the chart's values change what is installed",
-    "spec.priorityClass": "the chart's value infra.priorityClassName says it",
+    "spec.infra": "set the chart's values infra and replicas to place the control plane",
+    "spec.customizeComponents": "set the chart's values to change what is installed",
+    "spec.priorityClass": "set the chart's value infra.priorityClassName",
     "spec.config.dataVolumeTTLSeconds": "DataVolumes are not deleted after their completion",
 }
 """Fields of the CDI object that are accepted without effect, and why (`docs/reference/support.md`)."""
@@ -124,7 +124,7 @@ def problems(
             Problem(field=f"{path}.scratchSpaceStorageClass", message=f"StorageClass {scratch} does not exist")
         )
     found += [
-        Problem(field=f"{path}.filesystemOverhead.storageClass[{name}]", message="there is no such StorageClass")
+        Problem(field=f"{path}.filesystemOverhead.storageClass[{name}]", message="the StorageClass does not exist")
         for name in sorted((spec.filesystem_overhead.storage_class if spec.filesystem_overhead else None) or {})
         if name not in known
     ]
@@ -296,7 +296,7 @@ def reconcile_installation(
         return Plan()
     old = cdi.status
     if not active:
-        message = "there is another, older CDI object, which counts; delete one of them"
+        message = "ignored in favor of an older CDI object; delete one of them"
         status = _cdi_status(old, "Error", {"Available": (False, "NotActive", message)}, None, now)
         return Plan(status=None if old is not None and old.to_dict() == status else status)
     ready = not installed.missing

@@ -365,7 +365,7 @@ def _next_attempt(world: World, claim: Claim, ledger: Ledger, request: UploadReq
     reason, message = ("", "") if world.admitted else (Reason.PENDING, world.turn)
     actions: tuple[Action, ...] = ()
     if world.worker is not None and world.worker.pod is not None:
-        reason, message = Reason.PENDING, f"Pod {world.worker.pod.name} of the last attempt is being cleared away"
+        reason, message = Reason.PENDING, f"Pod {world.worker.pod.name} of the last attempt is being deleted"
     elif world.admitted:
         try:
             actions = _start(world, claim, for_attempt(prepared, number), number, upload)

@@ -112,7 +112,7 @@ def failing(world: World, claim: Claim, failure: Failure, worker: Worker | None)
 
 def _held(world: World, claim: Claim, worker: Worker, pod: Pod) -> Decision:
     """Return the state for a pod that does not run, or is about to stop."""
-    hold = pod.hold or Hold(reason=Reason.PENDING, message=f"Pod {pod.name} has not begun")
+    hold = pod.hold or Hold(reason=Reason.PENDING, message=f"Pod {pod.name} has not started")
     dv = world.datavolume
     state = State(
         phase=phase_of(dv, Phase.IMPORT_IN_PROGRESS, Phase.CLONE_IN_PROGRESS, Phase.UPLOAD_READY)
@@ -206,7 +206,7 @@ def held_up(claim: Claim, wait: Wait) -> Decision:
 
 def upload_ready(claim: Claim, failure: Failure | None) -> Decision:
     """Return the state of waiting for an upload, again after a failed one."""
-    message = f"waits for: cdi upload -n {claim.namespace} {claim.name} FILE"
+    message = f"waiting for: cdi upload -n {claim.namespace} {claim.name} FILE"
     state = State(
         phase=Phase.UPLOAD_READY,
         bound=bound_aspect(claim),

@@ -20,13 +20,13 @@ _STEPS = {
     Phase.CLONE_IN_PROGRESS: "in progress",
     Phase.UPLOAD_READY: "ready",
     Phase.SNAPSHOT_FOR_SMART_CLONE_IN_PROGRESS: "takes a snapshot",
-    Phase.CLONE_FROM_SNAPSHOT_SOURCE_IN_PROGRESS: "is made of a snapshot",
-    Phase.SMART_CLONE_PVC_IN_PROGRESS: "is made of a snapshot",
-    Phase.CSI_CLONE_IN_PROGRESS: "is made by the storage",
+    Phase.CLONE_FROM_SNAPSHOT_SOURCE_IN_PROGRESS: "is restored from a snapshot",
+    Phase.SMART_CLONE_PVC_IN_PROGRESS: "is restored from a snapshot",
+    Phase.CSI_CLONE_IN_PROGRESS: "is cloned by the storage",
     Phase.EXPANSION_IN_PROGRESS: "grows",
     Phase.PREP_CLAIM_IN_PROGRESS: "is prepared",
-    Phase.REBIND_IN_PROGRESS: "gets its volume",
-    Phase.NAMESPACE_TRANSFER_IN_PROGRESS: "gets its volume from another namespace",
+    Phase.REBIND_IN_PROGRESS: "is bound to its volume",
+    Phase.NAMESPACE_TRANSFER_IN_PROGRESS: "receives its volume from another namespace",
 }
 
 

@@ -55,17 +55,18 @@ def before_filling(world: World, claim: Claim) -> Decision | None:
     if claim.phase == "Bound":
         return failed(claim, as_failure(_misbound(claim))) if populated else None
     if populated and prime is not None and (prime.deleting or prime.phase == "Lost"):
-        wait = Wait(reason=Reason.PENDING, message=f"PVC {prime.name} lost its volume and is made anew")
+        wait = Wait(reason=Reason.PENDING, message=f"PVC {prime.name} lost its PersistentVolume; recreating it")
         return replace(pending(claim, wait), actions=replaced(prime))
     still = standstill(world, claim)
     if still is not None:
         return pending(claim, still.wait, still.phase)
     if populated and prime is None:
         wait = Wait(
-            reason=Reason.PENDING, message=f"PVC {prime_claim(claim.uid)} is made, which is filled in its place"
+            reason=Reason.PENDING,
+            message=f"creating the temporary PVC {prime_claim(claim.uid)}, which is populated first",
         )
         made = EventFact(
-            type="Normal", reason=EventReason.CREATED_PVC_PRIME, message=f"PVC {prime_claim(claim.uid)} is being made"
+            type="Normal", reason=EventReason.CREATED_PVC_PRIME, message=f"PVC {prime_claim(claim.uid)} created"
         )
         decision = replace(pending(claim, wait), events=(made,))
         return replace(decision, actions=(CreateObject(body=build_prime(world, claim)),))
@@ -74,15 +75,15 @@ def before_filling(world: World, claim: Claim) -> Decision | None:
 
 def _filled_by_others(world: World, claim: Claim) -> Decision:
     if claim.phase == "Bound":
-        return replace(succeeded(claim, Ledger(), "filled by what its dataSourceRef names"), pod=None)
+        return replace(succeeded(claim, Ledger(), "populated by the populator of its dataSourceRef"), pod=None)
     still = standstill(world, claim)
-    wait = Wait(reason=Reason.PENDING, message=claim.why_pending or "waits for what its dataSourceRef names")
+    wait = Wait(reason=Reason.PENDING, message=claim.why_pending or "waiting for the populator of its dataSourceRef")
     return pending(claim, still.wait, still.phase) if still is not None else pending(claim, wait)
 
 
 def _misbound(claim: Claim) -> ClaimMisbound:
     return ClaimMisbound(
-        f"PVC {claim.name} was bound to volume {claim.volume_name} before its content was there",
+        f"PVC {claim.name} was bound to volume {claim.volume_name} before its content was complete",
         where=f"{claim.namespace}/{claim.name}",
     )
 
@@ -93,7 +94,7 @@ def there_already(world: World, claim: Claim) -> Decision:
         still = standstill(world, claim)
         if still is not None:
             return pending(claim, still.wait, still.phase)
-    return succeeded(claim, Ledger(), "the volume was there already")
+    return succeeded(claim, Ledger(), "the volume already existed")
 
 
 def rebinding(world: World, claim: Claim, actions: tuple[Action, ...]) -> Decision:
@@ -134,7 +135,7 @@ def scratch_first(world: World, claim: Claim, ledger: Ledger) -> Decision | None
         if scratch.phase == "Bound" or (storage_class is not None and storage_class.waits):
             return None
     actions: tuple[Action, ...] = ()
-    message = f"scratch space for {claim.name} is being made: the image cannot be decoded as it comes"
+    message = f"creating scratch space for {claim.name}: the image cannot be decoded as a stream"
     if scratch is None:
         actions = (CreateObject(body=build_scratch(world, filled)),)
     elif scratch.why_pending:
@@ -165,7 +166,7 @@ def in_use(world: World, target: Claim) -> Wait | None:
     uploads = operation_of(world.datavolume) == "Upload"
     reason = EventReason.UPLOAD_TARGET_IN_USE if uploads else EventReason.IMPORT_TARGET_IN_USE
     named = f"Pod {pods[0]} uses" if len(pods) == 1 else f"Pods {', '.join(pods[:3])} use"
-    message = f"{named} PVC {filled.name}. Try: stop what uses it; it is filled by itself then"
+    message = f"{named} PVC {filled.name}. Try: stop the pods that use it; it is populated automatically afterwards"
     return Wait(reason=reason, message=message, event=reason)
 
 

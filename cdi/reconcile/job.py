@@ -149,7 +149,7 @@ class _Builder:
             case Upload():
                 work = self._job(self._upload(upload), knobs)
             case External():
-                raise InvalidManifest("somebody else fills this volume", where="spec.dataSourceRef")
+                raise InvalidManifest("another populator fills this volume", where="spec.dataSourceRef")
             case _:
                 assert_never(origin)
         text = "\n".join([work.to_json(), *self._versions])
@@ -193,7 +193,9 @@ class _Builder:
 
     def _clone(self, source: Claim) -> CloneJob:
         if source.path is None:
-            raise InvalidManifest("the source volume is not on this machine", where=f"{source.namespace}/{source.name}")
+            raise InvalidManifest(
+                "the source volume is not stored on this machine", where=f"{source.namespace}/{source.name}"
+            )
         archive = source.annotations.get(ANN_CONTENT_TYPE) == ContentType.ARCHIVE
         return CloneJob(
             id=self._claim.uid,
@@ -278,19 +280,17 @@ class _Builder:
             raise _Missing(
                 Wait(
                     reason=Reason.NOT_FOUND,
-                    message=f"{ref} does not exist. Try: create it; the import begins by itself",
+                    message=f"{ref} does not exist. Try: create it; the import starts automatically",
                 )
             )
         if found.refused:
-            raise _Missing(
-                Wait(reason=ClusterForbidden.__name__, message=f"{ref} cannot be looked at: {found.refused}")
-            )
+            raise _Missing(Wait(reason=ClusterForbidden.__name__, message=f"{ref} cannot be read: {found.refused}"))
         lacking = [key for key in needs if key not in found.keys]
         if lacking:
             error = SourceCredentialsInvalid(
                 f"{ref} has no key {', '.join(lacking)}",
                 where=f"its keys are {', '.join(sorted(found.keys)[:10]) or 'none'}",
-                remedy="add it; the import begins by itself",
+                remedy="add it; the import starts automatically",
             )
             raise _Missing(Wait(reason=error.code, message=error.message))
         self._versions.append(f"{ref}={found.version}")
@@ -335,9 +335,9 @@ class _Builder:
         if knobs.keyring.startswith("/"):
             if not self._platform.local_files:
                 raise InvalidManifest(
-                    "a key ring of the cluster's machines cannot be named",
+                    "a key ring file on the cluster's nodes cannot be used",
                     where=knobs.keyring,
-                    remedy="put the keys into a ConfigMap and give its name",
+                    remedy="put the keys into a ConfigMap and name it",
                 )
             return knobs.keyring
         name, _, key = knobs.keyring.partition("/")
@@ -354,7 +354,7 @@ class _Builder:
         """
         if knobs.insecure and not self._platform.local_files:
             raise InvalidManifest(
-                "certificates must be checked in a cluster",
+                "certificate verification cannot be disabled in a cluster",
                 where=INSECURE,
                 remedy="name the registry in CDIConfig's insecureRegistries, or set the source's insecureSkipVerify",
             )
@@ -374,7 +374,7 @@ def _checksum(dv: DataVolume, knobs: Knobs) -> str | None:
     if own is None or knobs.checksum is None or Digest.parse(own) == Digest.parse(knobs.checksum):
         return own or knobs.checksum
     raise InvalidManifest(
-        f"the source's checksum is {own}, and the annotation {CHECKSUM} says {knobs.checksum}",
+        f"the source's checksum is {own}, but the annotation {CHECKSUM} is {knobs.checksum}",
         where="metadata.annotations",
         remedy="leave one of them out",
     )

@@ -122,7 +122,7 @@ class Ledger:
             return None
         return as_failure(
             RetryBudgetSpent(
-                f"gave up after {self.failures} attempts without progress; the last: {self.failure.message}"
+                f"gave up after {self.failures} attempts without progress; the last error: {self.failure.message}"
             )
         )
 

@@ -101,8 +101,8 @@ def find_origin(world: World) -> Origin | Wait | Refuse:
         )
     if spec.content_type not in (None, "", *ContentType) and not world.synthetic:
         # For a PVC without a DataVolume any unknown content type has always meant a disk.
-        remedy = f"delete it, and make another one with {' or '.join(ContentType)}"
-        what = f"{shown(str(spec.content_type))} is no content type"
+        remedy = f"delete it, and create another one with {' or '.join(ContentType)}"
+        what = f"{shown(str(spec.content_type))} is not a content type"
         return Refuse.because(InvalidManifest(what, where="spec.contentType", remedy=remedy))
     claim = _own_claim(world)
     kept = pinned(claim.annotations if claim else {})
@@ -124,7 +124,7 @@ def find_origin(world: World) -> Origin | Wait | Refuse:
             return Wait(
                 reason=Reason.NOT_FOUND,
                 message=f"DataSource {namespace}/{spec.source_ref.name} does not exist. Try: create it; "
-                "this goes on by itself",
+                "this continues automatically",
             )
         end = follow(data_source, world.objects)
         if isinstance(end, Broken):
@@ -139,7 +139,7 @@ def find_origin(world: World) -> Origin | Wait | Refuse:
         if ref is not None:
             return External()
     if len(given) != 1:
-        return Refuse.because(InvalidManifest("exactly one source is wanted", where="spec.source"))
+        return Refuse.because(InvalidManifest("exactly one source must be set", where="spec.source"))
     return _of_source(given[0], world.platform)
 
 
@@ -158,14 +158,16 @@ def _of_import_source(world: World, name: str) -> Origin | Wait | Refuse:
     if found is None:
         return Wait(
             reason=Reason.NOT_FOUND,
-            message=f"VolumeImportSource {namespace}/{name} does not exist. Try: create it; this goes on by itself",
+            message=(
+                f"VolumeImportSource {namespace}/{name} does not exist. Try: create it; this continues automatically"
+            ),
         )
     if found.spec.checkpoints:
         return Refuse.because(SourceNotSupported("warm imports (checkpoints) are not supported by this build"))
     given = [member for _, member in found.spec.source.given()] if found.spec.source else []
     if len(given) != 1:
         return Refuse.because(
-            InvalidManifest("exactly one source is wanted", where=f"VolumeImportSource {name}, spec.source")
+            InvalidManifest("exactly one source must be set", where=f"VolumeImportSource {name}, spec.source")
         )
     origin = _of_source(given[0], world.platform)
     return replace(origin, kept_in=name) if isinstance(origin, Import) else origin
@@ -176,7 +178,9 @@ def _of_upload_source(world: World, name: str) -> Upload | Wait:
     if world.objects.upload_source(namespace, name) is None:
         return Wait(
             reason=Reason.NOT_FOUND,
-            message=f"VolumeUploadSource {namespace}/{name} does not exist. Try: create it; this goes on by itself",
+            message=(
+                f"VolumeUploadSource {namespace}/{name} does not exist. Try: create it; this continues automatically"
+            ),
         )
     return Upload(kept_in=name)
 
@@ -187,7 +191,9 @@ def _of_clone_source(world: World, name: str) -> Clone | Wait | Refuse:
     if found is None:
         return Wait(
             reason=Reason.NOT_FOUND,
-            message=f"VolumeCloneSource {namespace}/{name} does not exist. Try: create it; this goes on by itself",
+            message=(
+                f"VolumeCloneSource {namespace}/{name} does not exist. Try: create it; this continues automatically"
+            ),
         )
     source = found.spec.source
     if source.kind not in ("PersistentVolumeClaim", "VolumeSnapshot"):
@@ -225,9 +231,9 @@ def _of_source(
             if source.url is None and not platform.image_streams:
                 return Refuse.because(
                     SourceNotSupported(
-                        "image streams exist in OpenShift clusters only",
+                        "image streams exist only in OpenShift clusters",
                         where="spec.source.registry.imageStream",
-                        remedy="name the image by its url",
+                        remedy="set the image's url",
                     )
                 )
             return Import(kind=SourceKind.REGISTRY, source=source)
@@ -325,7 +331,7 @@ def examine_clone(world: World, clone: Clone) -> Claim | Wait | Refuse:
     if claim is None:
         return Wait(
             reason=EventReason.CLONE_WITHOUT_SOURCE,
-            message=f"the source PVC {place} does not exist. Try: create it; the clone begins by itself",
+            message=f"the source PVC {place} does not exist. Try: create it; the clone starts automatically",
             event=EventReason.CLONE_WITHOUT_SOURCE,
         )
     if claim.deleting:

@@ -114,7 +114,8 @@ def build_pod(
     job = attempt.work.to_json()
     if len(job.encode()) > LARGEST_JOB:
         raise InvalidManifest(
-            f"the import's description has {human(len(job.encode()))}, and at most {human(LARGEST_JOB)} reach a worker",
+            f"the import's job document has {human(len(job.encode()))}, more than the {human(LARGEST_JOB)} that a "
+            "worker accepts",
             remedy="shorten the extra headers or the URL",
         )
     spec = {

@@ -162,13 +162,13 @@ def _hold(pod: Mapping[str, Any], container: Mapping[str, Any], *, node_lost: bo
     if node and (node_lost or status.get("reason") == NODE_LOST or status.get("phase") == "Unknown"):
         rest = (
             f"Pod {name} is kept until the node is back, since it may still write. Try: bring the node back; if it is "
-            f"gone for good, delete its Node object"
+            f"lost for good, delete its Node object"
             if deleting
-            else "Try: bring it back; the import goes on elsewhere when Kubernetes gives the pod up"
+            else "Try: bring it back; the import continues on another node when Kubernetes evicts the pod"
         )
-        return Hold(reason=NODE_LOST, message=f"node {node} does not answer. {rest}")
+        return Hold(reason=NODE_LOST, message=f"node {node} is not responding. {rest}")
     if deleting:
-        return Hold(reason=TERMINATING, message=f"Pod {name} is being deleted; another follows by itself")
+        return Hold(reason=TERMINATING, message=f"Pod {name} is being deleted; it will be recreated automatically")
     for condition in status.get("conditions") or ():
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             message = f"Pod {name} cannot be scheduled: {_line(condition.get('message') or condition.get('reason'))}"
@@ -177,18 +177,18 @@ def _hold(pod: Mapping[str, Any], container: Mapping[str, Any], *, node_lost: bo
     if state.get("running") is not None:
         return None
     if not node:
-        return Hold(reason=Reason.PENDING, message=f"Pod {name} waits for the scheduler")
+        return Hold(reason=Reason.PENDING, message=f"Pod {name} is waiting for the scheduler")
     waiting = state.get("waiting") or {}
     reason, message = str(waiting.get("reason") or ""), _line(waiting.get("message"))
     if reason in _IMAGE_TROUBLE:
         image = (spec.get("containers") or [{}])[0].get("image")
         text = (
-            f"{PULL_FAILED}: {image}, the worker's own ({reason}{': ' if message else ''}{message}). "
+            f"{PULL_FAILED}: {image}, the worker's image ({reason}{': ' if message else ''}{message}). "
             "Try: check the controller's IMPORTER_IMAGE, and imagePullSecrets of CDIConfig"
         )
         return Hold(reason=Reason.IMAGE_PULL_FAILED, message=text)
     if reason in _CREATING:
-        return Hold(reason=Reason.CONTAINER_CREATING, message=message or f"Pod {name} is being made on node {node}")
+        return Hold(reason=Reason.CONTAINER_CREATING, message=message or f"creating pod {name} on node {node}")
     # CreateContainerConfigError and similar reasons are used as they are.
     return Hold(reason=_word(reason), message=f"Pod {name}: {message or reason}")
 
@@ -221,7 +221,7 @@ def _cause(pod: Mapping[str, Any], terminated: Mapping[str, Any]) -> CdiError:
     if reason == "OOMKilled":
         container = (spec.get("containers") or [{}])[0]
         limit = ((container.get("resources") or {}).get("limits") or {}).get("memory")
-        held = f"its limit of {limit}" if limit else "what the node had"
+        held = f"its limit of {limit}" if limit else "the node had available"
         return ResourceLimit(
             f"the worker needed more memory than {held} and was killed (OOMKilled)",
             where=f"node {node}",
@@ -236,9 +236,9 @@ def _cause(pod: Mapping[str, Any], terminated: Mapping[str, Any]) -> CdiError:
     if code == 137:
         return WorkerLost("the worker was killed (signal 9)", where=f"node {node}")
     last = _last_line(terminated.get("message"))
-    told = f"; its last words: {last}" if last else ""
+    told = f"; its termination message: {last}" if last else ""
     if code is None:
-        return WorkerLost("the pod ended and its container left no status", where=f"node {node}")
+        return WorkerLost("the pod ended without a status of its container", where=f"node {node}")
     return WorkerLost(f"the worker ended without an outcome (exit status {code}){told}", where=f"node {node}")
 
 

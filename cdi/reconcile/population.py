@@ -43,7 +43,7 @@ def settle(world: World, claim: Claim, ledger: Ledger) -> Rebinding | Gone | Ref
         stranded = volume is not None and volume.name != claim.volume_name and _is_primes(volume, ledger)
         if stranded and volume is not None:
             error = ClaimMisbound(
-                f"PVC {claim.name} was bound to volume {claim.volume_name}, and its content is in volume {volume.name}",
+                f"PVC {claim.name} was bound to volume {claim.volume_name}, but its content is in volume {volume.name}",
                 where=f"{claim.namespace}/{claim.name}",
             )
             return Refuse.because(error)

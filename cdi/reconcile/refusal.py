@@ -80,10 +80,10 @@ def _pause(world: World) -> float:
 def _subject(action: object) -> str:
     if isinstance(action, CreateObject):
         metadata = action.body["metadata"]
-        return f"{_SHORT.get(action.body['kind'], action.body['kind'])} {metadata['name']} cannot be made"
+        return f"{_SHORT.get(action.body['kind'], action.body['kind'])} {metadata['name']} cannot be created"
     if isinstance(action, StartWorker):
         name = action.pod["metadata"]["name"] if action.pod is not None else ""
-        return f"Pod {name} cannot be made"
+        return f"Pod {name} cannot be created"
     return f"{type(action).__name__} failed"
 
 

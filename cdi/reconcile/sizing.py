@@ -204,9 +204,9 @@ def _unknown(volume_mode: str | None, given: Offer) -> StorageClassMissing | Sto
     name = given.storage_class
     if not given.exists:
         return StorageClassMissing(
-            f"StorageClass {name} does not exist, and no volume of that name is there to learn from"
+            f"StorageClass {name} does not exist, and no PersistentVolume has that storageClassName"
             if name
-            else "accessModes is missing, and a volume without a StorageClass has no profile that could tell",
+            else "accessModes is missing, and a volume without a StorageClass has no StorageProfile to take it from",
             where="storageClassName",
             remedy="name accessModes and volumeMode in the manifest" if not name else None,
         )
@@ -216,6 +216,6 @@ def _unknown(volume_mode: str | None, given: Offer) -> StorageClassMissing | Sto
     return StorageProfileIncomplete(
         f"no accessMode specified in StorageProfile {name}{missing}",
         where="accessModes",
-        remedy="name accessModes and volumeMode in the manifest, or say what volumes of the class can be (the values "
-        f"are an example): {profile_patch(name, (*given.sets, example))}",
+        remedy="name accessModes and volumeMode in the manifest, or set what the class supports in its profile "
+        f"(the values are an example): {profile_patch(name, (*given.sets, example))}",
     )

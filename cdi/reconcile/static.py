@@ -55,12 +55,12 @@ def until_static(world: World, claim: Claim) -> Decision | None:
         return None
     names = _names(text)
     if claim.phase != "Bound":
-        message = claim.why_pending or f"waits for its volume, which is there: {', '.join(names)}"
+        message = claim.why_pending or f"waiting to be bound to an existing volume: {', '.join(names)}"
         return pending(claim, Wait(reason=Reason.PENDING, message=message))
     if claim.volume_name in names:
         marks = {ANN_POPULATED_FOR: world.datavolume.metadata.name, ANN_PERSISTENT_VOLUMES: None}
         return replace(there_already(world, claim), marks=marks)
-    message = f"it was bound to volume {claim.volume_name}, not to {' or '.join(names)}, and is made anew"
+    message = f"PVC {claim.name} was bound to volume {claim.volume_name}, not to {' or '.join(names)}; recreating it"
     again = DeleteObject(plural="persistentvolumeclaims", namespace=claim.namespace, name=claim.name, uid=claim.uid)
     return replace(pending(claim, Wait(reason=Reason.PENDING, message=message)), actions=(again,))
 

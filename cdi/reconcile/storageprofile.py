@@ -231,11 +231,11 @@ def _troubles(storage_class: StorageClass, profile: StorageProfile, snapshot_cla
     asked = storage_class.annotations.get(ANN_CLONE_STRATEGY)
     if asked and storage_class.clone_strategy is None:
         found.append(
-            f"StorageClass annotation {ANN_CLONE_STRATEGY}: {shown(asked)!r} is none of copy, snapshot, csi-clone"
+            f"StorageClass annotation {ANN_CLONE_STRATEGY}: {shown(asked)!r} is not one of copy, snapshot, csi-clone"
         )
     least = (profile.metadata.annotations or {}).get(ANN_MINIMUM_PVC_SIZE)
     if least and not minimum_size(profile):
-        found.append(f"annotation {ANN_MINIMUM_PVC_SIZE}: {shown(least)!r} is no size")
+        found.append(f"annotation {ANN_MINIMUM_PVC_SIZE}: {shown(least)!r} is not a size")
     if snapshot_class:
         found.append(snapshot_class)
     return f" Not followed: {'; '.join(found)}." if found else ""
@@ -347,24 +347,30 @@ def _recognition(
         product = table.product if table is not None else provisioner
         return ConditionStatus.TRUE, RECOGNIZED, f"{provisioner} is known: {product}."
     if provisioner in NOT_FOR_DISKS:
-        return ConditionStatus.FALSE, NO_DISKS, f"{provisioner} makes no volumes for disks."
+        return ConditionStatus.FALSE, NO_DISKS, f"{provisioner} does not provision volumes for disks."
     reason = UNRECOGNIZED if table is None else UNRECOGNIZED_PARAMETERS
     if table is None:
-        what = f"the provisioner {provisioner} is not known" if provisioner != NO_PROVISIONER else "nothing provisions"
+        what = (
+            f"the provisioner {provisioner} is not known"
+            if provisioner != NO_PROVISIONER
+            else "the class has no provisioner"
+        )
     else:
         named = ", ".join(table.deciding)
-        what = f"what volumes of {table.product} can be depends on parameters ({named}) that do not tell it here"
+        what = (
+            f"what volumes of {table.product} support depends on the parameters {named}, which do not determine it here"
+        )
     if _specified(profile):
-        return ConditionStatus.FALSE, reason, f"{_capital(what)}; the profile's own spec says what volumes can be."
+        return ConditionStatus.FALSE, reason, f"{_capital(what)}; the profile's spec sets what volumes support."
     if sets:
         # Recognized describes the provisioner, so it stays False; the message names what is used instead.
         found = ", ".join(f"{one.access_modes[0]} {one.volume_mode}" for one in sets)
-        return ConditionStatus.FALSE, reason, f"{_capital(what)}; volumes of it that were in use have shown: {found}."
+        return ConditionStatus.FALSE, reason, f"{_capital(what)}; learned from its bound volumes: {found}."
     example = PropertySet(access_modes=(AccessMode.READ_WRITE_ONCE.value,), volume_mode="Filesystem")
     text = render(
-        f"{_capital(what)}, and no volume of StorageClass {name} is bound from which it could be learned",
+        f"{_capital(what)}, and StorageClass {name} has no bound volume to learn from",
         None,
-        f"say what its volumes can be (the values are an example): {profile_patch(name, (example,))}",
+        f"set what its volumes support (the values are an example): {profile_patch(name, (example,))}",
     )
     return ConditionStatus.FALSE, reason, text
 

@@ -111,10 +111,10 @@ def unreachable(world: World, filled: Claim | None) -> Wait | None:
         return None
     where = f"Service {filled.namespace}/{service.name}"
     if service.deleting or not service.foreign:
-        return Wait(reason=Reason.PENDING, message=f"{where} of an earlier volume is being removed")
+        return Wait(reason=Reason.PENDING, message=f"{where} of an earlier volume is being deleted")
     return Wait(
         reason=EventReason.ERR_STARTING_POD,
-        message=f"{where} is somebody else's, and the upload would need that name. Try: delete it",
+        message=f"{where} belongs to another controller, and the upload needs that name. Try: delete it",
         event=EventReason.ERR_STARTING_POD,
     )
 
@@ -157,7 +157,7 @@ def ready_for_upload(world: World, claim: Claim, worker: Worker, decision: Decis
         return replace(decision, state=replace(state, ready=no(refused.code, text)), events=(told,))
     if worker.progress is not None and worker.progress.done:
         return replace(decision, state=state)
-    message = f"waits for: cdi upload -n {claim.namespace} {claim.name} FILE"
+    message = f"waiting for: cdi upload -n {claim.namespace} {claim.name} FILE"
     return replace(decision, state=replace(state, ready=no(Reason.PENDING, message)))
 
 

@@ -394,7 +394,7 @@ def test_a_stolen_token_is_taken_away_before_its_source_is_known(place):
     (made,) = thief.kubectl.create(place.clone("b", later, annotations=stolen(place, "b")))
     assert SHORT not in made["metadata"].get("annotations", {})
     place.work.create(data_source("later", pvc={"namespace": place.gold.namespace, "name": FEDORA}))
-    assert "nobody who may has allowed" in fails(place.work, "b")
+    assert "no authorized user has allowed" in fails(place.work, "b")
 
 
 def test_a_stolen_token_cannot_be_added(place):
@@ -416,7 +416,7 @@ def test_a_stolen_token_is_taken_from_what_becomes_ours(place):
     assert SHORT in made["metadata"]["annotations"]
     thief.kubectl.merge("datavolume", "d", {"metadata": {"labels": place.label}})
     assert SHORT not in place.work.get("datavolume", "d")["metadata"].get("annotations", {})
-    assert "nobody who may has allowed" in fails(place.work, "d")
+    assert "no authorized user has allowed" in fails(place.work, "d")
 
 
 def test_a_stolen_token_on_a_claim_is_none(place):

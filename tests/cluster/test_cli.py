@@ -219,7 +219,7 @@ def test_describe_shows_claim_worker_and_events(cdi, cluster):
     out = cdi("describe", "dv/golden").stdout
     assert "Class:        no-such-class" in out
     assert f"Pod:          {name}" in out
-    assert "Held up:      failed to pull image: images.cdi.test/no-such-image:1, the worker's own" in out
+    assert "Held up:      failed to pull image: images.cdi.test/no-such-image:1, the worker's image" in out
     assert "Import into golden scheduled" in out
     assert "ImagePullFailed" in out
 

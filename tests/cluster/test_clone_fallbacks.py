@@ -130,7 +130,7 @@ def test_what_the_storage_does_itself_is_told_with_what_it_costs(place, cdi):
     assert before["strategy"] == "snapshot"
     assert before["fallbacks"] == []
     assert before["costs"][0].startswith(f"VolumeSnapshot {place.namespace}/tmp-snapshot-")
-    assert before["costs"][-1].startswith("the volume grows from 24Mi to 48Mi")
+    assert before["costs"][-1].startswith("the volume is expanded from 24Mi to 48Mi")
     place.create(wanted)
     wait_phase(place, "smart", "Succeeded")
     after = explained(cdi, "dv/smart")["clone"]

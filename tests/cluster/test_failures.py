@@ -457,7 +457,9 @@ def test_no_class_is_the_default_one(scene) -> None:
             scene.place.merge("storageclass", name, {"metadata": {"annotations": {mark: "false"}}})
         time.sleep(1)  # a watch may take a second to deliver the change
         scene.place.create(data_volume("no-default", {"http": {"url": url}}, None))
-        found = conditions(scene.until_said("no-default", "no StorageClass is named, and none is the default"))
+        found = conditions(
+            scene.until_said("no-default", "no StorageClass is named, and there is no default StorageClass")
+        )
     finally:
         for name in defaults:
             scene.place.merge("storageclass", name, {"metadata": {"annotations": {mark: "true"}}})
@@ -665,7 +667,7 @@ def test_a_node_that_does_not_answer(scene) -> None:
         )  # fmt: skip
     finally:
         scene.cluster.start("kubelet")
-    assert f"node {node} does not answer" in conditions(said)["Running"]["message"]
+    assert f"node {node} is not responding" in conditions(said)["Running"]["message"]
     assert "Try: " in conditions(said)["Running"]["message"]
     scene.chronicle.wait_phase("node", "Succeeded", patience=PATIENCE)
     workers = {state["metadata"]["uid"] for state in scene.chronicle.states("pods", "importer-node")}

@@ -177,7 +177,7 @@ def test_a_target_that_is_taken_is_left_alone(places):
     wait_phase(target, "refused", "Succeeded")
     theirs = volume_of(target, "refused")
     name = begin(source, transfer("refused", source, "refused", target))
-    assert "exists already" in wait_says(source, name, "Error", "AlreadyExists")
+    assert "already exists" in wait_says(source, name, "Error", "AlreadyExists")
     is_left(source, "refused", before)
     assert volume_of(target, "refused")["metadata"]["uid"] == theirs["metadata"]["uid"]
     source.delete("objecttransfer", name)

@@ -102,7 +102,7 @@ def _body(world: World, origin: Clone, found: Found) -> dict[str, Any] | Decisio
             return size
         if size is None:
             raise InvalidManifest(
-                f"the source {found.place} does not say how large it is",
+                f"the source {found.place} does not report its size",
                 where="spec.storage.resources.requests.storage",
             )
         resources = dict(spec.get("resources") or {})

@@ -75,14 +75,15 @@ def _refusal(wanted: Grant, signed: Grant | None, *, shown: bool) -> CloneUnauth
         wanted.target_name,
     ):
         return CloneUnauthorised(
-            f"{signed.namespace}/{signed.name} was allowed to be cloned into {target}, and its source is {place} now",
+            f"{signed.namespace}/{signed.name} was authorized to be cloned into {target}, but its source is now "
+            f"{place}",
             where="metadata.annotations",
-            remedy="delete the DataVolume and apply it again, so that the new source is asked about",
+            remedy="delete the DataVolume and apply it again to authorize the new source",
         )
     return CloneUnauthorised(
         f"the token does not allow {place} to be cloned into {target}, or has expired"
         if shown
-        else f"nobody who may has allowed {place} to be cloned into {target}",
+        else f"no authorized user has allowed {place} to be cloned into {target}",
         where="metadata.annotations",
     )
 

@@ -152,10 +152,10 @@ def served(world: World, claim: Claim, filled: Claim, origin: Clone, worker: Wor
     mine = [one for one in _readers_of(world, record) if claim.uid in one[1].tickets]
     for name, reader in mine:
         if reader.deleting:
-            return (), f"Pod {name} is being deleted; another follows by itself"
+            return (), f"Pod {name} is being deleted; it will be recreated automatically"
     for name, reader in mine:
         if reader.ended is not None:
-            message = reader.message or f"Pod {name} ended before all was sent"
+            message = reader.message or f"Pod {name} ended before all data was sent"
             again = world.now - reader.ended >= PAUSE
             return (_gone(record.namespace, name, reader),) if again else (), message
         if reader.running and reader.tickets[claim.uid] == ticket:
@@ -265,7 +265,7 @@ def _begun(
             uid=claim.uid,
             annotations={RECORD: written},
         )
-        return (renewed,), f"the source {found.place} is another one now"
+        return (renewed,), f"the source {found.place} was replaced by another object of that name"
     users = in_use(world, found)
     if users is not None:
         return (), users.message
@@ -281,7 +281,7 @@ def _begun(
         idle = reader.source == found.uid and not reader.deleting and reader.ended is None
         if idle and len(reader.tickets) < TARGETS_MOST:
             return _given(claim, record, name, reader, ticket), reader.message
-    return (), f"{READERS_MOST} pods read {found.place} for others; it begins by itself when one of them ends"
+    return (), f"{READERS_MOST} pods are reading {found.place} for other clones; this one starts when one of them ends"
 
 
 def _made(world: World, claim: Claim, found: Found, name: str, ticket: Ticket) -> dict[str, Any]:

@@ -17,18 +17,27 @@ def costs(record: CloneRecord, asked: int | None) -> tuple[str, ...]:
 def _costs(record: CloneRecord, asked: int | None) -> Iterator[str]:
     if record.strategy is CloneStrategy.COPY:
         if record.restored:
-            yield f"a volume of the snapshot, PVC {record.namespace}/{record.restored}, for as long as it is read"
+            yield (
+                f"a temporary volume restored from the snapshot, PVC {record.namespace}/{record.restored}, "
+                "until it has been read"
+            )
         most = "" if record.size is None else f", at most {human(record.size)} ({record.size} bytes)"
         yield (
-            "two pods: one reads the source, for all that are copied from it now, and sends what data it has"
-            f"{most}, the other one writes it"
+            "two pods: one reads the source for all clones of it that run now and sends its data"
+            f"{most}, the other one writes the target"
         )
         return
     if record.snapshot:
-        yield f"VolumeSnapshot {record.namespace}/{record.snapshot}, shared by all clones that are asked for meanwhile"
-    made = "cloned by the storage" if record.strategy is CloneStrategy.CSI_CLONE else "that the storage makes of it"
+        yield (
+            f"VolumeSnapshot {record.namespace}/{record.snapshot}, shared by all clones that are requested "
+            "while it exists"
+        )
+    made = "cloned by the storage" if record.strategy is CloneStrategy.CSI_CLONE else "restored from it by the storage"
     if record.strategy is CloneStrategy.SNAPSHOT and not record.snapshot:
-        made = "that the storage makes of the snapshot"
+        made = "restored from the snapshot by the storage"
     yield f"a volume {made}; no pod reads or writes its content"
     if record.size is not None and asked is not None and asked > record.size:
-        yield f"the volume grows from {human(record.size)} to {human(asked)}, a file system in a pod that has it once"
+        yield (
+            f"the volume is expanded from {human(record.size)} to {human(asked)}; a pod mounts it once to "
+            "expand a filesystem"
+        )

@@ -97,7 +97,7 @@ def advance(world: World, claim: Claim, origin: Clone) -> Decision | None:
     populated, prime = is_populated(world, claim), world.prime
     if populated and claim.phase == "Bound":
         error = ClaimMisbound(
-            f"PVC {claim.name} was bound to volume {claim.volume_name} before its content was there",
+            f"PVC {claim.name} was bound to volume {claim.volume_name} before its content was complete",
             where=f"{claim.namespace}/{claim.name}",
         )
         return failed(claim, as_failure(error))
@@ -107,7 +107,7 @@ def advance(world: World, claim: Claim, origin: Clone) -> Decision | None:
     if isinstance(denied, Wait):
         return replace(waiting(claim, denied), requeue_after=world.retries.base)
     if populated and prime is not None and (prime.deleting or prime.phase == "Lost"):
-        wait = Wait(reason=Reason.PENDING, message=f"PVC {prime.name} lost its volume and is made anew")
+        wait = Wait(reason=Reason.PENDING, message=f"PVC {prime.name} lost its PersistentVolume; recreating it")
         return replace(waiting(claim, wait), actions=replaced(prime))
     record = CloneRecord.read(claim)
     if not populated or prime is None:
@@ -117,14 +117,14 @@ def advance(world: World, claim: Claim, origin: Clone) -> Decision | None:
     if record is None or record.namespace != origin.namespace:
         return _planned(world, claim, origin)
     if prime is not None and populated and _is_other(prime, record):
-        message = f"PVC {prime.name} of the strategy that was tried before makes way"
+        message = f"PVC {prime.name} of the previously tried clone strategy is being deleted"
         return replace(waiting(claim, Wait(reason=Reason.PENDING, message=message)), actions=replaced(prime))
     if record.strategy is not CloneStrategy.COPY:
         return _made_by_storage(world, claim, origin, record)
     if not record.restored:
         return None
     if not is_known(world, origin, record):
-        message = f"the source {origin.namespace}/{origin.name} is another one now"
+        message = f"the source {origin.namespace}/{origin.name} was replaced by another object of that name"
         return replace(waiting(claim, Wait(reason=Reason.PENDING, message=message)), actions=(_written(claim, None),))
     return restoring(world, claim, origin, record)
 
@@ -171,7 +171,9 @@ def _planned(world: World, claim: Claim, origin: Clone) -> Decision:
         now=world.now,
     )
     events = tuple(EventFact(type="Warning", reason=one.reason, message=one.message) for one in choice.obstacles)
-    decision = waiting(claim, Wait(reason=Reason.PENDING, message=f"{found.place} is cloned by {choice.sentence}"))
+    decision = waiting(
+        claim, Wait(reason=Reason.PENDING, message=f"{found.place} is being cloned with {choice.sentence}")
+    )
     first = _first(world, claim, origin, record) or decision
     return replace(first, actions=(_written(claim, record), *first.actions), events=(*events, *first.events))
 
@@ -260,7 +262,7 @@ def _begin(world: World, claim: Claim, origin: Clone, record: CloneRecord) -> De
     if isinstance(found, Wait):
         return waiting(claim, found)
     if found.uid != record.source:
-        message = f"the source {found.place} is another one now"
+        message = f"the source {found.place} was replaced by another object of that name"
         return replace(waiting(claim, Wait(reason=Reason.PENDING, message=message)), actions=(_written(claim, None),))
     if record.snapshot:
         return _from_snapshot_of(world, claim, record, found)
@@ -277,7 +279,7 @@ def _from_snapshot_of(world: World, claim: Claim, record: CloneRecord, found: Fo
     snapshot = facts(world).snapshot(record.namespace, record.snapshot)
     own = temporary_snapshot(claim.uid)
     if snapshot is not None and (snapshot.deleting or snapshot.annotations.get(ANN_SOURCE_UID) != found.uid):
-        message = f"VolumeSnapshot {record.snapshot} goes away, and another one is taken"
+        message = f"VolumeSnapshot {record.snapshot} is being deleted; another one will be taken"
         actions = (_written(claim, replace(record, snapshot=own)),) if record.snapshot != own else ()
         return replace(waiting(claim, Wait(reason=Reason.PENDING, message=message)), actions=actions)
     phase = Phase.SNAPSHOT_FOR_SMART_CLONE_IN_PROGRESS
@@ -287,12 +289,12 @@ def _from_snapshot_of(world: World, claim: Claim, record: CloneRecord, found: Fo
             return replace(waiting(claim, users), actions=(_written(claim, None),))
         snapshot_class = facts(world).snapshot_class(claim.storage_class, found.driver)
         if snapshot_class is None:
-            message = "the VolumeSnapshotClass is gone"
+            message = "the VolumeSnapshotClass was deleted"
             return replace(
                 waiting(claim, Wait(reason=Reason.PENDING, message=message)), actions=(_written(claim, None),)
             )
         create = CreateObject(body=build_snapshot(world, claim, found, record.snapshot, snapshot_class))
-        return underway(claim, phase, f"VolumeSnapshot {record.snapshot} of {found.place} is taken", actions=(create,))
+        return underway(claim, phase, f"taking VolumeSnapshot {record.snapshot} of {found.place}", actions=(create,))
     if not snapshot.ready:
         why = f"; {snapshot.error}" if snapshot.error else ""
         return underway(claim, phase, f"VolumeSnapshot {snapshot.name} of {found.place} is being taken{why}")
@@ -302,7 +304,7 @@ def _from_snapshot_of(world: World, claim: Claim, record: CloneRecord, found: Fo
     told = EventFact(
         type="Normal",
         reason=EventReason.SNAPSHOT_FOR_SMART_CLONE_CREATED,
-        message=f"VolumeSnapshot {snapshot.name} of {found.place} is there",
+        message=f"VolumeSnapshot {snapshot.name} of {found.place} is ready",
     )
     return replace(made, events=(told,))
 
@@ -312,7 +314,7 @@ def _make_prime(world: World, claim: Claim, record: CloneRecord, found: Found, r
     # size.
     size = found.size if found.size is not None else claim.requested or 0
     body = build_stand_in(world, claim, record, reference, size)
-    message = f"PVC {body['metadata']['name']} is made of {found.place}"
+    message = f"creating PVC {body['metadata']['name']} from {found.place}"
     return underway(
         claim, _cloning(record, snapshot=found.kind == "VolumeSnapshot"), message, actions=(CreateObject(body=body),)
     )
@@ -327,13 +329,13 @@ def _cloning(record: CloneRecord, *, snapshot: bool) -> Phase:
 def _made(world: World, claim: Claim, record: CloneRecord, prime: Claim) -> Decision:
     phase = _cloning(record, snapshot=not record.snapshot)
     if record.snapshot and facts(world).snapshot(record.namespace, record.snapshot) is None:
-        message = f"VolumeSnapshot {record.snapshot} went away before PVC {prime.name} was made of it"
+        message = f"VolumeSnapshot {record.snapshot} was deleted before PVC {prime.name} was restored from it"
         return underway(claim, phase, message, actions=replaced(prime))
     storage_class = world.objects.storage_class(prime.storage_class) if prime.storage_class else None
     if storage_class is not None and storage_class.waits and not prime.selected_node:
-        return _prepared(world, claim, prime, f"PVC {prime.name} waits for a pod to be made for")
+        return _prepared(world, claim, prime, f"PVC {prime.name} is waiting for its first consumer")
     by = storage_class.provisioner if storage_class is not None else "the storage"
-    return underway(claim, phase, prime.why_pending or f"PVC {prime.name} is being made by {by}")
+    return underway(claim, phase, prime.why_pending or f"waiting for PVC {prime.name} to be provisioned by {by}")
 
 
 def _grown(world: World, claim: Claim, record: CloneRecord, prime: Claim) -> Decision:
@@ -345,9 +347,9 @@ def _grown(world: World, claim: Claim, record: CloneRecord, prime: Claim) -> Dec
         actions: tuple[Action, ...] = ()
         if (prime.requested or 0) < wanted:
             actions = (Enlarge(namespace=prime.namespace, name=prime.name, uid=prime.uid, size=wanted),)
-        message = f"the volume of PVC {prime.name} grows from {volume.capacity} to {wanted} bytes"
+        message = f"expanding the volume of PVC {prime.name} from {volume.capacity} to {wanted} bytes"
         return underway(claim, Phase.EXPANSION_IN_PROGRESS, message, actions=actions)
-    return _prepared(world, claim, prime, f"the file system of PVC {prime.name} grows")
+    return _prepared(world, claim, prime, f"waiting for the filesystem of PVC {prime.name} to be expanded")
 
 
 def _prepared(world: World, claim: Claim, prime: Claim, message: str) -> Decision:

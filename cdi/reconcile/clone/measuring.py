@@ -56,14 +56,14 @@ def disk_of(world: World, found: Found) -> int | Decision | None:
     if users is not None:
         return pending(None, users)
     name = measurement_pod(world.datavolume)
-    message = f"Pod {name} in namespace {found.namespace} looks how large the disk in PVC {found.name} is"
+    message = f"detecting the virtual size of PVC {found.namespace}/{found.name} with pod {name}"
     pod = facts(world).measurement(found.namespace, name)
     actions: tuple[Action, ...] = ()
     requeue: float | None = None
     if pod is None:
         actions = (CreateObject(body=build_measurement(world, found)),)
     elif pod.deleting:
-        message = f"Pod {name} is being deleted; another one follows by itself"
+        message = f"Pod {name} is being deleted; it will be recreated automatically"
     elif pod.source != found.uid:
         actions = (_gone(pod, found, name),)
     elif pod.outcome is None:
@@ -73,7 +73,7 @@ def disk_of(world: World, found: Found) -> int | Decision | None:
     elif pod.outcome.failure.retry is not Retry.BACKOFF:
         actions = (_note(world.datavolume, found, "unknown"),)
     else:
-        message = f"{message}; the last one failed: {pod.outcome.failure.message}"
+        message = f"{message}; the last attempt failed: {pod.outcome.failure.message}"
         left = max(0.0, pod.ended + PAUSE - world.now)
         actions, requeue = (() if left else (_gone(pod, found, name),)), left or None
     return replace(pending(None, Wait(reason=Reason.PENDING, message=message)), actions=actions, requeue_after=requeue)

@@ -64,7 +64,7 @@ class Wish:
             return cls(strategy=CloneStrategy(override), why="the CDI object's cloneStrategyOverride")
         if profile is not None:
             return cls(strategy=profile, why="the StorageProfile's cloneStrategy")
-        return cls(strategy=CloneStrategy.SNAPSHOT, why="what is done where nobody says otherwise")
+        return cls(strategy=CloneStrategy.SNAPSHOT, why="the default")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,21 +133,23 @@ def _obstacles(source: Source, target: Target, strategy: CloneStrategy, failed: 
             message=f"there is no VolumeSnapshotClass for volumes of {source.driver or 'the source'}",
         )
     if not source.driver or source.driver != target.provisioner:
-        held = source.driver or "storage that nobody names"
+        held = source.driver or "an unknown provisioner"
         yield Fallback(
             reason=EventReason.NO_PROVISIONER_MATCH if snapshot else EventReason.INCOMPATIBLE_PROVISIONERS,
-            message=f"the source is held by {held}, and volumes of StorageClass {target.storage_class} "
+            message=f"the source is provisioned by {held}, and volumes of StorageClass {target.storage_class} "
             f"by {target.provisioner}",
         )
     elif not target.populated:
         yield Fallback(
             reason=EventReason.INCOMPATIBLE_PROVISIONERS,
-            message=f"{target.provisioner} has no CSIDriver object, or the claim is filled in place",
+            message=(
+                f"{target.provisioner} has no CSIDriver object, or the PVC is not populated through a temporary one"
+            ),
         )
     if source.volume_mode and source.volume_mode != target.volume_mode:
         yield Fallback(
             reason=EventReason.INCOMPATIBLE_VOLUME_MODES,
-            message=f"the source is {source.volume_mode} and the target {target.volume_mode}",
+            message=f"the source's volumeMode is {source.volume_mode} and the target's is {target.volume_mode}",
         )
     if _grows(source, target) and not target.expands:
         assert source.size is not None
@@ -155,10 +157,10 @@ def _obstacles(source: Source, target: Target, strategy: CloneStrategy, failed: 
         yield Fallback(
             reason=EventReason.NO_VOLUME_EXPANSION,
             message=f"the target is larger ({human(target.size)}) than the source ({human(source.size)}), "
-            f"and StorageClass {target.storage_class} does not let volumes grow (allowVolumeExpansion)",
+            f"and StorageClass {target.storage_class} does not allow expansion (allowVolumeExpansion)",
         )
     if strategy in failed or (snapshot and CloneStrategy.SNAPSHOT in failed):
-        yield Fallback(reason=STRATEGY_FAILED, message=f"{strategy} did not come to its end in time")
+        yield Fallback(reason=STRATEGY_FAILED, message=f"{strategy} did not finish in time")
 
 
 def _grows(source: Source, target: Target) -> bool:

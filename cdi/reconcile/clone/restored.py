@@ -54,15 +54,15 @@ def unreadable(world: World, target: Claim, found: Found) -> Refuse | None:
     """Return why the source cannot be copied; None if it can."""
     if found.kind != "VolumeSnapshot" or class_for(world, target, found) is not None:
         return None
-    driver = found.driver or "storage that nobody names"
+    driver = found.driver or "an unknown provisioner"
     return Refuse.because(
         SourceNotSupported(
-            f"the snapshot would have to be copied, and cannot be read: it is held by {driver}, and there is no "
+            f"the snapshot has to be copied by pods and cannot be read: its driver is {driver}, and there is no "
             "StorageClass of that provisioner",
             where=found.place,
             remedy=f"create a StorageClass with provisioner {found.driver}"
             if found.driver
-            else "look at its VolumeSnapshotContent, which names no driver",
+            else "check its VolumeSnapshotContent, which names no driver",
         )
     )
 
@@ -85,17 +85,17 @@ def restoring(world: World, claim: Claim, origin: Clone, record: CloneRecord) ->
         refused = found if isinstance(found, Refuse) else unreadable(world, claim, found)
         if refused is not None:
             return failed(claim, refused.failure)
-        message = f"PVC {record.restored} is made of the snapshot, to be copied"
+        message = f"restoring the snapshot to PVC {record.restored} to copy it"
         return underway(claim, phase, message, actions=restore(world, claim, origin))
     if made.deleting or made.phase == "Lost":
-        message = f"PVC {made.name}, by which the snapshot is read, goes away and is made anew"
+        message = f"PVC {made.name}, restored from the snapshot, is being deleted and will be recreated"
         return replace(waiting(claim, Wait(reason=Reason.PENDING, message=message)), actions=replaced(made))
     storage_class = world.objects.storage_class(made.storage_class) if made.storage_class else None
     if made.phase == "Bound" or (storage_class is not None and storage_class.waits):
         # With WaitForFirstConsumer it is provisioned for the source pod.
         return None
     by = storage_class.provisioner if storage_class is not None else "the storage"
-    message = made.why_pending or f"PVC {made.name} is being made of the snapshot by {by}"
+    message = made.why_pending or f"waiting for PVC {made.name} to be restored from the snapshot by {by}"
     # Events of this PVC trigger only the first clone that uses it, so the others poll.
     return replace(underway(claim, phase, message), requeue_after=world.retries.patience)
 
@@ -121,7 +121,7 @@ def readable(world: World, claim: Claim, origin: Clone) -> Found | Wait | Refuse
         return find(world, origin)
     made = _restored(world, record)
     if made is None or made.deleting or made.phase == "Lost":
-        message = f"PVC {record.restored}, by which the snapshot is read, is not there yet"
+        message = f"PVC {record.restored}, restored from the snapshot, does not exist yet"
         return Wait(reason=EventReason.CLONE_WITHOUT_SOURCE, message=message)
     archive = ContentType.ARCHIVE in (made.annotations.get(ANN_CONTENT_TYPE), content_type(world.datavolume))
     return Found(

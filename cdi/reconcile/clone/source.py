@@ -92,7 +92,7 @@ def in_use(world: World, found: Found) -> Wait | None:
     return Wait(
         reason=EventReason.CLONE_SOURCE_IN_USE,
         message=f"the source PVC {found.place} is in use by pod {', '.join(users[:USERS_SHOWN])}{more}. "
-        "Try: stop it, or clone a snapshot of the volume; the clone begins by itself",
+        "Try: stop it, or clone a snapshot of the volume; the clone starts automatically",
         event=EventReason.CLONE_SOURCE_IN_USE,
     )
 
@@ -243,6 +243,6 @@ def of_snapshot(snapshot: Snapshot) -> Found:
 def _missing(what: str) -> Wait:
     return Wait(
         reason=EventReason.CLONE_WITHOUT_SOURCE,
-        message=f"{what}. Try: create it; the clone begins by itself",
+        message=f"{what}. Try: create it; the clone starts automatically",
         event=EventReason.CLONE_WITHOUT_SOURCE,
     )

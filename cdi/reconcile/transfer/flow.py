@@ -70,8 +70,8 @@ def reconcile_transfer(world: TransferWorld) -> Plan:
     record = world.record
     if record is None:
         lost = InvalidManifest(
-            "what this transfer has begun is not written down in its status.data",
-            remedy="look which PersistentVolume the source's claim had; then delete this ObjectTransfer and create "
+            "the record of this transfer is missing from its status.data",
+            remedy="check which PersistentVolume the source's PVC had; then delete this ObjectTransfer and create "
             "it again",
         )
         return shown(world, error(lost))
@@ -126,7 +126,7 @@ def _begun(world: TransferWorld, found: Ready) -> Step:
         record = replace(record, data_volume=found.data_volume.metadata.uid or "", body=build_data_volume(world, body))
     # The observed finalizer may have been removed since, in which case this adds it again or fails.
     held = _hold(world, found.claim)
-    return moving(record, f"PersistentVolume {found.volume.name} goes to PVC {place(world.target)}", held)
+    return moving(record, f"moving PersistentVolume {found.volume.name} to PVC {place(world.target)}", held)
 
 
 # --- running transfers ------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def _begun(world: TransferWorld, found: Ready) -> Step:
 def _running(world: TransferWorld, record: TransferRecord) -> Step:
     volume = _volume(world, record)
     if volume is None:
-        lost = ClaimLost(f"PersistentVolume {record.volume} was deleted by somebody else", remedy="")
+        lost = ClaimLost(f"PersistentVolume {record.volume} was deleted by another client", remedy="")
         return error(lost, record, *_unmade(world))
     target = _target(world)
     if target is not None and volume.claim_uid == target.uid:
@@ -151,7 +151,7 @@ def _running(world: TransferWorld, record: TransferRecord) -> Step:
         return error(taken(world, kind), record, *_unmade(world), _policy(record, record.reclaim, source))
     if kind:
         # The source cannot be restored any more, so the conflicting object must be deleted.
-        message = f"{kind} {place(world.target)} is in the way. Try: delete it; the transfer goes on by itself"
+        message = f"{kind} {place(world.target)} already exists. Try: delete it; the transfer continues automatically"
         return stuck(record, taken(world, kind).code, message)
     return _before_hand_over(world, record, volume, source, target)
 
@@ -164,25 +164,27 @@ def _before_hand_over(
         body = world.facts.claim_body(*world.source)
         assert body is not None
         create = CreateObject(body=build_claim(world, body, record))
-        return moving(record, f"PVC {place(world.target)} is made", create)
+        return moving(record, f"creating PVC {place(world.target)}", create)
     if target.deleting:
-        return moving(record, f"PVC {place(world.target)} is being deleted, and made anew")
+        return moving(record, f"PVC {place(world.target)} is being deleted and will be recreated")
     if not source.deleting and not world.holds(source):
-        return moving(record, f"PVC {place(world.source)} is held", _hold(world, source))
+        return moving(record, f"locking PVC {place(world.source)} with a finalizer", _hold(world, source))
     users = in_use(world)
     if not source.deleting and users:
-        return stuck(record, TransferReason.IN_USE, f"{users}. Try: stop it; the transfer goes on by itself")
+        return stuck(record, TransferReason.IN_USE, f"{users}. Try: stop it; the transfer continues automatically")
     # The observed policy may be stale, so the action is always included; it checks the policy itself.
     kept = _policy(record, RETAIN, source)
     if not record.given_up:
-        return moving(replace(record, given_up=True), f"PVC {place(world.source)} is given up", kept)
+        return moving(
+            replace(record, given_up=True), f"PVC {place(world.source)} will be deleted without its volume", kept
+        )
     deletion = _deletion(world, record, source)
     if deletion is not None:
         return replace(deletion, actions=(kept, *deletion.actions) if deletion.actions else ())
     busy = others(world, source)
     if PROTECTION in source.finalizers or busy:
         why = users or f"PVC {place(world.source)} has the finalizer {', '.join(busy or (PROTECTION,))}"
-        message = f"{why}, and its volume is handed over once that ends"
+        message = f"{why}; its volume is moved afterwards"
         return stuck(record, TransferReason.IN_USE, message) if users or busy else moving(record, message)
     rebind = Rebind(
         volume=volume.name,
@@ -194,7 +196,7 @@ def _before_hand_over(
         target_uid=target.uid,
         prime_namespace=source.namespace,
     )
-    return moving(record, f"PersistentVolume {volume.name} is handed over to PVC {place(world.target)}", kept, rebind)
+    return moving(record, f"rebinding PersistentVolume {volume.name} to PVC {place(world.target)}", kept, rebind)
 
 
 def _handed_over(world: TransferWorld, record: TransferRecord, volume: Volume, target: Claim) -> Step:
@@ -209,10 +211,14 @@ def _handed_over(world: TransferWorld, record: TransferRecord, volume: Volume, t
     source = _source(world, record)
     if source is not None:
         gone = () if source.deleting else (_delete(source),)
-        return moving(record, f"PVC {place(world.source)} without its volume goes away", *gone, *_unlocked(world))
+        return moving(
+            record, f"deleting PVC {place(world.source)}, which has no volume any more", *gone, *_unlocked(world)
+        )
     if volume.reclaim != record.reclaim:
         policy = _policy(record, record.reclaim, target)
-        return moving(record, f"PersistentVolume {volume.name} is {record.reclaim} again", policy)
+        return moving(
+            record, f"restoring the reclaim policy {record.reclaim} of PersistentVolume {volume.name}", policy
+        )
     if record.data_volume:
         return _data_volume(world, record, target)
     return complete(_policy(record, record.reclaim, target))
@@ -222,16 +228,16 @@ def _data_volume(world: TransferWorld, record: TransferRecord, target: Claim) ->
     where = place(world.target)
     dv = world.objects.data_volume(*world.target)
     if dv is None:
-        return moving(record, f"DataVolume {where} is made", CreateObject(body=parse_json(record.body)))
+        return moving(record, f"creating DataVolume {where}", CreateObject(body=parse_json(record.body)))
     if not world.is_ours(dv.metadata.annotations):
         other = AlreadyExists(
-            f"DataVolume {where} was made by somebody else; PVC {where} has the volume",
-            remedy="keep it: it takes over the PVC, which is marked as filled for it",
+            f"DataVolume {where} was created by another client; PVC {where} has the volume",
+            remedy="keep it: it adopts the PVC, which is annotated as populated for it",
         )
         return error(other, record)
     phase = (dv.status.phase if dv.status is not None else None) or "new"
     if phase != Phase.SUCCEEDED:
-        return moving(record, f"DataVolume {where} is {phase}, and takes over PVC {where}")
+        return moving(record, f"DataVolume {where} is {phase}; waiting for it to adopt PVC {where}")
     before = world.objects.data_volume(*world.source)
     if before is not None and before.metadata.uid == record.data_volume:
         message = f"DataVolume {place(world.source)} is being deleted"
@@ -242,10 +248,13 @@ def _data_volume(world: TransferWorld, record: TransferRecord, target: Claim) ->
 def _forced(world: TransferWorld, record: TransferRecord, volume: Volume) -> Step:
     """Return the step after the source PVC disappeared while no other PVC has the volume."""
     if volume.phase == "Bound":
-        return moving(record, f"PVC {place(world.source)} is not seen, and PersistentVolume {volume.name} is bound")
+        return moving(
+            record,
+            f"PVC {place(world.source)} is missing from the cache, but PersistentVolume {volume.name} is bound to it",
+        )
     lost = ClaimLost(
-        f"PVC {place(world.source)} was removed by force before its volume was handed over; {_left(record, volume)}",
-        remedy=f"{_free(volume)}; PVC {place(world.target)}, which names it, is bound to it then",
+        f"PVC {place(world.source)} was deleted by force before its volume was moved; {_left(record, volume)}",
+        remedy=f"{_free(volume)}; PVC {place(world.target)}, which names it, is bound to it afterwards",
     )
     return error(lost, record)
 
@@ -255,16 +264,18 @@ def _elsewhere(world: TransferWorld, record: TransferRecord, volume: Volume) -> 
     target = place(world.target)
     if (volume.claim_namespace, volume.claim_name) == world.target and not occupant(world):
         if volume.phase == "Bound":
-            return moving(record, f"PersistentVolume {volume.name} is PVC {target}'s, which is not seen yet")
+            return moving(
+                record, f"PersistentVolume {volume.name} is bound to PVC {target}, which is missing from the cache"
+            )
         gone: CdiError = ClaimLost(
-            f"PVC {target} was deleted after it got the volume; {_left(record, volume)}",
-            remedy=f"{_free(volume)}, and make a PVC with volumeName {volume.name}",
+            f"PVC {target} was deleted after it received the volume; {_left(record, volume)}",
+            remedy=f"{_free(volume)}, and create a PVC with volumeName {volume.name}",
         )
         return error(gone, record, *_unlocked(world))
-    new = f"given to PVC {volume.claim_namespace}/{volume.claim_name}" if volume.claim_name else "freed"
+    new = f"bound to PVC {volume.claim_namespace}/{volume.claim_name}" if volume.claim_name else "freed"
     gone = ClaimMisbound(
-        f"PersistentVolume {volume.name} was {new} by others; {_left(record, volume)}",
-        remedy="look who did that, and delete this ObjectTransfer",
+        f"PersistentVolume {volume.name} was {new} by another client; {_left(record, volume)}",
+        remedy="check the audit log for that client, and delete this ObjectTransfer",
     )
     return error(gone, record, *_unmade(world))
 
@@ -272,7 +283,7 @@ def _elsewhere(world: TransferWorld, record: TransferRecord, volume: Volume) -> 
 def _left(record: TransferRecord, volume: Volume) -> str:
     """Return a description of the state in which the volume is left, for an administrator."""
     before = f", which was {record.reclaim}" if volume.reclaim != record.reclaim else ""
-    return f"PersistentVolume {volume.name} is left as it is, its reclaim policy {volume.reclaim}{before}"
+    return f"PersistentVolume {volume.name} is left unchanged, with reclaim policy {volume.reclaim}{before}"
 
 
 # --- rollback ---------------------------------------------------------------------------------------------------
@@ -346,10 +357,10 @@ def _deletion(world: TransferWorld, record: TransferRecord, source: Claim) -> St
         namespace, name = world.source
         delete = DeleteObject(plural="datavolumes", namespace=namespace, name=name, uid=record.data_volume)
         actions: tuple[Action, ...] = () if dv.metadata.deletion_timestamp is not None else (delete,)
-        return moving(record, f"DataVolume {place(world.source)} is deleted, without its volume", *actions)
+        return moving(record, f"deleting DataVolume {place(world.source)} without its volume", *actions)
     if source.deleting:
         return None
-    return moving(record, f"PVC {place(world.source)} is deleted, without its volume", _delete(source))
+    return moving(record, f"deleting PVC {place(world.source)} without its volume", _delete(source))
 
 
 def _delete(claim: Claim) -> DeleteObject:

@@ -55,7 +55,7 @@ def occupant(world: TransferWorld) -> str:
 def taken(world: TransferWorld, kind: str) -> AlreadyExists:
     """Return the error for a target name that is in use."""
     return AlreadyExists(
-        f"{kind} {place(world.target)} exists already",
+        f"{kind} {place(world.target)} already exists",
         remedy="delete it, or choose another target; then delete this ObjectTransfer and create it again",
     )
 
@@ -81,7 +81,7 @@ def _occupied(world: TransferWorld) -> Wait | Refuse | None:
     claim, dv = world.objects.claim(*world.target), world.objects.data_volume(*world.target)
     going = claim.deleting if kind == "PVC" and claim is not None else dv is not None and dv.metadata.deletion_timestamp
     if going:
-        message = f"{kind} {place(world.target)} is being deleted; what is moved takes its place"
+        message = f"{kind} {place(world.target)} is being deleted; the transfer starts afterwards"
         return Wait(reason=TransferReason.BEING_DELETED, message=message)
     return Refuse.because(taken(world, kind))
 
@@ -99,9 +99,7 @@ def _examined(world: TransferWorld) -> Ready | Wait:
     if dv is None:
         waiting = _unlike(world, claim.annotations, "PVC") or _owned(claim, where)
     elif claim.controller_uid != dv.metadata.uid:
-        waiting = Wait(
-            reason=TransferReason.OWNED, message=f"PVC {where} is not that of DataVolume {where}, which does not own it"
-        )
+        waiting = Wait(reason=TransferReason.OWNED, message=f"PVC {where} is not owned by DataVolume {where}")
     waiting = waiting or _busy(world, claim)
     if waiting is not None:
         return waiting
@@ -120,7 +118,7 @@ def _not_movable(world: TransferWorld, dv: DataVolume) -> Wait | None:
     if owner is not None:
         return Wait(
             reason=TransferReason.OWNED,
-            message=f"DataVolume {where} is controlled by {owner.kind} {owner.name}, which would make it anew. "
+            message=f"DataVolume {where} is controlled by {owner.kind} {owner.name}, which would recreate it. "
             f"Try: kubectl delete {(owner.kind or '').lower()} {owner.name} -n {world.source[0]} --cascade=orphan",
         )
     unlike = _unlike(world, dv.metadata.annotations or {}, "DataVolume")
@@ -129,7 +127,7 @@ def _not_movable(world: TransferWorld, dv: DataVolume) -> Wait | None:
         return unlike
     return Wait(
         reason=TransferReason.NOT_POPULATED,
-        message=f"DataVolume {where} is {phase}, and is moved once it is {Phase.SUCCEEDED}",
+        message=f"DataVolume {where} is {phase}; it is moved when it is {Phase.SUCCEEDED}",
     )
 
 
@@ -143,20 +141,20 @@ def _busy(world: TransferWorld, claim: Claim) -> Wait | None:
     unfilled = populating(claim, world.objects)
     if unfilled is None and ANN_POD_PHASE not in claim.annotations and any(one in claim.annotations for one in _ASKING):
         # The DataVolume's phase covers its PVC; this one was annotated by a user and has not been reconciled yet.
-        unfilled = None if claim.controller_uid else "what it asks for has not begun"
+        unfilled = None if claim.controller_uid else "its annotations have not been reconciled yet"
     if unfilled is not None:
         return Wait(reason=TransferReason.NOT_POPULATED, message=f"PVC {where} is not populated: {unfilled}")
     if claim.requested is not None and claim.capacity is not None and claim.requested > claim.capacity:
         # The filesystem would stay small: after static binding nothing expands it.
-        message = f"PVC {where} is being enlarged. Try: start a pod with it, where the driver waits for that"
+        message = f"PVC {where} is being expanded. Try: start a pod that mounts it, if the driver waits for one"
         return Wait(reason=TransferReason.RESIZING, message=message)
     arriving = world.facts.unfinished(claim.annotations.get(ANN_TRANSFER, ""))
     if arriving:
-        message = f"PVC {where} is where ObjectTransfer {arriving} is moving its volume to"
+        message = f"PVC {where} is the target of ObjectTransfer {arriving}, which is running"
         return Wait(reason=TransferReason.IN_USE, message=message)
     users = in_use(world)
     if users:
-        message = f"{users}. Try: stop it; the transfer goes on by itself"
+        message = f"{users}. Try: stop it; the transfer continues automatically"
         return Wait(reason=TransferReason.IN_USE, message=message, event=TransferReason.IN_USE)
     busy = others(world, claim)
     if not busy:
@@ -167,7 +165,9 @@ def _busy(world: TransferWorld, claim: Claim) -> Wait | None:
             f"none, remove the finalizer {next(one for one in busy if one.startswith(FINALIZER))}"
         )
     else:
-        message = f"PVC {where} is needed: somebody set the finalizer {', '.join(busy)}, as while it is cloned"
+        message = (
+            f"PVC {where} is in use: another controller set the finalizer {', '.join(busy)}, for example to clone it"
+        )
     return Wait(reason=TransferReason.IN_USE, message=message, event=TransferReason.IN_USE)
 
 
@@ -175,7 +175,7 @@ def _owned(claim: Claim, where: str) -> Wait | None:
     if not claim.controller_uid:
         return None
     owner, name = claim.controller_kind, claim.controller_name
-    remedy = "move the DataVolume" if owner == "DataVolume" else "wait until that is gone"
+    remedy = "move the DataVolume" if owner == "DataVolume" else "wait until that is deleted"
     return Wait(
         reason=TransferReason.OWNED,
         message=f"PVC {where} is controlled by {owner} {name}, which needs it. Try: {remedy}",
@@ -187,12 +187,12 @@ def _unlike(world: TransferWorld, annotations: Mapping[str, str], kind: str) -> 
     missing = sorted(f"{name}: {text}" for name, text in required.items() if annotations.get(name) != text)
     if not missing:
         return None
-    message = f"{kind} {place(world.source)} has not the required annotation {', '.join(missing)}"
+    message = f"{kind} {place(world.source)} does not have the required annotation {', '.join(missing)}"
     return Wait(reason=TransferReason.ANNOTATIONS_MISSING, message=message)
 
 
 def _missing(what: str) -> Wait:
-    message = f"{what} does not exist. Try: create it; the transfer begins by itself"
+    message = f"{what} does not exist. Try: create it; the transfer starts automatically"
     return Wait(reason=TransferReason.NO_SOURCE, message=message)
 
 

@@ -115,17 +115,17 @@ def explained(*objects, **options):
 def test_a_snapshot_that_can_be_taken_is():
     told = explained(SNAPSHOT_CLASS)
     assert (told.source, told.strategy, told.fallbacks) == ("PVC ns/golden", "snapshot", ())
-    assert told.why == "snapshot: what is done where nobody says otherwise"
+    assert told.why == "snapshot: the default"
     assert told.costs == (
-        "VolumeSnapshot ns/tmp-snapshot-uid-golden, shared by all clones that are asked for meanwhile",
-        "a volume that the storage makes of it; no pod reads or writes its content",
+        "VolumeSnapshot ns/tmp-snapshot-uid-golden, shared by all clones that are requested while it exists",
+        "a volume restored from it by the storage; no pod reads or writes its content",
     )
 
 
 def test_growth_is_a_cost():
     told = explained(SNAPSHOT_CLASS, size="96Mi")
     assert told.strategy == "snapshot"
-    assert told.costs[-1].startswith("the volume grows from 64Mi to 96Mi")
+    assert told.costs[-1].startswith("the volume is expanded from 64Mi to 96Mi")
 
 
 def test_everything_that_is_in_the_way_is_told():
@@ -135,9 +135,9 @@ def test_everything_that_is_in_the_way_is_told():
     reasons = [one.reason for one in told.fallbacks]
     assert reasons == ["NoVolumeSnapshotClass", "IncompatibleVolumeModes", "NoVolumeExpansion"]
     assert told.costs == (
-        "two pods: one reads the source, for all that are copied from it now, and sends what data it has, "
+        "two pods: one reads the source for all clones of it that run now and sends its data, "
         f"at most 64Mi ({64 * MIB} bytes), "
-        "the other one writes it",
+        "the other one writes the target",
     )
 
 

@@ -313,7 +313,7 @@ class Cluster:
                 body = self.get(action.plural, action.name, action.namespace)
                 if body is not None and body["metadata"]["uid"] == action.uid:
                     if action.version not in ("", str(hash(json.dumps(body)))):
-                        raise Conflict("it was changed meanwhile")
+                        raise Conflict("it changed in the meantime")
                     metadata = body["metadata"]
                     for annotation, text in action.annotations.items():
                         if text is None:

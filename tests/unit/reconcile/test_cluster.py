@@ -67,7 +67,7 @@ def test_a_content_type_that_nobody_knows_is_not_taken_for_another():
     cluster = Cluster(body).run()
     assert cluster.status["phase"] == "Failed"
     assert cluster.condition("Ready")["reason"] == "InvalidManifest"
-    assert "floppy is no content type (spec.contentType). Try: " in cluster.condition("Ready")["message"]
+    assert "floppy is not a content type (spec.contentType). Try: " in cluster.condition("Ready")["message"]
     assert not cluster.names(PODS)
 
 
@@ -442,7 +442,7 @@ def test_one_that_may_not_be_looked_at_is_not_called_missing(kind):
     cluster.run()
     ready = cluster.condition("Ready")
     assert ready["reason"] == "ClusterForbidden"
-    assert f"{kind} default/login cannot be looked at: it may not be got. Try: grant" in ready["message"]
+    assert f"{kind} default/login cannot be read: it may not be got. Try: grant" in ready["message"]
     assert not cluster.names(PODS)
     cluster.add_input(kind, "login", "accessKeyId", "secretKey")
     assert cluster.run().status["phase"] == "Succeeded"

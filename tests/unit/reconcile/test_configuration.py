@@ -390,7 +390,7 @@ def test_what_has_no_effect_is_told():
     assert plan.status is not None
     status, _, message = conditions(plan.status)["Degraded"]
     assert status == "False"
-    assert "spec.infra (the chart's values" in message
+    assert "spec.infra (set the chart's values" in message
     assert plan.events == ()
 
 

@@ -80,7 +80,7 @@ def test_it_waits_for_its_volume_and_imports_nothing_meanwhile() -> None:
     cluster.run()
     assert json.loads(cluster.annotations["storage.persistentVolumeList"]) == ["a", "b"]
     assert cluster.status["phase"] == "Pending"
-    assert "waits for its volume, which is there: a, b" in cluster.condition("Ready")["message"]
+    assert "waiting to be bound to an existing volume: a, b" in cluster.condition("Ready")["message"]
 
 
 def test_a_claim_that_was_bound_to_another_volume_is_made_anew() -> None:

@@ -203,7 +203,7 @@ def test_a_least_size_that_cannot_be_read_is_told():
     own = {"name": "fast", "annotations": {"cdi.kubevirt.io/minimumSupportedPvcSize": "much"}}
     profile = settled(klass(), metadata=own)
     assert minimum_size(profile) == 0
-    assert "minimumSupportedPvcSize: 'much' is no size" in recognized(profile)[2]
+    assert "minimumSupportedPvcSize: 'much' is not a size" in recognized(profile)[2]
 
 
 def test_a_profile_made_by_hand_gets_labels_owner_and_least_size():
@@ -228,7 +228,7 @@ def test_an_unknown_provisioner_is_told_with_the_command_that_helps():
     assert sets(patched) == [(["ReadWriteOnce"], "Filesystem")]
     assert not complete(profile)
     assert complete(patched)
-    assert "the profile's own spec" in recognized(patched)[2]
+    assert "the profile's spec" in recognized(patched)[2]
 
 
 def test_parameters_that_do_not_tell_are_told():

@@ -102,7 +102,7 @@ def test_a_class_that_waits_for_its_consumer_is_waited_for():
 def test_while_it_waits_the_command_is_told_that_brings_an_image():
     cluster = phase("UploadReady")(upload("local"))
     ready = cluster.condition("Ready")
-    assert (ready["status"], ready["message"]) == ("False", "waits for: cdi upload -n default a FILE")
+    assert (ready["status"], ready["message"]) == ("False", "waiting for: cdi upload -n default a FILE")
     assert cluster.condition("Running")["status"] == "True"
 
 
@@ -204,7 +204,7 @@ def test_somebody_else_s_service_is_left_alone_and_named():
     )
     cluster.run()
     assert not cluster.names(PODS)
-    assert "Service default/cdi-upload-a is somebody else's" in cluster.condition("Running")["message"]
+    assert "Service default/cdi-upload-a belongs to another controller" in cluster.condition("Running")["message"]
     assert cluster.get("services", "cdi-upload-a")["spec"]["selector"] == {"mine": "yes"}
     cluster.remove("services", "cdi-upload-a")
     assert cluster.run().content == COMPLETE

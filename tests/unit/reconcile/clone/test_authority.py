@@ -94,7 +94,9 @@ def test_a_source_that_moved_is_named_with_where_it_was():
     """A DataSource may change after the permission was checked; the token is for the source at that time."""
     found = ask({SHORT: signed()}, origin=Clone(namespace="gold", name="secret"))
     assert isinstance(found, Refuse)
-    assert "gold/fedora was allowed to be cloned into ns/a, and its source is gold/secret now" in found.failure.message
+    assert (
+        "gold/fedora was authorized to be cloned into ns/a, but its source is now gold/secret" in found.failure.message
+    )
     assert "apply it again" in found.failure.message
 
 

@@ -119,7 +119,7 @@ class Api:
         if resource.namespaced and self.find(NAMESPACES, "", metadata["namespace"]) is None:
             raise NotFound(f"namespaces {metadata['namespace']!r} not found")
         if self.find(resource, metadata.get("namespace"), metadata["name"]) is not None:
-            raise AlreadyExists(f"{resource} {metadata['name']} exists already")
+            raise AlreadyExists(f"{resource} {metadata['name']} already exists")
         made = self.add(resource, body)
         self._written("create", resource, metadata["name"])
         return copy.deepcopy(made)
