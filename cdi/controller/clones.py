@@ -192,7 +192,9 @@ class ObservedClones:
 
     def _signer(self) -> SigningKey:
         if self.key is None:
-            raise ClusterUnavailable("the key of tokens is not known yet", remedy="the clone begins by itself then")
+            raise ClusterUnavailable(
+                "the token signing key is not available yet", remedy="the clone starts automatically once it is"
+            )
         return self.key
 
     def targets(self) -> Iterable[Claim]:

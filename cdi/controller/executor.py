@@ -96,7 +96,7 @@ class Executor:
             except NotFound:
                 if _is_placed(action, about):
                     namespace = action.body["metadata"]["namespace"]
-                    remedy = "create it; what is to be made there is made by itself then"
+                    remedy = "create it; the missing objects are created automatically afterwards"
                     return refusal_of(action, NotFound(f"namespace {namespace} does not exist", remedy=remedy))
                 # The object that the plan is about was deleted, so the rest is void; its deletion triggers another
                 # reconcile.
@@ -133,10 +133,10 @@ class Executor:
         # An action of this plan may have patched the object and so changed its resourceVersion.
         newest = self._watches.get(resource, namespace, name) or about
         if newest["metadata"]["uid"] != metadata["uid"]:
-            raise NotFound(f"{resource} {namespace}/{name} is another one now")
+            raise NotFound(f"{resource} {namespace}/{name} was replaced by another object of that name")
         before = about.get("status")
         if newest.get("status") != before:
-            raise Conflict(f"the status of {resource} {namespace}/{name} is another one now")
+            raise Conflict(f"the status of {resource} {namespace}/{name} changed in the meantime")
         body = {
             "metadata": {"uid": metadata["uid"], "resourceVersion": newest["metadata"]["resourceVersion"]},
             "status": difference(before or {}, status),
@@ -221,7 +221,7 @@ class Executor:
             made = await self._client.patch(resource, namespace, name, body, subresource=subresource)
         except InvalidManifest as error:
             if error.where == "metadata.uid":
-                raise NotFound(f"{resource} {namespace}/{name} is another one now") from error
+                raise NotFound(f"{resource} {namespace}/{name} was replaced by another object of that name") from error
             raise
         self._watches.note(resource, made)
 
@@ -259,7 +259,7 @@ class Executor:
         if known is None or known["metadata"]["resourceVersion"] != claim["metadata"]["resourceVersion"]:
             # The end of the previous attempt may have been recorded in it.
             self._watches.note(CLAIMS, claim)
-            raise Conflict(f"PVC {action.namespace}/{name} has changed meanwhile")
+            raise Conflict(f"PVC {action.namespace}/{name} changed in the meantime")
         await self._create(pod)
 
     async def _rebind(self, action: Rebind) -> None:
@@ -274,7 +274,7 @@ class Executor:
             action.prime_uid,
             action.target_uid,
         ):
-            raise NotFound(f"PersistentVolume {action.volume} is not that of the prime claim any more")
+            raise NotFound(f"PersistentVolume {action.volume} is no longer bound to the temporary PVC")
         phase = (volume.get("status") or {}).get("phase")
         if phase in WITHOUT_CLAIM:
             raise Conflict(f"PersistentVolume {action.volume} is {phase}")
@@ -283,7 +283,7 @@ class Executor:
         beside = action.prime_namespace or action.namespace
         prime = await self._client.get(CLAIMS, beside, action.prime)
         if prime["metadata"]["uid"] != action.prime_uid:
-            raise NotFound(f"PVC {beside}/{action.prime} is another one now")
+            raise NotFound(f"PVC {beside}/{action.prime} was replaced by another object of that name")
         # A merge patch keeps fields that it does not name: set the old claimRef's other fields to null.
         new = {
             "apiVersion": "v1",
@@ -307,7 +307,7 @@ class Executor:
         volume = await self._client.get(VOLUMES, None, action.volume)
         metadata, spec = volume["metadata"], volume.get("spec") or {}
         if metadata["uid"] != action.volume_uid:
-            raise NotFound(f"{VOLUMES} {action.volume} is another one now")
+            raise NotFound(f"{VOLUMES} {action.volume} was replaced by another object of that name")
         if spec.get("persistentVolumeReclaimPolicy") == action.policy:
             self._watches.note(VOLUMES, volume)
             return
@@ -322,7 +322,7 @@ class Executor:
                 or "deletionTimestamp" in claim["metadata"]
             ):
                 where = f"{action.namespace}/{action.claim}"
-                raise Conflict(f"PersistentVolume {action.volume} is not safely PVC {where}'s, and stays as it is")
+                raise Conflict(f"refusing to change PersistentVolume {action.volume}: it is not bound to PVC {where}")
             body["metadata"]["resourceVersion"] = metadata["resourceVersion"]
         await self._patch(VOLUMES, None, action.volume, body)
 
@@ -332,12 +332,12 @@ class Executor:
         metadata = body["metadata"]
         before = metadata.get("finalizers") or []
         if metadata["uid"] != action.uid:
-            raise NotFound(f"{resource} {action.namespace}/{action.name} is another one now")
+            raise NotFound(f"{resource} {action.namespace}/{action.name} was replaced by another object of that name")
         if (action.finalizer in before) == action.present:
             self._watches.note(resource, body)
             return
         if action.version and action.version != metadata["resourceVersion"]:
-            raise Conflict(f"{resource} {action.namespace}/{action.name} has changed meanwhile")
+            raise Conflict(f"{resource} {action.namespace}/{action.name} changed in the meantime")
         if action.present and "deletionTimestamp" in metadata:
             raise Conflict(f"{resource} {action.namespace}/{action.name} is being deleted")
         after = [one for one in before if one != action.finalizer] + [action.finalizer] * action.present

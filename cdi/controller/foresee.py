@@ -112,7 +112,7 @@ def _foresee(lookups: Lookups, manifest: Object, may: May, *, at_once: bool) -> 
         if thought.started is not None or not thought.moved:
             break
     else:
-        raise InternalError(f"{key} never comes to rest")
+        raise InternalError(f"the dry run of {key} does not terminate")
     shown = thought.shown(key, plan)
     failure = failure_of(shown)
     ready = find_condition(_conditions(shown), ConditionType.READY)

@@ -138,7 +138,7 @@ class Life:
             for key in everything(self.watches):
                 self.queue.add(key)
             self._synced = True
-            log.info("in sync", extra=fields(keys=len(self.queue)))
+            log.info("caches are synchronized", extra=fields(keys=len(self.queue)))
             group.create_task(self._progresses.run(ask))
             group.create_task(self._uploads.run())
             group.create_task(self._keep_key())
@@ -149,7 +149,7 @@ class Life:
             finally:
                 if self._stop.is_set():
                     await self._drain()
-        raise AssertionError("nobody ends this but by cancelling it")
+        raise AssertionError("this task ends only by cancellation")
 
     def _lifetimes(self) -> Lifetimes:
         return Lifetimes.of(active_cdi(self._observed.installations()))
@@ -160,7 +160,7 @@ class Life:
             try:
                 self._clones.key = await ensure_signing_key(self._client, self._install_namespace, self._key_secret)
             except CdiError as error:
-                log.warning("no key of tokens", extra=fields(reason=error))
+                log.warning("cannot read the token signing key, retrying", extra=fields(reason=error))
             await asyncio.sleep(KEY_EVERY if self._clones.key is not None else KEY_SOON)
 
     async def _drain(self) -> None:
@@ -244,20 +244,20 @@ class Life:
         except AdmissionDenied as error:
             # An admission policy that denies a status or an annotation now may be changed later.
             pause = self.queue.retry(key)
-            log.warning("failed", extra=fields(key=key, reason=error, pause=round(pause, 1)))
+            log.warning("reconcile failed, retrying", extra=fields(key=key, reason=error, pause=round(pause, 1)))
         except InvalidManifest as error:
             # The error persists until the object is changed, and that adds the key again.
-            log.error("not understood", extra=fields(key=key, reason=error))  # noqa: TRY400  no traceback needed
+            log.error("invalid object, waiting for a change", extra=fields(key=key, reason=error))  # noqa: TRY400  no traceback needed
             await self._complain(key, error)
         except TimeoutError:
             pause = self.queue.retry(key)
-            log.warning("failed", extra=fields(key=key, reason="it took too long", pause=round(pause, 1)))
+            log.warning("reconcile failed, retrying", extra=fields(key=key, reason="timed out", pause=round(pause, 1)))
         except CdiError as error:
             pause = self.queue.retry(key)
-            log.warning("failed", extra=fields(key=key, reason=error, pause=round(pause, 1)))
+            log.warning("reconcile failed, retrying", extra=fields(key=key, reason=error, pause=round(pause, 1)))
         except Exception:
             pause = self.queue.retry(key)
-            log.exception("unexpected", extra=fields(key=key, pause=round(pause, 1)))
+            log.exception("unexpected error, retrying", extra=fields(key=key, pause=round(pause, 1)))
         else:
             self.queue.forget(key)
             if pause is not None:
@@ -268,7 +268,7 @@ class Life:
             await self._reconcilers.complain(key, error)
         except CdiError as trouble:
             # The API server may reject every write of an invalid object; then only the event reports the error.
-            log.warning("its status is not written", extra=fields(key=key, reason=trouble))
+            log.warning("cannot write the status of an invalid object", extra=fields(key=key, reason=trouble))
 
 
 def _runs(pod: Object) -> bool:

@@ -63,20 +63,20 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._durations = Histogram(
             "cdi_reconcile_duration_seconds",
-            "How long the controller looked at one object, the writes that followed included",
+            "Time to reconcile one object in seconds, including the writes",
             ["kind"],
             buckets=_BUCKETS,
             registry=self.registry,
         )
         self._failures = Counter(
             "cdi_reconcile_failures",
-            "Looks at an object that could not be carried out, by the error's code; they are repeated",
+            "Failed reconciles, by error code; each is retried",
             ["kind", "code"],
             registry=self.registry,
         )
         self._imports = Counter(
             "cdi_imports",
-            "Attempts to bring a volume's content that have ended, by outcome: Succeeded, or the error's code",
+            "Finished attempts to populate a volume, by outcome: Succeeded, or the error's code",
             ["outcome"],
             registry=self.registry,
         )
@@ -116,11 +116,9 @@ class _Observed(Collector):
     def collect(self) -> Iterable[Metric]:
         classes = [StorageClass.read(body) for body in self._values(STORAGE_CLASSES)]
         volumes = list(self._values(DATA_VOLUMES))
-        yield _gauge("cdi_build_info", "The controller's version", {"version": self._version}, 1)
-        yield _gauge(
-            "cdi_queue_depth", "Objects that are due to be looked at and wait for their turn", {}, self._waiting()
-        )
-        yield _gauge("cdi_reconciles_in_progress", "Objects that are being looked at", {}, self._in_work())
+        yield _gauge("cdi_build_info", "Version of the controller", {"version": self._version}, 1)
+        yield _gauge("cdi_queue_depth", "Objects in the work queue that are due", {}, self._waiting())
+        yield _gauge("cdi_reconciles_in_progress", "Objects that are being reconciled", {}, self._in_work())
         yield self._ready()
         yield self._profiles(classes)
         lacking = _lacking(volumes, classes)
@@ -194,7 +192,7 @@ class _Observed(Collector):
         """
         found = GaugeMetricFamily(
             "cdi_datavolume_restarts",
-            "How often the worker of an unfinished DataVolume had to be started again; only where it had to",
+            "Worker restarts of an unfinished DataVolume; only DataVolumes with restarts have a value",
             labels=("namespace", "name", "operation"),
         )
         for body in volumes:

@@ -234,7 +234,7 @@ class Observed:
             self._models.popitem(last=False)
         model = known[2]
         if not isinstance(model, kind):
-            raise InternalError(f"{resource} {namespace}/{name} is kept as a {type(model).__name__}")
+            raise InternalError(f"{resource} {namespace}/{name} is cached as a {type(model).__name__}")
         return model
 
     def config(self) -> Config:

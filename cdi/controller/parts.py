@@ -69,7 +69,7 @@ class Parts:
         if resource == DEPLOYMENTS:
             ready = (body.get("status") or {}).get("availableReplicas") or 0
             return [] if ready else [f"{part} has no pod that is ready"]
-        return [] if all(_is_trusted(one) for one in body.get("webhooks") or ()) else [f"{part} trusts no server yet"]
+        return [] if all(_is_trusted(one) for one in body.get("webhooks") or ()) else [f"{part} has no CA bundle yet"]
 
 
 def _is_trusted(webhook: Mapping[str, Any]) -> bool:

@@ -27,7 +27,7 @@ from cdi.runtime.foresee import Course
 from cdi.runtime.watched import OnProgress, watched
 from cdi.transfer.control import Control
 
-HERE: Final = "the source was asked from this machine; the cluster may reach it another way"
+HERE: Final = "the source was requested from this machine; the cluster may reach it differently"
 
 
 def preflight(
@@ -65,7 +65,7 @@ def preflight(
     told.clone = clone_facts(found.clone)
     if found.measured:
         told.notes.append(
-            "a pod looks first how large the disk in the source is; the claim is made for that, and not for the volume"
+            "a pod first detects the virtual size of the source's disk; the PVC gets that size instead of the volume's"
         )
     if found.failure is not None:
         told.refuse(found.failure)
@@ -76,7 +76,7 @@ def preflight(
     elif isinstance(found.work, Job):
         _look(lookups, manifest, found, told, sized=sized, on_progress=on_progress)
     _quotas(calls, found, told)
-    told.notes += [f"not looked at: {what}" for what in lookups.hidden.values()]
+    told.notes += [f"not checked: {what}" for what in lookups.hidden.values()]
     return told
 
 
@@ -93,7 +93,7 @@ def _place(found: Foreseen) -> Iterator[tuple[str, str]]:
     mode = f"{', '.join(spec.get('accessModes') or ())}, {spec.get('volumeMode') or 'Filesystem'}"
     yield "claim", f"{'size not known' if size is None else f'{human(size)} ({size} bytes)'}, {mode}"
     if found.populated:
-        yield "filled", f"in a claim of the same size in its place ({names.prime_claim('UID')})"
+        yield "filled", f"through a temporary PVC of the same size ({names.prime_claim('UID')})"
     else:
         yield "filled", "in place"
 
@@ -128,7 +128,7 @@ def _look(
                 told.refuse(told.found.refusal)
             plan_image(job, told.found, told)
     except ClusterForbidden as error:
-        told.notes.append(f"the source was not asked: {error.what}")
+        told.notes.append(f"the source was not requested: {error.what}")
         return
     except CdiError as error:
         told.refuse(error)
@@ -149,7 +149,7 @@ def _quotas(calls: Calls, found: Foreseen, told: Explanation) -> None:
     try:
         quotas: list[Mapping[str, Any]] = list(calls.run(calls.client.list(QUOTAS, found.key.namespace)).items)
     except ClusterForbidden as error:
-        told.notes.append(f"not looked at: {error.what}")
+        told.notes.append(f"not checked: {error.what}")
         return
     short = list(shortages(quotas, needs(found.claims, found.pod)))
     if short:

@@ -174,7 +174,9 @@ class Progresses:
         except (OSError, ValueError, aiohttp.ClientError) as error:  # TimeoutError is an OSError
             pause = self._queue.retry(target.uid)
             reason = str(error) or type(error).__name__
-            log.debug("no progress is told", extra=fields(pod=target.place, reason=reason, pause=round(pause, 1)))
+            log.debug(
+                "worker reports no progress", extra=fields(pod=target.place, reason=reason, pause=round(pause, 1))
+            )
             return
         self._queue.forget(target.uid)
         self._queue.add(target.uid, max(self._every, len(self._targets) / self._rate))
@@ -201,7 +203,7 @@ class Progresses:
         try:
             await self._keep(target, journal)
         except Exception as error:  # noqa: BLE001 (the next journal follows soon; a lost one only costs time)
-            log.warning("a journal is not kept", extra=fields(pod=target.place, reason=error))
+            log.warning("cannot save a worker's journal", extra=fields(pod=target.place, reason=error))
 
 
 def read(body: bytes) -> Report:

@@ -25,9 +25,7 @@ class Shortage:
     needed: str
 
     def __str__(self) -> str:
-        return (
-            f"quota {self.quota} limits {self.resource} to {self.hard}: {self.used} are used, and {self.needed} needed"
-        )
+        return f"quota {self.quota} limits {self.resource} to {self.hard}: {self.used} used, {self.needed} needed"
 
 
 def needs(claims: Iterable[Mapping[str, Any]], pod: Mapping[str, Any] | None) -> dict[str, Fraction]:

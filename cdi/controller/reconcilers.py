@@ -359,12 +359,14 @@ class Reconcilers:
 
     def _tell_refused(self, key: Key, refusal: Refusal) -> None:
         action, failure = type(refusal.action).__name__, refusal.failure
-        log.warning("refused", extra=fields(key=key, action=action, reason=failure.code, text=failure.message))
+        log.warning("action refused", extra=fields(key=key, action=action, reason=failure.code, text=failure.message))
 
     async def _simple(self, key: Key, plan: Plan, about: Object | None) -> None:
         refusal = await self._executor.carry_out(plan, about or {}, self.now())
         if refusal is not None:
-            log.warning("refused", extra=fields(key=key, reason=refusal.failure.code, text=refusal.failure.message))
+            log.warning(
+                "action refused", extra=fields(key=key, reason=refusal.failure.code, text=refusal.failure.message)
+            )
 
     def _owner(self) -> Object | None:
         """Return an owner reference to the CDI object; None if there is none."""

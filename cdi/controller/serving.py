@@ -60,7 +60,7 @@ def _listen(port: int) -> socket.socket:
         )
     except OSError as error:
         raise UsageError(
-            f"port {port} cannot be listened at: {error.strerror}", remedy="choose another one with --port"
+            f"cannot listen on port {port}: {error.strerror}", remedy="choose another one with --port"
         ) from error
 
 

@@ -28,7 +28,7 @@ async def tell(client: Client, about: Object, fact: EventFact, now: float) -> No
         await _tell(client, about, fact, now)
     except CdiError as error:
         what = fields(about=about["metadata"]["name"], event=fact.reason, reason=error)
-        log.warning("an event is not told", extra=what)
+        log.warning("cannot record an event", extra=what)
 
 
 async def _tell(client: Client, about: Object, fact: EventFact, now: float) -> None:

@@ -99,14 +99,14 @@ class UploadCertificates:
                 try:
                     await look()
                 except CdiError as error:
-                    log.warning("certificates of the upload proxy", extra=fields(reason=error))
+                    log.warning("cannot renew the upload proxy's certificates", extra=fields(reason=error))
                     pause = SOON
             for service in tuple(self._services()):
                 try:
                     await self.renew(service)
                 except CdiError as error:
                     name = f"{service['metadata'].get('namespace')}/{service['metadata']['name']}"
-                    log.warning("the certificate of an upload server", extra=fields(key=name, reason=error))
+                    log.warning("cannot issue an upload server's certificate", extra=fields(key=name, reason=error))
             await asyncio.sleep(pause)
 
     async def look_at_client(self) -> None:

@@ -120,8 +120,8 @@ def test_a_url_is_explained_before_anything_is_made(cdi, server, image):
 @pytest.mark.parametrize(
     ("storage_class", "filled", "binding"),
     [
-        ("csi", "in a claim of the same size in its place (prime-UID)", "immediate"),
-        ("csi-wait", "in a claim of the same size in its place (prime-UID)", "waits for the first consumer"),
+        ("csi", "through a temporary PVC of the same size (prime-UID)", "immediate"),
+        ("csi-wait", "through a temporary PVC of the same size (prime-UID)", "waits for the first consumer"),
         ("local", "in place", "immediate"),
         ("local-wait", "in place", "waits for the first consumer"),
     ],

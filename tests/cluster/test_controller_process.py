@@ -100,11 +100,11 @@ def test_a_second_one_waits_and_takes_over_when_the_first_is_killed(cluster, nam
             assert second.get("/readyz") == (200, "ok\n")
             namespace.create(data_volume("d", {"blank": {}}, "csi"))
             wait_phase(namespace, "d", "Succeeded")
-            assert not [line for line in second.lines() if line["message"] == "in sync"]
+            assert not [line for line in second.lines() if line["message"] == "caches are synchronized"]
             first.kill()
             namespace.create(data_volume("e", {"blank": {}}, "csi"))
             wait_phase(namespace, "e", "Succeeded")
-            second.wait_line("in sync")
+            second.wait_line("caches are synchronized")
         finally:
             second.close()
 

@@ -39,7 +39,7 @@ def hooks(*bundles: str):
         (
             {"status": {"availableReplicas": 1}},
             hooks("a", ""),
-            ("ValidatingWebhookConfiguration cdi-api-dv trusts no server yet",),
+            ("ValidatingWebhookConfiguration cdi-api-dv has no CA bundle yet",),
         ),
         (
             {"status": {"availableReplicas": 1}},

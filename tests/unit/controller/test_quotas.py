@@ -69,4 +69,4 @@ def test_a_shortage_has_all_amounts():
     (found,) = shortages(
         [quota({"requests.storage": "1Gi"}, {"requests.storage": "512Mi"})], needs([claim("1Gi")], None)
     )
-    assert str(found) == "quota q limits requests.storage to 1Gi: 512Mi are used, and 1Gi needed"
+    assert str(found) == "quota q limits requests.storage to 1Gi: 512Mi used, 1Gi needed"
