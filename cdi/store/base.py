@@ -65,12 +65,12 @@ class Key:
         space = (namespace or "default") if kind.namespaced else ""
         if kind.namespaced and not LABEL.fullmatch(space):
             raise InvalidManifest(
-                f"{space[:80]!r} is no namespace: lower-case letters, digits and '-', at most 63",
+                f"{space[:80]!r} is not a namespace: use lower-case letters, digits and '-', at most 63",
                 where="metadata.namespace",
             )
         if len(name) > NAME_LENGTH or not SUBDOMAIN.fullmatch(name):
             raise InvalidManifest(
-                f"{name[:80]!r} is no name: lower-case letters, digits, '-' and '.', at most {NAME_LENGTH}",
+                f"{name[:80]!r} is not a name: use lower-case letters, digits, '-' and '.', at most {NAME_LENGTH}",
                 where="metadata.name",
             )
         return cls(kind.plural, space, name)
@@ -205,10 +205,10 @@ def amend(store: Store, key: Key, change: Callable[[Object], None], *, uid: str 
     for _ in range(_AMEND_TRIES):
         body = store.get(key)
         if uid is not None and body["metadata"]["uid"] != uid:
-            raise NotFound(f"the {key} that was meant is gone")
+            raise NotFound(f"{key} was deleted or replaced")
         change(body)
         try:
             return store.update(body)
         except Conflict:
             continue
-    raise Conflict(f"{key} is changed faster than it can be written")
+    raise Conflict(f"{key} is changed by other clients faster than it can be written")

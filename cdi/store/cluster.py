@@ -127,7 +127,7 @@ class ClusterStore:
             except Conflict:
                 if claimed.get("resourceVersion") or current["uid"] != old["metadata"]["uid"]:
                     raise
-        raise Conflict(f"{key} is changed faster than it can be written")
+        raise Conflict(f"{key} is changed by other clients faster than it can be written")
 
 
 class ClusterWatch:

@@ -53,5 +53,5 @@ def kind_of(word: str) -> Kind:
     kind = _BY_WORD.get(word.strip().lower())
     if kind is None:
         known = ", ".join(k.plural for k in KINDS)
-        raise NotFound(f"no kind is called {word[:60]!r}", remedy=f"one of {known}")
+        raise NotFound(f"unknown kind {word[:60]!r}", remedy=f"one of {known}")
     return kind

@@ -106,7 +106,7 @@ class LocalStore:
                 added = set(metadata.get("finalizers") or ()) - set(before.get("finalizers") or ())
                 if added:
                     raise InvalidManifest(
-                        f"{key} is being deleted and takes no new finalizer", where="metadata.finalizers"
+                        f"{key} is being deleted and accepts no new finalizers", where="metadata.finalizers"
                     )
             if key.kind.has_status:
                 body.pop("status", None)
@@ -137,7 +137,7 @@ class LocalStore:
             body = self.get(key)
             metadata = body["metadata"]
             if uid is not None and metadata.get("uid") != uid:
-                raise Conflict(f"{key} is another object of the same name")
+                raise Conflict(f"{key} was replaced by another object of that name")
             if metadata.get("finalizers"):
                 if "deletionTimestamp" in metadata:
                     return body
@@ -187,9 +187,9 @@ class LocalStore:
         old = self.get(key)
         claimed, now = body.get("metadata", {}), old["metadata"]
         if claimed.get("uid") not in (None, "", now["uid"]):
-            raise Conflict(f"{key} is another object of the same name")
+            raise Conflict(f"{key} was replaced by another object of that name")
         if claimed.get("resourceVersion") not in (None, "", now["resourceVersion"]):
-            raise Conflict(f"{key} was changed meanwhile")
+            raise Conflict(f"{key} changed in the meantime")
         return old
 
     def _write(self, key: Key, body: Object, *, new: bool = False) -> Object:
@@ -210,7 +210,7 @@ class LocalStore:
         body["metadata"]["resourceVersion"] = str(self._next_version())
         text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
         if len(text) > OBJECT_LIMIT:
-            raise InvalidManifest(f"{key} takes {len(text)} bytes, more than {OBJECT_LIMIT}")
+            raise InvalidManifest(f"{key} has {len(text)} bytes, more than {OBJECT_LIMIT}")
         durable.write(path, text, mode=0o600 if key.kind.confidential else 0o640)
         return body
 

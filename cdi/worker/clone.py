@@ -93,4 +93,4 @@ def run_target(options: Options) -> int:
 
 
 def _receive(job: CopyTargetJob, control: Control) -> Outcome:
-    return receive(job, control, lambda port: log.say(f"a source may come to port {port}"))
+    return receive(job, control, lambda port: log.say(f"waiting for the source on port {port}"))

@@ -38,7 +38,7 @@ class LimitsFile:
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:
-            log.say(f"{os.path.basename(self._path)} is not read: {error}")
+            log.say(f"cannot read {os.path.basename(self._path)}: {error}")
             return
         if limits != self._counts:
             self._counts = limits

@@ -48,7 +48,7 @@ _J = TypeVar("_J", Job, "CopySourceJob", "CopyTargetJob")
 _USAGE = """\
 usage: cdi-worker [--job FILE] [--limits FILE] [--journal FILE] [--termination-log FILE] [--port NUMBER]
                   [--tls DIRECTORY]
-The files of a pod are taken where no other is named; port 0 is none."""
+Files that are not named default to those of a worker pod; port 0 disables the port."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +139,7 @@ def attempt(options: Options, errand: Errand[_J]) -> int:
         with open(options.termination_log, "w", encoding="ascii") as file:
             file.write(termination_message(outcome, left))
     except OSError as error:
-        log.say(f"no termination message: {error}")
+        log.say(f"cannot write the termination message: {error}")
     log.ended(outcome)
     return outcome.failure.exit_status if outcome.failure is not None else 0
 
@@ -149,7 +149,7 @@ def _content(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read(_LARGEST_JOB)
     except OSError as error:
-        raise InvalidManifest(f"the job cannot be read: {error.strerror}", where=path) from error
+        raise InvalidManifest(f"cannot read the job: {error.strerror}", where=path) from error
 
 
 def _carry_out(job: _J, errand: Errand[_J], options: Options, stop: Stop) -> Outcome:
@@ -258,6 +258,6 @@ def _serve(
         server = Server(port, server_context(os.uname().nodename), answering())
     except OSError as error:
         # The progress is not served then, which does not affect the import.
-        log.say(f"port {port} cannot be listened at: {error.strerror}")
+        log.say(f"cannot listen on port {port}: {error.strerror}")
         return
     serving.callback(server.close)

@@ -46,11 +46,11 @@ def run(job_path: str, directory: str) -> int:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            busy = TargetBusy("another worker has this job", where=directory)
+            busy = TargetBusy("another worker runs this job", where=directory)
             log.say(str(busy))  # the outcome belongs to the other worker
             return busy.exit_status
         outcome = _carry_out(job_path, directory)
-        # Whoever started this may have set space aside for it.
+        # The process that started this worker may have reserved disk space for the outcome.
         durable.write(os.path.join(directory, "outcome.json"), outcome.to_json().encode(), alone=True)
         log.ended(outcome)
         return outcome.failure.exit_status if outcome.failure is not None else 0
@@ -64,7 +64,7 @@ def _carry_out(job_path: str, directory: str) -> Outcome:
         with open(job_path, "rb") as file:
             job = Job.from_json(file.read())
     except OSError as error:
-        return _refused(InvalidManifest(f"the job cannot be read: {error.strerror}", where=job_path))
+        return _refused(InvalidManifest(f"cannot read the job: {error.strerror}", where=job_path))
     except CdiError as error:
         return _refused(error)
     log.asked(job)

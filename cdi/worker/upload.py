@@ -59,7 +59,7 @@ def run(options: Options) -> int:
         replace(options, port="0"),
         Errand(
             parse=Job.from_json,
-            asked=lambda job: log.say(f"waits for an upload onto {job.target.kind} {job.target.path}"),
+            asked=lambda job: log.say(f"waiting for an upload onto {job.target.kind} {job.target.path}"),
             control=Session,
             carry_out=partial(_carry_out, options),
             volume=lambda job: job,
@@ -76,7 +76,7 @@ def _carry_out(options: Options, job: Job, control: Control) -> Outcome:
     try:
         listener = _listen(int(options.port))
     except OSError as error:
-        defect = InternalError(f"port {options.port} cannot be listened at: {error.strerror}")
+        defect = InternalError(f"cannot listen on port {options.port}: {error.strerror}")
         return Outcome(id=job.id, failure=failure_of(defect))
     reception = Reception(
         listener,
@@ -86,7 +86,7 @@ def _carry_out(options: Options, job: Job, control: Control) -> Outcome:
         most_waiting=_MOST_WAITING,
         stall_timeout=job.policy.stall_timeout,
     )
-    log.say(f"listens at port {reception.port}")
+    log.say(f"listening on port {reception.port}")
     control.ended.wait()
     reception.close(_ANSWERING)
     assert control.outcome is not None

@@ -69,7 +69,7 @@ class UploadServer:
         try:
             if visit.peer_name != CLIENT_NAME:
                 raise TokenInvalid(
-                    "uploads come from the upload proxy, which shows its certificate", remedy="send it to the proxy"
+                    "only the upload proxy may connect, with its client certificate", remedy="send it to the proxy"
                 )
             match found:
                 case PlainUpload():
@@ -77,7 +77,7 @@ class UploadServer:
                 case TusUpload():
                     return self._tus(visit, found)
                 case None:
-                    raise UploadMalformed("there is nothing here", status=404)
+                    raise UploadMalformed("no such path", status=404)
         except ConnectionLost:
             return False
         except _Refusal as refusal:
@@ -91,11 +91,9 @@ class UploadServer:
         if visit.head.method == "HEAD" and plain.asynchronous:
             return visit.answer(200)
         if visit.head.method not in {"POST", "PUT"}:
-            raise UploadMalformed("an image is sent with POST", status=405)
+            raise UploadMalformed("use POST to upload an image", status=405)
         if plain.archive and self._session.job.content_type != "archive":
-            raise UploadMalformed(
-                "the volume is for a disk and not for an archive", remedy="send it to /v1beta1/upload"
-            )
+            raise UploadMalformed("the volume is for a disk, not for an archive", remedy="send it to /v1beta1/upload")
         if visit.head.length is not None:
             self._session.check_room(visit.head.length)
         self._session.check_free()
@@ -105,7 +103,10 @@ class UploadServer:
         kind = parameters(visit.head.headers.get("content-type", ""))[0]
         if plain.form or (plain.archive and kind == "multipart/form-data"):
             if digests:
-                raise UploadMalformed("a digest of the form says nothing of the file", remedy="give it with the file")
+                raise UploadMalformed(
+                    "a digest of the multipart form does not apply to the file in it",
+                    remedy="send it as a header of the file's part",
+                )
             parsed = FormFile(boundary_of(visit.head.headers.get("content-type", "")))
             body = form = FormBody(visit, parsed)
             form.begin()
@@ -142,10 +143,10 @@ class UploadServer:
         head = visit.head
         method = head.headers.get("x-http-method-override", head.method)
         if head.headers.get("tus-resumable") != TUS_VERSION:
-            raise _Refusal(UploadMalformed("Tus-Resumable is to be 1.0.0"), 412, {"Tus-Version": TUS_VERSION})
+            raise _Refusal(UploadMalformed("Tus-Resumable must be 1.0.0"), 412, {"Tus-Version": TUS_VERSION})
         if where.id is None:
             if method != "POST":
-                raise UploadMalformed("an upload is begun with POST", status=405)
+                raise UploadMalformed("use POST to start an upload", status=405)
             return self._create(visit, where)
         upload = UploadId.parse(where.id)
         match method:
@@ -157,13 +158,13 @@ class UploadServer:
                 self._session.drop(upload)
                 return visit.answer(204, headers=_TUS)
             case _:
-                raise UploadMalformed("an upload is gone on with by PATCH", status=405)
+                raise UploadMalformed("use PATCH to continue an upload", status=405)
 
     def _create(self, visit: Visit, where: TusUpload) -> bool:
         headers = visit.head.headers
         length = number(headers, "Upload-Length")
         if length is None or "upload-defer-length" in headers:
-            raise UploadMalformed("Upload-Length has to be known when an upload is begun")
+            raise UploadMalformed("Upload-Length is required to start an upload")
         try:
             self._session.check_room(length)
         except TargetTooSmall as error:
@@ -202,7 +203,7 @@ class UploadServer:
     ) -> bool:
         given = visit.head.headers
         if given.get("content-type") != TUS_CONTENT:
-            raise UploadMalformed(f"Content-Type is to be {TUS_CONTENT}", status=415)
+            raise UploadMalformed(f"Content-Type must be {TUS_CONTENT}", status=415)
         stated = 0 if begins else number(given, "Upload-Offset")
         checksum = piece_checksum(given.get("upload-checksum"))
         if stated is None:
@@ -212,11 +213,11 @@ class UploadServer:
             raise UploadUnknown("the upload is complete")
         offset = self._offset(attempt)
         if stated != offset:
-            conflict = UploadOffsetConflict(f"the upload goes on at byte {offset} and not at {stated}")
+            conflict = UploadOffsetConflict(f"the upload continues at offset {offset}, not {stated}")
             raise _Refusal(conflict, 409, {"Upload-Offset": str(offset)})
         left, length = upload.length - offset, visit.head.length
         if length is not None and length > left:
-            raise UploadMalformed(f"{length} bytes are to come and {left} are missing", status=413)
+            raise UploadMalformed(f"body of {length} bytes exceeds the {left} bytes remaining", status=413)
         if checksum is None:
             self._bring(attempt, WholeBody(visit))
         else:
@@ -256,7 +257,7 @@ class UploadServer:
                 self._session.begin_again(attempt)
         if body.digest != checksum:
             raise _Refusal(
-                ChecksumMismatch("the piece does not have its checksum", remedy="send it again"), TUS_MISMATCH
+                ChecksumMismatch("the chunk does not match its checksum", remedy="send it again"), TUS_MISMATCH
             )
 
 

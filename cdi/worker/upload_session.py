@@ -122,7 +122,7 @@ class Session(Control):
     def progress(self) -> Progress:
         current = self._current
         if current is None:
-            return Progress(phase="preparing", done=0, total=None, note="waits for an upload")
+            return Progress(phase="preparing", done=0, total=None, note="waiting for an upload")
         return current.control.progress()
 
     def limit(self, limits: Limits) -> None:
@@ -165,14 +165,14 @@ class Session(Control):
             self._expire()
             if self.ended.is_set():
                 if self.outcome is not None and self.outcome.failure is None:
-                    raise AlreadyUploaded("the volume has been filled")
-                raise UploadNotReady("the upload server is about to end", remedy="send it again in a few seconds")
+                    raise AlreadyUploaded("the volume is already populated")
+                raise UploadNotReady("the upload server is shutting down", remedy="send it again in a few seconds")
             current = self._current
             if current is None:
                 return
             if current.upload is None or current.source.complete or current.source.idle < GIVES_WAY:
-                raise UploadUnderWay("another upload is under way")
-            self._drop(current, "another upload was begun")
+                raise UploadUnderWay("another upload is in progress")
+            self._drop(current, "superseded by a newer upload")
 
     def check_room(self, length: int) -> None:
         """Raise `TargetTooSmall` if no image in a file of `length` bytes fits the volume.
@@ -182,8 +182,11 @@ class Session(Control):
         disk = min(self._room(), MAX_DISK)
         if length > largest_file(disk):
             raise TargetTooSmall(
-                f"the upload has {length} bytes ({human(length)}) and the disk may have {disk} ({human(disk)})",
-                remedy="make a larger volume; an image file much larger than its disk is shortened by qemu-img convert",
+                f"the upload has {length} bytes ({human(length)}) and the disk can have at most {disk} ({human(disk)})",
+                remedy=(
+                    "create a larger volume; if the image file is much larger than its disk, shrink it with "
+                    "qemu-img convert"
+                ),
             )
 
     def _room(self) -> int:
@@ -255,14 +258,14 @@ class Session(Control):
             if current is not None and current.upload == upload:
                 return current
             if name in self._gone:
-                raise UploadUnknown(f"the upload is no more: {self._gone[name]}")
+                raise UploadUnknown(f"the upload no longer exists: {self._gone[name]}")
             journal = None if self.job.journal is None else Journal.load(self.job.journal)
             another = journal is not None and journal.job == self.job.id and journal.validator not in {None, name}
             if current is not None or another or self.ended.is_set():
-                raise UploadUnknown("another upload is under way")
+                raise UploadUnknown("another upload is in progress")
             return self._begin_named(upload)
 
-    def drop(self, upload: UploadId, why: str = "its client removed it") -> None:
+    def drop(self, upload: UploadId, why: str = "terminated by its client") -> None:
         """End a resumable upload and remove what it has written to the volume.
 
         Raises:
@@ -299,7 +302,7 @@ class Session(Control):
     def _expire(self) -> None:
         current = self._current
         if current is not None and not current.source.complete and current.source.idle > EXPIRES:
-            self._drop(current, "nobody went on with it")
+            self._drop(current, "expired")
 
     def _attempt_ended(self, attempt: Attempt) -> None:
         """Record the outcome; called by the transfer's own thread.
@@ -343,7 +346,7 @@ def told(failure: Failure) -> Failure:
         return failure
     return failure_of(
         ScratchNeeded(
-            "an image of this kind is kept aside before it is converted, and there is no room for that yet",
-            remedy="send it again in a minute: the room is being made",
+            "an image of this format needs scratch space, which is not available yet",
+            remedy="send it again in a minute: the scratch space is being created",
         )
     )

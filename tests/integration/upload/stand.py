@@ -71,7 +71,7 @@ class Server:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.log.append(line)
-            found = re.search(r"listens at port (\d+)", line)
+            found = re.search(r"listening on port (\d+)", line)
             if found is not None:
                 self.port = int(found[1])
                 listening.set()

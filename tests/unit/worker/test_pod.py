@@ -145,7 +145,7 @@ def test_a_volume_that_takes_no_journal_is_said(places, give, tmp_path):
 def test_no_place_for_last_words_is_no_failure(places, give, capsys):
     give()
     assert run(Options(job=places.job, termination_log="/nowhere/at-all", port="0")) == 0
-    assert "no termination message" in capsys.readouterr().err
+    assert "cannot write the termination message" in capsys.readouterr().err
 
 
 # --- the journal
