@@ -93,7 +93,7 @@ async def _destination(review: Review, model: KubeObject | None, cluster: Cluste
         return []
     owner = _controller(claim)
     whose = f", controlled by {owner.get('kind')} {owner.get('name')}" if owner else ""
-    advice = "" if owner else f'; to take it as it is, set the annotation {ANN_ALLOW_CLAIM_ADOPTION}: "true"'
+    advice = "" if owner else f'; to adopt it, set the annotation {ANN_ALLOW_CLAIM_ADOPTION}: "true"'
     message = f"Destination PVC {namespace}/{name} already exists{whose}{advice}"
     return [Problem(field="metadata.name", message=message, cause=Cause.DUPLICATE)]
 

@@ -116,7 +116,7 @@ class Aggregated:
     def sign(self, claims: Claims) -> str:
         """Return a signed token; raise `ClusterUnavailable` while no key has been read."""
         if self._key is None:
-            raise ClusterUnavailable("there is no key for tokens yet", remedy="try again")
+            raise ClusterUnavailable("the token signing key is not available yet", remedy="try again")
         return self._key.sign(claims, self._now())
 
     def routes(self) -> list[web.RouteDef]:
@@ -147,9 +147,9 @@ class Aggregated:
         except InvalidManifest as error:  # an invalid name
             return _json(_Refusal(HTTPStatus.BAD_REQUEST, error.what).body, HTTPStatus.BAD_REQUEST)
         except CdiError as error:
-            LOG.warning("a token could not be made", exc_info=error)
+            LOG.warning("cannot create a token", exc_info=error)
             status = HTTPStatus.SERVICE_UNAVAILABLE
-            return _json(_Refusal(status, f"it could not be decided: {error.what}").body, status)
+            return _json(_Refusal(status, f"authorization failed: {error.what}").body, status)
 
     async def _answer(self, request: web.Request) -> web.Response:
         namespace = request.match_info["namespace"]
@@ -169,7 +169,7 @@ class Aggregated:
             _invalid(made, [Problem(field="spec.pvcName", message=f"PVC {namespace}/{claim} is not an upload target")])
         if request.query.get("dryRun") != "All":
             if self._key is None:
-                raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the key for tokens is not read yet; try again")
+                raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the token signing key is not available yet; try again")
             made["status"] = {"token": tokens.sign(self._key, namespace, claim, now=self._now)}
             LOG.info("token", extra=fields(key=f"{namespace}/{claim}", user=user.name))
         made["metadata"]["creationTimestamp"] = timestamp(datetime.fromtimestamp(self._now(), UTC))
@@ -211,7 +211,7 @@ def _certificate(request: web.Request) -> bytes | None:
 
 async def _body(request: web.Request) -> bytes:
     if request.content_type != "application/json":
-        raise _Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body is to be application/json")
+        raise _Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be application/json")
     data = b""
     try:
         async with asyncio.timeout(PATIENCE):
@@ -220,7 +220,7 @@ async def _body(request: web.Request) -> bytes:
                 if len(data) > MAX_REQUEST:
                     raise _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is limited to {MAX_REQUEST} bytes")
     except TimeoutError:
-        raise _Refusal(HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time") from None
+        raise _Refusal(HTTPStatus.REQUEST_TIMEOUT, "timed out waiting for the body") from None
     return data
 
 
@@ -231,12 +231,12 @@ def _read(data: bytes, namespace: str, strictness: str) -> tuple[dict[str, Any],
     except ValueError as error:
         raise _Refusal(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {shown(str(error))}") from None
     if not isinstance(document, dict) or not isinstance(document.get("metadata") or {}, dict):
-        raise _Refusal(HTTPStatus.BAD_REQUEST, f"the body is no {KIND.name}")
+        raise _Refusal(HTTPStatus.BAD_REQUEST, f"the body is not a {KIND.name}")
     if (document.get("apiVersion"), document.get("kind")) != (KIND.api_version, KIND.name):
-        raise _Refusal(HTTPStatus.BAD_REQUEST, f"the body is no {KIND.name} of {KIND.api_version}")
+        raise _Refusal(HTTPStatus.BAD_REQUEST, f"the body is not a {KIND.name} of {KIND.api_version}")
     metadata = dict(document.get("metadata") or {})
     if metadata.get("namespace") not in (None, "", namespace):
-        raise _Refusal(HTTPStatus.BAD_REQUEST, "the namespace of the object and that of the request are not the same")
+        raise _Refusal(HTTPStatus.BAD_REQUEST, "the namespace of the object differs from that of the request")
     if not metadata.get("name"):
         # Requests are never stored, so a generated name cannot collide.
         metadata["name"] = str(metadata.get("generateName") or "token-") + _suffix()
@@ -275,7 +275,11 @@ def _as_wanted(made: dict[str, Any], accept: str) -> dict[str, Any]:
 
 
 def _table(made: dict[str, Any]) -> dict[str, Any]:
-    columns = (("Name", "name", "of the request"), ("PVC", "", "what may be uploaded to"), ("Created At", "date", ""))
+    columns = (
+        ("Name", "name", "Name of the request"),
+        ("PVC", "", "PVC that the token authorizes to upload to"),
+        ("Created At", "date", ""),
+    )
     return {
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
@@ -325,7 +329,7 @@ async def _nothing_else(request: web.Request) -> web.Response:
     collection = request.match_info["rest"].split("/")
     known = collection[:1] == [KIND.version] and KIND.plural in collection
     status = HTTPStatus.METHOD_NOT_ALLOWED if known else HTTPStatus.NOT_FOUND
-    message = f"{KIND.plural} can be created, and nothing else" if known else "there is no such resource"
+    message = f"{KIND.plural} can only be created" if known else "the server could not find the requested resource"
     answer = _json(_Refusal(status, message).body, status)
     if known:
         answer.headers["Allow"] = "POST"

@@ -115,7 +115,7 @@ async def front_proxy(client: Client) -> FrontProxy:
     except CdiError as error:
         if error.retry is Retry.BACKOFF:
             raise
-        LOG.warning("requests that the API server passes on are not known", exc_info=error)
+        LOG.warning("the client CA of the API server's front proxy is not available", exc_info=error)
         return FrontProxy()
     return FrontProxy.read(found.get("data") or {})
 
@@ -153,7 +153,7 @@ async def _review(client: Client, path: str, version: str, kind: str, spec: Obje
     answer = await client.request("POST", path, body={"apiVersion": version, "kind": kind, "spec": spec}, again=True)
     status = answer.get("status") if isinstance(answer, dict) else None
     if not isinstance(status, dict):
-        raise ClusterProtocolError(f"a {kind} came back without an answer", where=f"POST {path}")
+        raise ClusterProtocolError(f"the API server returned a {kind} without a status", where=f"POST {path}")
     return status
 
 
@@ -165,5 +165,5 @@ def _texts(text: str) -> tuple[str, ...]:
     """Return the strings of a JSON list; raise `ValueError` if `text` is anything else."""
     found: Any = parse_json(text)
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-        raise ValueError("no list of texts")
+        raise ValueError("not a list of strings")
     return tuple(found)

@@ -166,16 +166,16 @@ def openapi_v3_index() -> Document:
 
 
 _QUERY = {
-    "dryRun": "All: everything is checked, and no token is made.",
-    "fieldValidation": "What becomes of fields that are not known: Ignore, Warn (the default) or Strict.",
-    "pretty": "Whether the answer is indented.",
+    "dryRun": "All: the request is validated, and no token is created.",
+    "fieldValidation": "How to handle unknown fields: Ignore, Warn (the default) or Strict.",
+    "pretty": "Whether the response is indented.",
 }
 
 
 def _operation() -> Document:
     return {
         "operationId": f"create{KIND.name}",
-        "description": "ask for the right to upload into a PersistentVolumeClaim",
+        "description": "request a token that authorizes an upload into a PersistentVolumeClaim",
         "tags": [KIND.group.replace(".", "_")],
         "x-kubernetes-action": "post",
         "x-kubernetes-group-version-kind": dict(_GVK),
@@ -191,7 +191,7 @@ def _refused(parameters: list[Document]) -> Document:
     return {
         **_operation(),
         "operationId": f"patch{KIND.name}",
-        "description": "nothing is stored, so nothing can be changed",
+        "description": "not supported: requests are not stored",
         "x-kubernetes-action": "patch",
         "parameters": parameters,
         "responses": {"404": {"description": "Not Found"}},

@@ -112,7 +112,7 @@ def _without_token(review: Review) -> Allowed:
 
 def _changed(review: Review, labels: Mapping[str, str]) -> Verdict:
     if _token(review.object) not in (None, _token(review.old)):
-        message = "is written when a DataVolume is made, and cannot be added or changed"
+        message = "is set when a DataVolume is created and cannot be added or changed"
         return Refused(problems=(Problem(field=f"metadata.annotations[{ANN_CLONE_TOKEN}]", message=message),))
     metadata = review.old.get("metadata")
     had = metadata.get("labels") if isinstance(metadata, dict) else None

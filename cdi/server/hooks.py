@@ -95,7 +95,7 @@ HOOKS = (
         operations=_WRITES,
         condition=_SPEC_CHANGES,
         failure="Fail",
-        reason="a DataVolume cannot be corrected once it is there, and whoever makes one tries again",
+        reason="the spec of a DataVolume is immutable, and its creator can retry",
     ),
     Hook(
         name="datavolume-mutate",
@@ -105,7 +105,7 @@ HOOKS = (
         condition=_CLONES,
         joining=_JOINING,
         failure="Fail",
-        reason="a clone that nobody has allowed would wait for ever",
+        reason="a clone without a token would stay pending",
     ),
     Hook(
         name="pvc-mutate",
@@ -116,7 +116,7 @@ HOOKS = (
         operations=(Operation.CREATE,),
         labels=((LABEL_APPLY_STORAGE_PROFILE, "true"),),
         failure="Ignore",
-        reason="claims belong to the whole cluster, which must not wait for us",
+        reason="PVCs of other applications must not depend on CDI",
     ),
     Hook(
         name="datasource-validate",
@@ -125,7 +125,7 @@ HOOKS = (
         operations=_WRITES,
         condition=_SPEC_CHANGES,
         failure="Ignore",
-        reason="the definition itself refuses most of it, and a DataSource can be corrected",
+        reason="the CRD rejects most invalid specs, and a DataSource can be corrected",
     ),
     Hook(
         name="dataimportcron-validate",
@@ -134,7 +134,7 @@ HOOKS = (
         operations=_WRITES,
         condition=_SPEC_CHANGES,
         failure="Fail",
-        reason="a DataImportCron cannot be corrected once it is there",
+        reason="the spec of a DataImportCron is immutable",
     ),
     Hook(
         name="populator-validate",
@@ -143,7 +143,7 @@ HOOKS = (
         operations=_WRITES,
         condition=_SPEC_CHANGES,
         failure="Ignore",
-        reason="the definitions refuse most of it, and an import under way makes one, which must not wait for us",
+        reason="the CRDs reject most invalid specs, and imports that create these objects must not be blocked",
     ),
     Hook(
         name="objecttransfer-validate",
@@ -153,7 +153,7 @@ HOOKS = (
         condition=_SPEC_CHANGES,
         namespaced=False,
         failure="Fail",
-        reason="a transfer cannot be corrected once it is there",
+        reason="the spec of an ObjectTransfer is immutable",
     ),
     Hook(
         name="configuration-validate",
@@ -163,7 +163,7 @@ HOOKS = (
         condition=_SPEC_CHANGES,
         namespaced=False,
         failure="Ignore",
-        reason="an administrator must be able to repair an installation that does not answer",
+        reason="an administrator must be able to repair an installation whose webhooks do not respond",
     ),
     Hook(
         name="cdi-validate",
@@ -174,7 +174,7 @@ HOOKS = (
         "oldObject.spec.uninstallStrategy == 'BlockUninstallIfWorkloadsExist'",
         namespaced=False,
         failure="Fail",
-        reason="it is what protects DataVolumes, and only where that was asked for",
+        reason="this protects DataVolumes, and only if uninstallStrategy requests it",
     ),
 )
 

@@ -59,9 +59,7 @@ class _Rights:
             raise TokenInvalid("this is not the token that cdi serve printed", remedy="copy it again")
         namespace, _, name = rest.partition("~")
         if not name:
-            raise TokenMisused(
-                "the token does not say which volume is meant", remedy="send Bearer TOKEN~NAMESPACE~NAME"
-            )
+            raise TokenMisused("the token names no volume", remedy="send Bearer TOKEN~NAMESPACE~NAME")
         key = Key.of("dv", namespace, name)
         return _Claim(namespace=key.namespace, name=key.name)
 
@@ -78,7 +76,7 @@ class _MachineVolumes:
         except AlreadyUploaded:
             return Filled(upload=self._doors.filled_by(namespace, name))
         if address is None:
-            return Pending(why="the volume is not made yet")
+            return Pending(why="the volume does not exist yet")
         return Destination(host="localhost", local=address)
 
 
@@ -133,5 +131,5 @@ def _listen(address: str, port: int) -> socket.socket:
         return socket.create_server((address, port), family=family, backlog=128)
     except OSError as error:
         raise UsageError(
-            f"{address}:{port} cannot be listened at: {error.strerror}", remedy="choose another --port or --bind"
+            f"cannot listen on {address}:{port}: {error.strerror}", remedy="choose another --port or --bind"
         ) from error

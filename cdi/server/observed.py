@@ -171,7 +171,7 @@ class Observed:
 
     async def offer(self, storage_class: str | None, *, archive: bool) -> Offer:
         if not self._classes.cache.synced.is_set() or not self._profiles.cache.synced.is_set():
-            raise ClusterUnavailable("storage classes and their profiles are not known yet", remedy="try again")
+            raise ClusterUnavailable("StorageClasses and StorageProfiles have not been listed yet", remedy="try again")
         classes = [StorageClass.read(body) for body in self._classes.cache]
         chosen = named_or_default(storage_class, classes, virtualization=not archive)
         if chosen is None and storage_class:
@@ -226,5 +226,5 @@ def _parsed(bodies: Iterable[Object | None], model: type[Any]) -> list[Any]:
         try:
             found.append(parse(body))
         except InvalidManifest as error:
-            LOG.warning("a %s cannot be read: %s", model.__name__, error.message)
+            LOG.warning("cannot decode a %s: %s", model.__name__, error.message)
     return found

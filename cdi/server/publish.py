@@ -36,9 +36,13 @@ async def publish(client: Client, installation: Installation, observed: Observed
             await client.patch(resource, None, name, patch, kind="json")
         except (Conflict, NotFound, InvalidManifest) as error:
             # The patch's test failed (422): the object has changed since it was read.
-            LOG.info("a configuration changed meanwhile", exc_info=error, extra=fields(configuration=name))
+            LOG.info(
+                "a webhook configuration changed in the meantime, retrying",
+                exc_info=error,
+                extra=fields(configuration=name),
+            )
         else:
-            LOG.info("a configuration has the current authorities and path", extra=fields(configuration=name))
+            LOG.info("updated the CA bundle and path of a webhook configuration", extra=fields(configuration=name))
 
 
 async def publish_service(client: Client, installation: Installation, observed: Observed, bundle: str) -> None:
@@ -62,9 +66,9 @@ async def publish_service(client: Client, installation: Installation, observed: 
         await client.patch(API_SERVICES, None, name, patch, kind="json")
     except (Conflict, NotFound, InvalidManifest) as error:
         # Updates of its status change its version as well; the current version is observed soon.
-        LOG.info("an APIService changed meanwhile", exc_info=error, extra=fields(service=name))
+        LOG.info("an APIService changed in the meantime, retrying", exc_info=error, extra=fields(service=name))
     else:
-        LOG.info("an APIService trusts the current authorities", extra=fields(service=name))
+        LOG.info("updated the CA bundle of an APIService", extra=fields(service=name))
 
 
 def _patch(body: dict[str, Any], installation: Installation, bundle: str, path: str) -> list[dict[str, Any]]:

@@ -78,7 +78,7 @@ def read(body: bytes, hook: Hook) -> Review:
         raise InvalidManifest(f"the body is not JSON: {shown(str(error), 200)}", remedy="") from None
     review = _mapping(document, "the body")
     if review.get("apiVersion") != API_VERSION or review.get("kind") != "AdmissionReview":
-        raise InvalidManifest(f"the body is no AdmissionReview of {API_VERSION}", remedy="")
+        raise InvalidManifest(f"the body is not an AdmissionReview of {API_VERSION}", remedy="")
     request = _mapping(review.get("request"), "request")
     resource = _mapping(request.get("resource"), "request.resource")
     kind = _mapping(request.get("kind"), "request.kind")
@@ -87,10 +87,10 @@ def read(body: bytes, hook: Hook) -> Review:
         raise InvalidManifest("request.uid is empty or too long", remedy="")
     plural, group = _text(resource.get("resource"), "request.resource.resource"), _text(resource.get("group"), "group")
     if plural not in hook.plurals or group != hook.group:
-        raise InvalidManifest(f"{hook.name} is not asked about {shown(plural)} of {shown(group) or 'v1'}", remedy="")
+        raise InvalidManifest(f"{hook.name} does not handle {shown(plural)} of {shown(group) or 'v1'}", remedy="")
     named = _text(request.get("operation"), "request.operation")
     if named not in hook.operations:
-        raise InvalidManifest(f"{hook.name} is not asked about the operation {shown(named)!r}", remedy="")
+        raise InvalidManifest(f"{hook.name} does not handle the operation {shown(named)!r}", remedy="")
     operation = Operation(named)
     user = request.get("userInfo")
     return Review(
@@ -170,7 +170,7 @@ def _some(texts: Sequence[str], limit: int) -> Iterable[str]:
 
 def _mapping(value: object, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise InvalidManifest(f"{what} is no JSON object", remedy="")
+        raise InvalidManifest(f"{what} is not a JSON object", remedy="")
     return value
 
 
@@ -178,7 +178,7 @@ def _texts(value: object, what: str) -> tuple[str, ...]:
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise InvalidManifest(f"{what} is no list", remedy="")
+        raise InvalidManifest(f"{what} is not a list", remedy="")
     return tuple(_text(one, what) for one in value)
 
 
@@ -186,5 +186,5 @@ def _text(value: object, what: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise InvalidManifest(f"{what} is no text", remedy="")
+        raise InvalidManifest(f"{what} is not a string", remedy="")
     return value

@@ -141,13 +141,13 @@ class ApiServer:
 
     def _trouble(self) -> str:
         if self._ending:
-            return "it is ending"
+            return "the server is shutting down"
         if not self._tls.has_certificate:
-            return "there is no certificate yet"
+            return "the serving certificate is not available yet"
         if not self._words.words:
-            return "it is not known yet where the API server asks"
+            return "the path secret of the webhooks is not known yet"
         if self.observed.unsynced:
-            return f"not everything is read yet: {self.observed.trouble() or 'the lists are being read'}"
+            return f"the caches are not synchronized: {self.observed.trouble() or 'listing objects'}"
         return ""
 
     # --- clones -------------------------------------------------------------------------------------------------
@@ -181,10 +181,10 @@ class ApiServer:
                 failures = 0
             except (CdiError, ssl.SSLError) as error:
                 failures += 1
-                LOG.warning("certificates could not be looked after", exc_info=error, extra=fields(failures=failures))
+                LOG.warning("cannot renew certificates, retrying", exc_info=error, extra=fields(failures=failures))
             except Exception:
                 failures += 1
-                LOG.exception("certificates could not be looked after")
+                LOG.exception("cannot renew certificates, retrying")
             pause = min(_LONGEST_PAUSE, _SOONEST * 2**failures) if failures else _SOONEST
             await asyncio.sleep(pause)
             if not failures:
@@ -221,7 +221,7 @@ class ApiServer:
         finally:
             # Webhooks are served even if this fails.
             if self._tls.present(held.pair.certificate, held.pair.key):
-                LOG.info("a new certificate", extra=fields(expires=held.expires.isoformat()))
+                LOG.info("a new serving certificate is in use", extra=fields(expires=held.expires.isoformat()))
             self.metrics.expiry.set(held.expires.timestamp())
 
     async def _publish(self, bundle: str) -> None:
@@ -249,5 +249,5 @@ def _listen(address: str, port: int) -> socket.socket:
         return socket.create_server((address, port), family=family, dualstack_ipv6=both, reuse_port=False)
     except OSError as error:
         raise UsageError(
-            f"port {port} cannot be listened at: {error.strerror}", remedy="choose another one with --port"
+            f"cannot listen on port {port}: {error.strerror}", remedy="choose another one with --port"
         ) from error

@@ -27,5 +27,5 @@ def verify(text: str, key: VerifyingKey, *, now: Callable[[], float] = time.time
     """
     claims = key.verify(text, Operation.UPLOAD, now())
     if claims.resource != CLAIM or not claims.namespace or not claims.name:
-        raise TokenMisused("the token is for no PersistentVolumeClaim")
+        raise TokenMisused("the token is not for a PersistentVolumeClaim")
     return claims

@@ -39,26 +39,26 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "kubevirt_cdi_admission_requests_total",
-            "Requests that the API server asked about",
+            "Admission requests, by webhook, operation and verdict",
             ("webhook", "operation", "verdict"),
             registry=self.registry,
         )
         self.seconds = Histogram(
             "kubevirt_cdi_admission_seconds",
-            "Time to an answer",
+            "Time to answer an admission request in seconds",
             ("webhook",),
             buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 2, TIMEOUT),
             registry=self.registry,
         )
         self.malformed = Counter(
             "kubevirt_cdi_admission_malformed_total",
-            "Requests that were no question of an API server",
+            "HTTP requests that were not valid AdmissionReviews",
             ("webhook", "status"),
             registry=self.registry,
         )
         self.expiry = Gauge(
             "kubevirt_cdi_apiserver_certificate_expiry_seconds",
-            "When the serving certificate ends, in seconds since the epoch",
+            "Expiry of the serving certificate in seconds since the epoch",
             registry=self.registry,
         )
 
@@ -131,13 +131,13 @@ class Webhooks:
         if not self._admits(request.match_info["word"]):
             raise web.HTTPNotFound
         if request.content_type != "application/json":
-            raise web.HTTPUnsupportedMediaType(text="Content-Type is to be application/json\n")
+            raise web.HTTPUnsupportedMediaType(text="Content-Type must be application/json\n")
         async with self._room(request.content_length):
             try:
                 async with asyncio.timeout(TIMEOUT):
                     body = await request.read()
             except TimeoutError:
-                raise web.HTTPRequestTimeout(text="the body did not come in time\n") from None
+                raise web.HTTPRequestTimeout(text="timed out waiting for the body\n") from None
             try:
                 if len(body) < _LARGE:
                     return read(body, hook), False
@@ -153,7 +153,7 @@ class Webhooks:
         if wanted > MAX_BODY:
             raise web.HTTPRequestEntityTooLarge(MAX_BODY, wanted)
         if self._pending + wanted > MAX_PENDING:
-            raise web.HTTPServiceUnavailable(text="too much at once; try again\n")
+            raise web.HTTPServiceUnavailable(text="too many requests; try again\n")
         self._pending += wanted
         try:
             yield
@@ -175,11 +175,11 @@ class Webhooks:
         except InvalidManifest as error:
             return Refused(problems=(Problem(field=error.where or "", message=error.what),))
         except CdiError as error:
-            LOG.warning("an admission could not be decided", exc_info=error, extra=_about(hook, review))
-            return _later(f"it could not be checked: {error.what}")
+            LOG.warning("cannot validate an object", exc_info=error, extra=_about(hook, review))
+            return _later(f"validation failed: {error.what}")
         except Exception:
-            LOG.exception("a defect", extra=_about(hook, review))
-            return _later("it could not be checked: a defect of this program, which its log names", status=500)
+            LOG.exception("unexpected error", extra=_about(hook, review))
+            return _later("validation failed: internal error, see the log of cdi-apiserver", status=500)
 
     def _record(self, hook: Hook, review: Review, verdict: Verdict) -> None:
         allowed = isinstance(verdict, Allowed)

@@ -98,7 +98,7 @@ class Page:
         except CdiError as error:
             return _refuse(visit, error)
         except Exception as error:
-            LOG.exception("a defect")
+            LOG.exception("unexpected error")
             return _refuse(visit, InternalError(type(error).__name__))
         return _answer(visit, status, document)
 

@@ -75,7 +75,7 @@ class Forwarder:
         self._context = context
         self._metrics = metrics
         self._patience = patience
-        self._waiting = Turns(max_waiting, "too many requests wait for their volumes")
+        self._waiting = Turns(max_waiting, "too many requests are waiting for their volumes")
 
     def forward(self, visit: Visit, namespace: str, name: str) -> Relayed | Filled:
         """Return the upload server's response, or `Filled` if the volume already has its image.
@@ -193,9 +193,9 @@ class _Wait:
                 where=self._claim,
             )
         if self._visit.is_gone(self._interval):
-            raise ConnectionLost("the client is gone")
+            raise ConnectionLost("the client disconnected")
         if self._visit.interrupted:
-            raise UploadNotReady("the upload proxy is about to end", remedy="send it again in a few seconds")
+            raise UploadNotReady("the upload proxy is shutting down", remedy="send it again in a few seconds")
         self._interval = min(_LONGEST_INTERVAL, self._interval * _INTERVAL_GROWTH)
 
     def end(self) -> None:
@@ -209,8 +209,7 @@ class _Wait:
         self._replacements += 1
         if self._replacements > _MAX_REPLACEMENTS:
             raise UploadNotReady(
-                f"{self._replacements} upload servers ended while they took the upload, the last one because: "
-                f"{obstacle.what}",
+                f"{self._replacements} upload servers ended during the upload, the last one because: {obstacle.what}",
                 where=self._claim,
-                remedy="look at the conditions and events of the DataVolume",
+                remedy="check the conditions and events of the DataVolume",
             )

@@ -26,23 +26,23 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "cdi_uploadproxy_requests",
-            "Requests that have ended, by what was asked for and the answer's status",
+            "Finished requests, by path and response status",
             ["path", "code"],
             registry=self.registry,
         )
         self._received = Counter(
             "cdi_uploadproxy_received_bytes",
-            "Bytes of uploads that were passed on to volumes",
+            "Bytes of uploads that were forwarded to upload servers",
             registry=self.registry,
         )
         self._uploads = Gauge(
             "cdi_uploadproxy_uploads",
-            "Uploads that are being passed on",
+            "Uploads that are being forwarded",
             registry=self.registry,
         )
         self._waiting = Gauge(
             "cdi_uploadproxy_waiting",
-            "Requests that wait for the upload server of their volume",
+            "Requests that are waiting for the upload server of their volume",
             registry=self.registry,
         )
         ProcessCollector(registry=self.registry)

@@ -53,7 +53,7 @@ class ClusterPolicy:
         except CdiError as error:
             # Keep the last known policy. The error is logged once, not at every poll.
             if error.code != self._trouble:
-                LOG.warning("the TLS profile cannot be read", exc_info=error, extra=fields(code=error.code))
+                LOG.warning("cannot read the TLS profile", exc_info=error, extra=fields(code=error.code))
             self._trouble = error.code
             return
         self._trouble = ""
@@ -78,7 +78,7 @@ def _read(bodies: Iterable[Object], model: type[M]) -> Iterator[M]:
         try:
             found = parse(body)
         except InvalidManifest as error:
-            LOG.warning("a %s cannot be read: %s", model.__name__, error.message)
+            LOG.warning("cannot decode a %s: %s", model.__name__, error.message)
             continue
         if isinstance(found, model):
             yield found

@@ -353,7 +353,7 @@ def _connect_locally(name: str, where: str) -> socket.socket:
         sock.connect(name)
         # Any user may bind a free abstract socket name, so check the peer's user id.
         if peer_uid(sock) != os.geteuid():
-            raise PermissionError("it is another user's")
+            raise PermissionError("the socket belongs to another user")
     except OSError as error:
         sock.close()
         raise _unreachable(where, error) from error
@@ -362,7 +362,7 @@ def _connect_locally(name: str, where: str) -> socket.socket:
 
 def _unreachable(where: str, error: OSError) -> ServerLost:
     if isinstance(error, ssl.SSLCertVerificationError):
-        reason: str | None = f"its certificate is not good: {error.verify_message}"
+        reason: str | None = f"its certificate is not trusted: {error.verify_message}"
     else:
         reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
     return _lost(f"the upload server cannot be reached: {reason or type(error).__name__}", where)

@@ -123,7 +123,7 @@ class TokenKey:
         except OSError as error:
             if self._key is None:
                 raise ClusterConfigInvalid(
-                    f"the key of tokens cannot be read: {error.strerror}", where=self._path
+                    f"cannot read the token verification key: {error.strerror}", where=self._path
                 ) from error
         return self._key
 
@@ -204,5 +204,5 @@ def _listen(address: str, port: int, option: str) -> socket.socket:
         return socket.create_server((address, port), family=family, dualstack_ipv6=both, backlog=512)
     except OSError as error:
         raise UsageError(
-            f"port {port} cannot be listened at: {error.strerror}", remedy=f"choose another one with {option}"
+            f"cannot listen on port {port}: {error.strerror}", remedy=f"choose another one with {option}"
         ) from error

@@ -103,7 +103,7 @@ class Proxy:
         self._volumes = volumes
         self._verify = verify
         self._pages = pages
-        self._turns = Turns(MOST_OF_A_VOLUME, "there are too many requests for this volume")
+        self._turns = Turns(MOST_OF_A_VOLUME, "too many requests for this volume")
         self._forwarder = Forwarder(
             volumes, context, metrics or Metrics(), patience=patience or Patience(), max_waiting=max_waiting
         )
@@ -127,7 +127,7 @@ class Proxy:
     def _page(self, visit: Visit) -> Turn | bool:
         begun = self._pages(visit)
         if begun is None:
-            raise UploadMalformed("there is nothing here", status=404)
+            raise UploadMalformed("no such path", status=404)
         return begun
 
     def _admit(self, visit: Visit, found: PlainUpload | TusUpload) -> Turn:
@@ -136,7 +136,7 @@ class Proxy:
         if isinstance(found, TusUpload) and (found.namespace, found.claim) != (right.namespace, right.name):
             raise TokenInvalid("the token is for another volume")
         if isinstance(found, PlainUpload) and head.method not in _methods(found):
-            raise UploadMalformed("an image is sent with POST", status=405)
+            raise UploadMalformed("use POST to upload an image", status=405)
         return Turn(
             run=lambda visit: self._guard(visit, found, lambda: self._upload(visit, found, right)), verified=True
         )
@@ -150,7 +150,7 @@ class Proxy:
         except CdiError as error:
             return self._refuse(visit, error, found)
         except Exception as error:
-            LOG.exception("a defect", extra=fields(path=visit.head.path))
+            LOG.exception("unexpected error", extra=fields(path=visit.head.path))
             return self._refuse(visit, InternalError(f"{type(error).__name__}: {error}"), found)
 
     def _refuse(self, visit: Visit, error: CdiError, found: PlainUpload | TusUpload | None) -> bool:
@@ -183,7 +183,7 @@ class Proxy:
             case _:
                 assert_never(answer)
         LOG.info(
-            "passed on",
+            "forwarded",
             extra=fields(
                 claim=f"{right.namespace}/{right.name}",
                 method=head.method,
@@ -221,7 +221,7 @@ def _answer_filled(visit: Visit, found: PlainUpload | TusUpload, volume: Filled,
 
 
 def _already_uploaded(where: str) -> AlreadyUploaded:
-    return AlreadyUploaded("the volume has been filled", where=where)
+    return AlreadyUploaded("the volume is already populated", where=where)
 
 
 def _methods(plain: PlainUpload) -> tuple[str, ...]:

@@ -80,13 +80,13 @@ class ClusterVolumes:
         where = f"{namespace}/{name}"
         claim = self._claim(namespace, name)
         if claim is None:
-            raise UploadNotReady("there is no such PersistentVolumeClaim", where=where)
+            raise UploadNotReady("the PersistentVolumeClaim does not exist", where=where)
         annotations = _annotations(claim)
         if not is_upload_target(claim):
             raise UploadNotReady(
-                "the PersistentVolumeClaim does not wait for an upload",
+                "the PersistentVolumeClaim is not an upload target",
                 where=where,
-                remedy="make a DataVolume with source: {upload: {}}",
+                remedy="create a DataVolume with source: {upload: {}}",
             )
         filled = name
         if means_true(annotations.get(ANN_USE_POPULATOR)):
@@ -95,16 +95,16 @@ class ClusterVolumes:
             told = {} if prime is None else _annotations(prime)
             annotations = {**annotations, **{key: told[key] for key in (ANN_POD_PHASE, ANN_POD_READY) if key in told}}
         if claim["metadata"].get("deletionTimestamp") is not None:
-            raise UploadNotReady("the PersistentVolumeClaim is being deleted", where=where, remedy="make another one")
+            raise UploadNotReady("the PersistentVolumeClaim is being deleted", where=where, remedy="create another one")
         phase = annotations.get(ANN_POD_PHASE)
         if phase == "Succeeded":
             return Filled(upload=annotations.get(ANN_IMAGE_VALIDATOR))
         if phase == "Failed":
             why = annotations.get(ANN_RUNNING_CONDITION_MESSAGE, "").rstrip(".")
             raise UploadNotReady(
-                f"the volume takes no upload any more: {why or 'it has failed'}",
+                f"the volume no longer accepts an upload: {why or 'it has failed'}",
                 where=where,
-                remedy="remove the cause, then delete the DataVolume or claim and make it again",
+                remedy="remove the cause, then delete the DataVolume or PVC and create it again",
             )
         if not filled or not means_true(annotations.get(ANN_POD_READY)):
             messages = (ANN_RUNNING_CONDITION_MESSAGE, ANN_BOUND_CONDITION_MESSAGE)

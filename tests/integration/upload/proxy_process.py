@@ -32,7 +32,7 @@ class FileVolumes:
             case ["done", upload]:
                 return Filled(upload=upload)
             case _:
-                raise UploadNotReady("there is no such PersistentVolumeClaim", where=f"{namespace}/{name}")
+                raise UploadNotReady("the PersistentVolumeClaim does not exist", where=f"{namespace}/{name}")
 
 
 class NoDesks:

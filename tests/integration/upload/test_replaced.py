@@ -287,7 +287,7 @@ def test_a_proxy_that_ends_does_not_wait_on(lone):
         lone.proxy.send_signal(signal.SIGTERM)
         answer = said(sock)
     assert answer.startswith(b"HTTP/1.1 503 ")
-    assert b"the upload proxy is about to end" in answer
+    assert b"the upload proxy is shutting down" in answer
     lone.proxy.wait(30)
     lone.stop_proxy()
 

@@ -206,7 +206,7 @@ async def test_who_sends_nothing_holds_nobody_and_is_sent_away(server, monkeypat
 async def test_too_much_at_once_is_sent_away(server, monkeypatch):
     monkeypatch.setattr(webhooks, "MAX_PENDING", 4 << 10)
     status, text = await server.post(body(much(annotations={"a": "x" * 8192})))
-    assert (status, text) == (503, "too much at once; try again\n")
+    assert (status, text) == (503, "too many requests; try again\n")
     assert (await server.ask(body(dv())))["allowed"]
 
 

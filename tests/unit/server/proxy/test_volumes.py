@@ -80,7 +80,7 @@ def test_what_annotations_say(claims, found):
 @pytest.mark.parametrize(
     ("claims", "why"),
     [
-        ({}, "there is no such PersistentVolumeClaim"),
+        ({}, "the PersistentVolumeClaim does not exist"),
         ({"vm": claim()}, "does not wait for an upload"),
         ({"vm": {"metadata": {}, "spec": {}}}, "does not wait for an upload"),
         ({"vm": claim("VolumeImportSource", **storage(pod_ready="true"))}, "does not wait for an upload"),
