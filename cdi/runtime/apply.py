@@ -142,7 +142,7 @@ def _checked(
             remedy="correct their names; docs/reference/api.md has all fields",
         )
     if kind in _ELSEWHERE and not in_cluster:
-        raise InvalidManifest(f"{kind} has an effect in a cluster only", where="kind", remedy=_ELSEWHERE[kind])
+        raise InvalidManifest(f"{kind} has an effect only in a cluster", where="kind", remedy=_ELSEWHERE[kind])
     body: Object = json.loads(json.dumps(manifest, default=str))  # noqa: TID251  a deep copy
     metadata = {name: value for name, value in body["metadata"].items() if name not in _SERVER_OWNED}
     if metadata.get("annotations"):
@@ -188,7 +188,7 @@ def _check_update(store: Reader, body: Object) -> None:
     if old is None:
         return
     if "deletionTimestamp" in old["metadata"]:
-        raise Conflict(f"{Key.of_object(body)} is being deleted", remedy="wait until it is gone and apply again")
+        raise Conflict(f"{Key.of_object(body)} is being deleted", remedy="wait until it is deleted and apply it again")
     before = parse(old)
     merged = _merged(old, body)
     raise_problems(validate_update(before, parse(merged)), where=str(Key.of_object(body)))
@@ -218,7 +218,7 @@ def _apply_one(store: Store, body: Object) -> Applied:
             continue
         same = new["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"]
         return _told(key, "unchanged" if same else "configured")
-    raise Conflict(f"{key} is changed faster than it can be written")
+    raise Conflict(f"{key} is changed by other clients faster than it can be written")
 
 
 def _told(key: Key, action: Literal["created", "configured", "unchanged"]) -> Applied:

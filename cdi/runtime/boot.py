@@ -83,7 +83,7 @@ class BootReport:
     def require(self, *, where: str | None = None) -> None:
         """Raise `BootFailed` unless the VM booted."""
         if not self.booted:
-            raise BootFailed(self.why_not or "the guest did not come up", where=where)
+            raise BootFailed(self.why_not or "the guest did not start", where=where)
 
 
 def boot_check(
@@ -310,7 +310,7 @@ class Watch:
                 await self._ask_for_reads(client)
                 if self.disk_read < KERNEL_READS and not self.console.kernel:
                     self.unable = QemuFailed(
-                        f"{self.machine.accelerator} is too slow here: the guest did not get to its kernel"
+                        f"{self.machine.accelerator} is too slow here: the guest did not reach its kernel"
                     )
                     return
             if guest.process.poll() is not None:
@@ -343,14 +343,14 @@ class Watch:
                     case "RESET" if data.get("guest"):
                         self.resets += 1
                         if self.resets >= RESETS:
-                            self._fail(f"the guest is in a boot loop: it started over {self.resets} times")
+                            self._fail(f"the guest is in a boot loop: it restarted {self.resets} times")
                     case "GUEST_PANICKED":
                         self._fail("the kernel panicked")
                     case "BLOCK_IO_ERROR" if data.get("nospace") or data.get("node-name") == "disk":
                         reason = str(data.get("reason", "input/output error"))
                         self._fail(f"the guest's disk failed: {sandbox.printable(reason)}")
                     case "SHUTDOWN" if data.get("guest"):
-                        self._fail("the guest switched itself off before it was up")
+                        self._fail("the guest powered off before it was up")
                     case _:
                         pass
 
@@ -378,7 +378,7 @@ class Watch:
         with contextlib.suppress(CdiError):
             await asyncio.to_thread(guest.wait, timeout=5)
             return guest.failure()
-        return BootFailed(f"QEMU does not answer: {sandbox.printable(str(error))}")
+        return BootFailed(f"QEMU does not respond: {sandbox.printable(str(error))}")
 
     def _report(self, seconds: float) -> BootReport:
         sighting = self.console.decided if self.seen else None

@@ -71,7 +71,7 @@ FAILURES = _signs(
         ),
         ("the boot loader stopped at its prompt", r"^grub rescue> |^grub> |Minimal BASH-like line editing"),
         ("the kernel panicked", r"Kernel panic - not syncing"),
-        ("the root file system was not found", r"Unable to mount root fs|ALERT! .{0,200}? does not exist\."),
+        ("the root filesystem was not found", r"Unable to mount root fs|ALERT! .{0,200}? does not exist\."),
         ("the initramfs gave up and started a shell", r"^\(initramfs\) |Dropping to a shell!|^dracut:/# "),
         ("the initramfs gave up and started a shell", r"^initramfs emergency recovery shell"),
         (
@@ -101,7 +101,7 @@ HINTS = _signs(
     Kind.HINT,
     (
         ("the system's own userspace was started", r"^Welcome to (?:(?!GRUB|[Ii]nitramfs|dracut)[^!]){1,200}!"),
-        ("systemd came as far as the basic system", r"Reached target (?:basic\.target|Basic System)"),
+        ("systemd reached the basic system", r"Reached target (?:basic\.target|Basic System)"),
     ),
 )
 

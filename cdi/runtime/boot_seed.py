@@ -62,7 +62,7 @@ def script(marker: str) -> str:
 def iso9660(files: Mapping[str, bytes], *, label: str) -> bytes:
     """Return an image with `files` in its root; raise `ValueError` if they are too many or too large."""
     if len(files) > MAX_FILES or any(len(content) > MAX_FILE for content in files.values()):
-        raise ValueError("a seed has a few small files only")
+        raise ValueError("a seed may contain only a few small files")
     places: dict[str, int] = {}
     place = FIRST_FILE
     for name, content in files.items():

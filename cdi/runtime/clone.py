@@ -104,7 +104,7 @@ class Cloner:
             if self._job.preallocation:
                 _preallocate(output, size)
             if os.fstat(source).st_size != length:
-                raise TargetIo("the source changed its size while it was cloned", where=self._job.source)
+                raise TargetIo("the source's size changed during the clone", where=self._job.source)
             os.fchmod(output, _DISK_MODE)
             os.fsync(output)
             partial.replace(target)
@@ -130,7 +130,7 @@ class Cloner:
             offset = begin
             while offset < end:
                 if self._cancelled:
-                    raise Interrupted("the clone was asked to stop")
+                    raise Interrupted("the clone was stopped")
                 piece = min(_PIECE, end - offset)
                 copied = 0
                 if in_kernel:
@@ -143,7 +143,7 @@ class Cloner:
                 if not copied:
                     copied = _copy_piece(source, output, min(piece, 1 << 20), offset)
                 if not copied:
-                    raise TargetIo("the source became shorter while it was cloned", where=self._job.source)
+                    raise TargetIo("the source was truncated during the clone", where=self._job.source)
                 offset += copied
                 self._written += copied
                 self._done = base + offset
@@ -155,9 +155,9 @@ class Cloner:
     def _clone_tree(self) -> int:
         source, target = Path(self._job.source), Path(self._job.target)
         if not source.is_dir():
-            raise SourceNotFound("the source volume is not there", where=str(source))
+            raise SourceNotFound("the source volume does not exist", where=str(source))
         if not target.is_dir():
-            raise TargetUnsuitable("an archive wants a directory", where=str(target))
+            raise TargetUnsuitable("an archive requires a directory", where=str(target))
         self._total = sum(s.st_size for _, _, s in _walk(source) if stat.S_ISREG(s.st_mode))
         for entry in target.iterdir():
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
@@ -198,7 +198,7 @@ class Cloner:
                 self._copy(source, output, os.fstat(source).st_size)
             _dress(target, status)
         else:
-            raise TargetUnsuitable("only files, directories and links are cloned", where=str(path))
+            raise TargetUnsuitable("only files, directories and links can be cloned", where=str(path))
 
     def _tell(self, phase: str, *, force: bool = False) -> None:
         now = time.monotonic()
@@ -222,7 +222,7 @@ def main(arguments: list[str]) -> int:
     directory = WorkerDirectory(Path(arguments[3]))
     with durable.locked(directory.lock, wait=False) as lock:
         if lock is None:
-            busy = TargetBusy("another worker has this job", where=str(directory.path))
+            busy = TargetBusy("another worker runs this job", where=str(directory.path))
             sys.stderr.write(f"{busy}\n")
             return busy.exit_status
         outcome = _carry_out(Path(arguments[1]), directory)
@@ -262,7 +262,7 @@ def _open_source(path: str) -> int:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError as error:
-        raise SourceNotFound("the source volume holds no disk", where=path) from error
+        raise SourceNotFound("the source volume has no disk", where=path) from error
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise SourceNotFound("the source is not a regular file", where=path) from error

@@ -97,7 +97,9 @@ def _target(path: Path, request: Request, *, replace: bool) -> TargetSpec:
     own, mode = _mode(path, follow=False), _mode(path, follow=True)
     if request.content_type == "archive":
         if mode is None or not stat.S_ISDIR(mode):
-            raise TargetUnsuitable("an archive is unpacked into a directory", where=str(path), remedy="make one first")
+            raise TargetUnsuitable(
+                "an archive is unpacked into a directory", where=str(path), remedy="create one first"
+            )
         return DirectoryTargetSpec(path=str(path))
     # Block devices are often named by symbolic links: /dev/disk/by-id, /dev/mapper.
     if mode is not None and stat.S_ISBLK(mode):
@@ -106,12 +108,12 @@ def _target(path: Path, request: Request, *, replace: bool) -> TargetSpec:
         return FileTargetSpec(path=str(path))
     if not stat.S_ISREG(own):
         raise TargetUnsuitable(
-            f"--to wants a new file, a regular file with --force, or a block device, and this is {kind_of_file(own)}",
+            f"--to requires a new file, a regular file with --force, or a block device; this is {kind_of_file(own)}",
             where=str(path),
             remedy="name a file in it" if stat.S_ISDIR(own) else "name another path",
         )
     if not replace:
-        raise AlreadyExists("the file is there already", where=str(path), remedy="--force replaces it")
+        raise AlreadyExists("the file already exists", where=str(path), remedy="--force replaces it")
     return FileTargetSpec(path=str(path))
 
 

@@ -66,11 +66,11 @@ class Doors:
                     if not _answers(address):
                         self._start(namespace, name, address)
         except NotFound as error:
-            raise UploadNotReady("there is no such volume", where=where, remedy="make it first") from error
+            raise UploadNotReady("the volume does not exist", where=where, remedy="create it first") from error
         except AlreadyExists as error:
-            raise AlreadyUploaded("the volume has been filled", where=where) from error
+            raise AlreadyUploaded("the volume is already populated", where=where) from error
         except Conflict as error:
-            raise UploadUnderWay("another upload is under way", where=where) from error
+            raise UploadUnderWay("another upload is in progress", where=where) from error
         except UsageError as error:
             raise UploadNotReady(error.what, where=error.where or where, remedy=error.remedy) from error
         except WaitTimeout:
@@ -96,7 +96,7 @@ class Doors:
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
-                raise Conflict("another program serves uploads into the volume") from error
+                raise Conflict("another process serves uploads into the volume") from error
             listener.listen(_BACKLOG)
             self._embedded.upload_stream(namespace, name, listener.fileno())
 

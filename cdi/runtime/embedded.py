@@ -147,7 +147,7 @@ class Embedded:
         revive = time.monotonic() + _REVIVE
         while any(self._lives(one, its) for one, its in waited):
             if time.monotonic() >= deadline:
-                raise WaitTimeout(f"{key} is still being deleted", remedy="cdi get pvc shows what is left")
+                raise WaitTimeout(f"{key} is still being deleted", remedy="cdi get pvc shows the remaining objects")
             if time.monotonic() >= revive:
                 ensure_supervisor(self.home)
                 revive = time.monotonic() + _REVIVE
@@ -202,7 +202,7 @@ class Embedded:
         try:
             path = str(self.volume_path(metadata["namespace"], metadata["name"]))
         except NotFound:
-            path = "not there yet"
+            path = "not created yet"
         yield "Volume", [("", path)]
 
     def log(self, namespace: str | None, name: str, *, follow: bool = False) -> Iterator[str]:
@@ -280,7 +280,7 @@ class Embedded:
                 return disk
             if directory.is_dir():
                 return directory
-        raise NotFound(f"volume {key.namespace}/{key.name} is not there yet", remedy="wait for its DataVolume")
+        raise NotFound(f"volume {key.namespace}/{key.name} does not exist yet", remedy="wait for its DataVolume")
 
     def upload(self, namespace: str | None, name: str, path: Path) -> None:
         """Upload a file into a DataVolume with ``source.upload``; call `wait` for its completion.

@@ -183,7 +183,7 @@ def _look_at_container(job: Job, spec: RegistrySourceSpec, control: Control, ask
             if Digest.parse(job.checksum) != image.digest:
                 found.refuse(
                     ChecksumMismatch(
-                        f"the image's digest is {image.digest}, and checksum says {job.checksum}", where=image.location
+                        f"the image's digest is {image.digest}, but checksum is {job.checksum}", where=image.location
                     )
                 )
             elif ask.expected:
@@ -203,7 +203,7 @@ def _look_at_container(job: Job, spec: RegistrySourceSpec, control: Control, ask
                 reading.confirm()
                 detail = "the only file below /disk"
             else:
-                detail = f"the first file below /disk; {human(unread)} of layers were not searched for another"
+                detail = f"the first file below /disk; {human(unread)} of layers were not searched for others"
             found.checks.append(Check(name="disk", passed=True, detail=detail))
 
         found.layer = search.find(take)
@@ -326,7 +326,9 @@ def _read(
                 # This holds only for authentic content, so the digest is checked first.
                 no_disk = error
             except NoDisk:
-                found.refuse(DiskNotInImage("the archive holds no file that could be the disk", where=facts.location))
+                found.refuse(
+                    DiskNotInImage("the archive contains no file that could be the disk", where=facts.location)
+                )
         if ask.digest or to_end or no_disk is not None:
             for _ in pieces:
                 pass
@@ -345,7 +347,11 @@ def _compare(computed: Digest, facts: SourceFacts, found: Findings, ask: Ask) ->
         found.digest = computed
     for promised in facts.digests:
         if promised.algorithm == computed.algorithm and promised != computed:
-            found.refuse(ChecksumMismatch(f"the content's digest is {computed}, not {promised}", where=facts.location))
+            found.refuse(
+                ChecksumMismatch(
+                    f"the content's digest is {computed}, not the announced {promised}", where=facts.location
+                )
+            )
 
 
 def _take(peeled: Peeled, facts: SourceFacts, found: Findings) -> None:

@@ -94,7 +94,7 @@ class Executor:
                 | Enlarge()
                 | ProvideCertificate()
             ):
-                raise InternalError(f"{type(action).__name__} is for clusters")
+                raise InternalError(f"{type(action).__name__} is supported only in clusters")
             case _:
                 assert_never(action)
 

@@ -145,7 +145,7 @@ def explain(
         _explain_clone(home, course.work, told)
         return told
     if isinstance(course.work, CopyTargetJob):
-        raise InternalError("a clone over the network is for clusters")
+        raise InternalError("clones over the network are supported only in clusters")
     job = course.work
     policy = replace(
         job.policy, retries=min(job.policy.retries, _RETRIES), stall_timeout=min(job.policy.stall_timeout, _STALL)
@@ -237,7 +237,7 @@ def plan_image(job: Job, found: Findings, told: Explanation) -> None:
     except CdiError as error:
         told.refuse(error)
     if found.many_extents:
-        told.notes.append("the image has more extents than are kept in memory: QEMU reads it")
+        told.notes.append("the image has more extents than fit into memory: QEMU reads it")
 
 
 # --- clones -------------------------------------------------------------------------------------------------------
@@ -253,9 +253,9 @@ def _explain_clone(home: Home, work: CloneJob, told: Explanation) -> None:
             status = path.stat()
             size, allocated = status.st_size, status.st_blocks * 512
     if work.content == "kubevirt" and size is None:
-        told.refuse(NotFound(f"the source has no disk at {path}", remedy=f"a volume's disk is called {DISK}"))
+        told.refuse(NotFound(f"the source has no disk at {path}", remedy=f"the disk of a volume is named {DISK}"))
     reflink = work.content == "kubevirt" and can_reflink(home.volumes)
-    shares = "the file system shares blocks" if reflink else "the file system does not share blocks (reflink)"
+    shares = "the filesystem supports reflinks" if reflink else "the filesystem does not support reflinks"
     told.clone = CloneFacts(
         source=work.source,
         size=size,
@@ -273,7 +273,7 @@ def _explain_clone(home: Home, work: CloneJob, told: Explanation) -> None:
 def _cost_of_clone(work: CloneJob, allocated: int | None, *, reflink: bool) -> str:
     taken = "" if allocated is None else f", {human(allocated)} ({allocated} bytes)"
     if not reflink:
-        return f"what data the source has is copied on this machine, inside the kernel{taken}"
+        return f"the source's data is copied by the kernel on this machine{taken}"
     return f"{human(work.size)} are preallocated" if work.preallocation and work.size else "no block is copied"
 
 
@@ -328,9 +328,10 @@ def _reckon(home: Home, needed: int | None, told: Explanation, *, exact: bool) -
     if exact:
         told.refuse(
             TargetFull(
-                f"the disk takes {human(needed)} ({needed} bytes) and the volume has {human(free)} ({free} bytes) free",
+                f"the disk needs {human(needed)} ({needed} bytes), but the volume has {human(free)} ({free} "
+                "bytes) free",
                 where=str(home.volumes),
             )
         )
     else:
-        told.notes.append(f"the volume may become full: at most {human(needed)} are written, {human(free)} are free")
+        told.notes.append(f"the volume may run full: up to {human(needed)} are written, {human(free)} are free")

@@ -119,7 +119,7 @@ class Foresight:
                         made = True
                 if not made:
                     return _standing(key, model, claim, {**dv, "status": status})
-        raise InternalError(f"{key} never comes to rest")
+        raise InternalError(f"the dry run of {key} does not terminate")
 
     def _prepare_claim(self, key: Key, owner: str, upload: Path | None) -> None:
         """Bind the DataVolume's own PVC and remove traces of earlier attempts."""
@@ -153,7 +153,7 @@ class Foresight:
         try:
             write_mounts(action.mounts, observed.content)
         except OSError as error:
-            raise TargetIo(f"secrets cannot be kept: {error.strerror}", where=tempfile.gettempdir()) from error
+            raise TargetIo(f"cannot store secrets: {error.strerror}", where=tempfile.gettempdir()) from error
         return Course(key=key, operation=operation_of(dv), claim=claim, work=action.work)
 
 

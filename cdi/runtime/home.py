@@ -200,5 +200,5 @@ class Home:
 
     def worker(self, uid: str) -> WorkerDirectory:
         if not _UID.fullmatch(uid):
-            raise InternalError(f"{uid[:80]!r} is no uid")
+            raise InternalError(f"{uid[:80]!r} is not a uid")
         return WorkerDirectory(self.workers / uid)

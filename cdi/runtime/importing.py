@@ -43,9 +43,11 @@ def begin(
     except InvalidManifest as error:
         if before is None:
             raise
-        raise AlreadyExists(f"DataVolume {namespace}/{name} exists and is another one", where=error.what) from error
+        raise AlreadyExists(
+            f"DataVolume {namespace}/{name} already exists with another spec", where=error.what
+        ) from error
     if before is not None and before["spec"] != wanted.datavolume["spec"]:
-        raise AlreadyExists(f"DataVolume {namespace}/{name} exists and is another one")
+        raise AlreadyExists(f"DataVolume {namespace}/{name} already exists with another spec")
     _write(backend, wanted, new=before is None)
     if embedded is not None and not request.place.fetched:
         _upload(embedded, request, namespace, name, stream)
@@ -73,7 +75,7 @@ def _check_free(backend: Backend, body: Mapping[str, Any], owner: str | None) ->
     there = _stored(backend, body["kind"], namespace, name)
     owners = [] if there is None else there["metadata"].get("ownerReferences") or []
     if there is not None and not any(one.get("uid") == owner for one in owners):
-        raise AlreadyExists(f"{body['kind']} {namespace}/{name} exists, and belongs to somebody else")
+        raise AlreadyExists(f"{body['kind']} {namespace}/{name} already exists and belongs to another object")
 
 
 def _write(backend: Backend, wanted: Manifests, *, new: bool) -> None:

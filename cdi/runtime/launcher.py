@@ -310,4 +310,4 @@ def _lost(directory: WorkerDirectory) -> Failure:
         lines = [line.strip() for line in file.read(_TAIL).decode(errors="replace").splitlines() if line.strip()]
         last = "".join(c for c in lines[-1] if c.isprintable())[:200] if lines else ""
     what = "the worker ended without an outcome"
-    return as_failure(WorkerLost(f"{what}; its last words: {last}" if last else what))
+    return as_failure(WorkerLost(f"{what}; its last output: {last}" if last else what))

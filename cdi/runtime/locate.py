@@ -128,9 +128,9 @@ def locate(text: str, base: Path | None = None) -> Place:
     if text == "-":
         return Place(kind="stdin", text=text)
     if not text.strip():
-        raise SourceUrlInvalid("there is neither URL nor path", remedy="name an image: a URL, a path, or - for a pipe")
+        raise SourceUrlInvalid("no URL or path is given", remedy="name an image: a URL, a path, or - for a pipe")
     if "\0" in text or len(text) > _LONGEST_URL:
-        raise SourceUrlInvalid(f"it holds a null character or more than {_LONGEST_URL} characters")
+        raise SourceUrlInvalid(f"it contains a null character or more than {_LONGEST_URL} characters")
     if text[: len(_ARCHIVE)].lower() == _ARCHIVE:
         return _archive(text[len(_ARCHIVE) :], base)
     if text[: len(_DOCKER)].lower() == _DOCKER:
@@ -144,7 +144,7 @@ def locate(text: str, base: Path | None = None) -> Place:
     kind = _KINDS.get(scheme)
     if kind is None:
         raise SourceUrlInvalid(
-            f"images are not read from {scheme[:20]}: places",
+            f"the URL scheme {scheme[:20]}: is not supported",
             where=redacted(text),
             remedy="use http://, https://, s3://, gs://, docker://, oci-archive:, a path, or - for a pipe",
         )
@@ -168,7 +168,7 @@ def _archive(rest: str, base: Path | None) -> Place:
     if rest.startswith("//"):
         rest = f"/{rest.lstrip('/')}"
     if not rest.strip("/"):
-        raise SourceUrlInvalid("oci-archive: names no file", where=_ARCHIVE)
+        raise SourceUrlInvalid("oci-archive: requires a file", where=_ARCHIVE)
     return Place(kind="registry", text=f"{_ARCHIVE}{absolute(rest, base)}")
 
 

@@ -41,7 +41,7 @@ VERSION = 1
 LARGEST = 32 << 20
 """Bytes."""
 _MODE = 0o644
-_ELSEWHERE = "name another with --lockfile"
+_ELSEWHERE = "name another one with --lockfile"
 _FIELDS = {
     "url": "url",
     "validator": "validator",
@@ -173,7 +173,7 @@ def check_writable(path: Path) -> None:
     """Raise `TargetPermission` if the lock file cannot be written, so that it is known before hours of imports."""
     directory = os.path.dirname(os.path.realpath(path))
     if os.path.isdir(path) or not os.path.isdir(directory) or not os.access(directory, os.W_OK | os.X_OK):
-        raise TargetPermission("the lock file cannot be written there", where=str(path), remedy=_ELSEWHERE)
+        raise TargetPermission("the lock file cannot be written", where=str(path), remedy=_ELSEWHERE)
 
 
 def without_secrets(url: str) -> str:

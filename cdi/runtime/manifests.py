@@ -40,7 +40,7 @@ class _Strict(_Loader):  # type: ignore[misc]  # the C loader has no types
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+                    raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value!r}", key.start_mark)
                 seen.add(key.value)
         mapping: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
         return mapping
@@ -110,7 +110,7 @@ def parse(content: bytes, *, origin: str) -> Iterator[Document]:
             loader.dispose()
     except UnicodeDecodeError as error:
         raise InvalidManifest(
-            "the file is no text in UTF-8", where=origin, remedy="give a manifest, not an image"
+            "the file is not UTF-8 text", where=origin, remedy="give a manifest, not an image"
         ) from error
     except (yaml.YAMLError, ValueError) as error:
         raise InvalidManifest(f"not YAML: {_words(error)}", where=origin, remedy="correct the file") from error

@@ -102,7 +102,7 @@ class Observed:
             self._models[key] = known
         model = known[1]
         if not isinstance(model, kind):
-            raise InternalError(f"{key} is kept as a {type(model).__name__}")
+            raise InternalError(f"{key} is cached as a {type(model).__name__}")
         return model
 
     # --- for reconcilers ------------------------------------------------------------------------------------------

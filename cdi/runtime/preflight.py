@@ -34,7 +34,7 @@ def name_of(request: Request, name: str | None) -> str:
     """Return the DataVolume's name, as given or made from the URL; raise `UsageError`."""
     found = name or request.place.name
     if found is None:
-        raise UsageError("no name can be made of it", where=request.place.location, remedy="give one with --name")
+        raise UsageError("no name can be derived from it", where=request.place.location, remedy="give one with --name")
     return found
 
 
@@ -74,7 +74,9 @@ def preflight(
     except InvalidManifest as error:
         if before is None:
             raise
-        raise AlreadyExists(f"DataVolume {namespace}/{name} exists and is another one", where=error.what) from error
+        raise AlreadyExists(
+            f"DataVolume {namespace}/{name} already exists with another spec", where=error.what
+        ) from error
     with foresight:
         return explain(
             foresight,
@@ -112,13 +114,13 @@ def find_size(
     and `UsageError` if the size cannot be known: of an archive, and of raw content from a pipe.
     """
     if request.content_type == "archive":
-        raise UsageError("how large an archive becomes is not known before", remedy="give --size")
+        raise UsageError("the size of an unpacked archive is not known in advance", remedy="give --size")
     if pipe is not None:
         with pipe.looking() as stream:
             told = preflight(home, request, namespace, name, ask=Ask(), stream=stream, on_progress=on_progress)
         size = _size(told)
         if size is None:
-            raise UsageError("what comes through this pipe does not tell its size before", remedy="give --size")
+            raise UsageError("the size of the image in this pipe is not known in advance", remedy="give --size")
         return size
     for ask in (Ask(), Ask(whole=True)):
         with _rewound(request):
@@ -127,7 +129,7 @@ def find_size(
         if size is not None:
             return size
     raise UsageError(
-        "the image is empty, or does not tell its size", where=request.place.location, remedy="give --size"
+        "the image is empty or does not contain its size", where=request.place.location, remedy="give --size"
     )
 
 

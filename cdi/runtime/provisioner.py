@@ -98,7 +98,7 @@ class Provisioner:
         if not self._launcher.forget(uid):
             return False
         directory = self._home.volume(key.namespace, key.name)
-        with durable.mapped("the volume that is to be removed", directory):
+        with durable.mapped("the volume to remove", directory):
             if directory.is_symlink():
                 directory.unlink()
             elif directory.exists():

@@ -116,18 +116,18 @@ class Request:
             if getattr(access, name) and kind not in kinds:
                 option = _SPELLED.get(name, f"--{name}")
                 raise UsageError(
-                    f"{option} is for {_words(kinds)}, and this is {_NAMES[kind]}", where=self.place.location
+                    f"{option} applies to {_words(kinds)}, but this is {_NAMES[kind]}", where=self.place.location
                 )
         if self.connections and kind not in _SEEKABLE:
             raise UsageError("--connections has no effect on standard input", remedy="leave it out")
         if access.secret and (access.username or access.password or access.credentials or self.place.user):
-            raise UsageError("--secret and credentials are both given", remedy="give one of them")
+            raise UsageError("--secret and credentials exclude each other", remedy="give one of them")
         if access.credentials and (access.username or access.password):
-            raise UsageError("--credentials-file and --username are both given", remedy="give one of them")
+            raise UsageError("--credentials-file and --username exclude each other", remedy="give one of them")
         if access.anonymous and (self.login is not None or access.secret):
-            raise UsageError("--anonymous and credentials are both given", remedy="give one of them")
+            raise UsageError("--anonymous and credentials exclude each other", remedy="give one of them")
         if self.signature in ("if-present", "require") and self.keyring is None:
-            raise UsageError("a signature cannot be checked without keys", remedy="give --keyring FILE as well")
+            raise UsageError("a signature cannot be verified without keys", remedy="give --keyring FILE as well")
 
     @property
     def login(self) -> tuple[str, str] | None:
@@ -183,7 +183,9 @@ def read_option_file(path: str | Path, most: int = _MOST) -> bytes:
             f"the file cannot be read: {error.strerror}", where=str(path), remedy="check the path"
         ) from error
     if len(content) > most:
-        raise UsageError(f"the file is larger than {most} bytes", where=str(path), remedy="is it the right file?")
+        raise UsageError(
+            f"the file is larger than {most} bytes", where=str(path), remedy="check that it is the right file"
+        )
     return content
 
 

@@ -201,7 +201,7 @@ class Sender:
             url = urljoin(endpoint, answer.headers["location"])
         if urlsplit(url)[:2] != urlsplit(endpoint)[:2]:
             # Every request carries the token, which no other server may get.
-            raise UploadMalformed("the server sends uploads to another server", where=url)
+            raise UploadMalformed("the server redirects uploads to another server", where=url)
         return url
 
     # --- plain --------------------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ class Sender:
                 raise SourceTlsUntrusted(
                     f"the upload proxy's certificate is not trusted: {error.verify_message}",
                     where=url,
-                    remedy="give its CA with --ca, or do without with --insecure",
+                    remedy="give its CA with --ca, or skip the verification with --insecure",
                 ) from error
             except (OSError, http.client.HTTPException) as error:
                 raise _Lost(error) from error
@@ -271,7 +271,7 @@ class Sender:
             while done < self._size:
                 count = self._file.readinto(buffer[: self._size - done])  # type: ignore[attr-defined]  # real files have it
                 if not count:
-                    raise UsageError("the file became shorter while it was sent", where=str(self._file.name))
+                    raise UsageError("the file was truncated while it was sent", where=str(self._file.name))
                 sock.sendall(buffer[:count])
                 done += count
                 self._tell(done, arrived=False)
@@ -310,7 +310,11 @@ class _Answer:
                 known = by_code(str(document.get("code")))
                 kind = known if known.__name__ == document.get("code") else _kind(self.status)
                 return kind(document["message"].rstrip("."), remedy="")
-        said = text.splitlines()[0][:500] if text and not text.startswith("<") else f"the server answered {self.status}"
+        said = (
+            text.splitlines()[0][:500]
+            if text and not text.startswith("<")
+            else f"the server responded with status {self.status}"
+        )
         return _kind(self.status)(said.rstrip("."), where=urlsplit(url).path, remedy="")
 
 
@@ -335,7 +339,7 @@ def _connection(url: str, context: ssl.SSLContext | None) -> http.client.HTTPCon
     except ValueError:
         host = port = None
     if parts.scheme not in {"http", "https"} or not host:
-        raise UsageError("this is no URL of an upload proxy", where=url, remedy="https://HOST[:PORT]")
+        raise UsageError("this is not the URL of an upload proxy", where=url, remedy="https://HOST[:PORT]")
     if parts.scheme == "https":
         return http.client.HTTPSConnection(host, port, timeout=_CONNECTING, context=context)
     return http.client.HTTPConnection(host, port, timeout=_CONNECTING)
@@ -356,5 +360,5 @@ def _ask(
 def _offset(headers: Mapping[str, str]) -> int:
     text = headers.get("upload-offset", "")
     if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise UploadMalformed("the server does not say how much it has")
+        raise UploadMalformed("the server's response has no Upload-Offset")
     return int(text)

@@ -53,7 +53,7 @@ LINGER = 3.0
 """Seconds without work after which the supervisor exits."""
 _TICK = 0.1
 _LOOK = 0.5
-_GARBAGE = "what nobody owns"
+_GARBAGE = "garbage collection"
 """The key of garbage collection among the recorded errors."""
 
 log = logging.getLogger("cdi.supervisor")
@@ -330,7 +330,9 @@ class Supervisor:
         request = UploadRequest.read(claim.annotations.get(uploads.ANNOTATION)) if claim is not None else None
         streamed = request is not None and request.path is None
         limit = self._limit()
-        turn = "waits for the client that sends it" if streamed else f"waits for one of {limit} workers to become free"
+        turn = (
+            "waiting for the client that sends it" if streamed else f"waiting for one of {limit} workers to become free"
+        )
         plan = reconcile(self._observed.world(dv, worker, self._setting, admitted=admitted, turn=turn))
         hindrance = self._troubles.get(Key("persistentvolumeclaims", key.namespace, key.name))
         if hindrance is not None:
@@ -347,7 +349,7 @@ class Supervisor:
         for action in plan.actions:
             if isinstance(action, StartWorker):
                 self._running[action.claim] = key
-                log.info("%s: attempt %d began", key, action.attempt)
+                log.info("%s: attempt %d started", key, action.attempt)
         if plan.status is not None:
             phase = plan.status["phase"]
             log.info("%s: %s %s", key, phase, plan.status["progress"])
@@ -387,7 +389,7 @@ def main(arguments: list[str]) -> int:
     try:
         _supervise(Home.find(Path(arguments[1])), inherited)
     except CdiError as error:
-        log.error("the supervisor ends: %s", error)  # noqa: TRY400  no traceback: the error is complete
+        log.error("the supervisor is stopping: %s", error)  # noqa: TRY400  no traceback: the error is complete
         return error.exit_status
     return 0
 

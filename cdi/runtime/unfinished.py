@@ -36,7 +36,7 @@ def kept(home: Home, name: str) -> Iterator[Path]:
                 directory.mkdir(mode=0o700, exist_ok=True)
                 lock = stack.enter_context(durable.locked(directory / "lock", wait=False))
         if lock is None:
-            raise TargetBusy("the same import is under way", where=str(directory), remedy="wait until it ends")
+            raise TargetBusy("the same import is already running", where=str(directory), remedy="wait until it ends")
         try:
             with home.mapped("the files of the import"):
                 for each in (directory / "inputs", directory / "scratch"):

@@ -55,7 +55,9 @@ class Uploads:
         except OSError as error:
             raise UsageError(f"the file cannot be read: {error.strerror}", where=str(path)) from error
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-            raise UsageError("only a file or block device is uploaded by name", where=str(path), remedy="use a pipe: -")
+            raise UsageError(
+                "only a file or block device can be uploaded by name", where=str(path), remedy="use a pipe: -"
+            )
         before = self._request(key, UploadRequest(id=uuid.uuid4().hex, path=str(path)))
         self._supervised(key, before)
 
@@ -107,7 +109,7 @@ class Uploads:
         """Record the request on the PVC; return the DataVolume as it was before."""
         dv = parse(self._store.get(key))
         if not isinstance(dv, DataVolume) or dv.spec.source is None or dv.spec.source.upload is None:
-            raise UsageError(f"{key} does not take an upload", where="spec.source", remedy="give it source.upload: {}")
+            raise UsageError(f"{key} is not an upload target", where="spec.source", remedy="give it source.upload: {}")
         if phase_of(self._store.get(key)) is not Phase.FAILED:
             self._wait(key)
         claim_key = Key.of("pvc", key.namespace, key.name)
@@ -119,7 +121,7 @@ class Uploads:
             if Ledger.read(annotations.get(ANNOTATION)).done:
                 raise _has_image(key)
             if self._launcher.alive(uid):
-                raise Conflict(f"an upload to {key} is under way", remedy="wait until it ends")
+                raise Conflict(f"an upload to {key} is in progress", remedy="wait until it ends")
             annotations[uploads.ANNOTATION] = request.write()
             body["metadata"]["annotations"] = annotations
 
@@ -140,4 +142,4 @@ class Uploads:
 
 
 def _has_image(key: Key) -> AlreadyExists:
-    return AlreadyExists(f"{key} has its image already")
+    return AlreadyExists(f"{key} already has its image")

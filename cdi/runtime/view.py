@@ -81,5 +81,5 @@ def standing(body: Object) -> str:
     for condition in status.get("conditions") or []:
         if condition.get("type") == "Ready":
             why = condition.get("message") or condition.get("reason") or ""
-    phase = status.get("phase") or "not looked at yet"
+    phase = status.get("phase") or "not reconciled yet"
     return f"{phase}: {why}" if why else str(phase)

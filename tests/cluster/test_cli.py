@@ -331,7 +331,7 @@ def test_delete_can_leave_the_volume(cdi):
 
 def test_logs_of_the_worker_on_the_prime_claim(cdi, cluster):
     cdi.apply(datavolume())
-    assert "there is no worker's pod yet" in cdi("logs", "dv/golden", status=2).stderr
+    assert "there is no worker pod yet" in cdi("logs", "dv/golden", status=2).stderr
     prime, target = claim("prime-1", "csi-wait"), claim("golden", "csi-wait")
     prime["metadata"]["annotations"] = {"cdi.kubevirt.io/storage.import.importPodName": "importer-prime-1"}
     target["metadata"]["annotations"] = {"cdi.kubevirt.io/storage.populator.pvcPrime": "prime-1"}

@@ -99,7 +99,7 @@ def read_images_file(body: Mapping[str, Any], problems: list[Problem]) -> list[E
     common = _read(Common, document.get("defaults") or {}, "defaults", problems)
     entries = document.get("images")
     if not isinstance(entries, list) or not entries:
-        problems.append(Problem(field="images", message="a list of images is wanted"))
+        problems.append(Problem(field="images", message="a list of images is required"))
         return []
     found = []
     for number, entry in enumerate(entries):

@@ -69,13 +69,17 @@ def _located(image: Image, path: str, base: Path, own: frozenset[str], problems:
     ]
     if len(given) != 1:
         problems.append(
-            Problem(field=path, message=f"one of them is wanted: {', '.join(given)}" if given else "url is missing")
+            Problem(
+                field=path, message=f"only one of them may be set: {', '.join(given)}" if given else "url is missing"
+            )
         )
         return None
     if image.url is None:
         for field, value in (("secretRef", image.secret_ref), ("certConfigMap", image.cert_config_map)):
             if value is not None:
-                problems.append(Problem(field=f"{path}.{field}", message="it belongs to url; put it into the source"))
+                problems.append(
+                    Problem(field=f"{path}.{field}", message="it applies only to url; put it into the source")
+                )
         return None
     try:
         located = locate(image.url, base)
@@ -86,13 +90,15 @@ def _located(image: Image, path: str, base: Path, own: frozenset[str], problems:
         problems.append(Problem(field=f"{path}.url", message="a batch does not read images from standard input"))
     if located.user is not None:
         problems.append(
-            Problem(field=f"{path}.url", message="it holds a user; put accessKeyId and secretKey into a Secret")
+            Problem(field=f"{path}.url", message="it contains a user; put accessKeyId and secretKey into a Secret")
         )
     fit = {"secret_ref": ("http", "s3", "gcs", "registry"), "cert_config_map": ("http", "s3", "registry")}
     for name, field in (("secret_ref", "secretRef"), ("cert_config_map", "certConfigMap")):
         # A default applies only to the sources that support it.
         if getattr(image, name) is not None and located.kind not in fit[name] and name in own:
-            problems.append(Problem(field=f"{path}.{field}", message=f"a source of kind {located.kind} has none"))
+            problems.append(
+                Problem(field=f"{path}.{field}", message=f"a source of kind {located.kind} does not support it")
+            )
     return located
 
 
@@ -102,7 +108,7 @@ def _manifest(image: Image, path: str, located: Place | None, problems: list[Pro
     for name, value in (image.policy or {}).items():
         text = value if isinstance(value, str) else str(value).lower()
         if annotations.setdefault(f"{PREFIX}{name}", text) != text:
-            problems.append(Problem(field=f"{path}.policy.{shown(name)}", message="annotations say otherwise"))
+            problems.append(Problem(field=f"{path}.policy.{shown(name)}", message="the annotations contradict it"))
     if located is not None:
         spec["source"] = _source(image, located)
     elif image.source is not None:
@@ -134,7 +140,7 @@ def _manifest(image: Image, path: str, located: Place | None, problems: list[Pro
     }
     if image.size is not None:
         if size_of(manifest) is not None:
-            problems.append(Problem(field=f"{path}.size", message="the claim's own request gives a size as well"))
+            problems.append(Problem(field=f"{path}.size", message="the size is also set in the PVC's request"))
         else:
             manifest = with_size(manifest, image.size.text)
     return manifest
@@ -161,11 +167,11 @@ def _put_checksum(
         return
     if "http" in source:
         if source["http"].setdefault("checksum", checksum) != checksum:
-            problems.append(Problem(field=f"{path}.checksum", message="the source's own checksum is another"))
+            problems.append(Problem(field=f"{path}.checksum", message="it differs from the source's checksum"))
     elif {"s3", "gcs", "registry", "upload", "imageio", "vddk"} & source.keys():
         annotations.setdefault(CHECKSUM, checksum)
     elif source or "sourceRef" in spec:
-        problems.append(Problem(field=f"{path}.checksum", message="nothing is fetched that could be checked"))
+        problems.append(Problem(field=f"{path}.checksum", message="this source fetches no content to check"))
 
 
 def _renamed(field: str, path: str, located: Place | None, policy: Mapping[str, Any]) -> str:
@@ -237,13 +243,13 @@ def finish(
 def _impossible(dv: DataVolume, *, unsized: bool, path: Path | None) -> Iterator[Problem]:
     source = dv.spec.source
     if source is not None and source.upload is not None and path is None:
-        yield Problem(field="spec.source.upload", message="nobody uploads in a batch; give a file as url")
+        yield Problem(field="spec.source.upload", message="uploads are not supported in a batch; give a file as url")
     if unsized and source is not None and source.blank is not None:
-        yield Problem(field=_SIZE[0], message="an empty disk has no size of its own; give one")
+        yield Problem(field=_SIZE[0], message="an empty disk needs a size")
     if unsized and dv.spec.content_type == ContentType.ARCHIVE:
-        yield Problem(field=_SIZE[0], message="an archive does not tell how large its volume shall be; give a size")
+        yield Problem(field=_SIZE[0], message="the volume of an archive needs a size")
     if not dv.metadata.name:
-        yield Problem(field="metadata.name", message="a volume of a batch has a name of its own, no generateName")
+        yield Problem(field="metadata.name", message="a volume of a batch needs a name; generateName is not supported")
 
 
 def _url(dv: DataVolume) -> str | None:

@@ -111,7 +111,7 @@ class Starter:
             # The volume exists; the error matters only for an update.
             if self._update:
                 raise
-            return None, f"the source cannot be asked: {error.what}"
+            return None, f"the source cannot be read: {error.what}"
 
     def _begin(self, item: Item, pin: Entry | None, note: str, standing: Standing | None = None) -> Importing:
         manifest = item.manifest
@@ -138,7 +138,7 @@ class Starter:
             with contextlib.suppress(Conflict, AlreadyExists):
                 self._here.upload(item.namespace, item.name, item.path)
         before = None if failure is None else (failure, restarts)
-        return self._under_way(item, "was under way", before=before)
+        return self._under_way(item, "was in progress", before=before)
 
     @property
     def _here(self) -> Embedded:

@@ -100,6 +100,6 @@ def with_size(manifest: Object, size: Any) -> Object:
     resources = claim.get("resources") or {} if isinstance(claim, Mapping) else None
     requests = resources.get("requests") or {} if isinstance(resources, Mapping) else None
     if not isinstance(requests, Mapping) or not isinstance(resources, Mapping) or not isinstance(claim, Mapping):
-        raise InvalidManifest("it is no mapping", where=f"spec.{name}.resources.requests")
+        raise InvalidManifest("it is not a mapping", where=f"spec.{name}.resources.requests")
     claim = {**claim, "resources": {**resources, "requests": {**requests, "storage": size}}}
     return {**manifest, "spec": {**spec, name: claim}}

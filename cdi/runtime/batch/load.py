@@ -56,9 +56,9 @@ def load_batch(
         if len(reading.problems) > len(lines):
             lines.append(f"and {len(reading.problems) - len(lines)} more")
         where = None if reading.several or not documents else documents[0].origin
-        raise InvalidManifest("; ".join(lines), where=where, remedy="correct what is named and run it again")
+        raise InvalidManifest("; ".join(lines), where=where, remedy="correct these fields and run it again")
     if not reading.items:
-        raise UsageError("there is no image to import", remedy="give an images.yaml, or manifests of DataVolumes")
+        raise UsageError("no image to import is given", remedy="give an images.yaml, or manifests of DataVolumes")
     return Batch(
         items=tuple(reading.items), others=tuple(reading.others), directory=_directory(d.origin for d in documents)
     )
@@ -154,7 +154,7 @@ class _Reading:
         name = metadata.get("name") if isinstance(metadata, Mapping) else None
         title = f"DataVolume {shown(name)}" if isinstance(name, str) else f"DataVolume at line {line}"
         if not isinstance(metadata, Mapping) or not isinstance(spec, Mapping):
-            raise Rejected([Problem(field=title, message="metadata and spec are wanted")])
+            raise Rejected([Problem(field=title, message="metadata and spec are required")])
         body = {key: value for key, value in body.items() if key != "status"}
         own = metadata.get("namespace")
         # Validate the shape first, because the following code relies on it.
@@ -187,7 +187,7 @@ class _Reading:
         for item in self.items:
             other = first.setdefault(item.key, item)
             if other is not item:
-                self.problems.append(f"{item.place}: the name {item.label} is taken by {other.place}")
+                self.problems.append(f"{item.place}: the name {item.label} is already used by {other.place}")
         for body in self.others:
             key = Key.of_object(body)
             claimed = first.get(Key("datavolumes", key.namespace, key.name))

@@ -121,7 +121,7 @@ class Prober:
                 found = self._examined(job, control, Ask(whole=True))
         if found.virtual_size is None:
             raise FormatUnsupported(
-                "the image does not tell how large its disk is", where=item.url, remedy="give a size"
+                "the image does not contain the size of its disk", where=item.url, remedy="give a size"
             )
         return found.virtual_size
 

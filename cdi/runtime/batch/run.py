@@ -264,7 +264,7 @@ class _Run:
         if not self._options.keep_going and any(r.verdict == "failed" for r in self._results.values()):
             while self._waiting:
                 rest = self._waiting.popleft()
-                self._end(rest, self._result(rest, "skipped", note="not begun after the failure of another image"))
+                self._end(rest, self._result(rest, "skipped", note="not started after another image failed"))
         while self._waiting and len(self._running) < self._options.jobs:
             if (item := self._next()) is None:
                 return
@@ -286,7 +286,7 @@ class _Run:
             if result.verdict in ("imported", "unchanged", "outdated"):
                 return item
             self._waiting.remove(item)
-            self._end(item, self._result(item, "skipped", note=f"{source.label}, which it is a clone of, is not there"))
+            self._end(item, self._result(item, "skipped", note=f"its source {source.label} does not exist"))
         return None
 
     def _look(self, live: _Live) -> None:
@@ -396,10 +396,10 @@ class _Run:
         wait([live.starting for live in self._running if live.importing is None], timeout=_FAREWELL)
         for live in self._running:
             if self._starter.applied(live.item):
-                self._end(live.item, self._result(live.item, "running", live=live, note="goes on in the background"))
+                self._end(live.item, self._result(live.item, "running", live=live, note="continues in the background"))
         for item in self._batch.items:
             if item.key not in self._results:
-                self._end(item, self._result(item, "skipped", note="not begun"))
+                self._end(item, self._result(item, "skipped", note="not started"))
         failure = None
         if self._unwritten:
             try:

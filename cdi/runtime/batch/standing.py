@@ -113,15 +113,15 @@ def decide(
     if standing.datavolume is None:
         return Begin()
     if differs(item, standing.datavolume):
-        return Replace(why="it was made of another source, or in another way")
+        return Replace(why="it was imported from another source or with other settings")
     if standing.phase is Phase.FAILED or _is_without_source(standing.datavolume):
         return Replace(why="its last import failed")
     if standing.phase is not Phase.SUCCEEDED:
         return Join()
     if standing.claim is None:
-        return Replace(why="its volume is gone")
+        return Replace(why="its volume does not exist any more")
     if pin is not None and volume_is_not(item, facts, pin) is not None:
-        return Replace(why="it is not the image that the lock file pins")
+        return Replace(why="it does not match the lock file")
     if offer is None or not moved(facts, offer):
         return Keep()
     return Replace(why="the source has another image") if update else Keep(moved=True)
@@ -131,18 +131,18 @@ def clash(item: Item, standing: Standing, *, update: bool) -> str | None:
     """Return why this item cannot be imported under its name, or None."""
     dv, claim = standing.datavolume, standing.claim
     if dv is not None and "deletionTimestamp" in dv["metadata"]:
-        return f"{item.key} is being deleted; wait until it is gone"
+        return f"{item.key} is being deleted; wait until it is deleted"
     if dv is not None:
         if update or standing.phase is Phase.FAILED or _is_without_source(dv) or not differs(item, dv):
             return None
         return (
-            f"{item.key} exists and was made of another source or in another way; "
+            f"{item.key} exists and was imported from another source or with other settings; "
             "--update replaces it, or choose another name"
         )
     if claim is not None and "deletionTimestamp" not in claim["metadata"] and not adopts(item.manifest):
-        return f"{item.claim} exists and belongs to something else; delete it, or choose another name"
+        return f"{item.claim} exists and has another owner; delete it, or choose another name"
     if standing.occupied:
-        return f"there are files where the volume {item.namespace}/{item.name} would be; remove them"
+        return f"files exist in the place of the volume {item.namespace}/{item.name}; remove them"
     return None
 
 
@@ -179,7 +179,7 @@ def volume_is_not(item: Item, facts: Facts, pin: Entry) -> str | None:
         have, want = facts.validator, pin.validator
     else:
         have, want = facts.digest, pin.digest
-    return None if have == want else f"the volume was made of {have or 'something unknown'}, {want} is pinned"
+    return None if have == want else f"the volume has {have or 'unknown content'}, but {want} is pinned"
 
 
 def not_as_pinned(item: Item, pin: Entry | None, offer: Offer | None) -> str | None:
@@ -187,21 +187,21 @@ def not_as_pinned(item: Item, pin: Entry | None, offer: Offer | None) -> str | N
     if pin is None:
         return "the lock file does not pin it"
     if pin.url != item.url:
-        return f"{pin.url} is pinned, and the batch says {item.url}"
+        return f"{pin.url} is pinned, but the batch has {item.url}"
     if pinned_checksum(item, pin) is None:
-        return "the lock file has no digest for it, so nothing would hold the import to it"
+        return "the lock file has no digest for it to verify the import with"
     if (contradiction := _checksums(item, pin)) is not None:
         return contradiction
     if offer is None:
         return None
     if pin.length is not None and offer.length is not None and pin.length != offer.length:
-        return f"{pin.length} bytes are pinned, and the source offers {offer.length} bytes"
+        return f"{pin.length} bytes are pinned, but the source has {offer.length} bytes"
     if pin.validator is not None and offer.validator is not None and pin.validator != offer.validator:
-        return f"{pin.validator} is pinned, and the source offers {offer.validator}"
+        return f"{pin.validator} is pinned, but the source has {offer.validator}"
     digest = Digest.parse(pin.digest) if pin.digest is not None else None
     for promised in offer.digests:
         if digest is not None and promised.algorithm == digest.algorithm and promised != digest:
-            return f"{digest} is pinned, and the source promises {promised}"
+            return f"{digest} is pinned, but the source announces {promised}"
     return None
 
 
@@ -220,7 +220,7 @@ def _checksums(item: Item, pin: Entry) -> str | None:
     wanted, pinned = http.get("checksum") or annotations.get(CHECKSUM), pinned_checksum(item, pin)
     if not wanted or pinned is None or Digest.parse(wanted) == Digest.parse(pinned):
         return None
-    return f"{pinned} is pinned, and the batch's checksum is {wanted}"
+    return f"{pinned} is pinned, but the batch's checksum is {wanted}"
 
 
 def _get(backend: Backend, kind: str, item: Item) -> Object | None:

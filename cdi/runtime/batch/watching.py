@@ -33,7 +33,7 @@ class Ended:
     note: str = ""
 
 
-_AGAIN = "it is tried again in the background, now and then"
+_AGAIN = "it is retried in the background"
 
 
 def watched(backend: Backend, courses: Courses, item: Item, importing: Importing) -> Watched | Ended:
@@ -44,7 +44,7 @@ def watched(backend: Backend, courses: Courses, item: Item, importing: Importing
     try:
         body, progress = _look(backend, courses, item, importing)
     except NotFound:
-        gone = NotFound(f"{item.key} was deleted while it was imported", remedy="run the batch again")
+        gone = NotFound(f"{item.key} was deleted during the import", remedy="run the batch again")
         return Ended(failure=as_failure(gone))
     phase = phase_of(body)
     failure = failure_of(body)

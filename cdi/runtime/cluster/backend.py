@@ -125,7 +125,7 @@ class Cluster:
             deadline = time.monotonic() + timeout
             while any(_lives(courses, one, its) for one, its in waited.items()):
                 if time.monotonic() >= deadline:
-                    raise WaitTimeout(f"{key} is still being deleted", remedy="cdi get pvc shows what is left")
+                    raise WaitTimeout(f"{key} is still being deleted", remedy="cdi get pvc shows the remaining objects")
                 courses.pause(deadline - time.monotonic())
 
     def _owned_claim(self, key: Key, uid: str) -> Object | None:

@@ -98,12 +98,12 @@ def claim_facts(filling: Filling) -> Iterator[tuple[str, str]]:
     """Yield labels and values that describe a PVC and what it waits for."""
     claim = filling.claim
     if claim is None:
-        yield "", "not there yet"
+        yield "", "not created yet"
         return
     yield from _claim(claim)
     prime = filling.prime
     if prime is not None:
-        yield "Filled in", f"{prime['metadata']['name']} ({_phase(prime)})"
+        yield "Populated in", f"{prime['metadata']['name']} ({_phase(prime)})"
 
 
 def _claim(claim: Object) -> Iterator[tuple[str, str]]:
@@ -112,7 +112,7 @@ def _claim(claim: Object) -> Iterator[tuple[str, str]]:
     has = (status.get("capacity") or {}).get("storage", "")
     yield "Name", claim["metadata"]["name"]
     yield "Phase", _phase(claim)
-    yield "Size", f"{has or asked}{f' ({asked} asked for)' if has and has != asked else ''}"
+    yield "Size", f"{has or asked}{f' ({asked} requested)' if has and has != asked else ''}"
     yield "Class", str(spec.get("storageClassName") or "")
     yield "Mode", ", ".join([*(spec.get("accessModes") or []), str(spec.get("volumeMode") or "Filesystem")])
     yield "Volume", str(spec.get("volumeName") or "")

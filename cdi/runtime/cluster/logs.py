@@ -30,12 +30,12 @@ def log(calls: Calls, key: Key, *, follow: bool) -> Iterator[str]:
         yield from _followed(calls, key, done=phase is not None and phase.final)
         return
     if found.pod is None:
-        raise NotFound(
-            _missing(phase), where=str(key), remedy="cdi describe shows how it stands; -f waits for a worker"
-        )
+        raise NotFound(_missing(phase), where=str(key), remedy="cdi describe shows its state; -f waits for a worker")
     if not _began(found.pod):
         raise NotFound(
-            "the worker has not begun", where=f"pod {found.pod_name}", remedy="cdi describe says why; -f waits for it"
+            "the worker has not started",
+            where=f"pod {found.pod_name}",
+            remedy="cdi describe shows the reason; -f waits for it",
         )
     yield from _lines(calls, found.pod, follow=False)
 
@@ -52,8 +52,8 @@ def _phase(calls: Calls, key: Key) -> Phase | None:
 
 def _missing(phase: Phase | None) -> str:
     if phase is not None and phase.final:
-        return f"it is {phase}, and its worker's pod is gone with what it said"
-    return "there is no worker's pod yet"
+        return f"it is {phase}, and its worker pod was deleted with its log"
+    return "there is no worker pod yet"
 
 
 def _followed(calls: Calls, key: Key, *, done: bool) -> Iterator[str]:

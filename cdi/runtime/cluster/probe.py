@@ -21,7 +21,7 @@ def find_size(request: Request, secret: Mapping[str, bytes] | None, *, on_progre
     `UsageError` if the size cannot be known.
     """
     if request.content_type == "archive":
-        raise UsageError("how large an archive becomes is not known before", remedy="give --size")
+        raise UsageError("the size of an unpacked archive is not known in advance", remedy="give --size")
     for whole in (False, True):
         found = inspect(request, whole=whole, secret=secret, on_progress=on_progress)
         if found.refusal is not None:
@@ -29,13 +29,13 @@ def find_size(request: Request, secret: Mapping[str, bytes] | None, *, on_progre
         if found.virtual_size:
             return max(found.virtual_size, _LEAST)
     raise UsageError(
-        "the image is empty, or does not tell its size", where=request.place.location, remedy="give --size"
+        "the image is empty or does not contain its size", where=request.place.location, remedy="give --size"
     )
 
 
 def from_here(error: CdiError) -> CdiError:
     """Return the error; one of a source is extended by a note that the cluster's access may differ."""
     if isinstance(error, SourceError):
-        hint = "; it was asked from this machine: with --size only the cluster has to reach it"
+        hint = "; it was requested from this machine: with --size only the cluster has to reach it"
         return type(error)(error.what, where=error.where, remedy=f"{error.remedy}{hint}")
     return error

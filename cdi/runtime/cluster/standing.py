@@ -91,8 +91,10 @@ def blocker_of(body: Object, filling: Filling, events: Iterable[Object], *, imme
     if not (body.get("status") or {}).get("phase"):
         return Blocker(
             reason="NoController",
-            message="no controller has looked at it",
-            remedy="see whether the controller runs (kubectl get deployments -A | grep cdi) and watches this namespace",
+            message="no controller has reconciled it yet",
+            remedy=(
+                "check whether the controller runs (kubectl get deployments -A | grep cdi) and watches this namespace"
+            ),
         )
     return _waits(phase, filling, immediate=immediate) or _told(body) or (_blocker(hold) if hold is not None else None)
 
@@ -119,8 +121,8 @@ def _trouble(events: Iterable[Object]) -> Blocker | None:
     kind, name = (str((last.get("involvedObject") or {}).get(field) or "") for field in ("kind", "name"))
     return Blocker(
         reason=str(last["reason"]),
-        message=f"{kind} {name}: {last.get('message') or 'nobody says why'}",
-        remedy="look at the storage's provisioner and at what the claim asks for",
+        message=f"{kind} {name}: {last.get('message') or 'no reason given'}",
+        remedy="check the storage's provisioner and what the PVC requests",
     )
 
 
@@ -131,7 +133,7 @@ def _waits(phase: Phase, filling: Filling, *, immediate: bool) -> Blocker | None
         return None
     return Blocker(
         reason=phase.value,
-        message="its storage class waits for the first consumer of the volume",
+        message="its StorageClass has volumeBindingMode WaitForFirstConsumer, and no pod uses the volume",
         remedy=f"start the virtual machine or pod that uses it, or annotate it with {names.ANN_IMMEDIATE_BINDING}",
     )
 

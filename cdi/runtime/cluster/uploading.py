@@ -33,7 +33,7 @@ async def ask_token(client: Client, namespace: str, claim: str) -> str:
     answer = await client.create(UPLOAD_TOKEN_REQUESTS, body)
     token = (answer.get("status") or {}).get("token")
     if not isinstance(token, str) or not token:
-        raise ClusterProtocolError("the answer has no token", where=str(UPLOAD_TOKEN_REQUESTS))
+        raise ClusterProtocolError("the response has no token", where=str(UPLOAD_TOKEN_REQUESTS))
     return token
 
 
@@ -54,7 +54,7 @@ def find_proxy(cluster: Cluster, *, url: str | None, authority: str | None, inse
     url = url or status.get("uploadProxyURL")
     if not url:
         raise NotFound(
-            "the cluster does not say where its upload proxy is reached",
+            "the cluster does not publish the URL of its upload proxy",
             where="CDIConfig config, status.uploadProxyURL",
             remedy="--uploadproxy-url https://HOST, which kubectl port-forward service/cdi-uploadproxy may open",
         )
@@ -113,11 +113,11 @@ def await_ready(
 def _check(body: Object, phase: Phase, key: Key) -> None:
     raise_failure(body, patient=True)
     if phase is Phase.SUCCEEDED:
-        raise AlreadyUploaded(f"{key} has its image already")
+        raise AlreadyUploaded(f"{key} already has its image")
     immediate = ANN_IMMEDIATE_BINDING in (body["metadata"].get("annotations") or {})
     if phase in _WAITING and not immediate:
         raise InvalidManifest(
-            f"{key} waits for its first consumer",
-            where="storage class with volumeBindingMode WaitForFirstConsumer",
+            f"{key} is waiting for its first consumer",
+            where="StorageClass with volumeBindingMode WaitForFirstConsumer",
             remedy=f"--force-bind, or set the annotation {GROUP}/storage.bind.immediate.requested",
         )

@@ -275,7 +275,7 @@ def test_a_volume_that_is_not_what_is_pinned(machine, fault_server):
     fault_server.put("/i00", raw_disk(0), etag='"v0"')
     (machine.path / "cdi.lock").write_text(lock)
     results = machine.results("images.yaml", "--locked", status=5)
-    assert "the volume was made of" in results["i00"]["error"]["message"]
+    assert "the volume has" in results["i00"]["error"]["message"]
     assert machine.disk("i00").read_bytes() == raw_disk(5)
     assert machine.results("images.yaml", "--locked", "--update")["i00"]["result"] == "imported"
     assert machine.disk("i00").read_bytes() == raw_disk(0)
@@ -453,7 +453,7 @@ def test_container_images_are_held_to_their_manifest(machine, registries, tmp_pa
     moved = container(layout, raw_disk(2), architecture)
     registries.push(layout, "one", "public/batch:one")
     _, err = machine.batch("images.yaml", "--locked", status=5)
-    assert f"{digest} is pinned, and the source offers {moved}" in err
+    assert f"{digest} is pinned, but the source has {moved}" in err
     results = machine.results("images.yaml")
     assert (results["remote"]["result"], results["archive"]["result"]) == ("outdated", "unchanged")
 
@@ -503,7 +503,7 @@ def test_names_that_are_taken(machine, fault_server):
     _, err = machine.batch("images.yaml", status=2)
     assert "persistentvolumeclaim default/i00 exists and belongs to something else" in err
     _, err = machine.batch(machine.write([http(fault_server, 0), http(fault_server, 0)]), status=2)
-    assert "images[1]: the name i00 is taken by images.yaml: images[0]" in err
+    assert "images[1]: the name i00 is already used by images.yaml: images[0]" in err
 
 
 def test_a_passing_fault_is_waited_out(machine, fault_server):

@@ -164,7 +164,7 @@ def test_an_upload_of_a_file(embedded, nginx, image, tmp_path):
     with pytest.raises(UsageError):
         embedded.upload(None, "a", tmp_path / "none")
     embedded.apply([data_volume("b", {"blank": {}})])
-    with pytest.raises(UsageError, match="does not take an upload"):
+    with pytest.raises(UsageError, match="is not an upload target"):
         embedded.upload(None, "b", nginx.root / "runtime/disk.qcow2")
 
 

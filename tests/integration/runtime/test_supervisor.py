@@ -363,7 +363,7 @@ def test_garbage_that_cannot_be_removed_is_tried_again_and_nothing_else_waits_fo
     bench.home.workers.rmdir()
     bench.home.workers.write_text("in the way")
     bench.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}})
-    bench.step_until(until, lambda: any("what nobody owns" in record.getMessage() for record in caplog.records))
+    bench.step_until(until, lambda: any("garbage collection" in record.getMessage() for record in caplog.records))
     bench.home.workers.unlink()
     bench.apply(data_volume("a"))
     bench.phases(until, a="Succeeded")

@@ -65,7 +65,7 @@ def test_files_where_the_volume_would_be(batch, tmp_path):
     (tmp_path / "home/volumes/default/a/disk.img").touch()
     done = batch([{"name": "a", "url": "x"}])
     assert done.status == 2
-    assert "there are files where the volume default/a would be" in done.err
+    assert "files exist in the place of the volume default/a" in done.err
 
 
 def test_an_image_that_cannot_be_asked_fails_alone(batch, tmp_path):

@@ -101,7 +101,7 @@ def test_what_an_api_server_gave_may_be_applied_again(cdi, manifest):
     [
         ("a: [", "not YAML"),
         ("", "no object"),
-        ("a: 1\na: 2\n", "stands twice"),
+        ("a: 1\na: 2\n", "duplicate key"),
         ("- 1\n", "must be of type object, not array"),
         ("kind: DataVolume\n", "apiVersion"),
     ],
@@ -181,7 +181,7 @@ def test_describe_shows_the_object(cdi, manifest):
     out = cdi("describe", "dv/golden").out
     assert "url: http://127.0.0.1:1/x.qcow2" in out
     assert "app: x" in out
-    assert "not there yet" in out
+    assert "not created yet" in out
 
 
 def test_delete_by_name_and_by_manifest(cdi, tmp_path):

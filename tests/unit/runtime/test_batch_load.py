@@ -187,7 +187,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         "images[2].source.http.chekum: no such field",
         "images[3].size: Invalid value",
         "images[3].labels.x: Invalid value",
-        "images[4].size: the claim's own request gives a size as well",
+        "images[4].size: the size is also set in the PVC's request",
         "images[5]: url is missing",
         "images[6]: must be of type object, not string",
         "images[7].checksum: sha256 wants 64 hex digits",
@@ -199,7 +199,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         "images[12].contentType: ContentType must be kubevirt",
         "images[12].size: an archive does not tell",
         "images[13].source.upload: nobody uploads in a batch",
-        "images[14].certConfigMap: a source of kind file has none",
+        "images[14].certConfigMap: a source of kind file does not support it",
         "images[15].size: an empty disk has no size of its own",
         "images[16].policy.connections: ",
         "images[17].secretRef: Name of Secret",
@@ -212,21 +212,21 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ("images: []", "images: a list of images is wanted"),
-        ("images: {a: b}", "images: a list of images is wanted"),
+        ("images: []", "images: a list of images is required"),
+        ("images: {a: b}", "images: a list of images is required"),
         ("defaults: []\nimages: [{name: a, url: b}]", ""),
         ("defaults: 5\nimages: [{name: a, url: b}]", "defaults: must be of type object, not integer"),
         ("- a", "neither a list of images"),
         ("just text", "neither a list of images"),
         ("kind: 5", "neither a list of images"),
         ("images: [{name: no, url: a}]", "images[0].name: Invalid value"),
-        ("images: [{name: a, name: b, url: c}]", "'name' stands twice"),
+        ("images: [{name: a, name: b, url: c}]", "duplicate key 'name'"),
         ("images: [{name: a, url: c, policy: {connections: [1]}}]", "images[0].policy.connections"),
         ("images: [{name: a, url: c, source: 5}]", "images[0].source"),
         ("images: [{name: a, url: c, storage: {resources: {requests: 5}}}]", "images[0].storage.resources.requests"),
         ("images: [{1: a, url: c}]", "must be of type string, not integer"),
         ("kind: Pod\napiVersion: v1", "Pod"),
-        ("kind: DataVolume\napiVersion: cdi.kubevirt.io/v1beta1", "metadata and spec are wanted"),
+        ("kind: DataVolume\napiVersion: cdi.kubevirt.io/v1beta1", "metadata and spec are required"),
         ("kind: DataVolume\napiVersion: cdi.kubevirt.io/v1beta1\nmetadata: {}\nspec: {storage: 5}", "spec.storage"),
         ("kind: DataVolume\napiVersion: cdi.kubevirt.io/v1beta1\nmetadata: {}\nspec: {pvc: []}", "spec.pvc"),
     ],
@@ -296,7 +296,7 @@ def test_all_that_is_wrong_with_manifests_is_told_at_once(tmp_path):
 def test_names_that_clash(tmp_path):
     images = [{"name": "a", "url": URL}, {"name": "a", "url": URL}, {"name": "a", "url": URL, "namespace": "other"}]
     what = refused(tmp_path, images)
-    assert "images[1]: the name a is taken by" in what
+    assert "images[1]: the name a is already used by" in what
     assert "images[2]" not in what
     claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "a"}}
     claim["spec"] = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}

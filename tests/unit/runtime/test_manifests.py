@@ -34,8 +34,8 @@ def test_aliases_and_merges_are_followed():
     ("content", "words"),
     [
         (b"a: [", "not YAML"),
-        (b"a: 1\nb: 2\na: 3", "'a' stands twice at line 3"),
-        (b"spec: {x: 1, x: 1}", "'x' stands twice"),
+        (b"a: 1\nb: 2\na: 3", "duplicate key 'a' at line 3"),
+        (b"spec: {x: 1, x: 1}", "duplicate key 'x'"),
         (b"\xff\xfe\x00", "no text in UTF-8"),
         (b"QFI\xfb\x00\x00\x00\x03", "no text in UTF-8"),
         (b"a: !!python/object/apply:os.system [id]", "could not determine a constructor"),
