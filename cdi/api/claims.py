@@ -40,7 +40,7 @@ class VolumeResources(Model):
 
 
 class StorageSpec(Model):
-    """A claim as the user needs it; a storage profile fills in what is left out."""
+    """PVC template; fields that are not set are completed from the StorageProfile."""
 
     access_modes: list[str] | None = None
     """Access modes that the volume should have; those of the storage profile where none is given."""

@@ -117,10 +117,10 @@ class ConfigSpec(Model):
 
 
 class ConfigStatus(Model):
-    """What is in force."""
+    """Observed state: the settings in force."""
 
     upload_proxy_url: str | None = None
-    """Where clients upload to."""
+    """URL of the upload proxy."""
     upload_proxy_ca: str | None = None
     """The certificate authority of the upload proxy, PEM."""
     import_proxy: ImportProxy | None = None
@@ -141,6 +141,6 @@ class CDIConfig(KubeObject):
     """How the controllers and workers behave; there is one, named config, kept in step with the CDI object."""
 
     spec: ConfigSpec
-    """What the administrator sets."""
+    """Settings of the administrator."""
     status: ConfigStatus | None = None
-    """What is in force; written by the controller."""
+    """Observed settings; written by the controller."""

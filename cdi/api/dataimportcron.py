@@ -27,7 +27,7 @@ class RetentionPolicy(enum.StrEnum):
 
 
 class DataImportCronSpec(Model):
-    """What to import and when to look."""
+    """Desired state: the image to import and the schedule of the checks."""
 
     template: DataVolume
     """The DataVolume that each import makes."""
@@ -57,7 +57,7 @@ class ImportStatus(Model):
 
 
 class DataImportCronStatus(Model):
-    """What was found and done."""
+    """Observed state: the versions found and the imports done."""
 
     current_imports: list[ImportStatus] | None = None
     """Imports under way; one at most."""
@@ -77,6 +77,6 @@ class DataImportCron(KubeObject):
     """Looks at an image on a schedule and imports it again whenever it changes."""
 
     spec: DataImportCronSpec
-    """What to import and when to look."""
+    """Desired state: the image to import and the schedule of the checks."""
     status: DataImportCronStatus | None = None
-    """What was found and done; written by the controller."""
+    """Observed state; written by the controller."""

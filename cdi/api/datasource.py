@@ -17,7 +17,7 @@ class DataSourceReference(Model):
 
 
 class DataSourceSource(Model):
-    """What the DataSource stands for; at most one member is set."""
+    """Volume that the DataSource refers to; at most one member is set."""
 
     pvc: SourcePvc | None = None
     """A volume."""
@@ -28,14 +28,14 @@ class DataSourceSource(Model):
 
 
 class DataSourceSpec(Model):
-    """What the DataSource stands for."""
+    """Desired state: the volume that the DataSource refers to."""
 
     source: DataSourceSource
     """The volume, snapshot or other DataSource."""
 
 
 class DataSourceStatus(Model):
-    """What was found."""
+    """Observed state: the resolved volume and the conditions."""
 
     source: DataSourceSource | None = None
     """The volume or snapshot at the end of the chain."""
@@ -47,6 +47,6 @@ class DataSource(KubeObject):
     """A stable name for a golden image; DataVolumes refer to it with sourceRef."""
 
     spec: DataSourceSpec
-    """What the DataSource stands for."""
+    """Desired state: the volume that the DataSource refers to."""
     status: DataSourceStatus | None = None
-    """What was found; written by the controller."""
+    """Observed state; written by the controller."""

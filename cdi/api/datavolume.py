@@ -46,10 +46,10 @@ class Checkpoint(Model):
 
 
 class DataVolumeSpec(Model):
-    """What the volume shall hold and how it is made."""
+    """Desired state: the volume's content and its PVC."""
 
     source: DataVolumeSource | None = None
-    """Where the content comes from; either this or sourceRef."""
+    """Source of the content; either this or sourceRef."""
     source_ref: SourceRef | None = None
     """A DataSource that says where the content comes from."""
     pvc: ClaimSpec | None = None
@@ -89,11 +89,11 @@ class DataVolumeStatus(Model):
     claim_name: str | None = None
     """The claim that holds the disk."""
     phase: str | None = None
-    """Where the import is; Succeeded and Failed are final."""
+    """Phase of the import; Succeeded and Failed are final."""
     progress: str | None = None
     """Per cent of the transfer, such as 42.17%, or N/A."""
     restart_count: Int32 | None = None
-    """How often the worker had to be started again."""
+    """Number of worker restarts."""
     conditions: list[Condition] | None = None
     """Ready, Bound and Running, each with the reason."""
 
@@ -102,6 +102,6 @@ class DataVolume(KubeObject):
     """A volume together with what it shall hold: an image to import, upload or clone, or nothing yet."""
 
     spec: DataVolumeSpec
-    """What the volume shall hold and how it is made."""
+    """Desired state: the volume's content and its PVC."""
     status: DataVolumeStatus | None = None
     """How far it is; written by the controller."""

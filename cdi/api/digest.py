@@ -27,7 +27,7 @@ class Digest:
         if not colon or length is None:
             raise ChecksumInvalid(f"checksum {text[:80]!r} names no known algorithm")
         if not re.fullmatch(r"[0-9a-f]+", value) or len(value) != length:
-            raise ChecksumInvalid(f"{algorithm} wants {length} hex digits, got {value[:140]!r}")
+            raise ChecksumInvalid(f"{algorithm} requires {length} hex digits, got {value[:140]!r}")
         return cls(algorithm, value)
 
     def __str__(self) -> str:

@@ -94,14 +94,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"the field {name[:80]!r} is there twice")
+            raise ValueError(f"duplicate field {name[:80]!r}")
         found[name] = value
     return found
 
 
 def _no_number(text: str) -> NoReturn:
     """Reject NaN and the infinities, which Python parses but JSON does not allow (RFC 8259, section 6)."""
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
 _DECODER = json.JSONDecoder(parse_constant=_no_number)

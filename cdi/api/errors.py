@@ -184,7 +184,7 @@ class SourceRefused(SourceError):
     """The server rejected the request (other 4xx)."""
 
     retry = Retry.ON_CHANGE
-    default_remedy = "read the server's answer; the request itself is not accepted"
+    default_remedy = "read the server's response; the request itself is not accepted"
 
 
 class SourceUnreachable(SourceError):
@@ -198,14 +198,14 @@ class SourceHostUnknown(SourceUnreachable):
     """The host name does not exist in DNS."""
 
     retry = Retry.ON_CHANGE
-    default_remedy = "correct the host's name in the URL, or have it made known to the name servers"
+    default_remedy = "correct the host name in the URL, or add it to DNS"
 
 
 class SourceUnavailable(SourceError):
     """The server is reachable but cannot serve the request now (429, 5xx)."""
 
     retry = Retry.BACKOFF
-    default_remedy = "the import goes on by itself; if it does not end, look at the server"
+    default_remedy = "the import is retried automatically; if it keeps failing, check the server"
 
     def __init__(
         self, what: str, *, where: str | None = None, remedy: str | None = None, retry_after: float | None = None
@@ -219,14 +219,14 @@ class SourceStalled(SourceError):
     """The connection is open but no data arrived within the stall timeout."""
 
     retry = Retry.BACKOFF
-    default_remedy = "the import goes on over a new connection; if it does not end, look at the server"
+    default_remedy = "the import continues over a new connection; if it keeps failing, check the server"
 
 
 class SourceTruncated(SourceError):
     """The content ended before its announced length."""
 
     retry = Retry.BACKOFF
-    default_remedy = "the import goes on from where it ended; if it does not end, the file on the server is short"
+    default_remedy = "the import continues where it ended; if it keeps failing, the file on the server is too short"
 
     def __init__(
         self, what: str, *, where: str | None = None, remedy: str | None = None, unclean_eof: bool = False
@@ -252,7 +252,7 @@ class SourceTooLong(SourceError):
 class SourceProtocolError(SourceError):
     """The server's response violates the protocol (another range than requested, malformed headers)."""
 
-    default_remedy = "a proxy or server on the way alters answers; fetch past it"
+    default_remedy = "a proxy on the way alters responses; bypass it"
 
 
 class SourceChanged(SourceError):
@@ -285,7 +285,7 @@ class SourceTooManyRedirects(SourceError):
 class PlatformNotFound(SourceError):
     """The image index has no entry for the requested architecture."""
 
-    default_remedy = "set platform.architecture to one that the index has"
+    default_remedy = "set platform.architecture to one that the index contains"
 
 
 class DiskNotInImage(SourceError):
@@ -441,7 +441,7 @@ class TargetFull(TargetError):
     """The file system has no space left."""
 
     retry = Retry.ON_CHANGE
-    default_remedy = "free space or choose another volume; the import goes on from where it stopped"
+    default_remedy = "free space or choose another volume; the import continues where it stopped"
 
 
 class QuotaExceeded(TargetError):
@@ -462,7 +462,7 @@ class TargetIo(TargetError):
     """Reading from or writing to the volume failed."""
 
     retry = Retry.BACKOFF
-    default_remedy = "look at the storage: kernel log, file system, device"
+    default_remedy = "check the storage: kernel log, filesystem, device"
 
 
 class TargetPermission(TargetError):
@@ -481,7 +481,7 @@ class ClaimLost(TargetError):
 class ClaimMisbound(TargetError):
     """The claim was bound to another volume than the one that was filled for it."""
 
-    default_remedy = "the filled volume is untouched; delete the DataVolume and apply it again without volumeName"
+    default_remedy = "the populated volume is unchanged; delete the DataVolume and apply it again without volumeName"
 
 
 class TargetUnsuitable(TargetError):
@@ -536,7 +536,7 @@ class InternalError(EngineError):
     """A defect of this program."""
 
     retry = Retry.BACKOFF
-    default_remedy = "report it with the log; trying again may help"
+    default_remedy = "report it with the log; a retry may help"
 
 
 class QemuFailed(EngineError):
@@ -562,27 +562,29 @@ class WorkerLost(EngineError):
     """The worker ended without reporting an outcome (killed, out of memory, machine restarted)."""
 
     retry = Retry.BACKOFF
-    default_remedy = "the import goes on from its journal by itself"
+    default_remedy = "the import continues from its journal automatically"
 
 
 class WorkerEvicted(WorkerLost):
     """The worker's pod was evicted because its node ran short of resources."""
 
-    default_remedy = "the import goes on by itself; if it happens again, look at the node's memory and disk"
+    default_remedy = "the import is retried automatically; if it happens again, check the node's memory and disk"
 
 
 class PeerUnreachable(EngineError):
     """The other end of a clone is unreachable, does not respond, or closed the connection."""
 
     retry = Retry.BACKOFF
-    default_remedy = "the clone goes on by itself; if it does not end, look at the other pod and the network policies"
+    default_remedy = (
+        "the clone is retried automatically; if it keeps failing, check the other pod and the network policies"
+    )
 
 
 class PeerUntrusted(EngineError):
     """The certificate of the other end of a clone is not trusted, or the local one cannot be used."""
 
     retry = Retry.ON_CHANGE
-    default_remedy = "look at the secrets with the certificates of uploads and clones; they are renewed if deleted"
+    default_remedy = "check the Secrets with the certificates of uploads and clones; they are recreated if deleted"
 
 
 class PeerProtocolError(EngineError):
@@ -601,7 +603,7 @@ class BootFailed(EngineError):
     """The virtual machine did not boot."""
 
     exit_status = 9
-    default_remedy = "read the serial console that is shown; does the image hold a boot loader and support virtio?"
+    default_remedy = "read the serial console above; check that the image has a boot loader and supports virtio"
 
 
 class RetryBudgetSpent(EngineError):
@@ -656,7 +658,7 @@ class ClusterUnavailable(ClusterError):
     """The API server is reachable but cannot serve the request now (429, 5xx)."""
 
     retry = Retry.BACKOFF
-    default_remedy = "try again later; if it does not end, look at the API server and at the webhooks it asks"
+    default_remedy = "retry later; if it keeps failing, check the API server and its webhooks"
 
     def __init__(
         self, what: str, *, where: str | None = None, remedy: str | None = None, retry_after: float | None = None
@@ -677,7 +679,7 @@ class WorkerPodInvalid(ClusterError):
 
     retry = Retry.ON_CHANGE
     default_remedy = (
-        "correct what the named fields come from: CDI and CDIConfig (resources, placement, pull secrets), the "
+        "correct the sources of the named fields: CDI and CDIConfig (resources, placement, pull secrets), the "
         "DataVolume (service account, priority class), or a webhook that alters pods"
     )
 
@@ -686,7 +688,7 @@ class ClusterProtocolError(ClusterError):
     """The response is not one of an API server, or exceeds the size limit."""
 
     retry = Retry.BACKOFF
-    default_remedy = "a proxy on the way may alter answers; check the server's address in the kubeconfig"
+    default_remedy = "a proxy on the way may alter responses; check the server's address in the kubeconfig"
 
 
 class KindNotServed(NotFound):
@@ -694,7 +696,7 @@ class KindNotServed(NotFound):
 
     exit_status = 10
     retry = Retry.ON_CHANGE
-    default_remedy = "install cdi in the cluster, at least its definitions: kubectl apply --server-side -f crds/"
+    default_remedy = "install cdi in the cluster, at least its CRDs: kubectl apply --server-side -f crds/"
 
 
 class HistoryExpired(ClusterError):
@@ -716,7 +718,7 @@ class UploadError(CdiError):
 class UploadMalformed(UploadError):
     """The request does not follow the upload protocol (400 and other 4xx)."""
 
-    default_remedy = "docs/how-to/upload.md shows the requests; cdi upload makes them"
+    default_remedy = "docs/how-to/upload.md describes the requests; cdi upload sends them"
 
     def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None, status: int = 400) -> None:
         super().__init__(what, where=where, remedy=remedy)
@@ -727,7 +729,7 @@ class UploadMalformed(UploadError):
 class TokenInvalid(UploadError):
     """The token is not signed by this installation, has expired, or is for another volume (401)."""
 
-    default_remedy = "ask for a new token with an UploadTokenRequest; it is good for five minutes"
+    default_remedy = "request a new token with an UploadTokenRequest; it is valid for five minutes"
 
 
 class TokenMisused(TokenInvalid):
@@ -751,20 +753,20 @@ class UploadUnderWay(UploadError):
 class AlreadyUploaded(UploadError):
     """The volume has already been filled (409)."""
 
-    default_remedy = "make another DataVolume for another image"
+    default_remedy = "create another DataVolume for another image"
 
 
 class UploadUnknown(UploadError):
     """The resumable upload does not exist: it was never created, was removed, has expired or failed (404)."""
 
-    default_remedy = "begin a new one"
+    default_remedy = "start a new upload"
 
 
 class UploadOffsetConflict(UploadError):
     """The offset does not continue the data received so far (409)."""
 
     retry = Retry.BACKOFF
-    default_remedy = "ask with HEAD for the offset and go on there"
+    default_remedy = "get the offset with HEAD and continue there"
 
 
 # --- output -----------------------------------------------------------------------------------------------------
@@ -774,7 +776,7 @@ class OutputFailed(CdiError):
     """Standard output cannot be written: its file system is full or its device failed."""
 
     exit_status = 12
-    default_remedy = "free space where standard output goes, or redirect it; work that was begun goes on"
+    default_remedy = "free space where standard output is written, or redirect it; running work continues"
 
 
 class OutputClosed(OutputFailed):
@@ -789,7 +791,7 @@ class Interrupted(CdiError):
 
     exit_status = 130
     retry = Retry.BACKOFF
-    default_remedy = "run it again; it goes on from where it was"
+    default_remedy = "run it again; it continues where it stopped"
 
 
 def all_errors() -> list[type[CdiError]]:

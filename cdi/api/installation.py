@@ -50,7 +50,7 @@ class CertificateSettings(Model):
 
 
 class InfraPlacement(NodePlacement):
-    """Where the control plane runs, and how often."""
+    """Placement and number of replicas of the control plane."""
 
     deployment_replicas: Int32 | None = None
     """Copies of the controller."""
@@ -97,7 +97,7 @@ class CustomizeComponents(Model):
 
 
 class CDISpec(Model):
-    """What is installed, and how."""
+    """Desired state of the installation."""
 
     image_pull_policy: Annotated[str, Field(json_schema_extra={"enum": [str(one) for one in PullPolicy]})] | None = None
     """Always, IfNotPresent or Never."""
@@ -106,9 +106,9 @@ class CDISpec(Model):
     ) = None
     """RemoveWorkloads or BlockUninstallIfWorkloadsExist."""
     infra: InfraPlacement | None = None
-    """Where the control plane runs."""
+    """Placement of the control plane."""
     workload: NodePlacement | None = None
-    """Where worker pods run."""
+    """Placement of worker pods."""
     customize_components: CustomizeComponents | None = None
     """Changes to what is installed."""
     clone_strategy_override: (
@@ -116,7 +116,7 @@ class CDISpec(Model):
     ) = None
     """copy, snapshot or csi-clone: goes before every storage profile."""
     config: ConfigSpec | None = None
-    """What the CDIConfig shall say."""
+    """Settings that are copied to CDIConfig."""
     cert_config: CertificateSettings | None = None
     """How long certificates live."""
     priority_class: str | None = None
@@ -124,7 +124,7 @@ class CDISpec(Model):
 
 
 class CDIStatus(Model):
-    """What is installed."""
+    """Observed state of the installation."""
 
     phase: str | None = None
     """Deploying, Deployed, Deleting, Deleted, Upgrading or Error."""
@@ -142,6 +142,6 @@ class CDI(KubeObject):
     """The installation of CDI in a cluster."""
 
     spec: CDISpec
-    """What is installed, and how."""
+    """Desired state of the installation."""
     status: CDIStatus | None = None
-    """What is installed; written by the operator."""
+    """Observed state; written by the controller."""

@@ -72,7 +72,7 @@ KINDS: tuple[Kind, ...] = (
         categories=("all",),
         status_subresource=True,
         columns=(
-            Column(name="Phase", type="string", path=".status.phase", description="Where the import is"),
+            Column(name="Phase", type="string", path=".status.phase", description="Phase of the import"),
             Column(
                 name="Progress", type="string", path=".status.progress", description="Per cent of the transfer, or N/A"
             ),
@@ -80,7 +80,7 @@ KINDS: tuple[Kind, ...] = (
                 name="Restarts",
                 type="integer",
                 path=".status.restartCount",
-                description="How often the worker had to be started again",
+                description="Number of worker restarts",
             ),
             _AGE,
         ),
@@ -125,7 +125,7 @@ KINDS: tuple[Kind, ...] = (
         status_subresource=True,
         columns=(
             _AGE,
-            Column(name="Phase", type="string", path=".status.phase", description="How far the transfer is"),
+            Column(name="Phase", type="string", path=".status.phase", description="Phase of the transfer"),
         ),
     ),
     Kind(

@@ -8,7 +8,7 @@ from cdi.api.model import FreeForm, Int64, Model, Resource
 
 
 class OwnerReference(Model):
-    """An object that this one goes away with."""
+    """Owner of an object; the object is deleted with its owner."""
 
     api_version: str
     """The owner's group and version."""
@@ -42,7 +42,7 @@ class ObjectMeta(Model):
     creation_timestamp: str | None = None
     """RFC 3339; set by the server."""
     deletion_timestamp: str | None = None
-    """RFC 3339; the object goes when its finalizers are gone."""
+    """RFC 3339; the object is deleted when its finalizers have been removed."""
     deletion_grace_period_seconds: Int64 | None = None
     """Seconds; set by the server."""
     labels: dict[str, str] | None = None

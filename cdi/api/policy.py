@@ -121,7 +121,7 @@ def _parse(annotations: Mapping[str, str]) -> tuple[dict[str, Any], list[tuple[s
 def _one_of(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in words:
-            raise ValueError(f"{text[:40]!r} is none of {', '.join(words)}")
+            raise ValueError(f"{text[:40]!r} is not one of {', '.join(words)}")
         return text
 
     return parse
@@ -134,7 +134,7 @@ def _boolean(text: str) -> bool:
 def _whole(lowest: int, highest: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not text.isascii() or not text.isdigit() or len(text) > len(str(highest)):
-            raise ValueError(f"{text[:40]!r} is no whole number from {lowest} to {highest}")
+            raise ValueError(f"{text[:40]!r} is not a whole number from {lowest} to {highest}")
         number = int(text)
         if not lowest <= number <= highest:
             raise ValueError(f"{number} is not from {lowest} to {highest}")
@@ -146,7 +146,7 @@ def _whole(lowest: int, highest: int) -> Callable[[str], int]:
 def _bytes_per_second(text: str) -> int:
     rate = Quantity.parse(text).bytes
     if not 0 <= rate < 1 << 62:
-        raise ValueError(f"{text[:40]!r} is no number of bytes per second")
+        raise ValueError(f"{text[:40]!r} is not a number of bytes per second")
     return rate
 
 

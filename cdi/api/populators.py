@@ -9,10 +9,10 @@ from cdi.api.sources import ImportSource
 
 
 class VolumeImportSourceSpec(Model):
-    """What the claim is filled with."""
+    """Desired state: the content of the PVC."""
 
     source: ImportSource | None = None
-    """Where the content comes from."""
+    """Source of the content."""
     preallocation: bool | None = None
     """Give every block of the disk its place in advance."""
     content_type: str | None = None
@@ -33,13 +33,13 @@ class VolumeImportSource(KubeObject):
     """Fills claims that name it in dataSourceRef with an imported image."""
 
     spec: VolumeImportSourceSpec
-    """What the claim is filled with."""
+    """Desired state: the content of the PVC."""
     status: PopulatorStatus | None = None
     """Nothing is recorded here."""
 
 
 class VolumeUploadSourceSpec(Model):
-    """What the claim is filled with."""
+    """Desired state: the content of the PVC."""
 
     content_type: str | None = None
     """kubevirt (a disk image, the default) or archive (a tar archive)."""
@@ -51,13 +51,13 @@ class VolumeUploadSource(KubeObject):
     """Fills claims that name it in dataSourceRef with an uploaded image."""
 
     spec: VolumeUploadSourceSpec
-    """What the claim is filled with."""
+    """Desired state: the content of the PVC."""
     status: PopulatorStatus | None = None
     """Nothing is recorded here."""
 
 
 class VolumeCloneSourceSpec(Model):
-    """What the claim is filled with."""
+    """Desired state: the content of the PVC."""
 
     source: TypedLocalObjectReference
     """A PersistentVolumeClaim or VolumeSnapshot of the same namespace."""
@@ -71,4 +71,4 @@ class VolumeCloneSource(KubeObject):
     """Fills claims that name it in dataSourceRef with a clone."""
 
     spec: VolumeCloneSourceSpec
-    """What the claim is filled with."""
+    """Desired state: the content of the PVC."""

@@ -10,8 +10,8 @@ from cdi.api.schema import Schema, object_schema
 
 _RETRY = {
     Retry.NEVER: "no",
-    Retry.BACKOFF: "yes, with growing pauses",
-    Retry.ON_CHANGE: "after something else has changed",
+    Retry.BACKOFF: "yes, with exponential backoff",
+    Retry.ON_CHANGE: "after an external change",
 }
 
 
@@ -20,11 +20,11 @@ def errors_page() -> str:
     lines = [
         "# Errors",
         "",
-        "Every failure has a code. It stands in the message, `error[CODE]: what is wrong (where). Try: remedy`, and as",
-        "the reason of the DataVolume's condition. A failure that is not tried again ends the DataVolume as Failed; a",
+        "Every failure has a code. It is part of the message, `error[CODE]: what is wrong (where). Try: remedy`, and",
+        "is the reason of the DataVolume's condition. A failure that is not retried sets the phase to Failed; a",
         "command ends with the exit status.",
         "",
-        "| code | meaning | tried again | exit | remedy |",
+        "| code | meaning | retried | exit | remedy |",
         "|---|---|---|---|---|",
     ]
     lines += [
@@ -56,7 +56,7 @@ def _kind(kind: Kind) -> list[str]:
         "",
         schema["description"],
         "",
-        ", ".join(facts) + ("" if kind.defined else ". Served by the API server of CDI itself; it has no definition."),
+        ", ".join(facts) + ("" if kind.defined else ". Served by CDI's aggregated API server; it has no CRD."),
         "",
         "| field | type | |",
         "|---|---|---|",

@@ -14,7 +14,7 @@ class NodeSelectorRequirement(Model):
     operator: str
     """In, NotIn, Exists, DoesNotExist, Gt or Lt."""
     values: list[str] | None = None
-    """What the label is compared with."""
+    """Values that the label is compared with."""
 
 
 class NodeSelectorTerm(Model):
@@ -43,7 +43,7 @@ class PreferredSchedulingTerm(Model):
 
 
 class NodeAffinity(Model):
-    """On which nodes a pod runs."""
+    """Placement of pods on nodes."""
 
     required_during_scheduling_ignored_during_execution: NodeSelector | None = None
     """Must be met."""
@@ -113,7 +113,7 @@ class Toleration(Model):
 
 
 class NodePlacement(Model):
-    """Where pods may run."""
+    """Placement of pods on nodes: node selector, affinity and tolerations."""
 
     node_selector: dict[str, str] | None = None
     """Labels that the node must have."""

@@ -12,7 +12,7 @@ class SourceHttp(Model):
     """An image on an HTTP or HTTPS server."""
 
     url: str
-    """Where the image is, http:// or https://."""
+    """URL of the image, http:// or https://."""
     secret_ref: str | None = None
     """A Secret with the keys accessKeyId (user name) and secretKey (password) for basic authentication."""
     cert_config_map: str | None = None
@@ -22,7 +22,7 @@ class SourceHttp(Model):
     secret_extra_headers: list[str] | None = None
     """Secrets; each value of each is a whole header line."""
     checksum: str | None = None
-    """What the content must be, `algorithm:hex` (md5, sha1, sha256, sha512), before any unpacking."""
+    """Expected checksum of the content, `algorithm:hex` (md5, sha1, sha256, sha512), before any unpacking."""
     insecure_skip_verify: bool | None = None
     """Do not check the server's certificate."""
 
@@ -163,7 +163,7 @@ AnySource = (
 
 
 class ImportSource(Model):
-    """Where a populated claim's content comes from; exactly one member is set."""
+    """Source of a populated PVC; exactly one member is set."""
 
     http: SourceHttp | None = None
     """An image on an HTTP or HTTPS server."""
@@ -189,7 +189,7 @@ class ImportSource(Model):
 
 
 class DataVolumeSource(ImportSource):
-    """Where a DataVolume's content comes from; exactly one member is set."""
+    """Source of a DataVolume; exactly one member is set."""
 
     pvc: SourcePvc | None = None
     """A volume to clone."""

@@ -42,7 +42,7 @@ ClaimPropertySets = Annotated[list[ClaimPropertySet], Field(json_schema_extra={"
 
 
 class StorageProfileSpec(Model):
-    """What the administrator knows better than CDI."""
+    """Desired state: settings of the administrator, which override detected ones."""
 
     clone_strategy: str | None = None
     """copy, snapshot or csi-clone."""
@@ -55,7 +55,7 @@ class StorageProfileSpec(Model):
 
 
 class StorageProfileStatus(StorageProfileSpec):
-    """What is in force."""
+    """Observed state: the settings in force."""
 
     storage_class: str | None = None
     """The StorageClass that this profile describes."""
@@ -66,9 +66,9 @@ class StorageProfileStatus(StorageProfileSpec):
 
 
 class StorageProfile(KubeObject):
-    """What a storage class can do; one for each StorageClass, of the same name."""
+    """Capabilities of a StorageClass; one object for each StorageClass, of the same name."""
 
     spec: StorageProfileSpec = Field(default_factory=StorageProfileSpec)
-    """What the administrator knows better than CDI."""
+    """Desired state: settings of the administrator, which override detected ones."""
     status: StorageProfileStatus | None = None
-    """What is in force; written by the controller."""
+    """Observed settings; written by the controller."""

@@ -7,7 +7,7 @@ from cdi.api.model import Model
 
 
 class TransferSource(Model):
-    """What is moved."""
+    """Object to move."""
 
     api_version: str | None = None
     """Its group and version."""
@@ -22,7 +22,7 @@ class TransferSource(Model):
 
 
 class TransferTarget(Model):
-    """Where it goes; at least one of the two."""
+    """Target of the transfer; at least one of the two fields is set."""
 
     namespace: str | None = None
     """The new namespace."""
@@ -31,12 +31,12 @@ class TransferTarget(Model):
 
 
 class ObjectTransferSpec(Model):
-    """What is moved, and where to."""
+    """Desired state: the object to move and its target."""
 
     source: TransferSource
-    """What is moved."""
+    """Object to move."""
     target: TransferTarget
-    """Where it goes."""
+    """Target of the transfer."""
     parent_name: str | None = None
     """The transfer that this one is a part of."""
 
@@ -45,7 +45,7 @@ class ObjectTransferStatus(Model):
     """How far it is."""
 
     data: dict[str, str] | None = None
-    """What must be remembered between steps."""
+    """Internal record of the transfer, kept between its steps."""
     phase: str | None = None
     """Pending, Running, Complete or Error."""
     conditions: list[Condition] | None = None
@@ -56,6 +56,6 @@ class ObjectTransfer(KubeObject):
     """Moves a claim or DataVolume, with its data, to another namespace or name."""
 
     spec: ObjectTransferSpec
-    """What is moved, and where to."""
+    """Desired state: the object to move and its target."""
     status: ObjectTransferStatus | None = None
     """How far it is; written by the controller."""

@@ -148,7 +148,7 @@ class UploadId:
         """Parse the name of an upload; raise `UploadUnknown` if it is malformed."""
         match = _UPLOAD_ID.fullmatch(text)
         if match is None or int(match[2]) > _LARGEST or (match[3] and len(match[4]) != HEX_LENGTH.get(match[3])):
-            raise UploadUnknown("no upload has such a name")
+            raise UploadUnknown("no upload has this name")
         return cls(nonce=match[1], length=int(match[2]), digest=Digest(match[3], match[4]) if match[3] else None)
 
 
@@ -158,7 +158,7 @@ def number(headers: Mapping[str, str], name: str) -> int | None:
     if text is None:
         return None
     if not _NUMBER.fullmatch(text):
-        raise UploadMalformed(f"{name} is no number of bytes")
+        raise UploadMalformed(f"{name} is not a number of bytes")
     return int(text)
 
 
@@ -182,7 +182,7 @@ def piece_checksum(text: str | None) -> Digest | None:
         return None
     algorithm, _, value = text.strip().partition(" ")
     if algorithm not in TUS_ALGORITHMS:
-        raise UploadMalformed(f"Upload-Checksum is to be of one of {', '.join(TUS_ALGORITHMS)}")
+        raise UploadMalformed(f"Upload-Checksum must use one of {', '.join(TUS_ALGORITHMS)}")
     return _of_base64(algorithm, value.strip(), "Upload-Checksum")
 
 
@@ -210,7 +210,7 @@ def content_digests(headers: Mapping[str, str]) -> tuple[Digest, ...]:
             algorithm = _RFC_NAMES.get(name.strip().lower())
             if field != "digest":
                 if len(value) < 2 or not (value.startswith(":") and value.endswith(":")):
-                    raise UploadMalformed(f"the field {field} is to be algorithm=:Base64:")
+                    raise UploadMalformed(f"the field {field} must have the form algorithm=:Base64:")
                 value = value[1:-1]
             if algorithm is not None:
                 found.append(_of_base64(algorithm, value, field))
@@ -241,7 +241,7 @@ def _of_base64(algorithm: str, text: str, field: str) -> Digest:
     except (binascii.Error, ValueError):
         value = ""
     if len(value) != HEX_LENGTH[algorithm]:
-        raise UploadMalformed(f"{field} does not hold the Base64 of a digest by {algorithm}")
+        raise UploadMalformed(f"{field} does not contain the Base64 of a digest by {algorithm}")
     return Digest(algorithm, value)
 
 

@@ -35,7 +35,7 @@ def schedule_problem(text: str) -> str | None:
         word, _, rest = text.partition(" ")
         if word == "@every":
             seconds = parse_duration(rest)
-            return None if seconds is not None and seconds >= 1 else "@every wants a duration such as 1h30m"
+            return None if seconds is not None and seconds >= 1 else "@every requires a duration such as 1h30m"
         return None if text in _MACROS else f"it is not one of {', '.join(_MACROS)} or @every"
     fields = text.split()
     if len(fields) != len(_FIELDS):

@@ -112,7 +112,7 @@ REFUSED = [
     # http
     ("checksum without algorithm", http(checksum="0" * 64), "spec.source.http.checksum", "Invalid checksum format"),
     ("unknown algorithm", http(checksum="crc32:00000000"), "spec.source.http.checksum", "Invalid checksum format"),
-    ("short digest", http(checksum=SHA256[:-1]), "spec.source.http.checksum", "sha256 wants 64 hex digits"),
+    ("short digest", http(checksum=SHA256[:-1]), "spec.source.http.checksum", "sha256 requires 64 hex digits"),
     ("digest of other letters", http(checksum="md5:" + "g" * 32), "spec.source.http.checksum", "Invalid checksum"),
     ("header without colon", http(extraHeaders=["ok: 1", "secret"]), "spec.source.http.extraHeaders[1]", "header line"),
     ("two headers in one", http(extraHeaders=["A: b\r\nC: d"]), "spec.source.http.extraHeaders[0]", "header line"),

@@ -33,7 +33,7 @@ REFUSED = [
     (cron_of(HTTP, finalCheckpoint=True), "spec.template.spec", "Unsettable fields"),
     (cron_of(HTTP, storage={}), "spec.template.spec.storage.resources.requests.storage", "size is missing"),
     (spoilt(CRON, template__metadata__annotations={f"{POLICY}engine": "vmware"}),
-     f"spec.template.metadata.annotations[{POLICY}engine]", "'vmware' is none of auto, qemu"),
+     f"spec.template.metadata.annotations[{POLICY}engine]", "'vmware' is not one of auto, qemu"),
     (spoilt(CRON, schedule="hourly"), "spec.schedule", "Illegal cron schedule"),
     (spoilt(CRON, garbageCollect="Old"), "spec.garbageCollect", "Illegal GarbageCollect value"),
     (spoilt(CRON, retentionPolicy="Some"), "spec.retentionPolicy", "Unsupported value"),

@@ -182,7 +182,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         "version: no such field",
         "defaults.colour: no such field",
         "defaults.name: no such field",
-        "images[0].url: images cannot be read from ftp: URLs",
+        "images[0].url: the URL scheme ftp: is not supported",
         "images[1].name: Required value",
         "images[2].source.http.chekum: no such field",
         "images[3].size: Invalid value",
@@ -190,7 +190,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         "images[4].size: the size is also set in the PVC's request",
         "images[5]: url is missing",
         "images[6]: must be of type object, not string",
-        "images[7].checksum: sha256 wants 64 hex digits",
+        "images[7].checksum: sha256 requires 64 hex digits",
         "images[8].url: Invalid source URL",
         "images[8].pvc.accessModes: Required value",
         "images[9].url: it holds a user",
@@ -284,7 +284,7 @@ def test_all_that_is_wrong_with_manifests_is_told_at_once(tmp_path):
         "DataVolume a: spec.source.http.url: Invalid source URL",
         "DataVolume b: spec.source.http.chekum: no such field",
         "Secret A: metadata.name",
-        "DataVolume c: spec.source.upload: nobody uploads",
+        "DataVolume c: spec.source.upload: uploads are not supported",
         "DataVolume d: spec.storage: Duplicate storage definition",
     ):
         assert words in caught.value.what

@@ -104,9 +104,9 @@ def test_a_volume_that_is_not_what_is_pinned_is_replaced():
         (standing("Failed", item(size="5Mi")), False, None),
         (waiting("SourceNotFound", item(size="5Mi")), False, None),
         (standing("Succeeded", deletionTimestamp="x"), True, "is being deleted"),
-        (Standing(claim={"metadata": {}}), True, "belongs to something else"),
+        (Standing(claim={"metadata": {}}), True, "has another owner"),
         (Standing(claim={"metadata": {"deletionTimestamp": "x"}}), False, None),
-        (Standing(occupied=True), True, "there are files"),
+        (Standing(occupied=True), True, "files exist in the place"),
     ],
 )
 def test_what_is_in_the_way(there, update, words):
@@ -147,7 +147,7 @@ def test_whether_a_source_moved(facts, offer, expected):
         (item(), Entry(url=URL, validator='"1"'), None, "no digest"),
         (item(), PIN, Offer(validator='"1"', length=11), "10 bytes are pinned, but the source has 11"),
         (item(), PIN, Offer(validator='"2"', length=10), '"1" is pinned, but the source has "2"'),
-        (item(), PIN, Offer(validator='"1"', digests=(Digest.parse(OTHER),)), f"the source promises {OTHER}"),
+        (item(), PIN, Offer(validator='"1"', digests=(Digest.parse(OTHER),)), f"the source announces {OTHER}"),
         (item(), PIN, Offer(validator='"1"', digests=(Digest.parse(SUM), Digest("md5", "0" * 32))), None),
         (item({"http": {"url": URL, "checksum": SUM}}), PIN, OFFER, None),
         (item({"http": {"url": URL, "checksum": OTHER}}), PIN, OFFER, f"checksum is {OTHER}"),
@@ -175,5 +175,5 @@ def test_a_container_image_is_known_by_its_manifest():
     registry = item({"registry": {"url": "docker://h/a"}})
     pin = Entry(url="docker://h/a", validator=SUM, digest=OTHER)
     assert volume_is_not(registry, Facts(validator=SUM, digest=SUM), pin) is None
-    assert f"made of {OTHER}, {SUM} is pinned" in volume_is_not(registry, Facts(validator=OTHER, digest=OTHER), pin)
-    assert "something unknown" in volume_is_not(item(), Facts(), pin)
+    assert f"has {OTHER}, but {SUM} is pinned" in volume_is_not(registry, Facts(validator=OTHER, digest=OTHER), pin)
+    assert "unknown content" in volume_is_not(item(), Facts(), pin)

@@ -36,8 +36,8 @@ def test_aliases_and_merges_are_followed():
         (b"a: [", "not YAML"),
         (b"a: 1\nb: 2\na: 3", "duplicate key 'a' at line 3"),
         (b"spec: {x: 1, x: 1}", "duplicate key 'x'"),
-        (b"\xff\xfe\x00", "no text in UTF-8"),
-        (b"QFI\xfb\x00\x00\x00\x03", "no text in UTF-8"),
+        (b"\xff\xfe\x00", "is not UTF-8 text"),
+        (b"QFI\xfb\x00\x00\x00\x03", "is not UTF-8 text"),
         (b"a: !!python/object/apply:os.system [id]", "could not determine a constructor"),
         (b"? [a]\n: 1", "unhashable"),
         (b"[" * 100_000, "nest"),  # newer versions of libyaml have a limit of their own, which is lower
