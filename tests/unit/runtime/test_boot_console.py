@@ -50,7 +50,7 @@ def test_a_running_system_is_recognised(text):
         (b"error: no such device: 1234.\r\nEntering rescue mode...\r\ngrub rescue> ", "boot loader"),
         (b"\r   Minimal BASH-like line editing is supported.", "boot loader"),
         (b"[    1.2] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\r\n", "panicked"),
-        (b"ALERT!  UUID=123 does not exist.  Dropping to a shell!\r\n\r\n(initramfs) ", "root file system"),
+        (b"ALERT!  UUID=123 does not exist.  Dropping to a shell!\r\n\r\n(initramfs) ", "root filesystem"),
         (b"\r\n(initramfs) ", "initramfs"),
         (b"dracut:/# ", "initramfs"),
         (b'You are in emergency mode. After logging in, type "journalctl -xb"', "emergency"),

@@ -65,7 +65,7 @@ def value_of(body, *path):
 def test_an_option_has_an_effect_or_is_refused(kind, option, tmp_path):
     given, kinds = GIVEN[option]
     if kind not in kinds:
-        with pytest.raises(UsageError, match="is for"):
+        with pytest.raises(UsageError, match="applies to"):
             request(kind, access={option: given})
         return
     plain, asked = request(kind), request(kind, access={option: given})

@@ -81,15 +81,15 @@ def test_what_annotations_say(claims, found):
     ("claims", "why"),
     [
         ({}, "the PersistentVolumeClaim does not exist"),
-        ({"vm": claim()}, "does not wait for an upload"),
-        ({"vm": {"metadata": {}, "spec": {}}}, "does not wait for an upload"),
-        ({"vm": claim("VolumeImportSource", **storage(pod_ready="true"))}, "does not wait for an upload"),
+        ({"vm": claim()}, "is not an upload target"),
+        ({"vm": {"metadata": {}, "spec": {}}}, "is not an upload target"),
+        ({"vm": claim("VolumeImportSource", **storage(pod_ready="true"))}, "is not an upload target"),
         ({"vm": deleted(claim(**TARGET, **storage(pod_ready="true")))}, "is being deleted"),
         (
             {"vm": claim(**TARGET, **storage(pod_phase="Failed", **{"condition.running.message": "gave up."}))},
-            "takes no upload any more: gave up",
+            "no longer accepts an upload: gave up",
         ),
-        ({"vm": claim(**TARGET, **storage(pod_phase="Failed"))}, "takes no upload any more: it has failed"),
+        ({"vm": claim(**TARGET, **storage(pod_phase="Failed"))}, "no longer accepts an upload: it has failed"),
     ],
 )
 def test_where_no_waiting_helps_it_is_refused_at_once(claims, why):
