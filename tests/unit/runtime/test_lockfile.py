@@ -88,7 +88,12 @@ def test_there_is_none(tmp_path):
     ("body", "words"),
     [
         ("", "cannot be read"),
-        ("        ('{"version": 1, "images": {"a": {"url": "x"}, "a": {"url": "y"}}}', "duplicate field 'a'"),
+        ("<<<<<<< HEAD", "cannot be read"),
+        ("[" * 100_000, "nested more than"),
+        ('{"version": 1, "x": ' + "[" * 500 + "]" * 500 + ', "images": {}}', "nested more than"),
+        ("[]", "it must be an object with images"),
+        ('{"version": 2, "images": {}}', "version: '2' is not 1"),
+        ('{"version": 1, "images": {"a": {"url": "x"}, "a": {"url": "y"}}}', "duplicate field 'a'"),
         (
             '{"version": 1, "images": {"a": 1, "b": {}}}',
             "images.a: must be of type object, not integer; images.b.url: Required",
